@@ -1,0 +1,48 @@
+"""rushlight: port PyTorch models from their .safetensors into a small Python runtime that needs no PyTorch.
+
+    import rushlight
+
+    model = rushlight.load()                          # or a file, a folder, a hub id
+    print(model.generate("Once upon a time"))
+    for piece in model.stream("Once upon a time", temperature=0.8, seed=1):
+        print(piece, end="", flush=True)
+
+Importing the package loads none of its parts; each comes when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rushlight.checkpoint import open_checkpoint
+    from rushlight.errors import RushlightError
+    from rushlight.loader import load
+    from rushlight.model import Generation, Model, Stats, Stream
+
+__version__ = "0.1.0"
+
+__all__ = ["Generation", "Model", "RushlightError", "Stats", "Stream", "__version__", "load", "open_checkpoint"]
+
+_HOMES = {
+    "Generation": "rushlight.model",
+    "Model": "rushlight.model",
+    "RushlightError": "rushlight.errors",
+    "Stats": "rushlight.model",
+    "Stream": "rushlight.model",
+    "load": "rushlight.loader",
+    "open_checkpoint": "rushlight.checkpoint",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

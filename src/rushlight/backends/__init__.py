@@ -1,0 +1,68 @@
+"""The devices a model can run on: one file each, behind `protocol.Backend`."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, NamedTuple
+
+from rushlight.errors import DeviceError, DtypeError
+
+if TYPE_CHECKING:
+    from rushlight.backends.protocol import Backend
+
+__all__ = ["DTYPES", "DeviceStatus", "devices", "open_backend"]
+
+DTYPES = ("auto", "f32", "f64", "f16", "bf16", "int8", "int4")
+"""The dtype words; which of them a device computes in is the device's matter. auto is the device's choice."""
+
+
+class DeviceStatus(NamedTuple):
+    """What is known of a device on this machine without loading anything for it."""
+
+    name: str
+    available: bool
+    detail: str
+    install: str | None
+    """The next step for a user who wants it, or None where there is none."""
+
+
+def devices() -> list[DeviceStatus]:
+    """All devices that `--device` names, with what is on this machine."""
+    return [_cpu(), _metal(), _cuda()]
+
+
+def open_backend(device: str = "auto", dtype: str = "auto") -> Backend:
+    """The backend for a device word and a dtype word.
+
+    `auto` takes the fastest device that is there. A device or dtype asked for by name is never replaced by another.
+
+    Raises:
+        DeviceError: the device is unknown, or not on this machine; says what to do.
+        DtypeError: the dtype is unknown, or the device does not compute in it.
+    """
+    statuses = {status.name: status for status in devices()}
+    if device != "auto" and device not in statuses:
+        raise DeviceError(f"there is no device {device!r}", remedy=f"use one of: auto, {', '.join(statuses)}")
+    if dtype not in DTYPES:
+        raise DtypeError(f"there is no dtype {dtype!r}", remedy=f"use one of: {', '.join(DTYPES)}")
+    status = statuses["cpu" if device == "auto" else device]
+    if not status.available:
+        raise DeviceError(f"device {device} is not available: {status.detail}", remedy=status.install)
+
+    from rushlight.backends.reference import ReferenceBackend
+
+    return ReferenceBackend("f32" if dtype == "auto" else dtype)
+
+
+def _cpu() -> DeviceStatus:
+    return DeviceStatus("cpu", True, "the reference backend, in NumPy", None)
+
+
+def _metal() -> DeviceStatus:
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    detail = "this version has no Metal backend yet" if apple else "Metal needs a Mac with Apple silicon"
+    return DeviceStatus("metal", False, detail, "use --device cpu")
+
+
+def _cuda() -> DeviceStatus:
+    return DeviceStatus("cuda", False, "this version has no CUDA backend yet", "use --device cpu")

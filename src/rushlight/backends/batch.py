@@ -1,0 +1,104 @@
+"""The rows of one step: whose they are, where they stand, and where their keys and values lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+BLOCK_SIZE = 64
+"""Positions in a block of the KV cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """What a model keeps of every position: n_layer × n_head × head_dim keys, and as many values."""
+
+    n_layer: int
+    n_head: int
+    head_dim: int
+
+
+KVCache = Any
+"""Blocks of keys and values on the device; only the backend that made it looks inside."""
+
+
+class Chunk(NamedTuple):
+    """The next tokens of one sequence.
+
+    Attributes:
+        ids: the token ids, at least one.
+        position: the position of the first; everything before it is in the cache already.
+        blocks: the sequence's blocks in the cache, in order: position p lies in blocks[p // BLOCK_SIZE].
+        all_logits: whether logits are wanted for every token, or only for the last.
+    """
+
+    ids: Sequence[int]
+    position: int
+    blocks: Sequence[int]
+    all_logits: bool = False
+
+
+class Span(NamedTuple):
+    """One sequence's part in a batch: rows `rows`, at positions from `position`, keys and values in `blocks`."""
+
+    rows: slice
+    position: int
+    blocks: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The N rows of one step over S sequences. Prefill, decode and any mixture of them are the same thing.
+
+    Attributes:
+        ids: (N,) token ids.
+        positions: (N,) each row's position in its sequence.
+        row_starts: (S + 1,) sequence s has the rows row_starts[s] to row_starts[s + 1].
+        block_tables: (S, M) block j of sequence s holds its positions from j·BLOCK_SIZE; -1 where it has no more.
+        logit_rows: (R,) the rows whose logits are wanted.
+        cache: where keys and values are kept.
+    """
+
+    ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    row_starts: NDArray[np.int32]
+    block_tables: NDArray[np.int32]
+    logit_rows: NDArray[np.int32]
+    cache: KVCache
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk], cache: KVCache) -> Batch:
+        """Lays the chunks of different sequences one after another."""
+        sizes = [len(chunk.ids) for chunk in chunks]
+        row_starts = np.cumsum([0, *sizes], dtype=np.int32)
+        block_tables = np.full((len(chunks), max(len(chunk.blocks) for chunk in chunks)), -1, np.int32)
+        for row, chunk in zip(block_tables, chunks, strict=True):
+            row[: len(chunk.blocks)] = chunk.blocks
+        return cls(
+            ids=np.concatenate([np.asarray(chunk.ids, np.int32) for chunk in chunks]),
+            positions=np.concatenate(
+                [np.arange(chunk.position, chunk.position + len(chunk.ids), dtype=np.int32) for chunk in chunks]
+            ),
+            row_starts=row_starts,
+            block_tables=block_tables,
+            logit_rows=np.concatenate(
+                [
+                    np.arange(start if chunk.all_logits else stop - 1, stop, dtype=np.int32)
+                    for chunk, start, stop in zip(chunks, row_starts[:-1], row_starts[1:], strict=True)
+                ]
+            ),
+            cache=cache,
+        )
+
+    def spans(self) -> Iterator[Span]:
+        """The sequences' parts, in order of rows."""
+        for s, blocks in enumerate(self.block_tables):
+            start, stop = int(self.row_starts[s]), int(self.row_starts[s + 1])
+            yield Span(slice(start, stop), int(self.positions[start]), blocks)

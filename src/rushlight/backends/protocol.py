@@ -1,0 +1,123 @@
+"""What a device must do to run a model: the operations, and the batch that they read.
+
+Axis letters, here and everywhere: N tokens (rows of a step, whoever they belong to), C channels, F inner channels,
+H heads, D head_dim, V vocabulary, S sequences, T positions, R rows whose logits are wanted.
+
+Activations are (N, C) arrays of the backend's own kind; model code only passes them on and adds them with `+`. There is
+no batch axis and no padding: a `Batch` says which rows belong to which sequence, and only attention asks.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rushlight.backends.batch import Batch, KVCache, KVShape
+
+Array = Any
+"""An activation on the device: (N, C), with `.shape` and `+`. NumPy's, MLX's and PyTorch's arrays all are."""
+
+Weight = Any
+"""A parameter as the backend has placed it: packed, quantised or plain, as it likes."""
+
+
+class Role(Enum):
+    """How a parameter is used, which is what a backend needs to know to lay it out."""
+
+    VECTOR = "vector"
+    """(C,): a bias or a gain."""
+    TABLE = "table"
+    """(V, C): rows are gathered by id; `tie` makes a tied head's LINEAR of it."""
+    LINEAR = "linear"
+    """(out, in): PyTorch's nn.Linear, y = x Wᵀ."""
+    CONV1D = "conv1d"
+    """(in, out): GPT-2's Conv1D, y = x W."""
+
+
+class Tensor(Protocol):
+    """A tensor that can be read; `rushlight.checkpoint.Tensor` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str:
+        """The safetensors dtype word: F32, F16, BF16, ..."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def float32(self) -> NDArray[np.float32]:
+        """The values in float32, C-contiguous, the caller's own."""
+        ...
+
+    def same_data(self, other: Any) -> bool:
+        """Whether both hold the same bytes."""
+        ...
+
+
+class Backend(Protocol):
+    """The operations of one device at one dtype.
+
+    Every operation is pure, but `attention` writes its keys and values into `batch.cache`. A row of a result depends on
+    that row of the argument alone (in attention: on that sequence's positions up to the row's own), never on how many
+    rows come with it.
+    """
+
+    device: str
+    """The device word a user types: cpu, metal, cuda."""
+    dtype: str
+    """The word for what it computes in: f32, f64, bf16, ..."""
+
+    def place(self, tensor: Tensor, role: Role) -> Weight:
+        """Reads a parameter and lays it out for its role."""
+        ...
+
+    def tie(self, table: Weight) -> Weight:
+        """A placed TABLE as the LINEAR weight of the same numbers, for a tied head; copies nothing."""
+        ...
+
+    def kv_cache(self, shape: KVShape, n_blocks: int) -> KVCache:
+        """A zeroed cache of `n_blocks` blocks of keys and values in every layer."""
+        ...
+
+    def embedding(self, ids: NDArray[np.int32], table: Weight) -> Array:
+        """(N,) ids, (V, C) table -> (N, C): the table's rows."""
+        ...
+
+    def linear(self, x: Array, weight: Weight, bias: Weight | None) -> Array:
+        """(N, C) -> (N, F): x times the weight, in the direction of its role, plus the bias."""
+        ...
+
+    def layer_norm(self, x: Array, weight: Weight, bias: Weight, eps: float) -> Array:
+        """(N, C) -> (N, C): each row less its mean, over its standard deviation, times weight plus bias."""
+        ...
+
+    def activation(self, x: Array, name: str) -> Array:
+        """(N, F) -> (N, F), element by element; the names are those of `rushlight.nn.ACTIVATIONS`."""
+        ...
+
+    def split(self, x: Array, n: int) -> Sequence[Array]:
+        """(N, n·C) -> n arrays (N, C)."""
+        ...
+
+    def take(self, x: Array, rows: NDArray[np.int32]) -> Array:
+        """(N, C), (R,) -> (R, C): the chosen rows."""
+        ...
+
+    def attention(self, q: Array, k: Array, v: Array, batch: Batch, *, layer: int, n_head: int, scale: float) -> Array:
+        """(N, C) queries, keys, values -> (N, C): causal attention of each row to its own sequence.
+
+        Writes k and v into the cache's layer at the rows' positions, then for each row and head takes
+        softmax(scale · q · kᵀ) v over positions 0 to the row's own.
+        """
+        ...
+
+    def to_numpy(self, x: Array) -> NDArray[np.float32]:
+        """The values in host memory, in float32 (float64 if that is what the backend computes in)."""
+        ...

@@ -1,0 +1,173 @@
+"""The reference backend: NumPy, written to be read, and what every other backend is compared with.
+
+Each row is computed by the same calls on the same shapes whatever rows stand beside it, so that a token's logits are
+the same bits alone, in a batch, in a chunk of a prompt or one at a time from the cache.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.protocol import Role
+from rushlight.errors import DtypeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rushlight.backends.batch import Batch, KVShape
+    from rushlight.backends.protocol import Tensor
+
+Floats = Any  # NDArray of float32, or of float64 in that mode
+
+DTYPES: dict[str, type[np.floating[Any]]] = {"f32": np.float32, "f64": np.float64}
+
+
+class ReferenceKVCache:
+    """Keys and values, each (n_layer, n_blocks, H, BLOCK_SIZE, D)."""
+
+    def __init__(self, shape: KVShape, n_blocks: int, dtype: type[np.floating[Any]]) -> None:
+        dims = (shape.n_layer, n_blocks, shape.n_head, BLOCK_SIZE, shape.head_dim)
+        self.keys: Floats = np.zeros(dims, dtype)
+        self.values: Floats = np.zeros(dims, dtype)
+
+
+class ReferenceBackend:
+    """Every operation in NumPy, in float32, or in float64 for tests. Implements `protocol.Backend`."""
+
+    device = "cpu"
+
+    def __init__(self, dtype: str = "f32") -> None:
+        if dtype not in DTYPES:
+            raise DtypeError(
+                f"the reference backend does not compute in {dtype}",
+                expected=" or ".join(DTYPES),
+                remedy="leave --dtype out: f16 and bf16 checkpoints are computed in f32, exactly",
+            )
+        self.dtype = dtype
+        self._float = DTYPES[dtype]
+
+    def place(self, tensor: Tensor, role: Role) -> Floats:
+        values = tensor.float32().astype(self._float, copy=False)
+        return values.T if role is Role.LINEAR else values
+
+    def tie(self, table: Floats) -> Floats:
+        return table.T
+
+    def kv_cache(self, shape: KVShape, n_blocks: int) -> ReferenceKVCache:
+        return ReferenceKVCache(shape, n_blocks, self._float)
+
+    def embedding(self, ids: NDArray[np.int32], table: Floats) -> Floats:
+        return table[ids]
+
+    def linear(self, x: Floats, weight: Floats, bias: Floats | None) -> Floats:
+        # One vector-matrix product a row: a matrix-matrix product sums in an order that depends on the number of rows.
+        y = np.matmul(x[:, None, :], weight)[:, 0, :]
+        return y if bias is None else y + bias
+
+    def layer_norm(self, x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(centred).mean(axis=-1, keepdims=True)
+        return centred / np.sqrt(variance + self._float(eps)) * weight + bias
+
+    def activation(self, x: Floats, name: str) -> Floats:
+        return ACTIVATION_FUNCTIONS[name](x)
+
+    def split(self, x: Floats, n: int) -> list[Floats]:
+        return np.split(x, n, axis=-1)
+
+    def take(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
+        return x[rows]
+
+    def attention(
+        self, q: Floats, k: Floats, v: Floats, batch: Batch, *, layer: int, n_head: int, scale: float
+    ) -> Floats:
+        n, c = q.shape
+        q, k, v = (x.reshape(n, n_head, c // n_head) for x in (q * self._float(scale), k, v))
+        out = np.empty_like(q)
+        keys, values = batch.cache.keys[layer], batch.cache.values[layer]
+        for span in batch.spans():
+            out[span.rows] = _attend(q[span.rows], k[span.rows], v[span.rows], span.position, span.blocks, keys, values)
+        return out.reshape(n, c)
+
+    def to_numpy(self, x: Floats) -> Floats:
+        return x
+
+
+def _attend(
+    q: Floats, k: Floats, v: Floats, position: int, blocks: NDArray[np.int32], keys: Floats, values: Floats
+) -> Floats:
+    """Causal attention of one sequence's n new rows, block of keys by block of keys; never a T×T matrix.
+
+    The recurrence of FlashAttention (Dao et al., 2022, arXiv:2205.14135, algorithm 1): with a running maximum m, a
+    running sum l of exp(score - m), and a running weighted sum o of values, a new block of scores rescales both by
+    exp(m_old - m_new).
+
+    Args:
+        q, k, v: (n, H, D), q already scaled; they stand at `position` and after.
+        blocks: the sequence's blocks in keys and values, each (n_blocks, H, BLOCK_SIZE, D), written here.
+    """
+    n, n_head, head_dim = q.shape
+    positions = np.arange(position, position + n)
+    block_of, slot = blocks[positions // BLOCK_SIZE], positions % BLOCK_SIZE
+    keys[block_of, :, slot], values[block_of, :, slot] = k, v
+
+    m = np.full((n, n_head, 1), -np.inf, q.dtype)
+    total = np.zeros((n, n_head, 1), q.dtype)
+    o = np.zeros((n, n_head, head_dim), q.dtype)
+    for start in range(0, position + n, BLOCK_SIZE):
+        block = blocks[start // BLOCK_SIZE]
+        seen = slice(max(0, start - position), n)  # rows that stand before the block see nothing of it
+        visible = np.arange(start, start + BLOCK_SIZE) <= positions[seen, None]  # (n, BLOCK_SIZE)
+
+        scores = np.matmul(q[seen, :, None, :], keys[block].swapaxes(-1, -2))[:, :, 0, :]  # (n, H, BLOCK_SIZE)
+        scores = np.where(visible[:, None, :], scores, -np.inf)
+        m_new = np.maximum(m[seen], scores.max(axis=-1, keepdims=True))
+        p = np.exp(scores - m_new)
+        rescale = np.exp(m[seen] - m_new)
+        total[seen] = total[seen] * rescale + p.sum(axis=-1, keepdims=True)
+        o[seen] = o[seen] * rescale + np.matmul(p[:, :, None, :], values[block])[:, :, 0, :]
+        m[seen] = m_new
+    return o / total
+
+
+def _gelu_tanh(x: Floats) -> Floats:
+    # The constant is a Python float: a NumPy scalar of float64 would raise a float32 array to float64.
+    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _gelu_erf(x: Floats) -> Floats:
+    return 0.5 * x * (1.0 + _erf(x * math.sqrt(0.5)).astype(x.dtype, copy=False))
+
+
+def _relu(x: Floats) -> Floats:
+    return np.maximum(x, 0)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    # exp of -|x| cannot overflow
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+def _silu(x: Floats) -> Floats:
+    return x * _sigmoid(x)
+
+
+def _quick_gelu(x: Floats) -> Floats:
+    return x * _sigmoid(1.702 * x)
+
+
+ACTIVATION_FUNCTIONS = {
+    "gelu_tanh": _gelu_tanh,
+    "gelu_erf": _gelu_erf,
+    "relu": _relu,
+    "silu": _silu,
+    "quick_gelu": _quick_gelu,
+}

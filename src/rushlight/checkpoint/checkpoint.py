@@ -1,0 +1,230 @@
+"""An open checkpoint: a mapping from tensor names to tensors that are read when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rushlight.checkpoint.dtypes import DTYPES, FLOAT_DTYPES, to_float32
+from rushlight.checkpoint.file import File
+from rushlight.checkpoint.header import PREFIX_BYTES, START_BYTES, header_bytes, parse_header
+from rushlight.checkpoint.sniff import SNIFF_BYTES, sniff
+from rushlight.errors import CheckpointError, FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Any, Self
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rushlight.checkpoint.header import Header, TensorInfo
+
+__all__ = ["Checkpoint", "Shard", "Tensor", "open_shard"]
+
+_COMPARE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One open safetensors file with its header."""
+
+    file: File
+    header: Header
+
+
+def open_shard(path: Path) -> Shard:
+    """Open a safetensors file and read its header, and nothing of its data.
+
+    Raises:
+        SourceError: there is no regular file that may be read.
+        FormatError: it is not safetensors, and then named if it is something known; or its header breaks a rule.
+        TruncatedError: bytes are missing.
+    """
+    file = File(path)
+    try:
+        return Shard(file, _read_header(file))
+    except BaseException:
+        file.close()
+        raise
+
+
+def _read_header(file: File) -> Header:
+    try:
+        n_bytes = header_bytes(file.read(0, min(START_BYTES, file.size)), file.size, file=file.path)
+    except CheckpointError:
+        kind = sniff(file.read(0, min(SNIFF_BYTES, file.size)), file.path) if file.size > PREFIX_BYTES else None
+        if kind is None:
+            raise
+        raise FormatError(f"not safetensors but {kind.name}", file=file.path, remedy=kind.remedy) from None
+    data_start = PREFIX_BYTES + n_bytes
+    return parse_header(file.read(PREFIX_BYTES, n_bytes), file.size - data_start, file=file.path)
+
+
+class Tensor:
+    """A tensor in a checkpoint file, read only when asked for.
+
+    Attributes:
+        name: as in the file.
+        dtype: "F32", "F16", "BF16", ...: a key of `rushlight.checkpoint.dtypes.DTYPES`.
+        shape: outermost dimension first; `()` for a scalar.
+        nbytes, n_elements: its size.
+        file: the path of the file that holds it.
+    """
+
+    __slots__ = ("_info", "_shard")
+
+    def __init__(self, shard: Shard, info: TensorInfo) -> None:
+        self._shard = shard
+        self._info = info
+
+    @property
+    def name(self) -> str:
+        return self._info.name
+
+    @property
+    def dtype(self) -> str:
+        return self._info.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._info.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self._info.end - self._info.begin
+
+    @property
+    def n_elements(self) -> int:
+        return self.nbytes // DTYPES[self.dtype].itemsize
+
+    @property
+    def file(self) -> Path:
+        return self._shard.file.path
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name!r}, {self.dtype}, {list(self.shape)})"
+
+    def read(self) -> NDArray[Any]:
+        """The tensor as it is stored, in a new, C-contiguous, writable array of its shape.
+
+        Every dtype is read as NumPy's own, little-endian, except BF16 (its bits as uint16) and the 8-bit floats (their
+        bits as uint8).
+
+        Raises:
+            TruncatedError: the file was changed or cut since it was opened.
+            FormatError: a BOOL tensor holds a byte other than 0 and 1.
+        """
+        import numpy as np
+
+        array = np.empty(self.shape, DTYPES[self.dtype].numpy)
+        raw = array.reshape(-1).view(np.uint8)
+        self._read_into(raw, 0)
+        if self.dtype == "BOOL" and raw.size and raw.max() > 1:
+            raise FormatError("a BOOL tensor holds a byte other than 0 and 1", file=self.file, tensor=self.name)
+        return array
+
+    def float32(self) -> NDArray[np.float32]:
+        """The tensor in float32, in a new array: exact from F32, F16 and BF16, rounded to nearest from F64.
+
+        Raises:
+            CheckpointError: the tensor is stored in something else, or an F64 value is beyond the range of float32.
+            TruncatedError: the file was changed or cut since it was opened.
+        """
+        if self.dtype not in FLOAT_DTYPES:
+            raise CheckpointError(
+                "not floating-point numbers",
+                file=self.file,
+                tensor=self.name,
+                expected=", ".join(FLOAT_DTYPES),
+                found=self.dtype,
+            )
+        try:
+            return to_float32(self.read(), self.dtype)
+        except FloatingPointError:
+            raise CheckpointError("an F64 value is too large for float32", file=self.file, tensor=self.name) from None
+
+    def same_data(self, other: Tensor) -> bool:
+        """Whether dtype, shape and every byte are equal; read in pieces, only as far as they are equal.
+
+        Raises:
+            TruncatedError: a file was changed or cut since it was opened.
+        """
+        import numpy as np
+
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return False
+        if self._shard.file is other._shard.file and self._info.begin == other._info.begin:
+            return True
+        mine, theirs = (np.empty(min(self.nbytes, _COMPARE_BYTES), np.uint8) for _ in range(2))
+        for start in range(0, self.nbytes, _COMPARE_BYTES):
+            n_bytes = min(_COMPARE_BYTES, self.nbytes - start)
+            self._read_into(mine[:n_bytes], start)
+            other._read_into(theirs[:n_bytes], start)
+            if not np.array_equal(mine[:n_bytes], theirs[:n_bytes]):
+                return False
+        return True
+
+    def _read_into(self, raw: NDArray[np.uint8], start: int) -> None:
+        """Fill `raw` with the tensor's bytes from its byte `start` on."""
+        if raw.size:
+            self._shard.file.read_into(raw.data, self._shard.header.data_start + self._info.begin + start)
+
+
+class Checkpoint(Mapping[str, Tensor]):
+    """The tensors of one or more safetensors files, by name, in the order of the files and of the data in them.
+
+    A context manager: leaving it closes the files, after which a tensor that is read raises ValueError.
+
+    Attributes:
+        source: what the user named: a path or a hub id.
+        folder: where the files stand, and where `sidecar` looks.
+        files: the paths of the weights.
+        metadata: the free `__metadata__` of the files; where two differ, the first stands.
+    """
+
+    def __init__(self, source: str, folder: Path, shards: Sequence[Shard]) -> None:
+        self.source = source
+        self.folder = folder
+        self.files = tuple(shard.file.path for shard in shards)
+        self.metadata: dict[str, str] = {}
+        self._tensors: dict[str, Tensor] = {}
+        self._open_files = ExitStack()
+        for shard in shards:
+            self._open_files.enter_context(shard.file)
+            self.metadata = shard.header.metadata | self.metadata
+            self._tensors |= {name: Tensor(shard, info) for name, info in shard.header.tensors.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.source!r}: {len(self)} tensors>"
+
+    def sidecar(self, name: str) -> Path | None:
+        """The path of a file beside the weights, such as "config.json", or None if there is none."""
+        path = self.folder / name
+        # A dangling link counts as there: reading it says what is wrong, where None would say it was never meant to be.
+        return path if path.exists() or path.is_symlink() else None
+
+    def close(self) -> None:
+        """Close the files."""
+        self._open_files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,82 @@
+"""The element types of safetensors and what NumPy array each is read into.
+
+NumPy has neither bfloat16 nor the 8-bit floats: those are read as their bits in an unsigned integer of the same width,
+and `to_float32` decodes them. NumPy itself is imported on the first read, so that a header is shown without it.
+
+Names and widths: `Dtype` in `safetensors/src/tensor.rs`, https://github.com/huggingface/safetensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["DTYPES", "FLOAT_DTYPES", "SUB_BYTE_DTYPES", "Dtype", "to_float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """One element type: its name in the header, its width, and the little-endian NumPy type that holds its bits."""
+
+    name: str
+    itemsize: int
+    numpy: str
+
+
+DTYPES: dict[str, Dtype] = {
+    dtype.name: dtype
+    for dtype in (
+        Dtype("BOOL", 1, "?"),
+        Dtype("U8", 1, "u1"),
+        Dtype("I8", 1, "i1"),
+        Dtype("F8_E4M3", 1, "u1"),
+        Dtype("F8_E4M3FNUZ", 1, "u1"),
+        Dtype("F8_E5M2", 1, "u1"),
+        Dtype("F8_E5M2FNUZ", 1, "u1"),
+        Dtype("F8_E8M0", 1, "u1"),
+        Dtype("U16", 2, "<u2"),
+        Dtype("I16", 2, "<i2"),
+        Dtype("F16", 2, "<f2"),
+        Dtype("BF16", 2, "<u2"),
+        Dtype("U32", 4, "<u4"),
+        Dtype("I32", 4, "<i4"),
+        Dtype("F32", 4, "<f4"),
+        Dtype("U64", 8, "<u8"),
+        Dtype("I64", 8, "<i8"),
+        Dtype("F64", 8, "<f8"),
+        Dtype("C64", 8, "<c8"),
+    )
+}
+
+SUB_BYTE_DTYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2"})
+"""Types of the reference in which an element has no byte of its own; no tensor in them can be read here."""
+
+FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
+"""The types that `to_float32` decodes."""
+
+
+def to_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Decode `array`, read as `dtype`, to float32: exactly from F32, F16 and BF16, to the nearest value from F64.
+
+    A C-contiguous array of the same shape; F32 comes back as it is, without a copy.
+
+    Raises:
+        FloatingPointError: an F64 value is finite and beyond the range of float32.
+        KeyError: `dtype` is not one of `FLOAT_DTYPES`.
+    """
+    import numpy as np
+
+    if dtype == "F32":
+        return array
+    if dtype == "BF16":  # the upper half of a float32
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    if dtype in FLOAT_DTYPES:
+        with np.errstate(over="raise"):
+            return array.astype(np.float32)
+    raise KeyError(dtype)

@@ -1,0 +1,95 @@
+"""What a file that is not safetensors really is, told from its first bytes; nothing is unpacked or unpickled."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rushlight.errors import printable_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SNIFF_BYTES", "Kind", "how_to_convert", "sniff"]
+
+SNIFF_BYTES = 512
+"""How many of a file's first bytes `sniff` wants to see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a file is, to stand after "not safetensors but", and what its user can do about it."""
+
+    name: str
+    remedy: str
+
+
+_DOWNLOAD_AGAIN = "download it again, from a link to the file itself"
+_FIND_SAFETENSORS = "use the .safetensors file of the same model"
+_UNPACK = "unpack it and name the .safetensors file in it"
+
+_KINDS = tuple(
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), Kind(name, remedy))
+    for pattern, name, remedy in (
+        (rb"GGUF", "a GGUF file", _FIND_SAFETENSORS),
+        (rb"\x93NUMPY", "a NumPy array (.npy)", _FIND_SAFETENSORS),
+        (rb"\x89HDF\r\n\x1a\n", "an HDF5 file, such as Keras weights", _FIND_SAFETENSORS),
+        (rb"\x1f\x8b\x08", "a gzip archive", _UNPACK),
+        (rb"\xfd7zXZ\x00", "an xz archive", _UNPACK),
+        (rb"BZh[1-9]", "a bzip2 archive", _UNPACK),
+        (rb"\x28\xb5\x2f\xfd", "a Zstandard archive", _UNPACK),
+        (rb".{257}ustar", "a tar archive", _UNPACK),
+        (rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body)\b", "an HTML page", _DOWNLOAD_AGAIN),
+        (rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|error)\b", "an XML document", _DOWNLOAD_AGAIN),
+        (rb"\x00{64}", "zeros where a download never arrived", _DOWNLOAD_AGAIN),
+    )
+)
+_LFS_POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v\d+\n(?:[^\n]*\n)*?size (\d{1,20})\n")
+_JSON = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[][^\x00]*")
+_TEXT = re.compile(rb"[\t\n\r\x20-\x7e]+")
+_PICKLE = re.compile(rb"\x80[\x02-\x05][^\x00]")
+_ZIP = b"PK\x03\x04"
+_TORCH_ENTRIES = (b"/data.pkl", b"/byteorder", b"/.format_version", b"/.storage_alignment")
+
+
+def sniff(start: bytes, path: Path) -> Kind | None:
+    """The kind of the file at `path` that starts with `start`, its first `SNIFF_BYTES` bytes; None if it is unknown."""
+    if pointer := _LFS_POINTER.match(start):
+        return Kind(
+            f"a Git LFS pointer; the real file has {int(pointer[1]):,} bytes", "run `git lfs pull` in its folder"
+        )
+    if start.startswith(_ZIP):
+        return _zip(start, path)
+    if _PICKLE.match(start):
+        return Kind("a Python pickle, such as torch.save writes; it is never unpickled here", how_to_convert(path))
+    if known := next((kind for pattern, kind in _KINDS if pattern.match(start)), None):
+        return known
+    if _JSON.fullmatch(start) or _TEXT.fullmatch(start):
+        beginning = printable_name(start[:80].decode("utf-8", errors="replace"))
+        return Kind(f"text, as servers send it with an error: {beginning}", _DOWNLOAD_AGAIN)
+    return None
+
+
+def how_to_convert(*paths: Path) -> str:
+    """The command that turns PyTorch's pickles, the parts of one model, into a .safetensors file beside them."""
+    program = (
+        "import sys, torch; from safetensors.torch import save_file; "
+        "save_file({k: v.contiguous().clone() for file in sys.argv[2:] "
+        "for k, v in torch.load(file, map_location='cpu', weights_only=True).items()}, sys.argv[1])"
+    )
+    target = paths[0].with_name("model.safetensors")
+    if target in paths:  # a pickle under the wrong name
+        target = target.with_name("converted.safetensors")
+    return f'convert it where PyTorch is: python -c "{program}" {shlex.join(map(str, [target, *paths]))}'
+
+
+def _zip(start: bytes, path: Path) -> Kind:
+    """A zip archive by the name of its first entry (PKWARE's APPNOTE.TXT, 4.3.7: its length at 26, itself at 30)."""
+    name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
+    if name.endswith(_TORCH_ENTRIES):
+        return Kind("a PyTorch pickle, as torch.save writes it; it is never unpickled here", how_to_convert(path))
+    if name.endswith(b".npy"):
+        return Kind("NumPy arrays (.npz)", _FIND_SAFETENSORS)
+    return Kind("a zip archive", _UNPACK)

@@ -1,0 +1,118 @@
+"""From what a user names to an open checkpoint: a file, a folder, the index of shards, or a model on the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from rushlight.checkpoint import hub
+from rushlight.checkpoint.checkpoint import Checkpoint, open_shard
+from rushlight.checkpoint.shards import open_shards
+from rushlight.checkpoint.sniff import how_to_convert
+from rushlight.errors import SourceError, printable_name
+
+__all__ = ["open_checkpoint"]
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:huggingface\.co/([\w.-]+/[\w.-]+))?", re.ASCII)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_PATH_STARTS = (".", "/", "~")
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+_FILE_SUFFIXES = (".safetensors", ".json", *_PICKLE_SUFFIXES, ".gguf", ".npz", ".h5", ".msgpack", ".onnx")
+_MAX_LISTED = 10
+
+
+def open_checkpoint(
+    source: str | os.PathLike[str], *, revision: str | None = None, offline: bool = False
+) -> Checkpoint:
+    """Open a checkpoint and read its headers, and nothing of its data.
+
+    Args:
+        source: a .safetensors file; a folder that holds model.safetensors, or model.safetensors.index.json with its
+            shards, or a single other .safetensors file; the path of such an index; or, as a string, the name of a model
+            on the hub, "owner/name". What exists as a path is a path.
+        revision: the branch, tag or commit of a model on the hub.
+        offline: ask nothing of the network; a model on the hub must then be in the cache. HF_HUB_OFFLINE=1 in the
+            environment does the same.
+
+    Raises:
+        SourceError: the source leads to no checkpoint.
+        CheckpointError: a file is not sound safetensors, or index and files disagree.
+    """
+    name = os.fsdecode(source)
+    shown = printable_name(name)
+    if not name or "\0" in name:
+        raise SourceError(
+            "the source is empty" if not name else f"the source holds a NUL character: {shown}",
+            remedy="name a .safetensors file, a folder that holds one, or a model on the hub as owner/name",
+        )
+    if url := _URL.match(name):
+        hub_id = url[1]
+        raise SourceError(
+            f"{shown} is a URL, and nothing is loaded from one",
+            remedy=f"name the model as {hub_id}" if hub_id else "download the file and name its path",
+        )
+    path = Path(name)
+    with suppress(RuntimeError):  # "~" of a user that does not exist: a path that does not either
+        path = path.expanduser()
+    if os.path.lexists(path):
+        if revision is not None:
+            raise SourceError(
+                f"a revision is for a model on the hub, and {shown} is a path on this machine",
+                found=f"revision {printable_name(revision)}",
+                remedy="leave the revision out, or name the model as owner/name from another folder",
+            )
+        return _open_path(name, path)
+    if isinstance(source, os.PathLike) or name.startswith(_PATH_STARTS) or name.lower().endswith(_FILE_SUFFIXES):
+        raise SourceError("no such file or folder", file=path, remedy="check the path")
+    if not _HUB_ID.fullmatch(name):
+        raise SourceError(
+            f"{shown} is neither a path that exists nor the name of a model on the hub", remedy="check the spelling"
+        )
+    return _open_path(name, hub.download(name, revision=revision, offline=offline))
+
+
+def _open_path(source: str, path: Path) -> Checkpoint:
+    try:
+        path = _weights_in(path) if path.is_dir() else path
+    except OSError as error:
+        raise SourceError(f"the folder cannot be read: {error.strerror}", file=path) from None
+    shards = open_shards(path) if path.name.endswith(".json") else [open_shard(path)]
+    return Checkpoint(source, path.parent, shards)
+
+
+def _weights_in(folder: Path) -> Path:
+    """The file of a folder to open: its weights, or the index of its shards."""
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        if os.path.lexists(folder / name):
+            return folder / name
+    files = sorted(folder.iterdir())
+    weights = [file for file in files if file.name.endswith(".safetensors")]
+    if len(weights) == 1:
+        return weights[0]
+    if weights:
+        raise SourceError(
+            "several .safetensors files, no model.safetensors and no model.safetensors.index.json",
+            file=folder,
+            found=_listed(weights),
+            remedy="name one of the files, or add the index that belongs to them",
+        )
+    if pickles := [file for file in files if file.name.endswith(_PICKLE_SUFFIXES)]:
+        raise SourceError(
+            "no .safetensors file in this folder, only pickles, which are never unpickled here",
+            file=folder,
+            found=_listed(pickles),
+            remedy=how_to_convert(*pickles),
+        )
+    raise SourceError(
+        "no .safetensors file in this folder",
+        file=folder,
+        found=_listed(files) or "an empty folder",
+        remedy="name the folder that holds the weights, or the file itself",
+    )
+
+
+def _listed(files: list[Path]) -> str:
+    more = f" and {len(files) - _MAX_LISTED:,} more" if len(files) > _MAX_LISTED else ""
+    return ", ".join(printable_name(file.name) for file in files[:_MAX_LISTED]) + more

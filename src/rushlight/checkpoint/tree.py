@@ -1,0 +1,246 @@
+"""The module tree of a checkpoint: names, dtypes, shapes and sizes, with equal numbered blocks folded into one.
+
+It is built from what the header says, so it reads no weights. Names are split at their dots and are data: empty parts,
+a name that is both a tensor and a module, ten thousand dots, all have their place. No line is spent on a module that
+only passes on: one that holds a single entry is written with it (`wte.weight`), and one that holds nothing but numbered
+entries is written as those (`h.0`, `h.1`, ...). So a tree has fewer than twice as many nodes as tensors.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = ["Entry", "Fold", "Mark", "ModuleNode", "ModuleTree", "TensorNode", "fold"]
+
+Mark = Literal["tied", "buffer"]
+"""Why a tensor does not count as parameters: it is another one's copy, or a constant that nothing learned."""
+
+MAX_DEPTH = 64
+"""Dots below this depth are left in the tensor's label, which bounds the recursion. Real models need a dozen."""
+
+NUMBER = re.compile(r"(?:(?<=\.)|^)(0|[1-9][0-9]{0,17})(?=\.|$)")
+
+
+class TensorNode(NamedTuple):
+    """A tensor: its full name, the format's word for its dtype ("BF16"), its shape, its bytes in the file, its mark."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    mark: Mark | None = None
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of elements; 0 if marked."""
+        return 0 if self.mark else math.prod(self.shape)
+
+    @property
+    def form(self) -> object:
+        """Equal for tensors that differ only in name."""
+        return self.dtype, self.shape, self.mark
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleNode:
+    """A module: the entries whose names begin with its own.
+
+    Attributes:
+        entries: in the order of the file, but numbered ones in the order of their numbers.
+        n_parameters, nbytes: sums over all tensors below.
+        form: equal for modules of one tree with the same names, dtypes, shapes and marks below.
+    """
+
+    entries: tuple[Entry, ...]
+    n_parameters: int
+    nbytes: int
+    form: object
+
+
+class Entry(NamedTuple):
+    """What a module holds under `label`: the part of the name, dots included, that the modules above do not say."""
+
+    label: str
+    node: TensorNode | ModuleNode
+
+
+class Fold(NamedTuple):
+    """Equal entries numbered one after the other, labelled from `first` to `last`, all like `node`. May be only one."""
+
+    first: str
+    last: str
+    node: TensorNode | ModuleNode
+    copies: int
+
+
+def fold(entries: Iterable[Entry]) -> list[Fold]:
+    """`entries` with each run of equal ones that are numbered one after the other put into one."""
+    folds: list[Fold] = []
+    for label, node in entries:
+        if folds:
+            first, last, like, copies = folds[-1]
+            if node.form == like.form and _follows(last, label):
+                folds[-1] = Fold(first, label, like, copies + 1)
+                continue
+        folds.append(Fold(label, label, node, 1))
+    return folds
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ModuleTree:
+    """What a checkpoint holds.
+
+    Attributes:
+        source: what the user named: a path or a hub id.
+        files: the names of the files that hold the weights.
+        metadata: the header's `__metadata__`.
+        architecture: the name of the architecture, if it is one that rushlight knows.
+        root: the tree.
+        tensors: all tensors in the order of the file.
+    """
+
+    source: str
+    files: tuple[str, ...]
+    metadata: Mapping[str, str]
+    architecture: str | None
+    root: ModuleNode
+    tensors: tuple[TensorNode, ...]
+
+    @classmethod
+    def build(
+        cls,
+        tensors: Iterable[tuple[str, str, tuple[int, ...], int]],
+        *,
+        source: str = "",
+        files: Iterable[str] = (),
+        metadata: Mapping[str, str] | None = None,
+        architecture: str | None = None,
+        marks: Mapping[str, Mark] | None = None,
+    ) -> ModuleTree:
+        """The tree of `tensors`, given as (name, dtype, shape, nbytes) in the order of the file, each name once.
+
+        `marks` names the tensors that do not count as parameters. Time and memory grow with the length of all names.
+        """
+        marks = marks or {}
+        nodes = tuple(TensorNode(*tensor, marks.get(tensor[0])) for tensor in tensors)
+        forms: dict[object, int] = {}
+        return cls(
+            source=source,
+            files=tuple(files),
+            metadata=dict(metadata or {}),
+            architecture=architecture,
+            root=_module(_entries(nodes, 0, 0, forms), forms),
+            tensors=nodes,
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of learned values: a tied tensor counts once, a buffer not at all."""
+        return self.root.n_parameters
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors in the files, marked ones included."""
+        return self.root.nbytes
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """Bytes held in each dtype, the largest first."""
+        sizes: dict[str, int] = {}
+        for tensor in self.tensors:
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+    def to_json(self) -> dict[str, Any]:
+        """The checkpoint as plain data, what `rushlight inspect --json` prints. Keys may be added; these stay:
+
+        source          str
+        architecture    str or null
+        files           [str]
+        metadata        {str: str}
+        n_tensors       int
+        n_parameters    int, without marked tensors
+        nbytes          int, with them
+        dtypes          {str: int}, bytes held in each
+        tensors         [{name: str, dtype: str, shape: [int], nbytes: int, mark: null | "tied" | "buffer"}],
+                        in the order of the file
+        """
+        return {
+            "source": self.source,
+            "architecture": self.architecture,
+            "files": list(self.files),
+            "metadata": dict(self.metadata),
+            "n_tensors": len(self.tensors),
+            "n_parameters": self.n_parameters,
+            "nbytes": self.nbytes,
+            "dtypes": self.dtypes,
+            "tensors": [
+                {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "nbytes": t.nbytes, "mark": t.mark}
+                for t in self.tensors
+            ],
+        }
+
+    def __repr__(self) -> str:
+        return f"<ModuleTree of {self.source!r}: {len(self.tensors):,} tensors, {self.n_parameters:,} parameters>"
+
+
+def _entries(tensors: Sequence[TensorNode], start: int, depth: int, forms: dict[object, int]) -> list[Entry]:
+    """The entries of the module in which all of `tensors` lie; their names are said up to index `start`."""
+    groups: dict[str, list[TensorNode]] = {}
+    for tensor in tensors:
+        dot = tensor.name.find(".", start) if depth < MAX_DEPTH else -1
+        # A key ends in the dot, or a tensor `a` would fall in with the module `a`.
+        groups.setdefault(tensor.name[start : dot + 1 or None], []).append(tensor)
+
+    entries: list[Entry] = []
+    for members in groups.values():
+        if len(members) == 1:
+            entries.append(Entry(members[0].name[start:], members[0]))
+            continue
+        end = _common_prefix([tensor.name for tensor in members], start)
+        label, below = members[0].name[start : end - 1], _entries(members, end, depth + 1, forms)
+        if not NUMBER.search(label) and all(NUMBER.match(entry.label) for entry in below):
+            entries += [Entry(f"{label}.{entry.label}", entry.node) for entry in below]
+        else:
+            entries.append(Entry(label, _module(below, forms)))
+    return _in_order_of_numbers(entries)
+
+
+def _common_prefix(names: list[str], start: int) -> int:
+    """The index behind the last dot up to which all `names` are equal, known to be so up to `start`."""
+    low, high = min(names), max(names)
+    while (end := low.find(".", start) + 1) and low[start:end] == high[start:end]:
+        start = end
+    return start
+
+
+def _in_order_of_numbers(entries: list[Entry]) -> list[Entry]:
+    """`entries` with 0, 1, 10, 2 brought into order, in the places where the numbered ones stand."""
+    numbers = [NUMBER.match(label) for label, _ in entries]
+    order = iter(sorted((int(number[1]), i) for i, number in enumerate(numbers) if number))
+    return [entries[next(order)[1]] if number else entry for entry, number in zip(entries, numbers, strict=True)]
+
+
+def _module(entries: list[Entry], forms: dict[object, int]) -> ModuleNode:
+    """The module of `entries`. `forms` numbers the forms met so far, so that modules are compared as integers."""
+    form = frozenset((label, node.form) for label, node in entries)
+    return ModuleNode(
+        entries=tuple(entries),
+        n_parameters=sum(node.n_parameters for _, node in entries),
+        nbytes=sum(node.nbytes for _, node in entries),
+        form=forms.setdefault(form, len(forms)),
+    )
+
+
+def _follows(label: str, successor: str) -> bool:
+    """Whether `successor` is `label` with its number, the first of its parts that is one, raised by one."""
+    old, new = NUMBER.search(label), NUMBER.search(successor)
+    if old is None or new is None or int(old[1]) + 1 != int(new[1]):
+        return False
+    return label[: old.start()] == successor[: new.start()] and label[old.end() :] == successor[new.end() :]

@@ -1,0 +1,43 @@
+"""The command line, one file a command: flags, printing and exit codes. The `rushlight` script calls `main`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING
+
+from rushlight.cli.interrupt import INTERRUPTED, prompt_interrupts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line on `arguments`, by default the process's own, and exit.
+
+    Exit codes: 0 done; 1 a check failed; 2 wrong usage or bad input; 70 a defect in rushlight; 130 interrupted; 141
+    whoever read the output went away. What went wrong is said on stderr, with its traceback if `--debug` asks for it.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does with what its encoding lacks
+    try:
+        with prompt_interrupts():
+            _run(arguments)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    # Imported here, so that an interrupt during these imports is as quiet as a later one.
+    from rushlight.cli.app import app
+    from rushlight.cli.failure import report
+    from rushlight.cli.terminal import notes_on_stderr
+
+    try:
+        with notes_on_stderr():
+            app(arguments, prog_name="rushlight")
+    except Exception as error:  # the last place where one can be said in a line
+        sys.exit(report(error, arguments))

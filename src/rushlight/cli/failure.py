@@ -1,0 +1,43 @@
+"""What a user reads when a command fails."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from typing import TYPE_CHECKING
+
+from rushlight.cli.terminal import out, say
+from rushlight.errors import RushlightError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BAD_INPUT = 2
+DEFECT = 70
+"""EX_SOFTWARE of sysexits.h: never 1, which says that a check ran and failed."""
+
+
+def report(error: Exception, arguments: Sequence[str]) -> int:
+    """Print `error` on stderr, with `--json` also as an object on stdout, with `--debug` after its traceback.
+
+    Returns the exit code. An OSError is the user's disk or path, so it is bad input; what nobody foresaw is a defect.
+    """
+    # Read from the arguments, since an error may come before or outside of their parsing.
+    if "--debug" in arguments:
+        say(printable("".join(traceback.format_exception(error))).rstrip())
+    if isinstance(error, RushlightError):
+        code, message, exit_code = error.code, str(error), BAD_INPUT
+    elif isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        code, message, exit_code = "system_error", printable(f"{where}{error.strerror or error}"), BAD_INPUT
+    else:
+        what = printable(f"{type(error).__name__}: {error}")
+        code, message, exit_code = (
+            "defect",
+            f"a defect in rushlight: {what}. Run again with --debug and report it",
+            DEFECT,
+        )
+    if "--json" in arguments:
+        out(json.dumps({"error": {"code": code, "message": message}}, ensure_ascii=False) + "\n")
+    say(f"error: {message}")
+    return exit_code

@@ -1,0 +1,259 @@
+"""`rushlight generate`: continue a prompt."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import asdict
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rushlight.cli.options import MODEL, OUTPUT, SAMPLING, TEXT, Debug, Device, Dtype, Offline, Revision
+from rushlight.cli.terminal import out, say, status
+from rushlight.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from rushlight.generation.params import SamplingSettings
+    from rushlight.model import Stats
+
+EXAMPLES = """
+\b
+Examples:
+  rushlight generate -p "Once upon a time"
+  rushlight generate openai-community/gpt2 -p "My name is" -n 40 --stats
+  rushlight generate ./folder -p "Dear" --temp 0.8 --top-p 0.9 --seed 7
+  rushlight generate gpt2 -p "1, 2, 3," --stop $'\\n' --no-echo
+  cat chapter.txt | rushlight generate gpt2 --json
+"""
+
+
+def generate(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SOURCE",
+            rich_help_panel=MODEL,
+            help="A .safetensors file, a folder, or a hub id. Without it: the embedded model of tales.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="SOURCE", rich_help_panel=MODEL, help="The same as SOURCE.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    offline: Offline = False,
+    revision: Revision = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt",
+            "-p",
+            metavar="TEXT",
+            rich_help_panel=TEXT,
+            help="What to continue. Without it: stdin, less the newline at its end.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", "-n", metavar="N", rich_help_panel=TEXT, help="Generate at most N tokens.")
+    ] = 100,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", rich_help_panel=TEXT, help="Stop before this text. Repeatable."),
+    ] = None,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", rich_help_panel=TEXT, help="Go on through the end-of-text token.")
+    ] = False,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            "--temperature",
+            "--temp",
+            metavar="T",
+            rich_help_panel=SAMPLING,
+            help="Divide the logits by T; 0 always takes the likeliest token.",
+        ),
+    ] = 0.0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", metavar="K", rich_help_panel=SAMPLING, help="Draw from the K likeliest; 0 is all.")
+    ] = 0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            "--top-p",
+            metavar="P",
+            rich_help_panel=SAMPLING,
+            help="Draw from the fewest that make up a probability of P.",
+        ),
+    ] = 1.0,
+    min_p: Annotated[
+        float,
+        typer.Option(
+            "--min-p", metavar="P", rich_help_panel=SAMPLING, help="Draw from those P times as likely as the likeliest."
+        ),
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(
+            "--repetition-penalty",
+            metavar="X",
+            rich_help_panel=SAMPLING,
+            help="Weaken tokens of prompt and text by the factor X.",
+        ),
+    ] = 1.0,
+    presence_penalty: Annotated[
+        float,
+        typer.Option(
+            "--presence-penalty",
+            metavar="X",
+            rich_help_panel=SAMPLING,
+            help="Take X off the tokens of the text so far.",
+        ),
+    ] = 0.0,
+    frequency_penalty: Annotated[
+        float,
+        typer.Option(
+            "--frequency-penalty",
+            metavar="X",
+            rich_help_panel=SAMPLING,
+            help="Take X off them for each time they occur.",
+        ),
+    ] = 0.0,
+    logit_bias: Annotated[
+        list[str] | None,
+        typer.Option("--logit-bias", metavar="ID=X", rich_help_panel=SAMPLING, help="Add X to a token. Repeatable."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", rich_help_panel=SAMPLING, help="Draw the same text each time."),
+    ] = None,
+    echo: Annotated[
+        bool,
+        typer.Option("--echo/--no-echo", rich_help_panel=OUTPUT, help="Print the prompt too, which is the default."),
+    ] = True,
+    stats: Annotated[
+        bool, typer.Option("--stats", rich_help_panel=OUTPUT, help="Print counts, times and rates on stderr.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object on stdout in place of the text."),
+    ] = False,
+    _debug: Debug = False,
+) -> None:
+    """Continue a prompt and print the text as it comes."""
+    import rushlight
+    from rushlight.generation.params import SamplingParams
+    from rushlight.text.stop import StopStrings
+
+    name = _one_of(source, model)
+    settings: SamplingSettings = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "logit_bias": dict(_parse_bias(text) for text in logit_bias or []),
+        "seed": seed,
+        "ignore_eos": ignore_eos,
+    }
+    # The model checks these too, but by then it may have been downloaded for nothing.
+    SamplingParams(**settings)
+    StopStrings(stop or ())
+    if prompt is None:
+        prompt = _read_stdin()
+    if name is None:
+        say(
+            "note: no model named: using the embedded one, of old tales; another would be: rushlight generate gpt2 -p ..."
+        )
+
+    began = perf_counter()
+    with status(f"loading {name or 'the embedded model'}"):
+        loaded = rushlight.load(name, device=device, dtype=dtype, offline=offline, revision=revision)
+    ready = perf_counter()
+    stream = loaded.stream(prompt, stop=stop or (), **settings)
+    times = {"load_s": ready - began}
+
+    def timed() -> Iterator[str]:
+        for piece in stream:
+            times.setdefault("first_text_s", perf_counter() - ready)
+            yield piece
+
+    if as_json:
+        for _ in timed():
+            pass
+        result = stream.result
+        rates = {"prefill_tok_s": result.stats.prefill_tok_s, "decode_tok_s": result.stats.decode_tok_s}
+        record = {
+            "model": loaded.name,
+            "prompt": prompt,
+            "text": result.text,
+            "ids": result.ids,
+            "finish_reason": result.finish_reason,
+            "seed": result.seed,
+            "stats": asdict(result.stats) | rates | times,
+        }
+        out(json.dumps(record, ensure_ascii=False) + "\n")
+    else:
+        print_text(prompt if echo else "", timed())
+    if stats:
+        say(_table(stream.result.stats, times))
+
+
+def print_text(prompt: str, pieces: Iterable[str]) -> None:
+    """The prompt and the pieces as they come, then the end of the line, whatever ends them."""
+    try:
+        out(prompt)
+        for piece in pieces:
+            out(piece)
+    finally:
+        out("\n")
+
+
+def _one_of(source: str | None, model: str | None) -> str | None:
+    if source is not None and model is not None and source != model:
+        raise typer.BadParameter(f"{model!r} and SOURCE {source!r} are two models", param_hint="--model")
+    return model if source is None else source
+
+
+def _parse_bias(text: str) -> tuple[int, float]:
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not ID=VALUE, as in 50256=-1.5", param_hint="--logit-bias") from None
+
+
+def _read_stdin() -> str:
+    """The prompt that is piped in, exactly, but for the one newline that `echo` and editors put at the end."""
+    from rushlight.text.tokenizer import MAX_PROMPT_BYTES
+
+    if sys.stdin is None or sys.stdin.isatty():
+        raise typer.BadParameter("none was given, and none is piped in", param_hint="--prompt")
+    data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    if len(data) > MAX_PROMPT_BYTES:
+        raise RequestError(
+            "the prompt is too long", file="standard input", expected=f"at most {MAX_PROMPT_BYTES:,} bytes"
+        )
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        found = f"0x{data[error.start]:02x}"
+        raise RequestError("the prompt is not UTF-8", file="standard input", offset=error.start, found=found) from None
+    return re.sub(r"\r?\n\Z", "", text)
+
+
+def _table(stats: Stats, times: Mapping[str, float]) -> str:
+    rows = [
+        ("prompt", f"{stats.prompt_tokens:,} tokens", f"{stats.prefill_tok_s:,.1f} tok/s"),
+        ("generated", f"{stats.generated_tokens:,} tokens", f"{stats.decode_tok_s:,.1f} tok/s"),
+        ("load", f"{times['load_s']:.2f} s", ""),
+        ("first text", f"{times['first_text_s']:.2f} s" if "first_text_s" in times else "none", ""),
+    ]
+    return "\n".join(f"{what:<10}  {amount:>14}  {rate:>15}".rstrip() for what, amount, rate in rows)

@@ -1,0 +1,93 @@
+"""The two streams: results on stdout, and what is said about them on stderr."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rushlight.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console, RenderableType
+
+READER_GONE = 141
+"""128 + SIGPIPE: what a shell shows for any program whose reader went away."""
+
+UNBOUNDED = 100_000
+"""Columns of a pipe: nothing in it is wrapped or cut."""
+
+ERASE_LINE = "\r\x1b[2K"
+
+
+def out(text: str) -> None:
+    """Write `text` to stdout at once. A reader that went away (`| head`) ends the program without a word."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output is closed")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still buffered would fail again, loudly, when the interpreter flushes it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(READER_GONE)
+        raise
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a Rich object on stdout: coloured and as wide as the terminal, or plain and uncut where there is none."""
+    console = stdout_console()
+    with console.capture() as captured:
+        console.print(renderable, soft_wrap=True)
+    out(captured.get())
+
+
+def stdout_console() -> Console:
+    """Rich's view of stdout. Nothing printed on it is read as markup: names come from files."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else UNBOUNDED
+    return Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line on stderr, if there is a stderr."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """Show `text` on stderr while the block runs, if a person is watching; nothing is left of it afterwards."""
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    if watched:
+        print(f"{printable(text)} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if watched:
+            print(ERASE_LINE, end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Within the block, what the library has to tell (its "rushlight" logger) appears on stderr as `note: ...`."""
+    logger = logging.getLogger("rushlight")
+    handler = _Notes()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        erase = ERASE_LINE if sys.stderr is not None and sys.stderr.isatty() else ""
+        say(f"{erase}note: {printable(record.getMessage())}")

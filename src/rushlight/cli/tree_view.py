@@ -1,0 +1,194 @@
+"""A module tree as lines of text, for a terminal or a pipe.
+
+    name                  dtype  shape             parameters       size  share
+    ├── wte.weight        F32    (50257, 768)      38,597,376  147.2 MiB  ━━━━━━━╸
+    ├── h.0 … h.11 ×12           12 × 7,087,872    85,054,464  324.5 MiB  ━━━━━━━━━━━━━━━━╸
+    │   ├── ln_1                                        1,536    6.0 KiB
+
+Inside a run of equal blocks the numbers are those of one block. The bar is a line's share of all parameters, and counts
+all blocks of the run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+
+from rushlight.checkpoint.tree import Fold, ModuleNode, fold
+from rushlight.errors import printable_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+    from rushlight.checkpoint.tree import ModuleTree
+
+MIN_BAR, MAX_BAR = 8, 24
+MAX_ALIGNED = 72
+"""A name wider than this moves its own line to the right, not all lines."""
+MAX_METADATA = 200
+GAP = 2
+HEADS = ("dtype", "shape", "parameters", "size")
+NUMBERS = ("parameters", "size")
+
+BOLD, DIM, PLAIN = Style(bold=True), Style(dim=True), Style()
+ACCENT, DTYPE, MARK = Style(color="yellow"), Style(color="cyan"), Style(dim=True, italic=True)
+
+
+class Signs(NamedTuple):
+    """The characters that the encoding of the output allows."""
+
+    branch: str
+    last: str
+    down: str
+    times: str
+    to: str
+    dot: str
+    bar: str
+    half: str
+    """What ends a bar that is half a column longer."""
+
+
+UNICODE = Signs("├── ", "└── ", "│   ", "×", "…", "·", "━", "╸")
+ASCII = Signs("|-- ", "`-- ", "|   ", "x", "...", "-", "=", "")
+
+
+class Row(NamedTuple):
+    """A line of the table: the name, then dtype, shape, parameters and size, then its share of all parameters."""
+
+    name: list[Segment]
+    cells: tuple[Segment, ...]
+    share: float
+
+
+class TreeView:
+    """What Rich prints for a tree: `depth` levels of it if given, with `full` each of the equal blocks."""
+
+    def __init__(self, tree: ModuleTree, *, depth: int | None = None, full: bool = False) -> None:
+        self.tree = tree
+        self.depth = depth
+        self.full = full
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        signs = ASCII if options.ascii_only else UNICODE
+        yield Segment(printable_name(self.tree.source), BOLD)
+        yield Segment.line()
+        width = options.max_width if console.is_terminal else None
+        yield from _wrapped(self._facts(), f" {signs.dot} ", width)
+        rows = list(self._rows(self.tree.root, "", self.depth, 1, signs))
+        if rows:
+            yield Segment.line()
+            yield from _table(rows, signs, width)
+
+    def _facts(self) -> Iterator[str]:
+        tree = self.tree
+        if tree.architecture:
+            yield tree.architecture
+        yield f"{tree.n_parameters:,} parameters"
+        yield _counted(len(tree.tensors), "tensor")
+        yield human_bytes(tree.nbytes)
+        sizes = tree.dtypes
+        yield from sizes if len(sizes) == 1 else (f"{dtype} {human_bytes(nbytes)}" for dtype, nbytes in sizes.items())
+        yield _counted(len(tree.files), "file")
+        metadata = printable_name(", ".join(f"{key}: {value}" for key, value in tree.metadata.items()))
+        if metadata:
+            yield metadata if len(metadata) <= MAX_METADATA else metadata[:MAX_METADATA] + "..."
+
+    def _rows(self, module: ModuleNode, guides: str, depth: int | None, copies: int, signs: Signs) -> Iterator[Row]:
+        """The lines below a module of which there are `copies` in all."""
+        if depth == 0:
+            return
+        entries = [Fold(label, label, node, 1) for label, node in module.entries] if self.full else fold(module.entries)
+        for entry in entries:
+            last = entry is entries[-1]
+            yield self._row(guides + (signs.last if last else signs.branch), entry, copies, signs)
+            if isinstance(entry.node, ModuleNode):
+                below = guides + ("    " if last else signs.down)
+                deeper = None if depth is None else depth - 1
+                yield from self._rows(entry.node, below, deeper, copies * entry.copies, signs)
+
+    def _row(self, guides: str, entry: Fold, copies: int, signs: Signs) -> Row:
+        first, last, node, times = entry
+        n_parameters = times * node.n_parameters
+        of_each = f"{times} {signs.times} " if times > 1 else ""
+        if isinstance(node, ModuleNode):
+            style, dtype, mark = BOLD, "", None
+            shape = Segment(of_each and f"{of_each}{node.n_parameters:,}", DIM)
+        else:
+            style, dtype, mark = PLAIN, node.dtype, node.mark
+            shape = Segment(f"{of_each}{node.shape}")
+        name = [Segment(guides, DIM), Segment(_label(first), style)]
+        if of_each:
+            name += [Segment(f" {signs.to} ", DIM), Segment(_label(last), style)]
+            name += [Segment(f" {signs.times}{times}", ACCENT)]
+        parameters = Segment(mark, MARK) if mark else Segment(f"{n_parameters:,}")
+        size = Segment(human_bytes(times * node.nbytes), DIM)
+        share = copies * n_parameters / max(1, self.tree.n_parameters)
+        return Row(name, (Segment(dtype, DTYPE), shape, parameters, size), share)
+
+
+def _table(rows: list[Row], signs: Signs, width: int | None) -> Iterator[Segment]:
+    """The rows in columns. In a `width`, sizes are left out where they do not fit, and bars take what is left over."""
+    heads = Row([Segment("name", DIM)], tuple(Segment(head, DIM) for head in HEADS), 0.0)
+    rows = [heads, *rows]
+    name_widths = [sum(cell_len(segment.text) for segment in row.name) for row in rows]
+    name_width = max(n for n in name_widths if n <= MAX_ALIGNED)
+    widths = [max(len(row.cells[i].text) for row in rows) for i in range(len(HEADS))]
+    room = 0 if width is None else width - name_width - sum(widths) - GAP * (len(HEADS) + 1)
+    if width is not None and room + GAP < 0:
+        widths.pop()
+    bar = min(room, MAX_BAR) if room >= MIN_BAR else 0
+    gap = " " * GAP
+    for row, n in zip(rows, name_widths, strict=True):
+        line = [*row.name, Segment(" " * (name_width - n))]
+        for head, cell, column in zip(HEADS, row.cells, widths, strict=False):
+            pad = " " * (column - len(cell.text))
+            line += [Segment(gap + pad), cell] if head in NUMBERS else [Segment(gap), cell, Segment(pad)]
+        if bar:
+            share = Segment("share", DIM) if row is heads else Segment(_bar(row.share, bar, signs), ACCENT)
+            line += [Segment(gap), share]
+        while not line[-1].text.strip():
+            line.pop()
+        yield from line
+        yield Segment.line()
+
+
+def _wrapped(facts: Iterable[str], separator: str, width: int | None) -> Iterator[Segment]:
+    """The facts in lines of at most `width` columns where that is possible."""
+    line = ""
+    for fact in facts:
+        if line and width is not None and cell_len(line + separator + fact) > width:
+            yield Segment(line + "\n")
+            line = fact
+        else:
+            line += separator + fact if line else fact
+    yield Segment(line + "\n")
+
+
+def _bar(share: float, width: int, signs: Signs) -> str:
+    """`share` of `width` columns, to half a column."""
+    whole, half = divmod(round(share * width * 2), 2)
+    return signs.bar * whole + signs.half * half
+
+
+def _label(label: str) -> str:
+    return printable_name(label) or '""'
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def human_bytes(n: float) -> str:
+    """A number of bytes with its unit: 512 B, 6.0 KiB, 474.7 MiB."""
+    if n < 1024:
+        return f"{n} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        n /= 1024
+        if n < 1023.95:
+            return f"{n:.1f} {unit}"
+    return f"{n / 1024:,.1f} TiB"

@@ -1,0 +1,190 @@
+"""Every error that rushlight raises on purpose.
+
+    RushlightError
+    ├── SourceError              the path, folder or hub id leads to no checkpoint
+    ├── CheckpointError          a file of the checkpoint cannot be read as what it should be
+    │   ├── FormatError          not safetensors, or safetensors that breaks the format's rules
+    │   ├── TruncatedError       bytes are missing: a cut download, or a file changed while it was read
+    │   └── NonFiniteError       a weight is not a finite float32 number
+    ├── ConfigError              config.json is malformed, or asks for what the model does not do
+    ├── BindError                tensors and model do not fit: every problem at once
+    ├── TokenizerError           the tokenizer is missing, broken, or does not fit the model
+    ├── DeviceError              the device asked for is not on this machine
+    ├── DtypeError               the device does not compute in the dtype asked for
+    ├── RequestError             a prompt, a sampling setting or a token id that cannot be honoured
+    │   └── ContextLengthError   the prompt does not leave room in the model's context
+    └── GenerationError          the model produced something that is not a distribution
+
+The command line prints `str(error)` on stderr and exits with 2.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "BindError",
+    "CheckpointError",
+    "ConfigError",
+    "ContextLengthError",
+    "DeviceError",
+    "DtypeError",
+    "FormatError",
+    "GenerationError",
+    "NonFiniteError",
+    "RequestError",
+    "RushlightError",
+    "SourceError",
+    "TokenizerError",
+    "TruncatedError",
+]
+
+
+class RushlightError(Exception):
+    """Base of all errors raised on purpose; its parts are attributes, so that programs need not parse text.
+
+    Attributes:
+        code: a stable snake_case word for the kind of error, for `--json` and the server.
+        message: what is wrong, in one sentence without a full stop.
+        file: the file it was found in.
+        tensor: the tensor it concerns.
+        offset: the byte offset in `file`.
+        found, expected: the two sides of a mismatch.
+        remedy: the next step, in one sentence without a full stop.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        tensor: str | None = None,
+        offset: int | None = None,
+        found: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = None if file is None else os.fspath(file)
+        self.tensor = tensor
+        self.offset = offset
+        self.found = found
+        self.expected = expected
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        where = [part for part in (self.file, self.tensor) if part]
+        if self.offset is not None:
+            where.append(f"byte {self.offset:,}")
+        text = ": ".join([*map(printable, where), printable(self.message)])
+        sides = [("expected", self.expected), ("found", self.found)]
+        named = ", ".join(f"{side} {printable(str(value))}" for side, value in sides if value is not None)
+        if named:
+            text += f" ({named})"
+        return f"{text}. {printable(self.remedy)}" if self.remedy else text
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped, so that a name from a file cannot drive the terminal.
+
+    Newlines and tabs stay: messages use them, and names are passed through `printable_name`.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def printable_name(name: str) -> str:
+    """`name` on one line, with every character that is not printable escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+class SourceError(RushlightError):
+    """The path, folder or hub id leads to no checkpoint."""
+
+    code = "source_not_found"
+
+
+class CheckpointError(RushlightError):
+    """A file of the checkpoint cannot be read as what it should be."""
+
+    code = "invalid_checkpoint"
+
+
+class FormatError(CheckpointError):
+    """Not safetensors, or safetensors that breaks the format's rules."""
+
+    code = "invalid_format"
+
+
+class TruncatedError(CheckpointError):
+    """Bytes are missing: a cut download, or a file that changed while it was read."""
+
+    code = "truncated_file"
+
+
+class NonFiniteError(CheckpointError):
+    """A weight is not a finite float32 number."""
+
+    code = "non_finite_weights"
+
+
+class ConfigError(RushlightError):
+    """config.json is malformed, or asks for what the model does not do."""
+
+    code = "invalid_config"
+
+
+class BindError(RushlightError):
+    """Tensors and model do not fit; the message lists every problem at once.
+
+    Attributes:
+        problems: (kind, name, detail, mend) of each, in the order of the message.
+    """
+
+    code = "checkpoint_does_not_fit"
+
+    def __init__(self, message: str, *, problems: Sequence[tuple[str, str, str, str]] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class TokenizerError(RushlightError):
+    """The tokenizer is missing, broken, or does not fit the model."""
+
+    code = "invalid_tokenizer"
+
+
+class DeviceError(RushlightError):
+    """The device asked for is not on this machine."""
+
+    code = "device_not_available"
+
+
+class DtypeError(RushlightError):
+    """The device does not compute in the dtype asked for."""
+
+    code = "dtype_not_available"
+
+
+class RequestError(RushlightError):
+    """A prompt, a sampling setting or a token id that cannot be honoured."""
+
+    code = "invalid_request"
+
+
+class ContextLengthError(RequestError):
+    """The prompt does not leave room in the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class GenerationError(RushlightError):
+    """The model produced something that is not a distribution over tokens."""
+
+    code = "generation_failed"

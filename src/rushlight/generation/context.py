@@ -1,0 +1,60 @@
+"""One sequence being run: the tokens fed so far and the cache of their keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from rushlight.backends.batch import KVShape
+    from rushlight.backends.protocol import Backend
+
+Forward = Callable[[Batch], Any]
+"""A model: a batch of N rows -> (R, V) logits on the device."""
+
+PREFILL_ROWS = 512
+"""Tokens of a prompt that go through the model at once: bounds the memory of activations."""
+
+
+class Context:
+    """Feeds one sequence to a model, so that each token is computed once.
+
+    Args:
+        forward: the model.
+        backend: the device it runs on.
+        kv_shape: what it keeps of every position.
+        capacity: the most tokens that will be fed.
+    """
+
+    def __init__(self, forward: Forward, backend: Backend, kv_shape: KVShape, capacity: int) -> None:
+        self._forward = forward
+        self._backend = backend
+        self._blocks = range(-(-capacity // BLOCK_SIZE))
+        self._cache = backend.kv_cache(kv_shape, len(self._blocks))
+        self.length = 0
+        """Tokens fed so far; the position of the next."""
+
+    def feed(
+        self, ids: Sequence[int], *, all_logits: bool = False, chunk_rows: int = PREFILL_ROWS
+    ) -> NDArray[np.floating]:
+        """Runs the next tokens, `chunk_rows` at a time.
+
+        Returns:
+            (len(ids), V) logits, or (1, V) of the last token alone. The same bits for every `chunk_rows`.
+        """
+        logits = []
+        for start in range(0, len(ids), chunk_rows):
+            chunk = Chunk(ids[start : start + chunk_rows], self.length, self._blocks, all_logits)
+            out = self._forward(Batch.of([chunk], self._cache))
+            self.length += len(chunk.ids)
+            if all_logits or start + chunk_rows >= len(ids):
+                logits.append(self._backend.to_numpy(out))
+        return np.concatenate(logits)

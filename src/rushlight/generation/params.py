@@ -1,0 +1,127 @@
+"""What a caller may ask of the choice of tokens, checked before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from rushlight.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+MAX_LOGIT_BIASES = 1024
+
+
+class SamplingSettings(TypedDict, total=False):
+    """The keywords of `Model.generate`: the fields of SamplingParams, all optional."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float] | None
+    seed: int | None
+    stop_ids: Sequence[int]
+    ignore_eos: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How the next token is chosen, and when to stop.
+
+    In the order they are applied to the logits: penalties, bias, temperature, top-k, top-p, min-p.
+
+    Attributes:
+        max_tokens: at most so many new tokens; the model's context may end it earlier.
+        temperature: logits are divided by it; 0 takes the likeliest token and draws nothing.
+        top_k: draw from the k likeliest; 0 is all.
+        top_p: draw from the fewest tokens that have at least this probability together, in (0, 1].
+        min_p: draw from tokens at least so likely as this share of the likeliest, in [0, 1].
+        repetition_penalty: divides positive and multiplies negative logits of tokens in the prompt and the text so far
+            (Keskar et al., arXiv:1909.05858); 1 is none.
+        presence_penalty: taken from the logit of each token in the text so far, the prompt not counted.
+        frequency_penalty: the same, as many times as the token stands there.
+        logit_bias: added to logits, by token id.
+        seed: of the random numbers, in [0, 2⁶⁴); None draws one.
+        stop_ids: tokens that end the text, beside the model's end-of-text token.
+        ignore_eos: go on through the end-of-text token.
+
+    Raises:
+        RequestError: values out of their ranges, all of them in one message.
+    """
+
+    max_tokens: int = 100
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | None = None
+    seed: int | None = None
+    stop_ids: Sequence[int] = field(default=())
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)!r}: it should be {wanted}"
+            for name, (wanted, fits) in _CHECKS.items()
+            if not fits(getattr(self, name))
+        ]
+        if problems:
+            raise RequestError("; ".join(problems))
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raises RequestError if a token id named here is none of the model's."""
+        strangers = sorted({i for i in (*(self.logit_bias or ()), *self.stop_ids) if i >= vocab_size})
+        if strangers:
+            raise RequestError(
+                f"no such token: {', '.join(map(str, strangers[:10]))}",
+                expected=f"ids from 0 to {vocab_size - 1}",
+            )
+
+
+def _whole(value: Any, at_least: int, at_most: float = math.inf) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and at_least <= int(value) <= at_most
+
+
+def _number(value: Any, at_least: float = -math.inf, at_most: float = math.inf) -> bool:
+    return (
+        isinstance(value, Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and at_least <= float(value) <= at_most
+    )
+
+
+def _biases(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Mapping)
+        and len(value) <= MAX_LOGIT_BIASES
+        and all(_whole(i, 0) and _number(bias) for i, bias in value.items())
+    )
+
+
+_CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "max_tokens": ("a whole number, 0 or more", lambda value: _whole(value, 0)),
+    "temperature": ("a number, 0 or more", lambda value: _number(value, 0)),
+    "top_k": ("a whole number, 0 or more", lambda value: _whole(value, 0)),
+    "top_p": ("above 0 and at most 1", lambda value: _number(value, 0, 1) and value > 0),
+    "min_p": ("from 0 to 1", lambda value: _number(value, 0, 1)),
+    "repetition_penalty": ("a number above 0", lambda value: _number(value, 0) and value > 0),
+    "presence_penalty": ("a number", _number),
+    "frequency_penalty": ("a number", _number),
+    "logit_bias": (f"at most {MAX_LOGIT_BIASES} token ids, each with a number", _biases),
+    "seed": ("from 0 to 2^64 - 1", lambda value: value is None or _whole(value, 0, 2**64 - 1)),
+    "stop_ids": ("token ids", lambda value: isinstance(value, Collection) and all(_whole(i, 0) for i in value)),
+    "ignore_eos": ("true or false", lambda value: isinstance(value, bool)),
+}

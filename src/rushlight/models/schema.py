@@ -1,0 +1,123 @@
+"""Reading a config.json strictly: every field typed and bounded before any arithmetic, every problem said at once."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+from rushlight.errors import ConfigError, printable_name
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+MAX_SIZE = 2**24
+"""The largest number of rows, channels or positions that a config may ask for."""
+MAX_LAYERS = 2**10
+_REQUIRED: Any = object()
+
+
+class Fields:
+    """The fields of one config.json. Each reader returns the value, or notes what is wrong with it; `finish` tells.
+
+    A field that is absent, or null where null means nothing, has its default; one without a default is required.
+    """
+
+    def __init__(self, values: Mapping[str, Any], file: str | None) -> None:
+        self._values = values
+        self._file = file
+        self._read: set[str] = set()
+        self._problems: list[str] = []
+
+    def has(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong so far, so that fields can be compared."""
+        return not self._problems
+
+    def size(self, key: str, default: Any = _REQUIRED, *, at_most: int = MAX_SIZE) -> int:
+        """A positive integer."""
+        value = self._get(key, default)
+        if type(value) is int and 1 <= value <= at_most:
+            return value
+        return int(self._refuse(key, value, default, f"a whole number from 1 to {at_most}", at_most))
+
+    def positive(self, key: str, default: float) -> float:
+        """A finite number above 0."""
+        value = self._get(key, default)
+        if type(value) in (int, float) and 0 < value <= 1e6:
+            return float(value)
+        return float(self._refuse(key, value, default, "a number above 0", 1.0))
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._get(key, default)
+        if type(value) is bool:
+            return value
+        return bool(self._refuse(key, value, default, "true or false", default))
+
+    def choice(self, key: str, choices: Collection[str], default: str) -> str:
+        value = self._get(key, default)
+        if type(value) is str and value in choices:
+            return value
+        return str(self._refuse(key, value, default, f"one of {', '.join(sorted(choices))}", default))
+
+    def token_ids(self, key: str, vocab_size: int) -> tuple[int, ...]:
+        """A token id, several, or none."""
+        value = self._get(key, ())
+        ids = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if all(type(i) is int and 0 <= i < vocab_size for i in ids):
+            return ids
+        self._refuse(key, value, (), f"token ids from 0 to {vocab_size - 1}", ())
+        return ()
+
+    def neutral(self, key: str, *neutral: Any) -> None:
+        """A field that would change the arithmetic and is not honoured: only values that change nothing pass."""
+        value = self._get(key, None)
+        if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
+            self._problems.append(f"{key} is {_short(value)}, which rushlight does not do")
+
+    def problem(self, text: str) -> None:
+        """Notes a problem between fields."""
+        self._problems.append(text)
+
+    def finish(self, benign: Collection[str]) -> None:
+        """Raises what was noted, and logs the keys that nobody knows.
+
+        Args:
+            benign: keys that are known to change nothing.
+
+        Raises:
+            ConfigError: with every problem.
+        """
+        if self._problems:
+            n = len(self._problems)
+            lines = "\n  ".join(self._problems)
+            raise ConfigError(f"{n} problem{'s' if n > 1 else ''} in the config\n  {lines}", file=self._file)
+        unknown = [printable_name(key) for key in self._values if key not in self._read and key not in benign]
+        if unknown:
+            logging.getLogger("rushlight").warning(
+                "config.json has keys that rushlight does not know and leaves alone: %s", ", ".join(sorted(unknown))
+            )
+
+    def _get(self, key: str, default: Any) -> Any:
+        self._read.add(key)
+        value = self._values.get(key)
+        return default if value is None else value
+
+    def _refuse(self, key: str, value: Any, default: Any, expected: str, instead: Any) -> Any:
+        if value is _REQUIRED:
+            self._problems.append(f"{key} is missing: it should be {expected}")
+        else:
+            self._problems.append(f"{key} is {_short(value)}: it should be {expected}")
+        return instead if default is _REQUIRED else default
+
+
+def _short(value: Any) -> str:
+    """A value for a message: as JSON has it, cut where it is long."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    words = {True: "true", False: "false"}
+    text = words[value] if isinstance(value, bool) else printable_name(repr(value)[:80])
+    return text if len(text) < 60 else f"{text[:50]}…"

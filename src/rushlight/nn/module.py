@@ -1,0 +1,97 @@
+"""Modules: a tree of named parts in which a parameter's attribute path is its tensor's name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rushlight.backends.protocol import Backend, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a parameter will be: its shape and its role. It holds no memory; `bind` puts the weight in its place."""
+
+    shape: tuple[int, ...]
+    role: Role
+
+    @property
+    def n_elements(self) -> int:
+        return math.prod(self.shape)
+
+
+class Module:
+    """A part of a model. Its attributes are slots, other modules and plain settings; it holds no state of a run.
+
+    A subclass sets them in `__init__` and computes in `__call__`:
+
+        class MLP(Module):
+            def __init__(self, config):
+                self.c_fc = Conv1D(config.n_embd, config.n_inner)
+                self.act = Activation("gelu_tanh")
+                self.c_proj = Conv1D(config.n_inner, config.n_embd)
+
+            def __call__(self, x):
+                return self.c_proj(self.act(self.c_fc(x)))
+
+    so that the tensor `c_fc.weight` belongs to the attribute `c_fc.weight`, and nowhere else.
+    """
+
+    ops: Backend
+    """The backend that computes this module; set by `bind`."""
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """The modules directly inside, by attribute name, in the order they were set."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def named_modules(self, path: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all inside it, parents first, by dotted path; the root's path is empty."""
+        yield path, self
+        for name, child in self.children():
+            yield from child.named_modules(f"{path}.{name}" if path else name)
+
+    def named_slots(self) -> Iterator[tuple[str, Slot]]:
+        """Every slot that is not bound yet, by tensor name."""
+        for path, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Slot):
+                    yield f"{path}.{name}" if path else name, value
+
+    def __repr__(self) -> str:
+        """The tree as PyTorch prints it: one line a module."""
+        lines = []
+        for path, module in self.named_modules():
+            depth = path.count(".") + 1 if path else 0
+            label = f"({path.rpartition('.')[2]}): " if path else ""
+            lines.append("  " * depth + label + module.describe())
+        return "\n".join(lines)
+
+    def describe(self) -> str:
+        """This module in a few words, without its children."""
+        return type(self).__name__
+
+
+class ModuleList(Module):
+    """Modules numbered from 0: the first tensor of `self.h = ModuleList(...)` is `h.0.…`."""
+
+    def __init__(self, modules: Iterable[Module]) -> None:
+        self._modules = list(modules)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        for i, module in enumerate(self._modules):
+            yield str(i), module
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, i: int) -> Any:
+        return self._modules[i]

@@ -1,0 +1,7 @@
+"""Text: strings to token ids and back, decoded as the tokens come, cut at stop strings. Knows no model."""
+
+from rushlight.text.stop import StopStrings
+from rushlight.text.stream import DecodeStream
+from rushlight.text.tokenizer import Tokenizer
+
+__all__ = ["DecodeStream", "StopStrings", "Tokenizer"]

@@ -1,0 +1,26 @@
+import numpy as np
+
+from rushlight.backends.batch import Batch, Chunk
+
+
+def test_chunks_lie_one_after_another():
+    batch = Batch.of([Chunk([7, 8, 9], 0, [2, 5], all_logits=True), Chunk([4], 130, [0, 1, 3])], cache=None)
+    assert batch.ids.tolist() == [7, 8, 9, 4]
+    assert batch.positions.tolist() == [0, 1, 2, 130]
+    assert batch.row_starts.tolist() == [0, 3, 4]
+    assert batch.block_tables.tolist() == [[2, 5, -1], [0, 1, 3]]
+    assert batch.logit_rows.tolist() == [0, 1, 2, 3]
+    assert {array.dtype for array in (batch.ids, batch.positions, batch.row_starts, batch.logit_rows)} == {
+        np.dtype(np.int32)
+    }
+
+
+def test_logits_of_the_last_row_are_wanted_unless_all_are():
+    batch = Batch.of([Chunk([1, 2, 3], 0, [0]), Chunk([4, 5], 9, [1])], cache=None)
+    assert batch.logit_rows.tolist() == [2, 4]
+
+
+def test_spans_say_whose_rows_they_are():
+    first, second = Batch.of([Chunk([1, 2, 3], 5, [4]), Chunk([6], 0, [1])], cache=None).spans()
+    assert (first.rows, first.position, first.blocks.tolist()) == (slice(0, 3), 5, [4])
+    assert (second.rows, second.position, second.blocks.tolist()) == (slice(3, 4), 0, [1])

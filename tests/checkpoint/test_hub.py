@@ -1,0 +1,356 @@
+"""Models on the hub, beside a small hub on this machine. Rows of BAD_INPUTS: 68, 71 and 75, and 66 for downloads."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from rushlight.checkpoint import open_checkpoint
+from rushlight.errors import CheckpointError, RushlightError, SourceError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SOURCE = Path(__file__).parents[2] / "src"
+REPO = {
+    "config.json": b'{"model_type": "gpt2"}',
+    "tokenizer.json": b'{"version": "1.0", "padding": "' + b" " * 2000 + b'"}',
+    "model.safetensors": save({"a": np.arange(500, dtype="<f4")}),
+    "README.md": b"# A model",
+    ".gitattributes": b"*.safetensors filter=lfs",
+    "pytorch_model.bin": b"a pickle",
+    "tf_model.h5": b"keras",
+    "onnx/model.safetensors": b"another",
+    "onnx/config.json": b"{}",
+    "64.tflite": b"tflite",
+    "flax_model.msgpack": b"flax",
+}
+WANTED = ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def refusal(source, **options) -> RushlightError:
+    with pytest.raises(RushlightError) as caught:
+        open_checkpoint(source, **options)
+    return caught.value
+
+
+def check(source, **options) -> Path:
+    """Open a checkpoint and read it; its folder."""
+    with open_checkpoint(source, **options) as checkpoint:
+        assert checkpoint["a"].read().tolist() == list(range(500))
+        assert checkpoint.source == source
+        return checkpoint.folder
+
+
+def leftovers(tmp_path) -> list[Path]:
+    return list((tmp_path / "hub").rglob("*.incomplete*"))
+
+
+# Downloading
+
+
+def test_only_safetensors_and_the_files_beside_them_are_downloaded(hub, tmp_path):
+    hub.repos["owner/name"] = REPO
+    folder = check("owner/name")
+    assert sorted(hub.bodies()) == WANTED
+    assert sorted(path.name for path in folder.iterdir()) == WANTED
+    assert folder.is_relative_to(tmp_path / "hub" / "models--owner--name" / "snapshots")
+    with open_checkpoint("owner/name") as checkpoint:
+        assert checkpoint.sidecar("config.json").read_bytes() == REPO["config.json"]
+        assert checkpoint.sidecar("vocab.json") is None
+
+
+def test_what_is_in_the_cache_is_not_downloaded_again(hub):
+    hub.repos["owner/name"] = REPO
+    folder = check("owner/name")
+    hub.requests.clear()
+    assert check("owner/name") == folder
+    assert hub.requests == ["GET api/models/owner/name"]
+
+
+def test_offline_asks_nothing_of_the_network(hub):
+    hub.repos["owner/name"] = REPO
+    folder = check("owner/name")
+    hub.requests.clear()
+    assert check("owner/name", offline=True) == folder
+    assert check("owner/name", offline=True, revision=COMMIT) == folder
+    assert hub.requests == []
+
+
+def test_offline_and_not_in_the_cache_says_what_to_do(hub):
+    hub.repos["owner/name"] = REPO
+    error = refusal("owner/name", offline=True)
+    assert isinstance(error, SourceError)
+    assert "not in the cache" in error.message
+    assert "without --offline" in error.remedy
+    assert hub.requests == []
+
+
+def test_offline_and_only_in_part_in_the_cache_says_so(hub):
+    hub.repos["owner/name"] = REPO
+    (check("owner/name") / "model.safetensors").unlink()
+    assert "not in the cache, or not whole" in refusal("owner/name", offline=True).message
+    check("owner/name")
+
+
+def test_a_cache_that_another_program_filled_is_used_offline(hub, tmp_path):
+    hub.repos["owner/name"] = REPO
+    folder = check("owner/name")
+    snapshot = tmp_path / "elsewhere" / "hub" / "models--owner--name"
+    shutil.copytree(tmp_path / "hub" / "models--owner--name", snapshot, symlinks=True)
+    shutil.rmtree(snapshot / "trees")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(snapshot.parent))
+        hub.requests.clear()
+        assert check("owner/name", offline=True) == snapshot / "snapshots" / folder.name
+        assert hub.requests == []
+
+
+def test_shards_are_downloaded_with_their_index(hub):
+    index = b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
+    hub.repos["owner/name"] = {
+        "model.safetensors.index.json": index,
+        "model-00001-of-00002.safetensors": save({"a": np.arange(500, dtype="<f4")}),
+        "model-00002-of-00002.safetensors": save({"b": np.zeros(3)}),
+        "consolidated.safetensors": b"the same weights again",
+        "pytorch_model-00001-of-00002.bin": b"and again",
+    }
+    check("owner/name")
+    assert sorted(hub.bodies()) == [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ]
+
+
+def test_a_single_other_safetensors_file_is_downloaded(hub):
+    hub.repos["owner/name"] = {"weights.safetensors": REPO["model.safetensors"], "sub/x.safetensors": b"x"}
+    check("owner/name")
+    assert hub.bodies() == ["weights.safetensors"]
+    check("owner/name", offline=True)
+
+
+def test_the_network_going_down_leaves_the_cache_of_use(hub):
+    hub.repos["owner/name"] = REPO
+    check("owner/name")
+    hub.close()
+    check("owner/name")
+
+
+def test_a_failing_hub_leaves_the_cache_of_use(hub):
+    hub.repos["owner/name"] = REPO
+    check("owner/name")
+    hub.status = 503
+    check("owner/name")
+
+
+# Refusals
+
+
+def test_several_safetensors_and_no_index_are_named(hub):
+    hub.repos["owner/name"] = {"x.safetensors": b"x", "y.safetensors": b"y"}
+    error = refusal("owner/name")
+    assert error.found == "x.safetensors, y.safetensors"
+    assert "hf download owner/name FILE" in error.remedy
+    assert hub.bodies() == []
+
+
+def test_pickles_are_named_and_neither_downloaded_nor_unpickled(hub):
+    hub.repos["owner/name"] = {"config.json": b"{}", "pytorch_model.bin": b"\x80\x04.", "README.md": b"hello"}
+    error = refusal("owner/name")
+    assert "never unpickled" in error.message
+    assert error.found == "pytorch_model.bin"
+    assert "from_pretrained('owner/name').save_pretrained('name')" in error.remedy
+    assert "pytorch_model.bin" not in hub.bodies()
+
+
+@pytest.mark.parametrize(("files", "found"), [({}, "an empty repository"), ({"README.md": b"x"}, "README.md")])
+def test_a_repository_without_weights_is_refused(hub, files, found):
+    hub.repos["owner/name"] = files
+    error = refusal("owner/name")
+    assert error.message == "owner/name has no .safetensors file"
+    assert error.found == found
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "remedy"),
+    [
+        (401, "RepoNotFound", "the hub shows no model owner/name", "HF_TOKEN"),
+        (404, "RepoNotFound", "the hub shows no model owner/name", "check the spelling"),
+        (401, "GatedRepo", "owner/name is gated", "ask for access at http://127.0.0.1"),
+        (403, "GatedRepo", "owner/name is gated", "HF_TOKEN"),
+        (401, None, "the hub answered 401 for owner/name", "HF_TOKEN"),
+        (403, None, "the hub answered 403 for owner/name", "HF_TOKEN"),
+        (404, None, "the hub answered 404 for owner/name", "HF_ENDPOINT"),
+        (429, None, "the hub answered 429 for owner/name", "wait some minutes"),
+        (500, None, "the hub answered 500 for owner/name", "try again later"),
+        (503, None, "the hub answered 503 for owner/name", "try again later"),
+    ],
+)
+def test_a_refusal_of_the_hub_comes_with_the_next_step(hub, status, code, message, remedy):
+    hub.status, hub.error_code = status, code
+    error = refusal("owner/name")
+    assert isinstance(error, SourceError)
+    assert error.message == message
+    assert remedy in error.remedy
+    assert error.__cause__ is not None
+
+
+def test_a_model_that_is_not_there_is_refused(hub):
+    assert refusal("owner/nane").message == "the hub shows no model owner/nane"
+
+
+def test_a_revision_that_is_not_there_is_refused(hub):
+    hub.repos["owner/name"] = REPO
+    error = refusal("owner/name", revision="v9")
+    assert error.message == "owner/name has no revision v9"
+    assert "/owner/name/tree/main" in error.remedy
+
+
+@pytest.mark.parametrize("name", ["owner--x/name", "owner/name..x", "owner/name.git", "owner/name-", "x" * 200])
+def test_a_name_that_the_hub_does_not_allow_is_refused(hub, name):
+    assert "nor the name of a model on the hub" in refusal(name).message
+    assert hub.requests == []
+
+
+def test_a_hub_that_cannot_be_reached_is_named(hub):
+    hub.close()
+    error = refusal("owner/name")
+    assert "owner/name cannot be downloaded: " in error.message
+    assert f"check that {hub.url} can be reached" in error.remedy
+
+
+def test_a_full_disk_is_named_with_another_place_as_the_remedy(hub, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/blob.incomplete")
+
+    hub.repos["owner/name"] = REPO
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    error = refusal("owner/name")
+    assert error.message == "the cache of the hub cannot be used: No space left on device"
+    assert error.file == "/cache/blob.incomplete"
+    assert "HF_HUB_CACHE" in error.remedy
+
+
+# Downloads that go wrong
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Retries of huggingface_hub without the pauses between them."""
+    monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
+
+
+def test_a_cut_download_goes_on_where_it_stopped(hub, tmp_path, no_waiting):
+    hub.repos["owner/name"] = {"model.safetensors": REPO["model.safetensors"]}
+    hub.cuts = 3
+    check("owner/name")
+    assert hub.cuts == 0
+    assert hub.bodies() == ["model.safetensors"] * 4
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_damaged_download_is_found_and_removed(hub, name):
+    hub.repos["owner/name"] = REPO
+    hub.damaged = {name}
+    error = refusal("owner/name")
+    assert isinstance(error, CheckpointError)
+    assert "the download of owner/name is damaged, and was removed" in error.message
+    assert error.file.endswith(name)
+    assert not Path(error.file).is_symlink()
+    assert error.expected != f"hash {error.found}"
+    hub.damaged = set()
+    hub.requests.clear()
+    check("owner/name")
+    assert hub.bodies() == [name]
+
+
+RUN = """
+    from rushlight.checkpoint import open_checkpoint
+    with open_checkpoint("owner/name") as checkpoint:
+        assert checkpoint["a"].read().tolist() == list(range(500))
+"""
+
+
+def start(hub, tmp_path, code=RUN, **environment) -> subprocess.Popen:
+    """A Python of its own that uses the hub and the cache of this test, and knows no home folder."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(SOURCE),
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    } | environment
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+def test_two_processes_at_once_both_succeed(hub, tmp_path):
+    hub.repos["owner/name"] = REPO
+    for process in [start(hub, tmp_path), start(hub, tmp_path)]:
+        finish(process)
+    assert leftovers(tmp_path) == []
+    hub.requests.clear()
+    finish(start(hub, tmp_path, HF_HUB_OFFLINE="1"))
+    assert hub.requests == []
+
+
+def test_an_interrupt_ends_a_download_at_once_and_leaves_no_part(hub, tmp_path):
+    hub.repos["owner/name"] = REPO
+    hub.stall = True
+    process = start(hub, tmp_path, RUN)
+    assert hub.stalled.wait(30)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 3
+    assert "KeyboardInterrupt" in err
+    assert leftovers(tmp_path) == []
+
+
+READ_ONLY = """
+    import os
+    from rushlight.checkpoint import open_checkpoint
+    def check(**options):
+        with open_checkpoint("owner/name", **options) as checkpoint:
+            assert checkpoint["a"].read().tolist() == list(range(500))
+    check()  # and everything is imported, which another user may not be allowed to
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    assert not os.access(os.environ["HF_HOME"] + "/hub/models--owner--name/refs/main", os.W_OK, effective_ids=True)
+    check()
+    check(offline=True)
+"""
+
+
+def test_a_cache_that_may_only_be_read_is_enough(hub, tmp_path_factory):
+    hub.repos["owner/name"] = REPO
+    home = tmp_path_factory.mktemp("cache")
+    finish(start(hub, home))
+    for path in [home, *home.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o555 if path.is_dir() else 0o444)
+    for parent in home.parents:
+        if parent.stat().st_uid == os.geteuid() and parent.stat().st_mode & 0o005 != 0o005:
+            parent.chmod(parent.stat().st_mode | 0o055)
+    try:
+        finish(start(hub, home, READ_ONLY))
+    finally:
+        for path in [home, *home.rglob("*")]:
+            if path.is_dir():
+                path.chmod(0o755)

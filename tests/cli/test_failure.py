@@ -1,0 +1,104 @@
+"""What a user reads when a command fails, and with what code it exits."""
+
+import json
+import logging
+
+import pytest
+
+import rushlight as library
+from rushlight.errors import RequestError
+
+
+@pytest.fixture
+def failing(rushlight, monkeypatch):
+    """Runs `rushlight generate` where loading raises the error."""
+
+    def run(error, *flags):
+        def load(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr(library, "load", load)
+        return rushlight("generate", "gpt2", "-p", "x", *flags)
+
+    return run
+
+
+def test_an_error_is_one_line(failing):
+    done = failing(RequestError("too long", file="a", offset=3, expected=5, found=6, remedy="cut it"))
+    assert done == (2, "", "error: a: byte 3: too long (expected 5, found 6). cut it\n")
+
+
+def test_debug_shows_the_traceback_before_it(failing):
+    for flags in (["--debug"], []):
+        done = failing(RequestError("too long"), *flags)
+        assert ("Traceback" in done.err) == bool(flags)
+        assert done.err.endswith("error: too long\n")
+        assert done.code == 2
+
+
+def test_debug_before_the_command(rushlight, tmp_path):
+    done = rushlight("--debug", "inspect", tmp_path / "none")
+    assert done.code == 2
+    assert "Traceback" in done.err
+    assert done.err.splitlines()[-1].startswith("error: ")
+
+
+def test_json_says_it_on_stdout_too(failing):
+    done = failing(RequestError("too long"), "--json")
+    assert json.loads(done.out) == {"error": {"code": "invalid_request", "message": "too long"}}
+    assert (done.code, done.err) == (2, "error: too long\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "a/b"), "a/b: No such file or directory"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_an_error_of_the_system(failing, error, line):
+    assert failing(error) == (2, "", f"error: {line}\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("odd \x1b[2J"), KeyError("k"), MemoryError(), RecursionError("deep")])
+def test_a_defect_is_not_taken_for_bad_input(failing, error):
+    done = failing(error)
+    assert (done.code, done.out) == (70, "")
+    assert done.err.startswith(f"error: a defect in rushlight: {type(error).__name__}: ")
+    assert "--debug" in done.err
+    assert "\x1b" not in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_an_interrupt_is_quiet(failing):
+    assert failing(KeyboardInterrupt()) == (130, "", "")
+
+
+def test_what_the_library_notes_is_on_stderr(rushlight, monkeypatch):
+    def load(*args, **kwargs):
+        logging.getLogger("rushlight").warning("no %s\x1b[2J", "config.json")
+        raise RequestError("stop")
+
+    monkeypatch.setattr(library, "load", load)
+    done = rushlight("generate", "gpt2", "-p", "x")
+    assert done.err == "note: no config.json\\x1b[2J\nerror: stop\n"
+    assert logging.getLogger("rushlight").handlers == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["generate", "--nonsense"],
+        ["generate", "a", "b"],
+        ["inspect", "a", "--depth", "x"],
+        ["--nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(rushlight, arguments):
+    done = rushlight(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert "Traceback" not in done.err
+    assert "Error:" in done.err

@@ -1,0 +1,261 @@
+"""`rushlight generate`, run with the embedded model unless the test is of another."""
+
+import json
+import re
+
+import pytest
+
+import rushlight as library
+from rushlight.text.tokenizer import MAX_PROMPT_BYTES
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def tales():
+    return library.load()
+
+
+@pytest.fixture(scope="module")
+def plain(tales):
+    """Twenty tokens of no settings at all."""
+    return str(tales.generate(PROMPT, max_tokens=20))
+
+
+def test_the_embedded_model_tells_a_tale(rushlight, tales):
+    done = rushlight("generate", "-p", PROMPT)
+    assert (done.code, done.out) == (0, f"{PROMPT}{tales.generate(PROMPT)}\n")
+
+
+def test_the_embedded_model_is_announced_in_a_line(rushlight):
+    assert re.fullmatch("note: no model named: .*embedded.*\n", rushlight("generate", "-p", PROMPT, "-n", 1).err)
+
+
+def test_a_named_model_is_not_announced(rushlight, bare_gpt2):
+    assert "embedded" not in rushlight("generate", bare_gpt2, "-p", PROMPT, "-n", 1).err
+
+
+@pytest.mark.parametrize("name", ["", "nowhere", "./model.safetensors"])
+def test_the_embedded_model_never_stands_in_for_a_named_one(rushlight, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    done = rushlight("generate", name, "-p", PROMPT, "--offline")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ")
+
+
+def test_the_model_by_argument_or_flag(rushlight, bare_gpt2):
+    by_argument = rushlight("generate", bare_gpt2, "-p", PROMPT, "-n", 3)
+    assert rushlight("generate", "--model", bare_gpt2, "-p", PROMPT, "-n", 3) == by_argument
+    assert rushlight("generate", bare_gpt2, "-m", bare_gpt2, "-p", PROMPT, "-n", 3) == by_argument
+
+
+def test_two_models(rushlight, bare_gpt2):
+    done = rushlight("generate", bare_gpt2, "-m", "gpt2", "-p", PROMPT)
+    assert (done.code, done.out) == (2, "")
+    assert "two models" in done.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings"),
+    [
+        (["-n", "7"], {"max_tokens": 7}),
+        (["--max-tokens", "0"], {"max_tokens": 0}),
+        (["--temperature", "0.9", "--seed", "5"], {"temperature": 0.9, "seed": 5}),
+        (["--temp", "1.5", "--seed", "5", "--top-k", "4"], {"temperature": 1.5, "seed": 5, "top_k": 4}),
+        (["--temp", "1.5", "--seed", "5", "--top-p", "0.5"], {"temperature": 1.5, "seed": 5, "top_p": 0.5}),
+        (["--temp", "1.5", "--seed", "5", "--min-p", "0.2"], {"temperature": 1.5, "seed": 5, "min_p": 0.2}),
+        (["--repetition-penalty", "1.3"], {"repetition_penalty": 1.3}),
+        (["--presence-penalty", "1"], {"presence_penalty": 1.0}),
+        (["--frequency-penalty", "-1"], {"frequency_penalty": -1.0}),
+        (["--logit-bias", "12=-100", "--logit-bias", "13=2.5"], {"logit_bias": {12: -100.0, 13: 2.5}}),
+        (["--stop", ".", "--stop", " the"], {"stop": [".", " the"]}),
+        (["--ignore-eos", "--logit-bias", "0=100"], {"ignore_eos": True, "logit_bias": {0: 100.0}}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_every_setting_arrives(rushlight, tales, plain, flags, settings):
+    """And makes a difference."""
+    settings = {"max_tokens": 20} | settings
+    done = rushlight("generate", "-p", PROMPT, "-n", 20, "--no-echo", *flags)
+    assert done.out == f"{tales.generate(PROMPT, **settings)}\n"
+    assert done.out != f"{plain}\n"
+
+
+def test_device_and_dtype_arrive(rushlight):
+    assert rushlight("generate", "-p", PROMPT, "-n", 2, "--device", "cpu", "--dtype", "f64").code == 0
+    assert "tpu" in rushlight("generate", "-p", PROMPT, "--device", "tpu").err
+    assert "f31" in rushlight("generate", "-p", PROMPT, "--dtype", "f31").err
+
+
+def test_no_echo(rushlight, tales):
+    done = rushlight("generate", "-p", PROMPT, "-n", 5, "--no-echo")
+    assert done.out == f"{tales.generate(PROMPT, max_tokens=5)}\n"
+
+
+def test_stats_are_on_stderr(rushlight):
+    plain = rushlight("generate", "-p", PROMPT, "-n", 5)
+    done = rushlight("generate", "-p", PROMPT, "-n", 5, "--stats")
+    assert done.out == plain.out
+    lines = done.err.removeprefix(plain.err).splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["prompt", "generated", "load", "first text"]
+    assert re.search(r" 5 tokens +[\d,.]+ tok/s$", lines[1])
+    assert re.search(r" \d+\.\d\d s$", lines[2])
+
+
+def test_json(rushlight, tales):
+    done = rushlight("generate", "-p", PROMPT, "-n", 20, "--temp", "0.7", "--seed", "3", "--json")
+    expected = tales.generate(PROMPT, max_tokens=20, temperature=0.7, seed=3)
+    assert done.out.count("\n") == 1
+    record = json.loads(done.out)
+    stats = record.pop("stats")
+    assert record == {
+        "model": "tales",
+        "prompt": PROMPT,
+        "text": expected.text,
+        "ids": expected.ids,
+        "finish_reason": "length",
+        "seed": 3,
+    }
+    assert (stats["prompt_tokens"], stats["generated_tokens"]) == (len(expected.prompt_ids), 20)
+    times = {"load_s", "first_text_s", "prefill_s", "decode_s", "prefill_tok_s", "decode_tok_s"}
+    assert stats.keys() == {"prompt_tokens", "generated_tokens"} | times
+    assert all(stats[time] > 0 for time in times)
+
+
+def test_json_of_no_text(rushlight):
+    record = json.loads(rushlight("generate", "-p", PROMPT, "-n", 0, "--json").out)
+    assert (record["text"], record["ids"], record["finish_reason"]) == ("", [], "length")
+
+
+def test_the_prompt_from_stdin_less_one_newline(rushlight, tales):
+    for stdin, prompt in [
+        (b"Once upon a time\n", "Once upon a time"),
+        (b"Once upon a time\r\n", "Once upon a time"),
+        (b"Once upon a time", "Once upon a time"),
+        (b"  a\n\n", "  a\n"),
+        ("Dvořák – 木".encode(), "Dvořák – 木"),
+    ]:
+        done = rushlight("generate", "-n", 3, stdin=stdin)
+        assert done.out == f"{prompt}{tales.generate(prompt, max_tokens=3)}\n"
+
+
+def test_a_prompt_by_flag_is_exact_and_leaves_stdin_alone(rushlight, tales):
+    done = rushlight("generate", "-n", 3, "-p", "a\n", stdin=b"\xff")
+    assert done.out == f"a\n{tales.generate(chr(97) + chr(10), max_tokens=3)}\n"
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n"])
+def test_an_empty_prompt_starts_from_the_end_of_text_token(rushlight, tales, stdin):
+    """BAD_INPUTS 37."""
+    done = rushlight("generate", "-n", 3, stdin=stdin)
+    assert (done.code, done.out) == (0, f"{tales.generate('', max_tokens=3)}\n")
+
+
+def test_no_prompt_at_a_terminal(rushlight):
+    done = rushlight("generate")
+    assert (done.code, done.out) == (2, "")
+    assert "--prompt" in done.err
+
+
+def test_a_surrogate_in_the_prompt(rushlight):
+    """BAD_INPUTS 34."""
+    done = rushlight("generate", "-p", "a\udcffb")
+    assert (done.code, done.out) == (2, "")
+    assert "character 2" in done.err.splitlines()[-1]
+
+
+def test_nul_round_trips(rushlight):
+    """BAD_INPUTS 35."""
+    assert rushlight("generate", "-n", 1, stdin=b"a\0b").out.startswith("a\0b")
+
+
+@pytest.mark.parametrize(("stdin", "offset"), [(b"caf\xe9", 3), (b"a\xc3", 1), (b"\xed\xa0\x80", 0)])
+def test_stdin_that_is_not_utf8(rushlight, stdin, offset):
+    """BAD_INPUTS 35."""
+    done = rushlight("generate", stdin=stdin)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        f"error: standard input: byte {offset}: the prompt is not UTF-8 (found 0x{stdin[offset]:02x})\n"
+    )
+
+
+def test_a_prompt_of_10_mb(rushlight):
+    """BAD_INPUTS 38: refused by its bytes, on either way in."""
+    prompt = "x" * 10_000_000
+    for done in (rushlight("generate", stdin=prompt.encode()), rushlight("generate", "-p", prompt)):
+        assert (done.code, done.out) == (2, "")
+        assert f"at most {MAX_PROMPT_BYTES:,} bytes" in done.err
+
+
+def test_a_prompt_longer_than_the_context(rushlight, tales):
+    """BAD_INPUTS 39."""
+    done = rushlight("generate", "-p", "word " * tales.context_length)
+    assert (done.code, done.out) == (2, "")
+    assert str(tales.context_length) in done.err
+
+
+def test_special_token_text_is_text(rushlight, tales):
+    """BAD_INPUTS 40."""
+    record = json.loads(rushlight("generate", "-p", "<|endoftext|>", "-n", 1, "--json").out)
+    assert record["stats"]["prompt_tokens"] > 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--max-tokens", "-1"],
+        ["--max-tokens", "many"],
+        ["--max-tokens", "1e3"],
+        ["--temperature", "nan"],
+        ["--temperature", "inf"],
+        ["--temperature", "-0.1"],
+        ["--temperature", "true"],
+        ["--top-p", "0"],
+        ["--top-p", "1.01"],
+        ["--top-p", "nan"],
+        ["--top-k", "-1"],
+        ["--top-k", "1.5"],
+        ["--min-p", "2"],
+        ["--repetition-penalty", "0"],
+        ["--presence-penalty", "nan"],
+        ["--frequency-penalty", "inf"],
+        ["--stop", ""],
+        [flag for i in range(100) for flag in ("--stop", str(i))],
+        ["--seed", "-1"],
+        ["--seed", str(2**64)],
+        ["--seed", "9" * 5000],
+        ["--logit-bias", "5"],
+        ["--logit-bias", "five=1"],
+        ["--logit-bias", "5=nan"],
+        ["--logit-bias", "-5=1"],
+        ["--logit-bias", "4096=1"],
+        ["--logit-bias", f"{10**30}=1"],
+    ],
+    ids=lambda flags: " ".join(flags)[:40],
+)
+def test_a_setting_that_makes_no_sense(rushlight, flags):
+    """BAD_INPUTS 41, 42, 44, 45, 46."""
+    done = rushlight("generate", "-p", PROMPT, *flags)
+    assert (done.code, done.out) == (2, "")
+    assert "Traceback" not in done.err
+    assert "error:" in done.err.lower()
+
+
+def test_settings_are_checked_before_the_model_is_looked_for(rushlight):
+    done = rushlight("generate", "nowhere", "-p", PROMPT, "--top-p", 0)
+    assert done.err == "error: top_p is 0.0: it should be above 0 and at most 1\n"
+
+
+def test_huge_settings_are_clamped(rushlight, bare_gpt2):
+    """BAD_INPUTS 41, 43: max_tokens to the context, top_k to the vocabulary."""
+    flags = ["--ignore-eos", "--temp", "1", "--seed", "1"]
+    done = rushlight("generate", bare_gpt2, "-p", PROMPT, "-n", 10**12, "--top-k", 10**12, "--json", *flags)
+    record = json.loads(done.out)
+    assert record["finish_reason"] == "context"
+    assert record["stats"]["prompt_tokens"] + len(record["ids"]) == library.load(bare_gpt2).context_length
+
+
+def test_what_the_encoding_of_stdout_lacks_is_escaped(process):
+    done = process("$rushlight generate -p 'č–木' -n 1", env={"PYTHONIOENCODING": "ascii"})
+    assert done.code == 0
+    assert done.out.startswith("\\u010d\\u2013\\u6728")

@@ -1,0 +1,83 @@
+"""What `rushlight` says about itself."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+
+from rushlight import __version__
+from rushlight.cli.app import app
+
+COMMANDS = [command.name for command in app.registered_commands]
+
+
+def test_the_commands():
+    assert COMMANDS == ["generate", "inspect", "devices"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=lambda words: " ".join(words) or "root")
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_fits_80_columns_and_has_examples(rushlight, command, flag, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = rushlight(*command, flag)
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, done.out.splitlines())) <= 80
+    examples = done.out.partition("Examples:\n")[2].splitlines()
+    assert examples
+    assert all("rushlight" in line for line in examples)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_parameter_is_explained(name):
+    assert [param.name for param in get_command(app).commands[name].params if not param.help] == []
+
+
+def test_no_arguments_print_the_help(rushlight):
+    done = rushlight()
+    assert done == rushlight("--help")
+    assert done.code == 0
+    assert "--model-path" in done.out
+
+
+def test_version(rushlight):
+    assert rushlight("--version") == (0, f"rushlight {__version__}\n", "")
+
+
+def test_python_m(process):
+    assert process("$rushlight --version") == (0, f"rushlight {__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_imports_no_kernel_no_tokenizer_no_hub_client_and_not_even_rich(name):
+    code = (
+        "import sys\nfrom rushlight.cli import main\n"
+        f"try: main([{name!r}, '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'tokenizers', 'huggingface_hub', 'torch', 'jinja2', 'rich'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_is_printed(process, shell):
+    done = process("$rushlight", env={"_RUSHLIGHT_COMPLETE": f"source_{shell}"})
+    assert done.code == 0
+    assert "_RUSHLIGHT_COMPLETE" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "at", "expected"),
+    [
+        ("rushlight ins", 1, {"inspect"}),
+        ("rushlight generate --repet", 2, {"--repetition-penalty"}),
+        ("rushlight generate --device ", 3, {"auto", "cpu", "metal", "cuda"}),
+        ("rushlight generate --dtype f", 3, {"f32", "f64", "f16"}),
+    ],
+)
+def test_completions(process, words, at, expected):
+    done = process(
+        "$rushlight", env={"_RUSHLIGHT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+    )
+    assert set(done.out.split()) == expected

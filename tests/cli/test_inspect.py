@@ -1,0 +1,335 @@
+"""`rushlight inspect`, on checkpoints whose data are holes: only headers are read."""
+
+import html
+import io
+import json
+import math
+import re
+import runpy
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import save_file
+
+from rushlight.cli.inspect import module_tree
+from rushlight.cli.tree_view import TreeView, human_bytes
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+N_PARAMETERS = 124_439_808
+"""GPT-2 small; its tied head counted once."""
+
+BLOCK = {
+    "ln_1.weight": (768,),
+    "ln_1.bias": (768,),
+    "attn.c_attn.weight": (768, 2304),
+    "attn.c_attn.bias": (2304,),
+    "attn.c_proj.weight": (768, 768),
+    "attn.c_proj.bias": (768,),
+    "ln_2.weight": (768,),
+    "ln_2.bias": (768,),
+    "mlp.c_fc.weight": (768, 3072),
+    "mlp.c_fc.bias": (3072,),
+    "mlp.c_proj.weight": (3072, 768),
+    "mlp.c_proj.bias": (768,),
+}
+
+
+def gpt2_small(prefix="", buffers=False, head=False):
+    """The shapes of GPT-2 small, with what some files have besides."""
+    shapes = {f"{prefix}wte.weight": (50257, 768), f"{prefix}wpe.weight": (1024, 768)}
+    for i in range(12):
+        shapes |= {f"{prefix}h.{i}.{name}": shape for name, shape in BLOCK.items()}
+        if buffers:
+            shapes |= {f"{prefix}h.{i}.attn.bias": (1, 1, 1024, 1024), f"{prefix}h.{i}.attn.masked_bias": ()}
+    shapes |= {f"{prefix}ln_f.weight": (768,), f"{prefix}ln_f.bias": (768,)}
+    return shapes | ({"lm_head.weight": (50257, 768)} if head else {})
+
+
+def write(path, shapes, metadata=None, dtype="F32"):
+    """A checkpoint of zeros that take no room on the disk."""
+    header, end = {"__metadata__": metadata} if metadata else {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * (2 if dtype == "BF16" else 4)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+def on_terminal(tree, width, **options):
+    """What a terminal of that width shows, without the colours; and whether there were any."""
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system="256", _environ={})
+    console.print(TreeView(tree, **options), soft_wrap=True)
+    return re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue()), "\x1b[" in file.getvalue()
+
+
+def test_gpt2_small_as_it_is_printed(rushlight, path):
+    write(path, gpt2_small(), {"format": "pt"})
+    done = rushlight("inspect", path)
+    assert (done.code, done.err) == (0, "")
+    source, facts, blank, *table = done.out.splitlines()
+    assert (source, blank) == (str(path), "")
+    assert facts == "gpt2 · 124,439,808 parameters · 148 tensors · 474.7 MiB · F32 · 1 file · format: pt"
+    assert table == [
+        "name                    dtype  shape           parameters       size",
+        "├── wte.weight          F32    (50257, 768)    38,597,376  147.2 MiB",
+        "├── wpe.weight          F32    (1024, 768)        786,432    3.0 MiB",
+        "├── h.0 … h.11 ×12             12 × 7,087,872  85,054,464  324.5 MiB",
+        "│   ├── ln_1                                        1,536    6.0 KiB",
+        "│   │   ├── weight      F32    (768,)                 768    3.0 KiB",
+        "│   │   └── bias        F32    (768,)                 768    3.0 KiB",
+        "│   ├── attn                                    2,362,368    9.0 MiB",
+        "│   │   ├── c_attn                              1,771,776    6.8 MiB",
+        "│   │   │   ├── weight  F32    (768, 2304)      1,769,472    6.8 MiB",
+        "│   │   │   └── bias    F32    (2304,)              2,304    9.0 KiB",
+        "│   │   └── c_proj                                590,592    2.3 MiB",
+        "│   │       ├── weight  F32    (768, 768)         589,824    2.2 MiB",
+        "│   │       └── bias    F32    (768,)                 768    3.0 KiB",
+        "│   ├── ln_2                                        1,536    6.0 KiB",
+        "│   │   ├── weight      F32    (768,)                 768    3.0 KiB",
+        "│   │   └── bias        F32    (768,)                 768    3.0 KiB",
+        "│   └── mlp                                     4,722,432   18.0 MiB",
+        "│       ├── c_fc                                2,362,368    9.0 MiB",
+        "│       │   ├── weight  F32    (768, 3072)      2,359,296    9.0 MiB",
+        "│       │   └── bias    F32    (3072,)              3,072   12.0 KiB",
+        "│       └── c_proj                              2,360,064    9.0 MiB",
+        "│           ├── weight  F32    (3072, 768)      2,359,296    9.0 MiB",
+        "│           └── bias    F32    (768,)                 768    3.0 KiB",
+        "└── ln_f                                            1,536    6.0 KiB",
+        "    ├── weight          F32    (768,)                 768    3.0 KiB",
+        "    └── bias            F32    (768,)                 768    3.0 KiB",
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+@pytest.mark.parametrize("buffers", [False, True], ids=["", "buffers"])
+@pytest.mark.parametrize("head", [False, True], ids=["", "head"])
+def test_gpt2_small_has_as_many_parameters_however_it_was_saved(path, prefix, buffers, head):
+    path.with_name("config.json").write_text("{}")
+    tree = module_tree(str(write(path, gpt2_small(prefix, buffers, head))))
+    assert (tree.n_parameters, tree.architecture) == (N_PARAMETERS, "gpt2")
+    assert sum(tensor.mark == "buffer" for tensor in tree.tensors) == 24 * buffers
+    assert [tensor.name for tensor in tree.tensors if tensor.mark == "tied"] == ["lm_head.weight"] * head
+
+
+@pytest.mark.parametrize(
+    ("config", "same", "tied"),
+    [
+        (None, True, True),
+        (None, False, False),
+        ('{"tie_word_embeddings": false}', True, False),
+        ('{"tie_word_embeddings": true}', False, True),
+        ("{}", False, True),
+        ("not JSON", True, True),
+        ("not JSON", False, False),
+        ('{"tie_word_embeddings": "yes"}', True, True),
+    ],
+)
+def test_whether_a_head_is_tied(path, config, same, tied):
+    """The config says it; without one, or with one that is broken, the bytes do."""
+    table = np.arange(6, dtype=np.float32).reshape(3, 2)
+    tensors = {"wte.weight": table, "wpe.weight": table, "h.0.attn.c_attn.weight": table}
+    save_file(tensors | {"lm_head.weight": table if same else table + 1}, path)
+    if config is not None:
+        path.with_name("config.json").write_text(config)
+    tree = module_tree(str(path))
+    assert {t.name: t.mark for t in tree.tensors}["lm_head.weight"] == ("tied" if tied else None)
+
+
+def test_marks_are_shown(rushlight, path):
+    path.with_name("config.json").write_text("{}")
+    out = rushlight("inspect", write(path, gpt2_small(buffers=True, head=True))).out
+    assert re.search(r"bias +F32 +\(1, 1, 1024, 1024\) +buffer +4\.0 MiB", out)
+    assert re.search(r"lm_head\.weight +F32 +\(50257, 768\) +tied +147\.2 MiB", out)
+
+
+def test_an_architecture_that_nobody_knows(rushlight, path):
+    out = rushlight("inspect", write(path, {"a.weight": (2, 3), "b": ()})).out
+    assert out.splitlines()[1] == "7 parameters · 2 tensors · 28 B · F32 · 1 file"
+
+
+@pytest.mark.parametrize(("depth", "lines"), [(0, 0), (1, 4), (2, 10)])
+def test_depth(rushlight, path, depth, lines):
+    out = rushlight("inspect", write(path, gpt2_small()), "--depth", depth).out
+    assert len(out.splitlines()) == 2 + (2 + lines if lines else 0)
+
+
+def test_a_negative_depth_is_wrong_usage(rushlight, path):
+    assert rushlight("inspect", write(path, gpt2_small()), "--depth", -1).code == 2
+
+
+def test_full_shows_every_block(rushlight, path):
+    out = rushlight("inspect", write(path, gpt2_small()), "--full", "--depth", 1).out
+    assert re.findall(r"h\.\d+", out) == [f"h.{i}" for i in range(12)]
+    assert "×" not in out
+
+
+def test_json(rushlight, path):
+    write(path, gpt2_small(buffers=True), {"format": "pt"})
+    record = json.loads(rushlight("inspect", path, "--json").out)
+    assert record == module_tree(str(path)).to_json()
+    assert (record["n_parameters"], record["files"]) == (N_PARAMETERS, ["model.safetensors"])
+
+
+def test_shards_are_one_tree(rushlight, tmp_path):
+    halves = [{"wte.weight": (4, 2), "h.0.w": (2, 2)}, {"h.1.w": (2, 2)}]
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    for name, shapes in zip(names, halves, strict=True):
+        write(tmp_path / name, shapes)
+    index = {tensor: name for name, shapes in zip(names, halves, strict=True) for tensor in shapes}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    out = rushlight("inspect", tmp_path).out
+    assert "2 files" in out
+    assert "h.0.w … h.1.w ×2" in out
+
+
+def test_mixed_dtypes_are_told_by_size(path):
+    tensors = {"a": np.zeros((8, 64), np.float16), "b": np.zeros(8, np.float32)}
+    save_file(tensors, path)
+    assert "F16 1.0 KiB · F32 32 B" in on_terminal(module_tree(str(path)), 200)[0]
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 100, 200])
+def test_a_terminal_is_filled_and_not_overrun(path, width):
+    tree = module_tree(str(write(path, gpt2_small(), {"format": "pt"})))
+    shown, coloured = on_terminal(tree, width)
+    lines = shown.splitlines()
+    assert coloured
+    assert max(map(len, lines[1:])) <= width
+    assert ("━" in shown) == (width >= 80)
+    assert ("324.5 MiB" in shown) == (width >= 72)
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_bars_are_shares_of_all_parameters(path):
+    tree = module_tree(str(write(path, {"a": (30,), "b.0.w": (5,), "b.1.w": (5,)})))
+    bars = re.findall("━+", on_terminal(tree, 200)[0])
+    assert [len(bar) for bar in bars] == [18, 6]
+
+
+def test_a_pipe_gets_whole_names_and_no_colour(process, path):
+    name = "a_very_long_name_" * 20 + ".weight"
+    write(path, {name: (2,), "b": (3,)})
+    done = process(f"$rushlight inspect {path} | cat", env={"COLUMNS": "40", "TERM": "xterm-256color"})
+    assert name in done.out
+    assert "\x1b" not in done.out
+    assert "│" not in done.out.splitlines()[-1]
+
+
+def test_no_color(path, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    file = io.StringIO()
+    Console(file=file, force_terminal=True, color_system="256").print(
+        TreeView(module_tree(str(write(path, gpt2_small()))))
+    )
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]", file.getvalue())
+
+
+def test_an_encoding_without_the_signs(process, path):
+    write(path, {"a.0.w": (2,), "a.1.w": (2,), "b.c": (1,), "b.ü": (1,)})
+    done = process(f"$rushlight inspect {path}", env={"PYTHONIOENCODING": "ascii"})
+    assert done.code == 0
+    assert "|-- a.0.w ... a.1.w x2" in done.out
+    assert "    `-- \\xfc" in done.out
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "\x1b[31mred\x1b[0m", "../../etc/passwd", "a\nb", "a\tb", "\u202eabc"])
+def test_names_are_escaped(rushlight, path, name):
+    """BAD_INPUTS 12."""
+    write(path, {name: (2,)}, {"format\x1b[2J": "pt\n\x07"})
+    done = rushlight("inspect", path)
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 5
+    assert all(c.isprintable() or c == "\n" for c in done.out)
+    assert json.loads(rushlight("inspect", path, "--json").out)["tensors"][0]["name"] == name
+
+
+@pytest.mark.parametrize("name", ["[bold red]x[/]", "[/nope]", ":smile:", "[link=file:///etc]x[/link]"])
+def test_names_are_no_markup(rushlight, path, name):
+    """BAD_INPUTS 12."""
+    out = rushlight("inspect", write(path, {name: (2,)})).out
+    assert f"└── {name}  F32" in out
+
+
+def test_long_metadata_is_cut_for_people_only(rushlight, path):
+    write(path, {"a": (1,)}, {"note": "x" * 10_000})
+    assert max(map(len, rushlight("inspect", path).out.splitlines())) < 400
+    assert len(json.loads(rushlight("inspect", path, "--json").out)["metadata"]["note"]) == 10_000
+
+
+def test_deep_names(rushlight, path):
+    """BAD_INPUTS 12: ten thousand dots are no recursion."""
+    done = rushlight("inspect", write(path, {"." * 10_000 + end: (1,) for end in "ab"} | {"x." * 99 + "y": (1,)}))
+    assert done.code == 0
+    assert "." * 9_999 in done.out
+
+
+def test_a_ten_gigabyte_checkpoint_opens_at_once(path):
+    start = time.perf_counter()
+    tree = module_tree(str(write(path, {f"h.{i}.w": (50_000, 50_000) for i in range(1)})))
+    assert tree.nbytes == 10**10
+    assert time.perf_counter() - start < 1
+
+
+def test_zero_dimensions_and_scalars_are_shown(rushlight, path):
+    """BAD_INPUTS 9."""
+    out = rushlight("inspect", write(path, {"none": (0, 5), "one": ()})).out
+    assert re.search(r"none +F32 +\(0, 5\) +0 +0 B", out)
+    assert re.search(r"one +F32 +\(\) +1 +4 B", out)
+
+
+def test_an_empty_checkpoint(rushlight, path):
+    assert rushlight("inspect", write(path, {})).out.splitlines()[1:] == ["0 parameters · 0 tensors · 0 B · 1 file"]
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\x00" * 100, b"GGUF" + b"\x00" * 100, b"<html></html>" * 9])
+def test_what_is_no_checkpoint(rushlight, path, content):
+    path.write_bytes(content)
+    done = rushlight("inspect", path)
+    assert (done.code, done.out) == (2, "")
+    assert re.fullmatch(f"error: {re.escape(str(path))}.*\n", done.err)
+
+
+def test_a_source_must_be_named(rushlight):
+    done = rushlight("inspect")
+    assert (done.code, done.out) == (2, "")
+    assert "SOURCE" in done.err
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (2**20 - 1, "1.0 MiB"),
+        (497_759_232, "474.7 MiB"),
+        (2**40, "1.0 TiB"),
+        (2**62, "4,194,304.0 TiB"),
+    ],
+)
+def test_human_bytes(n, text):
+    assert human_bytes(n) == text
+
+
+def test_the_screenshot_is_current():
+    """Its words; how Rich draws them may change."""
+
+    def words(svg):
+        return "".join(html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)).split()
+
+    made = runpy.run_path(str(IMAGES / "make_inspect_svg.py"))["screenshot"]()
+    assert words((IMAGES / "inspect.svg").read_text(encoding="utf-8")) == words(made)
+    assert "124,439,808" in words(made)

@@ -1,0 +1,12 @@
+"""docs/cli.md is what the commands' `--help` says."""
+
+import runpy
+from pathlib import Path
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+
+
+def test_the_page_is_current():
+    page = runpy.run_path(str(DOCS / "make_cli.py"))["page"]()
+    # White space aside: how help is wrapped may change from one release of Typer to the next.
+    assert (DOCS / "cli.md").read_text(encoding="utf-8").split() == page.split(), "run `just docs`"

@@ -1,0 +1,63 @@
+import dataclasses
+import math
+
+import pytest
+
+from rushlight.errors import RequestError
+from rushlight.generation import SamplingParams, SamplingSettings
+from rushlight.generation.params import MAX_LOGIT_BIASES
+
+
+def test_the_keywords_of_generate_are_the_fields():
+    assert list(SamplingSettings.__annotations__) == [field.name for field in dataclasses.fields(SamplingParams)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("max_tokens", value) for value in (-1, 1.5, True, "3", None)],
+        *[("temperature", value) for value in (math.nan, math.inf, -0.1, True, "1", None)],
+        *[("top_k", value) for value in (-1, 0.5, True)],
+        *[("top_p", value) for value in (0, -0.5, 1.01, math.nan, True)],
+        *[("min_p", value) for value in (-0.1, 1.1, math.nan)],
+        *[("repetition_penalty", value) for value in (0, -1, math.inf, math.nan)],
+        *[(f"{name}_penalty", value) for name in ("presence", "frequency") for value in (math.nan, math.inf, "a")],
+        *[("seed", value) for value in (-1, 2**64, 1.0, True)],
+        *[("logit_bias", value) for value in ({-1: 1.0}, {3: math.nan}, {"3": 1.0}, [3], {True: 1.0})],
+        ("logit_bias", dict.fromkeys(range(MAX_LOGIT_BIASES + 1), 0.0)),
+        *[("stop_ids", value) for value in ([-1], [1.5], 3)],
+        ("ignore_eos", 1),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(name, value):
+    with pytest.raises(RequestError, match=f"{name} is .*it should be"):
+        SamplingParams(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_tokens": 0},
+        {"max_tokens": 10**30},
+        {"top_k": 10**9},
+        {"top_p": 1},
+        {"min_p": 1},
+        {"seed": 2**64 - 1},
+        {"logit_bias": {}},
+        {"logit_bias": dict.fromkeys(range(MAX_LOGIT_BIASES), -100)},
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(settings):
+    SamplingParams(**settings)
+
+
+def test_every_problem_is_told_at_once():
+    with pytest.raises(RequestError) as error:
+        SamplingParams(temperature=-1, top_p=0, seed=-5)
+    assert all(name in str(error.value) for name in ("temperature", "top_p", "seed"))
+
+
+@pytest.mark.parametrize("settings", [{"logit_bias": {50: 1.0}}, {"stop_ids": [3, 50]}])
+def test_token_ids_beyond_the_vocabulary_are_refused(settings):
+    with pytest.raises(RequestError, match=r"no such token: 50 .*0 to 49"):
+        SamplingParams(**settings).check_vocabulary(50)

@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from rushlight.generation.philox import philox, uniform
+
+WORDS = [0, 1, 12345, 2**63, 2**64 - 1]
+
+
+@pytest.mark.parametrize("seed", WORDS)
+@pytest.mark.parametrize("position", WORDS)
+def test_the_words_are_numpys(seed, position):
+    """NumPy's Philox is the same function of counter and key; it counts up before it draws."""
+    before = (position - 1) % 2**256
+    counter = np.array([before >> 64 * i & 2**64 - 1 for i in range(4)], np.uint64)
+    generator = np.random.Philox(counter=counter, key=np.array([seed, 7], np.uint64))
+    assert list(philox((position, 0, 0, 0), (seed, 7))) == generator.random_raw(4).tolist()
+
+
+def test_uniform_numbers_fill_the_unit_interval():
+    numbers = np.array([uniform(3, position) for position in range(4000)])
+    assert 0 <= numbers.min() < numbers.max() < 1
+    counts, _ = np.histogram(numbers, bins=10, range=(0, 1))
+    assert (abs(counts - 400) < 5 * np.sqrt(400)).all()
+
+
+def test_neighbouring_seeds_and_positions_are_unrelated():
+    grid = np.array([[uniform(seed, position) for position in range(300)] for seed in range(300)])
+    for other in (np.roll(grid, 1, axis=0), np.roll(grid, 1, axis=1)):
+        assert abs(np.corrcoef(grid.ravel(), other.ravel())[0, 1]) < 0.02

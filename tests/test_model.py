@@ -1,0 +1,183 @@
+"""The object that a user holds, with the embedded model."""
+
+import numpy as np
+import pytest
+
+import rushlight
+from rushlight.errors import ContextLengthError, RequestError, TokenizerError
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return rushlight.load()
+
+
+@pytest.fixture(scope="module")
+def ids_only():
+    """The same model without a tokenizer."""
+    model = rushlight.load()
+    model.tokenizer = None
+    return model
+
+
+def test_a_model_says_what_it_is(model):
+    assert repr(model) == "<Model tales: 3,554,304 parameters, cpu, f32>"
+    assert (model.context_length, model.config.n_layer, model.eos_ids) == (512, 6, (0,))
+
+
+def test_greedy_text_is_the_likeliest_token_each_time(model):
+    result = model.generate(PROMPT, max_tokens=12)
+    ids = model.tokenizer.encode(PROMPT)
+    for token in result.ids:
+        assert int(model.logits(ids)[-1].argmax()) == token
+        ids.append(token)
+    assert result.text == model.tokenizer.decode(result.ids) == str(result)
+    assert (result.finish_reason, result.seed, result.prompt_ids) == ("length", None, ids[:-12])
+    assert (result.stats.prompt_tokens, result.stats.generated_tokens) == (len(ids) - 12, 12)
+    assert result.stats.prefill_tok_s > 0 < result.stats.decode_tok_s
+
+
+def test_streamed_pieces_add_up_to_the_text(model):
+    stream = model.stream(PROMPT, max_tokens=30)
+    assert stream.result.finish_reason is None
+    pieces = list(stream)
+    assert len(pieces) > 10
+    assert all(pieces)
+    assert "".join(pieces) == stream.result.text == model.generate(PROMPT, max_tokens=30).text
+    assert stream.result.finish_reason == "length"
+
+
+def test_a_stream_that_is_closed_has_what_came(model):
+    stream = model.stream(PROMPT, max_tokens=30)
+    first = next(stream)
+    stream.close()
+    assert list(stream) == []
+    assert (stream.result.text, stream.result.finish_reason) == (first, None)
+
+
+def test_one_seed_gives_one_text(model):
+    settings = {"temperature": 0.9, "top_p": 0.95, "max_tokens": 25}
+    first = model.generate(PROMPT, **settings)
+    assert first.seed is not None
+    again = model.generate(PROMPT, **settings, seed=first.seed)
+    other = model.generate(PROMPT, **settings, seed=first.seed ^ 1)
+    assert first.ids == again.ids != other.ids
+
+
+def test_two_streams_at_once_do_not_disturb_each_other(model):
+    alone = [model.generate(prompt, max_tokens=15, temperature=1, seed=4).ids for prompt in ("The king", "A dog")]
+    streams = [model.stream(prompt, max_tokens=15, temperature=1, seed=4) for prompt in ("The king", "A dog")]
+    for _ in range(40):
+        for stream in streams:
+            next(stream, None)
+    assert [stream.result.ids for stream in streams] == alone
+
+
+def test_a_prompt_can_be_token_ids(model):
+    ids = model.tokenizer.encode(PROMPT)
+    assert model.generate(ids, max_tokens=5).ids == model.generate(PROMPT, max_tokens=5).ids
+    assert model.generate(np.array(ids), max_tokens=5).ids == model.generate(PROMPT, max_tokens=5).ids
+
+
+def test_an_empty_prompt_starts_from_the_end_of_text_token(model):
+    result = model.generate("", max_tokens=5)
+    assert result.prompt_ids == [0]
+    assert result.ids == model.generate([0], max_tokens=5).ids
+
+
+def test_a_stop_string_ends_the_text_and_is_not_shown(model):
+    whole = model.generate(PROMPT, max_tokens=30)
+    stop = whole.text[20:24]
+    result = model.generate(PROMPT, max_tokens=30, stop=stop)
+    assert result.text == whole.text[: whole.text.index(stop)]
+    assert result.finish_reason == "stop"
+    assert result.ids == whole.ids[: len(result.ids)]
+    assert stop in model.tokenizer.decode(result.ids)
+    assert model.generate(PROMPT, max_tokens=30, stop=["never in it", stop]).text == result.text
+
+
+def test_a_stop_string_that_only_begins_is_shown_in_the_end(model):
+    whole = model.generate(PROMPT, max_tokens=8)
+    result = model.generate(PROMPT, max_tokens=8, stop=whole.text[-1] + "\x00")
+    assert (result.text, result.finish_reason) == (whole.text, "length")
+
+
+def test_a_stop_token_ends_the_text_and_is_no_part_of_it(model):
+    whole = model.generate(PROMPT, max_tokens=20)
+    stop = whole.ids[7]
+    result = model.generate(PROMPT, max_tokens=20, stop_ids=[stop])
+    assert result.ids == whole.ids[: whole.ids.index(stop)]
+    assert (result.text, result.finish_reason) == (model.tokenizer.decode(result.ids), "stop")
+
+
+def test_the_end_of_text_token_ends_it_unless_told_otherwise(model):
+    end = {"logit_bias": {0: 1000.0}}
+    stopped = model.generate(PROMPT, max_tokens=4, **end)
+    assert (stopped.ids, stopped.text, stopped.finish_reason) == ([], "", "stop")
+    ignored = model.generate(PROMPT, max_tokens=4, **end, ignore_eos=True)
+    assert (ignored.ids, ignored.finish_reason) == ([0] * 4, "length")
+
+
+def test_no_tokens_wanted_no_tokens_given(model):
+    result = model.generate(PROMPT, max_tokens=0)
+    assert (result.ids, result.text, result.finish_reason) == ([], "", "length")
+
+
+def test_the_context_ends_a_text_that_fills_it(model):
+    result = model.generate([5] * 505, max_tokens=10**9, ignore_eos=True)
+    assert (len(result.ids), result.finish_reason) == (7, "context")
+
+
+@pytest.mark.parametrize("n_tokens", [512, 513, 5000])
+def test_a_prompt_that_leaves_no_room_is_refused_with_the_counts(model, n_tokens):
+    with pytest.raises(ContextLengthError, match=rf"{n_tokens} tokens.* 512.*shorten it by {n_tokens - 511} ") as error:
+        model.generate([5] * n_tokens)
+    assert error.value.code == "context_length_exceeded"
+
+
+def test_logits_of_every_token(model):
+    logits = model.logits(PROMPT)
+    assert (logits.shape, logits.dtype) == ((len(model.tokenizer.encode(PROMPT)), 4096), np.float32)
+    assert np.array_equal(model.logits(model.tokenizer.encode(PROMPT)), logits)
+    assert len(model.logits([5] * 512)) == 512
+    with pytest.raises(ContextLengthError, match=r"513 tokens.*512"):
+        model.logits([5] * 513)
+    with pytest.raises(RequestError, match="no tokens"):
+        model.logits("")
+
+
+@pytest.mark.parametrize("prompt", [[4096], [-1], [3, 10**20]])
+def test_ids_out_of_the_vocabulary_are_refused(model, prompt):
+    for call in (model.generate, model.logits):
+        with pytest.raises(RequestError, match=rf"no such token: {prompt[-1]} .*0 to 4095"):
+            call(prompt)
+
+
+@pytest.mark.parametrize("prompt", [[1.5], ["a"], [None], [True], 3, None])
+def test_a_prompt_is_text_or_token_ids(model, prompt):
+    for call in (model.generate, model.logits):
+        with pytest.raises(RequestError, match="text, or token ids"):
+            call(prompt)
+
+
+def test_what_is_wrong_is_told_before_the_first_piece(model):
+    with pytest.raises(RequestError, match="temperature is nan"):
+        model.stream(PROMPT, temperature=float("nan"))
+    with pytest.raises(RequestError, match="no such token: 4096 "):
+        model.stream(PROMPT, logit_bias={4096: 1.0})
+    with pytest.raises(RequestError, match="surrogate"):
+        model.stream("\ud800")
+    with pytest.raises(RequestError, match="stop string"):
+        model.stream(PROMPT, stop="")
+
+
+def test_a_model_without_a_tokenizer_takes_and_gives_ids(model, ids_only):
+    ids = model.tokenizer.encode(PROMPT)
+    result = ids_only.generate(ids, max_tokens=5)
+    assert (result.ids, result.text) == (model.generate(ids, max_tokens=5).ids, "")
+    with pytest.raises(TokenizerError, match=r"the prompt is text, and tales has no tokenizer. put its tokenizer.json"):
+        ids_only.generate(PROMPT)
+    with pytest.raises(TokenizerError, match="stop strings need a tokenizer"):
+        ids_only.generate(ids, stop="a")

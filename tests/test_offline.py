@@ -1,0 +1,21 @@
+"""The guard in conftest.py: a test cannot leave this machine."""
+
+import socket
+
+import pytest
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "example.org"])
+def test_an_address_elsewhere_is_refused(address):
+    with pytest.raises(RuntimeError, match="tests run offline"):
+        socket.create_connection((address, 80), timeout=0.1)
+
+
+def test_a_name_elsewhere_is_not_looked_up():
+    with pytest.raises(RuntimeError, match="tests run offline"):
+        socket.getaddrinfo("example.org", 80)
+
+
+def test_this_machine_may_be_reached():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname(), timeout=5).close()

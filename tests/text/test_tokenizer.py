@@ -1,0 +1,169 @@
+"""Encoding and decoding: what goes in comes out, and what cannot is refused."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rushlight.errors import RequestError, TokenizerError
+from rushlight.text import Tokenizer
+from rushlight.text.tokenizer import MAX_PROMPT_BYTES
+
+Load = Callable[[dict], Tokenizer]
+UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
+GPT2 = Tokenizer.gpt2()
+
+
+@given(UNICODE)
+def test_text_survives_encoding_and_decoding(text: str) -> None:
+    assert GPT2.decode(GPT2.encode(text)) == text
+
+
+def test_nul_survives() -> None:
+    assert GPT2.decode(GPT2.encode("a\0b\0")) == "a\0b\0"
+
+
+def test_half_of_a_surrogate_pair_is_refused() -> None:
+    with pytest.raises(RequestError, match="character 3 is half of a surrogate pair"):
+        GPT2.encode("ab\ud83d")
+
+
+def test_ten_megabytes_are_refused_before_they_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GPT2, "_library", None)
+    with pytest.raises(RequestError, match="at most 4,194,304 bytes, found 10,000,000"):
+        GPT2.encode("a" * 10_000_000)
+    with pytest.raises(RequestError, match="found 4,194,306"):  # bytes count, not characters
+        GPT2.encode("é" * (MAX_PROMPT_BYTES // 2 + 1))
+
+
+@pytest.mark.parametrize("stranger", [-1, 50_257, 10**9, 2**40, -(2**40)])
+def test_an_unknown_id_is_refused(stranger: int) -> None:
+    for decode in GPT2.decode, lambda ids: [GPT2.stream().push(token_id) for token_id in ids]:
+        with pytest.raises(RequestError, match=rf"no token has the id {stranger} \(expected ids from 0 to 50256\)"):
+            decode([stranger])
+
+
+def test_an_id_that_the_vocabulary_skips_is_refused(fields: dict, load: Load) -> None:
+    fields["model"]["vocab"]["extra"] = 300
+    tokenizer = load(fields)
+    assert tokenizer.vocab_size == 301
+    assert tokenizer.has_token(300)
+    assert not tokenizer.has_token(299)
+    with pytest.raises(RequestError, match="299"):
+        tokenizer.decode([299])
+
+
+def test_text_that_spells_a_special_token_is_plain_text() -> None:
+    ids = GPT2.encode("a<|endoftext|>b")
+    assert 50_256 not in ids
+    assert GPT2.decode(ids) == "a<|endoftext|>b"
+    assert GPT2.encode("a<|endoftext|>b", allow_special=True) == [64, 50_256, 65]
+    assert GPT2.encode("a<|endoftext|>b") == ids
+
+
+def test_a_special_token_decodes_to_its_text() -> None:
+    assert GPT2.decode([64, 50_256]) == "a<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["</s>", 0.0], ["a", -1.0]]},
+        {"type": "WordLevel", "unk_token": "<unk>", "vocab": {"<unk>": 0, "</s>": 1, "a": 2}},
+    ],
+    ids=lambda model: model["type"],
+)
+def test_a_special_token_that_is_a_word_of_the_model_cannot_be_forged(fields: dict, load: Load, model: dict) -> None:
+    end = {**fields["added_tokens"][0], "content": "</s>", "id": 1}
+    tokenizer = load({**fields, "model": model, "added_tokens": [end], "pre_tokenizer": None, "decoder": None})
+    assert tokenizer.encode("a") == [2]
+    assert tokenizer.encode("</s>", allow_special=True) == [1]
+    with pytest.raises(RequestError, match='spells the special token "</s>"'):
+        tokenizer.encode("</s>")
+
+
+def test_threads_do_not_lend_each_other_special_tokens() -> None:
+    forged: list[bool] = []
+
+    def encode(allow_special: bool) -> None:
+        encoded = (GPT2.encode("<|endoftext|>", allow_special=allow_special) for _ in range(300))
+        forged.extend((50_256 in ids) != allow_special for ids in encoded)
+
+    threads = [threading.Thread(target=encode, args=[allow]) for allow in (True, False) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(forged) == 1200
+    assert not any(forged)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"truncation": {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}},
+        {
+            "padding": {
+                "strategy": {"Fixed": 9},
+                "direction": "Right",
+                "pad_to_multiple_of": None,
+                "pad_id": 0,
+                "pad_type_id": 0,
+                "pad_token": "!",
+            }
+        },
+        {
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [
+                    {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+                    {"Sequence": {"id": "A", "type_id": 0}},
+                ],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [258], "tokens": ["<|endoftext|>"]}},
+            }
+        },
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_a_setting_in_the_file_does_not_change_the_ids(fields: dict, load: Load, setting: dict) -> None:
+    plain = load(fields).encode("hello there")
+    assert load({**fields, **setting}).encode("hello there") == plain
+
+
+def test_encoding_is_not_left_to_chance(fields: dict, load: Load) -> None:
+    fields["model"]["dropout"] = 0.9
+    tokenizer = load(fields)
+    assert {tuple(tokenizer.encode("hel")) for _ in range(20)} == {(257,)}
+
+
+def test_a_tokenizer_larger_than_the_model_does_not_fit() -> None:
+    GPT2.check_fits(50_257)
+    GPT2.check_fits(50_304)
+    with pytest.raises(TokenizerError, match="ids up to 50256, and the model embeds 50000 tokens"):
+        GPT2.check_fits(50_000)
+
+
+def test_a_text_that_the_tokenizer_cannot_encode_is_an_error(fields: dict, load: Load) -> None:
+    model = {"type": "WordLevel", "unk_token": "<unk>", "vocab": {"a": 0}}
+    tokenizer = load({**fields, "model": model, "added_tokens": [], "pre_tokenizer": None})
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: the tokenizer fails on this text: .*Missing \[UNK\]"):
+        tokenizer.encode("b")
+
+
+def test_a_panic_while_encoding_is_an_error(fields: dict, load: Load) -> None:
+    tokenizer = load({**fields, "pre_tokenizer": {"type": "FixedLength", "length": 0}})
+    with pytest.raises(TokenizerError, match="fails on this text: chunk size must be non-zero"):
+        tokenizer.encode("hello")
+
+
+def test_ctrl_c_in_the_library_is_not_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def encode(self, *args: object, **settings: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(GPT2, "_library", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        GPT2.encode("hello")

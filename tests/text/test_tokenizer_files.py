@@ -1,0 +1,151 @@
+"""Tokenizer files that are missing, broken or hostile: each is one TokenizerError that names the file."""
+
+import base64
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tokenizers import pre_tokenizers
+
+from rushlight.errors import TokenizerError
+from rushlight.text import Tokenizer, files
+
+Load = Callable[[dict], Tokenizer]
+SYMBOLS = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def added(token: str, token_id: int) -> dict:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"content": token, "id": token_id, **flags}
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: cannot be read: No such file") as caught:
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+    assert caught.value.file == str(tmp_path / "tokenizer.json")
+    assert "vocab.json and merges.txt" in str(caught.value)
+
+
+def test_a_path_with_nul() -> None:
+    with pytest.raises(TokenizerError, match="cannot be read: embedded null byte"):
+        Tokenizer.from_file("a\0b")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_not_a_regular_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "tokenizer.json")
+    with pytest.raises(TokenizerError, match="not a regular file"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 1000)
+    (tmp_path / "tokenizer.json").write_bytes(b" " * 1001)
+    with pytest.raises(TokenizerError, match=r"too large for a tokenizer \(expected at most 1,000 bytes\)"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "not JSON: Expecting value"),
+        (b'{"a": 1', "not JSON"),
+        (b"\xef\xbb\xbf{}", "not JSON: Unexpected UTF-8 BOM"),
+        (b'{"a": "\xff"}', "byte 7: not UTF-8"),
+        (b"[]", "the top level is not a JSON object"),
+        (b'{"model": {}, "model": {}}', 'not JSON: the key "model" stands twice'),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"{}", "not a tokenizer"),
+        (b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "it has no tokens"),
+        (b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}', "not a tokenizer: .*-1"),
+        (b'{"model": {"type": "BPE", "vocab": {"a": 4294967296}, "merges": []}}', "not a tokenizer: .*4294967296"),
+        (b'{"model": {"type": "BPE", "vocab": {"a": true}, "merges": []}}', "not a tokenizer: .*"),
+        (b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}', "not a tokenizer: .*`b`"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not JSON"),
+    ],
+)
+def test_not_a_tokenizer(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(TokenizerError, match=rf"tokenizer\.json: {problem}"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_two_tokens_with_one_id(fields: dict, load: Load) -> None:
+    fields["model"]["vocab"]["\x1b[31m"] = 256
+    with pytest.raises(TokenizerError, match=r'"he" and "\\x1b\[31m" have the same id 256'):
+        load(fields)
+
+
+def test_an_added_token_with_the_id_of_another(fields: dict, load: Load) -> None:
+    fields["added_tokens"].append(added("<x>", 256))
+    with pytest.raises(TokenizerError, match='"he" and "<x>" have the same id 256'):
+        load(fields)
+
+
+@pytest.mark.parametrize("token_id", [260, 10**9])
+def test_an_added_token_whose_id_the_library_would_replace(fields: dict, load: Load, token_id: int) -> None:
+    fields["added_tokens"].append(added("<x>", 259))
+    assert load(fields).vocab_size == 260
+    fields["added_tokens"][-1]["id"] = token_id
+    with pytest.raises(TokenizerError, match=rf'the added token "<x>" .* \(expected 259, found {token_id}\)'):
+        load(fields)
+
+
+def test_an_id_far_beyond_the_others_costs_nothing_and_does_not_fit(fields: dict, load: Load) -> None:
+    fields["model"]["vocab"]["extra"] = 10**9
+    tokenizer = load(fields)
+    assert tokenizer.decode([10**9]) == "extra"
+    with pytest.raises(TokenizerError, match="ids up to 1000000000, and the model embeds 259 tokens"):
+        tokenizer.check_fits(259)
+
+
+def test_a_panic_while_loading(fields: dict, load: Load) -> None:
+    fields["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\xff" * 4).decode()}
+    with pytest.raises(TokenizerError, match="not a tokenizer: Precompiled"):
+        load(fields)
+
+
+def read_vocab_merges(folder: Path, vocab: object, merges: str) -> Tokenizer:
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text(merges)
+    return Tokenizer.from_vocab_merges(folder / "vocab.json", folder / "merges.txt")
+
+
+def test_vocab_and_merges_without_an_end_of_text_token(tmp_path: Path) -> None:
+    vocab = {token: i for i, token in enumerate([*SYMBOLS, "he"])}
+    tokenizer = read_vocab_merges(tmp_path, vocab, "#version: 0.2\nh e\n")
+    assert tokenizer.encode("he") == [256]
+    assert tokenizer.eos_id is None
+
+
+@pytest.mark.parametrize(
+    ("change", "merges", "problem"),
+    [
+        ({"he": 0}, "", r'vocab\.json: "!" and "he" have the same id 0'),
+        ({"he": True}, "", r'vocab\.json: "he" has no id'),
+        ({"he": 1.0}, "", r'vocab\.json: "he" has no id'),
+        ({"he": "256"}, "", r'vocab\.json: "he" has no id'),
+        ({"he": -1}, "", r'vocab\.json: "he" has no id'),
+        ({"he": 2**32}, "", r'vocab\.json: "he" has no id'),
+        ({}, "#version: 0.2\nh e\n", r"merges\.txt: does not fit the vocabulary: .*`he`"),
+        ({"he": 256}, "#version: 0.2\nh e\nh  e\n", r"merges\.txt: line 3 is not a merge"),
+        ({"he": 256}, "h", r"merges\.txt: line 1 is not a merge"),
+    ],
+)
+def test_vocab_and_merges_that_are_wrong(tmp_path: Path, change: dict, merges: str, problem: str) -> None:
+    vocab = {token: i for i, token in enumerate(SYMBOLS)}
+    with pytest.raises(TokenizerError, match=problem):
+        read_vocab_merges(tmp_path, vocab | change, merges)
+
+
+def test_a_vocabulary_that_is_not_of_bytes(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="255 of the 256 bytes have no token: this is not byte-level BPE"):
+        read_vocab_merges(tmp_path, {"a": 0, "a</w>": 1}, "")
+
+
+def test_missing_merges(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(SYMBOLS)}))
+    with pytest.raises(TokenizerError, match=r"merges\.txt: cannot be read"):
+        Tokenizer.from_vocab_merges(tmp_path / "vocab.json", tmp_path / "merges.txt")
