@@ -80,27 +80,31 @@ class RushlightError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        where = [part for part in (self.file, self.tensor) if part]
+        where = [printable_name(name) or '""' for name in (self.file, self.tensor) if name is not None]
         if self.offset is not None:
             where.append(f"byte {self.offset:,}")
-        text = ": ".join([*map(printable, where), printable(self.message)])
+        text = ": ".join([*where, printable(self.message)])
         sides = [("expected", self.expected), ("found", self.found)]
-        named = ", ".join(f"{side} {printable(str(value))}" for side, value in sides if value is not None)
+        named = ", ".join(f"{side} {printable_name(str(value))}" for side, value in sides if value is not None)
         if named:
             text += f" ({named})"
-        return f"{text}. {printable(self.remedy)}" if self.remedy else text
+        if self.remedy:
+            text += f"\n  {printable(self.remedy)}" if "\n" in text else f". {printable(self.remedy)}"
+        return text
 
 
 def printable(text: str) -> str:
     """`text` with control characters escaped, so that a name from a file cannot drive the terminal.
 
-    Newlines and tabs stay: messages use them, and names are passed through `printable_name`.
+    Newlines and tabs stay, since messages use them; names are for `printable_name`.
     """
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def printable_name(name: str) -> str:
     """`name` on one line, with every character that is not printable escaped."""
+    if name.isprintable():
+        return name
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 

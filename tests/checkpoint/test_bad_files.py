@@ -211,8 +211,9 @@ def test_a_length_that_looks_like_another_format_is_a_length(path, n_bytes):
         assert list(checkpoint) == ["a"]
 
 
-def test_random_bytes_are_refused_without_a_guess(path):
-    path.write_bytes(bytes(range(200, 256)))
+@pytest.mark.parametrize("content", [bytes(range(200, 256)), b"{" + bytes(7) + b"[]" * 70, b"\x80\x02" + bytes(70)])
+def test_bytes_of_no_known_format_are_refused_without_a_guess(path, content):
+    path.write_bytes(content)
     assert "not a safetensors file" in refusal(path).message
 
 
@@ -289,9 +290,12 @@ def written(path: Path, weights=WEIGHTS) -> Path:
 
 
 @pytest.mark.parametrize("left", [0, 8, 100, -1])
-def test_a_file_that_is_cut_while_open_is_an_error(path, left):
+@pytest.mark.parametrize("time_restored", [False, True])
+def test_a_file_that_is_cut_while_open_is_an_error(path, left, time_restored):
     with open_checkpoint(written(path)) as checkpoint:
         os.truncate(path, left if left >= 0 else path.stat().st_size - 1)
+        if time_restored:
+            os.utime(path, ns=(1, 1))
         with pytest.raises(TruncatedError, match="changed while it was being read") as caught:
             checkpoint["b"].read()
     assert caught.value.file == str(path)

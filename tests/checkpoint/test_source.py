@@ -287,7 +287,7 @@ def test_a_folder_of_several_and_no_index_is_refused_with_their_names(tmp_path):
     error = refusal(tmp_path)
     assert "several .safetensors files" in error.message
     assert "part00.safetensors, part01.safetensors" in error.found
-    assert error.found.endswith("part09.safetensors and 2 more")
+    assert error.found.endswith("part09.safetensors, and 2 more")
     assert "name one of the files" in error.remedy
 
 

@@ -7,6 +7,7 @@ import pytest
 def torch():
     import torch
 
+    torch.set_num_threads(1)  # the models are small: on a busy machine threads mostly wait for one another
     with torch.inference_mode():
         yield torch
 

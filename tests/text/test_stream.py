@@ -107,6 +107,7 @@ def test_any_decoder(tokenizers: dict[str, Tokenizer], name: str, ids: list[int]
         ("Metaspace", ["▁a", "b", "▁a"], ["a", "b", " a", ""]),
         ("BPEDecoder", ["b</w>", "c"], ["b", " c", ""]),
         ("Llama", ["▁a", "▁a", "<0xE2>", "<0x82>", "<0xAC>", "b"], ["a", " a", "", "", "", "€b", ""]),
+        ("Llama", ["<0x41>", "", "", "▁a"], ["", "A", "", " a", ""]),  # the space to strip is not this one
         ("Llama", ["<0xE2>", "<0x82>"], ["", "", "\N{REPLACEMENT CHARACTER}" * 2]),
         # Valid so far, but the run of bytes is not: as the library has it, none of it is text.
         ("Gemma", ["<0x41>", "<0xFF>", "c"], ["", "", "\N{REPLACEMENT CHARACTER}" * 2 + "c", ""]),

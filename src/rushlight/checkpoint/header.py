@@ -62,7 +62,6 @@ MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 32
 """The most dimensions that an array has in every NumPy supported (1.26; NumPy 2 has 64)."""
 
-_MAX_U64 = 2**64 - 1
 _MAX_TENSOR_BYTES = 2**63 - 1  # sizes are signed in NumPy
 _MAX_SHOWN_CHARS = 100
 _DOWNLOAD_AGAIN = "download the file again"
@@ -170,8 +169,8 @@ def _tensor(scanner: _Scanner, name: str) -> TensorInfo:
     if missing := [field for field in _FIELDS if field not in fields]:
         raise scanner.error(f"the entry has no {' and no '.join(missing)}")
     dtype = fields["dtype"]
-    shape = scanner.numbers(fields["shape"])
-    begin, end = scanner.numbers(fields["data_offsets"])
+    shape = _numbers(fields["shape"])
+    begin, end = _numbers(fields["data_offsets"])
     if dtype not in DTYPES:
         kind = "dtypes of less than a byte are not supported" if dtype in SUB_BYTE_DTYPES else "unknown dtype"
         raise scanner.error(kind, expected=f"one of {', '.join(DTYPES)}", found=printable_name(dtype))
@@ -189,6 +188,11 @@ def _tensor(scanner: _Scanner, name: str) -> TensorInfo:
         )
     scanner.tensor = None
     return TensorInfo(name, dtype, shape, begin, end)
+
+
+def _numbers(inside: str) -> tuple[int, ...]:
+    """The numbers of an array, from the text between its brackets."""
+    return () if not inside or inside.isspace() else tuple(map(int, inside.split(",")))
 
 
 def _check_cover(tensors: list[TensorInfo], data_bytes: int, file: str | os.PathLike[str] | None) -> None:
@@ -290,13 +294,6 @@ class _Scanner:
             )
         self.at = end
         return value
-
-    def numbers(self, digits: str) -> tuple[int, ...]:
-        """The unsigned 64-bit numbers that `digits`, the inside of an array, lists."""
-        values = () if not digits or digits.isspace() else tuple(map(int, digits.split(",")))
-        if values and max(values) > _MAX_U64:
-            raise self.error("a number does not fit in 64 bits", found=max(values))
-        return values
 
     def fields(self) -> dict[str, str]:
         """Step over the entry of a tensor; the text of its fields, of arrays without the brackets."""

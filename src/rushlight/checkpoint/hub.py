@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rushlight.checkpoint.listing import first_ten
+from rushlight.checkpoint.sniff import PICKLE_SUFFIXES
 from rushlight.errors import CheckpointError, SourceError, printable_name
 
 if TYPE_CHECKING:
@@ -34,8 +36,6 @@ _INDEX = "model.safetensors.index.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-_MAX_LISTED = 10
 _CLOCK_SLACK_S = 2.0
 """How much older than the start of a download a file that it wrote may look: file systems round."""
 _SIGN_IN = "set HF_TOKEN to a token that may read it, or run `hf auth login`"
@@ -119,23 +119,20 @@ def _weights(repo_id: str, names: Sequence[str]) -> list[str]:
     if weights:
         raise SourceError(
             f"{repo_id} has several .safetensors files, no model.safetensors and no index",
-            found=_listed(weights),
+            found=", ".join(first_ten(weights)),
             remedy=f"run `hf download {repo_id} FILE` for one of them and name the path that it prints",
         )
-    if pickles := sorted(name for name in names if name.endswith(_PICKLE_SUFFIXES)):
+    if pickles := sorted(name for name in names if name.endswith(PICKLE_SUFFIXES)):
         program = "from transformers import AutoModelForCausalLM as M; "
         program += f"M.from_pretrained('{repo_id}').save_pretrained('{repo_id.rpartition('/')[2]}')"
         raise SourceError(
             f"{repo_id} has no safetensors, only pickles, which are never unpickled here",
-            found=_listed(pickles),
+            found=", ".join(first_ten(pickles)),
             remedy=f'convert it where PyTorch and transformers are: python -c "{program}"',
         )
-    raise SourceError(f"{repo_id} has no .safetensors file", found=_listed(sorted(names)) or "an empty repository")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_LISTED:,} more" if len(names) > _MAX_LISTED else ""
-    return ", ".join(map(printable_name, names[:_MAX_LISTED])) + more
+    raise SourceError(
+        f"{repo_id} has no .safetensors file", found=", ".join(first_ten(sorted(names))) or "an empty repository"
+    )
 
 
 def _verify(link: Path, repo_id: str) -> None:

@@ -13,13 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rushlight.checkpoint.checkpoint import Shard, open_shard
+from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.strict_json import read_json_object
-from rushlight.errors import FormatError, printable_name
+from rushlight.errors import FormatError
 
 __all__ = ["open_shards"]
 
 _MAX_INDEX_BYTES = 32 << 20
-_MAX_LISTED = 10
 
 
 def open_shards(index: Path) -> list[Shard]:
@@ -103,11 +103,8 @@ def _disagreements(weight_map: dict[str, str], shards: list[Shard]) -> list[str]
 
 
 def _disagreement(index: Path, problems: list[str], remedy: str) -> FormatError:
-    lines = [f"the index and the files do not agree: {_count(len(problems), 'problem')}"]
-    lines += map(printable_name, problems[:_MAX_LISTED])
-    if len(problems) > _MAX_LISTED:
-        lines.append(f"and {len(problems) - _MAX_LISTED:,} more")
-    return FormatError("\n  ".join(lines), file=index, remedy=remedy)
+    head = f"the index and the files do not agree: {_count(len(problems), 'problem')}"
+    return FormatError("\n  ".join([head, *first_ten(problems)]), file=index, remedy=remedy)
 
 
 def _count(n: int, noun: str) -> str:

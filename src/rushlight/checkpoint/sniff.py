@@ -12,10 +12,12 @@ from rushlight.errors import printable_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SNIFF_BYTES", "Kind", "how_to_convert", "sniff"]
+__all__ = ["PICKLE_SUFFIXES", "SNIFF_BYTES", "Kind", "how_to_convert", "sniff"]
 
 SNIFF_BYTES = 512
 """How many of a file's first bytes `sniff` wants to see."""
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+"""What the names of files that torch.save wrote end in."""
 
 
 @dataclass(frozen=True, slots=True)

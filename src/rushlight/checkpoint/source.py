@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rushlight.checkpoint import hub
 from rushlight.checkpoint.checkpoint import Checkpoint, open_shard
+from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.shards import open_shards
-from rushlight.checkpoint.sniff import how_to_convert
+from rushlight.checkpoint.sniff import PICKLE_SUFFIXES, how_to_convert
 from rushlight.errors import SourceError, printable_name
 
 __all__ = ["open_checkpoint"]
@@ -18,9 +19,7 @@ __all__ = ["open_checkpoint"]
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:huggingface\.co/([\w.-]+/[\w.-]+))?", re.ASCII)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _PATH_STARTS = (".", "/", "~")
-_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-_FILE_SUFFIXES = (".safetensors", ".json", *_PICKLE_SUFFIXES, ".gguf", ".npz", ".h5", ".msgpack", ".onnx")
-_MAX_LISTED = 10
+_FILE_SUFFIXES = (".safetensors", ".json", *PICKLE_SUFFIXES, ".gguf", ".npz", ".h5", ".msgpack", ".onnx")
 
 
 def open_checkpoint(
@@ -95,24 +94,19 @@ def _weights_in(folder: Path) -> Path:
         raise SourceError(
             "several .safetensors files, no model.safetensors and no model.safetensors.index.json",
             file=folder,
-            found=_listed(weights),
+            found=", ".join(first_ten([file.name for file in weights])),
             remedy="name one of the files, or add the index that belongs to them",
         )
-    if pickles := [file for file in files if file.name.endswith(_PICKLE_SUFFIXES)]:
+    if pickles := [file for file in files if file.name.endswith(PICKLE_SUFFIXES)]:
         raise SourceError(
             "no .safetensors file in this folder, only pickles, which are never unpickled here",
             file=folder,
-            found=_listed(pickles),
+            found=", ".join(first_ten([file.name for file in pickles])),
             remedy=how_to_convert(*pickles),
         )
     raise SourceError(
         "no .safetensors file in this folder",
         file=folder,
-        found=_listed(files) or "an empty folder",
+        found=", ".join(first_ten([file.name for file in files])) or "an empty folder",
         remedy="name the folder that holds the weights, or the file itself",
     )
-
-
-def _listed(files: list[Path]) -> str:
-    more = f" and {len(files) - _MAX_LISTED:,} more" if len(files) > _MAX_LISTED else ""
-    return ", ".join(printable_name(file.name) for file in files[:_MAX_LISTED]) + more

@@ -53,7 +53,8 @@ class Context:
         logits = []
         for start in range(0, len(ids), chunk_rows):
             chunk = Chunk(ids[start : start + chunk_rows], self.length, self._blocks, all_logits)
-            out = self._forward(Batch.of([chunk], self._cache))
+            with np.errstate(all="ignore"):  # what overflows shows in the logits, and the sampler refuses those
+                out = self._forward(Batch.of([chunk], self._cache))
             self.length += len(chunk.ids)
             if all_logits or start + chunk_rows >= len(ids):
                 logits.append(self._backend.to_numpy(out))

@@ -95,10 +95,16 @@ class GPT2Config:
         fields = Fields(values, file)
         vocab_size = fields.size("vocab_size")
         n_positions = fields.size("n_positions" if fields.has("n_positions") else "n_ctx")
-        n_ctx = fields.size("n_ctx", n_positions)
         n_embd, n_head = fields.size("n_embd"), fields.size("n_head")
-        if fields.sound and n_ctx != n_positions:
-            fields.problem(f"n_ctx is {n_ctx} and n_positions {n_positions}: they should be equal")
+        n_layer = fields.size("n_layer", at_most=MAX_LAYERS)
+        for alias, key, value in (
+            ("n_ctx", "n_positions", n_positions),
+            ("max_position_embeddings", "n_positions", n_positions),
+            ("hidden_size", "n_embd", n_embd),
+            ("num_attention_heads", "n_head", n_head),
+            ("num_hidden_layers", "n_layer", n_layer),
+        ):
+            fields.alias(alias, key, value)
         if fields.sound and n_embd % n_head:
             fields.problem(f"n_head is {n_head}, which does not divide n_embd {n_embd}")
         bos = fields.token_ids("bos_token_id", vocab_size)
@@ -112,7 +118,7 @@ class GPT2Config:
             vocab_size=vocab_size,
             n_positions=n_positions,
             n_embd=n_embd,
-            n_layer=fields.size("n_layer", at_most=MAX_LAYERS),
+            n_layer=n_layer,
             n_head=n_head,
             n_inner=fields.size("n_inner", 4 * n_embd, at_most=2**26),
             activation_function=fields.choice("activation_function", ACTIVATION_NAMES, cls.activation_function),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import ConfigError, printable_name
@@ -28,6 +29,7 @@ class Fields:
         self._file = file
         self._read: set[str] = set()
         self._problems: list[str] = []
+        self._notes: list[str] = []
 
     def has(self, key: str) -> bool:
         return self._values.get(key) is not None
@@ -45,11 +47,11 @@ class Fields:
         return int(self._refuse(key, value, default, f"a whole number from 1 to {at_most}", at_most))
 
     def positive(self, key: str, default: float) -> float:
-        """A finite number above 0."""
+        """A number above 0 that float32 can hold."""
         value = self._get(key, default)
-        if type(value) in (int, float) and 0 < value <= 1e6:
+        if type(value) in (int, float) and 1e-30 <= value <= 1e30:
             return float(value)
-        return float(self._refuse(key, value, default, "a number above 0", 1.0))
+        return float(self._refuse(key, value, default, "a number from 1e-30 to 1e30", 1.0))
 
     def flag(self, key: str, default: bool) -> bool:
         value = self._get(key, default)
@@ -64,13 +66,23 @@ class Fields:
         return str(self._refuse(key, value, default, f"one of {', '.join(sorted(choices))}", default))
 
     def token_ids(self, key: str, vocab_size: int) -> tuple[int, ...]:
-        """A token id, several, or none."""
+        """A token id, several, or none. Ids beyond the vocabulary are left out, and logged by `finish`.
+
+        They are harmless, and common: transformers writes GPT-2's 50256 for a smaller vocabulary too.
+        """
         value = self._get(key, ())
         ids = tuple(value) if isinstance(value, list | tuple) else (value,)
-        if all(type(i) is int and 0 <= i < vocab_size for i in ids):
-            return ids
-        self._refuse(key, value, (), f"token ids from 0 to {vocab_size - 1}", ())
-        return ()
+        if not all(type(i) is int and i >= 0 for i in ids):
+            self._refuse(key, value, (), "a token id, or a list of them", ())
+            return ()
+        if strangers := [i for i in ids if i >= vocab_size]:
+            self._notes.append(f"{key} {_short(strangers)} is beyond the vocabulary of {vocab_size}: left out")
+        return tuple(i for i in ids if i < vocab_size)
+
+    def alias(self, key: str, of: str, value: int) -> None:
+        """Another name of a field that was read as `value`: it has to say the same."""
+        if self.sound and self.size(key, value) != value:
+            self.problem(f"{key} is {_short(self._values[key])} and {of} {value}: they should be equal")
 
     def neutral(self, key: str, *neutral: Any) -> None:
         """A field that would change the arithmetic and is not honoured: only values that change nothing pass."""
@@ -83,7 +95,7 @@ class Fields:
         self._problems.append(text)
 
     def finish(self, benign: Collection[str]) -> None:
-        """Raises what was noted, and logs the keys that nobody knows.
+        """Raises the problems, or logs what is to be known: ids left out, and keys that nobody knows.
 
         Args:
             benign: keys that are known to change nothing.
@@ -97,9 +109,9 @@ class Fields:
             raise ConfigError(f"{n} problem{'s' if n > 1 else ''} in the config\n  {lines}", file=self._file)
         unknown = [printable_name(key) for key in self._values if key not in self._read and key not in benign]
         if unknown:
-            logging.getLogger("rushlight").warning(
-                "config.json has keys that rushlight does not know and leaves alone: %s", ", ".join(sorted(unknown))
-            )
+            self._notes.append(f"keys that rushlight does not know and leaves alone: {', '.join(sorted(unknown))}")
+        for note in self._notes:
+            logging.getLogger("rushlight").warning("%s: %s", PurePath(self._file or "config.json").name, note)
 
     def _get(self, key: str, default: Any) -> Any:
         self._read.add(key)

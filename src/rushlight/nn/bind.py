@@ -159,7 +159,9 @@ def _check_unexpected(slots: Mapping[str, Slot], found: Mapping[str, Tensor]) ->
 
 def _check_ties(found: Mapping[str, Tensor], ties: Mapping[str, str]) -> Iterable[Problem]:
     for head, table in ties.items():
-        if head in found and table in found and not found[head].same_data(found[table]):
+        if head not in found or table not in found or found[head].shape != found[table].shape:
+            continue
+        if not found[head].same_data(found[table]):
             mend = f"it differs from {table}: if the head is its own, set tie_word_embeddings to false in config.json"
             yield Problem("not tied", found[head].name, str(found[head].shape), mend)
 

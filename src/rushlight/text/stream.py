@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ByteLevelStream", "DecodeStream", "WindowStream", "decode_stream", "decoder_steps"]
 
+_TOKEN_BY_TOKEN = {"BPEDecoder", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece"}
+
 
 class DecodeStream(ABC):
     """One text, decoded as its tokens come: `push` for each, then `flush` once."""
@@ -133,8 +135,6 @@ def _is_local(steps: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a token's text follows from its left neighbours; for a run of byte tokens, once the run is over."""
     kinds = [step.get("type") for step in steps]
     whole_text = steps[kinds.index("Fuse") + 1 :] if "Fuse" in kinds else []
-    return {"BPEDecoder", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece"}.issuperset(
-        kinds
-    ) and all(
+    return _TOKEN_BY_TOKEN.issuperset(kinds) and all(
         step.get("type") == "Strip" and step.get("start") in {0, 1} and step.get("stop") == 0 for step in whole_text
     )
