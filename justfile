@@ -32,6 +32,15 @@ parity *args:
     .venv-parity/bin/pip install --quiet -e '.[test,proof]'
     .venv-parity/bin/pytest -m parity {{ args }}
 
+# Compare with other runtimes, in an environment of its own, on a machine that does nothing else.
+bench *args:
+    test -d .venv-bench || python3 -m venv .venv-bench
+    .venv-bench/bin/pip install --quiet torch==2.13.0
+    CMAKE_ARGS="-DGGML_NATIVE=ON" .venv-bench/bin/pip install --quiet -r benchmarks/requirements.txt
+    .venv-bench/bin/pip install --quiet --force-reinstall --no-deps .
+    .venv-bench/bin/pip install --quiet .
+    .venv-bench/bin/python -m benchmarks {{ args }}
+
 # Write the generated pages again.
 docs:
     python docs/make_cli.py
@@ -39,3 +48,7 @@ docs:
 # Everything that CI runs, in fresh environments.
 ci:
     bash .ci/run
+
+# Build the native extension with sanitizers and run its tests: `just sanitize thread`.
+sanitize which="address,undefined":
+    native/sanitize.sh {{ which }}

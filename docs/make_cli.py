@@ -21,6 +21,7 @@ Results go to stdout; notes, statistics and errors to stderr. What `--json` prin
 | 2 | wrong usage or bad input: one line on stderr says what, where, and what to do next |
 | 70 | a defect in rushlight |
 | 130 | interrupted |
+| 141 | whoever read the output went away, as `head` does |
 
 An error prints no traceback; `--debug` shows it.
 """

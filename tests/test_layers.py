@@ -13,12 +13,14 @@ SOURCE = ROOT / "src" / "rushlight"
 # The picture in CONTRIBUTING.md, from the roof down. It is what the tests below read.
 LAYERS = """\
 cli/                                  one file a command: flags, printing, exit codes
+bench/                                how fast a model runs here, and what it needs
 __init__.py                           the public names
-loader.py                             where a source, an architecture, a backend and a tokenizer meet
+loader.py      inspection.py          where a source, an architecture, a backend and a tokenizer meet; a source's tree
 model.py                              the object that a user holds
 models/                               one file an architecture
 nn/            generation/            layers and binding; cache, sampling and the loop
 backends/                             one file a device
+viewer/                               a module tree as a web page
 checkpoint/    text/        demo/     files and their tensors; tokens and text; the embedded model
 errors.py                             every error
 """
@@ -27,7 +29,7 @@ STRANGERS = {"generation", "nn", "checkpoint", "text"}
 """These do not know one another, wherever they stand."""
 
 LIBRARIES = {
-    "numpy": ("model.py", "loader.py", "models/", "nn/", "generation/", "backends/", "checkpoint/", "text/"),
+    "numpy": tuple("bench/ model.py loader.py models/ nn/ generation/ backends/ checkpoint/ text/".split()),
     "tokenizers": ("text/",),
     "huggingface_hub": ("checkpoint/hub.py",),
     "typer": ("cli/",),

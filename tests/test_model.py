@@ -23,7 +23,7 @@ def ids_only():
 
 
 def test_a_model_says_what_it_is(model):
-    assert repr(model) == "<Model tales: 3,554,304 parameters, cpu, f32>"
+    assert repr(model) == "<Model tales: 3,554,304 parameters, cpu, bf16>"
     assert (model.context_length, model.config.n_layer, model.eos_ids) == (512, 6, (0,))
 
 
@@ -181,3 +181,9 @@ def test_a_model_without_a_tokenizer_takes_and_gives_ids(model, ids_only):
         ids_only.generate(PROMPT)
     with pytest.raises(TokenizerError, match="stop strings need a tokenizer"):
         ids_only.generate(ids, stop="a")
+
+
+def test_a_backends_own_draws_are_those_of_the_sampler():
+    settings = {"max_tokens": 40, "temperature": 0.9, "top_k": 50, "top_p": 0.95, "min_p": 0.01, "seed": 8}
+    native, reference = (rushlight.load(device=device, dtype="f32") for device in ("cpu", "reference"))
+    assert native.generate(PROMPT, **settings).text == reference.generate(PROMPT, **settings).text

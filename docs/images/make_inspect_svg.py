@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from rushlight.cli.inspect import module_tree
 from rushlight.cli.tree_view import TreeView
+from rushlight.inspection import inspect
 
 WIDTH = 92
 RUSHLIGHT = TerminalTheme(
@@ -73,7 +73,7 @@ def screenshot() -> str:
     console = Console(file=io.StringIO(), record=True, width=WIDTH, force_terminal=True, color_system="truecolor")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         write_checkpoint(Path("model.safetensors"))
-        console.print(TreeView(module_tree("model.safetensors")))
+        console.print(TreeView(inspect("model.safetensors")))
     return console.export_svg(title="rushlight inspect model.safetensors", theme=RUSHLIGHT, unique_id="inspect")
 
 

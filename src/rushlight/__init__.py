@@ -18,12 +18,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rushlight.checkpoint import open_checkpoint
     from rushlight.errors import RushlightError
+    from rushlight.inspection import inspect
     from rushlight.loader import load
     from rushlight.model import Generation, Model, Stats, Stream
 
 __version__ = "0.1.0"
 
-__all__ = ["Generation", "Model", "RushlightError", "Stats", "Stream", "__version__", "load", "open_checkpoint"]
+__all__ = [
+    "Generation",
+    "Model",
+    "RushlightError",
+    "Stats",
+    "Stream",
+    "__version__",
+    "inspect",
+    "load",
+    "open_checkpoint",
+]
 
 _HOMES = {
     "Generation": "rushlight.model",
@@ -31,6 +42,7 @@ _HOMES = {
     "RushlightError": "rushlight.errors",
     "Stats": "rushlight.model",
     "Stream": "rushlight.model",
+    "inspect": "rushlight.inspection",
     "load": "rushlight.loader",
     "open_checkpoint": "rushlight.checkpoint",
 }

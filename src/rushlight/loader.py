@@ -31,6 +31,7 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    threads: int | None = None,
     offline: bool = False,
     revision: str | None = None,
 ) -> Model:
@@ -40,14 +41,16 @@ def load(
         source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, or a hub id such as
             `openai-community/gpt2`. None is the small model of tales that comes with the package.
         device: auto, or a word of `rushlight devices`.
-        dtype: auto, or what to compute in: f32; f64 is there for comparisons.
+        dtype: auto, the checkpoint's own; or what to keep the weights in: f32, f16, bf16, int8, int4; f64 is there for
+            comparisons.
+        threads: how many the CPU computes with; None is RUSHLIGHT_NUM_THREADS, or as many cores as it may use.
         offline: ask nothing of the network; the hub's cache must have it.
         revision: the branch, tag or commit of a hub id.
 
     Raises:
         RushlightError: one of its kinds, and nothing is loaded: never other weights, another device or dtype.
     """
-    ops = open_backend(device, dtype)
+    ops = open_backend(device, dtype, threads=threads)
     with open_checkpoint(demo.folder() if source is None else source, offline=offline, revision=revision) as checkpoint:
         architecture, config = identify(checkpoint)
         tokenizer = _tokenizer(checkpoint, config)

@@ -217,7 +217,7 @@ class Model:
                 f"the prompt has {len(prompt_ids)} tokens, and the model's context is {self.context_length}",
                 remedy=f"shorten it by {len(prompt_ids) - self.context_length + 1} tokens or more",
             )
-        sampler = Sampler(params, self.config.vocab_size, prompt_ids, self._barred)
+        sampler = Sampler(params, self.config.vocab_size, prompt_ids, self._barred, self._backend.sample)
         capacity = min(len(prompt_ids) + params.max_tokens, self.context_length)
         tokens = decode(
             Context(self.module, self._backend, self.config.kv_shape, capacity),

@@ -112,9 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[:-1] + bytes([content[-1] ^ 1])
         status = 200
         if wanted := self.headers.get("Range"):
-            start = int(wanted.removeprefix("bytes=").partition("-")[0])
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            content, status = content[start:], 206
+            start, _, last = wanted.removeprefix("bytes=").partition("-")
+            piece = content[int(start) : int(last) + 1 if last else None]
+            headers["Content-Range"] = f"bytes {start}-{int(start) + len(piece) - 1}/{len(content)}"
+            content, status = piece, 206
         self.send(status, content, headers)
 
     def send(self, status, body, headers=None):

@@ -259,3 +259,16 @@ def test_what_the_encoding_of_stdout_lacks_is_escaped(process):
     done = process("$rushlight generate -p 'č–木' -n 1", env={"PYTHONIOENCODING": "ascii"})
     assert done.code == 0
     assert done.out.startswith("\\u010d\\u2013\\u6728")
+
+
+def test_threads_change_nothing_but_the_time(rushlight):
+    texts = {rushlight("generate", "-p", PROMPT, "-n", 8, *flags).out for flags in ((), ("-t", 1), ("--threads", 3))}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "1000000"])
+def test_a_number_of_threads_that_is_none(rushlight, threads):
+    """BAD_INPUTS 74."""
+    done = rushlight("generate", "-p", PROMPT, "--threads", threads)
+    assert (done.code, done.out) == (2, "")
+    assert f"threads is '{threads}'" in done.err

@@ -12,10 +12,6 @@ from rushlight.cli.app import app
 COMMANDS = [command.name for command in app.registered_commands]
 
 
-def test_the_commands():
-    assert COMMANDS == ["generate", "inspect", "devices"]
-
-
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=lambda words: " ".join(words) or "root")
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_fits_80_columns_and_has_examples(rushlight, command, flag, monkeypatch):
@@ -72,7 +68,7 @@ def test_shell_completion_is_printed(process, shell):
     [
         ("rushlight ins", 1, {"inspect"}),
         ("rushlight generate --repet", 2, {"--repetition-penalty"}),
-        ("rushlight generate --device ", 3, {"auto", "cpu", "metal", "cuda"}),
+        ("rushlight generate --device ", 3, {"auto", "cpu", "metal", "cuda", "reference"}),
         ("rushlight generate --dtype f", 3, {"f32", "f64", "f16"}),
     ],
 )

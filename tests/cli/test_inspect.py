@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from rushlight.cli.inspect import module_tree
 from rushlight.cli.tree_view import TreeView, human_bytes
+from rushlight.inspection import inspect
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 N_PARAMETERS = 124_439_808
@@ -118,7 +118,7 @@ def test_gpt2_small_as_it_is_printed(rushlight, path):
 @pytest.mark.parametrize("head", [False, True], ids=["", "head"])
 def test_gpt2_small_has_as_many_parameters_however_it_was_saved(path, prefix, buffers, head):
     path.with_name("config.json").write_text("{}")
-    tree = module_tree(str(write(path, gpt2_small(prefix, buffers, head))))
+    tree = inspect(str(write(path, gpt2_small(prefix, buffers, head))))
     assert (tree.n_parameters, tree.architecture) == (N_PARAMETERS, "gpt2")
     assert sum(tensor.mark == "buffer" for tensor in tree.tensors) == 24 * buffers
     assert [tensor.name for tensor in tree.tensors if tensor.mark == "tied"] == ["lm_head.weight"] * head
@@ -144,7 +144,7 @@ def test_whether_a_head_is_tied(path, config, same, tied):
     save_file(tensors | {"lm_head.weight": table if same else table + 1}, path)
     if config is not None:
         path.with_name("config.json").write_text(config)
-    tree = module_tree(str(path))
+    tree = inspect(str(path))
     assert {t.name: t.mark for t in tree.tensors}["lm_head.weight"] == ("tied" if tied else None)
 
 
@@ -179,7 +179,7 @@ def test_full_shows_every_block(rushlight, path):
 def test_json(rushlight, path):
     write(path, gpt2_small(buffers=True), {"format": "pt"})
     record = json.loads(rushlight("inspect", path, "--json").out)
-    assert record == module_tree(str(path)).to_json()
+    assert record == inspect(str(path)).to_json()
     assert (record["n_parameters"], record["files"]) == (N_PARAMETERS, ["model.safetensors"])
 
 
@@ -198,12 +198,12 @@ def test_shards_are_one_tree(rushlight, tmp_path):
 def test_mixed_dtypes_are_told_by_size(path):
     tensors = {"a": np.zeros((8, 64), np.float16), "b": np.zeros(8, np.float32)}
     save_file(tensors, path)
-    assert "F16 1.0 KiB · F32 32 B" in on_terminal(module_tree(str(path)), 200)[0]
+    assert "F16 1.0 KiB · F32 32 B" in on_terminal(inspect(str(path)), 200)[0]
 
 
 @pytest.mark.parametrize("width", [60, 72, 80, 100, 200])
 def test_a_terminal_is_filled_and_not_overrun(path, width):
-    tree = module_tree(str(write(path, gpt2_small(), {"format": "pt"})))
+    tree = inspect(str(write(path, gpt2_small(), {"format": "pt"})))
     shown, coloured = on_terminal(tree, width)
     lines = shown.splitlines()
     assert coloured
@@ -214,7 +214,7 @@ def test_a_terminal_is_filled_and_not_overrun(path, width):
 
 
 def test_bars_are_shares_of_all_parameters(path):
-    tree = module_tree(str(write(path, {"a": (30,), "b.0.w": (5,), "b.1.w": (5,)})))
+    tree = inspect(str(write(path, {"a": (30,), "b.0.w": (5,), "b.1.w": (5,)})))
     bars = re.findall("━+", on_terminal(tree, 200)[0])
     assert [len(bar) for bar in bars] == [18, 6]
 
@@ -231,9 +231,7 @@ def test_a_pipe_gets_whole_names_and_no_colour(process, path):
 def test_no_color(path, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     file = io.StringIO()
-    Console(file=file, force_terminal=True, color_system="256").print(
-        TreeView(module_tree(str(write(path, gpt2_small()))))
-    )
+    Console(file=file, force_terminal=True, color_system="256").print(TreeView(inspect(str(write(path, gpt2_small())))))
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]", file.getvalue())
 
 
@@ -278,7 +276,7 @@ def test_deep_names(rushlight, path):
 
 def test_a_ten_gigabyte_checkpoint_opens_at_once(path):
     start = time.perf_counter()
-    tree = module_tree(str(write(path, {f"h.{i}.w": (50_000, 50_000) for i in range(1)})))
+    tree = inspect(str(write(path, {f"h.{i}.w": (50_000, 50_000) for i in range(1)})))
     assert tree.nbytes == 10**10
     assert time.perf_counter() - start < 1
 

@@ -26,7 +26,7 @@ class ToyModel:
 
 
 def run(prompt, *, max_tokens=20, context_length=1000, stop_ids=(), capacity=1000):
-    ops = open_backend("cpu")
+    ops = open_backend("reference")
     model = ToyModel(ops)
     context = Context(model, ops, KVShape(1, 1, 1), capacity)
     sampler = Sampler(SamplingParams(), V, prompt)
@@ -79,7 +79,7 @@ def test_a_stop_token_ends_it_and_is_marked():
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 7, 64, 500])
 def test_feeding_in_chunks_gives_every_logit_once(chunk_rows):
-    ops = open_backend("cpu")
+    ops = open_backend("reference")
     ids = np.random.default_rng(1).integers(0, V, 150).tolist()
     context = Context(ToyModel(ops), ops, KVShape(1, 1, 1), 150)
     logits = context.feed(ids, all_logits=True, chunk_rows=chunk_rows)

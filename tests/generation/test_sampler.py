@@ -14,7 +14,7 @@ def choose(logits=LOGITS, prompt_ids=(), position=0, **settings):
 
 def kept(logits=LOGITS, **settings):
     """The tokens that can be drawn."""
-    return np.flatnonzero(probabilities(np.asarray(logits, np.float32), SamplingParams(temperature=1, **settings)))
+    return np.flatnonzero(probabilities(np.asarray(logits, np.float32), **settings))
 
 
 def test_temperature_0_takes_the_likeliest_and_the_first_of_equals():
@@ -46,7 +46,7 @@ def test_min_p_is_a_share_of_the_likeliest():
 
 
 def test_temperature_sharpens_and_flattens():
-    weights = {t: probabilities(LOGITS, SamplingParams(temperature=t)) for t in (0.5, 1.0, 2.0)}
+    weights = {t: probabilities(LOGITS, temperature=t) for t in (0.5, 1.0, 2.0)}
     for temperature, w in weights.items():
         np.testing.assert_allclose(w, np.exp((LOGITS - 3.0) / temperature), rtol=1e-6)
 

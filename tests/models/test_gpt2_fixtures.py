@@ -21,7 +21,7 @@ def test_logits(recording, dtype):
 
 def test_logits_are_float32_unless_asked_otherwise(recording):
     model = rushlight.load(recording.folder)
-    assert model.dtype == "f32"
+    assert model.dtype in ("f32", "f16", "bf16")  # the weights'
     assert model.logits(recording.prompt_ids).dtype == np.float32
 
 

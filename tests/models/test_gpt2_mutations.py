@@ -124,11 +124,11 @@ def attention_with_mask(sees):
 )
 def test_attention_masked_wrongly(recording, edit, sees, monkeypatch):
     monkeypatch.setattr(ReferenceBackend, "attention", attention_with_mask(sees))
-    assert clearly_wrong(recording, edit.load())
+    assert clearly_wrong(recording, edit.load(device="reference"))
 
 
 @pytest.mark.parametrize("recording", ["long_prompt"], indirect=True)
 def test_it_is_the_slip_that_makes_the_model_wrong(recording, edit, monkeypatch):
     monkeypatch.setattr(ReferenceBackend, "attention", attention_with_mask(lambda i, j: j <= i))
     edit.tensors["transformer.wpe.weight"] = edit.tensors["transformer.wpe.weight"].T.copy().T
-    assert recording.error(edit.load()) < recording.tolerance["f32"]
+    assert recording.error(edit.load(device="reference")) < recording.tolerance["f32"]

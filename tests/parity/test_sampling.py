@@ -48,7 +48,7 @@ def warped(torch, transformers, logits, settings):
 def test_probabilities(torch, transformers, settings):
     for logits in some_logits():
         expected = warped(torch, transformers, logits, settings)
-        found = probabilities(logits, SamplingParams(**settings))
+        found = probabilities(logits, **settings)
         assert np.array_equal(found > 0, expected > 0)
         np.testing.assert_allclose(found / found.sum(), expected, rtol=1e-12)
 

@@ -9,6 +9,7 @@ no batch axis and no padding: a `Batch` says which rows belong to which sequence
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Array = Any
 """An activation on the device: (N, C), with `.shape` and `+`. NumPy's, MLX's and PyTorch's arrays all are."""
+
+Draw = Callable[["NDArray[np.float32]", float, int, float, float, float], int]
+"""(V,) logits, temperature, top_k, top_p, min_p, share -> the token at that share, in [0, 1), of the probabilities."""
 
 Weight = Any
 """A parameter as the backend has placed it: packed, quantised or plain, as it likes."""
@@ -56,6 +60,10 @@ class Tensor(Protocol):
         """The values in float32, C-contiguous, the caller's own."""
         ...
 
+    def read_into(self, raw: NDArray[np.uint8], start: int) -> None:
+        """Fills `raw` with the tensor's bytes from byte `start` on, as the file has them: little-endian, row by row."""
+        ...
+
     def same_data(self, other: Any) -> bool:
         """Whether both hold the same bytes."""
         ...
@@ -73,6 +81,8 @@ class Backend(Protocol):
     """The device word a user types: cpu, metal, cuda."""
     dtype: str
     """The word for what it computes in: f32, f64, bf16, ..."""
+    sample: Draw | None
+    """The backend's own way to draw a token, where it has one faster than `rushlight.generation.sampler`'s."""
 
     def place(self, tensor: Tensor, role: Role) -> Weight:
         """Reads a parameter and lays it out for its role."""

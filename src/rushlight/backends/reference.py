@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
-    from rushlight.backends.protocol import Tensor
+    from rushlight.backends.protocol import Draw, Tensor
 
 Floats = Any  # NDArray of float32, or of float64 in that mode
 
@@ -39,6 +39,7 @@ class ReferenceBackend:
     """Every operation in NumPy, in float32, or in float64 for tests. Implements `protocol.Backend`."""
 
     device = "cpu"
+    sample: Draw | None = None
 
     def __init__(self, dtype: str = "f32") -> None:
         if dtype not in DTYPES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rushlight.checkpoint.dtypes import DTYPES, FLOAT_DTYPES, to_float32
 from rushlight.checkpoint.file import File
@@ -24,16 +24,32 @@ if TYPE_CHECKING:
 
     from rushlight.checkpoint.header import Header, TensorInfo
 
-__all__ = ["Checkpoint", "Shard", "Tensor", "open_shard"]
+__all__ = ["ByteSource", "Checkpoint", "Shard", "Tensor", "open_shard", "read_header"]
 
 _COMPARE_BYTES = 4 << 20
+
+
+class ByteSource(Protocol):
+    """What a safetensors file is read from: a `File` on this machine, a `RemoteFile` on another.
+
+    Attributes:
+        path: the path; of a file elsewhere, the bare name.
+        size: bytes in the file.
+    """
+
+    path: Path
+    size: int
+
+    def read(self, offset: int, n_bytes: int) -> bytes: ...
+    def read_into(self, buffer: memoryview, offset: int) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One open safetensors file with its header."""
 
-    file: File
+    file: ByteSource
     header: Header
 
 
@@ -47,13 +63,18 @@ def open_shard(path: Path) -> Shard:
     """
     file = File(path)
     try:
-        return Shard(file, _read_header(file))
+        return Shard(file, read_header(file))
     except BaseException:
         file.close()
         raise
 
 
-def _read_header(file: File) -> Header:
+def read_header(file: ByteSource) -> Header:
+    """The header of a safetensors file; nothing beyond it is read, and a little of what is not safetensors.
+
+    Raises:
+        FormatError, TruncatedError: as `open_shard`.
+    """
     try:
         n_bytes = header_bytes(file.read(0, min(START_BYTES, file.size)), file.size, file=file.path)
     except CheckpointError:
@@ -123,7 +144,7 @@ class Tensor:
 
         array = np.empty(self.shape, DTYPES[self.dtype].numpy)
         raw = array.reshape(-1).view(np.uint8)
-        self._read_into(raw, 0)
+        self.read_into(raw, 0)
         if self.dtype == "BOOL" and raw.size and raw.max() > 1:
             raise FormatError("a BOOL tensor holds a byte other than 0 and 1", file=self.file, tensor=self.name)
         return array
@@ -148,6 +169,21 @@ class Tensor:
         except FloatingPointError:
             raise CheckpointError("an F64 value is too large for float32", file=self.file, tensor=self.name) from None
 
+    def pieces(self, max_elements: int) -> Iterator[NDArray[Any]]:
+        """The elements as they are stored, in order, at most so many at once: one buffer, refilled for each piece.
+
+        Raises:
+            TruncatedError: the file was changed or cut since it was opened.
+        """
+        import numpy as np
+
+        dtype = DTYPES[self.dtype]
+        buffer = np.empty(min(self.n_elements, max_elements), dtype.numpy)
+        for start in range(0, self.n_elements, max_elements):
+            piece = buffer[: self.n_elements - start]
+            self.read_into(piece.view(np.uint8), start * dtype.itemsize)
+            yield piece
+
     def same_data(self, other: Tensor) -> bool:
         """Whether dtype, shape and every byte are equal; read in pieces, only as far as they are equal.
 
@@ -163,14 +199,18 @@ class Tensor:
         mine, theirs = (np.empty(min(self.nbytes, _COMPARE_BYTES), np.uint8) for _ in range(2))
         for start in range(0, self.nbytes, _COMPARE_BYTES):
             n_bytes = min(_COMPARE_BYTES, self.nbytes - start)
-            self._read_into(mine[:n_bytes], start)
-            other._read_into(theirs[:n_bytes], start)
+            self.read_into(mine[:n_bytes], start)
+            other.read_into(theirs[:n_bytes], start)
             if not np.array_equal(mine[:n_bytes], theirs[:n_bytes]):
                 return False
         return True
 
-    def _read_into(self, raw: NDArray[np.uint8], start: int) -> None:
-        """Fill `raw` with the tensor's bytes from its byte `start` on."""
+    def read_into(self, raw: NDArray[np.uint8], start: int) -> None:
+        """Fill `raw` with the tensor's bytes from its byte `start` on, as they are stored.
+
+        Raises:
+            TruncatedError: the file was changed or cut since it was opened.
+        """
         if raw.size:
             self._shard.file.read_into(raw.data, self._shard.header.data_start + self._info.begin + start)
 
@@ -182,20 +222,22 @@ class Checkpoint(Mapping[str, Tensor]):
 
     Attributes:
         source: what the user named: a path or a hub id.
-        folder: where the files stand, and where `sidecar` looks.
+        folder: where the files stand, and where `sidecar` looks; None for files on another machine.
+        is_remote: whether the files are on another machine, where only their headers are read.
         files: the paths of the weights.
         metadata: the free `__metadata__` of the files; where two differ, the first stands.
     """
 
-    def __init__(self, source: str, folder: Path, shards: Sequence[Shard]) -> None:
+    def __init__(self, source: str, folder: Path | None, shards: Sequence[Shard]) -> None:
         self.source = source
         self.folder = folder
         self.files = tuple(shard.file.path for shard in shards)
+        self.is_remote = any(not isinstance(shard.file, File) for shard in shards)
         self.metadata: dict[str, str] = {}
         self._tensors: dict[str, Tensor] = {}
         self._open_files = ExitStack()
         for shard in shards:
-            self._open_files.enter_context(shard.file)
+            self._open_files.callback(shard.file.close)
             self.metadata = shard.header.metadata | self.metadata
             self._tensors |= {name: Tensor(shard, info) for name, info in shard.header.tensors.items()}
 
@@ -213,6 +255,8 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def sidecar(self, name: str) -> Path | None:
         """The path of a file beside the weights, such as "config.json", or None if there is none."""
+        if self.folder is None:
+            return None
         path = self.folder / name
         # A dangling link counts as there: reading it says what is wrong, where None would say it was never meant to be.
         return path if path.exists() or path.is_symlink() else None

@@ -10,7 +10,7 @@ import hashlib
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.sniff import PICKLE_SUFFIXES
@@ -19,7 +19,9 @@ from rushlight.errors import CheckpointError, SourceError, printable_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["download"]
+    from huggingface_hub import ResolvedRevision
+
+__all__ = ["RemoteWeights", "authorization", "download", "locate"]
 
 _SIDECARS = (
     "config.json",
@@ -70,11 +72,81 @@ def download(repo_id: str, *, revision: str | None = None, offline: bool = False
     return folder
 
 
+class RemoteWeights(NamedTuple):
+    """Weights on the hub: the address of the file or of the index, and the folder of the cache with config.json."""
+
+    url: str
+    folder: Path | None
+
+
+def locate(repo_id: str, *, revision: str | None = None, offline: bool = False) -> Path | RemoteWeights:
+    """The folder of the cache that holds a model, if its weights are there, and else where on the hub they are.
+
+    Of the files beside the weights only config.json is downloaded; with `offline`, nothing.
+
+    Raises:
+        SourceError: as `download`.
+    """
+    from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.constants import is_offline_mode
+
+    try:
+        if offline or is_offline_mode():
+            return _fetch(repo_id, revision, offline=True)
+        listing = _listing(repo_id, revision, offline=False)
+        if isinstance(listing, Path):
+            return listing
+        commit, names = listing
+        weights = _weights(repo_id, names)
+        cached = [try_to_load_from_cache(repo_id, name, revision=commit) for name in weights]
+        if isinstance(cached[0], str) and all(isinstance(path, str) for path in cached):
+            return Path(cached[0]).parent
+        folder = None
+        if "config.json" in names:
+            folder = Path(hf_hub_download(repo_id, "config.json", revision=commit, library_name="rushlight")).parent
+        return RemoteWeights(hf_hub_url(repo_id, weights[0], revision=commit.resolved), folder)
+    except SourceError:
+        raise
+    except Exception as error:
+        raise _explain(error, repo_id, revision) from error
+
+
+def authorization(url: str) -> str | None:
+    """The user's token, as a header's value, if `url` is on the hub itself; None for every other host."""
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import get_token
+    from huggingface_hub.constants import ENDPOINT
+
+    asked, endpoint = urlsplit(url), urlsplit(ENDPOINT)
+    if (asked.scheme, asked.netloc) != (endpoint.scheme, endpoint.netloc):
+        return None
+    token = get_token()
+    return f"Bearer {token}" if token else None
+
+
 def _fetch(repo_id: str, revision: str | None, offline: bool) -> Path:
-    from huggingface_hub import hf_hub_download, resolve_revision, snapshot_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.constants import is_offline_mode
 
     offline = offline or is_offline_mode()
+    listing = _listing(repo_id, revision, offline)
+    if isinstance(listing, Path):
+        return listing
+    commit, names = listing
+    wanted = [*filter(_SIDECARS.__contains__, names), *_weights(repo_id, names)]
+    # One by one and in this thread, where Ctrl-C arrives: snapshot_download would first end its downloads.
+    paths = [
+        hf_hub_download(repo_id, name, revision=commit, local_files_only=offline, library_name="rushlight")
+        for name in wanted
+    ]
+    return Path(paths[0]).parent
+
+
+def _listing(repo_id: str, revision: str | None, offline: bool) -> tuple[ResolvedRevision, list[str]] | Path:
+    """The commit of a revision and the names of its files; or the folder of the cache, if that is all there is."""
+    from huggingface_hub import resolve_revision, snapshot_download
+
     commit = resolve_revision(repo_id, revision=revision, local_files_only=offline)
     if (names := _cached_listing(repo_id, commit)) is None:
         # For one small file, and for the list of all files that this leaves in the cache.
@@ -87,13 +159,7 @@ def _fetch(repo_id: str, revision: str | None, offline: bool) -> Path:
         )
         if (names := _cached_listing(repo_id, commit)) is None:  # no network, and another program filled the cache
             return Path(folder)
-    wanted = [*filter(_SIDECARS.__contains__, names), *_weights(repo_id, names)]
-    # One by one and in this thread, where Ctrl-C arrives: snapshot_download would first end its downloads.
-    paths = [
-        hf_hub_download(repo_id, name, revision=commit, local_files_only=offline, library_name="rushlight")
-        for name in wanted
-    ]
-    return Path(paths[0]).parent
+    return commit, names
 
 
 def _cached_listing(repo_id: str, commit: str) -> list[str] | None:

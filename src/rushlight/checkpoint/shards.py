@@ -11,15 +11,21 @@ import os
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rushlight.checkpoint.checkpoint import Shard, open_shard
 from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.strict_json import read_json_object
 from rushlight.errors import FormatError
 
-__all__ = ["open_shards"]
+if TYPE_CHECKING:
+    from typing import Any
 
-_MAX_INDEX_BYTES = 32 << 20
+__all__ = ["MAX_INDEX_BYTES", "check_agreement", "open_shards", "weight_map_of"]
+
+MAX_INDEX_BYTES = 32 << 20
+
+_BARE_NAMES = "the index may name only .safetensors files in its own folder"
 
 
 def open_shards(index: Path) -> list[Shard]:
@@ -32,10 +38,10 @@ def open_shards(index: Path) -> list[Shard]:
         CheckpointError: a file is not sound safetensors.
         SourceError: a file cannot be opened.
     """
-    weight_map = _read_weight_map(index)
+    weight_map = weight_map_of(read_json_object(index, max_bytes=MAX_INDEX_BYTES), index)
     names = sorted(set(weight_map.values()))
     if bad := [f"{name}: {why}" for name in names if (why := _refusal(index.parent, name))]:
-        raise _disagreement(index, bad, "the index may name only .safetensors files in its own folder")
+        raise _disagreement(index, bad, _BARE_NAMES)
     missing = [name for name in names if not os.path.lexists(index.parent / name)]
     if missing:
         n_tensors = Counter(weight_map.values())
@@ -48,15 +54,19 @@ def open_shards(index: Path) -> list[Shard]:
         shards = []
         for name in names:
             shards.append(open_shard(index.parent / name))
-            opened.enter_context(shards[-1].file)
-        if problems := _disagreements(weight_map, shards):
-            raise _disagreement(index, problems, "download index and files again, all from the same revision")
+            opened.callback(shards[-1].file.close)
+        check_agreement(index, weight_map, shards)
         opened.pop_all()
     return shards
 
 
-def _read_weight_map(index: Path) -> dict[str, str]:
-    weight_map = read_json_object(index, max_bytes=_MAX_INDEX_BYTES).get("weight_map")
+def weight_map_of(values: dict[str, Any], index: str | os.PathLike[str]) -> dict[str, str]:
+    """From tensor to file name, as the index with these `values` says.
+
+    Raises:
+        FormatError: it is no index, or it names what is not the bare name of a .safetensors file.
+    """
+    weight_map = values.get("weight_map")
     if weight_map is None:
         raise FormatError(
             "not the index of a checkpoint: it has no weight_map",
@@ -65,13 +75,25 @@ def _read_weight_map(index: Path) -> dict[str, str]:
         )
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise FormatError("weight_map does not map tensor names to file names", file=index)
+    names = sorted(set(weight_map.values()))
+    if bad := [name for name in names if not name.endswith(".safetensors") or any(c in name for c in "/\\\0")]:
+        problems = [f"{name}: not the bare name of a .safetensors file" for name in bad]
+        raise _disagreement(index, problems, _BARE_NAMES)
     return weight_map
 
 
+def check_agreement(index: str | os.PathLike[str], weight_map: dict[str, str], shards: list[Shard]) -> None:
+    """Require that the files hold what the index says, each tensor once.
+
+    Raises:
+        FormatError: they do not; ten of the differences are listed.
+    """
+    if problems := _disagreements(weight_map, shards):
+        raise _disagreement(index, problems, "download index and files again, all from the same revision")
+
+
 def _refusal(folder: Path, name: str) -> str | None:
-    """Why a shard of this name is not opened, or None."""
-    if not name.endswith(".safetensors") or "/" in name or "\\" in name or "\0" in name:
-        return "not the bare name of a .safetensors file"
+    """Why a shard of this bare name is not opened, or None."""
     root = Path(os.path.realpath(folder))
     target = Path(os.path.realpath(root / name))
     if target.parent == root:
@@ -102,7 +124,7 @@ def _disagreements(weight_map: dict[str, str], shards: list[Shard]) -> list[str]
     return problems
 
 
-def _disagreement(index: Path, problems: list[str], remedy: str) -> FormatError:
+def _disagreement(index: str | os.PathLike[str], problems: list[str], remedy: str) -> FormatError:
     head = f"the index and the files do not agree: {_count(len(problems), 'problem')}"
     return FormatError("\n  ".join([head, *first_ten(problems)]), file=index, remedy=remedy)
 

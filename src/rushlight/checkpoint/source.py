@@ -14,7 +14,7 @@ from rushlight.checkpoint.shards import open_shards
 from rushlight.checkpoint.sniff import PICKLE_SUFFIXES, how_to_convert
 from rushlight.errors import SourceError, printable_name
 
-__all__ = ["open_checkpoint"]
+__all__ = ["open_checkpoint", "open_headers"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:huggingface\.co/([\w.-]+/[\w.-]+))?", re.ASCII)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -40,17 +40,64 @@ def open_checkpoint(
         CheckpointError: a file is not sound safetensors, or index and files disagree.
     """
     name = os.fsdecode(source)
+    if url := _URL.match(name):
+        hub_id = url[1]
+        raise SourceError(
+            f"{printable_name(name)} is a URL, and nothing is loaded from one",
+            remedy=f"name the model as {hub_id}" if hub_id else "download the file and name its path",
+        )
+    path = _local_path(source, revision)
+    return _open_path(name, hub.download(name, revision=revision, offline=offline) if path is None else path)
+
+
+def open_headers(source: str | os.PathLike[str], *, revision: str | None = None, offline: bool = False) -> Checkpoint:
+    """Open a checkpoint for what its headers say: as `open_checkpoint`, but what is elsewhere is not downloaded.
+
+    Of a model on the hub that is not whole in the cache, of a file at an https:// URL, and of the shards that an index
+    at one names, the headers are fetched and nothing more; their tensors cannot be read. An http:// URL must be on this
+    machine.
+
+    Raises:
+        SourceError, CheckpointError: as `open_checkpoint`.
+    """
+    name = os.fsdecode(source)
+    if url := _URL.match(name):
+        return _open_url(name, url[1], revision, offline)
+    path = _local_path(source, revision)
+    if path is not None:
+        return _open_path(name, path)
+    from rushlight.checkpoint.remote import open_remote
+
+    found = hub.locate(name, revision=revision, offline=offline)
+    if isinstance(found, Path):
+        return _open_path(name, found)
+    return Checkpoint(name, found.folder, open_remote(found.url, hub.authorization(found.url)))
+
+
+def _open_url(url: str, hub_id: str | None, revision: str | None, offline: bool) -> Checkpoint:
+    if offline:
+        raise SourceError("a URL cannot be read offline", file=url, remedy="download the file and name its path")
+    if revision is not None:
+        raise SourceError("a revision is for a model on the hub, and this is a URL", file=url, remedy="leave it out")
+    if hub_id and url.rstrip("/").endswith(f"huggingface.co/{hub_id}"):
+        raise SourceError("the page of a model, not a file", file=url, remedy=f"name the model as {hub_id}")
+    from rushlight.checkpoint.remote import open_remote
+
+    return Checkpoint(url, None, open_remote(url, hub.authorization(url)))
+
+
+def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | None:
+    """The path that a source names, or None if it has the form of a hub id.
+
+    Raises:
+        SourceError: it can be neither.
+    """
+    name = os.fsdecode(source)
     shown = printable_name(name)
     if not name or "\0" in name:
         raise SourceError(
             "the source is empty" if not name else f"the source holds a NUL character: {shown}",
             remedy="name a .safetensors file, a folder that holds one, or a model on the hub as owner/name",
-        )
-    if url := _URL.match(name):
-        hub_id = url[1]
-        raise SourceError(
-            f"{shown} is a URL, and nothing is loaded from one",
-            remedy=f"name the model as {hub_id}" if hub_id else "download the file and name its path",
         )
     path = Path(name)
     with suppress(RuntimeError):  # "~" of a user that does not exist: a path that does not either
@@ -62,14 +109,14 @@ def open_checkpoint(
                 found=f"revision {printable_name(revision)}",
                 remedy="leave the revision out, or name the model as owner/name from another folder",
             )
-        return _open_path(name, path)
+        return path
     if isinstance(source, os.PathLike) or name.startswith(_PATH_STARTS) or name.lower().endswith(_FILE_SUFFIXES):
         raise SourceError("no such file or folder", file=path, remedy="check the path")
     if not _HUB_ID.fullmatch(name):
         raise SourceError(
             f"{shown} is neither a path that exists nor the name of a model on the hub", remedy="check the spelling"
         )
-    return _open_path(name, hub.download(name, revision=revision, offline=offline))
+    return None
 
 
 def _open_path(source: str, path: Path) -> Checkpoint:

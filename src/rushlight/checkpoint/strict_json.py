@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import os
     from typing import Any, NoReturn
 
-__all__ = ["read_json_object"]
+__all__ = ["parse_json_object", "read_json_object"]
 
 _MAX_NUMBER_CHARS = 400
 """Longer than any number that a double can hold, and short enough to convert at once."""
@@ -41,6 +41,17 @@ def read_json_object(
                 "too large to be read", file=path, expected=f"at most {max_bytes:,} bytes", found=f"{file.size:,}"
             )
         raw = file.read(0, file.size)
+    return parse_json_object(raw, file=path, error=error)
+
+
+def parse_json_object(
+    raw: bytes, *, file: str | os.PathLike[str], error: type[RushlightError] = FormatError
+) -> dict[str, Any]:
+    """The object that `raw`, the content of `file`, holds.
+
+    Raises:
+        error: as `read_json_object`, but for the size.
+    """
     try:
         value = json.loads(
             raw.decode("utf-8"),
@@ -52,20 +63,20 @@ def read_json_object(
         if rb"\ud" in raw.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as problem:
-        raise error("not UTF-8", file=path, offset=problem.start) from None
+        raise error("not UTF-8", file=file, offset=problem.start) from None
     except UnicodeEncodeError:
-        raise error("a string escapes half of a surrogate pair", file=path) from None
+        raise error("a string escapes half of a surrogate pair", file=file) from None
     except json.JSONDecodeError as problem:
         raise error(
             f"not JSON: {problem.msg[0].lower()}{problem.msg[1:]} in line {problem.lineno}, column {problem.colno}",
-            file=path,
+            file=file,
         ) from None
     except ValueError as problem:
-        raise error(f"not strict JSON: {problem}", file=path) from None
+        raise error(f"not strict JSON: {problem}", file=file) from None
     except RecursionError:
-        raise error("nested too deeply", file=path) from None
+        raise error("nested too deeply", file=file) from None
     if not isinstance(value, dict):
-        raise error("the top level is not a JSON object", file=path, found=_json_kind(value))
+        raise error("the top level is not a JSON object", file=file, found=_json_kind(value))
     return value
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from rushlight.checkpoint.stats import TensorStats
+
 __all__ = ["Entry", "Fold", "Mark", "ModuleNode", "ModuleTree", "TensorNode", "fold"]
 
 Mark = Literal["tied", "buffer"]
@@ -157,7 +159,7 @@ class ModuleTree:
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
         return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, stats: Mapping[str, TensorStats] | None = None) -> dict[str, Any]:
         """The checkpoint as plain data, what `rushlight inspect --json` prints. Keys may be added; these stay:
 
         source          str
@@ -170,6 +172,9 @@ class ModuleTree:
         dtypes          {str: int}, bytes held in each
         tensors         [{name: str, dtype: str, shape: [int], nbytes: int, mark: null | "tied" | "buffer"}],
                         in the order of the file
+
+        With `stats`, by name, each tensor also has
+        stats           null | {min, max, mean, std: null | float, n_nan, n_inf: int}
         """
         return {
             "source": self.source,
@@ -182,6 +187,7 @@ class ModuleTree:
             "dtypes": self.dtypes,
             "tensors": [
                 {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "nbytes": t.nbytes, "mark": t.mark}
+                | ({} if stats is None else {"stats": stats[t.name].to_json() if t.name in stats else None})
                 for t in self.tensors
             ],
         }

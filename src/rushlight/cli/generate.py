@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, SAMPLING, TEXT, Debug, Device, Dtype, Offline, Revision
+from rushlight.cli.options import MODEL, OUTPUT, SAMPLING, TEXT, Debug, Device, Dtype, Offline, Revision, Threads
 from rushlight.cli.terminal import out, say, status
 from rushlight.errors import RequestError
 
@@ -46,6 +46,7 @@ def generate(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    threads: Threads = None,
     offline: Offline = False,
     revision: Revision = None,
     prompt: Annotated[
@@ -169,13 +170,11 @@ def generate(
     if prompt is None:
         prompt = _read_stdin()
     if name is None:
-        say(
-            "note: no model named: using the embedded one, of old tales; another would be: rushlight generate gpt2 -p ..."
-        )
+        say("note: no model named: this is the embedded one, of tales; or try: rushlight generate gpt2 -p ...")
 
     began = perf_counter()
     with status(f"loading {name or 'the embedded model'}"):
-        loaded = rushlight.load(name, device=device, dtype=dtype, offline=offline, revision=revision)
+        loaded = rushlight.load(name, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision)
     ready = perf_counter()
     stream = loaded.stream(prompt, stop=stop or (), **settings)
     times = {"load_s": ready - began}

@@ -1,19 +1,20 @@
-"""`rushlight inspect`: the checkpoint as a tree of modules."""
+"""`rushlight inspect`: the checkpoint as a tree of modules, in the terminal, as JSON or as a web page."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rushlight.cli.options import MODEL, OUTPUT, Debug, Offline, Revision
-from rushlight.cli.terminal import out, show, status
+from rushlight.cli.terminal import out, say, show, status
+from rushlight.errors import printable
 
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
-    from rushlight.checkpoint.tree import Mark, ModuleTree
-    from rushlight.nn import NameRules
+    from rushlight.checkpoint.stats import TensorStats
 
 EXAMPLES = """
 \b
@@ -22,6 +23,7 @@ Examples:
   rushlight inspect openai-community/gpt2 --depth 1
   rushlight inspect ./folder --full | grep attn
   rushlight inspect model.safetensors --json | jq .n_parameters
+  rushlight inspect model.safetensors --stats --html model.html
 """
 
 
@@ -32,7 +34,7 @@ def inspect(
             metavar="SOURCE",
             show_default=False,
             rich_help_panel=MODEL,
-            help="A .safetensors file, a folder, an index of shards, or a hub id such as openai-community/gpt2.",
+            help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, or a URL.",
         ),
     ],
     offline: Offline = False,
@@ -44,68 +46,80 @@ def inspect(
     full: Annotated[
         bool, typer.Option("--full", rich_help_panel=OUTPUT, help="Show each of the equal blocks.")
     ] = False,
+    with_stats: Annotated[
+        bool,
+        typer.Option(
+            "--stats",
+            rich_help_panel=OUTPUT,
+            help="Read the data: min, max, mean, std, NaN and Inf of every tensor; each block is shown.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object with every tensor.")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", rich_help_panel=OUTPUT, help="Write a web page that needs no network instead."
+        ),
+    ] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", rich_help_panel=OUTPUT, help="Show the page in the browser.")
     ] = False,
     _debug: Debug = False,
 ) -> None:
     """Show a checkpoint as a tree of modules.
 
-    Only headers are read. Equal blocks are shown once, a tied head is counted once, and buffers are not counted.
+    Only headers are read, and of a hub id or a URL only headers are fetched. Equal blocks are shown once, a tied head
+    is counted once, and buffers are not counted.
     """
+    from rushlight.checkpoint import open_headers
+    from rushlight.inspection import module_tree
+
     with status(f"opening {source}"):
-        tree = module_tree(source, offline=offline, revision=revision)
+        checkpoint = open_headers(source, offline=offline, revision=revision)
+    with checkpoint:
+        tree = module_tree(checkpoint)
+        stats = _measured(checkpoint) if with_stats else None
     if as_json:
-        out(json.dumps(tree.to_json(), ensure_ascii=False) + "\n")
-        return
-    from rushlight.cli.tree_view import TreeView
+        out(json.dumps(tree.to_json(stats), ensure_ascii=False) + "\n")
+    if html is not None or open_page:
+        from rushlight.viewer import write_page
 
-    show(TreeView(tree, depth=depth, full=full))
+        path = html or _page_of_its_own()
+        write_page(path, tree, stats)
+        say(printable(f"wrote {path}"))
+        if open_page:
+            _show_in_browser(path)
+    elif not as_json:
+        from rushlight.cli.tree_view import TreeView
 
-
-MAX_CONFIG_BYTES = 2**20
-
-
-def module_tree(source: str, *, offline: bool = False, revision: str | None = None) -> ModuleTree:
-    """The module tree of a checkpoint, read from its headers, with what is known of its architecture."""
-    from rushlight.checkpoint import open_checkpoint
-    from rushlight.checkpoint.tree import ModuleTree
-    from rushlight.models import recognise
-
-    with open_checkpoint(source, offline=offline, revision=revision) as checkpoint:
-        architecture = recognise(checkpoint)
-        return ModuleTree.build(
-            ((tensor.name, tensor.dtype, tensor.shape, tensor.nbytes) for tensor in checkpoint.values()),
-            source=checkpoint.source,
-            files=[path.name for path in checkpoint.files],
-            metadata=checkpoint.metadata,
-            architecture=architecture.model_type if architecture else None,
-            marks=_marks(checkpoint, architecture.rules) if architecture else None,
-        )
+        show(TreeView(tree, depth=depth, full=full, stats=stats))
 
 
-def _marks(checkpoint: Checkpoint, rules: NameRules) -> dict[str, Mark]:
-    """The tensors that do not count. A head is tied if config.json says so; without one, if it is the table's copy."""
-    marks: dict[str, Mark] = {name: "buffer" for name in checkpoint if rules.ignored(name)}
-    names = {rules.canonical(name): name for name in checkpoint}
-    for head, table in rules.tied.items():
-        if head in names and table in names:
-            told = _tied_by_config(checkpoint)
-            if checkpoint[names[head]].same_data(checkpoint[names[table]]) if told is None else told:
-                marks[names[head]] = "tied"
-    return marks
+def _measured(checkpoint: Checkpoint) -> dict[str, TensorStats]:
+    """The statistics of all tensors, with a progress bar on stderr if a person is watching."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from rushlight.checkpoint.stats import measure
+    from rushlight.cli.terminal import stderr_console
+
+    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    console = stderr_console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=sum(tensor.nbytes for tensor in checkpoint.values()))
+        return measure(checkpoint.values(), lambda n_bytes: progress.advance(task, n_bytes))
 
 
-def _tied_by_config(checkpoint: Checkpoint) -> bool | None:
-    """What config.json says, by a word or by saying nothing; None without one, or with one that only a load refuses."""
-    from rushlight.checkpoint import read_json_object
-    from rushlight.errors import ConfigError
+def _page_of_its_own() -> Path:
+    """A new place for a page that nobody named; it stays, since the browser may read it at any time."""
+    import tempfile
 
-    path = checkpoint.sidecar("config.json")
-    if path is None:
-        return None
-    try:
-        told = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError).get("tie_word_embeddings", True)
-    except ConfigError:
-        return None
-    return told if isinstance(told, bool) else None
+    return Path(tempfile.mkdtemp(prefix="rushlight-")) / "inspect.html"
+
+
+def _show_in_browser(path: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(path.absolute().as_uri()):
+        say("no browser was found: open the page in one yourself")

@@ -30,7 +30,7 @@ Device = Annotated[
         metavar="NAME",
         autocompletion=_devices,
         rich_help_panel=MODEL,
-        help="auto, cpu, metal or cuda; auto is the fastest there is.",
+        help="auto, cpu, metal, cuda or reference; auto is the fastest there is.",
     ),
 ]
 Dtype = Annotated[
@@ -40,7 +40,17 @@ Dtype = Annotated[
         metavar="NAME",
         autocompletion=_dtypes,
         rich_help_panel=MODEL,
-        help="What to compute in, such as f32; auto is the device's choice.",
+        help="f32, f16, bf16, int8 or int4 weights; auto is the checkpoint's own.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        "-t",
+        metavar="N",
+        rich_help_panel=MODEL,
+        help="Compute with N threads. Without it: RUSHLIGHT_NUM_THREADS, or a thread a core.",
     ),
 ]
 Offline = Annotated[

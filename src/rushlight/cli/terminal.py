@@ -56,6 +56,13 @@ def stdout_console() -> Console:
     return Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
 
 
+def stderr_console() -> Console:
+    """Rich's view of stderr, for progress; nothing printed on it is read as markup."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr, stderr=True, markup=False, emoji=False, highlight=False)
+
+
 def say(text: str) -> None:
     """A line on stderr, if there is a stderr."""
     if sys.stderr is not None:

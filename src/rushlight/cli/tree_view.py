@@ -6,7 +6,7 @@
     │   ├── ln_1                                        1,536    6.0 KiB
 
 Inside a run of equal blocks the numbers are those of one block. The bar is a line's share of all parameters, and counts
-all blocks of the run.
+all blocks of the run. With statistics each block is shown, and what has no room to the left of them is left out.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 
-from rushlight.checkpoint.tree import Fold, ModuleNode, fold
+from rushlight.checkpoint.tree import Fold, ModuleNode, TensorNode, fold
 from rushlight.errors import printable_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
+    from rushlight.checkpoint.stats import TensorStats
     from rushlight.checkpoint.tree import ModuleTree
 
 MIN_BAR, MAX_BAR = 8, 24
@@ -33,10 +34,15 @@ MAX_ALIGNED = 72
 MAX_METADATA = 200
 GAP = 2
 HEADS = ("dtype", "shape", "parameters", "size")
-NUMBERS = ("parameters", "size")
+STAT_HEADS = ("min", "max", "mean", "std", "NaN", "Inf")
+NUMBERS = ("parameters", "size", *STAT_HEADS)
+LEFT_OUT = ("size",)
+LEFT_OUT_FOR_STATS = ("size", "parameters", "shape", "dtype")
+"""Columns that a narrow terminal does not show, the first to go first."""
 
 BOLD, DIM, PLAIN = Style(bold=True), Style(dim=True), Style()
 ACCENT, DTYPE, MARK = Style(color="yellow"), Style(color="cyan"), Style(dim=True, italic=True)
+BAD = Style(color="red", bold=True)
 
 
 class Signs(NamedTuple):
@@ -58,7 +64,7 @@ ASCII = Signs("|-- ", "`-- ", "|   ", "x", "...", "-", "=", "")
 
 
 class Row(NamedTuple):
-    """A line of the table: the name, then dtype, shape, parameters and size, then its share of all parameters."""
+    """A line of the table: the name, then what stands under the heads, then its share of all parameters."""
 
     name: list[Segment]
     cells: tuple[Segment, ...]
@@ -66,12 +72,21 @@ class Row(NamedTuple):
 
 
 class TreeView:
-    """What Rich prints for a tree: `depth` levels of it if given, with `full` each of the equal blocks."""
+    """What Rich prints for a tree: `depth` levels of it if given, with `full` or `stats` each of the equal blocks."""
 
-    def __init__(self, tree: ModuleTree, *, depth: int | None = None, full: bool = False) -> None:
+    def __init__(
+        self,
+        tree: ModuleTree,
+        *,
+        depth: int | None = None,
+        full: bool = False,
+        stats: Mapping[str, TensorStats] | None = None,
+    ) -> None:
         self.tree = tree
         self.depth = depth
-        self.full = full
+        # Equal blocks are equal in shape, not in values.
+        self.full = full or stats is not None
+        self.stats = stats
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         signs = ASCII if options.ascii_only else UNICODE
@@ -82,7 +97,8 @@ class TreeView:
         rows = list(self._rows(self.tree.root, "", self.depth, 1, signs))
         if rows:
             yield Segment.line()
-            yield from _table(rows, signs, width)
+            heads = HEADS if self.stats is None else HEADS + STAT_HEADS
+            yield from _table(rows, heads, signs, width)
 
     def _facts(self) -> Iterator[str]:
         tree = self.tree
@@ -128,28 +144,44 @@ class TreeView:
         parameters = Segment(mark, MARK) if mark else Segment(f"{n_parameters:,}")
         size = Segment(human_bytes(times * node.nbytes), DIM)
         share = copies * n_parameters / max(1, self.tree.n_parameters)
-        return Row(name, (Segment(dtype, DTYPE), shape, parameters, size), share)
+        cells: tuple[Segment, ...] = (Segment(dtype, DTYPE), shape, parameters, size)
+        if self.stats is not None:
+            cells += _stat_cells(self.stats.get(node.name) if isinstance(node, TensorNode) else None)
+        return Row(name, cells, share)
 
 
-def _table(rows: list[Row], signs: Signs, width: int | None) -> Iterator[Segment]:
-    """The rows in columns. In a `width`, sizes are left out where they do not fit, and bars take what is left over."""
-    heads = Row([Segment("name", DIM)], tuple(Segment(head, DIM) for head in HEADS), 0.0)
-    rows = [heads, *rows]
+def _stat_cells(stats: TensorStats | None) -> tuple[Segment, ...]:
+    if stats is None:
+        return (Segment(""),) * len(STAT_HEADS)
+    values = (
+        Segment("" if value is None else f"{value:.4g}") for value in (stats.min, stats.max, stats.mean, stats.std)
+    )
+    return (*values, *(Segment(f"{n:,}", BAD if n else DIM) for n in (stats.n_nan, stats.n_inf)))
+
+
+def _table(rows: list[Row], heads: tuple[str, ...], signs: Signs, width: int | None) -> Iterator[Segment]:
+    """The rows in columns. In a `width`, columns that do not fit are left out, and bars take what is left over."""
+    top = Row([Segment("name", DIM)], tuple(Segment(head, DIM) for head in heads), 0.0)
+    rows = [top, *rows]
     name_widths = [sum(cell_len(segment.text) for segment in row.name) for row in rows]
     name_width = max(n for n in name_widths if n <= MAX_ALIGNED)
-    widths = [max(len(row.cells[i].text) for row in rows) for i in range(len(HEADS))]
-    room = 0 if width is None else width - name_width - sum(widths) - GAP * (len(HEADS) + 1)
-    if width is not None and room + GAP < 0:
-        widths.pop()
+    columns = {head: max(len(row.cells[i].text) for row in rows) for i, head in enumerate(heads)}
+    room = 0 if width is None else width - name_width - sum(columns.values()) - GAP * (len(heads) + 1)
+    missing = 0 if width is None else -(room + GAP)
+    for head in LEFT_OUT if heads == HEADS else LEFT_OUT_FOR_STATS:
+        if missing > 0:
+            missing -= columns.pop(head) + GAP
     bar = min(room, MAX_BAR) if room >= MIN_BAR else 0
     gap = " " * GAP
     for row, n in zip(rows, name_widths, strict=True):
         line = [*row.name, Segment(" " * (name_width - n))]
-        for head, cell, column in zip(HEADS, row.cells, widths, strict=False):
-            pad = " " * (column - len(cell.text))
+        for head, cell in zip(heads, row.cells, strict=True):
+            if head not in columns:
+                continue
+            pad = " " * (columns[head] - len(cell.text))
             line += [Segment(gap + pad), cell] if head in NUMBERS else [Segment(gap), cell, Segment(pad)]
         if bar:
-            share = Segment("share", DIM) if row is heads else Segment(_bar(row.share, bar, signs), ACCENT)
+            share = Segment("share", DIM) if row is top else Segment(_bar(row.share, bar, signs), ACCENT)
             line += [Segment(gap), share]
         while not line[-1].text.strip():
             line.pop()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rushlight.backends.protocol import Draw
     from rushlight.generation.params import SamplingParams
 
 
@@ -29,6 +30,7 @@ class Sampler:
         vocab_size: V.
         prompt_ids: what stands before the text; only the repetition penalty looks at it.
         barred: ids never to be chosen, because no token has them.
+        draw: draws a token; None is the one in NumPy below.
 
     Raises:
         RequestError: `params` names tokens that the vocabulary does not have.
@@ -40,11 +42,13 @@ class Sampler:
         vocab_size: int,
         prompt_ids: Iterable[int] = (),
         barred: NDArray[np.int32] | None = None,
+        draw: Draw | None = None,
     ) -> None:
         params.check_vocabulary(vocab_size)
         self.params = params
         self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else int(params.seed)
         self._barred = barred
+        self._draw = _draw if draw is None else draw
         self._seen = np.zeros(vocab_size, bool)  # in the prompt or the text
         self._seen[list(prompt_ids)] = True
         self._counts = np.zeros(vocab_size, np.int32)  # in the text
@@ -55,14 +59,17 @@ class Sampler:
         Raises:
             GenerationError: the logits hold NaN or infinity, or no token is left.
         """
-        logits = self._adjusted(logits)
+        params, logits = self.params, self._adjusted(logits)
         best = int(np.argmax(logits))  # a NaN counts as the greatest
         if not np.isfinite(logits[best]):
             raise GenerationError(
                 f"the model's logits at position {position} have no finite maximum: {logits[best]}",
                 remedy="look for NaN or infinity in the weights",
             )
-        token = best if self.params.temperature == 0 else self._draw(probabilities(logits, self.params), position)
+        token = best
+        if params.temperature > 0:
+            share = uniform(self.seed, position)
+            token = self._draw(logits, params.temperature, params.top_k, params.top_p, params.min_p, share)
         self._seen[token] = True
         self._counts[token] += 1
         return token
@@ -83,28 +90,35 @@ class Sampler:
             logits[self._barred] = -np.inf
         return logits
 
-    def _draw(self, weights: NDArray[np.float64], position: int) -> int:
-        cumulative = np.cumsum(weights)
-        token = np.searchsorted(cumulative, uniform(self.seed, position) * cumulative[-1], side="right")
-        return int(min(token, np.flatnonzero(weights)[-1]))  # rounding may reach the very end
+
+def _draw(
+    logits: NDArray[np.floating], temperature: float, top_k: int, top_p: float, min_p: float, share: float
+) -> int:
+    """The token at `share` of the running sum of the probabilities, in the order of ids."""
+    weights = probabilities(logits, temperature, top_k, top_p, min_p)
+    cumulative = np.cumsum(weights)
+    token = np.searchsorted(cumulative, share * cumulative[-1], side="right")
+    return int(min(token, np.flatnonzero(weights)[-1]))  # rounding may reach the very end
 
 
-def probabilities(logits: NDArray[np.floating], params: SamplingParams) -> NDArray[np.float64]:
+def probabilities(
+    logits: NDArray[np.floating], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> NDArray[np.float64]:
     """(V,) logits -> (V,) unnormalised probabilities after temperature, top-k, top-p and min-p; 0 for what is left out.
 
     As transformers' logits processors in the same order: equals at the edge of top-k all stay, and top-p keeps the
     fewest tokens, likeliest first, whose probabilities reach it.
     """
-    scaled = logits.astype(np.float64) / params.temperature
-    if 0 < params.top_k < scaled.size:
-        least = np.partition(scaled, -params.top_k)[-params.top_k]
+    scaled = logits.astype(np.float64) / temperature
+    if 0 < top_k < scaled.size:
+        least = np.partition(scaled, -top_k)[-top_k]
         scaled[scaled < least] = -np.inf
     weights: NDArray[np.float64] = np.exp(scaled - scaled.max())
-    if params.top_p < 1:
+    if top_p < 1:
         order = np.argsort(-weights, kind="stable")
         cumulative = np.cumsum(weights[order])
-        n_kept = np.searchsorted(cumulative, params.top_p * cumulative[-1]) + 1
+        n_kept = np.searchsorted(cumulative, top_p * cumulative[-1]) + 1
         weights[order[n_kept:]] = 0
-    if params.min_p > 0:
-        weights[weights < params.min_p * weights.max()] = 0
+    if min_p > 0:
+        weights[weights < min_p * weights.max()] = 0
     return weights

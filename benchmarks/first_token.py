@@ -1,0 +1,9 @@
+"""`python -m benchmarks.first_token PEER PATH DTYPE THREADS`: what is timed from its start to its first output."""
+
+import sys
+
+from benchmarks.peers import peer
+
+if __name__ == "__main__":
+    name, path, dtype, threads = sys.argv[1:]
+    peer(name).first_token(path, dtype, int(threads))

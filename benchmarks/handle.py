@@ -1,0 +1,77 @@
+"""The other end of a worker: starts it, asks it, ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+ROOT = Path(__file__).parent.parent
+
+
+class WorkerError(Exception):
+    """A runtime could not do what it was asked."""
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The same number of threads for every library, and no network."""
+    variables = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RUSHLIGHT_NUM_THREADS"]
+    return {
+        **os.environ,
+        **dict.fromkeys(variables, str(threads)),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(
+            os.pathsep
+        ),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+class Handle:
+    """A runtime in a process of its own that waits, without using a core, until it is asked."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._name = name
+        self._process = subprocess.Popen(  # noqa: S603, the command is ours
+            [sys.executable, "-m", "benchmarks.worker", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment(threads),
+            encoding="utf-8",
+        )
+
+    def ask(self, do: str, **arguments: object) -> dict[str, Any]:
+        """What the worker answers.
+
+        Raises:
+            WorkerError: it could not, or its process has ended.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        try:
+            stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise WorkerError(f"the process of {self._name} ended with {self._process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,88 @@
+"""CTranslate2, through its converter and Generator. Its loop is its own, so what a step takes is a difference."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from benchmarks.peers import PROMPT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+DISTRIBUTION = "ctranslate2"
+NEEDS: tuple[str, ...] = ("tokenizers",)
+DTYPES = ("f32", "int8")
+
+_COMPUTE_TYPES = {"f32": "float32", "int8": "int8_float32"}
+
+
+def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
+    """Its own format, made by its own converter."""
+    from ctranslate2.converters import TransformersConverter
+
+    path = folder / f"ctranslate2-{dtype}"
+    if not (path / "model.bin").exists():
+        converter = TransformersConverter(str(checkpoint), copy_files=["vocab.json", "merges.txt"])
+        converter.convert(str(path), quantization=_COMPUTE_TYPES[dtype], force=True)
+    return path
+
+
+class Runtime:
+    """A Generator, with the ids' names, which it wants in place of ids."""
+
+    def __init__(self, path: str, dtype: str, threads: int) -> None:
+        import ctranslate2
+
+        self._storage = ctranslate2.StorageView
+        self._generator = ctranslate2.Generator(
+            path, device="cpu", compute_type=_COMPUTE_TYPES[dtype], intra_threads=threads, inter_threads=1
+        )
+        vocab = json.loads((Path(path) / "vocab.json").read_text(encoding="utf-8"))
+        self._names = [name for name, _ in sorted(vocab.items(), key=lambda item: item[1])]
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        import numpy as np
+
+        return np.array(self._generator.forward_batch([self._tokens(ids)]))[0]
+
+    def prefill(self, ids: Sequence[int]) -> None:
+        self._generate([ids], 1)
+
+    def decode(self, prompts: Sequence[Sequence[int]], n_tokens: int) -> tuple[float, list[list[int]]]:
+        start = perf_counter()
+        self._generate(prompts, 1)
+        middle = perf_counter()
+        results = self._generate(prompts, n_tokens + 1)
+        return (perf_counter() - middle) - (middle - start), [result.sequences_ids[0] for result in results]
+
+    def _generate(self, prompts: Sequence[Sequence[int]], n_tokens: int) -> list:
+        return self._generator.generate_batch(
+            [self._tokens(ids) for ids in prompts],
+            max_length=n_tokens,
+            min_length=n_tokens,
+            include_prompt_in_result=False,
+        )
+
+    def _tokens(self, ids: Sequence[int]) -> list[str]:
+        return [self._names[i] for i in ids]
+
+
+def first_token(path: str, dtype: str, threads: int) -> None:
+    """Tokenizer by the tokenizers library, then generate."""
+    import ctranslate2
+    from tokenizers import ByteLevelBPETokenizer
+
+    tokenizer = ByteLevelBPETokenizer(str(Path(path) / "vocab.json"), str(Path(path) / "merges.txt"))
+    generator = ctranslate2.Generator(path, device="cpu", compute_type=_COMPUTE_TYPES[dtype], intra_threads=threads)
+    (result,) = generator.generate_batch(
+        [tokenizer.encode(PROMPT).tokens], max_length=1, include_prompt_in_result=False
+    )
+    sys.stdout.write(tokenizer.decode(result.sequences_ids[0]) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,127 @@
+"""rushlight, through its public names and the timing of `rushlight bench`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from benchmarks.peers import PROMPT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rushlight.bench.bandwidth import Reader
+
+DISTRIBUTION = "rushlight"
+NEEDS: tuple[str, ...] = ()
+DTYPES = ("f32", "f16", "bf16", "int8", "int4")
+
+
+def prepare(checkpoint: Path, _dtype: str, _folder: Path) -> Path:
+    """The checkpoint as it is: other dtypes are made on loading."""
+    return checkpoint
+
+
+class Runtime:
+    """Threads come from the environment, which has RUSHLIGHT_NUM_THREADS. An empty path is the embedded model."""
+
+    def __init__(self, path: str, dtype: str, _threads: int) -> None:
+        import rushlight
+
+        self.model = rushlight.load(path or None, dtype=dtype)
+        self._reader: Reader | None = None
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.floating]:
+        return self.model.logits(ids)
+
+    def prefill(self, ids: Sequence[int]) -> None:
+        from rushlight.generation import Context
+
+        model = self.model
+        Context(model.module, model.module.ops, model.config.kv_shape, len(ids)).feed(ids).argmax()
+
+    def decode(self, prompts: Sequence[Sequence[int]], n_tokens: int) -> tuple[float, list[list[int]]]:
+        from rushlight.bench.steps import Sequences
+
+        sequences = Sequences(self.model, len(prompts), len(prompts[0]) + n_tokens)
+        chosen = [sequences.prefill(prompts)]
+        start = perf_counter()
+        for _ in range(n_tokens):
+            chosen.append(sequences.step(chosen[-1]))
+        seconds = perf_counter() - start
+        return seconds, [[int(i) for i in tokens] for tokens in zip(*chosen, strict=True)]
+
+    # What is measured of rushlight alone.
+
+    def bandwidth(self) -> dict[str, object]:
+        """Seconds to read, and do nothing else, the bytes of weights that a decode step reads."""
+        from rushlight.bench.bandwidth import Reader
+
+        if self._reader is None:
+            self._reader = Reader(self.model)
+            self._reader.time()
+        return {"seconds": self._reader.time(), "bytes": self._reader.nbytes, "reader": self._reader.name}
+
+    def memory(self, n_tokens: int) -> dict[str, object]:
+        """Bytes of the placed weights, a tied head counted once, and of n_tokens of keys and values in float32."""
+        config = self.model.config
+        modules = [(path, module) for path, module in self.model.module.named_modules() if hasattr(module, "weight")]
+        placed = [module.weight for path, module in modules if path != "wte" or not config.tie_word_embeddings]
+        return {
+            "weights": sum(int(weight.nbytes) for weight in placed if hasattr(weight, "nbytes")),
+            "kv": 2 * config.n_layer * config.n_embd * 4 * n_tokens,
+        }
+
+    def sampling(self, n: int) -> dict[str, object]:
+        """Seconds of each of n choices with every setting at work."""
+        import numpy as np
+
+        from rushlight.generation import Sampler, SamplingParams
+
+        params = SamplingParams(
+            temperature=0.8,
+            top_k=40,
+            top_p=0.95,
+            min_p=0.02,
+            repetition_penalty=1.1,
+            presence_penalty=0.1,
+            frequency_penalty=0.1,
+            seed=1,
+        )
+        sampler = Sampler(params, self.model.config.vocab_size, range(16))
+        rows = np.random.default_rng(0).normal(0, 2, (n + 1, self.model.config.vocab_size)).astype(np.float32)
+        times = []
+        for position, logits in enumerate(rows):
+            start = perf_counter()
+            sampler.choose(logits, position)
+            times.append(perf_counter() - start)
+        return {"seconds": times[1:]}
+
+    def loss(self, file: str, n_windows: int) -> dict[str, object]:
+        """The mean loss a token over windows of a text that are as long as the context."""
+        import numpy as np
+
+        length = self.model.context_length
+        text = Path(file).read_text(encoding="utf-8")[: 8 * length * n_windows]
+        ids = self.model.tokenizer.encode(text)
+        losses: list[float] = []
+        for start in range(0, min(len(ids) - length + 1, n_windows * length), length):
+            window = ids[start : start + length]
+            logits = self.model.logits(window)[:-1].astype(np.float64)
+            logits -= logits.max(-1, keepdims=True)
+            chosen = logits[np.arange(length - 1), window[1:]]
+            losses += (np.log(np.exp(logits).sum(-1)) - chosen).tolist()
+        return {"loss": sum(losses) / len(losses), "tokens": len(losses)}
+
+
+def first_token(path: str, dtype: str, _threads: int) -> None:
+    """`rushlight generate`, as a user types it."""
+    from rushlight.cli import main
+
+    sys.argv[0] = "rushlight"
+    main(["generate", path, "--dtype", dtype, "--prompt", PROMPT, "--max-tokens", "1", "--ignore-eos", "--no-echo"])

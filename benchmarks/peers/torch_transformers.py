@@ -1,0 +1,78 @@
+"""Hugging Face transformers on PyTorch, with its own cache and its default attention."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.peers import PROMPT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+DISTRIBUTION = "transformers"
+NEEDS: tuple[str, ...] = ("torch",)
+DTYPES = ("f32", "bf16")
+
+
+def prepare(checkpoint: Path, _dtype: str, _folder: Path) -> Path:
+    """The checkpoint as it is."""
+    return checkpoint
+
+
+class Runtime:
+    """GPT2LMHeadModel without gradients."""
+
+    def __init__(self, path: str, dtype: str, threads: int) -> None:
+        import torch
+        from transformers import GPT2LMHeadModel
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        self._torch = torch
+        self._model = GPT2LMHeadModel.from_pretrained(path, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
+        self._model.eval()
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        return self._model(self._tensor([ids])).logits[0].float().numpy()
+
+    def prefill(self, ids: Sequence[int]) -> None:
+        self._step(self._tensor([ids]), None)
+
+    def decode(self, prompts: Sequence[Sequence[int]], n_tokens: int) -> tuple[float, list[list[int]]]:
+        chosen, cache = self._step(self._tensor(prompts), None)
+        steps = [chosen]
+        start = perf_counter()
+        for _ in range(n_tokens):
+            chosen, cache = self._step(chosen, cache)
+            steps.append(chosen)
+        seconds = perf_counter() - start
+        return seconds, self._torch.cat(steps, 1).tolist()
+
+    def _step(self, ids: Any, cache: Any) -> tuple[Any, Any]:
+        """(S, T) ids after those in the cache -> (S, 1) tokens chosen next, and the cache."""
+        out = self._model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return out.logits[:, -1:].argmax(-1), out.past_key_values
+
+    def _tensor(self, ids: Sequence[Sequence[int]]) -> Any:
+        return self._torch.tensor(list(map(list, ids)))
+
+
+def first_token(path: str, dtype: str, threads: int) -> None:
+    """As its documentation shows it: tokenizer, model, generate."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(threads)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
+    out = model.generate(**tokenizer(PROMPT, return_tensors="pt"), max_new_tokens=1, do_sample=False, pad_token_id=0)
+    sys.stdout.write(tokenizer.decode(out[0]) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,91 @@
+"""The plot for README.md: tokens a second of each runtime at each dtype, as SVG.
+
+Written by hand, so that it has no dependency, carries its own colours for dark pages, and can be read as text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.sax.saxutils import escape
+
+from benchmarks.report import STEPS, dtypes
+
+WIDTH = 860
+MARGIN = 24
+LABEL = 52
+BAR, GAP, GROUP_GAP, PANEL_GAP = 12, 2, 10, 34
+COLOURS = {"rushlight": "#e8871e", "llama.cpp": "#4f7cac", "transformers": "#7fb069", "CTranslate2": "#9b6fb0"}
+OTHER = "#999999"
+
+STYLE = """\
+text { font: 12px system-ui, sans-serif; fill: #24292f }
+.title { font-weight: 600; font-size: 13px }
+.value { font-size: 10.5px }
+.axis { stroke: #d0d7de }
+@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .axis { stroke: #444c56 } }"""
+
+
+def svg(record: dict[str, Any]) -> str:
+    """Three panels, one for each kind of step; bars grouped by dtype, longest first comes the rate itself."""
+    names = [
+        name for name, entry in record["runtimes"].items() if any("decode_tok_s" in d for d in entry["dtypes"].values())
+    ]
+    parts, y = _legend(names), 58
+    for what, words in STEPS.items():
+        panel, y = _panel(record, what, f"{words.format(**record['plan'])}, tokens a second", names, y)
+        parts += panel
+        y += PANEL_GAP
+    caption = (
+        f"GPT-2 124M, {record['cpu']}, {record['threads']} threads, {record['date'][:10]}. Medians; longer is faster."
+    )
+    parts.append(f'<text x="{MARGIN}" y="{y}" class="value">{escape(caption)}</text>')
+    height = y + 16
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+        f'role="img" aria-label="Tokens a second of rushlight and other runtimes">\n<style>\n{STYLE}\n</style>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
+    )
+
+
+def _legend(names: list[str]) -> list[str]:
+    parts, x = [], MARGIN
+    for name in names:
+        parts.append(f'<rect x="{x}" y="14" width="12" height="12" rx="2" fill="{COLOURS.get(name, OTHER)}"/>')
+        parts.append(f'<text x="{x + 18}" y="24">{escape(name)}</text>')
+        x += 46 + 7 * len(name)
+    return parts
+
+
+def _panel(record: dict[str, Any], what: str, title: str, names: list[str], y: int) -> tuple[list[str], int]:
+    """One kind of step from height y, and the height below it."""
+    rates = {
+        (dtype, name): record["runtimes"][name]["dtypes"][dtype][what]["median"]
+        for dtype in dtypes(record)
+        for name in names
+        if what in record["runtimes"][name]["dtypes"].get(dtype, {})
+    }
+    parts = [f'<text x="{MARGIN}" y="{y}" class="title">{escape(title)}</text>']
+    y += 10
+    top = y
+    longest = max(rates.values(), default=1.0)
+    left, room = MARGIN + LABEL, WIDTH - 2 * MARGIN - LABEL - 60
+    for dtype in dtypes(record):
+        shown = [name for name in names if (dtype, name) in rates]
+        if not shown:
+            continue
+        middle = y + (len(shown) * (BAR + GAP)) / 2 + 4
+        parts.append(f'<text x="{left - 10}" y="{middle:.0f}" text-anchor="end">{dtype}</text>')
+        for name in shown:
+            rate = rates[dtype, name]
+            width = max(1.0, room * rate / longest)
+            colour = COLOURS.get(name, OTHER)
+            parts.append(
+                f'<rect x="{left}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2" fill="{colour}">'
+                f"<title>{escape(name)} {dtype}: {rate:,.0f} tok/s</title></rect>"
+            )
+            parts.append(f'<text x="{left + width + 6:.1f}" y="{y + 10}" class="value">{rate:,.0f}</text>')
+            y += BAR + GAP
+        y += GROUP_GAP
+    parts.append(f'<line x1="{left}" y1="{top - 2}" x2="{left}" y2="{y - GROUP_GAP + 2}" class="axis"/>')
+    return parts, y

@@ -1,0 +1,124 @@
+"""A sitting's record as Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.goals import goals, ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+STEPS = {
+    "decode_tok_s": "decode, one sequence",
+    "prefill_tok_s": "prefill of {prompt_tokens}",
+    "together_tok_s": "{together} sequences decoding together",
+}
+"""The rates of a record, and what they are called."""
+
+MARKS = {True: "met", False: "**missed**", None: "–"}
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The whole report."""
+    plan, runtimes = record["plan"], record["runtimes"]
+    versions = ", ".join(f"{name} {entry['version']}" for name, entry in runtimes.items() if entry.get("version"))
+    parts = [
+        "# Measured",
+        "<!-- Written by `python -m benchmarks`. -->",
+        f"{record['date']} on {record['cpu']}, {record['threads']} threads: GPT-2 124M shape, random weights, "
+        f"{plan['repeats']} rounds, all runtimes in turn in each. {versions}, Python {record['versions']['python']}.",
+        "## Goals",
+        table(
+            ["what", "goal", "measured", ""],
+            [[goal.what, goal.goal, goal.measured, MARKS[goal.met]] for goal in goals(record)],
+        ),
+    ]
+    for what, words in STEPS.items():
+        parts += [f"## {words.format(**plan)}, tok/s", _rates(record, what)]
+    parts += ["## The rest", _rest(record), "## Do they compute the same?", _agreement(record)]
+    problems = _problems(record)
+    if problems:
+        parts += ["## What did not run", "\n".join(f"- {problem}" for problem in problems)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def dtypes(record: dict[str, Any]) -> list[str]:
+    """The dtypes that any runtime was asked for, in the order of asking."""
+    return list(dict.fromkeys(dtype for entry in record["runtimes"].values() for dtype in entry["dtypes"]))
+
+
+def _rates(record: dict[str, Any], what: str) -> str:
+    """Runtimes by dtypes: median, least and most, and how many times as fast rushlight is."""
+    rows = []
+    for name, entry in record["runtimes"].items():
+        if entry.get("version") is None:
+            continue
+        row = [name]
+        for dtype in dtypes(record):
+            sample = entry["dtypes"].get(dtype, {}).get(what)
+            cell = "–"
+            if sample:
+                cell = f"{sample['median']:,.0f} ({sample['min']:,.0f} – {sample['max']:,.0f})"
+                times, _ = ratio(record, what, dtype, name) if name != "rushlight" else (None, "")
+                if times is not None:
+                    cell += f", {times:.2f} ×"
+                elif entry["dtypes"][dtype].get("agrees") is False:
+                    cell += ", disagrees"
+            row.append(cell)
+        rows.append(row)
+    return "Median (least – most), and rushlight's rate over this one's, the median of the rounds' ratios.\n\n" + table(
+        ["", *dtypes(record)], rows
+    )
+
+
+def _rest(record: dict[str, Any]) -> str:
+    rows = []
+    for name, entry in record["runtimes"].items():
+        if entry.get("version") is None:
+            continue
+        first = entry["dtypes"].get("f32", {}).get("first_token_s")
+        peaks = [(dtype, found["peak_bytes"]) for dtype, found in entry["dtypes"].items() if "peak_bytes" in found]
+        rows.append(
+            [
+                name,
+                f"{first['median']:.3f} s ({first['min']:.3f} – {first['max']:.3f})" if first else "–",
+                ", ".join(f"{dtype} {peak / 1e6:,.0f} MB" for dtype, peak in peaks) or "–",
+                f"{entry['installed_bytes'] / 1e6:,.0f} MB" if entry.get("installed_bytes") else "–",
+            ]
+        )
+    return table(
+        ["", "process start to first token, f32", "peak resident memory", "installed, with all it needs"], rows
+    )
+
+
+def _agreement(record: dict[str, Any]) -> str:
+    if record.get("yardstick") is None:
+        return "Not checked: neither transformers nor rushlight ran in float32."
+    rows = []
+    for name, entry in record["runtimes"].items():
+        for dtype, found in entry["dtypes"].items():
+            if "logits_error" in found:
+                verdict = "yes" if found["agrees"] else "**no: not compared**"
+                rows.append([name, dtype, f"{found['logits_error']:.2g}", f"{found['greedy_gap']:.2g}", verdict])
+    return (
+        f"Against {record['yardstick']} in float32, in standard deviations of its logits: the root mean square of the "
+        "difference over a prompt, and how far the worst token of a greedy batch lies below its own choice.\n\n"
+        + table(["", "dtype", "difference", "worst token", "agrees"], rows)
+    )
+
+
+def _problems(record: dict[str, Any]) -> list[str]:
+    found = []
+    for name, entry in record["runtimes"].items():
+        if "problem" in entry:
+            found.append(f"{name}: {entry['problem']}")
+        found += [f"{name} {dtype}: {d['problem']}" for dtype, d in entry["dtypes"].items() if "problem" in d]
+        found += [f"{key}: {value}" for key, value in entry.items() if key.endswith("in a fresh process")]
+    return found

@@ -1,0 +1,42 @@
+"""Bytes that a package takes on the disk, with everything that it cannot do without."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+
+def installed_bytes(*names: str) -> int | None:
+    """The size of distributions and of their requirements without extras; None if one is not installed, or editable."""
+    if not all(map(_is_whole, names)):
+        return None
+    seen: dict[str, Distribution] = {}
+    waiting = list(names)
+    while waiting:
+        key = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if key in seen:
+            continue
+        try:
+            seen[key] = found = distribution(key)
+        except PackageNotFoundError:
+            continue  # required on other machines, or for what this one does not need
+        requirements = map(Requirement, found.requires or ())
+        waiting += [each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return sum(map(_bytes, seen.values()))
+
+
+def _is_whole(name: str) -> bool:
+    """Whether its files are where pip put them, not in a working copy (PEP 610)."""
+    try:
+        origin = distribution(name).read_text("direct_url.json") or ""
+    except PackageNotFoundError:
+        return False
+    return '"editable": true' not in origin
+
+
+def _bytes(found: Distribution) -> int:
+    paths = {Path(str(found.locate_file(file))) for file in found.files or ()}
+    return sum(path.stat().st_size for path in paths if path.is_file())

@@ -1,0 +1,113 @@
+"""A runtime in a process of its own: answers requests, one JSON object a line, until its input ends.
+
+    python -m benchmarks.worker PEER
+
+What the runtime prints itself goes to stderr. A request names a method here, `{"do": "prefill", "n_tokens": 512}`; an
+answer is what it returns, or `{"error": ...}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers import peer
+
+PROMPT_TOKENS = 16
+"""What stands in a sequence's cache when its decoding is timed."""
+
+
+def random_ids(n: int, vocab_size: int, seed: int) -> list[int]:
+    """The same prompt in every process."""
+    return [int(i) for i in np.random.default_rng(seed).integers(0, vocab_size, n)]
+
+
+class Worker:
+    """Requests, by name."""
+
+    def __init__(self, name: str) -> None:
+        self._peer = peer(name)
+        self._runtime: Any = None
+        self._vocab_size = 0
+
+    def prepare(self, checkpoint: str, dtype: str, folder: str) -> dict[str, object]:
+        """The checkpoint in the runtime's format."""
+        return {"path": str(self._peer.prepare(Path(checkpoint), dtype, Path(folder)))}
+
+    def open(self, path: str, dtype: str, threads: int, vocab_size: int) -> dict[str, object]:
+        """Loads a model."""
+        self._vocab_size = vocab_size
+        start = perf_counter()
+        self._runtime = self._peer.Runtime(path, dtype, threads)
+        return {"seconds": perf_counter() - start}
+
+    def prefill(self, n_tokens: int) -> dict[str, object]:
+        """Seconds for a prompt's next token."""
+        ids = random_ids(n_tokens, self._vocab_size, 0)
+        start = perf_counter()
+        self._runtime.prefill(ids)
+        return {"seconds": perf_counter() - start}
+
+    def decode(self, n_sequences: int, n_tokens: int) -> dict[str, object]:
+        """Seconds for n_tokens more of each sequence, and the tokens."""
+        prompts = [random_ids(PROMPT_TOKENS, self._vocab_size, seed) for seed in range(n_sequences)]
+        seconds, tokens = self._runtime.decode(prompts, n_tokens)
+        return {"seconds": seconds, "tokens": tokens}
+
+    def logits(self, n_tokens: int, file: str) -> dict[str, object]:
+        """Writes the (T, V) logits of a prompt to a .npy file."""
+        np.save(file, self._runtime.logits(random_ids(n_tokens, self._vocab_size, 0)))
+        return {}
+
+    def gaps(self, tokens: dict[str, list[int]]) -> dict[str, object]:
+        """How far each token, that another runtime chose greedily after a seed's prompt, is from this one's choice.
+
+        In standard deviations of the logits: 0 where both choose the same.
+        """
+        found = []
+        for seed, chosen in tokens.items():
+            ids = random_ids(PROMPT_TOKENS, self._vocab_size, int(seed)) + chosen
+            logits = self._runtime.logits(ids[:-1])[PROMPT_TOKENS - 1 :]
+            taken = logits[np.arange(len(chosen)), chosen]
+            found += ((logits.max(-1) - taken) / logits.std(-1)).tolist()
+        return {"gaps": found}
+
+    def peak(self) -> dict[str, object]:
+        """The most memory that this process has had resident so far."""
+        try:
+            # Not getrusage, whose figure starts from what the parent had.
+            lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+            kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+            return {"bytes": kib * 1024}
+        except OSError:
+            return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+
+    def own(self, what: str, **arguments: Any) -> dict[str, object]:
+        """A measurement that only this runtime has."""
+        return getattr(self._runtime, what)(**arguments)
+
+
+def main() -> None:
+    """Answers until the input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    worker = Worker(sys.argv[1])
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(worker, request.pop("do"))(**request)
+        except Exception as error:  # the run goes on with the other runtimes
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

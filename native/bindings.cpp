@@ -1,0 +1,193 @@
+// rushlight.backends._native: the device and what it makes, as Python sees them (_native.pyi).
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "device.h"
+#include "isa.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace rushlight {
+
+namespace {
+
+template <class T, int kDims>
+using NumPy = nb::ndarray<const T, nb::ndim<kDims>, nb::c_contig, nb::device::cpu>;
+
+template <class... Parts>
+auto span(const nb::ndarray<Parts...>& array) {
+  return std::span(array.data(), array.size());
+}
+
+// Runs work without the interpreter's lock: other Python threads go on.
+template <class Work>
+auto unlocked(Work&& work) {
+  const nb::gil_scoped_release release;
+  return work();
+}
+
+template <size_t kCount>
+int index_of(const char* const (&names)[kCount], const std::string& name, const char* what) {
+  const auto* found = std::find(std::begin(names), std::end(names), name);
+  if (found == std::end(names)) throw std::invalid_argument("no such " + std::string(what) + ": " + name);
+  return static_cast<int>(found - names);
+}
+
+std::vector<std::string> names(const std::vector<const Kernels*>& kernels) {
+  std::vector<std::string> names;
+  for (const Kernels* k : kernels) names.emplace_back(k->name);
+  return names;
+}
+
+std::shared_ptr<Device> make_device(int n_threads, const std::string& isa) {
+  if (n_threads < 1) throw std::invalid_argument("a device needs a thread");
+  for (const Kernels* kernels : available_kernels()) {
+    if (kernels->name == isa) return std::make_shared<Device>(n_threads, *kernels);
+  }
+  throw std::invalid_argument("this processor has no " + isa);
+}
+
+// The buffer protocol: what makes numpy.asarray(array) a view.
+int get_buffer(PyObject* self, Py_buffer* view, int flags) {
+  const auto& array = *nb::inst_ptr<Array>(self);
+  const bool contiguous = array.stride == array.columns || array.rows <= 1;
+  if (!contiguous && (flags & PyBUF_STRIDES) != PyBUF_STRIDES) {
+    PyErr_SetString(PyExc_BufferError, "the rows are not contiguous: ask for a strided buffer");
+    return -1;
+  }
+  auto* dims = new Py_ssize_t[4]{array.rows, array.columns, array.stride * Py_ssize_t{sizeof(float)}, sizeof(float)};
+  view->obj = Py_NewRef(self);
+  view->buf = array.data;
+  view->len = array.rows * array.columns * Py_ssize_t{sizeof(float)};
+  view->itemsize = sizeof(float);
+  view->readonly = 0;
+  view->ndim = 2;
+  view->format = (flags & PyBUF_FORMAT) != 0 ? const_cast<char*>("f") : nullptr;
+  view->shape = dims;
+  view->strides = dims + 2;
+  view->suboffsets = nullptr;
+  view->internal = dims;
+  return 0;
+}
+
+void release_buffer(PyObject*, Py_buffer* view) { delete[] static_cast<Py_ssize_t*>(view->internal); }
+
+PyType_Slot array_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(get_buffer)},
+                             {Py_bf_releasebuffer, reinterpret_cast<void*>(release_buffer)},
+                             {0, nullptr}};
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.def("instruction_sets", [] { return names(available_kernels()); });
+  m.def("is_instruction_set", [](const std::string& name) { return is_instruction_set(name); });
+
+  nb::class_<Array>(m, "Array", nb::type_slots(array_slots))
+      .def_prop_ro("shape", [](const Array& a) { return nb::make_tuple(a.rows, a.columns); })
+      .def("__add__", [](const Array& a, const Array& b) { return unlocked([&] { return a.device->add(a, b); }); },
+           nb::is_operator());
+
+  nb::class_<Vector>(m, "Vector").def_prop_ro("shape", [](const Vector& v) { return nb::make_tuple(v.n); });
+
+  nb::class_<Weight>(m, "Weight")
+      .def_prop_ro("shape", [](const Weight& w) { return nb::make_tuple(w.n_out, w.n_in); })
+      .def_prop_ro("format", [](const Weight& w) { return kFormatNames[static_cast<int>(w.format)]; })
+      .def_prop_ro("nbytes", &Weight::bytes);
+
+  nb::class_<KVCache>(m, "KVCache").def_ro("n_blocks", &KVCache::n_blocks);
+
+  nb::class_<Rows>(m, "Rows");
+
+  nb::class_<Device>(m, "Device")
+      .def(nb::new_(&make_device), "threads"_a, "isa"_a)
+      .def_prop_ro("threads", &Device::n_threads)
+      .def_prop_ro("isa", &Device::isa)
+      .def("weight",
+           [](Device& d, const std::string& format, int n_in, int n_out) {
+             return d.weight(static_cast<Format>(index_of(kFormatNames, format, "format")), n_in, n_out);
+           },
+           "format"_a, "n_in"_a, "n_out"_a)
+      .def("pack",
+           [](Device& d, const Weight& weight, const NumPy<uint8_t, 1>& raw, const std::string& dtype, int64_t columns,
+              bool rows_are_inputs, int64_t first) {
+             Source source = {raw.data(), Source::dtype_of(dtype), 0, columns, rows_are_inputs};
+             source.rows = static_cast<int64_t>(raw.size() / Source::item_bytes(source.dtype)) / columns;
+             return unlocked([&] { return d.pack(source, first, weight); });
+           },
+           "weight"_a, "raw"_a, "dtype"_a, "columns"_a, "rows_are_inputs"_a, "first"_a)
+      .def("read", [](Device& d, const Weight& w) { return unlocked([&] { return d.read(w); }); }, "weight"_a)
+      .def("vector", [](Device& d, const NumPy<float, 1>& values) { return d.vector(span(values)); }, "values"_a)
+      .def("array",
+           [](Device& d, const NumPy<float, 2>& values) {
+             Array array = d.array(static_cast<int64_t>(values.shape(0)), static_cast<int64_t>(values.shape(1)));
+             for (int64_t i = 0; i < array.rows; ++i) {
+               std::copy_n(values.data() + i * array.columns, array.columns, array.row(i));
+             }
+             return array;
+           },
+           "values"_a)
+      .def("kv_cache",
+           [](Device&, int n_layer, int n_head, int head_dim, int n_blocks) {
+             return KVCache(n_layer, n_head, head_dim, n_blocks);
+           },
+           "n_layer"_a, "n_head"_a, "head_dim"_a, "n_blocks"_a)
+      .def("rows",
+           [](Device&, const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& positions,
+              const NumPy<int32_t, 2>& block_tables, int n_blocks) {
+             return Rows(span(row_starts), span(positions), span(block_tables),
+                         static_cast<int64_t>(block_tables.shape(1)), n_blocks);
+           },
+           "row_starts"_a, "positions"_a, "block_tables"_a, "n_blocks"_a)
+      .def("embedding",
+           [](Device& d, const NumPy<int32_t, 1>& ids, const Weight& table) {
+             return unlocked([&] { return d.embedding(span(ids), table); });
+           },
+           "ids"_a, "table"_a)
+      .def("linear",
+           [](Device& d, const Array& x, const Weight& weight, const Vector* bias) {
+             return unlocked([&] { return d.linear(x, weight, bias); });
+           },
+           "x"_a, "weight"_a, "bias"_a.none())
+      .def("layer_norm",
+           [](Device& d, const Array& x, const Vector& weight, const Vector& bias, float eps) {
+             return unlocked([&] { return d.layer_norm(x, weight, bias, eps); });
+           },
+           "x"_a, "weight"_a, "bias"_a, "eps"_a)
+      .def("activation",
+           [](Device& d, const Array& x, const std::string& name) {
+             const auto kind = static_cast<ActivationKind>(index_of(kActivationNames, name, "activation"));
+             return unlocked([&] { return d.activation(x, kind); });
+           },
+           "x"_a, "name"_a)
+      .def("exp", [](Device& d, const Array& x) { return unlocked([&] { return d.exp(x); }); }, "x"_a)
+      .def("sample",
+           [](Device& d, const NumPy<float, 1>& logits, double temperature, int64_t top_k, double top_p, double min_p,
+              double share) {
+             if (logits.size() == 0) throw std::invalid_argument("there are no logits to choose from");
+             const SamplingSettings settings = {temperature, top_k, top_p, min_p};
+             return unlocked([&] { return d.sample(span(logits), settings, share); });
+           },
+           "logits"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "share"_a)
+      .def("split", [](Device&, const Array& x, int n) { return Device::split(x, n); }, "x"_a, "n"_a)
+      .def("take",
+           [](Device& d, const Array& x, const NumPy<int32_t, 1>& rows) { return d.take(x, span(rows)); }, "x"_a,
+           "rows"_a)
+      .def("attention",
+           [](Device& d, const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache,
+              int layer, int n_head, float scale) {
+             if (n_head != cache.n_head) throw std::invalid_argument("the cache is for another number of heads");
+             return unlocked([&] { return d.attention(q, k, v, rows, cache, layer, scale); });
+           },
+           "q"_a, "k"_a, "v"_a, "rows"_a, "cache"_a, "layer"_a,
+           "n_head"_a, "scale"_a);
+}
+
+}  // namespace rushlight

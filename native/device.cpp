@@ -1,0 +1,285 @@
+#include "device.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace rushlight {
+
+namespace {
+
+constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+constexpr int64_t kLinearRows = 96;      // rows that pass a panel together: whole groups of 1, 2, 3, 4, 6, 8 and 12
+constexpr int64_t kElementsAPart = 8192;  // fewer elements than this are not worth a second thread
+
+void require(bool holds, const std::string& message) {
+  if (!holds) throw std::invalid_argument(message);
+}
+
+}  // namespace
+
+KVCache::KVCache(int n_layer, int n_head, int head_dim, int n_blocks)
+    : n_layer(n_layer),
+      n_head(n_head),
+      head_dim(head_dim),
+      n_blocks(n_blocks),
+      value_stride(static_cast<size_t>(round_up(head_dim, 16))) {
+  require(n_layer > 0 && n_head > 0 && head_dim > 0 && n_blocks >= 0, "a KV cache of no size");
+  const size_t heads = static_cast<size_t>(n_layer) * n_blocks * n_head;
+  memory = map_pages(heads * (key_head() + value_head()) * sizeof(float));
+  keys = reinterpret_cast<float*>(memory.get());
+  values = keys + heads * key_head();
+}
+
+Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positions,
+           std::span<const int32_t> block_tables, int64_t width, int n_blocks)
+    : row_starts_(row_starts.begin(), row_starts.end()),
+      block_tables_(block_tables.begin(), block_tables.end()),
+      width_(width),
+      n_blocks_(n_blocks) {
+  const int64_t n = static_cast<int64_t>(row_starts.size()) - 1;
+  require(n >= 0 && row_starts.front() == 0 && row_starts.back() == static_cast<int64_t>(positions.size()) &&
+              static_cast<int64_t>(block_tables.size()) == n * width,
+          "row_starts, positions and block_tables do not fit together");
+  for (int64_t s = 0; s < n; ++s) {
+    require(row_starts[s] < row_starts[s + 1], "a sequence without rows");
+    const int32_t position = positions[row_starts[s]];
+    const int64_t last = int64_t{position} + row_starts[s + 1] - row_starts[s] - 1;
+    require(position >= 0 && last / kBlock < width, "a position beyond the sequence's blocks");
+    for (int64_t j = 0; j <= last / kBlock; ++j) {
+      const int32_t block = block_tables[s * width + j];
+      require(block >= 0 && block < n_blocks, "block " + std::to_string(block) + " is not in the cache");
+    }
+    positions_.push_back(position);
+  }
+}
+
+Device::Device(int n_threads, const Kernels& kernels) : kernels_(kernels), pool_(n_threads) {}
+
+Weight Device::weight(Format format, int n_in, int n_out) {
+  require(n_in > 0 && n_out > 0, "a weight of no size");
+  Weight weight = {nullptr, format, n_in, n_out};
+  const std::lock_guard lock(arena_mutex_);
+  weight.memory = arena_.allocate(weight.bytes());
+  return weight;
+}
+
+bool Device::pack(const Source& source, int64_t first, const Weight& weight) {
+  const int64_t n_rows = source.rows_are_inputs ? weight.n_in : weight.n_out;
+  require(source.columns == (source.rows_are_inputs ? weight.n_out : weight.n_in) && first % kTile == 0 &&
+              first >= 0 && first + source.rows <= n_rows,
+          "a source that is no part of the weight");
+  const int64_t row_tiles = (source.rows + kTile - 1) / kTile, column_tiles = (source.columns + kTile - 1) / kTile;
+  const auto pack_tile = kernels_.linear[static_cast<int>(weight.format)].pack;
+  std::atomic<bool> finite = true;
+  pool_.share(row_tiles * column_tiles, 8, [&](int64_t begin, int64_t end) {
+    alignas(64) float tile[kTile * kPanel];
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t r = i / column_tiles, c = i % column_tiles;
+      source.read_tile(r * kTile, c * kTile, tile);
+      const int row = static_cast<int>(first / kTile + r), column = static_cast<int>(c);
+      uint8_t* packed = source.rows_are_inputs ? weight.tile(column, row) : weight.tile(row, column);
+      if (!pack_tile(tile, packed)) finite.store(false, std::memory_order_relaxed);
+    }
+  });
+  return finite;
+}
+
+Vector Device::vector(std::span<const float> values) {
+  const size_t bytes = static_cast<size_t>(round_up(static_cast<int64_t>(values.size()), kPanel)) * sizeof(float);
+  const std::lock_guard lock(arena_mutex_);
+  Vector vector = {arena_.allocate(bytes), static_cast<int>(values.size())};
+  std::memcpy(vector.memory.get(), values.data(), values.size_bytes());
+  return vector;
+}
+
+uint32_t Device::read(const Weight& weight) {
+  std::atomic<uint32_t> total = 0;
+  pool_.share(weight.n_panels(), 1, [&](int64_t begin, int64_t end) {
+    const size_t bytes = weight.panel_bytes() * static_cast<size_t>(end - begin);
+    total += kernels_.read(weight.tile(static_cast<int>(begin), 0), bytes);
+  });
+  return total;
+}
+
+Array Device::array(int64_t rows, int64_t columns) {
+  const int64_t stride = round_up(columns, kPanel);
+  std::shared_ptr<float> memory = buffers_->allocate(static_cast<size_t>(rows * stride));
+  float* data = memory.get();
+  return {shared_from_this(), std::move(memory), data, rows, columns, stride};
+}
+
+template <class Function>
+Array Device::each_row(const Array& x, Function&& function) {
+  Array out = array(x.rows, x.columns);
+  pool_.share(x.rows, kElementsAPart / std::max<int64_t>(x.columns, 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) function(i, x.row(i), out.row(i));
+  });
+  return out;
+}
+
+Array Device::embedding(std::span<const int32_t> ids, const Weight& table) {
+  for (const int32_t id : ids) {
+    require(id >= 0 && id < table.n_out, "id " + std::to_string(id) + " is beyond the table's " +
+                                             std::to_string(table.n_out) + " rows");
+  }
+  Array out = array(static_cast<int64_t>(ids.size()), table.n_in);
+  pool_.share(out.rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) table.gather(ids[i], out.row(i));
+  });
+  return out;
+}
+
+Array Device::linear(const Array& x, const Weight& weight, const Vector* bias) {
+  require(x.columns == weight.n_in, "x has " + std::to_string(x.columns) + " columns, the weight " +
+                                        std::to_string(weight.n_in) + " inputs");
+  require(bias == nullptr || bias->n == weight.n_out, "the bias is not as long as the outputs");
+  const LinearKernels& kernels = kernels_.linear[static_cast<int>(weight.format)];
+  Array out = array(x.rows, weight.n_out);
+  LinearJob job = {weight.memory.get(),
+                   weight.panel_bytes(),
+                   weight.n_in,
+                   x.data,
+                   static_cast<size_t>(x.stride) * sizeof(float),
+                   out.data,
+                   static_cast<size_t>(out.stride),
+                   bias == nullptr ? nullptr : bias->data()};
+  std::shared_ptr<float> prepared;
+  if (kernels.prepare != nullptr) {
+    job.x_stride_bytes = kernels.prepared_bytes(weight.n_in);
+    prepared = buffers_->allocate((job.x_stride_bytes * static_cast<size_t>(x.rows) + 3) / 4);
+    auto* bytes = reinterpret_cast<uint8_t*>(prepared.get());
+    job.x = bytes;
+    pool_.share(x.rows, kElementsAPart / std::max<int64_t>(x.columns, 1) + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        kernels.prepare(x.row(i), weight.n_in, bytes + static_cast<size_t>(i) * job.x_stride_bytes);
+      }
+    });
+  }
+  // Parts go along the panels, so that each thread reads one stretch of the weight; many rows are cut as well.
+  const int64_t row_parts = std::max<int64_t>((x.rows + kLinearRows - 1) / kLinearRows, 1);
+  pool_.share(weight.n_panels() * row_parts, 1, [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t panel = begin / row_parts, part = begin % row_parts;
+      const int64_t parts = std::min(row_parts - part, end - begin);
+      const bool whole = part == 0 && parts == row_parts;
+      const int64_t panels = whole ? (end - begin) / row_parts : 1;
+      for (int64_t i = part; i < part + parts; ++i) {
+        kernels.run(job, static_cast<int>(panel), static_cast<int>(panel + panels), static_cast<int>(i * kLinearRows),
+                    static_cast<int>(std::min((i + 1) * kLinearRows, x.rows)));
+      }
+      begin += whole ? panels * row_parts : parts;
+    }
+  });
+  return out;
+}
+
+Array Device::layer_norm(const Array& x, const Vector& weight, const Vector& bias, float eps) {
+  require(x.columns == weight.n && x.columns == bias.n, "x, weight and bias differ in length");
+  return each_row(x, [&](int64_t, const float* in, float* out) {
+    kernels_.layer_norm(in, weight.data(), bias.data(), eps, out, weight.n);
+  });
+}
+
+Array Device::activation(const Array& x, ActivationKind kind) {
+  const auto function = kernels_.activation[static_cast<int>(kind)];
+  return each_row(x, [&](int64_t, const float* in, float* out) { function(in, out, static_cast<int>(x.columns)); });
+}
+
+Array Device::exp(const Array& x) {
+  return each_row(x, [&](int64_t, const float* in, float* out) { kernels_.exp(in, out, static_cast<int>(x.columns)); });
+}
+
+Array Device::add(const Array& a, const Array& b) {
+  require(a.rows == b.rows && a.columns == b.columns, "the arrays to add differ in shape");
+  return each_row(a, [&](int64_t i, const float* in, float* out) {
+    kernels_.add(in, b.row(i), out, static_cast<int>(a.columns));
+  });
+}
+
+Array Device::take(const Array& x, std::span<const int32_t> rows) {
+  Array out = array(static_cast<int64_t>(rows.size()), x.columns);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    require(rows[i] >= 0 && rows[i] < x.rows, "there is no row " + std::to_string(rows[i]));
+    std::memcpy(out.row(static_cast<int64_t>(i)), x.row(rows[i]), static_cast<size_t>(x.columns) * sizeof(float));
+  }
+  return out;
+}
+
+std::vector<Array> Device::split(const Array& x, int n) {
+  require(n > 0 && x.columns % n == 0, "the columns cannot be split evenly");
+  std::vector<Array> parts(static_cast<size_t>(n), x);
+  for (int i = 0; i < n; ++i) {
+    parts[i].columns = x.columns / n;
+    parts[i].data = x.data + i * parts[i].columns;
+  }
+  return parts;
+}
+
+Array Device::attention(const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache,
+                        int layer, float scale) {
+  const int64_t n = rows.n_rows(), columns = int64_t{cache.n_head} * cache.head_dim;
+  for (const Array* x : {&q, &k, &v}) {
+    require(x->rows == n && x->columns == columns, "queries, keys and values do not fit the batch and the cache");
+  }
+  require(layer >= 0 && layer < cache.n_layer && rows.n_blocks() == cache.n_blocks, "another cache's batch or layer");
+  const int head_dim = cache.head_dim;
+  const size_t key_step = static_cast<size_t>(cache.n_head) * cache.key_head();
+  const size_t value_step = static_cast<size_t>(cache.n_head) * cache.value_head();
+
+  // First all keys and values into the cache, then the products: a row's position may be another part's row.
+  const int64_t heads = int64_t{rows.n_sequences()} * cache.n_head;
+  pool_.share(heads, kElementsAPart * heads / std::max<int64_t>(n * columns, 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int s = static_cast<int>(i / cache.n_head), head = static_cast<int>(i % cache.n_head);
+      const int32_t* blocks = rows.blocks(s);
+      for (int row = rows.begin(s); row < rows.end(s); ++row) {
+        const int position = rows.position(s) + row - rows.begin(s), at = position % kBlock;
+        const auto block = static_cast<size_t>(blocks[position / kBlock]);
+        float* key = cache.key_base(layer, head) + block * key_step + at;
+        float* value = cache.value_base(layer, head) + block * value_step + at * cache.value_stride;
+        const float* k_row = k.row(row) + head * head_dim;
+        for (int d = 0; d < head_dim; ++d) key[d * kBlock] = k_row[d];
+        std::memcpy(value, v.row(row) + head * head_dim, static_cast<size_t>(head_dim) * sizeof(float));
+      }
+    }
+  });
+
+  // Parts are a few rows of one head: where the cached positions are many, so are the rows of a prompt.
+  std::vector<int64_t> part_starts = {0};
+  for (int s = 0; s < rows.n_sequences(); ++s) {
+    const int64_t parts = (rows.end(s) - rows.begin(s) + kAttentionRows - 1) / kAttentionRows;
+    part_starts.push_back(part_starts.back() + parts * cache.n_head);
+  }
+  Array out = array(n, columns);
+  pool_.share(part_starts.back(), 1, [&](int64_t begin, int64_t end) {
+    thread_local std::vector<float> scratch;
+    scratch.resize(attention_scratch(cache.value_stride));
+    for (int64_t i = begin; i < end; ++i) {
+      const auto s = static_cast<int>(std::ranges::upper_bound(part_starts, i) - part_starts.begin() - 1);
+      const int64_t parts = (part_starts[s + 1] - part_starts[s]) / cache.n_head;
+      const int head = static_cast<int>((i - part_starts[s]) / parts);
+      const int first = static_cast<int>((i - part_starts[s]) % parts) * kAttentionRows;
+      const AttentionJob job = {q.row(rows.begin(s)) + head * head_dim,
+                                static_cast<size_t>(q.stride),
+                                out.row(rows.begin(s)) + head * head_dim,
+                                static_cast<size_t>(out.stride),
+                                cache.key_base(layer, head),
+                                cache.value_base(layer, head),
+                                key_step,
+                                value_step,
+                                cache.value_stride,
+                                rows.blocks(s),
+                                rows.position(s),
+                                head_dim,
+                                scale};
+      kernels_.attention(job, first, std::min(first + kAttentionRows, rows.end(s) - rows.begin(s)), scratch.data());
+    }
+  });
+  return out;
+}
+
+}  // namespace rushlight

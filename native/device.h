@@ -1,0 +1,109 @@
+// The operations of the CPU backend: what is computed, on which rows, by how many threads.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "array.h"
+#include "kernels.h"
+#include "memory.h"
+#include "pool.h"
+#include "sample.h"
+#include "weight.h"
+
+namespace rushlight {
+
+// Keys and values of all layers. In each layer keys are [block][head][D][64] and values [block][head][64][D padded to
+// whole vectors]; see AttentionJob.
+struct KVCache {
+  KVCache(int n_layer, int n_head, int head_dim, int n_blocks);
+
+  int n_layer, n_head, head_dim, n_blocks;
+  size_t value_stride;
+  std::shared_ptr<uint8_t> memory;
+  float* keys;
+  float* values;
+
+  size_t key_head() const { return static_cast<size_t>(head_dim) * kBlock; }
+  size_t value_head() const { return value_stride * kBlock; }
+  float* key_base(int layer, int head) const {
+    return keys + (static_cast<size_t>(layer) * n_blocks * n_head + head) * key_head();
+  }
+  float* value_base(int layer, int head) const {
+    return values + (static_cast<size_t>(layer) * n_blocks * n_head + head) * value_head();
+  }
+};
+
+// Whose the rows of a step are: sequence s has rows row_starts[s] to row_starts[s + 1], the first of them at position
+// positions[s], and its block j is block_tables[s * width + j].
+class Rows {
+ public:
+  // Throws std::invalid_argument where they do not fit together, or a block is missing or not one of n_blocks.
+  Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positions, std::span<const int32_t> block_tables,
+       int64_t width, int n_blocks);
+
+  int n_sequences() const { return static_cast<int>(positions_.size()); }
+  int n_rows() const { return row_starts_.back(); }
+  int n_blocks() const { return n_blocks_; }
+  int begin(int s) const { return row_starts_[s]; }
+  int end(int s) const { return row_starts_[s + 1]; }
+  int position(int s) const { return positions_[s]; }
+  const int32_t* blocks(int s) const { return block_tables_.data() + s * width_; }
+
+ private:
+  std::vector<int32_t> row_starts_, positions_, block_tables_;
+  int64_t width_;
+  int n_blocks_;
+};
+
+class Device : public std::enable_shared_from_this<Device> {
+ public:
+  Device(int n_threads, const Kernels& kernels);
+
+  int n_threads() const { return pool_.n_threads(); }
+  const char* isa() const { return kernels_.name; }
+
+  // Room for a matrix, to be filled by `pack`.
+  Weight weight(Format format, int n_in, int n_out);
+  // The rows of a source from its row 0 are rows from `first` on of the checkpoint's matrix. Of the pieces of a matrix
+  // all but the last have a multiple of 32 rows. False if a value is not finite, or beyond the format.
+  bool pack(const Source& source, int64_t first, const Weight& weight);
+  Vector vector(std::span<const float> values);
+
+  // Reads a weight as a product of one row does, and computes nothing; returns what depends on every byte.
+  uint32_t read(const Weight& weight);
+
+  Array array(int64_t rows, int64_t columns);
+  Array embedding(std::span<const int32_t> ids, const Weight& table);
+  Array linear(const Array& x, const Weight& weight, const Vector* bias);
+  Array layer_norm(const Array& x, const Vector& weight, const Vector& bias, float eps);
+  Array activation(const Array& x, ActivationKind kind);
+  Array exp(const Array& x);
+  Array add(const Array& a, const Array& b);
+  Array take(const Array& x, std::span<const int32_t> rows);
+  Array attention(const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache, int layer,
+                  float scale);
+
+  int64_t sample(std::span<const float> logits, const SamplingSettings& settings, double share) const {
+    return rushlight::sample(logits, settings, share, kernels_);
+  }
+
+  // n parts of 0 to `columns`, as views.
+  static std::vector<Array> split(const Array& x, int n);
+
+ private:
+  // Calls function(row of x, row of the result) for each row, shared out if there is enough to do.
+  template <class Function>
+  Array each_row(const Array& x, Function&& function);
+
+  const Kernels& kernels_;
+  Pool pool_;
+  Arena arena_;
+  std::mutex arena_mutex_;
+  std::shared_ptr<BufferCache> buffers_ = std::make_shared<BufferCache>();
+};
+
+}  // namespace rushlight

@@ -1,0 +1,40 @@
+// Compiled once for each instruction set, with RUSHLIGHT_ISA its name and the compiler's flags its instructions.
+#include "kernels.h"
+
+#include "activation.h"
+#include "attention.h"
+#include "linear.h"
+#include "norm.h"
+#include "pack.h"
+#include "read.h"
+
+#define RUSHLIGHT_STRING_(name) #name
+#define RUSHLIGHT_STRING(name) RUSHLIGHT_STRING_(name)
+
+namespace rushlight::RUSHLIGHT_ISA {
+
+template <class Kernel, Format kFormat>
+constexpr LinearKernels linear_kernels(bool (*pack)(const float*, uint8_t*)) {
+  if constexpr (requires { Kernel::prepare; }) {
+    return {Kernel::prepare, Kernel::prepared_bytes, run_linear<Kernel, kFormat>, pack};
+  } else {
+    return {nullptr, nullptr, run_linear<Kernel, kFormat>, pack};
+  }
+}
+
+extern const Kernels kKernels;
+const Kernels kKernels = {
+    .name = RUSHLIGHT_STRING(RUSHLIGHT_ISA),
+    .linear = {linear_kernels<F32Kernel, Format::kF32>(pack_f32), linear_kernels<F16Kernel, Format::kF16>(pack_f16),
+               linear_kernels<BF16Kernel, Format::kBF16>(pack_bf16),
+               linear_kernels<Integer<8>, Format::kInt8>(pack_int8),
+               linear_kernels<Integer<4>, Format::kInt4>(pack_int4)},
+    .add = add,
+    .layer_norm = layer_norm,
+    .activation = {map<GeluTanh>, map<GeluErf>, map<Relu>, map<Silu>, map<QuickGelu>},
+    .attention = attention,
+    .exp = map<Exp>,
+    .read = read,
+};
+
+}  // namespace rushlight::RUSHLIGHT_ISA

@@ -1,0 +1,73 @@
+// What each instruction set provides: one table of functions over plain memory. They know no threads and own nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "panel.h"
+
+namespace rushlight {
+
+// y = x W + bias for some panels and rows. Rows of y have room for whole panels.
+struct LinearJob {
+  const uint8_t* panels;
+  size_t panel_bytes;
+  int n_in;
+  const void* x;  // floats, or what `prepare` made of them
+  size_t x_stride_bytes;
+  float* y;
+  size_t y_stride;
+  const float* bias;  // whole panels, or null
+};
+
+struct LinearKernels {
+  // One row of floats -> the form that `run` reads, of prepared_bytes(n_in); null where `run` reads the floats.
+  void (*prepare)(const float* x, int n_in, void* prepared);
+  size_t (*prepared_bytes)(int n_in);
+  void (*run)(const LinearJob& job, int panel_begin, int panel_end, int row_begin, int row_end);
+  // A tile of float [32 k][32 o] -> the format's bytes. False if a value is beyond the format's range.
+  bool (*pack)(const float* tile, uint8_t* packed);
+};
+
+// Keys are [block][head][D][64], values [block][head][64][v_stride], so that both products of attention run along rows.
+struct AttentionJob {
+  const float* q;  // of the sequence's first row and this head
+  size_t q_stride;
+  float* out;
+  size_t out_stride;
+  const float* keys;  // of this layer and head, in block 0
+  const float* values;
+  size_t key_block_stride;  // floats from one block to the next
+  size_t value_block_stride;
+  size_t value_stride;  // floats from one position to the next
+  const int32_t* blocks;
+  int position;  // of the sequence's first row
+  int head_dim;
+  float scale;
+};
+
+inline constexpr int kBlock = 64;          // positions in a block of the cache
+inline constexpr int kAttentionRows = 16;  // rows that share a pass over the cache
+
+// Floats of scratch that `attention` needs.
+inline size_t attention_scratch(size_t value_stride) { return kAttentionRows * (value_stride + 2) + kBlock; }
+
+enum class ActivationKind : uint8_t { kGeluTanh, kGeluErf, kRelu, kSilu, kQuickGelu };
+inline constexpr int kActivations = 5;
+inline constexpr const char* kActivationNames[kActivations] = {"gelu_tanh", "gelu_erf", "relu", "silu", "quick_gelu"};
+
+struct Kernels {
+  const char* name;
+  LinearKernels linear[kFormats];
+  void (*add)(const float* a, const float* b, float* out, int n);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* out, int n);
+  void (*activation[kActivations])(const float* x, float* out, int n);
+  // Rows row_begin to row_end of a sequence, at most kAttentionRows of them.
+  void (*attention)(const AttentionJob& job, int row_begin, int row_end, float* scratch);
+  // exp of n floats, for sampling and for tests.
+  void (*exp)(const float* x, float* out, int n);
+  // Reads bytes, a multiple of 64, and returns what depends on all of them.
+  uint32_t (*read)(const uint8_t* from, size_t bytes);
+};
+
+}  // namespace rushlight

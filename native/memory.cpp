@@ -1,0 +1,77 @@
+#include "memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+namespace rushlight {
+
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kChunk = size_t{32} << 20;
+constexpr size_t kMostKept = size_t{32} << 20;  // bytes of free buffers
+
+constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+}  // namespace
+
+std::shared_ptr<uint8_t> map_pages(size_t bytes) {
+  const size_t size = round_up(std::max(bytes, size_t{1}), kHugePage) + kHugePage;
+  void* mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  madvise(mapped, size, MADV_HUGEPAGE);  // advice: without huge pages all works, slower
+#endif
+  const auto address = reinterpret_cast<uintptr_t>(mapped);
+  auto* aligned = reinterpret_cast<uint8_t*>(round_up(address, kHugePage));
+  return {aligned, [mapped, size](uint8_t*) { munmap(mapped, size); }};
+}
+
+std::shared_ptr<uint8_t> Arena::allocate(size_t bytes) {
+  const size_t needed = round_up(bytes, 64);
+  if (size_ - used_ < needed) {
+    size_ = std::max(round_up(needed, kHugePage), kChunk);
+    chunk_ = map_pages(size_);
+    used_ = 0;
+  }
+  std::shared_ptr<uint8_t> block(chunk_, chunk_.get() + used_);
+  used_ += needed;
+  return block;
+}
+
+std::shared_ptr<float> BufferCache::allocate(size_t floats) {
+  const size_t bytes = round_up(std::max(floats, size_t{1}) * sizeof(float), 64);
+  float* buffer = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto found = free_.find(bytes); found != free_.end()) {
+      buffer = found->second;
+      free_.erase(found);
+      free_bytes_ -= bytes;
+    }
+  }
+  if (buffer == nullptr) buffer = static_cast<float*>(std::aligned_alloc(64, bytes));
+  if (buffer == nullptr) throw std::bad_alloc();
+  return {buffer, [cache = shared_from_this(), bytes](float* p) { cache->release(p, bytes); }};
+}
+
+void BufferCache::release(float* buffer, size_t bytes) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (free_bytes_ + bytes <= kMostKept) {
+      free_.emplace(bytes, buffer);
+      free_bytes_ += bytes;
+      return;
+    }
+  }
+  std::free(buffer);
+}
+
+BufferCache::~BufferCache() {
+  for (const auto& [bytes, buffer] : free_) std::free(buffer);
+}
+
+}  // namespace rushlight

@@ -1,0 +1,59 @@
+// Worker threads that share out the parts of an operation.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace rushlight {
+
+// Threads wait for work by spinning for some tens of microseconds, as long as the next operation of a step takes to
+// come, and then sleep until there is some: a wake-up costs as much as a small operation, and an idle program must not
+// burn a core.
+//
+// Any thread may call `share`; while one call uses the workers, others do all of theirs themselves. After a fork the
+// child has no workers: the first call there starts new ones.
+class Pool {
+ public:
+  // n_threads counts the caller.
+  explicit Pool(int n_threads) : n_threads_(n_threads) {}
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int n_threads() const { return n_threads_; }
+
+  // Calls body(begin, end) for parts of 0 to n, in no order and on any threads, and returns when all are done.
+  // Parts hold at least `least` items.
+  template <class Body>
+  void share(int64_t n, int64_t least, Body&& body) {
+    if (n_threads_ == 1 || n <= least) {
+      if (n > 0) body(int64_t{0}, n);
+      return;
+    }
+    const Task task = {[](void* context, int64_t begin, int64_t end) {
+                         (*static_cast<std::remove_reference_t<Body>*>(context))(begin, end);
+                       },
+                       const_cast<void*>(static_cast<const void*>(&body))};
+    run(task, n, least);
+  }
+
+ private:
+  struct Task {
+    void (*call)(void* context, int64_t begin, int64_t end);
+    void* context;
+  };
+  struct Crew;
+
+  void run(const Task& task, int64_t n, int64_t least);
+
+  const int n_threads_;
+  std::mutex busy_;
+  Crew* crew_ = nullptr;
+  uint64_t forks_ = 0;  // how many forks this process is from the one that started the crew
+};
+
+}  // namespace rushlight

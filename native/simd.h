@@ -1,0 +1,261 @@
+// The vector types that kernels are written in, for the instruction set this file is compiled for.
+//
+// Arithmetic, comparison and shifts are the compiler's vector extensions (GCC and Clang); what those cannot say (fused
+// multiply-add, half floats, integer dot products) has one function here per instruction set. Everything lies in the
+// namespace RUSHLIGHT_ISA, because each kernel file is compiled several times into one library: a function of the same
+// name in two sets would be merged by the linker, and a machine could meet instructions it does not have. For the same
+// reason kernels call no inline function of the standard library.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace rushlight::RUSHLIGHT_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kLanes = 16;
+inline constexpr int kRegisters = 32;
+#elif defined(__AVX2__)
+inline constexpr int kLanes = 8;
+inline constexpr int kRegisters = 16;
+#elif defined(__aarch64__)
+inline constexpr int kLanes = 4;
+inline constexpr int kRegisters = 32;
+#else
+inline constexpr int kLanes = 4;
+inline constexpr int kRegisters = 16;
+#endif
+
+using F32 = float __attribute__((vector_size(kLanes * 4)));
+using I32 = int32_t __attribute__((vector_size(kLanes * 4)));
+using U32 = uint32_t __attribute__((vector_size(kLanes * 4)));
+using U16 = uint16_t __attribute__((vector_size(kLanes * 2)));  // half a register: one value for each lane of F32
+using I8 = int8_t __attribute__((vector_size(kLanes)));        // a quarter, likewise
+using U8 = uint8_t __attribute__((vector_size(kLanes * 4)));   // a whole one: four values for each lane
+
+#define RUSHLIGHT_INLINE [[gnu::always_inline]] static inline
+
+template <class V>
+RUSHLIGHT_INLINE V load(const void* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class V>
+RUSHLIGHT_INLINE void store(void* to, V v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+// The first n lanes, the others 0.
+RUSHLIGHT_INLINE F32 load_n(const float* from, int n) {
+  F32 v = {};
+  __builtin_memcpy(&v, from, static_cast<size_t>(n) * 4);
+  return v;
+}
+
+RUSHLIGHT_INLINE void store_n(float* to, F32 v, int n) { __builtin_memcpy(to, &v, static_cast<size_t>(n) * 4); }
+
+RUSHLIGHT_INLINE F32 broadcast(float x) { return x - F32{}; }  // less 0, not plus: -0 + 0 is 0
+RUSHLIGHT_INLINE I32 broadcast(int32_t x) { return x - I32{}; }
+
+RUSHLIGHT_INLINE F32 to_f32(I32 v) { return __builtin_convertvector(v, F32); }
+RUSHLIGHT_INLINE F32 as_f32(U32 bits) { return reinterpret_cast<F32>(bits); }
+RUSHLIGHT_INLINE F32 as_f32(I32 bits) { return reinterpret_cast<F32>(bits); }
+RUSHLIGHT_INLINE I32 as_i32(F32 v) { return reinterpret_cast<I32>(v); }
+
+RUSHLIGHT_INLINE F32 select(I32 where, F32 yes, F32 no) { return where ? yes : no; }
+RUSHLIGHT_INLINE F32 max(F32 a, F32 b) { return select(a > b, a, b); }  // b where either is NaN, as maxps
+RUSHLIGHT_INLINE F32 min(F32 a, F32 b) { return select(a < b, a, b); }
+RUSHLIGHT_INLINE F32 abs(F32 v) { return as_f32(as_i32(v) & 0x7fffffff); }
+
+// 0, 1, 2, ...
+RUSHLIGHT_INLINE I32 lane_index() {
+  I32 v;
+  for (int i = 0; i < kLanes; ++i) v[i] = i;
+  return v;
+}
+
+// a b + c in one rounding where the machine has it, in two where it has not: the same everywhere in one build.
+RUSHLIGHT_INLINE F32 fma(F32 a, F32 b, F32 c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__FP_FAST_FMAF)
+  F32 v;
+  for (int i = 0; i < kLanes; ++i) v[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return v;
+#else
+  return a * b + c;
+#endif
+}
+
+// Sums and maxima over the lanes, always by halves.
+RUSHLIGHT_INLINE float reduce_add(F32 v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int n = kLanes / 2; n > 0; n /= 2) {
+    for (int i = 0; i < n; ++i) lanes[i] += lanes[i + n];
+  }
+  return lanes[0];
+}
+
+RUSHLIGHT_INLINE float reduce_max(F32 v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  float most = lanes[0];
+  for (int i = 1; i < kLanes; ++i) most = lanes[i] > most ? lanes[i] : most;
+  return most;
+}
+
+// Nearest integer, ties to even, for |v| < 2^22.
+RUSHLIGHT_INLINE F32 round_small(F32 v) {
+  const F32 shift = broadcast(12582912.0f);  // 1.5 × 2^23: the unit of this magnitude is 1
+  return (v + shift) - shift;
+}
+
+// IEEE half precision, kLanes values. Exact.
+RUSHLIGHT_INLINE F32 load_f16(const void* from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(from)));
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(from)));
+#else
+  const U32 half = __builtin_convertvector(load<U16>(from), U32);
+  const U32 sign = (half & 0x8000u) << 16;
+  const U32 magnitude = half & 0x7fffu;
+  // Moved to its place the exponent lacks 127 - 15; multiplying puts it right and normalises subnormals.
+  const F32 finite = as_f32(magnitude << 13) * 0x1p112f;
+  const U32 special = (magnitude << 13) | 0x7f800000u;
+  const F32 absolute = select(magnitude >= 0x7c00u, as_f32(special), finite);
+  return as_f32(reinterpret_cast<U32>(absolute) | sign);
+#endif
+}
+
+#if !defined(__F16C__)
+RUSHLIGHT_INLINE uint16_t to_f16(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, 4);
+  const uint32_t sign = bits >> 16 & 0x8000u;
+  bits &= 0x7fffffffu;
+  if (bits >= 0x47800000u) return static_cast<uint16_t>(sign | (bits > 0x7f800000u ? 0x7e00u : 0x7c00u));
+  if (bits < 0x38800000u) {  // subnormal: adding 0.5 puts the unit of a float where the unit of such a half is
+    float shifted;
+    __builtin_memcpy(&shifted, &bits, 4);
+    shifted += 0.5f;
+    __builtin_memcpy(&bits, &shifted, 4);
+    return static_cast<uint16_t>(sign | (bits - 0x3f000000u));
+  }
+  const uint32_t odd = bits >> 13 & 1;
+  return static_cast<uint16_t>(sign | ((bits - 0x38000000u + 0xfffu + odd) >> 13));
+}
+#endif
+
+// Floats to halves, to nearest, ties to even; infinite beyond the range.
+RUSHLIGHT_INLINE void store_f16(void* to, F32 v) {
+#if defined(__AVX512F__)
+  store(to, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  store(to, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  U16 halves;
+  for (int i = 0; i < kLanes; ++i) halves[i] = to_f16(v[i]);
+  store(to, halves);
+#endif
+}
+
+// A row's four activations (signed bytes) beside each other, in the form that DotU8 multiplies by.
+struct Quad {
+#if defined(__AVX2__)
+  I32 bytes;
+#else
+  int32_t x[4];
+#endif
+};
+
+RUSHLIGHT_INLINE Quad load_quad(const int8_t* x) {
+#if defined(__AVX2__)
+  int32_t packed;
+  __builtin_memcpy(&packed, x, 4);
+  return {broadcast(packed)};
+#else
+  return {{x[0], x[1], x[2], x[3]}};
+#endif
+}
+
+// For each of kLanes outputs the sum of w · x over the 32 values of a group, four at a time, exact: w are unsigned
+// bytes of kBits bits, four beside each other for each output, x signed bytes.
+template <int kBits>
+struct Dot;
+
+#if defined(__AVX512VNNI__)
+
+template <int kBits>
+struct Dot {
+  static constexpr int kSums = 1;
+  __m512i sum = _mm512_setzero_si512();
+  RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
+    dot.sum = _mm512_dpbusd_epi32(dot.sum, reinterpret_cast<__m512i>(w), reinterpret_cast<__m512i>(x.bytes));
+  }
+  RUSHLIGHT_INLINE I32 total(const Dot& dot) { return reinterpret_cast<I32>(dot.sum); }
+};
+
+#elif defined(__AVX2__)
+
+#if defined(__AVX512F__)
+using Bytes = __m512i;
+RUSHLIGHT_INLINE Bytes multiply_pairs(Bytes w, Bytes x) { return _mm512_maddubs_epi16(w, x); }
+RUSHLIGHT_INLINE Bytes add_words(Bytes a, Bytes b) { return _mm512_add_epi16(a, b); }
+RUSHLIGHT_INLINE Bytes add_pairs(Bytes a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }
+#else
+using Bytes = __m256i;
+RUSHLIGHT_INLINE Bytes multiply_pairs(Bytes w, Bytes x) { return _mm256_maddubs_epi16(w, x); }
+RUSHLIGHT_INLINE Bytes add_words(Bytes a, Bytes b) { return _mm256_add_epi16(a, b); }
+RUSHLIGHT_INLINE Bytes add_pairs(Bytes a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
+#endif
+
+// 16 products of at most 15 · 127 in a signed word are at most 30,480: no saturation within a group.
+template <>
+struct Dot<4> {
+  static constexpr int kSums = 1;
+  Bytes sum = {};
+  RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
+    const Bytes products = multiply_pairs(reinterpret_cast<Bytes>(w), reinterpret_cast<Bytes>(x.bytes));
+    dot.sum = add_words(dot.sum, products);
+  }
+  RUSHLIGHT_INLINE I32 total(const Dot& dot) { return reinterpret_cast<I32>(add_pairs(dot.sum)); }
+};
+
+// Whole bytes would saturate, so their two halves are summed apart.
+template <>
+struct Dot<8> {
+  static constexpr int kSums = 2;
+  Dot<4> low, high;
+  RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
+    Dot<4>::add(dot.low, w & 15, x);
+    Dot<4>::add(dot.high, w >> 4, x);
+  }
+  RUSHLIGHT_INLINE I32 total(const Dot& dot) { return Dot<4>::total(dot.low) + (Dot<4>::total(dot.high) << 4); }
+};
+
+#else
+
+template <int kBits>
+struct Dot {
+  static constexpr int kSums = 1;
+  I32 sum = {};
+  RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
+    const U32 bytes = reinterpret_cast<U32>(w);
+    for (int i = 0; i < 4; ++i) dot.sum += reinterpret_cast<I32>((bytes >> (8 * i)) & 255u) * x.x[i];
+  }
+  RUSHLIGHT_INLINE I32 total(const Dot& dot) { return dot.sum; }
+};
+
+#endif
+
+}  // namespace rushlight::RUSHLIGHT_ISA

@@ -1,0 +1,56 @@
+// Parameters as they are placed: vectors of floats, and matrices packed into panels (panel.h).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "panel.h"
+
+namespace rushlight {
+
+// (C,) floats, zeros up to whole panels.
+struct Vector {
+  std::shared_ptr<uint8_t> memory;
+  int n = 0;
+
+  const float* data() const { return reinterpret_cast<const float*>(memory.get()); }
+};
+
+struct Weight {
+  std::shared_ptr<uint8_t> memory;
+  Format format = Format::kF32;
+  int n_in = 0;
+  int n_out = 0;
+
+  int n_panels() const { return (n_out + kPanel - 1) / kPanel; }
+  int n_tiles() const { return (n_in + kTile - 1) / kTile; }
+  size_t tile_bytes() const { return kTileBytes[static_cast<int>(format)]; }
+  size_t panel_bytes() const { return tile_bytes() * static_cast<size_t>(n_tiles()); }
+  uint8_t* tile(int panel, int tile) const {
+    return memory.get() + static_cast<size_t>(panel) * panel_bytes() + static_cast<size_t>(tile) * tile_bytes();
+  }
+  size_t bytes() const { return panel_bytes() * static_cast<size_t>(n_panels()); }
+
+  // What the model's weight is for output `output`: its n_in values.
+  void gather(int output, float* values) const;
+};
+
+// A rectangle of a checkpoint's matrix as it lies in the file: `rows` × `columns`, row by row.
+struct Source {
+  enum class Dtype : uint8_t { kF32, kF16, kBF16, kF64 };
+
+  const uint8_t* bytes;
+  Dtype dtype;
+  int64_t rows;
+  int64_t columns;
+  bool rows_are_inputs;  // GPT-2's Conv1D; otherwise rows are outputs
+
+  static Dtype dtype_of(std::string_view name);  // safetensors' words; throws std::invalid_argument
+  static size_t item_bytes(Dtype dtype);
+
+  // The tile whose first row and column these are, as float [32 k][32 o], zeros beyond the edges.
+  void read_tile(int64_t row, int64_t column, float* tile) const;
+};
+
+}  // namespace rushlight

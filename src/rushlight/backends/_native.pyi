@@ -1,0 +1,96 @@
+"""The native extension: kernels over packed weights, and the arrays they pass on. Built from native/."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+def instruction_sets() -> list[str]:
+    """Those that were compiled and that this processor has, the fastest first."""
+
+def is_instruction_set(name: str) -> bool:
+    """Whether it is the name of one at all."""
+
+class Array:
+    """(N, C) float32, readable through the buffer protocol: `numpy.asarray(array)` is a view."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    def __add__(self, other: Array, /) -> Array: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class Vector:
+    """(C,) float32: a bias or a gain."""
+
+    @property
+    def shape(self) -> tuple[int]: ...
+
+class Weight:
+    """A packed matrix, for rows by id and for products."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_out, n_in)"""
+
+    @property
+    def format(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class KVCache:
+    """Keys and values of n_blocks blocks in every layer."""
+
+    @property
+    def n_blocks(self) -> int: ...
+
+class Rows:
+    """A batch's rows, checked against a cache: whose they are and where their blocks lie."""
+
+class Device:
+    """The operations, by a number of threads with one instruction set. Any thread may call it; the GIL is released."""
+
+    def __init__(self, threads: int, isa: str) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    def weight(self, format: str, n_in: int, n_out: int) -> Weight:  # noqa: A002
+        """Room for a matrix; `pack` fills it."""
+
+    def pack(
+        self, weight: Weight, raw: NDArray[np.uint8], dtype: str, columns: int, rows_are_inputs: bool, first: int
+    ) -> bool:
+        """Packs rows `first` and on of a checkpoint's matrix from their bytes.
+
+        `first` is a multiple of 32, and so is the number of rows, but for the last piece. False if a value is not
+        finite in the weight's format.
+        """
+
+    def read(self, weight: Weight) -> int:
+        """Reads every byte once, with the threads, layout and prefetch of a product of one row: a checksum of all."""
+
+    def vector(self, values: NDArray[np.float32]) -> Vector: ...
+    def array(self, values: NDArray[np.float32]) -> Array: ...
+    def kv_cache(self, n_layer: int, n_head: int, head_dim: int, n_blocks: int) -> KVCache: ...
+    def rows(
+        self,
+        row_starts: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        block_tables: NDArray[np.int32],
+        n_blocks: int,
+    ) -> Rows: ...
+    def embedding(self, ids: NDArray[np.int32], table: Weight) -> Array: ...
+    def linear(self, x: Array, weight: Weight, bias: Vector | None) -> Array: ...
+    def layer_norm(self, x: Array, weight: Vector, bias: Vector, eps: float) -> Array: ...
+    def activation(self, x: Array, name: str) -> Array: ...
+    def exp(self, x: Array) -> Array: ...
+    def sample(
+        self, logits: NDArray[np.float32], temperature: float, top_k: int, top_p: float, min_p: float, share: float
+    ) -> int:
+        """The token at `share` of the probabilities of (V,) logits, as `rushlight.generation.Sampler` draws it."""
+
+    def split(self, x: Array, n: int) -> Sequence[Array]: ...
+    def take(self, x: Array, rows: NDArray[np.int32]) -> Array: ...
+    def attention(
+        self, q: Array, k: Array, v: Array, rows: Rows, cache: KVCache, layer: int, n_head: int, scale: float
+    ) -> Array: ...

@@ -1,0 +1,144 @@
+"""Checkpoints on a web server of which only the headers are read: a few KiB of a file of any size."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from rushlight.checkpoint.checkpoint import Shard, read_header
+from rushlight.checkpoint.header import MAX_HEADER_BYTES, PREFIX_BYTES, START_BYTES
+from rushlight.checkpoint.http import get_range
+from rushlight.checkpoint.shards import MAX_INDEX_BYTES, check_agreement, weight_map_of
+from rushlight.checkpoint.sniff import SNIFF_BYTES
+from rushlight.checkpoint.strict_json import parse_json_object
+from rushlight.errors import CheckpointError, FormatError, SourceError, TruncatedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RemoteFile", "open_remote"]
+
+FIRST_BYTES = 64 << 10
+"""Asked for at first; the header of nearly every model is smaller."""
+MAX_SHARDS = 2_000
+
+_AT_ONCE = 8
+"""Shards asked for at the same time."""
+_CHECK = "check that this is the address of the file that was meant"
+
+
+def open_remote(url: str, authorization: str | None = None) -> list[Shard]:
+    """The safetensors file at `url`, or the shards of the index there, with their headers and nothing else.
+
+    Args:
+        url: of an index if its path ends in .json, and else of a safetensors file.
+        authorization: the value of the header that is sent to the host of `url`, and to no other.
+
+    Raises:
+        SourceError: the server refuses, is too slow, or cannot be reached.
+        CheckpointError: what is there is not sound safetensors, or index and files disagree.
+    """
+    if not urlsplit(url).path.endswith(".json"):
+        return [_open_shard(url, authorization)]
+    index = RemoteFile(url, authorization, enough=lambda _: MAX_INDEX_BYTES)
+    if index.size > MAX_INDEX_BYTES:
+        raise FormatError(
+            "too large to be an index",
+            file=url,
+            expected=f"at most {MAX_INDEX_BYTES:,} bytes",
+            found=f"{index.size:,}",
+            remedy=_CHECK,
+        )
+    weight_map = weight_map_of(parse_json_object(index.read(0, index.size), file=url), url)
+    names = sorted(set(weight_map.values()))
+    if len(names) > MAX_SHARDS:
+        raise FormatError(
+            "too many files",
+            file=url,
+            expected=f"at most {MAX_SHARDS:,}",
+            found=f"{len(names):,}",
+            remedy="download them and name their index",
+        )
+    with ThreadPoolExecutor(min(_AT_ONCE, len(names))) as pool:
+        opening = [pool.submit(_open_shard, urljoin(url, quote(name)), authorization) for name in names]
+        try:
+            shards = [shard.result() for shard in opening]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    check_agreement(url, weight_map, shards)
+    return shards
+
+
+def _open_shard(url: str, authorization: str | None) -> Shard:
+    file = RemoteFile(url, authorization)
+    try:
+        return Shard(file, read_header(file))
+    except CheckpointError as error:
+        error.file = url  # and not the bare name
+        error.remedy = error.remedy or _CHECK
+        raise
+
+
+class RemoteFile:
+    """A file on a web server, of which the first bytes are fetched as far as they are asked for.
+
+    Attributes:
+        url: where it is.
+        path: its bare name.
+        size: bytes in the file, as the server tells.
+
+    Raises:
+        SourceError, FormatError, TruncatedError: as `http.get_range`.
+    """
+
+    def __init__(self, url: str, authorization: str | None = None, enough: Callable[[bytearray], int] | None = None):
+        self.url = url
+        self.path = Path(unquote(urlsplit(url).path).rpartition("/")[2] or "checkpoint")
+        self._authorization = authorization
+        first = get_range(url, 0, FIRST_BYTES, enough=enough or _header_end, authorization=authorization)
+        self._start = bytearray(first.body)
+        self._version = first.version
+        self.size = first.size
+
+    def read(self, offset: int, n_bytes: int) -> bytes:
+        """`n_bytes` bytes from `offset`, which is near the start: what stands before is fetched too.
+
+        Raises:
+            SourceError, FormatError, TruncatedError: as `http.get_range`; or the file is another one than before.
+        """
+        end = offset + n_bytes
+        have = len(self._start)
+        if end > have:
+            more = get_range(self.url, have, end, enough=lambda _: end, authorization=self._authorization)
+            if (more.size, more.version) != (self.size, self._version):
+                raise TruncatedError("the file was changed while it was being read", file=self.url, remedy="try again")
+            self._start[more.begin :] = more.body
+        return bytes(self._start[offset:end])
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Refuse: this is where the weights are.
+
+        Raises:
+            SourceError: always.
+        """
+        raise SourceError(
+            f"of a file on another machine only the header is read, not {len(buffer):,} bytes at {offset:,}",
+            file=self.url,
+            remedy="download the checkpoint first, and name its path",
+        )
+
+    def close(self) -> None:
+        """Let go of nothing: no connection outlives its request."""
+
+
+def _header_end(start: bytearray) -> int:
+    """How many bytes of a file are wanted, from what there is of its start: the header, or what tells what it is."""
+    if len(start) < START_BYTES:
+        return START_BYTES
+    n_bytes = int.from_bytes(start[:PREFIX_BYTES], "little")
+    if start[PREFIX_BYTES] != ord("{") or n_bytes > MAX_HEADER_BYTES:
+        return SNIFF_BYTES
+    return PREFIX_BYTES + n_bytes

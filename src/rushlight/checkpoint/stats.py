@@ -1,0 +1,115 @@
+"""What the numbers in a tensor are like, from one pass over its data in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rushlight.checkpoint.dtypes import FLOAT_DTYPES, to_float32
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rushlight.checkpoint.checkpoint import Tensor
+
+__all__ = ["TensorStats", "measure", "tensor_stats"]
+
+PIECE_ELEMENTS = 1 << 20
+"""Elements looked at together: at most 8 MiB as stored, and a few times as much while their sums are taken."""
+
+MEASURED = (*FLOAT_DTYPES, "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStats:
+    """The statistics of one tensor; NaN and infinities are counted, and are in none of the others.
+
+    Attributes:
+        min, max: exact; None if no value is finite.
+        mean, std: summed in float64; of the population (divided by n). None if there is no finite value, or if a sum of
+            float64 values is beyond the range of float64.
+        n_nan, n_inf: how many values are NaN, and infinite of either sign.
+    """
+
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    n_nan: int
+    n_inf: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The attributes as plain data."""
+        return asdict(self)
+
+
+def measure(tensors: Iterable[Tensor], advance: Callable[[int], object] = lambda _: None) -> dict[str, TensorStats]:
+    """The statistics of every tensor of `MEASURED` dtypes, by name; `advance` is told the bytes done as they are.
+
+    Raises:
+        SourceError: the tensors' data is on another machine.
+        TruncatedError: a file was changed or cut since it was opened.
+    """
+    stats = {}
+    for tensor in tensors:
+        if tensor.dtype in MEASURED:
+            stats[tensor.name] = tensor_stats(tensor, advance)
+        else:
+            advance(tensor.nbytes)
+    return stats
+
+
+def tensor_stats(tensor: Tensor, advance: Callable[[int], object] = lambda _: None) -> TensorStats:
+    """The statistics of one tensor. Pieces are combined as by Chan, Golub and LeVeque (1979), eq. 2.1.
+
+    Raises:
+        SourceError, TruncatedError: as `measure`.
+    """
+    import numpy as np
+
+    low, high = math.inf, -math.inf
+    n, mean, squares = 0, 0.0, 0.0  # `squares`: the sum of squared distances from `mean`
+    n_nan = n_inf = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for stored in tensor.pieces(PIECE_ELEMENTS):
+            match tensor.dtype:
+                case "BF16":
+                    values = to_float32(stored, "BF16")
+                case "BOOL":
+                    values = stored.view(np.uint8)
+                case _:
+                    values = stored
+            if tensor.dtype in FLOAT_DTYPES:
+                finite = np.isfinite(values)
+                nans = int(np.count_nonzero(np.isnan(values)))
+                n_nan += nans
+                n_inf += int(values.size - np.count_nonzero(finite)) - nans
+                values = values if finite.all() else values[finite]
+            if values.size:
+                low, high = min(low, values.min().item()), max(high, values.max().item())
+                n, mean, squares = _combine((n, mean, squares), values.astype(np.float64))
+            advance(stored.nbytes)
+    if not n:
+        return TensorStats(None, None, None, None, n_nan, n_inf)
+    return TensorStats(low, high, _finite(mean), _finite(math.sqrt(squares / n)), n_nan, n_inf)
+
+
+def _combine(before: tuple[int, float, float], values: NDArray[np.float64]) -> tuple[int, float, float]:
+    """Number, mean and sum of squared distances from the mean, of what was `before` and of `values` together."""
+    import numpy as np
+
+    n, mean, squares = before
+    m = values.size
+    mean_of_these = values.mean()
+    values -= mean_of_these
+    step = mean_of_these - mean
+    squares += np.dot(values, values) + step * step * (n * m / (n + m))
+    return n + m, float(mean + step * (m / (n + m))), float(squares)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

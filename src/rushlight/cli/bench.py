@@ -1,0 +1,179 @@
+"""`rushlight bench`: how fast a model runs here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rushlight.cli.options import MODEL, OUTPUT, Debug, Device, Offline, Revision, Threads
+from rushlight.cli.terminal import out, show, status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from rushlight.bench import Measurement, Sample
+
+WORK = "Work"
+
+EXAMPLES = """
+\b
+Examples:
+  rushlight bench
+  rushlight bench openai-community/gpt2 --dtype f32,bf16,int8
+  rushlight bench ./folder --batch 1,4,16 --tokens 64 --repeats 9
+  rushlight bench ./folder --json | jq '.measurements[0].decode'
+"""
+
+
+def bench(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SOURCE",
+            rich_help_panel=MODEL,
+            help="A .safetensors file, a folder, or a hub id. Without it: the embedded model of tales.",
+        ),
+    ] = None,
+    device: Device = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="NAMES",
+            rich_help_panel=MODEL,
+            help="What to compute in, such as f32 or f32,bf16; all is whatever the device can.",
+        ),
+    ] = "auto",
+    threads: Threads = None,
+    offline: Offline = False,
+    revision: Revision = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--prompt-tokens",
+            metavar="N",
+            rich_help_panel=WORK,
+            help="Length of the prompt whose prefill is timed. Without it: 512, or what the context holds.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option("--tokens", metavar="N", rich_help_panel=WORK, help="Decode each sequence by N tokens.")
+    ] = 32,
+    batch: Annotated[
+        str,
+        typer.Option("--batch", metavar="SIZES", rich_help_panel=WORK, help="How many sequences to decode together."),
+    ] = "1,16",
+    repeats: Annotated[
+        int, typer.Option("--repeats", metavar="N", rich_help_panel=WORK, help="Take each time N times.")
+    ] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object with every single time.")
+    ] = False,
+    _debug: Debug = False,
+) -> None:
+    """Measure prefill, decode, the bandwidth they reach, time to first token and memory.
+
+    Medians of repeats, with the least and the most. Compare only what one run has measured.
+    """
+    from rushlight.bench import Plan, dtypes_of, machine, measure
+
+    plan = Plan(
+        source=source,
+        device=device,
+        threads=threads,
+        offline=offline,
+        revision=revision,
+        prompt_tokens=prompt_tokens,
+        tokens=tokens,
+        sequences=_sizes(batch),
+        repeats=repeats,
+    )
+    names = dtypes_of(device) if dtype == "all" else dtype.split(",")
+    measurements = [measure(plan, name, status) for name in names]
+    on = machine()
+    if as_json:
+        record = on | {"plan": asdict(plan), "measurements": [each.to_json() for each in measurements]}
+        out(json.dumps(record, ensure_ascii=False) + "\n")
+        return
+    first = measurements[0]
+    out(f"{first.model}: {first.n_parameters:,} parameters, {first.device}: {on['cores']} cores of {on['cpu']}\n\n")
+    show(rates(measurements))
+    out("\n")
+    show(costs(measurements))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers, as in 1,16", param_hint="--batch") from None
+
+
+def rates(measurements: Sequence[Measurement]) -> RenderableType:
+    """Tokens a second, and for decoding the share of the bandwidth that was measured beside it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("dtype")
+    table.add_column("step")
+    for head in ("tok/s", "least – most", "weights read", "of what can be read"):
+        table.add_column(head, justify="right")
+    for measurement in measurements:
+        dtype = Text(measurement.dtype, "bold")
+        rate = measurement.prefill_tok_s
+        table.add_row(dtype, f"prefill of {measurement.prefill_tokens}", _bold(rate), _spread(rate), "", "")
+        limit = measurement.bandwidth_gb_s.median
+        for decode in measurement.decode:
+            step = "decode" if decode.sequences == 1 else f"decode, {decode.sequences} together"
+            read = decode.read_gb_s.median
+            share = Text.assemble((_bar(read / limit), "cyan"), f" {read / limit:4.0%}")
+            table.add_row("", step, _bold(decode.tok_s), _spread(decode.tok_s), f"{read:.1f} GB/s", share)
+    return table
+
+
+def costs(measurements: Sequence[Measurement]) -> RenderableType:
+    """What a step reads, what reading alone reaches, and what a fresh process needs."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("dtype")
+    for head in ("read a step", "reading alone", "by", "first token", "peak memory"):
+        table.add_column(head, justify="right")
+    for each in measurements:
+        table.add_row(
+            Text(each.dtype, "bold"),
+            f"{each.step_bytes / 1e6:.1f} MB",
+            f"{each.bandwidth_gb_s.median:.1f} GB/s",
+            each.reader,
+            f"{each.first_token_s.median:.3f} s" if each.first_token_s else "no tokenizer",
+            f"{each.peak_bytes / 1e6:.0f} MB" if each.peak_bytes else "",
+        )
+    return table
+
+
+def _bold(sample: Sample) -> RenderableType:
+    from rich.text import Text
+
+    return Text(_rounded(sample.median), "bold green")
+
+
+def _spread(sample: Sample) -> str:
+    return f"{_rounded(sample.least)} – {_rounded(sample.most)}"
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _bar(share: float, width: int = 10) -> str:
+    """A bar of eighths: "███▌      " for 0.35."""
+    eighths = round(min(share, 1.0) * width * 8)
+    full, part = divmod(eighths, 8)
+    return ("█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")).ljust(width)

@@ -1,0 +1,84 @@
+"""Looking into a checkpoint: its module tree, with what is known of its architecture."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from rushlight.checkpoint import open_headers, read_json_object
+from rushlight.checkpoint.tree import ModuleTree
+from rushlight.errors import ConfigError
+from rushlight.models import recognise
+
+if TYPE_CHECKING:
+    import os
+
+    from rushlight.checkpoint import Checkpoint
+    from rushlight.checkpoint.tree import Mark
+    from rushlight.nn import NameRules
+
+__all__ = ["inspect", "module_tree"]
+
+MAX_CONFIG_BYTES = 2**20
+
+_log = logging.getLogger("rushlight")
+
+
+def inspect(source: str | os.PathLike[str], *, offline: bool = False, revision: str | None = None) -> ModuleTree:
+    """The module tree of a checkpoint, read from its headers.
+
+    Args:
+        source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, a hub id such as
+            `openai-community/gpt2`, or the https:// URL of a file or index. What is elsewhere is not downloaded: its
+            headers are fetched and nothing more.
+        offline: ask nothing of the network; the hub's cache must have it.
+        revision: the branch, tag or commit of a hub id.
+
+    Raises:
+        SourceError: the source leads to no checkpoint.
+        CheckpointError: a file is not sound safetensors, or index and files disagree.
+    """
+    with open_headers(source, offline=offline, revision=revision) as checkpoint:
+        return module_tree(checkpoint)
+
+
+def module_tree(checkpoint: Checkpoint) -> ModuleTree:
+    """The module tree of an open checkpoint; tensors that are tied or buffers of a known architecture are marked."""
+    architecture = recognise(checkpoint)
+    return ModuleTree.build(
+        ((tensor.name, tensor.dtype, tensor.shape, tensor.nbytes) for tensor in checkpoint.values()),
+        source=checkpoint.source,
+        files=[path.name for path in checkpoint.files],
+        metadata=checkpoint.metadata,
+        architecture=architecture.model_type if architecture else None,
+        marks=_marks(checkpoint, architecture.rules) if architecture else None,
+    )
+
+
+def _marks(checkpoint: Checkpoint, rules: NameRules) -> dict[str, Mark]:
+    """The tensors that do not count. A head is tied if config.json says so; without one, if it is the table's copy."""
+    marks: dict[str, Mark] = {name: "buffer" for name in checkpoint if rules.ignored(name)}
+    names = {rules.canonical(name): name for name in checkpoint}
+    for head, table in rules.tied.items():
+        if head in names and table in names:
+            told = _tied_by_config(checkpoint)
+            if told is None and checkpoint.is_remote:
+                _log.warning(
+                    "whether %s is tied is not known without config.json or the data: it is counted", names[head]
+                )
+                continue
+            if checkpoint[names[head]].same_data(checkpoint[names[table]]) if told is None else told:
+                marks[names[head]] = "tied"
+    return marks
+
+
+def _tied_by_config(checkpoint: Checkpoint) -> bool | None:
+    """What config.json says, by a word or by saying nothing; None without one, or with one that only a load refuses."""
+    path = checkpoint.sidecar("config.json")
+    if path is None:
+        return None
+    try:
+        told = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError).get("tie_word_embeddings", True)
+    except ConfigError:
+        return None
+    return told if isinstance(told, bool) else None

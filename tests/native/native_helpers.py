@@ -1,0 +1,43 @@
+"""What the tests of the native backend share: tensors made from arrays, weights packed and read back."""
+
+import numpy as np
+import pytest
+
+_native = pytest.importorskip("rushlight.backends._native", reason="the native extension was not built")
+
+FORMATS = ("f32", "f16", "bf16", "int8", "int4")
+ISAS = _native.instruction_sets()
+
+
+class ArrayTensor:
+    """A tensor that is in memory already."""
+
+    name, dtype = "test", "F32"
+
+    def __init__(self, values):
+        self.values = np.asarray(values, np.float32)
+        self.shape = self.values.shape
+
+    def float32(self):
+        return self.values.copy()
+
+    def read_into(self, raw, start):
+        raw[:] = self.values.reshape(-1).view(np.uint8)[start : start + raw.size]
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def place(device, matrix, weights, *, dtype="F32"):
+    """An (n_in, n_out) matrix, packed; its bytes may be of another dtype than float32."""
+    n_in, n_out = matrix.shape
+    weight = device.weight(weights, n_in, n_out)
+    assert device.pack(weight, np.ascontiguousarray(matrix).reshape(-1).view(np.uint8), dtype, n_out, True, 0)
+    return weight
+
+
+def unpacked(device, weight):
+    """What a weight is to the model: (n_in, n_out) in float64, read off output by output."""
+    n_out = weight.shape[0]
+    return np.asarray(device.embedding(np.arange(n_out, dtype=np.int32), weight)).T.astype(np.float64)

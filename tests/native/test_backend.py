@@ -1,0 +1,204 @@
+"""The backend as models use it: parity with transformers, the same bits whatever runs beside, its settings."""
+
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_helpers import FORMATS, ISAS, ArrayTensor, random
+from safetensors.numpy import load_file
+
+from rushlight import backends
+from rushlight.backends import open_backend
+from rushlight.backends.batch import Batch, Chunk
+from rushlight.backends.cpu import CPUBackend
+from rushlight.backends.protocol import Role
+from rushlight.backends.reference import ReferenceBackend
+from rushlight.checkpoint import open_checkpoint
+from rushlight.errors import DeviceError, DtypeError, NonFiniteError
+from rushlight.generation import Context
+from rushlight.models.gpt2 import GPT2, GPT2Config
+from rushlight.nn import bind
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "gpt2"
+NAMES = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
+
+TOLERANCES = {"auto": 4e-6, "f32": 4e-6, "f16": 5e-3, "bf16": 3e-2, "int8": 0.12, "int4": 0.9}
+"""Of the greatest logit, against float64: two to four times what was seen. f32 and auto are as exact as float32 goes;
+in the others the weights are rounded, and these models, with large weights in groups of about 20, feel it most."""
+
+
+def load(name, ops):
+    """The fixture's model on a backend, and its config."""
+    folder = FIXTURES / name
+    config = GPT2Config.from_json(json.loads((folder / "config.json").read_text()))
+    model = GPT2(config)
+    with open_checkpoint(folder) as checkpoint:
+        bind(model, checkpoint, ops, rules=GPT2.rules, tie=config.tie_word_embeddings, title=name)
+    return model, config
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_logits_are_those_of_transformers(isa, name, dtype):
+    ops = CPUBackend(dtype, threads=2, isa=isa)
+    model, config = load(name, ops)
+    expected = load_file(FIXTURES / name / "expected.safetensors")
+    ids = expected["prompt_ids"].tolist()
+    logits = Context(model, ops, config.kv_shape, len(ids)).feed(ids, all_logits=True)
+    assert np.abs(logits - expected["logits_f64"]).max() <= TOLERANCES[dtype] * np.abs(expected["logits_f64"]).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_greedy_text_is_that_of_transformers(isa, name):
+    ops = CPUBackend("auto", threads=2, isa=isa)
+    model, config = load(name, ops)
+    expected = load_file(FIXTURES / name / "expected.safetensors")
+    prompt, text = expected["prompt_ids"].tolist(), expected["greedy_ids"].tolist()
+    logits = Context(model, ops, config.kv_shape, len(prompt) + len(text)).feed(prompt + text[:-1], all_logits=True)
+    assert logits[len(prompt) - 1 :].argmax(1).tolist() == text
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_solo_batched_chunked_and_cached_are_the_same_bits(isa, weights, threads):
+    ops = CPUBackend(weights, threads=threads, isa=isa)
+    model, config = load("long_prompt", ops)
+    ids = load_file(FIXTURES / "long_prompt" / "expected.safetensors")["prompt_ids"].tolist()
+    solo_ops = CPUBackend(weights, threads=1, isa=isa)
+    solo_model, _ = load("long_prompt", solo_ops)
+    solo = Context(solo_model, solo_ops, config.kv_shape, len(ids)).feed(ids, all_logits=True)
+
+    for chunk_rows in (1, 3, 64, 100):
+        chunked = Context(model, ops, config.kv_shape, len(ids)).feed(ids, all_logits=True, chunk_rows=chunk_rows)
+        assert np.array_equal(chunked, solo)
+
+    cache = ops.kv_cache(config.kv_shape, 8)
+    other = list(reversed(ids))
+    model(Batch.of([Chunk(other[:70], 0, [7, 1])], cache))
+    batch = Batch.of([Chunk(ids, 0, [4, 0, 6], True), Chunk(other[70:], 70, [7, 1, 3])], cache)
+    assert np.array_equal(ops.to_numpy(model(batch))[: len(ids)], solo)
+
+
+def test_auto_keeps_the_dtype_of_the_checkpoint():
+    for name, dtype in (("gelu_new", "f32"), ("quick_gelu_f16", "f16"), ("gelu_fast_bf16", "bf16")):
+        ops = CPUBackend()
+        load(name, ops)
+        assert ops.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_dtype_asked_for_is_the_one_used(dtype):
+    ops = CPUBackend(dtype)
+    assert (ops.dtype, ops.device) == (dtype, "cpu")
+    assert ops.place(ArrayTensor(random(40, 40)), Role.CONV1D).format == dtype
+
+
+def test_weights_that_are_not_finite_are_named():
+    with pytest.raises(NonFiniteError, match="test: a weight is not a finite f16 number"):
+        CPUBackend("f16").place(ArrayTensor(np.full((3, 3), 1e6)), Role.LINEAR)
+    with pytest.raises(NonFiniteError, match="test: a weight is not a finite f32 number"):
+        CPUBackend().place(ArrayTensor([0.0, np.nan]), Role.VECTOR)
+
+
+def test_an_instruction_set_is_chosen_by_the_environment(monkeypatch):
+    for isa in ISAS:
+        monkeypatch.setenv("RUSHLIGHT_ISA", isa)
+        assert CPUBackend()._native.isa == isa
+    monkeypatch.delenv("RUSHLIGHT_ISA")
+    assert CPUBackend()._native.isa == ISAS[0]
+
+
+@pytest.mark.parametrize("name", ["sse9", "AVX2", "avx2 "])
+def test_an_unknown_instruction_set_is_an_error(monkeypatch, name):
+    monkeypatch.setenv("RUSHLIGHT_ISA", name)
+    with pytest.raises(DeviceError, match=f"no instruction set '{name}'.*RUSHLIGHT_ISA.*portable"):
+        open_backend("cpu")
+
+
+@pytest.mark.skipif("avx512vnni" in ISAS, reason="this processor has them all")
+def test_an_instruction_set_that_is_not_here_is_an_error(monkeypatch):
+    monkeypatch.setenv("RUSHLIGHT_ISA", "avx512vnni")
+    with pytest.raises(DeviceError, match="this processor does not have avx512vnni"):
+        open_backend("cpu")
+
+
+def test_the_reference_backend_has_a_word():
+    assert isinstance(open_backend("reference"), ReferenceBackend)
+    assert isinstance(open_backend("cpu"), CPUBackend)
+    assert open_backend("cpu", "f64").dtype == "f64"
+    with pytest.raises(DtypeError):
+        open_backend("reference", "int8")
+
+
+def test_without_the_extension_the_reference_serves_and_says_so_once(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "rushlight.backends._native", None)
+    monkeypatch.delattr(backends, "_native")
+    for cached in (backends._native_problem, backends._say_that_it_is_slow):
+        cached.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING, "rushlight"):
+            assert isinstance(open_backend("cpu"), ReferenceBackend)
+            assert isinstance(open_backend("auto"), ReferenceBackend)
+        assert [record.message.partition(":")[0] for record in caplog.records] == ["computing with NumPy, slowly"]
+        assert backends.devices()[0].install
+        with pytest.raises(DtypeError):
+            open_backend("cpu", "int4")
+    finally:
+        for cached in (backends._native_problem, backends._say_that_it_is_slow):
+            cached.cache_clear()
+
+
+def product(ops):
+    """A product that several threads share."""
+    weight = ops.place(ArrayTensor(random(512, 2048)), Role.CONV1D)
+    return np.asarray(ops.linear(ops._native.array(random(4, 512, seed=1)), weight, None))
+
+
+def _in_a_child(ops, queue):
+    queue.put(product(ops))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_computes_with_workers_of_its_own():
+    ops = CPUBackend(threads=3)
+    expected = product(ops)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    children = [context.Process(target=_in_a_child, args=(ops, queue)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for _ in children:
+        assert np.array_equal(queue.get(timeout=30), expected)
+    for child in children:
+        child.join(30)
+        assert child.exitcode == 0
+    assert np.array_equal(product(ops), expected)
+
+
+def test_threads_that_compute_at_once_get_the_same_bits():
+    ops = CPUBackend(threads=2)
+    expected = product(ops)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(product(ops))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(np.array_equal(result, expected) for result in results)
+
+
+def test_workers_are_idle_when_nothing_is_asked_of_them():
+    ops = CPUBackend(threads=3)
+    product(ops)
+    time.sleep(0.05)
+    start = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - start < 0.05

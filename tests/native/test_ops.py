@@ -1,0 +1,214 @@
+"""Everything else that is computed, against float64: norm, activations, attention, sums and views."""
+
+import math
+
+import numpy as np
+import pytest
+from native_helpers import random
+
+from rushlight.backends import _native
+from rushlight.nn import ACTIVATIONS
+
+EVERY_LENGTH = [*range(1, 34), 63, 64, 65, 100]
+
+
+@pytest.mark.parametrize("n", EVERY_LENGTH)
+def test_layer_norm(device, n):
+    x, weight, bias = 3 * random(4, n) + 5, random(n, seed=1), random(n, seed=2)
+    x64 = x.astype(np.float64)
+    expected = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + 1e-5) * weight + bias
+    result = np.asarray(device.layer_norm(device.array(x), device.vector(weight), device.vector(bias), 1e-5))
+    assert np.abs(result - expected).max() <= (1e-4 if n < 3 else 4e-6) * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("n", EVERY_LENGTH)
+def test_sum(device, n):
+    a, b = random(3, n), random(3, n, seed=1)
+    assert np.array_equal(np.asarray(device.array(a) + device.array(b)), a + b)
+
+
+FORMULAS = {
+    # 0.5 (1 + tanh(u)) in the form that keeps its precision where tanh is nearly -1
+    "gelu_tanh": lambda x: x / (1 + math.exp(min(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3), 700))),
+    "gelu_erf": lambda x: 0.5 * x * math.erfc(-x / math.sqrt(2)),
+    "relu": lambda x: max(x, 0.0),
+    "silu": lambda x: x / (1 + math.exp(-x)),
+    "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
+}
+
+
+def units(result, expected):
+    """How far off, in units of the last place of the expected."""
+    expected = np.asarray(expected)
+    return (np.abs(result - expected) / np.spacing(np.abs(expected).astype(np.float32))).max()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_to_a_few_units_in_the_last_place(device, name):
+    x = np.linspace(-4, 12, 4801, dtype=np.float32)[None]
+    expected = [[FORMULAS[name](float(value)) for value in x[0]]]
+    # The exponent of a small result is a rounded number of about 10, which is ten units of its own.
+    assert units(np.asarray(device.activation(device.array(x), name)), expected) <= 32
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_absolutely_exact_in_their_tails(device, name):
+    x = np.linspace(-60, 60, 2401, dtype=np.float32)[None]
+    expected = np.array([[FORMULAS[name](float(value)) for value in np.maximum(x[0], -25)]])
+    result = np.asarray(device.activation(device.array(x), name))
+    assert (np.abs(result - expected)[x >= -25] <= 4e-7 * np.maximum(1, np.abs(x[x >= -25]))).all()
+    assert (np.abs(result[x < -25]) < 1e-8).all()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("n", EVERY_LENGTH)
+def test_activations_of_every_length(device, name, n):
+    x = random(2, n)
+    whole = np.asarray(device.activation(device.array(x), name))
+    each = [
+        [np.asarray(device.activation(device.array(value.reshape(1, 1)), name))[0, 0] for value in row] for row in x
+    ]
+    assert np.array_equal(whole, np.array(each, np.float32))
+
+
+def test_activations_at_the_ends_of_the_range(device):
+    x = device.array(np.array([[-1e12, -1e4, 0.0, 1e4, 1e12, np.nan]], np.float32))
+    for name in ACTIVATIONS:
+        np.testing.assert_allclose(
+            np.asarray(device.activation(x, name)), [[0, 0, 0, 1e4, 1e12, np.nan]], rtol=1e-6, atol=0
+        )
+
+
+def test_exp(device):
+    x = np.linspace(-87, 88, 20011, dtype=np.float32)[None]
+    assert units(np.asarray(device.exp(device.array(x))), np.exp(x.astype(np.float64))) <= 1.5
+    edges = np.array([[-np.inf, -200, -88, 0, 89, 200, np.inf, np.nan]], np.float32)
+    np.testing.assert_array_equal(
+        np.asarray(device.exp(device.array(edges))), [[0, 0, 0, 1, np.inf, np.inf, np.inf, np.nan]]
+    )
+
+
+def textbook_attention(q, k, v, n_head, scale):
+    """All (T, C) of one sequence; builds the T×T matrix."""
+    t, c = q.shape
+    q, k, v = (x.astype(np.float64).reshape(t, n_head, c // n_head).swapaxes(0, 1) for x in (q, k, v))
+    scores = np.where(np.tri(t, dtype=bool), scale * q @ k.swapaxes(1, 2), -np.inf)
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    return (p / p.sum(-1, keepdims=True) @ v).swapaxes(0, 1).reshape(t, c)
+
+
+class Sequences:
+    """Sequences of (q, k, v) side by side in one cache, fed in steps of any size."""
+
+    def __init__(self, device, sequences, n_head):
+        self.device, self.sequences, self.n_head = device, sequences, n_head
+        n_blocks = [-(-len(q) // 64) for q, _, _ in sequences]
+        self.cache = device.kv_cache(2, n_head, sequences[0][0].shape[1] // n_head, sum(n_blocks) + 1)
+        free = list(range(sum(n_blocks), 0, -1))  # dealt out backwards
+        self.tables = np.full((len(sequences), max(n_blocks)), -1, np.int32)
+        for table, n in zip(self.tables, n_blocks, strict=True):
+            table[:n] = [free.pop(0) for _ in range(n)]
+
+    def feed(self, cuts, scale):
+        """The rows cuts[s] of each sequence s."""
+        starts = np.cumsum([0, *(stop - start for start, stop in cuts)], dtype=np.int32)
+        positions = np.concatenate([np.arange(start, stop, dtype=np.int32) for start, stop in cuts])
+        rows = self.device.rows(starts, positions, self.tables, self.cache.n_blocks)
+        qkv = [
+            self.device.array(np.concatenate([s[i][a:b] for s, (a, b) in zip(self.sequences, cuts, strict=True)]))
+            for i in range(3)
+        ]
+        out = np.asarray(self.device.attention(*qkv, rows, self.cache, 1, self.n_head, scale))
+        return np.split(out, starts[1:-1])
+
+    def feed_in(self, steps, scale):
+        """Everything, in steps[s] rows at a time; each sequence's whole output."""
+        outputs = [
+            self.feed([(sum(sizes[:step]), sum(sizes[: step + 1])) for sizes in steps], scale)
+            for step in range(len(steps[0]))
+        ]
+        return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+
+
+@pytest.mark.parametrize("t", [1, 2, 63, 64, 65, 197])
+@pytest.mark.parametrize(("n_head", "head_dim"), [(1, 1), (3, 5), (2, 16), (2, 33), (1, 64), (1, 200)])
+def test_attention(device, t, n_head, head_dim):
+    qkv = [3 * random(t, n_head * head_dim, seed=seed) for seed in range(3)]
+    scale = 0.5 / math.sqrt(head_dim)
+    expected = textbook_attention(*qkv, n_head, scale)
+    result = Sequences(device, [qkv], n_head).feed_in([[t]], scale)[0]
+    assert np.abs(result - expected).max() <= 4e-6 * np.abs(expected).max()
+
+
+def test_attention_scores_far_apart_do_not_overflow(device):
+    qkv = [100 * random(70, 8, seed=seed) for seed in range(3)]
+    result = Sequences(device, [qkv], 2).feed_in([[70]], 1.0)[0]
+    expected = textbook_attention(*qkv, 2, 1.0)
+    assert np.abs(result - expected).max() <= 4e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("steps", [[1] * 70, [69, 1], [7] * 10, [64, 6], [17, 53]])
+def test_attention_is_the_same_bits_however_the_sequence_is_cut(isa, threads, steps):
+    qkv = [random(70, 10, seed=seed) for seed in range(3)]
+    cut = Sequences(_native.Device(threads, isa), [qkv], 2).feed_in([steps], 0.4)[0]
+    assert np.array_equal(cut, Sequences(_native.Device(1, isa), [qkv], 2).feed_in([[70]], 0.4)[0])
+
+
+def test_sequences_in_a_batch_do_not_see_each_other(device):
+    sequences = [[random(t, 12, seed=10 * t + i) for i in range(3)] for t in (5, 90, 66)]
+    together = Sequences(device, sequences, 3).feed_in([[3, 2], [80, 10], [2, 64]], 0.5)
+    for sequence, result in zip(sequences, together, strict=True):
+        alone = Sequences(device, [sequence], 3).feed_in([[len(sequence[0])]], 0.5)[0]
+        assert np.array_equal(result, alone)
+
+
+def test_what_was_left_in_the_cache_is_not_seen(device):
+    rubbish = [np.full((64, 8), np.nan, np.float32)] * 3
+    qkv = [random(64, 8, seed=seed) for seed in range(3)]
+    used = Sequences(device, [qkv], 2)
+    used.sequences = [rubbish]
+    used.feed([(0, 64)], 1.0)
+    used.sequences = [qkv]
+    assert np.array_equal(used.feed_in([[10, 54]], 1.0)[0], Sequences(device, [qkv], 2).feed_in([[64]], 1.0)[0])
+
+
+@pytest.mark.parametrize(
+    ("starts", "positions", "tables", "message"),
+    [
+        ([0, 2], [0], [[0]], "do not fit"),
+        ([0, 0], [], [[0]], "without rows"),
+        ([0, 1], [64], [[0]], "beyond the sequence's blocks"),
+        ([0, 1], [-1], [[0]], "beyond the sequence's blocks"),
+        ([0, 1], [0], [[3]], "not in the cache"),
+        ([0, 1], [70], [[0, -1]], "not in the cache"),
+    ],
+)
+def test_a_batch_that_does_not_fit_the_cache_is_refused(device, starts, positions, tables, message):
+    with pytest.raises(ValueError, match=message):
+        device.rows(np.array(starts, np.int32), np.array(positions, np.int32), np.array(tables, np.int32), 3)
+
+
+def test_views(device):
+    x = random(5, 12)
+    array = device.array(x)
+    assert array.shape == (5, 12)
+    for part, expected in zip(device.split(array, 3), np.split(x, 3, axis=1), strict=True):
+        assert np.array_equal(np.asarray(part), expected)
+    rows = np.array([4, 0, 4], np.int32)
+    assert np.array_equal(np.asarray(device.take(array, rows)), x[rows])
+    assert np.asarray(device.take(array, rows[:0])).shape == (0, 12)
+    with pytest.raises(ValueError, match="no row 5"):
+        device.take(array, np.array([5], np.int32))
+    with pytest.raises(ValueError, match="evenly"):
+        device.split(array, 5)
+
+
+def test_a_view_outlives_its_array_and_device(isa):
+    view = np.asarray(_native.Device(2, isa).array(random(3, 5)))
+    assert np.array_equal(view, random(3, 5))
+
+
+def test_an_array_is_a_buffer(device):
+    assert memoryview(device.array(random(2, 3))).strides == (128, 4)  # rows are padded to whole panels
+    assert bytes(device.array(random(2, 32))) == random(2, 32).tobytes()
