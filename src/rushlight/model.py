@@ -162,7 +162,7 @@ class Model:
         self._backend = backend
         self._barred = None
         if tokenizer is not None:
-            barred = [i for i in range(config.vocab_size) if not tokenizer.has_token(i)]
+            barred = tokenizer.missing_ids(config.vocab_size)
             self._barred = np.array(barred, np.int32) if barred else None
 
     @property

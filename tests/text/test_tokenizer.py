@@ -27,6 +27,12 @@ def test_nul_survives() -> None:
     assert GPT2.decode(GPT2.encode("a\0b\0")) == "a\0b\0"
 
 
+def test_ids_that_no_token_has():
+    tokenizer = Tokenizer.gpt2()
+    assert tokenizer.missing_ids(50257) == []
+    assert tokenizer.missing_ids(50260) == [50257, 50258, 50259]
+
+
 def test_half_of_a_surrogate_pair_is_refused() -> None:
     with pytest.raises(RequestError, match="character 3 is half of a surrogate pair"):
         GPT2.encode("ab\ud83d")
@@ -53,6 +59,7 @@ def test_an_id_that_the_vocabulary_skips_is_refused(fields: dict, load: Load) ->
     assert tokenizer.vocab_size == 301
     assert tokenizer.has_token(300)
     assert not tokenizer.has_token(299)
+    assert {299, 300, 301} & set(tokenizer.missing_ids(302)) == {299, 301}
     with pytest.raises(RequestError, match="299"):
         tokenizer.decode([299])
 

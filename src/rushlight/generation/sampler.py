@@ -49,9 +49,8 @@ class Sampler:
         self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else int(params.seed)
         self._barred = barred
         self._draw = _draw if draw is None else draw
-        self._seen = np.zeros(vocab_size, bool)  # in the prompt or the text
-        self._seen[list(prompt_ids)] = True
-        self._counts = np.zeros(vocab_size, np.int32)  # in the text
+        self._seen = dict.fromkeys(prompt_ids, 0)
+        """The tokens of prompt and text, each with how often it stands in the text."""
 
     def choose(self, logits: NDArray[np.floating], position: int) -> int:
         """The token to stand at `position`, given the (V,) logits for it; it then belongs to the text.
@@ -70,23 +69,25 @@ class Sampler:
         if params.temperature > 0:
             share = uniform(self.seed, position)
             token = self._draw(logits, params.temperature, params.top_k, params.top_p, params.min_p, share)
-        self._seen[token] = True
-        self._counts[token] += 1
+        self._seen[token] = self._seen.get(token, 0) + 1
         return token
 
     def _adjusted(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
         """The logits after penalties and biases, as a copy where there are any."""
         params = self.params
-        if params.repetition_penalty != 1:
-            penalised = np.where(logits > 0, logits / params.repetition_penalty, logits * params.repetition_penalty)
-            logits = np.where(self._seen, penalised, logits)
-        if params.presence_penalty or params.frequency_penalty:
-            logits = logits - params.presence_penalty * (self._counts > 0) - params.frequency_penalty * self._counts
+        repeats = params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty
+        if not (repeats or params.logit_bias or self._barred is not None):
+            return logits
+        logits = logits.copy()
+        if repeats:
+            seen = np.fromiter(self._seen, np.int64, len(self._seen))
+            counts = np.fromiter(self._seen.values(), np.int64, len(self._seen))
+            values = logits[seen]
+            values = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+            logits[seen] = values - params.presence_penalty * (counts > 0) - params.frequency_penalty * counts
         if params.logit_bias:
-            logits = logits.copy()
             logits[list(params.logit_bias)] += np.array(list(params.logit_bias.values()), logits.dtype)
         if self._barred is not None:
-            logits = logits.copy()
             logits[self._barred] = -np.inf
         return logits
 

@@ -180,6 +180,11 @@ class Tokenizer:
         """Whether there is a token with this id."""
         return 0 <= token_id < self.vocab_size and self._library.id_to_token(token_id) is not None
 
+    def missing_ids(self, vocab_size: int) -> list[int]:
+        """The ids below `vocab_size` that no token has."""
+        dense = self._library.get_vocab_size() == self.vocab_size  # one token for each id: no need to ask for every one
+        return [i for i in range(self.vocab_size if dense else 0, vocab_size) if not self.has_token(i)]
+
     def __repr__(self) -> str:
         return f"<Tokenizer: ids up to {self.vocab_size - 1}>"
 
