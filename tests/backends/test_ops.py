@@ -1,6 +1,7 @@
 """Every operation of every backend against its textbook form in float64."""
 
 import math
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -119,6 +120,16 @@ def test_attention_of_a_whole_sequence(ops, t, n_head, head_dim):
     q, k, v = (3 * random(t, n_head * head_dim, seed=seed) for seed in range(3))
     result = attend(ops, [(q, k, v)], [[t]], n_head, head_dim, 0.3)[0]
     assert_close(ops, result, textbook_attention(q, k, v, n_head, 0.3))
+
+
+def test_attention_never_builds_a_t_by_t_matrix():
+    ops, t = open_backend("reference"), 3000
+    q, k, v = (random(t, 4, seed=seed) for seed in range(3))
+    tracemalloc.start()
+    attend(ops, [(q, k, v)], [[t]], 1, 4, 0.5)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < t * t * 4 / 4
 
 
 def test_attention_scores_far_apart_do_not_overflow(ops):

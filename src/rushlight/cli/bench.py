@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, Debug, Device, Offline, Revision, Threads
+from rushlight.cli.options import MODEL, OUTPUT, Debug, Device, Offline, Revision, Source, Threads
 from rushlight.cli.terminal import out, show, status
 
 if TYPE_CHECKING:
@@ -31,14 +31,7 @@ Examples:
 
 
 def bench(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SOURCE",
-            rich_help_panel=MODEL,
-            help="A .safetensors file, a folder, or a hub id. Without it: the embedded model of tales.",
-        ),
-    ] = None,
+    source: Source = None,
     device: Device = "auto",
     dtype: Annotated[
         str,

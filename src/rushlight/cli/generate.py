@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, SAMPLING, TEXT, Debug, Device, Dtype, Offline, Revision, Threads
+from rushlight.cli.options import (
+    MODEL,
+    OUTPUT,
+    SAMPLING,
+    TEXT,
+    Debug,
+    Device,
+    Dtype,
+    Offline,
+    Revision,
+    Source,
+    Threads,
+)
 from rushlight.cli.terminal import out, say, status
 from rushlight.errors import RequestError
 
@@ -33,14 +45,7 @@ Examples:
 
 
 def generate(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SOURCE",
-            rich_help_panel=MODEL,
-            help="A .safetensors file, a folder, or a hub id. Without it: the embedded model of tales.",
-        ),
-    ] = None,
+    source: Source = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="SOURCE", rich_help_panel=MODEL, help="The same as SOURCE.")
     ] = None,

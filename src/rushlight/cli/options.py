@@ -22,6 +22,14 @@ def _dtypes(incomplete: str) -> list[str]:
     return [word for word in DTYPES if word.startswith(incomplete)]
 
 
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SOURCE",
+        rich_help_panel=MODEL,
+        help="A .safetensors file, a folder, or a hub id. Without it: the embedded model of tales.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
