@@ -34,3 +34,10 @@ def test_an_unknown_dtype_is_never_replaced(dtype):
 def test_a_dtype_the_device_does_not_compute_in_is_never_replaced(dtype):
     with pytest.raises(DtypeError, match=f"does not compute in {dtype} .*f32"):
         open_backend("reference", dtype)
+
+
+def test_a_number_of_threads_is_checked_where_it_does_not_matter_too(caplog):
+    with pytest.raises(DeviceError, match="threads is '0'"):
+        open_backend("reference", threads=0)
+    open_backend("reference", threads=2)
+    assert "leaves the number of threads to NumPy" in caplog.text

@@ -1,9 +1,8 @@
 """What the tests of the native backend share: tensors made from arrays, weights packed and read back."""
 
 import numpy as np
-import pytest
 
-_native = pytest.importorskip("rushlight.backends._native", reason="the native extension was not built")
+from rushlight.backends import _native
 
 FORMATS = ("f32", "f16", "bf16", "int8", "int4")
 ISAS = _native.instruction_sets()

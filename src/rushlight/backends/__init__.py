@@ -7,6 +7,7 @@ import platform
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from rushlight.backends.threads import thread_count
 from rushlight.errors import DeviceError, DtypeError
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ def open_backend(device: str = "auto", dtype: str = "auto", *, threads: int | No
 
     from rushlight.backends.reference import ReferenceBackend
 
+    if threads is not None:
+        thread_count(threads)
+        _log.warning("the reference backend leaves the number of threads to NumPy, whatever --threads says")
     return ReferenceBackend("f32" if dtype == "auto" else dtype)
 
 
