@@ -100,6 +100,9 @@ class Sitting:
         self._narrow()
         self._fresh_processes()
         self._quality()
+        for entry in self.record["runtimes"].values():
+            for found in entry["dtypes"].values():
+                found.pop("path", None)  # tells nothing of the runtime, and much of the machine
         return self.record
 
     def _checkpoint(self, name: str, shape: Shape) -> Path:
