@@ -35,6 +35,14 @@ struct QuickGelu {
   RUSHLIGHT_INLINE F32 of(F32 x) { return times_logistic(x, x * 1.702f); }
 };
 
+struct Sigmoid {
+  RUSHLIGHT_INLINE F32 of(F32 x) { return 1.0f / (1.0f + exp(-x)); }
+};
+
+struct Tanh {
+  RUSHLIGHT_INLINE F32 of(F32 x) { return tanh(x); }
+};
+
 struct Exp {
   RUSHLIGHT_INLINE F32 of(F32 x) { return exp(x); }
 };

@@ -93,6 +93,8 @@ NB_MODULE(_native, m) {
   nb::class_<Array>(m, "Array", nb::type_slots(array_slots))
       .def_prop_ro("shape", [](const Array& a) { return nb::make_tuple(a.rows, a.columns); })
       .def("__add__", [](const Array& a, const Array& b) { return unlocked([&] { return a.device->add(a, b); }); },
+           nb::is_operator())
+      .def("__mul__", [](const Array& a, const Array& b) { return unlocked([&] { return a.device->multiply(a, b); }); },
            nb::is_operator());
 
   nb::class_<Vector>(m, "Vector").def_prop_ro("shape", [](const Vector& v) { return nb::make_tuple(v.n); });
@@ -180,6 +182,12 @@ NB_MODULE(_native, m) {
       .def("take",
            [](Device& d, const Array& x, const NumPy<int32_t, 1>& rows) { return d.take(x, span(rows)); }, "x"_a,
            "rows"_a)
+      .def("windows",
+           [](Device& d, const Array& x, const NumPy<int32_t, 2>& rows) {
+             if (rows.shape(1) == 0) throw std::invalid_argument("windows of no rows");
+             return d.windows(x, span(rows), static_cast<int64_t>(rows.shape(1)));
+           },
+           "x"_a, "rows"_a)
       .def("attention",
            [](Device& d, const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache,
               int layer, int n_head, float scale) {

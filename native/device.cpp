@@ -200,11 +200,32 @@ Array Device::add(const Array& a, const Array& b) {
   });
 }
 
+Array Device::multiply(const Array& a, const Array& b) {
+  require(a.rows == b.rows && a.columns == b.columns, "the arrays to multiply differ in shape");
+  return each_row(a, [&](int64_t i, const float* in, float* out) {
+    kernels_.multiply(in, b.row(i), out, static_cast<int>(a.columns));
+  });
+}
+
 Array Device::take(const Array& x, std::span<const int32_t> rows) {
   Array out = array(static_cast<int64_t>(rows.size()), x.columns);
   for (size_t i = 0; i < rows.size(); ++i) {
     require(rows[i] >= 0 && rows[i] < x.rows, "there is no row " + std::to_string(rows[i]));
     std::memcpy(out.row(static_cast<int64_t>(i)), x.row(rows[i]), static_cast<size_t>(x.columns) * sizeof(float));
+  }
+  return out;
+}
+
+Array Device::windows(const Array& x, std::span<const int32_t> rows, int64_t size) {
+  Array out = array(static_cast<int64_t>(rows.size()) / size, size * x.columns);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    require(rows[i] >= -1 && rows[i] < x.rows, "there is no row " + std::to_string(rows[i]));
+    float* to = out.row(static_cast<int64_t>(i) / size) + static_cast<int64_t>(i) % size * x.columns;
+    if (rows[i] < 0) {
+      std::fill_n(to, x.columns, 0.0f);
+    } else {
+      std::memcpy(to, x.row(rows[i]), static_cast<size_t>(x.columns) * sizeof(float));
+    }
   }
   return out;
 }

@@ -83,7 +83,10 @@ class Device : public std::enable_shared_from_this<Device> {
   Array activation(const Array& x, ActivationKind kind);
   Array exp(const Array& x);
   Array add(const Array& a, const Array& b);
+  Array multiply(const Array& a, const Array& b);
   Array take(const Array& x, std::span<const int32_t> rows);
+  // For each row of the result `size` rows of x side by side, or zeros for -1.
+  Array windows(const Array& x, std::span<const int32_t> rows, int64_t size);
   Array attention(const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache, int layer,
                   float scale);
 

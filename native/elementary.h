@@ -30,6 +30,20 @@ RUSHLIGHT_INLINE F32 exp(F32 x) {
   return select(x == x, p, x);
 }
 
+// tanh(x): near 0, where the quotient would cancel, by the polynomial of Cephes' tanhf (Moshier, 1989).
+RUSHLIGHT_INLINE F32 tanh(F32 x) {
+  const F32 z = x * x;
+  F32 p = broadcast(-5.70498872745e-3f);
+  p = fma(p, z, broadcast(2.06390887954e-2f));
+  p = fma(p, z, broadcast(-5.37397155531e-2f));
+  p = fma(p, z, broadcast(1.33314422036e-1f));
+  p = fma(p, z, broadcast(-3.33332819422e-1f));
+  const F32 small = fma(p * z, x, x);
+  const F32 large = 1.0f - 2.0f / (exp(abs(x) * 2.0f) + 1.0f);
+  const F32 signed_large = select(x < 0.0f, -large, large);
+  return select(abs(x) < 0.625f, small, select(x == x, signed_large, x));
+}
+
 // erfc(z) for z ≥ 0, to 1.2e-7 of itself: the Chebyshev fit of Press et al., Numerical Recipes, section 6.2.
 RUSHLIGHT_INLINE F32 erfc_positive(F32 z) {
   const F32 t = 1.0f / fma(z, broadcast(0.5f), broadcast(1.0f));

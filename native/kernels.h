@@ -52,14 +52,16 @@ inline constexpr int kAttentionRows = 16;  // rows that share a pass over the ca
 // Floats of scratch that `attention` needs.
 inline size_t attention_scratch(size_t value_stride) { return kAttentionRows * (value_stride + 2) + kBlock; }
 
-enum class ActivationKind : uint8_t { kGeluTanh, kGeluErf, kRelu, kSilu, kQuickGelu };
-inline constexpr int kActivations = 5;
-inline constexpr const char* kActivationNames[kActivations] = {"gelu_tanh", "gelu_erf", "relu", "silu", "quick_gelu"};
+enum class ActivationKind : uint8_t { kGeluTanh, kGeluErf, kRelu, kSilu, kQuickGelu, kSigmoid, kTanh };
+inline constexpr int kActivations = 7;
+inline constexpr const char* kActivationNames[kActivations] = {"gelu_tanh",  "gelu_erf", "relu", "silu",
+                                                               "quick_gelu", "sigmoid",  "tanh"};
 
 struct Kernels {
   const char* name;
   LinearKernels linear[kFormats];
   void (*add)(const float* a, const float* b, float* out, int n);
+  void (*multiply)(const float* a, const float* b, float* out, int n);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* out, int n);
   void (*activation[kActivations])(const float* x, float* out, int n);
   // Rows row_begin to row_end of a sequence, at most kAttentionRows of them.

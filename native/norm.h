@@ -11,6 +11,12 @@ inline void add(const float* a, const float* b, float* out, int n) {
   if (i < n) store_n(out + i, load_n(a + i, n - i) + load_n(b + i, n - i), n - i);
 }
 
+inline void multiply(const float* a, const float* b, float* out, int n) {
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(out + i, load<F32>(a + i) * load<F32>(b + i));
+  if (i < n) store_n(out + i, load_n(a + i, n - i) * load_n(b + i, n - i), n - i);
+}
+
 // (x - mean) / √(variance + eps) · weight + bias, the variance from the differences, which cannot cancel.
 inline void layer_norm(const float* x, const float* weight, const float* bias, float eps, float* out, int n) {
   const int whole = n / kLanes * kLanes, rest = n - whole;

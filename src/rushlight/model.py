@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from numbers import Integral
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -12,10 +15,13 @@ import numpy as np
 
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
 from rushlight.generation import Context, Sampler, SamplingParams, decode
+from rushlight.generation.context import PREFILL_ROWS
+from rushlight.nn import tapped
+from rushlight.nn.trace import Trace, check_paths, patch_hook
 from rushlight.text import StopStrings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from typing import Unpack
 
     from numpy.typing import NDArray
@@ -23,6 +29,8 @@ if TYPE_CHECKING:
     from rushlight.backends.protocol import Backend
     from rushlight.generation import FinishReason, SamplingSettings, Token
     from rushlight.models.gpt2 import GPT2, GPT2Config
+    from rushlight.nn.tap import Hook
+    from rushlight.nn.trace import Patch
     from rushlight.text import Tokenizer
 
 
@@ -130,6 +138,10 @@ class Stream:
             start = perf_counter()
 
 
+_tapped_trees: ContextVar[Mapping[Model, GPT2] | None] = ContextVar("tapped_trees", default=None)
+"""The trees that stand for models' own where a trace or a patch is on: in that thread or task, and in no other."""
+
+
 class Model:
     """A model with its weights, on its device; `rushlight.load` makes it. It keeps nothing of a run.
 
@@ -220,7 +232,7 @@ class Model:
         sampler = Sampler(params, self.config.vocab_size, prompt_ids, self._barred, self._backend.sample)
         capacity = min(len(prompt_ids) + params.max_tokens, self.context_length)
         tokens = decode(
-            Context(self.module, self._backend, self.config.kv_shape, capacity),
+            self._context(capacity),
             prompt_ids,
             sampler,
             max_tokens=params.max_tokens,
@@ -242,10 +254,69 @@ class Model:
             raise RequestError("there are no tokens to compute logits for")
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
-        return Context(self.module, self._backend, self.config.kv_shape, len(ids)).feed(ids, all_logits=True)
+        chunk_rows = PREFILL_ROWS if self._tree() is self.module else len(ids)
+        return self._context(len(ids)).feed(ids, all_logits=True, chunk_rows=chunk_rows)
+
+    @contextmanager
+    def trace(self, *modules: str) -> Iterator[Trace]:
+        """Keeps what the modules put out while this model computes inside the `with`, in this thread.
+
+            with model.trace() as t:
+                model.logits("Once upon a time")
+            t["h.3.mlp.c_fc"]  # (T, F) float32
+
+        Outputs are the same bits as without a trace. A prompt goes through in one piece: row i is position i.
+
+        Args:
+            modules: patterns of the paths to keep, such as `h.*.attn`; all where none is given.
+
+        Raises:
+            RequestError: a pattern that no module matches.
+        """
+        paths = [path for path, _ in self.module.named_modules()]
+        strangers = [pattern for pattern in modules if not any(fnmatchcase(path, pattern) for path in paths)]
+        if strangers:
+            raise RequestError("; ".join(check_paths(strangers, paths)))
+        trace = Trace(self._backend, modules)
+        with self._tapped(trace.hook):
+            yield trace
+
+    @contextmanager
+    def patch(self, patches: Mapping[str, Patch]) -> Iterator[None]:
+        """Replaces what modules put out while this model computes inside the `with`, in this thread.
+
+            with model.patch({"h.3.attn": lambda x: 0 * x}):
+                model.generate("Once upon a time")
+
+        Each function gets a float32 array of its own, (rows, C), and returns one of the same shape. A prompt goes
+        through in one piece, so that row i is position i; after it come the new tokens, a row each.
+
+        Raises:
+            RequestError: there is no such module.
+        """
+        problems = check_paths(patches, [path for path, _ in self.module.named_modules()])
+        if problems:
+            raise RequestError("; ".join(problems))
+        with self._tapped(patch_hook(self._backend, patches)):
+            yield
 
     def __repr__(self) -> str:
         return f"<Model {self.name}: {self.n_parameters:,} parameters, {self.device}, {self.dtype}>"
+
+    @contextmanager
+    def _tapped(self, hook: Hook) -> Iterator[None]:
+        token = _tapped_trees.set({**(_tapped_trees.get() or {}), self: tapped(self._tree(), hook)})
+        try:
+            yield
+        finally:
+            _tapped_trees.reset(token)
+
+    def _tree(self) -> GPT2:
+        """The modules to run: the model's own, or those that a trace or a patch has put in their place."""
+        return (_tapped_trees.get() or {}).get(self, self.module)
+
+    def _context(self, capacity: int) -> Context:
+        return Context(self._tree(), self._backend, self.config.kv_shape, capacity)
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         if isinstance(prompt, str):

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
 from rushlight.backends.batch import Batch, Chunk
+from rushlight.errors import RequestError
 
 
 def test_chunks_lie_one_after_another():
@@ -24,3 +26,15 @@ def test_spans_say_whose_rows_they_are():
     first, second = Batch.of([Chunk([1, 2, 3], 5, [4]), Chunk([6], 0, [1])], cache=None).spans()
     assert (first.rows, first.position, first.blocks.tolist()) == (slice(0, 3), 5, [4])
     assert (second.rows, second.position, second.blocks.tolist()) == (slice(3, 4), 0, [1])
+
+
+def test_windows_end_where_the_sequence_does():
+    batch = Batch.of([Chunk([1, 2, 3], 0, [4]), Chunk([6], 0, [1])], cache=None)
+    assert batch.windows(3, 1).tolist() == [[-1, 0, 1], [0, 1, 2], [1, 2, -1], [-1, 3, -1]]
+    assert batch.windows(2, 1).tolist() == [[-1, 0], [0, 1], [1, 2], [-1, 3]]
+    assert batch.windows(1, 0).tolist() == [[0], [1], [2], [3]]
+
+
+def test_windows_of_a_sequence_that_goes_on_are_refused():
+    with pytest.raises(RequestError, match="go through it whole"):
+        Batch.of([Chunk([1], 0, [0]), Chunk([2], 1, [1])], cache=None).windows(3, 1)

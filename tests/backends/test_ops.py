@@ -10,7 +10,7 @@ import pytest
 from rushlight.backends import open_backend
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
 from rushlight.backends.protocol import Role
-from rushlight.nn import ACTIVATIONS
+from rushlight.nn import ACTIVATIONS, Convolution
 
 TOLERANCES = {"f32": 4e-6, "f64": 1e-14}
 """Of the largest value of the result."""
@@ -59,6 +59,25 @@ def test_linear_is_a_matrix_product(ops, n_in, n_out, role):
     assert_close(ops, ops.linear(x.astype(placed.dtype), placed, None), x @ in_to_out)
 
 
+@pytest.mark.parametrize(("size", "before"), [(1, 0), (3, 1), (3, 2), (4, 0), (9, 4)])
+def test_a_convolution_is_pytorchs_and_keeps_to_its_sequence(ops, size, before):
+    weight, bias, x = random(6, 5, size), random(6, seed=1), random(8, 5, seed=2)
+    layer = Convolution(5, 6, size, before=before)
+    layer.ops, layer.weight, layer.bias = (
+        ops,
+        ops.place(ArrayTensor(weight), Role.CONVOLUTION),
+        ops.place(ArrayTensor(bias), Role.VECTOR),
+    )
+    batch = Batch.of([Chunk(range(2), 0, [0]), Chunk(range(6), 0, [1])], cache=None)
+
+    parts = []
+    for sequence in (x[:2], x[2:]):
+        padded = np.pad(sequence.astype(np.float64), ((before, size - 1 - before), (0, 0)))
+        rows = range(len(sequence))
+        parts += [np.einsum("sc,fcs->f", padded[row : row + size], weight.astype(np.float64)) + bias for row in rows]
+    assert_close(ops, layer(ops.from_numpy(x), batch), np.array(parts))
+
+
 def test_a_tied_head_multiplies_by_the_embedding_table(ops):
     table, x = random(11, 6), random(4, 6, seed=1)
     placed = ops.place(ArrayTensor(table), Role.TABLE)
@@ -82,7 +101,10 @@ FORMULAS = {
     "relu": lambda x: max(x, 0.0),
     "silu": lambda x: x / (1 + math.exp(-x)),
     "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "tanh": math.tanh,
 }
+AT_THE_ENDS = {"sigmoid": [0, 0, 1, 1], "tanh": [-1, -1, 1, 1]}
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -96,7 +118,7 @@ def test_activations_stay_finite_at_the_ends_of_the_range(ops):
     x = np.array([[-1e12, -1e4, 1e4, 1e12]], np.float64 if ops.dtype == "f64" else np.float32)
     for name in ACTIVATIONS:
         result = ops.to_numpy(ops.activation(x, name))
-        np.testing.assert_allclose(result, [[0, 0, 1e4, 1e12]], rtol=1e-6)
+        np.testing.assert_allclose(result, [AT_THE_ENDS.get(name, [0, 0, 1e4, 1e12])], rtol=1e-6)
 
 
 def test_the_two_gelus_are_different():

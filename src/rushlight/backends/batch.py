@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from rushlight.errors import RequestError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -96,6 +98,19 @@ class Batch:
             ),
             cache=cache,
         )
+
+    def windows(self, size: int, before: int) -> NDArray[np.int32]:
+        """(N, size) for each row the rows from `before` ahead of it on, in its own sequence; -1 beyond its ends.
+
+        Raises:
+            RequestError: a sequence does not begin in this batch: what stands before is not here any more.
+        """
+        if any(span.position for span in self.spans()):
+            raise RequestError("this model looks at the tokens beside each one: a text must go through it whole")
+        rows = np.arange(len(self.ids), dtype=np.int32)[:, None] + np.arange(-before, size - before, dtype=np.int32)
+        n_rows = np.diff(self.row_starts)
+        first, end = np.repeat(self.row_starts[:-1], n_rows), np.repeat(self.row_starts[1:], n_rows)
+        return np.where((rows >= first[:, None]) & (rows < end[:, None]), rows, np.int32(-1))
 
     def spans(self) -> Iterator[Span]:
         """The sequences' parts, in order of rows."""

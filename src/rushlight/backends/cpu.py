@@ -69,6 +69,7 @@ class CPUBackend:
         self.activation = self._native.activation
         self.split = self._native.split
         self.take = self._native.take
+        self.windows = self._native.windows
         self.sample: Draw | None = self._native.sample
 
     def place(self, tensor: Tensor, role: Role) -> _native.Vector | _native.Weight:
@@ -78,13 +79,12 @@ class CPUBackend:
             if not np.isfinite(values).all():
                 raise _not_finite(tensor, "f32")
             return self._native.vector(values)
+        if role is Role.CONVOLUTION:
+            return self._place_convolution(tensor)
         n_rows, n_columns = tensor.shape
         rows_are_inputs = role is Role.CONV1D
         n_in, n_out = (n_rows, n_columns) if rows_are_inputs else (n_columns, n_rows)
-        weight = self._native.weight(self._format(tensor, role), n_in, n_out)
-        if self._requested == "auto":
-            self._placed.add(weight.format)
-            self.dtype = "/".join(sorted(self._placed))
+        weight = self._weight(tensor, role, n_in, n_out)
         row_bytes = n_columns * _ITEM_BYTES[tensor.dtype]
         piece_rows = max(1, _PIECE_BYTES // (32 * row_bytes)) * 32  # all pieces but the last hold whole tiles
         buffer = np.empty(min(piece_rows, n_rows) * row_bytes, np.uint8)
@@ -93,6 +93,15 @@ class CPUBackend:
             tensor.read_into(raw, first * row_bytes)
             if not self._native.pack(weight, raw, tensor.dtype, n_columns, rows_are_inputs, first):
                 raise _not_finite(tensor, weight.format)
+        return weight
+
+    def _place_convolution(self, tensor: Tensor) -> _native.Weight:
+        """(out, in, size) as a product over windows of size·in, read at once: kernels are small."""
+        n_out, n_in, size = tensor.shape
+        values = np.ascontiguousarray(tensor.float32().transpose(0, 2, 1)).reshape(n_out, size * n_in)
+        weight = self._weight(tensor, Role.CONVOLUTION, size * n_in, n_out)
+        if not self._native.pack(weight, values.view(np.uint8).reshape(-1), "F32", size * n_in, False, 0):
+            raise _not_finite(tensor, weight.format)
         return weight
 
     def tie(self, table: _native.Weight) -> _native.Weight:
@@ -118,8 +127,19 @@ class CPUBackend:
     ) -> _native.Array:
         return self._native.attention(q, k, v, self._rows_of(batch), batch.cache, layer, n_head, scale)
 
+    def from_numpy(self, values: NDArray[np.floating]) -> _native.Array:
+        return self._native.array(np.ascontiguousarray(values, np.float32))
+
     def to_numpy(self, x: _native.Array) -> NDArray[np.float32]:
         return np.asarray(x)
+
+    def _weight(self, tensor: Tensor, role: Role, n_in: int, n_out: int) -> _native.Weight:
+        """Room for a matrix in its format."""
+        weight = self._native.weight(self._format(tensor, role), n_in, n_out)
+        if self._requested == "auto":
+            self._placed.add(weight.format)
+            self.dtype = "/".join(sorted(self._placed))
+        return weight
 
     def _format(self, tensor: Tensor, role: Role) -> str:
         if self._requested == "auto":

@@ -3,8 +3,9 @@
 Axis letters, here and everywhere: N tokens (rows of a step, whoever they belong to), C channels, F inner channels,
 H heads, D head_dim, V vocabulary, S sequences, T positions, R rows whose logits are wanted.
 
-Activations are (N, C) arrays of the backend's own kind; model code only passes them on and adds them with `+`. There is
-no batch axis and no padding: a `Batch` says which rows belong to which sequence, and only attention asks.
+Activations are (N, C) arrays of the backend's own kind; model code only passes them on, adds them with `+` and
+multiplies them, element by element, with `*`. There is no batch axis and no padding: a `Batch` says which rows belong
+to which sequence, and only attention and convolutions ask.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from rushlight.backends.batch import Batch, KVCache, KVShape
 
 Array = Any
-"""An activation on the device: (N, C), with `.shape` and `+`. NumPy's, MLX's and PyTorch's arrays all are."""
+"""An activation on the device: (N, C), with `.shape`, `+` and `*`. NumPy's, MLX's and PyTorch's arrays all are."""
 
 Draw = Callable[["NDArray[np.float32]", float, int, float, float, float], int]
 """(V,) logits, temperature, top_k, top_p, min_p, share -> the token at that share, in [0, 1), of the probabilities."""
@@ -42,6 +43,8 @@ class Role(Enum):
     """(out, in): PyTorch's nn.Linear, y = x Wᵀ."""
     CONV1D = "conv1d"
     """(in, out): GPT-2's Conv1D, y = x W."""
+    CONVOLUTION = "convolution"
+    """(out, in, size): PyTorch's nn.Conv1d, as a LINEAR weight over what `windows` lays side by side."""
 
 
 class Tensor(Protocol):
@@ -120,12 +123,20 @@ class Backend(Protocol):
         """(N, C), (R,) -> (R, C): the chosen rows."""
         ...
 
+    def windows(self, x: Array, rows: NDArray[np.int32]) -> Array:
+        """(N, C), (N, S) -> (N, S·C): for each row the S rows of x that it names, side by side; zeros for -1."""
+        ...
+
     def attention(self, q: Array, k: Array, v: Array, batch: Batch, *, layer: int, n_head: int, scale: float) -> Array:
         """(N, C) queries, keys, values -> (N, C): causal attention of each row to its own sequence.
 
         Writes k and v into the cache's layer at the rows' positions, then for each row and head takes
         softmax(scale · q · kᵀ) v over positions 0 to the row's own.
         """
+        ...
+
+    def from_numpy(self, values: NDArray[np.floating]) -> Array:
+        """(N, C) values, as `to_numpy` gives them, on the device."""
         ...
 
     def to_numpy(self, x: Array) -> NDArray[np.float32]:

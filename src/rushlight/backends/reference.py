@@ -16,6 +16,8 @@ from rushlight.backends.protocol import Role
 from rushlight.errors import DtypeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
@@ -53,6 +55,8 @@ class ReferenceBackend:
 
     def place(self, tensor: Tensor, role: Role) -> Floats:
         values = tensor.float32().astype(self._float, copy=False)
+        if role is Role.CONVOLUTION:
+            return values.transpose(2, 1, 0).reshape(-1, len(values))  # (size·in, out)
         return values.T if role is Role.LINEAR else values
 
     def tie(self, table: Floats) -> Floats:
@@ -83,6 +87,9 @@ class ReferenceBackend:
     def take(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
         return x[rows]
 
+    def windows(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
+        return np.where(rows[:, :, None] >= 0, x[rows], self._float(0)).reshape(len(rows), -1)
+
     def attention(
         self, q: Floats, k: Floats, v: Floats, batch: Batch, *, layer: int, n_head: int, scale: float
     ) -> Floats:
@@ -93,6 +100,9 @@ class ReferenceBackend:
         for span in batch.spans():
             out[span.rows] = _attend(q[span.rows], k[span.rows], v[span.rows], span.position, span.blocks, keys, values)
         return out.reshape(n, c)
+
+    def from_numpy(self, values: Floats) -> Floats:
+        return values.astype(self._float, copy=False)
 
     def to_numpy(self, x: Floats) -> Floats:
         return x
@@ -165,10 +175,12 @@ def _quick_gelu(x: Floats) -> Floats:
     return x * _sigmoid(1.702 * x)
 
 
-ACTIVATION_FUNCTIONS = {
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
     "gelu_tanh": _gelu_tanh,
     "gelu_erf": _gelu_erf,
     "relu": _relu,
     "silu": _silu,
     "quick_gelu": _quick_gelu,
+    "sigmoid": _sigmoid,
+    "tanh": np.tanh,
 }

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rushlight.backends.batch import Batch
     from rushlight.backends.protocol import Array
 
-ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu", "silu", "quick_gelu")
+ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu", "silu", "quick_gelu", "sigmoid", "tanh")
 """The activation functions that every backend computes:
 
     gelu_tanh    0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))   Hendrycks and Gimpel, arXiv:1606.08415
@@ -21,6 +22,8 @@ ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu", "silu", "quick_gelu")
     relu         max(x, 0)
     silu         x / (1 + exp(-x))
     quick_gelu   x / (1 + exp(-1.702 x))                      the same paper's sigmoid approximation
+    sigmoid      1 / (1 + exp(-x))
+    tanh
 """
 
 
@@ -52,6 +55,29 @@ class Conv1D(Module):
 
     def describe(self) -> str:
         return f"Conv1D({self.n_in}, {self.n_out})"
+
+
+class Convolution(Module):
+    """Each row's neighbours in its own sequence, times the weight: PyTorch's nn.Conv1d. (N, n_in) -> (N, n_out)
+
+    weight (n_out, n_in, size), stride 1. Beyond the sequence's ends stand zeros. With `before` = size - 1 a row sees
+    itself and what stands before it; PyTorch's padding="same" is `before` = (size - 1) // 2.
+
+    A convolution sees the rows of its own step and no others: sequences are run whole (`Batch.windows` refuses to go on
+    with one).
+    """
+
+    def __init__(self, n_in: int, n_out: int, size: int, *, before: int, bias: bool = True) -> None:
+        self.n_in, self.n_out, self.size, self.before = n_in, n_out, size, before
+        self.weight: Any = Slot((n_out, n_in, size), Role.CONVOLUTION)
+        self.bias: Any = Slot((n_out,), Role.VECTOR) if bias else None
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        return self.ops.linear(self.ops.windows(x, batch.windows(self.size, self.before)), self.weight, self.bias)
+
+    def describe(self) -> str:
+        bias = "" if self.bias is not None else ", bias=False"
+        return f"Convolution({self.n_in}, {self.n_out}, size={self.size}, before={self.before}{bias})"
 
 
 class LayerNorm(Module):

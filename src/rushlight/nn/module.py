@@ -50,6 +50,10 @@ class Module:
             if isinstance(value, Module):
                 yield name, value
 
+    def set_child(self, name: str, child: Module) -> None:
+        """Puts another module in the place of a child."""
+        setattr(self, name, child)
+
     def named_modules(self, path: str = "") -> Iterator[tuple[str, Module]]:
         """This module and all inside it, parents first, by dotted path; the root's path is empty."""
         yield path, self
@@ -86,6 +90,10 @@ class ModuleList(Module):
     def children(self) -> Iterator[tuple[str, Module]]:
         for i, module in enumerate(self._modules):
             yield str(i), module
+
+    def set_child(self, name: str, child: Module) -> None:
+        i = int(name)
+        self._modules = [*self._modules[:i], child, *self._modules[i + 1 :]]  # the list may be another tree's as well
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._modules)

@@ -1,0 +1,114 @@
+"""Model.trace and Model.patch, with the embedded model."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import rushlight
+from rushlight.errors import RequestError
+
+TEXT = "Once upon a time there was a fox"
+
+
+@pytest.fixture(scope="module", params=["auto", "f64", "int8"])
+def model(request):
+    return rushlight.load(dtype=request.param)
+
+
+def test_a_trace_has_every_module_and_changes_no_bit(model):
+    plain = model.logits(TEXT)
+    with model.trace() as trace:
+        traced = model.logits(TEXT)
+    assert np.array_equal(plain, traced)
+    assert np.array_equal(trace[""], plain)
+    computing = {path for path, module in model.module.named_modules() if hasattr(module, "__call__")}  # noqa: B004
+    assert set(trace) == computing
+    assert [*trace][:4] == ["wte", "wpe", "h.0.ln_1", "h.0.attn.c_attn"]
+    n_tokens, n_embd = len(model.tokenizer.encode(TEXT)), model.config.n_embd
+    assert trace["h.3.mlp.c_fc"].shape == (n_tokens, model.config.n_inner)
+    assert trace["h.3"].shape == trace["ln_f"].shape == (n_tokens, n_embd)
+
+
+def test_the_parts_add_up(model):
+    """The residual stream, from what was traced alone: exactly, as sums are taken in the same order."""
+    with model.trace() as trace:
+        model.logits(TEXT)
+    x = trace["wte"] + trace["wpe"]
+    for i in range(model.config.n_layer):
+        x = x + trace[f"h.{i}.attn"]
+        x = x + trace[f"h.{i}.mlp"]
+        assert np.array_equal(x, trace[f"h.{i}"])
+
+
+def test_a_traced_text_is_the_same_and_has_a_row_a_token(model):
+    plain = model.generate(TEXT, max_tokens=12, temperature=1.0, seed=3)
+    with model.trace("h.*.attn", "lm_head") as trace:
+        traced = model.generate(TEXT, max_tokens=12, temperature=1.0, seed=3)
+    assert traced.ids == plain.ids
+    assert set(trace) == {*(f"h.{i}.attn" for i in range(model.config.n_layer)), "lm_head"}
+    assert len(trace["h.0.attn"]) == len(plain.prompt_ids) + 11
+    assert len(trace["lm_head"]) == 12
+    whole = model.logits([*plain.prompt_ids, *plain.ids[:-1]])
+    assert np.array_equal(trace["lm_head"], whole[len(plain.prompt_ids) - 1 :])
+
+
+def test_a_patch_that_changes_nothing_changes_no_bit(model):
+    paths = [path for path, module in model.module.named_modules() if path and "__call__" in dir(type(module))]
+    with model.patch({path: lambda x: x for path in paths}):
+        patched = model.logits(TEXT)
+    assert np.array_equal(patched, model.logits(TEXT))
+
+
+def test_a_patch_replaces_an_output(model):
+    """Without its head's input nothing is left to tell tokens apart; without a block its residual stream goes on."""
+    with model.patch({"h.2": lambda x: 0 * x, "h.3.attn": lambda x: x + 1}), model.trace() as trace:
+        model.logits(TEXT)
+    assert not trace["h.2"].any()
+    with model.trace() as plain:
+        model.logits(TEXT)
+    with model.patch({"h.5.mlp": lambda x: 0 * x}), model.trace("h.5.mlp", "h.5", "h.5.attn", "h.4") as trace:
+        model.logits(TEXT)
+    assert not trace["h.5.mlp"].any()
+    assert np.array_equal(trace["h.5"], plain["h.4"] + plain["h.5.attn"])
+
+
+def test_activation_patching_carries_a_run_over_into_another(model):
+    """What block 2 put out in one text, in its place in another of the same length: the other's logits follow."""
+    ids, other = [5, 6, 7, 8], [9, 10, 11, 12]
+    with model.trace("h.2") as trace:
+        expected = model.logits(other)
+    with model.patch({"h.2": lambda x: trace["h.2"]}):
+        assert np.array_equal(model.logits(ids), expected)
+
+
+def test_when_it_is_over_it_is_over(model):
+    plain = model.logits(TEXT)
+    with pytest.raises(ZeroDivisionError), model.patch({"h.0": lambda x: 1 / 0}):
+        model.logits(TEXT)
+    assert np.array_equal(model.logits(TEXT), plain)
+
+
+def test_other_threads_are_not_traced(model):
+    with model.trace() as trace:
+        thread = threading.Thread(target=model.logits, args=(TEXT,))
+        thread.start()
+        thread.join()
+    assert len(trace) == 0
+
+
+def test_paths_that_are_none_are_refused_with_the_nearest(model):
+    nearest = r"no module 'h\.3\.atn'; did you mean 'h\.3\.attn'"
+    with pytest.raises(RequestError, match=nearest), model.patch({"h.3.atn": abs}):
+        pass
+    with pytest.raises(RequestError, match=r"no module 'h\.\*\.nothing'"), model.trace("h.*.nothing"):
+        pass
+    with model.trace("h.0") as trace:
+        model.logits(TEXT)
+    with pytest.raises(KeyError, match=r"no output of 'h\.1' was traced; did you mean 'h\.0'"):
+        trace["h.1"]
+
+
+def test_a_patch_of_another_shape_is_refused(model):
+    with model.patch({"h.0": lambda x: x[:1]}), pytest.raises(ValueError, match=r"the patch of h\.0 made"):
+        model.logits(TEXT)
