@@ -16,6 +16,7 @@ cli/                                  one file a command: flags, printing, exit 
 bench/                                how fast a model runs here, and what it needs
 __init__.py                           the public names
 loader.py      inspection.py          where a source, an architecture, a backend and a tokenizer meet; a source's tree
+logit_lens.py                         what each block would say next
 model.py                              the object that a user holds
 models/                               one file an architecture
 nn/            generation/            layers and binding; cache, sampling and the loop
@@ -29,7 +30,9 @@ STRANGERS = {"generation", "nn", "checkpoint", "text"}
 """These do not know one another, wherever they stand."""
 
 LIBRARIES = {
-    "numpy": tuple("bench/ model.py loader.py models/ nn/ generation/ backends/ checkpoint/ text/".split()),
+    "numpy": tuple(
+        "bench/ logit_lens.py model.py loader.py models/ nn/ generation/ backends/ checkpoint/ text/".split()
+    ),
     "tokenizers": ("text/",),
     "huggingface_hub": ("checkpoint/hub.py",),
     "typer": ("cli/",),

@@ -18,6 +18,7 @@ def test_the_public_names_are_these():
         "Stream",
         "__version__",
         "inspect",
+        "lens",
         "load",
         "open_checkpoint",
     ]

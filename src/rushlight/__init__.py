@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rushlight.errors import RushlightError
     from rushlight.inspection import inspect
     from rushlight.loader import load
+    from rushlight.logit_lens import lens
     from rushlight.model import Generation, Model, Stats, Stream
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "Stream",
     "__version__",
     "inspect",
+    "lens",
     "load",
     "open_checkpoint",
 ]
@@ -43,6 +45,7 @@ _HOMES = {
     "Stats": "rushlight.model",
     "Stream": "rushlight.model",
     "inspect": "rushlight.inspection",
+    "lens": "rushlight.logit_lens",
     "load": "rushlight.loader",
     "open_checkpoint": "rushlight.checkpoint",
 }

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rushlight.cli.options import MODEL, OUTPUT, Debug, Offline, Revision
-from rushlight.cli.terminal import out, say, show, status
-from rushlight.errors import printable
+from rushlight.cli.terminal import out, show, status
+from rushlight.cli.web_page import Html, Open, deliver
 
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
@@ -57,15 +56,8 @@ def inspect(
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object with every tensor.")
     ] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html", metavar="FILE", rich_help_panel=OUTPUT, help="Write a web page that needs no network instead."
-        ),
-    ] = None,
-    open_page: Annotated[
-        bool, typer.Option("--open", rich_help_panel=OUTPUT, help="Show the page in the browser.")
-    ] = False,
+    html: Html = None,
+    open_page: Open = False,
     _debug: Debug = False,
 ) -> None:
     """Show a checkpoint as a tree of modules.
@@ -84,13 +76,9 @@ def inspect(
     if as_json:
         out(json.dumps(tree.to_json(stats), ensure_ascii=False) + "\n")
     if html is not None or open_page:
-        from rushlight.viewer import write_page
+        from rushlight.viewer import tree_page
 
-        path = html or _page_of_its_own()
-        write_page(path, tree, stats)
-        say(printable(f"wrote {path}"))
-        if open_page:
-            _show_in_browser(path)
+        deliver(tree_page(tree, stats), html, open_page=open_page)
     elif not as_json:
         from rushlight.cli.tree_view import TreeView
 
@@ -109,17 +97,3 @@ def _measured(checkpoint: Checkpoint) -> dict[str, TensorStats]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=sum(tensor.nbytes for tensor in checkpoint.values()))
         return measure(checkpoint.values(), lambda n_bytes: progress.advance(task, n_bytes))
-
-
-def _page_of_its_own() -> Path:
-    """A new place for a page that nobody named; it stays, since the browser may read it at any time."""
-    import tempfile
-
-    return Path(tempfile.mkdtemp(prefix="rushlight-")) / "inspect.html"
-
-
-def _show_in_browser(path: Path) -> None:
-    import webbrowser
-
-    if not webbrowser.open(path.absolute().as_uri()):
-        say("no browser was found: open the page in one yourself")

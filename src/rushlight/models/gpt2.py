@@ -245,5 +245,8 @@ class GPT2(Module):
         x = self.wte(batch.ids) + self.wpe(batch.positions)  # (N, C)
         for block in self.h:
             x = block(x, batch)
-        x = self.ops.take(x, batch.logit_rows)  # (R, C): only the rows whose logits are wanted
+        return self.readout(self.ops.take(x, batch.logit_rows))  # (R, C): only the rows whose logits are wanted
+
+    def readout(self, x: Array) -> Array:
+        """The residual stream -> logits. (R, C) -> (R, V)"""
         return self.lm_head(self.ln_f(x))

@@ -1,5 +1,6 @@
-"""See: a module tree as one web page, which needs no network and no server."""
+"""Web pages of what rushlight finds out, each one self-contained file."""
 
 from rushlight.viewer.page import render_page, write_page
+from rushlight.viewer.tree import tree_page
 
-__all__ = ["render_page", "write_page"]
+__all__ = ["render_page", "tree_page", "write_page"]

@@ -1,8 +1,4 @@
 // Draws the tree in #data. Every text from the file goes through textContent or setAttribute, never through HTML.
-"use strict";
-
-const $ = (id) => document.getElementById(id);
-const data = JSON.parse($("data").textContent);
 const ROW_PX = 28;
 const INDENT_PX = 18;
 const OVERSCAN = 12; // rows beyond the edges, so that a quick scroll shows no gap
@@ -39,13 +35,6 @@ function figure(value) {
   if (value === 0 || Number.isInteger(value) && Math.abs(value) < 1e6) return count(value);
   const size = Math.abs(value);
   return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
-}
-
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
 }
 
 // The tree: each node learns its parent, its full name, and for tensors what a search looks at
@@ -346,16 +335,6 @@ $("fold").addEventListener("click", () => {
 $("expand").addEventListener("click", () => setAll(true));
 $("collapse").addEventListener("click", () => setAll(false));
 
-const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-
-function setTheme(dark) {
-  document.documentElement.dataset.theme = dark ? "dark" : "light";
-  $("theme").setAttribute("aria-pressed", dark);
-}
-
-$("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme !== "dark"));
-prefersDark.addEventListener("change", () => setTheme(prefersDark.matches));
-
 function drawHeader() {
   $("source").textContent = data.source;
   const facts = [
@@ -365,11 +344,7 @@ function drawHeader() {
     [data.files.length === 1 ? "file" : "files", data.files.length === 1 ? data.files[0] : count(data.files.length)],
   ];
   if (data.architecture) facts.unshift(["architecture", data.architecture]);
-  for (const [term, value] of facts) {
-    const fact = element("div");
-    fact.append(element("dt", "", term), element("dd", "", value));
-    $("facts").append(fact);
-  }
+  showFacts(facts);
   for (const [dtype, size] of data.dtypes) {
     const word = `dtype:${dtype.toLowerCase()}`;
     const chip = element("button", "", `${dtype}  ${bytes(size)}`);
@@ -409,7 +384,6 @@ function drawSoon() {
 $("scroller").addEventListener("scroll", drawSoon, { passive: true });
 addEventListener("resize", drawSoon);
 
-setTheme(prefersDark.matches);
 drawHeader();
 $("fold").setAttribute("aria-pressed", folding);
 setAll(true);

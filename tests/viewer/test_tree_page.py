@@ -7,7 +7,7 @@ import pytest
 
 from rushlight.checkpoint.stats import TensorStats
 from rushlight.checkpoint.tree import ModuleTree
-from rushlight.viewer import render_page, write_page
+from rushlight.viewer import tree_page, write_page
 
 
 def tree(*names, **options):
@@ -20,7 +20,7 @@ def data(page):
 
 def test_the_tree_is_in_the_page():
     held = data(
-        render_page(tree("h.0.w", "h.1.w", "b", marks={"b": "buffer"}, architecture="gpt2", files=["m.safetensors"]))
+        tree_page(tree("h.0.w", "h.1.w", "b", marks={"b": "buffer"}, architecture="gpt2", files=["m.safetensors"]))
     )
     assert (held["parameters"], held["bytes"], held["nTensors"], held["architecture"]) == (12, 72, 3, "gpt2")
     assert held["runs"] == [2, 1]
@@ -32,32 +32,32 @@ def test_the_tree_is_in_the_page():
 
 def test_statistics_are_in_the_page_if_they_were_taken():
     stats = {"a": TensorStats(-1.0, 2.0, 0.5, 1.0, 3, 0)}
-    held = data(render_page(tree("a", "b"), stats))
+    held = data(tree_page(tree("a", "b"), stats))
     assert held["hasStats"]
     assert held["entries"][0]["stats"] == {"min": -1.0, "max": 2.0, "mean": 0.5, "std": 1.0, "n_nan": 3, "n_inf": 0}
     assert "stats" not in held["entries"][1]
-    assert not data(render_page(tree("a")))["hasStats"]
+    assert not data(tree_page(tree("a")))["hasStats"]
 
 
 @pytest.mark.parametrize("name", ["</script><script>alert(1)</script>", "<!--<script>", "{{script}}", "\\u003c", "]]>"])
 def test_hostile_names_stay_inside_the_data(name):
-    page = render_page(tree(name, metadata={name: name}))
+    page = tree_page(tree(name, metadata={name: name}))
     assert data(page)["entries"][0]["label"] == name
-    assert page.count("<script") == render_page(tree("a")).count("<script")
+    assert page.count("<script") == tree_page(tree("a")).count("<script")
 
 
 def test_control_characters_are_escaped():
-    held = data(render_page(tree("\x1b[31m\u202e", "")))
+    held = data(tree_page(tree("\x1b[31m\u202e", "")))
     assert [entry["label"] for entry in held["entries"]] == ["\\x1b[31m\\u202e", '""']
 
 
 def test_a_hostile_source_is_escaped_in_the_title():
-    page = render_page(ModuleTree.build([], source="</title><script>x"))
+    page = tree_page(ModuleTree.build([], source="</title><script>x"))
     assert "<title>&lt;/title&gt;&lt;script&gt;x · rushlight</title>" in page
 
 
 def test_nothing_is_fetched():
-    page = render_page(tree("a"))
+    page = tree_page(tree("a"))
     assert "default-src 'none'" in page
     assert not re.search(r"https?://|url\(|@import|\bsrc=|\bhref=|unsafe", page)
 
@@ -67,21 +67,21 @@ def test_the_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     path = tmp_path / "page.html"
-    write_page(path, tree("a"))
-    assert path.read_text(encoding="utf-8") == render_page(tree("a"))
+    write_page(path, tree_page(tree("a")))
+    assert path.read_text(encoding="utf-8") == tree_page(tree("a"))
     monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(OSError, match="no space left"):
-        write_page(path, tree("b"))
-    assert path.read_text(encoding="utf-8") == render_page(tree("a"))
+        write_page(path, tree_page(tree("b")))
+    assert path.read_text(encoding="utf-8") == tree_page(tree("a"))
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_page_is_as_open_to_others_as_any_new_file(tmp_path):
     (tmp_path / "any").touch()
-    write_page(tmp_path / "page.html", tree("a"))
+    write_page(tmp_path / "page.html", tree_page(tree("a")))
     assert (tmp_path / "page.html").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError):
-        write_page(tmp_path / "none" / "page.html", tree("a"))
+        write_page(tmp_path / "none" / "page.html", tree_page(tree("a")))

@@ -1,14 +1,12 @@
 """The page in headless Chromium. Run by `pytest -m browser`; needs Playwright and Debian's chromium."""
 
 import math
-import os
-import shutil
 
 import pytest
 
 from rushlight.checkpoint.stats import TensorStats
 from rushlight.checkpoint.tree import ModuleTree
-from rushlight.viewer import write_page
+from rushlight.viewer import tree_page
 
 pytestmark = pytest.mark.browser
 
@@ -28,37 +26,18 @@ def gpt(n_layer=12):
     return tree(shapes, marks | {"lm_head.weight": "tied"})
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
+class TreePage:
+    """What a person sees and does there."""
 
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    assert program, "no chromium: apt-get install chromium, or name one in CHROMIUM"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield chromium
-        chromium.close()
-
-
-class Page:
-    """A page as a person has it before them."""
-
-    def __init__(self, tab):
-        self.tab = tab
-        self.requests = []
-        self.complaints = []
-        tab.on("request", lambda request: self.requests.append(request.url))
-        tab.on("pageerror", lambda error: self.complaints.append(str(error)))
-        tab.on("console", lambda message: self.complaints.append(message.text))
+    def __init__(self, page):
+        self.tab = page.tab
+        self.press = page.press
+        self.complaints = page.complaints
 
     def labels(self):
         """The names in view, with their indent."""
         rows = self.tab.locator("[role=treeitem]").all()
         return ["  " * (int(row.get_attribute("aria-level")) - 1) + row.locator(".label").inner_text() for row in rows]
-
-    def press(self, *keys):
-        for key in keys:
-            self.tab.keyboard.press(key)
 
     def active(self):
         """The name of the row that a screen reader is told of."""
@@ -71,23 +50,9 @@ class Page:
 
 
 @pytest.fixture
-def show(browser, tmp_path):
+def show(open_page):
     """Opens the page of a tree."""
-    pages = []
-
-    def open_page(shown, stats=None, **options):
-        path = tmp_path / "page.html"
-        write_page(path, shown, stats)
-        page = Page(browser.new_page(viewport={"width": 1200, "height": 900}, **options))
-        pages.append(page)
-        page.tab.goto(path.as_uri())
-        return page
-
-    yield open_page
-    for page in pages:
-        assert page.complaints == []
-        assert len(page.requests) == 1, "the page itself and nothing else"
-        page.tab.close()
+    return lambda shown, stats=None, **options: TreePage(open_page(tree_page(shown, stats), **options))
 
 
 def test_equal_blocks_are_one_and_can_be_each(show):

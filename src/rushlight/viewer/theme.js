@@ -1,0 +1,32 @@
+// What every page has: its data, and light or dark. Texts reach a page by textContent or setAttribute, never as HTML.
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const data = JSON.parse($("data").textContent);
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function showFacts(facts) {
+  for (const [term, value] of facts) {
+    const fact = element("div");
+    fact.append(element("dt", "", term), element("dd", "", value));
+    $("facts").append(fact);
+  }
+}
+
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+
+function setTheme(dark) {
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  $("theme").setAttribute("aria-pressed", dark);
+}
+
+$("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme !== "dark"));
+prefersDark.addEventListener("change", () => setTheme(prefersDark.matches));
+setTheme(prefersDark.matches);
+

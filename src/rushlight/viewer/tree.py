@@ -1,0 +1,57 @@
+"""A module tree as a page: foldable, searchable, with shapes, dtypes, sizes and marks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rushlight.checkpoint.tree import ModuleNode, fold
+from rushlight.errors import printable_name
+from rushlight.viewer.page import render_page
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rushlight.checkpoint.stats import TensorStats
+    from rushlight.checkpoint.tree import Entry, ModuleTree
+
+
+def tree_page(tree: ModuleTree, stats: Mapping[str, TensorStats] | None = None) -> str:
+    """The page of `tree` as HTML; with the statistics of its tensors by name, if they were taken."""
+    return render_page("tree", tree.source or "checkpoint", _data(tree, stats))
+
+
+def _data(tree: ModuleTree, stats: Mapping[str, TensorStats] | None) -> dict[str, Any]:
+    """What tree.js reads. Names are escaped for people, sizes are numbers, shapes are text."""
+    return {
+        "source": printable_name(tree.source),
+        "architecture": tree.architecture,
+        "files": [printable_name(name) for name in tree.files],
+        "metadata": [[printable_name(key), printable_name(value)] for key, value in tree.metadata.items()],
+        "nTensors": len(tree.tensors),
+        "parameters": tree.n_parameters,
+        "bytes": tree.nbytes,
+        "dtypes": list(tree.dtypes.items()),
+        "hasStats": stats is not None,
+        **_entries(tree.root.entries, stats or {}),
+    }
+
+
+def _entries(entries: Sequence[Entry], stats: Mapping[str, TensorStats]) -> dict[str, Any]:
+    """The entries of a module, and the lengths of the runs of equal ones among them."""
+    return {
+        "entries": [_entry(entry, stats) for entry in entries],
+        "runs": [equal.copies for equal in fold(entries)],
+    }
+
+
+def _entry(entry: Entry, stats: Mapping[str, TensorStats]) -> dict[str, Any]:
+    label, node = entry
+    sizes = {"label": printable_name(label) or '""', "parameters": node.n_parameters, "bytes": node.nbytes}
+    if isinstance(node, ModuleNode):
+        return sizes | _entries(node.entries, stats)
+    leaf = sizes | {"dtype": node.dtype, "shape": str(node.shape)}
+    if node.mark:
+        leaf["mark"] = node.mark
+    if node.name in stats:
+        leaf["stats"] = stats[node.name].to_json()
+    return leaf

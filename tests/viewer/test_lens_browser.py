@@ -1,0 +1,70 @@
+"""The page of the logit lens in headless Chromium. Run by `pytest -m browser`."""
+
+import pytest
+
+from rushlight.viewer import render_page
+
+pytestmark = pytest.mark.browser
+
+
+def cell(*tops):
+    return [{"id": token, "text": text, "p": p} for token, text, p in tops]
+
+
+DATA = {
+    "model": "<b>m</b>",
+    "first": 3,
+    "tokens": [{"id": 1, "text": "·a"}, {"id": 2, "text": "</script>"}],
+    "blocks": [
+        {"path": "h.0", "top": [cell((5, "x", 0.25), (6, "y", 0.125)), cell((7, "·z", 0.5), (5, "x", 0.01))]},
+        {"path": "h.1", "top": [cell((5, "x", 0.75), (7, "·z", 0.1)), cell((8, "w", 0.9), (7, "·z", 0.0625))]},
+    ],
+}
+
+
+@pytest.fixture
+def tab(open_page):
+    return open_page(render_page("lens", "t", DATA)).tab
+
+
+def chosen(tab):
+    return tab.locator("#where").inner_text(), tab.locator("#top li").all_inner_texts()
+
+
+def test_the_grid_is_blocks_by_positions(tab):
+    assert tab.locator("h1").inner_text() == "<b>m</b>"
+    assert tab.locator("thead th").all_inner_texts()[1:] == ["·a", "</script>"]
+    assert tab.locator("tbody tr").all_inner_texts() == ["h.0\tx\t·z", "h.1\tx\tw"]
+    assert tab.locator("td.settled").all_inner_texts() == ["x"]
+
+
+def test_surer_is_deeper(tab):
+    def lightness(text):
+        return tab.get_by_role("gridcell", name=text).evaluate(
+            "cell => getComputedStyle(cell).backgroundColor.match(/[\\d.]+/g).slice(0, 3).reduce((a, b) => +a + +b)"
+        )
+
+    assert lightness("w, 90%") < lightness("x, 75%") < lightness("x, 25%")
+
+
+def test_arrow_keys_choose_and_stop_at_the_edges(tab):
+    assert chosen(tab) == ("h.1, position 4, behind </script>", ["w 90%", "·z 6.3%"])
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowUp")
+    assert chosen(tab) == ("h.0, position 4, behind </script>", ["·z 50%", "x 1.0%"])
+    tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("ArrowUp")
+    assert chosen(tab) == ("h.0, position 3, behind ·a", ["x 25%", "y 13%"])
+    assert tab.locator("td[aria-selected=true]").count() == 1
+
+
+def test_a_click_chooses(tab):
+    tab.get_by_role("gridcell", name="x, 75%").click()
+    assert chosen(tab) == ("h.1, position 3, behind ·a", ["x 75%", "·z 10%"])
+
+
+def test_light_and_dark(open_page):
+    tab = open_page(render_page("lens", "t", DATA), color_scheme="dark").tab
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    tab.get_by_role("button", name="Dark").click()
+    assert tab.evaluate("document.documentElement.dataset.theme") == "light"
