@@ -219,6 +219,11 @@ class Model:
         self, prompt: str | Sequence[int], *, stop: str | Sequence[str] = (), **settings: Unpack[SamplingSettings]
     ) -> Stream:
         """As `generate`, piece by piece. What is wrong with the request is raised here, before the first piece."""
+        if not self.module.causal:
+            raise RequestError(
+                f"{type(self.module).__name__} looks at what stands behind a token too: it cannot go on with a text",
+                remedy="`logits` gives what it computes for each token",
+            )
         params = SamplingParams(**settings)
         stops = StopStrings(stop)
         if stop and self.tokenizer is None:
@@ -254,7 +259,8 @@ class Model:
             raise RequestError("there are no tokens to compute logits for")
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
-        chunk_rows = PREFILL_ROWS if self._tree() is self.module else len(ids)
+        whole = not self.module.causal or self._tree() is not self.module
+        chunk_rows = len(ids) if whole else PREFILL_ROWS
         return self._context(len(ids)).feed(ids, all_logits=True, chunk_rows=chunk_rows)
 
     @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,6 +40,10 @@ class Module:
 
     so that the tensor `c_fc.weight` belongs to the attribute `c_fc.weight`, and nowhere else.
     """
+
+    causal: ClassVar[bool] = True
+    """Of a whole model: whether a row sees only what stands before it. One that sees more takes a text whole, and
+    cannot go on with it."""
 
     ops: Backend
     """The backend that computes this module; set by `bind`."""
