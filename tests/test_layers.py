@@ -17,6 +17,7 @@ bench/                                how fast a model runs here, and what it ne
 __init__.py                           the public names
 loader.py      inspection.py          where a source, an architecture, a backend and a tokenizer meet; a source's tree
 model.py                              the object that a user holds
+result.py                             a generated text, whole or as it comes
 models/                               one file an architecture
 nn/            generation/            layers and binding; cache, sampling and the loop
 backends/                             one file a device
