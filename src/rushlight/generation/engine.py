@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError, RushlightError
 from rushlight.generation.blocks import BlockPool
-from rushlight.generation.context import Runner
+from rushlight.generation.context import PREFILL_ROWS, Runner
 from rushlight.generation.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Engine:
         kv_shape: what it keeps of every position.
         context_length: the most tokens of a sequence.
         max_sequences: at most so many in a step.
+        max_rows: at most so many tokens of prompts in a step.
         max_waiting: at most so many that have not begun.
         kv_bytes: the most that keys and values may take; None is what `max_sequences` full contexts take, or half of
             the memory there is, if that is less. Memory is taken from the machine as it is first used.
@@ -70,6 +71,7 @@ class Engine:
         *,
         context_length: int,
         max_sequences: int = MAX_SEQUENCES,
+        max_rows: int = PREFILL_ROWS,
         max_waiting: int = MAX_WAITING,
         kv_bytes: int | None = None,
     ) -> None:
@@ -83,7 +85,7 @@ class Engine:
         allowed = int(available * KV_SHARE) if kv_bytes is None else kv_bytes
         n_blocks = min(max_sequences * context_blocks, allowed // self._block_bytes)
         self.pool = BlockPool(n_blocks, IDLE_CONTEXTS * context_blocks)
-        self._scheduler = Scheduler(self.pool, max_sequences)
+        self._scheduler = Scheduler(self.pool, max_sequences, max_rows)
         self._run = Runner(forward, backend, kv_shape, n_blocks)
         self._max_waiting = max_waiting
         self._arrivals = count(1)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.generation.blocks import ROOT
-from rushlight.generation.context import PREFILL_ROWS
 
 if TYPE_CHECKING:
     from rushlight.generation.blocks import BlockPool
     from rushlight.generation.sequence import Sequence
 
 MIXED_ROWS = 64
-"""Rows of a step while texts are being written: a prompt that comes then holds their tokens up by little."""
+"""Tokens of prompts in a step while texts are being written: theirs are then held up by little."""
 
 SCORED_ROWS = 64
 """Tokens in a step of a prompt whose every logit is wanted: they are V numbers a row."""
@@ -27,7 +26,7 @@ class Scheduler:
     """Continuous batching (Yu et al., "Orca", OSDI 2022) over blocks (Kwon et al., "PagedAttention", SOSP 2023).
 
     Sequences begin in the order in which they arrived, as soon as there are blocks for all tokens that they have. A
-    decoding sequence has a row in every step; what is left of a step goes to prompts, the oldest first.
+    decoding sequence has a row in every step; beside them go some tokens of prompts, the oldest first.
 
     When a sequence needs one block more and none is left, the youngest gives way: it loses its blocks, waits at its old
     place in the queue, and is computed again, to the same bits. So blocks are never kept for tokens that may not come,
@@ -37,10 +36,12 @@ class Scheduler:
     Args:
         pool: the blocks.
         max_sequences: at most so many in a step.
+        max_rows: at most so many tokens of prompts in a step.
     """
 
-    def __init__(self, pool: BlockPool, max_sequences: int) -> None:
+    def __init__(self, pool: BlockPool, max_sequences: int, max_rows: int) -> None:
         self.pool = pool
+        self.max_rows = max_rows
         self.max_sequences = max_sequences
         self.waiting: list[Sequence] = []  # both in the order of arrival
         self.running: list[Sequence] = []
@@ -66,7 +67,7 @@ class Scheduler:
         self._admit()
         active = [s for s in self.running if s.runnable][: self.max_sequences]
         rows = {s: 1 for s in active if s.n_pending == 1}
-        left = (MIXED_ROWS if rows else PREFILL_ROWS) - len(rows)
+        left = min(self.max_rows, MIXED_ROWS) if rows else self.max_rows
         for s in active:
             if s.n_pending > 1 and left > 0:
                 rows[s] = min(s.n_pending, left, SCORED_ROWS if s.scores_prompt else left)
