@@ -42,8 +42,8 @@ inline void attention(const AttentionJob& job, int row_begin, int row_end, float
 
   const int last = job.position + row_end - 1;
   for (int block = 0; block * kBlock <= last; ++block) {
-    const float* keys = job.keys + static_cast<size_t>(job.blocks[block]) * job.key_block_stride;
-    const float* values = job.values + static_cast<size_t>(job.blocks[block]) * job.value_block_stride;
+    const float* keys = job.keys + static_cast<size_t>(job.blocks[block]) * job.block_stride;
+    const float* values = job.values + static_cast<size_t>(job.blocks[block]) * job.block_stride;
     for (int row = row_begin; row < row_end; ++row) {
       const int seen = job.position + row + 1 - block * kBlock;  // positions of the block up to the row's own
       if (seen <= 0) continue;

@@ -28,10 +28,7 @@ KVCache::KVCache(int n_layer, int n_head, int head_dim, int n_blocks)
       n_blocks(n_blocks),
       value_stride(static_cast<size_t>(round_up(head_dim, 16))) {
   require(n_layer > 0 && n_head > 0 && head_dim > 0 && n_blocks >= 0, "a KV cache of no size");
-  const size_t heads = static_cast<size_t>(n_layer) * n_blocks * n_head;
-  memory = map_pages(heads * (key_head() + value_head()) * sizeof(float));
-  keys = reinterpret_cast<float*>(memory.get());
-  values = keys + heads * key_head();
+  memory = map_pages(n_blocks * block_step() * sizeof(float));
 }
 
 Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positions,
@@ -248,8 +245,7 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   }
   require(layer >= 0 && layer < cache.n_layer && rows.n_blocks() == cache.n_blocks, "another cache's batch or layer");
   const int head_dim = cache.head_dim;
-  const size_t key_step = static_cast<size_t>(cache.n_head) * cache.key_head();
-  const size_t value_step = static_cast<size_t>(cache.n_head) * cache.value_head();
+  const size_t block_step = cache.block_step();
 
   // First all keys and values into the cache, then the products: a row's position may be another part's row.
   const int64_t heads = int64_t{rows.n_sequences()} * cache.n_head;
@@ -260,8 +256,8 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
       for (int row = rows.begin(s); row < rows.end(s); ++row) {
         const int position = rows.position(s) + row - rows.begin(s), at = position % kBlock;
         const auto block = static_cast<size_t>(blocks[position / kBlock]);
-        float* key = cache.key_base(layer, head) + block * key_step + at;
-        float* value = cache.value_base(layer, head) + block * value_step + at * cache.value_stride;
+        float* key = cache.key_base(layer, head) + block * block_step + at;
+        float* value = cache.value_base(layer, head) + block * block_step + at * cache.value_stride;
         const float* k_row = k.row(row) + head * head_dim;
         for (int d = 0; d < head_dim; ++d) key[d * kBlock] = k_row[d];
         std::memcpy(value, v.row(row) + head * head_dim, static_cast<size_t>(head_dim) * sizeof(float));
@@ -290,8 +286,7 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
                                 static_cast<size_t>(out.stride),
                                 cache.key_base(layer, head),
                                 cache.value_base(layer, head),
-                                key_step,
-                                value_step,
+                                block_step,
                                 cache.value_stride,
                                 rows.blocks(s),
                                 rows.position(s),

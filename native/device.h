@@ -16,24 +16,24 @@
 
 namespace rushlight {
 
-// Keys and values of all layers. In each layer keys are [block][head][D][64] and values [block][head][64][D padded to
-// whole vectors]; see AttentionJob.
+// Keys and values of all layers, block after block, so that memory is taken only as blocks are first used. In each block
+// a layer's keys are [head][D][64] and its values [head][64][D padded to whole vectors]; see AttentionJob.
 struct KVCache {
   KVCache(int n_layer, int n_head, int head_dim, int n_blocks);
 
   int n_layer, n_head, head_dim, n_blocks;
   size_t value_stride;
   std::shared_ptr<uint8_t> memory;
-  float* keys;
-  float* values;
 
   size_t key_head() const { return static_cast<size_t>(head_dim) * kBlock; }
   size_t value_head() const { return value_stride * kBlock; }
+  size_t layer_step() const { return static_cast<size_t>(n_head) * (key_head() + value_head()); }
+  size_t block_step() const { return static_cast<size_t>(n_layer) * layer_step(); }
   float* key_base(int layer, int head) const {
-    return keys + (static_cast<size_t>(layer) * n_blocks * n_head + head) * key_head();
+    return reinterpret_cast<float*>(memory.get()) + layer * layer_step() + head * key_head();
   }
   float* value_base(int layer, int head) const {
-    return values + (static_cast<size_t>(layer) * n_blocks * n_head + head) * value_head();
+    return reinterpret_cast<float*>(memory.get()) + layer * layer_step() + n_head * key_head() + head * value_head();
   }
 };
 

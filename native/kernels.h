@@ -29,7 +29,7 @@ struct LinearKernels {
   bool (*pack)(const float* tile, uint8_t* packed);
 };
 
-// Keys are [block][head][D][64], values [block][head][64][v_stride], so that both products of attention run along rows.
+// A block has keys [head][D][64] and values [head][64][value_stride], so that both products of attention run along rows.
 struct AttentionJob {
   const float* q;  // of the sequence's first row and this head
   size_t q_stride;
@@ -37,8 +37,7 @@ struct AttentionJob {
   size_t out_stride;
   const float* keys;  // of this layer and head, in block 0
   const float* values;
-  size_t key_block_stride;  // floats from one block to the next
-  size_t value_block_stride;
+  size_t block_stride;  // floats from one block to the next
   size_t value_stride;  // floats from one position to the next
   const int32_t* blocks;
   int position;  // of the sequence's first row

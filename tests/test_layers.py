@@ -18,6 +18,7 @@ __init__.py                           the public names
 loader.py      inspection.py          where a source, an architecture, a backend and a tokenizer meet; a source's tree
 logit_lens.py                         what each block would say next
 model.py                              the object that a user holds
+result.py                             a generated text, whole or as it comes
 models/                               one file an architecture
 nn/            generation/            layers and binding; cache, sampling and the loop
 backends/                             one file a device

@@ -1,9 +1,16 @@
 """The object that a user holds, with the embedded model."""
 
+import asyncio
+import os
+import threading
+import time
+import warnings
+
 import numpy as np
 import pytest
 
 import rushlight
+from rushlight import Request
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
 
 PROMPT = "Once upon a time"
@@ -187,3 +194,169 @@ def test_a_backends_own_draws_are_those_of_the_sampler():
     settings = {"max_tokens": 40, "temperature": 0.9, "top_k": 50, "top_p": 0.95, "min_p": 0.01, "seed": 8}
     native, reference = (rushlight.load(device=device, dtype="f32") for device in ("cpu", "reference"))
     assert native.generate(PROMPT, **settings).text == reference.generate(PROMPT, **settings).text
+
+
+def test_many_requests_come_out_as_each_alone(model):
+    prompts = ["Once", "The king was", "", "A dog and a cat", 3.5, "He said", "Two"] * 3
+    requests = [
+        Request(p, settings={"max_tokens": 5 + i, "temperature": 0.8, "seed": i}) for i, p in enumerate(prompts)
+    ]
+    pulled = []
+
+    def pull():
+        for i, request in enumerate(requests):
+            pulled.append(i)
+            yield request
+
+    results = {}
+    for index, result in model.generate_many(pull(), max_active=4):
+        results[index] = result
+        assert len(pulled) <= len(results) + 4
+    assert sorted(results) == list(range(21))
+    for i, result in results.items():
+        if i % 7 == 4:
+            assert isinstance(result, RequestError)
+        else:
+            alone = model.generate(prompts[i], **requests[i].settings)
+            assert (result.text, result.ids, result.finish_reason) == (alone.text, alone.ids, alone.finish_reason)
+    with pytest.raises(RequestError, match="max_active"):
+        model.generate_many([], max_active=0)
+
+
+def test_many_requests_end_at_their_own_stop_strings(model):
+    whole = model.generate(PROMPT, max_tokens=30).text
+    stops = [whole[5:8], whole[20:24], "never in it"]
+    results = dict(model.generate_many([Request(PROMPT, stop, {"max_tokens": 30}) for stop in stops]))
+    assert [results[i].text for i in range(3)] == [whole[: whole.find(s) if s in whole else None] for s in stops]
+    assert [results[i].finish_reason for i in range(3)] == ["stop", "stop", "length"]
+
+
+def test_several_texts_of_one_prompt_have_seeds_of_their_own(model):
+    settings = {"max_tokens": 12, "temperature": 1.0}
+    prompt = "Once upon a time there was a king " * 12
+    first = model.generate(prompt, n=3, seed=5, **settings)
+    texts = [first, *first.others]
+    assert first.seed == 5
+    assert len({text.text for text in texts}) == 3
+    for text in texts:
+        assert model.generate(prompt, seed=text.seed, **settings).ids == text.ids
+    assert [text.stats.cached_tokens for text in texts] == [0, 64, 64]
+    with pytest.raises(RequestError, match="a stream is of one text"):
+        model.stream(PROMPT, n=2)
+
+
+def test_a_longer_prompt_computes_only_what_is_new(model):
+    first = model.generate([7] * 200, max_tokens=10)
+    assert first.stats.cached_tokens == 0
+    longer = model.generate([*first.prompt_ids, *first.ids, 5, 6], max_tokens=5)
+    assert longer.stats.cached_tokens == 192
+    assert longer.ids == rushlight.load().generate(longer.prompt_ids, max_tokens=5).ids
+
+
+def log_softmax(logits):
+    logits = logits.astype(np.float64)
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_logprobs_are_of_the_models_own_logits(model):
+    settings = {"temperature": 0.7, "top_k": 5, "seed": 2, "repetition_penalty": 1.3, "logit_bias": {9: -3.0}}
+    result = model.generate(PROMPT, max_tokens=8, logprobs=3, prompt_logprobs=2, **settings)
+    expected = log_softmax(model.logits([*result.prompt_ids, *result.ids]))
+    n = len(result.prompt_ids)
+    assert [entry.id for entry in result.logprobs] == result.ids
+    assert result.prompt_logprobs[0] is None
+    assert [entry.id for entry in result.prompt_logprobs[1:]] == result.prompt_ids[1:]
+    for row, entry in zip(expected, [*result.prompt_logprobs[1:], *result.logprobs], strict=False):
+        n_top = 2 if n > 1 else 3
+        n -= 1
+        assert entry.logprob == row[entry.id]
+        likeliest = np.argsort(-row, kind="stable")[:n_top].tolist()
+        assert entry.top == tuple((i, row[i]) for i in likeliest)
+    assert model.generate(PROMPT, max_tokens=8, **settings).logprobs is None
+
+
+def test_a_prompt_can_be_scored_without_a_text(model):
+    ids = model.tokenizer.encode("Once upon a time there was a king " * 20)
+    result = model.generate(ids, max_tokens=0, prompt_logprobs=0)
+    expected = log_softmax(model.logits(ids))
+    assert [entry.logprob for entry in result.prompt_logprobs[1:]] == [
+        expected[i, token] for i, token in enumerate(ids[1:])
+    ]
+    assert (result.ids, result.finish_reason) == ([], "length")
+    assert result.prompt_logprobs == model.generate(ids, max_tokens=3, prompt_logprobs=0).prompt_logprobs
+    full = model.generate([5] * 512, max_tokens=0, prompt_logprobs=0)
+    assert len(full.prompt_logprobs) == 512
+
+
+def test_a_forgotten_stream_gives_its_blocks_back(model):
+    pool = model._engine.pool
+    held = pool.n_held
+    stream = model.stream([3] * 100, max_tokens=50)
+    next(stream)
+    assert pool.n_held == held + 2
+    del stream
+    assert pool.n_held == held
+
+
+def test_streams_can_be_read_from_an_event_loop(model):
+    prompts = ["The king", "A dog", "Once"]
+    alone = [model.generate(prompt, max_tokens=150, temperature=1, seed=4).text for prompt in prompts]
+
+    async def read(prompt, pause_s):
+        stream = model.astream(prompt, max_tokens=150, temperature=1, seed=4)
+        async for _ in stream:
+            await asyncio.sleep(pause_s)
+        return stream.result.text
+
+    async def read_all():
+        return await asyncio.gather(*(read(prompt, i * 0.0005) for i, prompt in enumerate(prompts)))
+
+    assert asyncio.run(read_all()) == alone
+    assert model._engine.pool.n_held == 0
+
+
+def test_an_asynchronous_stream_that_is_left_gives_its_blocks_back(model):
+    async def read_some():
+        stream = model.astream([3] * 100, max_tokens=300, ignore_eos=True)
+        async for _ in stream:
+            break
+        await stream.aclose()
+        task = asyncio.create_task(anext(model.astream([4] * 100, max_tokens=300, ignore_eos=True)))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        model._engine.step()
+        return model._engine.pool.n_held
+
+    assert asyncio.run(read_some()) == 0
+    with pytest.raises(RequestError, match="temperature"):
+        model.astream(PROMPT, temperature=-1)
+
+
+def test_the_thread_of_asynchronous_readers_ends_when_they_have(model):
+    async def read():
+        return [piece async for piece in model.astream(PROMPT, max_tokens=5)]
+
+    assert asyncio.run(read())
+    deadline = time.monotonic() + 5
+    while any(thread.name == "rushlight" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_forked_process_has_an_engine_of_its_own(model):
+    expected = model.generate(PROMPT, max_tokens=5).text
+    stream = model.stream(PROMPT, max_tokens=20)
+    next(stream)
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads
+        child = os.fork()
+    if child == 0:
+        os.write(write, model.generate(PROMPT, max_tokens=5).text.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1000).decode() == expected
+    os.close(read)
+    os.close(write)

@@ -11,8 +11,10 @@ from rushlight import errors
 
 def test_the_public_names_are_these():
     assert rushlight.__all__ == [
+        "AsyncStream",
         "Generation",
         "Model",
+        "Request",
         "RushlightError",
         "Stats",
         "Stream",

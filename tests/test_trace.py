@@ -53,6 +53,21 @@ def test_a_traced_text_is_the_same_and_has_a_row_a_token(model):
     assert np.array_equal(trace["lm_head"], whole[len(plain.prompt_ids) - 1 :])
 
 
+def test_what_was_computed_without_a_trace_is_not_found_again_under_one(model):
+    """Nor under a patch, nor the other way round: the prefix cache is apart."""
+    ids = [*range(3, 3 + 100)]
+    plain = model.generate(ids, max_tokens=5)
+    with model.trace("h.0") as trace:
+        assert model.generate(ids, max_tokens=5).stats.cached_tokens == 0
+    assert len(trace["h.0"]) == len(ids) + 4
+    with model.patch({"h.2": lambda x: 0 * x}):
+        patched = model.generate(ids, max_tokens=5)
+        assert (patched.stats.cached_tokens, model.generate(ids, max_tokens=5).ids) == (0, patched.ids)
+    again = model.generate(ids, max_tokens=5)
+    assert (again.ids, again.stats.cached_tokens) == (plain.ids, 64)
+    assert patched.ids != plain.ids
+
+
 def test_a_patch_that_changes_nothing_changes_no_bit(model):
     paths = [path for path, module in model.module.named_modules() if path and "__call__" in dir(type(module))]
     with model.patch({path: lambda x: x for path in paths}):

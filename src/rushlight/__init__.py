@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from rushlight.inspection import inspect
     from rushlight.loader import load
     from rushlight.logit_lens import lens
-    from rushlight.model import Generation, Model, Stats, Stream
+    from rushlight.model import Model, Request
+    from rushlight.result import AsyncStream, Generation, Stats, Stream
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncStream",
     "Generation",
     "Model",
+    "Request",
     "RushlightError",
     "Stats",
     "Stream",
@@ -39,11 +42,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Generation": "rushlight.model",
+    "AsyncStream": "rushlight.result",
+    "Generation": "rushlight.result",
     "Model": "rushlight.model",
+    "Request": "rushlight.model",
     "RushlightError": "rushlight.errors",
-    "Stats": "rushlight.model",
-    "Stream": "rushlight.model",
+    "Stats": "rushlight.result",
+    "Stream": "rushlight.result",
     "inspect": "rushlight.inspection",
     "lens": "rushlight.logit_lens",
     "load": "rushlight.loader",

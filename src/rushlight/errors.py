@@ -12,7 +12,9 @@
     ├── DeviceError              the device asked for is not on this machine
     ├── DtypeError               the device does not compute in the dtype asked for
     ├── RequestError             a prompt, a sampling setting or a token id that cannot be honoured
-    │   └── ContextLengthError   the prompt does not leave room in the model's context
+    │   ├── ContextLengthError   the prompt does not leave room in the model's context
+    │   ├── MemoryLimitError     its keys and values do not fit in the memory there is
+    │   └── QueueFullError       too many texts are waiting already
     └── GenerationError          the model produced something that is not a distribution
 
 The command line prints `str(error)` on stderr and exits with 2.
@@ -35,7 +37,9 @@ __all__ = [
     "DtypeError",
     "FormatError",
     "GenerationError",
+    "MemoryLimitError",
     "NonFiniteError",
+    "QueueFullError",
     "RequestError",
     "RushlightError",
     "SourceError",
@@ -186,6 +190,29 @@ class ContextLengthError(RequestError):
     """The prompt does not leave room in the model's context."""
 
     code = "context_length_exceeded"
+
+
+class MemoryLimitError(RequestError):
+    """Keys and values do not fit in the memory there is.
+
+    Attributes:
+        need_bytes, have_bytes: the two sides.
+    """
+
+    code = "not_enough_memory"
+
+    def __init__(self, message: str, *, need_bytes: int, have_bytes: int, remedy: str | None = None) -> None:
+        super().__init__(
+            f"{message}: {need_bytes / 1e6:,.1f} MB needed, {have_bytes / 1e6:,.1f} MB there", remedy=remedy
+        )
+        self.need_bytes = need_bytes
+        self.have_bytes = have_bytes
+
+
+class QueueFullError(RequestError):
+    """Too many texts are waiting already; later there may be room."""
+
+    code = "queue_full"
 
 
 class GenerationError(RushlightError):

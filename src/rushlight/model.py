@@ -2,148 +2,68 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
+from itertools import chain
 from numbers import Integral
-from time import perf_counter
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rushlight.errors import ContextLengthError, RequestError, TokenizerError
-from rushlight.generation import Context, Sampler, SamplingParams, decode
+from rushlight.errors import ContextLengthError, RequestError, RushlightError, TokenizerError
+from rushlight.generation import Context, Engine, Sampler, SamplingParams, SamplingSettings, Sequence
 from rushlight.generation.context import PREFILL_ROWS
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_paths, patch_hook
+from rushlight.result import AsyncStream, Generation, Stats, Stream, Writer
 from rushlight.text import StopStrings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
+    from collections.abc import Sequence as Ids
     from typing import Unpack
 
     from numpy.typing import NDArray
 
     from rushlight.backends.protocol import Backend
-    from rushlight.generation import FinishReason, SamplingSettings, Token
     from rushlight.models.gpt2 import GPT2, GPT2Config
     from rushlight.nn.tap import Hook
     from rushlight.nn.trace import Patch
     from rushlight.text import Tokenizer
 
-
-@dataclass(slots=True)
-class Stats:
-    """What a generation took: counts in tokens, times in seconds. Prefill ends with the first new token."""
-
-    prompt_tokens: int
-    generated_tokens: int = 0
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
-
-    @property
-    def prefill_tok_s(self) -> float:
-        """Prompt tokens a second."""
-        return self.prompt_tokens / self.prefill_s if self.prefill_s else 0.0
-
-    @property
-    def decode_tok_s(self) -> float:
-        """New tokens a second, the first not counted: it is the prefill's."""
-        return (self.generated_tokens - 1) / self.decode_s if self.decode_s else 0.0
+__all__ = ["AsyncStream", "Generation", "Model", "Request", "Stats", "Stream"]
 
 
-@dataclass(slots=True)
-class Generation:
-    """A generated text.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One of many prompts, as `Model.generate` takes it."""
 
-    Attributes:
-        prompt_ids: what the model was given; the end-of-text token for an empty prompt.
-        ids: the new tokens, without the stop token.
-        text: the new text, without the stop string; empty where the model has no tokenizer.
-        finish_reason: "stop" (stop token or stop string), "length" (max_tokens) or "context" (the model's context is
-            full); None if it was not run to its end.
-        seed: the seed of the random numbers, also where none was given; None for greedy choice.
-        stats: counts and times.
-    """
-
-    prompt_ids: list[int]
-    seed: int | None
-    stats: Stats
-    ids: list[int] = field(default_factory=list)
-    text: str = ""
-    finish_reason: FinishReason | None = None
-
-    def __str__(self) -> str:
-        return self.text
+    prompt: str | Ids[int]
+    stop: str | Ids[str] = ()
+    settings: SamplingSettings = field(default_factory=SamplingSettings)
 
 
-class Stream:
-    """A text as it is generated: iterate for its pieces, none of them empty; `result` then holds the whole.
+class _Tapped(NamedTuple):
+    """What runs in place of a model's own modules while a trace or a patch is on."""
 
-    A character is never broken between pieces, and a stop string never shown, not even its beginning.
-    """
-
-    def __init__(self, result: Generation, tokens: Iterator[Token], tokenizer: Tokenizer | None, stop: StopStrings):
-        self.result = result
-        self._pieces = self._run(tokens, tokenizer, stop)
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Ends the generation early."""
-        self._pieces.close()
-
-    def _run(self, tokens: Iterator[Token], tokenizer: Tokenizer | None, stop: StopStrings) -> Generator[str]:
-        result, decoder = self.result, tokenizer.stream() if tokenizer else None
-        for token in self._timed(tokens):
-            result.finish_reason = token.finish_reason
-            if token.finish_reason == "stop":
-                break
-            result.ids.append(token.id)
-            piece, stopped = stop.push(decoder.push(token.id)) if decoder else ("", False)
-            if piece:
-                result.text += piece
-                yield piece
-            if stopped:
-                result.finish_reason = "stop"
-                return
-        result.finish_reason = result.finish_reason or "length"  # of no tokens, where max_tokens is 0
-        piece, stopped = stop.push(decoder.flush()) if decoder else ("", False)
-        if stopped:
-            result.finish_reason = "stop"
-        else:
-            piece += stop.flush()
-        if piece:
-            result.text += piece
-            yield piece
-
-    def _timed(self, tokens: Iterator[Token]) -> Iterator[Token]:
-        """The tokens, with the time that each took to come; the time that a reader takes is not counted."""
-        stats = self.result.stats
-        start = perf_counter()
-        for token in tokens:
-            elapsed_s = perf_counter() - start
-            if stats.prefill_s:
-                stats.decode_s += elapsed_s
-            else:
-                stats.prefill_s = elapsed_s
-            stats.generated_tokens += 1
-            yield token
-            start = perf_counter()
+    module: GPT2
+    engine: Engine
 
 
-_tapped_trees: ContextVar[Mapping[Model, GPT2] | None] = ContextVar("tapped_trees", default=None)
-"""The trees that stand for models' own where a trace or a patch is on: in that thread or task, and in no other."""
+_tapped: ContextVar[Mapping[Model, _Tapped] | None] = ContextVar("tapped", default=None)
+"""The models that are traced or patched: in this thread or task, and in no other."""
 
 
 class Model:
-    """A model with its weights, on its device; `rushlight.load` makes it. It keeps nothing of a run.
+    """A model with its weights, on its device; `rushlight.load` makes it.
+
+    Threads may share it: texts asked for at the same time are generated together, and each comes out as it would alone.
 
     Attributes:
         module: the tree of layers, `model.module.h[0].attn.c_attn`.
@@ -172,6 +92,8 @@ class Model:
         self.n_parameters = n_parameters
         self.eos_ids = eos_ids
         self._backend = backend
+        self._engine_lock = Lock()
+        self._engine_made: tuple[int, Engine] | None = None
         self._barred = None
         if tokenizer is not None:
             barred = tokenizer.missing_ids(config.vocab_size)
@@ -193,7 +115,7 @@ class Model:
         return self.config.context_length
 
     def generate(
-        self, prompt: str | Sequence[int], *, stop: str | Sequence[str] = (), **settings: Unpack[SamplingSettings]
+        self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
     ) -> Generation:
         """The text that goes on from a prompt: greedy and at most 100 tokens, unless the settings say otherwise.
 
@@ -210,45 +132,156 @@ class Model:
             TokenizerError: there is text and the model has no tokenizer.
             GenerationError: the logits hold NaN or infinity.
         """
-        stream = self.stream(prompt, stop=stop, **settings)
-        for _ in stream:
-            pass
-        return stream.result
+        [(_, result)] = self.generate_many([Request(prompt, stop, settings)])
+        if isinstance(result, RushlightError):
+            raise result
+        return result
 
     def stream(
-        self, prompt: str | Sequence[int], *, stop: str | Sequence[str] = (), **settings: Unpack[SamplingSettings]
+        self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
     ) -> Stream:
         """As `generate`, piece by piece. What is wrong with the request is raised here, before the first piece."""
+        return Stream(self._engine, self._writer(prompt, stop, settings))
+
+    def astream(
+        self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
+    ) -> AsyncStream:
+        """As `stream`, for `async for`: the event loop goes on while another thread computes.
+
+        Raises:
+            QueueFullError: at the first piece, if too many texts are waiting already.
+        """
+        return AsyncStream(self._engine, self._writer(prompt, stop, settings))
+
+    def generate_many(
+        self, requests: Iterable[Request], *, max_active: int = 16
+    ) -> Iterator[tuple[int, Generation | RushlightError]]:
+        """Texts for many prompts, several at a time: faster than one after another, and the same texts.
+
+        Args:
+            requests: pulled as they are needed, never more than `max_active` ahead of what has been yielded.
+            max_active: how many are generated together.
+
+        Yields:
+            (the request's number, counted from 0; its text), as each is finished. Of a request that is wrong, its
+            error: the others go on.
+
+        Raises:
+            RequestError: max_active is no number above 0.
+        """
+        if max_active < 1:
+            raise RequestError("max_active is too small", expected="1 or more", found=max_active)
+        return self._generate_many(enumerate(requests), max_active)
+
+    def _generate_many(
+        self, requests: Iterator[tuple[int, Request]], max_active: int
+    ) -> Iterator[tuple[int, Generation | RushlightError]]:
+        active: dict[int, list[Writer]] = {}
+        try:
+            while True:
+                while len(active) < max_active and (pulled := next(requests, None)):
+                    index, request = pulled
+                    try:
+                        active[index] = self._begin(request)
+                    except RushlightError as error:
+                        yield index, error
+                if not active:
+                    return
+                self._engine.run_until(partial(_any_ready, list(chain.from_iterable(active.values()))))
+                for index, writers in list(active.items()):
+                    try:
+                        for writer in writers:
+                            self._catch_up(writer)
+                    except RushlightError as error:
+                        self._cancel(active.pop(index))
+                        yield index, error
+                        continue
+                    if all(writer.ended for writer in writers):
+                        del active[index]
+                        result, *others = (writer.result for writer in writers)
+                        result.others = others
+                        yield index, result
+        finally:
+            for writers in active.values():
+                self._cancel(writers)
+
+    def _begin(self, request: Request) -> list[Writer]:
+        writers = self._writers(request.prompt, request.stop, request.settings)
+        try:
+            for writer in writers:
+                self._engine.submit(writer.sequence, wait=True)
+        except BaseException:
+            self._cancel(writers)
+            raise
+        return writers
+
+    def _catch_up(self, writer: Writer) -> None:
+        """Writes what there is to read; a text that has ended gives its memory back."""
+        while writer.take() is not None:
+            pass
+        if writer.ended:
+            self._engine.cancel(writer.sequence)
+
+    def _cancel(self, writers: Iterable[Writer]) -> None:
+        for writer in writers:
+            self._engine.cancel(writer.sequence)
+
+    def _writer(self, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings) -> Writer:
+        writers = self._writers(prompt, stop, settings)
+        if len(writers) > 1:
+            raise RequestError("a stream is of one text", found=f"n {len(writers)}", remedy="use `generate`")
+        return writers[0]
+
+    def _writers(self, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings) -> list[Writer]:
+        """What a request comes to, checked: a writer for each of its texts."""
         if not self.module.causal:
             raise RequestError(
                 f"{type(self.module).__name__} looks at what stands behind a token too: it cannot go on with a text",
                 remedy="`logits` gives what it computes for each token",
             )
         params = SamplingParams(**settings)
-        stops = StopStrings(stop)
         if stop and self.tokenizer is None:
             raise self._no_tokenizer("stop strings need a tokenizer")
         prompt_ids = self._ids(prompt) or [self._start_id()]
-        if len(prompt_ids) >= self.context_length:
+        most = self.context_length - (1 if params.max_tokens else 0)
+        if len(prompt_ids) > most:
             raise ContextLengthError(
                 f"the prompt has {len(prompt_ids)} tokens, and the model's context is {self.context_length}",
-                remedy=f"shorten it by {len(prompt_ids) - self.context_length + 1} tokens or more",
+                remedy=f"shorten it by {len(prompt_ids) - most} tokens or more",
             )
-        sampler = Sampler(params, self.config.vocab_size, prompt_ids, self._barred, self._backend.sample)
-        capacity = min(len(prompt_ids) + params.max_tokens, self.context_length)
-        tokens = decode(
-            self._context(capacity),
-            prompt_ids,
-            sampler,
-            max_tokens=params.max_tokens,
-            context_length=self.context_length,
-            stop_ids={*params.stop_ids, *(() if params.ignore_eos else self.eos_ids)},
-        )
-        seed = sampler.seed if params.temperature > 0 else None
-        result = Generation(prompt_ids, seed, Stats(len(prompt_ids)))
-        return Stream(result, tokens, self.tokenizer, stops)
+        stop_ids = {*params.stop_ids, *(() if params.ignore_eos else self.eos_ids)}
+        writers = []
+        for own in params.of_each_text():
+            sampler = Sampler(own, self.config.vocab_size, prompt_ids, self._barred, self._backend.sample)
+            sequence = Sequence(
+                prompt_ids,
+                sampler,
+                max_tokens=own.max_tokens,
+                context_length=self.context_length,
+                stop_ids=stop_ids,
+            )
+            self._engine.check(sequence)
+            result = Generation(
+                prompt_ids,
+                sampler.seed if own.temperature > 0 else None,
+                Stats(len(prompt_ids)),
+                logprobs=None if own.logprobs is None else [],
+            )
+            writers.append(Writer(sequence, result, self.tokenizer, StopStrings(stop)))
+        return writers
 
-    def logits(self, prompt: str | Sequence[int]) -> NDArray[np.floating]:
+    @property
+    def _engine(self) -> Engine:
+        """What all texts of this model go through; made when it is first needed, and anew in a forked process."""
+        if tapped_here := self._tapped_here():
+            return tapped_here.engine
+        with self._engine_lock:
+            if self._engine_made is None or self._engine_made[0] != os.getpid():
+                engine = Engine(self.module, self._backend, self.config.kv_shape, context_length=self.context_length)
+                self._engine_made = os.getpid(), engine
+            return self._engine_made[1]
+
+    def logits(self, prompt: str | Ids[int]) -> NDArray[np.floating]:
         """The model's logits after every token of a text or of token ids: (T, V), float32.
 
         Raises:
@@ -259,9 +292,11 @@ class Model:
             raise RequestError("there are no tokens to compute logits for")
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
-        whole = not self.module.causal or self._tree() is not self.module
-        chunk_rows = len(ids) if whole else PREFILL_ROWS
-        return self._context(len(ids)).feed(ids, all_logits=True, chunk_rows=chunk_rows)
+        tapped_here = self._tapped_here()
+        module = tapped_here.module if tapped_here else self.module
+        chunk_rows = len(ids) if tapped_here or not module.causal else PREFILL_ROWS
+        context = Context(module, self._backend, self.config.kv_shape, len(ids))
+        return context.feed(ids, all_logits=True, chunk_rows=chunk_rows)
 
     @contextmanager
     def trace(self, *modules: str) -> Iterator[Trace]:
@@ -284,7 +319,7 @@ class Model:
         if strangers:
             raise RequestError("; ".join(check_paths(strangers, paths)))
         trace = Trace(self._backend, modules)
-        with self._tapped(trace.hook):
+        with self._tap(trace.hook):
             yield trace
 
     @contextmanager
@@ -303,28 +338,36 @@ class Model:
         problems = check_paths(patches, [path for path, _ in self.module.named_modules()])
         if problems:
             raise RequestError("; ".join(problems))
-        with self._tapped(patch_hook(self._backend, patches)):
+        with self._tap(patch_hook(self._backend, patches)):
             yield
 
     def __repr__(self) -> str:
         return f"<Model {self.name}: {self.n_parameters:,} parameters, {self.device}, {self.dtype}>"
 
     @contextmanager
-    def _tapped(self, hook: Hook) -> Iterator[None]:
-        token = _tapped_trees.set({**(_tapped_trees.get() or {}), self: tapped(self._tree(), hook)})
+    def _tap(self, hook: Hook) -> Iterator[None]:
+        """Has the modules run with a hook, on top of those that are on already."""
+        here = self._tapped_here()
+        module = tapped(here.module if here else self.module, hook)
+        # Nothing is found again that was computed under other hooks, and a prompt is one piece.
+        engine = Engine(
+            module,
+            self._backend,
+            self.config.kv_shape,
+            context_length=self.context_length,
+            max_rows=self.context_length,
+            prefix_cache=False,
+        )
+        token = _tapped.set({**(_tapped.get() or {}), self: _Tapped(module, engine)})
         try:
             yield
         finally:
-            _tapped_trees.reset(token)
+            _tapped.reset(token)
 
-    def _tree(self) -> GPT2:
-        """The modules to run: the model's own, or those that a trace or a patch has put in their place."""
-        return (_tapped_trees.get() or {}).get(self, self.module)
+    def _tapped_here(self) -> _Tapped | None:
+        return (_tapped.get() or {}).get(self)
 
-    def _context(self, capacity: int) -> Context:
-        return Context(self._tree(), self._backend, self.config.kv_shape, capacity)
-
-    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+    def _ids(self, prompt: str | Ids[int]) -> list[int]:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise self._no_tokenizer("the prompt is text")
@@ -351,3 +394,7 @@ class Model:
             f"{why}, and {self.name} has no tokenizer",
             remedy="put its tokenizer.json, or vocab.json and merges.txt, beside the weights, or give token ids",
         )
+
+
+def _any_ready(writers: Iterable[Writer]) -> bool:
+    return any(writer.sequence.is_ready() for writer in writers if not writer.ended)

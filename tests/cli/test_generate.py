@@ -118,8 +118,41 @@ def test_json(rushlight, tales):
     }
     assert (stats["prompt_tokens"], stats["generated_tokens"]) == (len(expected.prompt_ids), 20)
     times = {"load_s", "first_text_s", "prefill_s", "decode_s", "prefill_tok_s", "decode_tok_s"}
-    assert stats.keys() == {"prompt_tokens", "generated_tokens"} | times
+    assert stats.keys() == {"prompt_tokens", "cached_tokens", "generated_tokens"} | times
     assert all(stats[time] > 0 for time in times)
+
+
+def test_json_of_several_texts_with_likelihoods(rushlight, tales):
+    flags = ["-n", "4", "--temp", "1", "--seed", "3", "--samples", "2", "--logprobs", "1", "--prompt-logprobs", "0"]
+    record = json.loads(rushlight("generate", "-p", PROMPT, "--json", *flags).out)
+    settings = {"max_tokens": 4, "temperature": 1, "logprobs": 1}
+    [other] = record["others"]
+    for text in (record, other):
+        expected = tales.generate(PROMPT, seed=text["seed"], **settings)
+        assert (text["text"], text["ids"]) == (expected.text, expected.ids)
+        for entry, (token, logprob, top) in zip(text["logprobs"], expected.logprobs, strict=True):
+            [(top_id, top_logprob)] = top
+            assert entry == {
+                "id": token,
+                "token": tales.tokenizer.decode([token]),
+                "logprob": logprob,
+                "top": [{"id": top_id, "token": tales.tokenizer.decode([top_id]), "logprob": top_logprob}],
+            }
+    assert record["prompt_logprobs"][0] is None
+    assert len(record["prompt_logprobs"]) == len(tales.tokenizer.encode(PROMPT))
+    assert "prompt_logprobs" not in other
+
+
+def test_several_texts_one_after_another(rushlight, tales):
+    result = tales.generate(PROMPT, max_tokens=4, temperature=1, seed=3, n=2)
+    done = rushlight("generate", "-p", PROMPT, "-n", 4, "--temp", 1, "--seed", 3, "--samples", 2)
+    assert done.out == f"{PROMPT}{result}\n{PROMPT}{result.others[0]}\n"
+
+
+def test_likelihoods_have_no_place_in_plain_text(rushlight):
+    done = rushlight("generate", "-p", PROMPT, "--logprobs", 1)
+    assert (done.code, done.out) == (2, "")
+    assert "--json" in done.err
 
 
 def test_json_of_no_text(rushlight):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rushlight.backends import _native
+from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import Role
 from rushlight.backends.threads import thread_count
 from rushlight.errors import DeviceError, DtypeError, NonFiniteError
@@ -113,6 +115,13 @@ class CPUBackend:
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> _native.KVCache:
         return self._native.kv_cache(shape.n_layer, shape.n_head, shape.head_dim, n_blocks)
+
+    def kv_block_bytes(self, shape: KVShape) -> int:
+        value_dim = -(-shape.head_dim // 16) * 16  # values are padded to whole vectors
+        return shape.n_layer * shape.n_head * (shape.head_dim + value_dim) * BLOCK_SIZE * 4
+
+    def available_bytes(self) -> int:
+        return available_bytes()
 
     def attention(
         self,

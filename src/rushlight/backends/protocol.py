@@ -96,7 +96,18 @@ class Backend(Protocol):
         ...
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> KVCache:
-        """A zeroed cache of `n_blocks` blocks of keys and values in every layer."""
+        """A zeroed cache of `n_blocks` blocks of keys and values in every layer.
+
+        Where the device can, memory is taken only as blocks are first written; the lower ones are used first.
+        """
+        ...
+
+    def kv_block_bytes(self, shape: KVShape) -> int:
+        """What one block of such a cache takes, of all layers."""
+        ...
+
+    def available_bytes(self) -> int:
+        """The memory that caches may still take."""
         ...
 
     def embedding(self, ids: NDArray[np.int32], table: Weight) -> Array:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import Role
 from rushlight.errors import DtypeError
 
@@ -29,7 +30,7 @@ DTYPES: dict[str, type[np.floating[Any]]] = {"f32": np.float32, "f64": np.float6
 
 
 class ReferenceKVCache:
-    """Keys and values, each (n_layer, n_blocks, H, BLOCK_SIZE, D)."""
+    """Keys and values, each (n_layer, n_blocks, H, BLOCK_SIZE, D): zeros that take memory as they are written."""
 
     def __init__(self, shape: KVShape, n_blocks: int, dtype: type[np.floating[Any]]) -> None:
         dims = (shape.n_layer, n_blocks, shape.n_head, BLOCK_SIZE, shape.head_dim)
@@ -64,6 +65,12 @@ class ReferenceBackend:
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> ReferenceKVCache:
         return ReferenceKVCache(shape, n_blocks, self._float)
+
+    def kv_block_bytes(self, shape: KVShape) -> int:
+        return 2 * shape.n_layer * shape.n_head * shape.head_dim * BLOCK_SIZE * np.dtype(self._float).itemsize
+
+    def available_bytes(self) -> int:
+        return available_bytes()
 
     def embedding(self, ids: NDArray[np.int32], table: Floats) -> Floats:
         return table[ids]

@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+from rushlight.backends.cgroup import cgroup_folders, words
 from rushlight.errors import DeviceError
 
 VARIABLE = "RUSHLIGHT_NUM_THREADS"
@@ -53,37 +54,15 @@ def _cgroup_cores(root: Path) -> float:
     under the cpu controller (kernel documentation, admin-guide/cgroup-v2 and scheduler/sched-bwc).
     """
     quotas = [math.inf]
-    for folder in _cgroup_folders(root):
-        if words := _words(folder / "cpu.max"):
-            quotas.append(_quota(words))
-        quotas.append(_quota(_words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")))
+    for folder in cgroup_folders(root, "cpu"):
+        if parts := words(folder / "cpu.max"):
+            quotas.append(_quota(parts))
+        quotas.append(_quota(words(folder / "cpu.cfs_quota_us") + words(folder / "cpu.cfs_period_us")))
     return min(quotas)
 
 
-def _cgroup_folders(root: Path) -> list[Path]:
-    """The folders of this process's cgroups that may hold a CPU quota, with all above them."""
-    folders = []
-    for line in _words(root / "proc/self/cgroup"):
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        mounts = ["sys/fs/cgroup"] if not controllers else []
-        if "cpu" in controllers.split(","):
-            mounts = [f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu"]
-        for mount in mounts:
-            folder = Path(path.lstrip("/"))
-            folders += [root / mount / part for part in (folder, *folder.parents)]
-    return folders
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError):
-        return []
-
-
-def _quota(words: list[str]) -> float:
+def _quota(parts: list[str]) -> float:
     """Cores for ["150000", "100000"]; no limit for "max", -1, or anything else."""
-    if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
-        return int(words[0]) / int(words[1]) or math.inf
+    if len(parts) == 2 and parts[0].isdecimal() and parts[1].isdecimal() and int(parts[1]):
+        return int(parts[0]) / int(parts[1]) or math.inf
     return math.inf

@@ -28,10 +28,11 @@ from rushlight.cli.terminal import out, say, status
 from rushlight.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from rushlight.generation.params import SamplingSettings
-    from rushlight.model import Stats
+    from rushlight.generation import SamplingSettings, TokenLogprob
+    from rushlight.result import Generation, Stats
+    from rushlight.text import Tokenizer
 
 EXAMPLES = """
 \b
@@ -137,6 +138,10 @@ def generate(
         int | None,
         typer.Option("--seed", metavar="N", rich_help_panel=SAMPLING, help="Draw the same text each time."),
     ] = None,
+    samples: Annotated[
+        int,
+        typer.Option("--samples", metavar="N", rich_help_panel=SAMPLING, help="Write N texts, each with its own seed."),
+    ] = 1,
     echo: Annotated[
         bool,
         typer.Option("--echo/--no-echo", rich_help_panel=OUTPUT, help="Print the prompt too, which is the default."),
@@ -148,6 +153,21 @@ def generate(
         bool,
         typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object on stdout in place of the text."),
     ] = False,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            "--logprobs",
+            metavar="K",
+            rich_help_panel=OUTPUT,
+            help="With --json: how likely each token was, and the K likeliest in its place.",
+        ),
+    ] = None,
+    prompt_logprobs: Annotated[
+        int | None,
+        typer.Option(
+            "--prompt-logprobs", metavar="K", rich_help_panel=OUTPUT, help="With --json: the same of the prompt."
+        ),
+    ] = None,
     _debug: Debug = False,
 ) -> None:
     """Continue a prompt and print the text as it comes."""
@@ -168,7 +188,12 @@ def generate(
         "logit_bias": dict(_parse_bias(text) for text in logit_bias or []),
         "seed": seed,
         "ignore_eos": ignore_eos,
+        "n": samples,
+        "logprobs": logprobs,
+        "prompt_logprobs": prompt_logprobs,
     }
+    if not as_json and (logprobs is not None or prompt_logprobs is not None):
+        raise typer.BadParameter("the plain text has no place for them: add --json", param_hint="--logprobs")
     # The model checks these too, but by then it may have been downloaded for nothing.
     SamplingParams(**settings)
     StopStrings(stop or ())
@@ -181,33 +206,60 @@ def generate(
     with status(f"loading {name or 'the embedded model'}"):
         loaded = rushlight.load(name, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision)
     ready = perf_counter()
-    stream = loaded.stream(prompt, stop=stop or (), **settings)
     times = {"load_s": ready - began}
 
-    def timed() -> Iterator[str]:
-        for piece in stream:
+    def timed(pieces: Iterable[str]) -> Iterator[str]:
+        for piece in pieces:
             times.setdefault("first_text_s", perf_counter() - ready)
             yield piece
 
-    if as_json:
-        for _ in timed():
-            pass
-        result = stream.result
-        rates = {"prefill_tok_s": result.stats.prefill_tok_s, "decode_tok_s": result.stats.decode_tok_s}
-        record = {
-            "model": loaded.name,
-            "prompt": prompt,
-            "text": result.text,
-            "ids": result.ids,
-            "finish_reason": result.finish_reason,
-            "seed": result.seed,
-            "stats": asdict(result.stats) | rates | times,
-        }
-        out(json.dumps(record, ensure_ascii=False) + "\n")
+    if samples > 1:
+        result = loaded.generate(prompt, stop=stop or (), **settings)
     else:
-        print_text(prompt if echo else "", timed())
+        stream = loaded.stream(prompt, stop=stop or (), **settings)
+        result = stream.result
+        if as_json:
+            for _ in timed(stream):
+                pass
+        else:
+            print_text(prompt if echo else "", timed(stream))
+    if as_json:
+        record = _record(result, loaded.tokenizer)
+        rates = {"prefill_tok_s": result.stats.prefill_tok_s, "decode_tok_s": result.stats.decode_tok_s}
+        record = {"model": loaded.name, "prompt": prompt, **record, "stats": asdict(result.stats) | rates | times}
+        out(json.dumps(record, ensure_ascii=False) + "\n")
+    elif samples > 1:
+        for text in (result, *result.others):
+            print_text(prompt if echo else "", [text.text])
     if stats:
-        say(_table(stream.result.stats, times))
+        say(_table(result.stats, times))
+
+
+def _record(result: Generation, tokenizer: Tokenizer | None) -> dict[str, object]:
+    """What `--json` says of a text: as OpenAI's API does, in its own words."""
+
+    def token(token_id: int, logprob: float) -> dict[str, object]:
+        return {"id": token_id, "token": tokenizer and tokenizer.decode([token_id]), "logprob": logprob}
+
+    def entries(logprobs: Sequence[TokenLogprob | None]) -> list[dict[str, object] | None]:
+        return [
+            entry and {**token(entry.id, entry.logprob), "top": [token(*other) for other in entry.top]}
+            for entry in logprobs
+        ]
+
+    record: dict[str, object] = {
+        "text": result.text,
+        "ids": result.ids,
+        "finish_reason": result.finish_reason,
+        "seed": result.seed,
+    }
+    if result.logprobs is not None:
+        record["logprobs"] = entries(result.logprobs)
+    if result.prompt_logprobs is not None:
+        record["prompt_logprobs"] = entries(result.prompt_logprobs)
+    if result.others:
+        record["others"] = [_record(other, tokenizer) for other in result.others]
+    return record
 
 
 def print_text(prompt: str, pieces: Iterable[str]) -> None:

@@ -1,17 +1,21 @@
-"""Generation: a sequence run through a forward, and the choice of each next token. Knows no model and no text."""
+"""Generation: sequences run through a forward, and the choice of each next token. Knows no model and no text."""
 
 from rushlight.generation.context import Context, Forward
-from rushlight.generation.decode import FinishReason, Token, decode
+from rushlight.generation.engine import Engine
+from rushlight.generation.logprobs import TokenLogprob
 from rushlight.generation.params import SamplingParams, SamplingSettings
 from rushlight.generation.sampler import Sampler
+from rushlight.generation.sequence import FinishReason, Sequence, Token
 
 __all__ = [
     "Context",
+    "Engine",
     "FinishReason",
     "Forward",
     "Sampler",
     "SamplingParams",
     "SamplingSettings",
+    "Sequence",
     "Token",
-    "decode",
+    "TokenLogprob",
 ]

@@ -1,4 +1,4 @@
-"""One sequence being run: the tokens fed so far and the cache of their keys and values."""
+"""A model with its cache: the one place where a forward is called, and one sequence run through it alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,28 @@ Forward = Callable[[Batch], Any]
 """A model: a batch of N rows -> (R, V) logits on the device."""
 
 PREFILL_ROWS = 512
-"""Tokens of a prompt that go through the model at once: bounds the memory of activations."""
+"""Tokens of prompts that go through the model at once: bounds the memory of activations."""
+
+
+class Runner:
+    """Runs a model over one cache.
+
+    Args:
+        forward: the model.
+        backend: the device it runs on.
+        kv_shape: what it keeps of every position.
+        n_blocks: of the cache.
+    """
+
+    def __init__(self, forward: Forward, backend: Backend, kv_shape: KVShape, n_blocks: int) -> None:
+        self._forward = forward
+        self._backend = backend
+        self._cache = backend.kv_cache(kv_shape, n_blocks)
+
+    def __call__(self, chunks: Sequence[Chunk]) -> NDArray[np.floating]:
+        """The next tokens of some sequences, in one step -> (R, V) logits, chunk after chunk."""
+        with np.errstate(all="ignore"):  # what overflows shows in the logits, and the sampler refuses those
+            return self._backend.to_numpy(self._forward(Batch.of(chunks, self._cache)))
 
 
 class Context:
@@ -35,10 +56,8 @@ class Context:
     """
 
     def __init__(self, forward: Forward, backend: Backend, kv_shape: KVShape, capacity: int) -> None:
-        self._forward = forward
-        self._backend = backend
         self._blocks = range(-(-capacity // BLOCK_SIZE))
-        self._cache = backend.kv_cache(kv_shape, len(self._blocks))
+        self._run = Runner(forward, backend, kv_shape, len(self._blocks))
         self.length = 0
         """Tokens fed so far; the position of the next."""
 
@@ -53,9 +72,8 @@ class Context:
         logits = []
         for start in range(0, len(ids), chunk_rows):
             chunk = Chunk(ids[start : start + chunk_rows], self.length, self._blocks, all_logits)
-            with np.errstate(all="ignore"):  # what overflows shows in the logits, and the sampler refuses those
-                out = self._forward(Batch.of([chunk], self._cache))
+            out = self._run([chunk])
             self.length += len(chunk.ids)
             if all_logits or start + chunk_rows >= len(ids):
-                logits.append(self._backend.to_numpy(out))
+                logits.append(out)
         return np.concatenate(logits)

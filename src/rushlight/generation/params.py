@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from rushlight.errors import RequestError
+from rushlight.generation.philox import seed_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MAX_LOGIT_BIASES = 1024
+MAX_TEXTS = 128
+"""Of one prompt; the most that OpenAI's API gives too."""
+MAX_LOGPROBS = 20
+"""Alternatives to a token; the most that OpenAI's API gives too."""
 
 
 class SamplingSettings(TypedDict, total=False):
@@ -31,6 +37,9 @@ class SamplingSettings(TypedDict, total=False):
     seed: int | None
     stop_ids: Sequence[int]
     ignore_eos: bool
+    n: int
+    logprobs: int | None
+    prompt_logprobs: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,9 @@ class SamplingParams:
         seed: of the random numbers, in [0, 2⁶⁴); None draws one.
         stop_ids: tokens that end the text, beside the model's end-of-text token.
         ignore_eos: go on through the end-of-text token.
+        n: how many texts of one prompt, each with a seed of its own.
+        logprobs: how likely each token was, with so many alternatives (see `TokenLogprob`); None is not at all.
+        prompt_logprobs: the same of the prompt's tokens.
 
     Raises:
         RequestError: values out of their ranges, all of them in one message.
@@ -70,6 +82,9 @@ class SamplingParams:
     seed: int | None = None
     stop_ids: Sequence[int] = field(default=())
     ignore_eos: bool = False
+    n: int = 1
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -79,6 +94,17 @@ class SamplingParams:
         ]
         if problems:
             raise RequestError("; ".join(problems))
+
+    def of_each_text(self) -> list[SamplingParams]:
+        """These for each of the n texts, each with its own seed; that of the first is the one that was given.
+
+        The prompt is scored with the first alone.
+        """
+        seed = int.from_bytes(os.urandom(8), "little") if self.seed is None else int(self.seed)
+        return [
+            replace(self, n=1, seed=seed_of_text(seed, i), prompt_logprobs=self.prompt_logprobs if i == 0 else None)
+            for i in range(self.n)
+        ]
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raises RequestError if a token id named here is none of the model's."""
@@ -124,4 +150,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": ("from 0 to 2^64 - 1", lambda value: value is None or _whole(value, 0, 2**64 - 1)),
     "stop_ids": ("token ids", lambda value: isinstance(value, Collection) and all(_whole(i, 0) for i in value)),
     "ignore_eos": ("true or false", lambda value: isinstance(value, bool)),
+    "n": (f"from 1 to {MAX_TEXTS}", lambda value: _whole(value, 1, MAX_TEXTS)),
+    "logprobs": (f"from 0 to {MAX_LOGPROBS}", lambda value: value is None or _whole(value, 0, MAX_LOGPROBS)),
+    "prompt_logprobs": (f"from 0 to {MAX_LOGPROBS}", lambda value: value is None or _whole(value, 0, MAX_LOGPROBS)),
 }

@@ -24,3 +24,8 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) with 53 random bits, for the token drawn at `position` under `seed`, both below 2⁶⁴."""
     return (philox((position, 0, 0, 0), (seed, 0))[0] >> 11) * 2.0**-53
+
+
+def seed_of_text(seed: int, i: int) -> int:
+    """The seed of the i-th text of one prompt: that of the first is the one given."""
+    return philox((i, 0, 0, 0), (seed, 1))[0] if i else seed

@@ -1,0 +1,122 @@
+"""The blocks of the KV cache: who has which, and which still hold a beginning that the next prompt may share."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import count
+from typing import TYPE_CHECKING
+
+from rushlight.backends.batch import BLOCK_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+ROOT = 0
+"""The link that a chain of blocks begins with."""
+
+
+class BlockPool:
+    """Hands out blocks by number, counts who holds each, and finds again the full ones by the tokens in them.
+
+    A full block is known by its tokens and by its link: the block before it, and so by every token from position 0
+    on. A dictionary compares both exactly, so prompts that differ never share. A known block that nobody holds is idle:
+    it serves the next text that begins alike, until its memory is needed. The one that went idle first goes first, and
+    of one text the last block before those that lead to it.
+
+    Args:
+        n_blocks: how many there are.
+        n_idle: how many may lie idle before they are used again in place of blocks never used. Memory is taken from the
+            machine at a block's first use, so this is what past prompts may cost.
+        shares: whether blocks are known at all.
+    """
+
+    def __init__(self, n_blocks: int, n_idle: int, *, shares: bool = True) -> None:
+        self.n_blocks = n_blocks
+        self.shares = shares
+        self._n_idle = n_idle
+        self._holders = [0] * n_blocks
+        self._links: dict[tuple[int, tuple[int, ...]], int] = {}  # (the link before, tokens) -> block
+        self._known: dict[int, tuple[int, tuple[int, tuple[int, ...]]]] = {}  # block -> (its own link, its key)
+        self._new_link = count(ROOT + 1)
+        self._idle: OrderedDict[int, None] = OrderedDict()  # from the one that went idle first
+        self._free: list[int] = []  # used before, and known no more
+        self._n_fresh = n_blocks  # never used: the last ones
+
+    @property
+    def n_free(self) -> int:
+        """How many can be had, those that lie idle among them."""
+        return self._n_fresh + len(self._free) + len(self._idle)
+
+    @property
+    def n_held(self) -> int:
+        """How many are in use."""
+        return self.n_blocks - self.n_free
+
+    def find(self, ids: Sequence[int]) -> list[int]:
+        """The blocks that hold the longest known beginning of these tokens; takes none of them."""
+        blocks: list[int] = []
+        link = ROOT
+        for start in range(0, len(ids) - BLOCK_SIZE + 1, BLOCK_SIZE):
+            block = self._links.get((link, tuple(ids[start : start + BLOCK_SIZE])))
+            if block is None:
+                break
+            blocks.append(block)
+            link = self.link(block)
+        return blocks
+
+    def link(self, block: int) -> int:
+        """What the next block of the chain calls a known block."""
+        return self._known[block][0]
+
+    def n_idle_of(self, blocks: Iterable[int]) -> int:
+        """How many of the blocks lie idle."""
+        return sum(block in self._idle for block in blocks)
+
+    def hold(self, blocks: Iterable[int]) -> None:
+        """Takes known blocks, for one holder more."""
+        for block in blocks:
+            self._holders[block] += 1
+            self._idle.pop(block, None)
+
+    def take(self) -> int | None:
+        """A block with nothing in it that anyone needs; None if all are held."""
+        if self._free:
+            block = self._free.pop()
+        elif self._n_fresh and len(self._idle) <= self._n_idle:
+            block = self.n_blocks - self._n_fresh
+            self._n_fresh -= 1
+        elif self._idle:
+            block, _ = self._idle.popitem(last=False)
+            del self._links[self._known.pop(block)[1]]
+        else:
+            return None
+        self._holders[block] = 1
+        return block
+
+    def learn(self, link: int, tokens: Sequence[int], block: int) -> int:
+        """Makes a block known that is now full of these tokens, behind the block with that link.
+
+        Returns:
+            The block to go on with: where another is known by the same tokens, that one, since it holds the same bits;
+            the holder's own is then released.
+        """
+        key = (link, tuple(tokens))
+        other = self._links.get(key)
+        if other is None:
+            self._links[key] = block
+            self._known[block] = (next(self._new_link), key)
+            return block
+        self.hold([other])
+        self.release([block])
+        return other
+
+    def release(self, blocks: Sequence[int]) -> None:
+        """Gives blocks back, in the order of their sequence."""
+        for block in reversed(blocks):
+            self._holders[block] -= 1
+            if self._holders[block]:
+                continue
+            if block in self._known:
+                self._idle[block] = None
+            else:
+                self._free.append(block)

@@ -1,0 +1,275 @@
+"""The engine: many sequences through one model, a step at a time, whoever asks for them and from whichever thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from itertools import count
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from rushlight.backends.batch import BLOCK_SIZE, Chunk
+from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError, RushlightError
+from rushlight.generation.blocks import BlockPool
+from rushlight.generation.context import PREFILL_ROWS, Runner
+from rushlight.generation.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rushlight.backends.batch import KVShape
+    from rushlight.backends.protocol import Backend
+    from rushlight.generation.context import Forward
+    from rushlight.generation.sequence import Sequence
+
+MAX_SEQUENCES = 64
+"""In one step; the others wait."""
+
+MAX_WAITING = 1024
+"""Sequences that wait for their beginning; then the queue is full."""
+
+KV_SHARE = 0.5
+"""Of the memory there is, what keys and values may take."""
+
+IDLE_CONTEXTS = 4
+"""Of past prompts, how many full contexts are kept to be shared before their memory is used again."""
+
+LINGER_S = 0.1
+"""How long the thread of asynchronous readers waits for more to do before it ends."""
+
+
+class Engine:
+    """Runs sequences together, so that the weights are read once for all of them; no text depends on another.
+
+    There is no thread that runs the steps: a reader that waits for its token runs them, for everybody, and while one
+    does the others wait for what it brings. Only asynchronous readers, who must not block, have a thread run them; it
+    ends when it has nothing to do. Every method may be called from any thread.
+
+    Args:
+        forward: the model.
+        backend: the device it runs on.
+        kv_shape: what it keeps of every position.
+        context_length: the most tokens of a sequence.
+        max_sequences: at most so many in a step.
+        max_rows: at most so many tokens of prompts in a step.
+        max_waiting: at most so many that have not begun.
+        prefix_cache: whether prompts that begin alike share what was computed.
+        kv_bytes: the most that keys and values may take; None is what `max_sequences` full contexts take, or half of
+            the memory there is, if that is less. Memory is taken from the machine as it is first used.
+
+    Raises:
+        MemoryLimitError: `kv_bytes` is more than there is.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        backend: Backend,
+        kv_shape: KVShape,
+        *,
+        context_length: int,
+        max_sequences: int = MAX_SEQUENCES,
+        max_rows: int = PREFILL_ROWS,
+        max_waiting: int = MAX_WAITING,
+        kv_bytes: int | None = None,
+        prefix_cache: bool = True,
+    ) -> None:
+        self._block_bytes = backend.kv_block_bytes(kv_shape)
+        available = backend.available_bytes()
+        if kv_bytes is not None and kv_bytes > available:
+            raise MemoryLimitError(
+                "keys and values may not take more than there is", need_bytes=kv_bytes, have_bytes=available
+            )
+        context_blocks = -(-context_length // BLOCK_SIZE)
+        allowed = int(available * KV_SHARE) if kv_bytes is None else kv_bytes
+        n_blocks = min(max_sequences * context_blocks, allowed // self._block_bytes)
+        self.pool = BlockPool(n_blocks, IDLE_CONTEXTS * context_blocks, shares=prefix_cache)
+        self._scheduler = Scheduler(self.pool, max_sequences, max_rows)
+        self._run = Runner(forward, backend, kv_shape, n_blocks)
+        self._max_waiting = max_waiting
+        self._arrivals = count(1)
+        # Whoever has the turn may touch the scheduler and its sequences; the condition guards what is below it.
+        self._turn = threading.Condition()
+        self._turn_of: int | None = None
+        self._arrived: deque[Sequence] = deque()
+        self._left: deque[Sequence] = deque()
+        self._followed: set[Sequence] = set()  # those whose readers are asynchronous
+        self._thread: threading.Thread | None = None
+
+    def check(self, sequence: Sequence) -> None:
+        """Require that the cache can hold the sequence at its longest.
+
+        Raises:
+            MemoryLimitError: it cannot; says what it needs and what there is.
+        """
+        n_blocks = sequence.n_blocks_for(sequence.end)
+        if n_blocks > self.pool.n_blocks:
+            raise MemoryLimitError(
+                f"keys and values of {sequence.end} tokens do not fit in memory",
+                need_bytes=n_blocks * self._block_bytes,
+                have_bytes=self.pool.n_blocks * self._block_bytes,
+                remedy="ask for fewer tokens, or free memory",
+            )
+
+    def submit(self, sequence: Sequence, *, wait: bool = False) -> None:
+        """Queues a sequence; it runs as tokens are read from it, or from others.
+
+        Args:
+            wait: while the queue is full, run the others.
+
+        Raises:
+            MemoryLimitError: the cache cannot hold it.
+            QueueFullError: too many wait already, and nothing was queued; with `wait`, none of them can go on.
+        """
+        self.check(sequence)
+        if wait and self.full:
+            self.run_until(lambda: not self.full)
+        with self._turn:
+            if self.full:
+                raise QueueFullError(
+                    "too many texts are waiting for their turn", expected=f"at most {self._max_waiting}"
+                )
+            sequence.arrival = next(self._arrivals)
+            self._arrived.append(sequence)
+            if sequence.notify is not None:
+                self._followed.add(sequence)
+            self._settle_if_free()
+
+    @property
+    def full(self) -> bool:
+        """Whether the queue is."""
+        return len(self._arrived) + len(self._scheduler.waiting) >= self._max_waiting
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Ends a sequence, if it has not ended: its blocks are free now, or when the step that is running ends."""
+        with self._turn:
+            sequence.done = True
+            self._left.append(sequence)
+            self._settle_if_free()
+
+    def step(self) -> bool:
+        """Runs one step for every sequence that can go on; False if there was none."""
+        if not self._take_turn(lambda: False):
+            return False
+        try:
+            return self._step()
+        finally:
+            self._end_turn()
+
+    def run_until(self, wanted: Callable[[], bool]) -> None:
+        """Runs steps, or waits while another thread does, until `wanted()` holds or there is nothing to run."""
+        while self._take_turn(wanted):
+            try:
+                if not self._step():
+                    return
+            finally:
+                self._end_turn()
+
+    def follow(self) -> None:
+        """Sees to it that a thread runs the sequences of asynchronous readers."""
+        with self._turn:
+            self._turn.notify_all()
+            if self._thread is None and self._followed:
+                self._thread = threading.Thread(target=self._run_followed, name="rushlight")
+                self._thread.start()
+
+    def _run_followed(self) -> None:
+        def wanted() -> bool:
+            return self._turn_of is None and any(s.runnable for s in self._followed)
+
+        while True:
+            with self._turn:
+                if not self._turn.wait_for(wanted, LINGER_S) and not any(s.runnable for s in self._followed):
+                    self._thread = None
+                    return
+                if self._turn_of is not None:
+                    continue
+                self._turn_of = threading.get_ident()
+            try:
+                self._step()
+            finally:
+                self._end_turn()
+
+    def _take_turn(self, wanted: Callable[[], bool]) -> bool:
+        """Waits for the turn; False, without it, once `wanted()` holds."""
+        me = threading.get_ident()
+        with self._turn:
+            while not wanted():
+                # A turn that is still mine was cut off by an interrupt, between two lines.
+                if self._turn_of in {None, me}:
+                    self._turn_of = me
+                    return True
+                self._turn.wait()
+        return False
+
+    def _end_turn(self) -> None:
+        with self._turn:
+            self._turn_of = None
+            self._settle_if_free()
+
+    def _settle_if_free(self) -> None:
+        """Lets in who has arrived and out who has left, unless a step is running: it will do so when it ends."""
+        if self._turn_of is not None:
+            return
+        self._turn_of = threading.get_ident()  # a forgotten stream may be cancelled in the middle of any line here
+        while self._arrived:
+            self._scheduler.add(self._arrived.popleft())
+        while self._left:
+            sequence = self._left.popleft()
+            self._scheduler.remove(sequence)
+            self._followed.discard(sequence)
+        self._turn_of = None
+        self._turn.notify_all()
+
+    def _step(self) -> bool:
+        rows = self._scheduler.next_rows()
+        if not rows:
+            return False
+        start = perf_counter()
+        try:
+            chunks = [Chunk(s.ids[s.n_fed : s.n_fed + n], s.n_fed, s.blocks, s.scores_prompt) for s, n in rows.items()]
+            logits = self._run(chunks)
+            at = 0
+            for sequence, n in rows.items():
+                n_logits = n if sequence.scores_prompt else 1
+                self._take(sequence, n, logits[at : at + n_logits])
+                at += n_logits
+        except BaseException as error:
+            # What was interrupted is in no known state: all of it ends here, and its blocks are free.
+            for sequence in rows:
+                self._fail(sequence, error if isinstance(error, Exception) else GenerationError("interrupted"))
+            if not isinstance(error, Exception):
+                raise
+        elapsed_s = perf_counter() - start
+        for sequence in rows:
+            if len(sequence.ids) - bool(sequence.n_pending) > sequence.n_prompt:
+                sequence.decode_s += elapsed_s
+            else:
+                sequence.prefill_s += elapsed_s
+            if sequence.notify is not None:
+                sequence.notify()
+        return True
+
+    def _take(self, sequence: Sequence, n: int, logits: NDArray[np.floating]) -> None:
+        """Takes the logits of the n tokens that were fed, or of the last: (n, V) or (1, V)."""
+        if sequence.scores_prompt:
+            sequence.score(logits)
+        sequence.n_fed += n
+        self._scheduler.learn(sequence)
+        if not sequence.n_pending and not sequence.done:
+            try:
+                if len(sequence.ids) == sequence.end:
+                    sequence.done = True  # only the prompt was asked about
+                else:
+                    sequence.choose(logits[-1])
+            except RushlightError as error:
+                self._fail(sequence, error)
+        if sequence.done:
+            self._left.append(sequence)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        sequence.error, sequence.done = error, True
+        self._left.append(sequence)

@@ -1,0 +1,157 @@
+"""One text as it is generated: its tokens, its blocks, and what has not been read yet."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.generation.logprobs import TokenLogprob, token_logprob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from collections.abc import Sequence as Ids
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rushlight.generation.sampler import Sampler
+
+FinishReason = Literal["stop", "length", "context"]
+"""Why a text ended: a stop token or stop string, max_tokens, or the model's context."""
+
+MAX_UNREAD = 64
+"""Tokens that wait for their reader; then the sequence waits for it."""
+
+
+class Token(NamedTuple):
+    """A token as it is chosen.
+
+    Attributes:
+        id: the token.
+        finish_reason: why it is the last, or None. With "stop" it is the stop token and no part of the text.
+        logprob: how likely it was, where that was asked for.
+    """
+
+    id: int
+    finish_reason: FinishReason | None
+    logprob: TokenLogprob | None = None
+
+
+class Sequence:
+    """A prompt and the text that goes on from it.
+
+    Args:
+        prompt_ids: at least one.
+        sampler: chooses its tokens.
+        max_tokens: at most so many new ones.
+        context_length: the most tokens that prompt and text have together.
+        stop_ids: tokens that end it.
+        notify: called, by whichever thread ran the step, when there is something to read.
+
+    Attributes:
+        ids: prompt and text.
+        n_prompt: how many of them are the prompt.
+        end: the most that there will be.
+        n_fed: of how many the keys and values are in the cache: the next that the model sees is ids[n_fed].
+        n_found: prompt tokens that the prefix cache had.
+        blocks: the blocks of the cache, in order of positions.
+        unread: chosen, and not yet read.
+        prompt_logprobs: of each prompt token but the first, as far as they are computed.
+        done: nothing more will come.
+        error: why it ended, if it went wrong.
+        arrival: its place in the order of arrival.
+        prefill_s, decode_s: seconds of the steps it took part in, up to the first token and after it.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: Ids[int],
+        sampler: Sampler,
+        *,
+        max_tokens: int,
+        context_length: int,
+        stop_ids: Collection[int] = (),
+        notify: Callable[[], None] | None = None,
+    ) -> None:
+        self.ids = list(prompt_ids)
+        self.n_prompt = len(self.ids)
+        self.end = min(self.n_prompt + max_tokens, context_length)
+        self.sampler = sampler
+        self.notify = notify
+        self._stop_ids = stop_ids
+        self._ends_as: FinishReason = "length" if self.n_prompt + max_tokens <= context_length else "context"
+        self.n_fed = 0
+        self.n_found = 0
+        self.blocks: list[int] = []
+        self.n_known = 0
+        """Of the blocks, how many are full, and known to the pool."""
+        self.unread: deque[Token] = deque()
+        self.prompt_logprobs: list[TokenLogprob] = []
+        self.done = self.end == self.n_prompt and not self.scores_prompt
+        self.error: Exception | None = None
+        self.arrival = 0
+        self.prefill_s = 0.0
+        self.decode_s = 0.0
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the logits after every prompt token are wanted."""
+        return self.sampler.params.prompt_logprobs is not None
+
+    def is_ready(self) -> bool:
+        """Whether its reader has no need to wait."""
+        return bool(self.unread) or self.done
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens to be fed before the next can be chosen: 1 while decoding."""
+        return len(self.ids) - self.n_fed
+
+    @property
+    def runnable(self) -> bool:
+        """Whether a step may take it along: its reader keeps up."""
+        return len(self.unread) < MAX_UNREAD
+
+    def n_blocks_for(self, length: int) -> int:
+        """How many blocks it lacks to hold `length` positions."""
+        return -(-length // BLOCK_SIZE) - len(self.blocks)
+
+    def score(self, logits: NDArray[np.floating]) -> None:
+        """Takes the (n, V) logits after the next n tokens, for as many as are followed by one of the prompt."""
+        n_top = self.sampler.params.prompt_logprobs or 0
+        for position, row in enumerate(logits, self.n_fed + 1):
+            if len(self.prompt_logprobs) + 1 == position < self.n_prompt:
+                self.prompt_logprobs.append(token_logprob(row, self.ids[position], n_top))
+
+    def choose(self, logits: NDArray[np.floating]) -> int:
+        """Takes the next token from the (V,) logits after all that there are; it may be the last.
+
+        Raises:
+            GenerationError: the logits hold NaN or infinity, or no token is left.
+        """
+        n_top = self.sampler.params.logprobs
+        token = self.sampler.choose(logits, len(self.ids))
+        logprob = None if n_top is None else token_logprob(logits, token, n_top)
+        reason: FinishReason | None = None
+        if token in self._stop_ids:
+            reason = "stop"
+        else:
+            self.ids.append(token)
+            if len(self.ids) == self.end:
+                reason = self._ends_as
+        self.unread.append(Token(token, reason, logprob))
+        self.done = reason is not None
+        return token
+
+    def read(self) -> Token | None:
+        """The next token that was chosen; None if there is none yet, or no more.
+
+        Raises:
+            RushlightError: what ended the sequence.
+        """
+        if self.unread:
+            return self.unread.popleft()
+        if self.error is not None:
+            raise self.error
+        return None

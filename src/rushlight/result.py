@@ -1,0 +1,233 @@
+"""A generated text, whole or as it comes: from a sequence's tokens to what a user reads."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+
+    from rushlight.generation import Engine, FinishReason, Sequence, Token, TokenLogprob
+    from rushlight.text import StopStrings, Tokenizer
+
+
+@dataclass(slots=True)
+class Stats:
+    """What a generation took: counts in tokens, times in seconds.
+
+    The times are those of the steps that it took part in: prefill up to the first new token, decode after it. Where
+    others were generated beside it, they share the steps.
+
+    Attributes:
+        prompt_tokens: all of the prompt's.
+        cached_tokens: how many of them the prefix cache had, and were not computed.
+        generated_tokens: new ones, the stop token too.
+    """
+
+    prompt_tokens: int
+    generated_tokens: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    cached_tokens: int = 0
+
+    @property
+    def prefill_tok_s(self) -> float:
+        """Prompt tokens computed a second."""
+        return (self.prompt_tokens - self.cached_tokens) / self.prefill_s if self.prefill_s else 0.0
+
+    @property
+    def decode_tok_s(self) -> float:
+        """New tokens a second, the first not counted: it is the prefill's."""
+        return (self.generated_tokens - 1) / self.decode_s if self.decode_s else 0.0
+
+
+@dataclass(slots=True)
+class Generation:
+    """A generated text.
+
+    Attributes:
+        prompt_ids: what the model was given; the end-of-text token for an empty prompt.
+        ids: the new tokens, without the stop token.
+        text: the new text, without the stop string; empty where the model has no tokenizer.
+        finish_reason: "stop" (stop token or stop string), "length" (max_tokens) or "context" (the model's context is
+            full); None if it was not run to its end.
+        seed: the seed of the random numbers, also where none was given; None for greedy choice.
+        stats: counts and times.
+        logprobs: how likely each of `ids` was; None if that was not asked for.
+        prompt_logprobs: the same of `prompt_ids`; None for the first, which nothing stands before.
+        others: with `n` above 1, the other texts of the prompt.
+    """
+
+    prompt_ids: list[int]
+    seed: int | None
+    stats: Stats
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    others: list[Generation] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Writer:
+    """Writes a sequence's tokens into its result as they are read.
+
+    Args:
+        sequence: what is generated.
+        result: what is written.
+        tokenizer: None leaves the text empty.
+        stop: the strings that end it.
+    """
+
+    def __init__(self, sequence: Sequence, result: Generation, tokenizer: Tokenizer | None, stop: StopStrings) -> None:
+        self.sequence = sequence
+        self.result = result
+        self.ended = False
+        self._stop = stop
+        self._decoder = tokenizer.stream() if tokenizer else None
+
+    def take(self) -> str | None:
+        """The text that the next token makes certain, often none; None if there is no token yet, or no more.
+
+        A character is never broken, and a stop string never shown, not even its beginning.
+
+        Raises:
+            RushlightError: what ended the sequence.
+        """
+        if self.ended:
+            return None
+        done = self.sequence.done  # read first: its last token comes before it is done
+        token = self.sequence.read()
+        if token is None and not done:
+            return None
+        self._account()
+        piece = ""
+        if token is not None:
+            self.result.stats.generated_tokens += 1
+            if token.finish_reason != "stop":
+                piece = self._write(token)
+        if not self.ended and (token is None or token.finish_reason):
+            piece += self._finish(token)
+        self.result.text += piece
+        return piece
+
+    def _write(self, token: Token) -> str:
+        self.result.ids.append(token.id)
+        if self.result.logprobs is not None and token.logprob is not None:
+            self.result.logprobs.append(token.logprob)
+        return self._pass(self._decoder.push(token.id)) if self._decoder else ""
+
+    def _finish(self, token: Token | None) -> str:
+        """Ends the text with its last token, or without one; returns what was held back of it."""
+        self.ended = True
+        if token is not None:
+            self.result.finish_reason = token.finish_reason
+        elif self.sequence.end == self.sequence.n_prompt:
+            self.result.finish_reason = "length"
+        if self._decoder is None:
+            return ""
+        piece = self._pass(self._decoder.flush())
+        return piece + self._stop.flush()
+
+    def _pass(self, text: str) -> str:
+        """What the stop strings let through of the text; one that comes ends it."""
+        shown, stopped = self._stop.push(text)
+        if stopped:
+            self.ended = True
+            self.result.finish_reason = "stop"
+        return shown
+
+    def _account(self) -> None:
+        stats, sequence = self.result.stats, self.sequence
+        stats.prefill_s, stats.decode_s, stats.cached_tokens = sequence.prefill_s, sequence.decode_s, sequence.n_found
+        if sequence.scores_prompt:
+            self.result.prompt_logprobs = [None, *sequence.prompt_logprobs]
+
+
+class Stream:
+    """A text as it is generated: iterate for its pieces, none of them empty; `result` then holds the whole.
+
+    A character is never broken between pieces, and a stop string never shown, not even its beginning. Nothing runs
+    before the first piece is asked for. A stream that is closed, or forgotten, gives its memory back at once.
+    """
+
+    def __init__(self, engine: Engine, writer: Writer) -> None:
+        self.result = writer.result
+        self._pieces = _pieces(engine, writer)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Ends the generation early."""
+        self._pieces.close()
+
+
+class AsyncStream:
+    """The same for `async for`: another thread computes, and the event loop goes on meanwhile.
+
+    A reader that is slower than the model costs no memory: the model waits for it after some tokens.
+    """
+
+    def __init__(self, engine: Engine, writer: Writer) -> None:
+        self.result = writer.result
+        self._pieces = _async_pieces(engine, writer)
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        """Ends the generation early."""
+        await self._pieces.aclose()
+
+
+def _pieces(engine: Engine, writer: Writer) -> Generator[str]:
+    # A function, not a method: a stream that its own generator held would be freed late.
+    sequence = writer.sequence
+    engine.submit(sequence, wait=True)
+    try:
+        while not writer.ended:
+            engine.run_until(sequence.is_ready)
+            if piece := writer.take():
+                yield piece
+    finally:
+        engine.cancel(sequence)
+
+
+async def _async_pieces(engine: Engine, writer: Writer) -> AsyncGenerator[str]:
+    sequence, ready = writer.sequence, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def notify() -> None:
+        try:
+            loop.call_soon_threadsafe(ready.set)
+        except RuntimeError:  # the event loop was closed over its head
+            engine.cancel(sequence)
+
+    sequence.notify = notify
+    engine.submit(sequence)
+    engine.follow()
+    try:
+        while not writer.ended:
+            stalled = not sequence.runnable
+            piece = writer.take()
+            if stalled and sequence.runnable:
+                engine.follow()
+            if piece:
+                yield piece
+            elif piece is None:
+                await ready.wait()
+                ready.clear()
+    finally:
+        engine.cancel(sequence)

@@ -1,0 +1,21 @@
+"""One sequence run through a model alone."""
+
+import numpy as np
+import pytest
+from toy import KV_SHAPE, ToyModel, V, weight
+
+from rushlight.backends import open_backend
+from rushlight.generation import Context
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 7, 64, 500])
+def test_feeding_in_chunks_gives_every_logit_once(chunk_rows):
+    ops = open_backend("reference", "f64")
+    ids = np.random.default_rng(1).integers(0, V, 150)
+    context = Context(ToyModel(ops), ops, KV_SHAPE, 150)
+    logits = context.feed(ids.tolist(), all_logits=True, chunk_rows=chunk_rows)
+    assert logits.argmax(-1).tolist() == (np.cumsum(ids * weight(np.arange(150))) % V).tolist()
+    assert context.length == 150
+
+    last = Context(ToyModel(ops), ops, KV_SHAPE, 150).feed(ids.tolist(), chunk_rows=chunk_rows)
+    assert np.array_equal(last, logits[-1:])

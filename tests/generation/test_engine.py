@@ -1,0 +1,284 @@
+"""The engine over a toy model: what is computed, when, and in whose blocks."""
+
+import threading
+
+import numpy as np
+import pytest
+from toy import BLOCK_BYTES, V, expected, ids_of, read_all, sequence, toy_engine
+
+from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
+from rushlight.generation.scheduler import MIXED_ROWS
+from rushlight.generation.sequence import MAX_UNREAD
+
+
+def submit(engine, *sequences):
+    for one in sequences:
+        engine.submit(one)
+    return sequences
+
+
+def prompt_of(n, seed=0):
+    return np.random.default_rng(seed).integers(0, V, n).tolist()
+
+
+def test_each_token_is_chosen_from_everything_before_it():
+    engine, model = toy_engine()
+    [one] = submit(engine, sequence([3, 4]))
+    assert ids_of(read_all(engine, one)) == expected([3, 4], 20)
+    assert [len(batch.ids) for batch in model.batches] == [2] + [1] * 19  # each token is computed once
+    assert engine.pool.n_held == 0
+
+
+def test_blocks_are_filled_one_after_another():
+    prompt = prompt_of(BLOCK_SIZE - 2)
+    engine, _ = toy_engine()
+    [one] = submit(engine, sequence(prompt, max_tokens=3 * BLOCK_SIZE))
+    assert ids_of(read_all(engine, one)) == expected(prompt, 3 * BLOCK_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("options", "reasons"),
+    [
+        ({"max_tokens": 3}, [None, None, "length"]),
+        ({"max_tokens": 9, "context_length": 5}, [None, None, "context"]),
+        ({"max_tokens": 3, "context_length": 5}, [None, None, "length"]),
+        ({"max_tokens": 0}, []),
+    ],
+)
+def test_what_ends_a_text(options, reasons):
+    engine, model = toy_engine()
+    [one] = submit(engine, sequence([1, 2], **options))
+    assert [token.finish_reason for token in read_all(engine, one)] == reasons
+    assert len(model.batches) == len(reasons)
+    assert one.done
+
+
+def test_a_stop_token_ends_it_and_is_marked():
+    ids = expected([3, 4], 20)
+    stop = ids[4]
+    engine, _ = toy_engine()
+    [one] = submit(engine, sequence([3, 4], stop_ids={stop}))
+    tokens = read_all(engine, one)
+    assert ids_of(tokens) == ids[: ids.index(stop) + 1]
+    assert [token.finish_reason for token in tokens] == [None] * ids.index(stop) + ["stop"]
+
+
+@pytest.mark.parametrize("max_sequences", [1, 3, 40])
+def test_sequences_that_arrive_at_any_time_run_together(max_sequences):
+    engine, model = toy_engine(max_sequences=max_sequences)
+    rng = np.random.default_rng(7)
+    prompts = [prompt_of(int(n), seed) for seed, n in enumerate(rng.integers(1, 200, 32))]
+    waiting = [sequence(prompt, max_tokens=int(n)) for prompt, n in zip(prompts, rng.integers(1, 50, 32), strict=True)]
+    running = []
+    while waiting or not all(one.done for one in running):
+        for _ in range(int(rng.integers(0, 3))):
+            if waiting:
+                running += submit(engine, waiting.pop(0))
+        engine.step()
+    for one, prompt in zip(running, prompts, strict=True):
+        ids = [token.id for token in one.unread]
+        assert ids == expected(prompt, len(ids))
+        assert len(ids) == one.end - one.n_prompt
+    assert max(len(batch.row_starts) - 1 for batch in model.batches) <= max_sequences
+    assert engine.pool.n_held == 0
+
+
+def test_a_prompt_that_begins_like_another_computes_only_the_rest():
+    engine, model = toy_engine()
+    shared = prompt_of(3 * BLOCK_SIZE)
+    [first] = submit(engine, sequence([*shared, 1, 2], max_tokens=2))
+    read_all(engine, first)
+    before = model.n_rows
+    [second] = submit(engine, sequence([*shared, 3], max_tokens=4))
+    assert ids_of(read_all(engine, second)) == expected([*shared, 3], 4)
+    assert (second.n_found, model.n_rows - before) == (3 * BLOCK_SIZE, 1 + 3)
+
+
+def test_a_prompt_that_is_all_known_still_computes_its_last_token():
+    engine, _ = toy_engine()
+    prompt = prompt_of(2 * BLOCK_SIZE)
+    for n_found in (0, BLOCK_SIZE):
+        [one] = submit(engine, sequence(prompt, max_tokens=1))
+        assert ids_of(read_all(engine, one)) == expected(prompt, 1)
+        assert one.n_found == n_found
+
+
+def test_the_text_is_known_as_the_prompt_is():
+    engine, _ = toy_engine()
+    prompt = prompt_of(50)
+    [one] = submit(engine, sequence(prompt, max_tokens=100))
+    text = ids_of(read_all(engine, one))
+    [next_turn] = submit(engine, sequence([*prompt, *text, 5], max_tokens=3))
+    assert ids_of(read_all(engine, next_turn)) == expected([*prompt, *text, 5], 3)
+    assert next_turn.n_found == 2 * BLOCK_SIZE
+
+
+def test_a_block_in_the_middle_is_known_only_behind_the_same_beginning():
+    engine, _ = toy_engine()
+    middle = prompt_of(BLOCK_SIZE, 5)
+    for seed in (1, 2):
+        prompt = [*prompt_of(BLOCK_SIZE, seed), *middle, 9]
+        [one] = submit(engine, sequence(prompt, max_tokens=5))
+        assert ids_of(read_all(engine, one)) == expected(prompt, 5)
+        assert one.n_found == 0
+
+
+def test_a_prompt_asked_for_several_times_at_once_is_computed_once():
+    engine, model = toy_engine()
+    prompt = prompt_of(4 * BLOCK_SIZE + 1)
+    sequences = submit(engine, *(sequence(prompt, max_tokens=2) for _ in range(4)))
+    for one in sequences:
+        assert ids_of(read_all(engine, one)) == expected(prompt, 2)
+    assert [one.n_found for one in sequences] == [0] + [4 * BLOCK_SIZE] * 3
+    assert model.n_rows == len(prompt) + 3 + 4
+
+
+def test_what_was_not_used_for_longest_makes_room():
+    engine, _ = toy_engine(n_blocks=4)
+    a, b, c = (prompt_of(BLOCK_SIZE + 1, seed) for seed in range(3))
+    found = []
+    for prompt in (a, b, a, c, b, a):  # the first block of each stays; there is room for a third, not for a fourth
+        [one] = submit(engine, sequence([*prompt, *prompt_of(BLOCK_SIZE)], max_tokens=1))
+        assert ids_of(read_all(engine, one)) == expected([*prompt, *prompt_of(BLOCK_SIZE)], 1)
+        found.append(one.n_found // BLOCK_SIZE)
+    assert found == [0, 0, 1, 0, 0, 0]
+
+
+def test_when_blocks_run_out_the_youngest_gives_way_and_comes_out_the_same():
+    engine, model = toy_engine(n_blocks=6)
+    prompts = [prompt_of(BLOCK_SIZE + 30, seed) for seed in range(3)]
+    sequences = submit(engine, *(sequence(prompt, max_tokens=150) for prompt in prompts))
+    finished = []
+    while len(finished) < 3:
+        engine.step()
+        for one in sequences:
+            while one.unread:
+                one.got = [*getattr(one, "got", []), one.read().id]
+            if one.done and one not in finished:
+                finished.append(one)
+    assert [one.got for one in sequences] == [expected(prompt, 150) for prompt in prompts]
+    assert finished == list(sequences)
+    assert model.n_rows > sum(len(one.ids) for one in sequences)  # something was computed again
+    assert engine.pool.n_held == 0
+
+
+def test_a_long_prompt_holds_nobody_up():
+    engine, model = toy_engine()
+    [short] = submit(engine, sequence([1], max_tokens=30))
+    engine.step()
+    [long] = submit(engine, sequence(prompt_of(600), max_tokens=1))
+    n_steps = 0
+    while not long.unread:
+        before = len(short.ids)
+        engine.step()
+        assert len(short.ids) == before + 1
+        assert len(model.batches[-1].ids) <= 1 + MIXED_ROWS
+        n_steps += 1
+    assert n_steps == -(-600 // MIXED_ROWS)
+
+
+def test_a_reader_that_does_not_read_costs_nothing_and_holds_nobody_up():
+    engine, _ = toy_engine(n_blocks=4, max_sequences=1)
+    [idle] = submit(engine, sequence([1], max_tokens=200))
+    while engine.step():
+        pass
+    assert len(idle.unread) == MAX_UNREAD
+    [other] = submit(engine, sequence(prompt_of(190), max_tokens=50))
+    assert ids_of(read_all(engine, other)) == expected(prompt_of(190), 50)
+    assert ids_of(read_all(engine, idle)) == expected([1], 200)
+
+
+def test_a_cancelled_sequence_gives_its_blocks_back_at_once():
+    engine, _ = toy_engine()
+    one, other = submit(engine, sequence(prompt_of(100), max_tokens=50), sequence([2], max_tokens=10))
+    engine.step()
+    assert engine.pool.n_held == 3
+    engine.cancel(one)
+    assert engine.pool.n_held == 1
+    engine.cancel(one)  # it may have ended already
+    assert ids_of(read_all(engine, other)) == expected([2], 10)
+    assert engine.pool.n_held == 0
+
+
+def test_a_sequence_cancelled_while_a_step_runs_is_gone_when_it_ends():
+    engine, model = toy_engine()
+    [one] = submit(engine, sequence([1, 2]))
+    attention = model.ops.attention
+
+    def cancel_in_the_middle(*args, **kwargs):
+        engine.cancel(one)
+        return attention(*args, **kwargs)
+
+    model.ops.attention = cancel_in_the_middle
+    engine.step()
+    assert (engine.pool.n_held, list(one.unread), one.done) == (0, [], True)
+
+
+def test_a_full_queue_refuses_or_runs_the_others_first():
+    engine, _ = toy_engine(max_waiting=2)
+    submit(engine, sequence([1]), sequence([2]))
+    with pytest.raises(QueueFullError, match="at most 2"):
+        engine.submit(sequence([3]))
+    third = sequence([3])
+    engine.submit(third, wait=True)
+    assert ids_of(read_all(engine, third)) == expected([3], 20)
+
+
+def test_what_cannot_fit_is_refused_with_need_and_have():
+    engine, _ = toy_engine(n_blocks=2)
+    with pytest.raises(MemoryLimitError, match="129 tokens") as error:
+        engine.submit(sequence([1], max_tokens=128))
+    assert (error.value.need_bytes, error.value.have_bytes) == (3 * BLOCK_BYTES, 2 * BLOCK_BYTES)
+    with pytest.raises(MemoryLimitError, match="more than there is"):
+        toy_engine(n_blocks=10**14)
+
+
+def test_a_sequence_that_goes_wrong_ends_alone():
+    engine, _ = toy_engine()
+    submitted = submit(engine, sequence([1]), sequence([2], logit_bias=dict.fromkeys(range(V), -1e308)), sequence([3]))
+    submitted[1].sampler.choose = lambda *_: (_ for _ in ()).throw(GenerationError("no finite maximum"))
+    assert ids_of(read_all(engine, submitted[0])) == expected([1], 20)
+    with pytest.raises(GenerationError, match="no finite maximum"):
+        read_all(engine, submitted[1])
+    assert ids_of(read_all(engine, submitted[2])) == expected([3], 20)
+    assert engine.pool.n_held == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError("no more"), KeyboardInterrupt()])
+def test_a_step_that_fails_ends_what_it_ran_and_nothing_more(error):
+    engine, model = toy_engine(max_sequences=1)
+    ran, waits = submit(engine, sequence([1]), sequence([2]))
+    attention = model.ops.attention
+
+    def fail(*args, **kwargs):
+        model.ops.attention = attention
+        raise error
+
+    model.ops.attention = fail
+    with pytest.raises((MemoryError, GenerationError, KeyboardInterrupt)):
+        read_all(engine, ran)
+    assert ran.done
+    with pytest.raises((MemoryError, GenerationError)):
+        ran.read()
+    assert ids_of(read_all(engine, waits)) == expected([2], 20)
+    assert engine.pool.n_held == 0
+
+
+def test_threads_share_the_steps():
+    engine, _ = toy_engine()
+    prompts = [prompt_of(10, seed) for seed in range(8)]
+    results = {}
+
+    def run(i):
+        one = sequence(prompts[i], max_tokens=40)
+        engine.submit(one)
+        results[i] = ids_of(read_all(engine, one))
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {i: expected(prompt, 40) for i, prompt in enumerate(prompts)}
+    assert engine.pool.n_held == 0

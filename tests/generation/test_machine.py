@@ -1,0 +1,120 @@
+"""Arrivals, steps, reads, cancellations, evictions in any order: every text is right, and no block is lost."""
+
+import gc
+import random
+import tracemalloc
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from toy import V, expected, sequence, toy_engine
+
+from rushlight.backends.batch import BLOCK_SIZE
+
+N_BLOCKS = 7
+PROMPTS = [
+    [seed] + [(seed * i) % V for i in range(n)]
+    for seed, n in enumerate((0, 3, BLOCK_SIZE - 2, BLOCK_SIZE - 1, BLOCK_SIZE, 2 * BLOCK_SIZE + 5, 3 * BLOCK_SIZE))
+]
+"""Those longer than a block are drawn with another tail too, so that beginnings are shared."""
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Checks each token against the model's definition."""
+
+    def __init__(self):
+        super().__init__()
+        self.engine, _ = toy_engine(n_blocks=N_BLOCKS, max_sequences=3, max_waiting=1000)
+        self.live = []
+        self.read = {}
+
+    @rule(which=st.integers(0, len(PROMPTS) - 1), tail=st.integers(0, 2), max_tokens=st.integers(0, 2 * BLOCK_SIZE))
+    def arrive(self, which, tail, max_tokens):
+        one = sequence([*PROMPTS[which], *[tail] * tail], max_tokens=max_tokens)
+        self.engine.submit(one)
+        self.live.append(one)
+        self.read[one] = []
+
+    @rule(n=st.integers(1, 80))
+    def step(self, n):
+        for _ in range(n):
+            if not self.engine.step():
+                assert not any(one.runnable and not one.done for one in self.live)
+
+    @precondition(lambda self: self.live)
+    @rule(i=st.integers(0, 100), n=st.integers(1, 100))
+    def take(self, i, n):
+        one = self.live[i % len(self.live)]
+        self.engine.run_until(one.is_ready)
+        while n and (token := one.read()) is not None:
+            self.read[one].append(token.id)
+            n -= 1
+
+    @precondition(lambda self: self.live)
+    @rule(i=st.integers(0, 100))
+    def cancel(self, i):
+        self.engine.cancel(self.live.pop(i % len(self.live)))
+
+    @invariant()
+    def texts_are_right(self):
+        for one, ids in self.read.items():
+            text = ids + [token.id for token in one.unread]
+            assert text == expected(one.ids[: one.n_prompt], len(text))
+
+    @invariant()
+    def blocks_are_all_somewhere(self):
+        holders = [block for one in self.live if not one.done for block in one.blocks]
+        assert self.engine.pool.n_held == len(set(holders))
+        assert self.engine.pool.n_held + self.engine.pool.n_free == N_BLOCKS
+
+    def teardown(self):
+        for one in self.live:
+            self.engine.run_until(one.is_ready)
+            while not one.done:
+                one.unread.clear()
+                self.engine.run_until(one.is_ready)
+        assert self.engine.pool.n_held == 0
+
+
+TestEngine = EngineMachine.TestCase
+TestEngine.settings = settings(max_examples=25, stateful_step_count=25)
+
+
+def cancel_at_random(n, seed):
+    """n sequences, each cancelled after some steps or never."""
+    rng = random.Random(seed)
+    engine, _ = toy_engine(n_blocks=N_BLOCKS, max_sequences=8)
+    live = []
+    for i in range(n):
+        prompt = [*rng.choice(PROMPTS), rng.randrange(V)]
+        one = sequence(prompt, max_tokens=rng.randrange(1, 60))
+        engine.submit(one, wait=True)
+        live.append(one)
+        for _ in range(rng.randrange(3)):
+            engine.step()
+        while len(live) > 12 or (live and rng.random() < 0.4):
+            engine.cancel(live.pop(rng.randrange(len(live))))
+        if i % 1000 == 999:
+            yield engine, live
+    for one in live:
+        engine.cancel(one)
+    assert engine.pool.n_held == 0
+    assert not engine.step()
+
+
+def test_a_thousand_cancellations_lose_no_block():
+    for _ in cancel_at_random(1000, 1):
+        pass
+
+
+@pytest.mark.slow
+def test_ten_thousand_cancellations_take_no_memory():
+    sizes = []
+    tracemalloc.start()
+    for engine, _ in cancel_at_random(10_000, 2):
+        engine._run._forward.batches.clear()
+        gc.collect()
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert max(sizes[2:]) < sizes[1] * 1.2

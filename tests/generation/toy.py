@@ -1,0 +1,73 @@
+"""A toy model that knows its own history only through the cache, as a real one does."""
+
+import numpy as np
+
+from rushlight.backends import open_backend
+from rushlight.backends.batch import KVShape
+from rushlight.generation import Engine, Sampler, SamplingParams, Sequence
+
+V = 31
+KV_SHAPE = KVShape(1, 1, 1)
+BLOCK_BYTES = 2 * 64 * 8
+
+
+class ToyModel:
+    """Says next: a sum over all tokens so far, each with a weight of its place, mod V. It is read off the cache."""
+
+    def __init__(self, ops):
+        self.ops = ops
+        self.batches = []
+
+    def __call__(self, batch):
+        self.batches.append(batch)
+        values = (batch.ids * weight(batch.positions))[:, None].astype(np.float64)
+        mean = self.ops.attention(0 * values, values, values, batch, layer=0, n_head=1, scale=1.0)
+        total = np.rint(mean[:, 0] * (batch.positions + 1)).astype(int)[batch.logit_rows]
+        return np.eye(V)[total % V]
+
+    @property
+    def n_rows(self):
+        """How many it has computed."""
+        return sum(len(batch.ids) for batch in self.batches)
+
+
+def weight(position):
+    return position % 7 + 1
+
+
+def expected(prompt, n):
+    """The n tokens that follow a prompt, by the model's definition."""
+    ids = list(prompt)
+    for _ in range(n):
+        ids.append(sum(token * weight(position) for position, token in enumerate(ids)) % V)
+    return ids[len(prompt) :]
+
+
+def toy_engine(*, n_blocks=64, context_length=1000, **options):
+    """An engine of a toy model in float64, with as many blocks as are asked for."""
+    ops = open_backend("reference", "f64")
+    model = ToyModel(ops)
+    kv_bytes = n_blocks * BLOCK_BYTES
+    return Engine(model, ops, KV_SHAPE, context_length=context_length, kv_bytes=kv_bytes, **options), model
+
+
+def sequence(prompt, *, max_tokens=20, context_length=1000, stop_ids=(), notify=None, **settings):
+    sampler = Sampler(SamplingParams(**settings), V, prompt)
+    return Sequence(
+        prompt, sampler, max_tokens=max_tokens, context_length=context_length, stop_ids=stop_ids, notify=notify
+    )
+
+
+def read_all(engine, one):
+    """The tokens of a submitted sequence, to its end."""
+    tokens = []
+    while True:
+        engine.run_until(one.is_ready)
+        token = one.read()
+        if token is None:
+            return tokens
+        tokens.append(token)
+
+
+def ids_of(tokens):
+    return [token.id for token in tokens]

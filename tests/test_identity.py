@@ -1,0 +1,131 @@
+"""A text is the same, bit for bit, whatever is generated beside it, cached before it, or guessed of it."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rushlight
+from rushlight import Request
+from rushlight.generation import Context, Engine, Sampler, SamplingParams
+
+FIXTURES = sorted(path.parent for path in (Path(__file__).parent / "fixtures" / "gpt2").glob("*/config.json"))
+SETTINGS = [{}, {"temperature": 0.9, "seed": 7}, {"temperature": 1.0, "top_p": 0.9, "seed": 8, "presence_penalty": 0.5}]
+
+
+def alone(model, ids, n, settings):
+    """The tokens by the plainest loop there is: one sequence, one token at a time, no engine."""
+    sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._barred, model._backend.sample)
+    context = Context(model.module, model._backend, model.config.kv_shape, len(ids) + n)
+    feed, text = ids, []
+    for _ in range(n):
+        token = sampler.choose(context.feed(feed)[-1], context.length)
+        text.append(token)
+        feed = [token]
+    return text
+
+
+def requests(model, n, seed=0, longest=150):
+    """n prompts, of which every third begins like another; lengths differ."""
+    rng = random.Random(seed)
+    longest = min(longest, model.context_length // 2)
+    shared = [rng.randrange(model.config.vocab_size) for _ in range(longest)]
+    made = []
+    for i in range(n):
+        own = [rng.randrange(model.config.vocab_size) for _ in range(rng.randrange(1, longest))]
+        prompt = [*shared[: longest - len(own)], *own] if i % 3 == 0 else own
+        length = min(rng.randrange(2, 40), model.context_length - len(prompt))
+        made.append(Request(prompt, (), {**SETTINGS[i % len(SETTINGS)], "max_tokens": length, "ignore_eos": True}))
+    return made
+
+
+def texts(model, asked, **options):
+    """What the engine makes of them, in the order of the requests."""
+    results = dict(model.generate_many(asked, **options))
+    return [results[i].ids for i in range(len(asked))]
+
+
+def expected(model, asked):
+    return [alone(model, request.prompt, request.settings["max_tokens"], request.settings) for request in asked]
+
+
+def fresh_engine(model, **options):
+    """Gives the model an engine that knows nothing yet."""
+    engine = Engine(model.module, model._backend, model.config.kv_shape, context_length=model.context_length, **options)
+    model._engine_made = os.getpid(), engine
+    return engine
+
+
+@pytest.fixture(scope="module")
+def model():
+    return rushlight.load(dtype="f32")
+
+
+@pytest.fixture(scope="module")
+def asked(model):
+    return requests(model, 32)
+
+
+@pytest.fixture(scope="module")
+def right(model, asked):
+    return expected(model, asked)
+
+
+@pytest.mark.parametrize("n", [2, 5, 16, 32])
+def test_in_batches_in_any_order_of_arrival(model, asked, right, n):
+    order = random.Random(n).sample(range(32), n)
+    fresh_engine(model)
+    assert texts(model, [asked[i] for i in order], max_active=n) == [right[i] for i in order]
+
+
+@pytest.mark.parametrize("max_rows", [1, 7, 63, 64, 65, 300, 512])
+def test_in_chunks_of_any_size(model, asked, right, max_rows):
+    fresh_engine(model, max_rows=max_rows)
+    assert texts(model, asked[:6]) == right[:6]
+
+
+def test_from_the_prefix_cache_or_not(model, asked, right):
+    fresh_engine(model)
+    assert texts(model, asked[:9], max_active=1) == right[:9]
+    again = dict(model.generate_many(asked[:9]))
+    assert [again[i].ids for i in range(9)] == right[:9]
+    assert sum(result.stats.cached_tokens > 0 for result in again.values()) > 4
+
+
+def test_after_giving_way_to_others(model, asked, right):
+    engine = fresh_engine(model, kv_bytes=9 * model._backend.kv_block_bytes(model.config.kv_shape))
+    assert engine.pool.n_blocks == 9
+    assert texts(model, asked) == right
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "int8", "int4"])
+def test_at_every_dtype_by_any_number_of_threads(dtype, threads):
+    model = rushlight.load(dtype=dtype, threads=threads)
+    asked = requests(model, 6, seed=1)
+    assert texts(model, asked) == expected(model, asked)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
+def test_on_the_reference_too(fixture, dtype):
+    model = rushlight.load(fixture, device="reference", dtype=dtype)
+    asked = requests(model, 5, longest=70)
+    assert texts(model, asked) == expected(model, asked)
+
+
+def test_likelihoods_are_the_same_too(model, asked):
+    fresh_engine(model)
+    wanted = [
+        Request(request.prompt, (), {**request.settings, "logprobs": 1, "prompt_logprobs": 1}) for request in asked[:8]
+    ]
+    together = dict(model.generate_many(wanted))
+    for i, request in enumerate(wanted):
+        fresh_engine(model)
+        one = model.generate(request.prompt, **request.settings)
+        assert (together[i].logprobs, together[i].prompt_logprobs) == (one.logprobs, one.prompt_logprobs)
+        logits = model.logits([*request.prompt, *one.ids]).astype(np.float64)
+        assert [entry.id for entry in one.logprobs] == one.ids
+        assert np.isfinite(logits).all()
