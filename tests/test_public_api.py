@@ -20,6 +20,7 @@ def test_the_public_names_are_these():
         "inspect",
         "lens",
         "load",
+        "load_module",
         "open_checkpoint",
     ]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rushlight.checkpoint import open_checkpoint
     from rushlight.errors import RushlightError
     from rushlight.inspection import inspect
-    from rushlight.loader import load
+    from rushlight.loader import load, load_module
     from rushlight.logit_lens import lens
     from rushlight.model import Generation, Model, Stats, Stream
 
@@ -35,6 +35,7 @@ __all__ = [
     "inspect",
     "lens",
     "load",
+    "load_module",
     "open_checkpoint",
 ]
 
@@ -47,6 +48,7 @@ _HOMES = {
     "inspect": "rushlight.inspection",
     "lens": "rushlight.logit_lens",
     "load": "rushlight.loader",
+    "load_module": "rushlight.loader",
     "open_checkpoint": "rushlight.checkpoint",
 }
 

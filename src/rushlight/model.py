@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from rushlight.backends.protocol import Backend
     from rushlight.generation import FinishReason, SamplingSettings, Token
-    from rushlight.models.gpt2 import GPT2, GPT2Config
+    from rushlight.models import Config
+    from rushlight.nn import Module
     from rushlight.nn.tap import Hook
     from rushlight.nn.trace import Patch
     from rushlight.text import Tokenizer
@@ -157,8 +158,8 @@ class Model:
     def __init__(
         self,
         *,
-        module: GPT2,
-        config: GPT2Config,
+        module: Module,
+        config: Config,
         backend: Backend,
         tokenizer: Tokenizer | None,
         name: str,
