@@ -17,6 +17,7 @@ def test_the_public_names_are_these():
         "Stats",
         "Stream",
         "__version__",
+        "check",
         "inspect",
         "lens",
         "load",

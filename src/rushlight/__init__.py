@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rushlight.loader import load, load_module
     from rushlight.logit_lens import lens
     from rushlight.model import Generation, Model, Stats, Stream
+    from rushlight.porting import check
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "Stats",
     "Stream",
     "__version__",
+    "check",
     "inspect",
     "lens",
     "load",
@@ -45,6 +47,7 @@ _HOMES = {
     "RushlightError": "rushlight.errors",
     "Stats": "rushlight.model",
     "Stream": "rushlight.model",
+    "check": "rushlight.porting",
     "inspect": "rushlight.inspection",
     "lens": "rushlight.logit_lens",
     "load": "rushlight.loader",

@@ -82,7 +82,7 @@ def load(
         tokenizer=tokenizer,
         name="tales" if source is None else checkpoint.source,
         n_parameters=n_parameters,
-        eos_ids=_eos_ids(checkpoint, config),
+        eos_ids=eos_ids(checkpoint, config),
     )
 
 
@@ -177,16 +177,27 @@ def _by_model_type(values: dict[str, Any], checkpoint: Checkpoint, file: str) ->
     return ARCHITECTURES[model_type]
 
 
+def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | None:
+    """The tokenizer beside the weights; None if there is none.
+
+    Raises:
+        TokenizerError: it is broken.
+    """
+    from rushlight.text import Tokenizer
+
+    if path := checkpoint.sidecar("tokenizer.json"):
+        return Tokenizer.from_file(path)
+    if (vocab := checkpoint.sidecar("vocab.json")) and (merges := checkpoint.sidecar("merges.txt")):
+        return Tokenizer.from_vocab_merges(vocab, merges)
+    return None
+
+
 def _tokenizer(checkpoint: Checkpoint, config: Config) -> Tokenizer | None:
     """The tokenizer beside the weights; GPT-2's own for a bare file with GPT-2's vocabulary; or None."""
     from rushlight.text import Tokenizer
 
-    tokenizer = None
-    if path := checkpoint.sidecar("tokenizer.json"):
-        tokenizer = Tokenizer.from_file(path)
-    elif (vocab := checkpoint.sidecar("vocab.json")) and (merges := checkpoint.sidecar("merges.txt")):
-        tokenizer = Tokenizer.from_vocab_merges(vocab, merges)
-    elif config.vocab_size == GPT2_VOCAB_SIZE:
+    tokenizer = tokenizer_beside(checkpoint)
+    if tokenizer is None and config.vocab_size == GPT2_VOCAB_SIZE:
         _log.warning("no tokenizer beside the weights: using GPT-2's, which has the same %d tokens", GPT2_VOCAB_SIZE)
         tokenizer = Tokenizer.gpt2()
     if tokenizer is not None:
@@ -194,7 +205,7 @@ def _tokenizer(checkpoint: Checkpoint, config: Config) -> Tokenizer | None:
     return tokenizer
 
 
-def _eos_ids(checkpoint: Checkpoint, config: Config) -> tuple[int, ...]:
+def eos_ids(checkpoint: Checkpoint, config: Config) -> tuple[int, ...]:
     """What ends a text: generation_config.json's word where there is one, as in transformers, or config.json's."""
     path = checkpoint.sidecar("generation_config.json")
     if path is None:

@@ -238,7 +238,7 @@ class GPT2(Module):
         "n_positions": ("wpe.weight", 0),
         "n_embd": ("wte.weight", 1),
         "n_layer": "h",
-        "n_inner": ("h.0.mlp.c_fc.weight", 1),
+        "n_inner": ("h.0.mlp.c_fc.bias", 0),
     }
 
     def __init__(self, config: GPT2Config) -> None:
