@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -74,7 +74,7 @@ def _run(file: Path) -> ModuleType:
     path = str(file.resolve())
     # Classes are looked up by their module's name, by dataclasses for one, so that the module has to be registered.
     name = f"{_PREFIX}{file.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-    spec = spec_from_loader(name, _Loader(name, path), origin=path)
+    spec = spec_from_file_location(name, path, loader=_Loader(name, path))
     if spec is None or spec.loader is None:
         raise PortError("not a Python file", file=file)
     module = sys.modules[name] = module_from_spec(spec)
