@@ -139,7 +139,7 @@ class Stream:
             start = perf_counter()
 
 
-_tapped_trees: ContextVar[Mapping[Model, GPT2] | None] = ContextVar("tapped_trees", default=None)
+_tapped_trees: ContextVar[Mapping[Model, Module] | None] = ContextVar("tapped_trees", default=None)
 """The trees that stand for models' own where a trace or a patch is on: in that thread or task, and in no other."""
 
 
@@ -312,7 +312,7 @@ class Model:
         finally:
             _tapped_trees.reset(token)
 
-    def _tree(self) -> GPT2:
+    def _tree(self) -> Module:
         """The modules to run: the model's own, or those that a trace or a patch has put in their place."""
         return (_tapped_trees.get() or {}).get(self, self.module)
 
