@@ -19,9 +19,11 @@ def test_the_public_names_are_these():
         "Stats",
         "Stream",
         "__version__",
+        "check",
         "inspect",
         "lens",
         "load",
+        "load_module",
         "open_checkpoint",
     ]
 

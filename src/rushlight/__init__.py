@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from rushlight.checkpoint import open_checkpoint
     from rushlight.errors import RushlightError
     from rushlight.inspection import inspect
-    from rushlight.loader import load
+    from rushlight.loader import load, load_module
     from rushlight.logit_lens import lens
     from rushlight.model import Model, Request
+    from rushlight.porting import check
     from rushlight.result import AsyncStream, Generation, Stats, Stream
 
 __version__ = "0.1.0"
@@ -35,9 +36,11 @@ __all__ = [
     "Stats",
     "Stream",
     "__version__",
+    "check",
     "inspect",
     "lens",
     "load",
+    "load_module",
     "open_checkpoint",
 ]
 
@@ -49,9 +52,11 @@ _HOMES = {
     "RushlightError": "rushlight.errors",
     "Stats": "rushlight.result",
     "Stream": "rushlight.result",
+    "check": "rushlight.porting",
     "inspect": "rushlight.inspection",
     "lens": "rushlight.logit_lens",
     "load": "rushlight.loader",
+    "load_module": "rushlight.loader",
     "open_checkpoint": "rushlight.checkpoint",
 }
 

@@ -8,6 +8,7 @@
     │   └── NonFiniteError       a weight is not a finite float32 number
     ├── ConfigError              config.json is malformed, or asks for what the model does not do
     ├── BindError                tensors and model do not fit: every problem at once
+    ├── PortError                a user's own model file cannot be used, or is not written to its end
     ├── TokenizerError           the tokenizer is missing, broken, or does not fit the model
     ├── DeviceError              the device asked for is not on this machine
     ├── DtypeError               the device does not compute in the dtype asked for
@@ -39,6 +40,7 @@ __all__ = [
     "GenerationError",
     "MemoryLimitError",
     "NonFiniteError",
+    "PortError",
     "QueueFullError",
     "RequestError",
     "RushlightError",
@@ -160,6 +162,12 @@ class BindError(RushlightError):
     def __init__(self, message: str, *, problems: Sequence[tuple[str, str, str, str]] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+
+class PortError(RushlightError):
+    """A user's own model file cannot be used, or is not written to its end."""
+
+    code = "invalid_port"
 
 
 class TokenizerError(RushlightError):

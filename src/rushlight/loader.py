@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.checkpoint import Checkpoint, open_checkpoint, read_json_object
-from rushlight.errors import ConfigError, FormatError
+from rushlight.errors import ConfigError, FormatError, PortError
 from rushlight.model import Model
-from rushlight.models import ARCHITECTURES, Architecture, recognise
+from rushlight.models import ARCHITECTURES, load_port, recognise
 from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
 from rushlight.models.schema import Fields
 from rushlight.nn import bind
@@ -18,10 +18,14 @@ from rushlight.nn import bind
 if TYPE_CHECKING:
     import os
 
-    from rushlight.models.gpt2 import GPT2Config
+    from rushlight.backends.protocol import Backend
+    from rushlight.models import Architecture, Config
+    from rushlight.nn import Module
     from rushlight.text import Tokenizer
 
 MAX_CONFIG_BYTES = 2**20
+LANGUAGE_MODEL = ("vocab_size", "context_length", "kv_shape", "tie_word_embeddings", "bos_token_id", "eos_token_id")
+"""What the config of a model has that generates text."""
 
 _log = logging.getLogger("rushlight")
 
@@ -34,6 +38,7 @@ def load(
     threads: int | None = None,
     offline: bool = False,
     revision: str | None = None,
+    port: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Loads a model, ready to generate.
 
@@ -46,13 +51,22 @@ def load(
         threads: how many the CPU computes with; None is RUSHLIGHT_NUM_THREADS, or as many cores as it may use.
         offline: ask nothing of the network; the hub's cache must have it.
         revision: the branch, tag or commit of a hub id.
+        port: your own Python file with the model, as `rushlight port` writes it; it is run. Without one, it is the
+            architecture that config.json names. A checkpoint never brings code of its own.
 
     Raises:
         RushlightError: one of its kinds, and nothing is loaded: never other weights, another device or dtype.
     """
     ops = open_backend(device, dtype, threads=threads)
+    ported = None if port is None else load_port(port)
     with open_checkpoint(demo.folder() if source is None else source, offline=offline, revision=revision) as checkpoint:
-        architecture, config = identify(checkpoint)
+        architecture, config = identify(checkpoint, ported)
+        if missing := [name for name in LANGUAGE_MODEL if not hasattr(config, name)]:
+            raise PortError(
+                f"this is no language model: its config has no {', '.join(missing)}",
+                file=port,
+                remedy="add them, or load it with rushlight.load_module and call it",
+            )
         tokenizer = _tokenizer(checkpoint, config)
         module = architecture(config)
         n_parameters = sum(
@@ -60,15 +74,7 @@ def load(
             for name, slot in module.named_slots()
             if not (config.tie_word_embeddings and name in architecture.rules.tied)
         )
-        bind(
-            module,
-            checkpoint,
-            ops,
-            rules=architecture.rules,
-            tie=config.tie_word_embeddings,
-            title=f"{architecture.__name__} ({config})",
-            file=checkpoint.source,
-        )
+        _bind(module, architecture, config, checkpoint, ops)
     return Model(
         module=module,
         config=config,
@@ -76,12 +82,55 @@ def load(
         tokenizer=tokenizer,
         name="tales" if source is None else checkpoint.source,
         n_parameters=n_parameters,
-        eos_ids=_eos_ids(checkpoint, config),
+        eos_ids=eos_ids(checkpoint, config),
     )
 
 
-def identify(checkpoint: Checkpoint) -> tuple[Architecture, GPT2Config]:
+def load_module(
+    source: str | os.PathLike[str],
+    *,
+    port: str | os.PathLike[str],
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    offline: bool = False,
+    revision: str | None = None,
+) -> Module:
+    """Loads a ported model of any kind as a module to call: its weights in their slots, its backend under `ops`.
+
+    Args:
+        source, port, device, dtype, threads, offline, revision: as `load` takes them.
+
+    Raises:
+        RushlightError: as `load`.
+    """
+    ops = open_backend(device, dtype, threads=threads)
+    ported = load_port(port)
+    with open_checkpoint(source, offline=offline, revision=revision) as checkpoint:
+        architecture, config = identify(checkpoint, ported)
+        module = architecture(config)
+        _bind(module, architecture, config, checkpoint, ops)
+    return module
+
+
+def _bind(module: Module, architecture: Architecture, config: Config, checkpoint: Checkpoint, ops: Backend) -> None:
+    bind(
+        module,
+        checkpoint,
+        ops,
+        rules=architecture.rules,
+        tie=bool(architecture.rules.tied) and config.tie_word_embeddings,
+        title=f"{module.describe()} ({config})",
+        file=checkpoint.source,
+    )
+
+
+def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[Architecture, Config]:
     """The architecture and config of a checkpoint: from its config.json, or without one from its names and shapes.
+
+    Args:
+        checkpoint: an open checkpoint, of which only the headers are needed.
+        port: the architecture, where the user names one.
 
     Raises:
         ConfigError: the config.json is wrong, or there is none and the shapes do not tell.
@@ -90,9 +139,11 @@ def identify(checkpoint: Checkpoint) -> tuple[Architecture, GPT2Config]:
     path = checkpoint.sidecar("config.json")
     if path is not None:
         values = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
-        architecture = _by_model_type(values, checkpoint, str(path))
+        architecture = port or _by_model_type(values, checkpoint, str(path))
         return architecture, architecture.config_type.from_json(values, file=str(path))
 
+    if port is not None:
+        return port, port.config_type.from_tensors(checkpoint, file=checkpoint.source)
     recognised = recognise(checkpoint)
     if recognised is None:
         raise FormatError(
@@ -106,7 +157,7 @@ def identify(checkpoint: Checkpoint) -> tuple[Architecture, GPT2Config]:
         "no config.json: read from the shapes as %s with %s; n_positions %d, vocab_size %d, head_dim 64, %s head",
         recognised.model_type,
         config,
-        config.n_positions,
+        config.context_length,
         config.vocab_size,
         "tied" if config.tie_word_embeddings else "separate",
     )
@@ -126,16 +177,27 @@ def _by_model_type(values: dict[str, Any], checkpoint: Checkpoint, file: str) ->
     return ARCHITECTURES[model_type]
 
 
-def _tokenizer(checkpoint: Checkpoint, config: GPT2Config) -> Tokenizer | None:
+def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | None:
+    """The tokenizer beside the weights; None if there is none.
+
+    Raises:
+        TokenizerError: it is broken.
+    """
+    from rushlight.text import Tokenizer
+
+    if path := checkpoint.sidecar("tokenizer.json"):
+        return Tokenizer.from_file(path)
+    if (vocab := checkpoint.sidecar("vocab.json")) and (merges := checkpoint.sidecar("merges.txt")):
+        return Tokenizer.from_vocab_merges(vocab, merges)
+    return None
+
+
+def _tokenizer(checkpoint: Checkpoint, config: Config) -> Tokenizer | None:
     """The tokenizer beside the weights; GPT-2's own for a bare file with GPT-2's vocabulary; or None."""
     from rushlight.text import Tokenizer
 
-    tokenizer = None
-    if path := checkpoint.sidecar("tokenizer.json"):
-        tokenizer = Tokenizer.from_file(path)
-    elif (vocab := checkpoint.sidecar("vocab.json")) and (merges := checkpoint.sidecar("merges.txt")):
-        tokenizer = Tokenizer.from_vocab_merges(vocab, merges)
-    elif config.vocab_size == GPT2_VOCAB_SIZE:
+    tokenizer = tokenizer_beside(checkpoint)
+    if tokenizer is None and config.vocab_size == GPT2_VOCAB_SIZE:
         _log.warning("no tokenizer beside the weights: using GPT-2's, which has the same %d tokens", GPT2_VOCAB_SIZE)
         tokenizer = Tokenizer.gpt2()
     if tokenizer is not None:
@@ -143,7 +205,7 @@ def _tokenizer(checkpoint: Checkpoint, config: GPT2Config) -> Tokenizer | None:
     return tokenizer
 
 
-def _eos_ids(checkpoint: Checkpoint, config: GPT2Config) -> tuple[int, ...]:
+def eos_ids(checkpoint: Checkpoint, config: Config) -> tuple[int, ...]:
     """What ends a text: generation_config.json's word where there is one, as in transformers, or config.json's."""
     path = checkpoint.sidecar("generation_config.json")
     if path is None:

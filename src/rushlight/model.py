@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.protocol import Backend
-    from rushlight.models.gpt2 import GPT2, GPT2Config
+    from rushlight.models import Config
+    from rushlight.nn import Module
     from rushlight.nn.tap import Hook
     from rushlight.nn.trace import Patch
     from rushlight.text import Tokenizer
@@ -52,7 +53,7 @@ class Request:
 class _Tapped(NamedTuple):
     """What runs in place of a model's own modules while a trace or a patch is on."""
 
-    module: GPT2
+    module: Module
     engine: Engine
 
 
@@ -77,8 +78,8 @@ class Model:
     def __init__(
         self,
         *,
-        module: GPT2,
-        config: GPT2Config,
+        module: Module,
+        config: Config,
         backend: Backend,
         tokenizer: Tokenizer | None,
         name: str,

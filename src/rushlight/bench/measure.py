@@ -29,7 +29,7 @@ class Plan:
     """What to measure.
 
     Attributes:
-        source, device, threads, offline, revision: as `rushlight.load` takes them.
+        source, device, threads, offline, revision, port: as `rushlight.load` takes them.
         prompt_tokens: of the prompt whose prefill is timed; None is 512, or the model's context if that is less.
         tokens: how far each sequence is decoded.
         sequences: how many sequences decode together; each number is measured.
@@ -41,6 +41,7 @@ class Plan:
     threads: int | None = None
     offline: bool = False
     revision: str | None = None
+    port: str | None = None
     prompt_tokens: int | None = None
     tokens: int = 32
     sequences: tuple[int, ...] = (1, 16)
@@ -148,6 +149,7 @@ def measure(
             threads=plan.threads,
             offline=plan.offline,
             revision=plan.revision,
+            port=plan.port,
         )
     prompt_tokens = plan.prompt_tokens or min(PREFILL_TOKENS, model.context_length)
     longest = max(prompt_tokens, DECODE_PROMPT_TOKENS + plan.tokens)
@@ -206,6 +208,7 @@ def _fresh(model: Model, plan: Plan, dtype: str) -> tuple[Sample | None, int | N
     command = [sys.executable, "-m", "rushlight", "generate", "--device", plan.device, "--dtype", dtype]
     command += ["--max-tokens", "1", "--ignore-eos", "--no-echo", *(["--offline"] if plan.offline else [])]
     command += ["--revision", plan.revision] if plan.revision else []
+    command += ["--port", plan.port] if plan.port else []
     command += ["--threads", str(plan.threads)] if plan.threads is not None else []
     command += ["--", plan.source] if plan.source else []
     run_fresh(command, PROMPT)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, Debug, Device, Offline, Revision, Source, Threads
+from rushlight.cli.options import MODEL, OUTPUT, Debug, Device, Offline, Port, Revision, Source, Threads
 from rushlight.cli.terminal import out, show, status
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def bench(
     threads: Threads = None,
     offline: Offline = False,
     revision: Revision = None,
+    port: Port = None,
     prompt_tokens: Annotated[
         int | None,
         typer.Option(
@@ -81,6 +82,7 @@ def bench(
         threads=threads,
         offline=offline,
         revision=revision,
+        port=port,
         prompt_tokens=prompt_tokens,
         tokens=tokens,
         sequences=_sizes(batch),

@@ -20,7 +20,8 @@ DEFECT = 70
 def report(error: Exception, arguments: Sequence[str]) -> int:
     """Print `error` on stderr, with `--json` also as an object on stdout, with `--debug` after its traceback.
 
-    Returns the exit code. An OSError is the user's disk or path, so it is bad input; what nobody foresaw is a defect.
+    Returns the exit code. An OSError is the user's disk or path, so it is bad input, and so is what a user's own
+    model file raises; what nobody foresaw is a defect.
     """
     # Read from the arguments, since an error may come before or outside of their parsing.
     if "--debug" in arguments:
@@ -30,6 +31,9 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         code, message, exit_code = "system_error", printable(f"{where}{error.strerror or error}"), BAD_INPUT
+    elif place := _line_of_a_port(error):
+        code, exit_code = "port_failed", BAD_INPUT
+        message = printable(f"{place[0]}: line {place[1]} raises {type(error).__name__}: {error}")
     else:
         what = printable(f"{type(error).__name__}: {error}")
         code, message, exit_code = (
@@ -41,3 +45,9 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
         out(json.dumps({"error": {"code": code, "message": message}}, ensure_ascii=False) + "\n")
     say(f"error: {message}")
     return exit_code
+
+
+def _line_of_a_port(error: Exception) -> tuple[str, int] | None:
+    from rushlight.models.ported import port_line
+
+    return port_line(error.__traceback__)

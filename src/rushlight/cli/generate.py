@@ -20,6 +20,7 @@ from rushlight.cli.options import (
     Device,
     Dtype,
     Offline,
+    Port,
     Revision,
     Source,
     Threads,
@@ -41,6 +42,7 @@ Examples:
   rushlight generate openai-community/gpt2 -p "My name is" -n 40 --stats
   rushlight generate ./folder -p "Dear" --temp 0.8 --top-p 0.9 --seed 7
   rushlight generate gpt2 -p "1, 2, 3," --stop $'\\n' --no-echo
+  rushlight generate ./folder --port my_model.py -p "Dear"
   cat chapter.txt | rushlight generate gpt2 --json
 """
 
@@ -55,6 +57,7 @@ def generate(
     threads: Threads = None,
     offline: Offline = False,
     revision: Revision = None,
+    port: Port = None,
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -204,7 +207,9 @@ def generate(
 
     began = perf_counter()
     with status(f"loading {name or 'the embedded model'}"):
-        loaded = rushlight.load(name, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision)
+        loaded = rushlight.load(
+            name, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision, port=port
+        )
     ready = perf_counter()
     times = {"load_s": ready - began}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rushlight.cli.options import MODEL, OUTPUT, Debug, Offline, Revision
-from rushlight.cli.terminal import out, show, status
+from rushlight.cli.terminal import out, reading, show, status
 from rushlight.cli.web_page import Html, Open, deliver
 
 if TYPE_CHECKING:
@@ -87,13 +87,7 @@ def inspect(
 
 def _measured(checkpoint: Checkpoint) -> dict[str, TensorStats]:
     """The statistics of all tensors, with a progress bar on stderr if a person is watching."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
     from rushlight.checkpoint.stats import measure
-    from rushlight.cli.terminal import stderr_console
 
-    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    console = stderr_console()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading", total=sum(tensor.nbytes for tensor in checkpoint.values()))
-        return measure(checkpoint.values(), lambda n_bytes: progress.advance(task, n_bytes))
+    with reading(sum(tensor.nbytes for tensor in checkpoint.values())) as advance:
+        return measure(checkpoint.values(), advance)

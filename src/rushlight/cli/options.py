@@ -68,6 +68,15 @@ Revision = Annotated[
     str | None,
     typer.Option("--revision", metavar="REV", rich_help_panel=MODEL, help="Branch, tag or commit of a hub model."),
 ]
+Port = Annotated[
+    str | None,
+    typer.Option(
+        "--port",
+        metavar="FILE",
+        rich_help_panel=MODEL,
+        help="Run your own Python file with the model, as `rushlight port` writes it.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 """Declared for the parser and for `--help`; `rushlight.cli.failure` reads it."""
 

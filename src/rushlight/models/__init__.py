@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rushlight.models.architecture import Architecture, Config
 from rushlight.models.gpt2 import GPT2
+from rushlight.models.ported import load_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ARCHITECTURES", "Architecture", "recognise"]
-
-Architecture = type[GPT2]
+__all__ = ["ARCHITECTURES", "Architecture", "Config", "load_port", "recognise"]
 
 ARCHITECTURES: dict[str, Architecture] = {architecture.model_type: architecture for architecture in (GPT2,)}
 """By `model_type`, the word in config.json."""

@@ -233,6 +233,13 @@ class GPT2(Module):
         tied={"lm_head.weight": "wte.weight"},
     )
     landmarks: ClassVar = frozenset({"wte.weight", "wpe.weight", "h.0.attn.c_attn.weight"})
+    sizes: ClassVar[Mapping[str, tuple[str, int] | str]] = {
+        "vocab_size": ("wte.weight", 0),
+        "n_positions": ("wpe.weight", 0),
+        "n_embd": ("wte.weight", 1),
+        "n_layer": "h",
+        "n_inner": ("h.0.mlp.c_fc.bias", 0),
+    }
 
     def __init__(self, config: GPT2Config) -> None:
         self.wte = Embedding(config.vocab_size, config.n_embd)

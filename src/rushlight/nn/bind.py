@@ -10,7 +10,7 @@ from rushlight.backends.protocol import Role
 from rushlight.errors import BindError, printable_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rushlight.backends.protocol import Backend, Tensor
     from rushlight.nn.module import Module, Slot
@@ -62,6 +62,37 @@ class Problem(NamedTuple):
     mend: str = ""
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """How the tensors of a checkpoint and the slots of a model go together.
+
+    Attributes:
+        slots: the model's slots, by path.
+        found: the tensors that are weights, by the path that their name is for; those without a slot too.
+        ties: head -> table, where the head is the table.
+        problems: everything that keeps the model from being filled; empty if nothing does.
+    """
+
+    slots: Mapping[str, Slot]
+    found: Mapping[str, Tensor]
+    ties: Mapping[str, str]
+    problems: Sequence[Problem]
+
+
+def diagnose(model: Module, tensors: Mapping[str, Tensor], *, rules: NameRules, tie: bool) -> Diagnosis:
+    """Compares every slot of `model` with `tensors` by name, shape and dtype. Reads data only to compare a tied head.
+
+    The arguments are those of `bind`.
+    """
+    slots = dict(model.named_slots())
+    ties = {head: table for head, table in rules.tied.items() if tie and head in slots}
+    found, problems = _by_path(tensors, rules)
+    problems += _check_slots(slots, found, ties, rules)
+    problems += _check_unexpected(slots, found)
+    problems += _check_ties(found, ties)
+    return Diagnosis(slots, found, ties, problems)
+
+
 def bind(
     model: Module,
     tensors: Mapping[str, Tensor],
@@ -86,23 +117,18 @@ def bind(
     Raises:
         BindError: something does not fit. The message lists every problem; `problems` has them as data.
     """
-    slots = dict(model.named_slots())
-    ties = {head: table for head, table in rules.tied.items() if tie and head in slots}
-    found, problems = _by_path(tensors, rules)
-    problems += _check_slots(slots, found, ties, rules)
-    problems += _check_unexpected(slots, found)
-    problems += _check_ties(found, ties)
-    if problems:
-        raise _error(problems, title, file)
+    diagnosis = diagnose(model, tensors, rules=rules, tie=tie)
+    if diagnosis.problems:
+        raise _error(diagnosis.problems, title, file)
 
     modules = dict(model.named_modules())
     for module in modules.values():
         module.ops = ops
     placed: dict[str, Any] = {}
-    for path, slot in slots.items():
-        if path not in ties:
-            placed[path] = ops.place(found[path], slot.role)
-    for head, table in ties.items():
+    for path, slot in diagnosis.slots.items():
+        if path not in diagnosis.ties:
+            placed[path] = ops.place(diagnosis.found[path], slot.role)
+    for head, table in diagnosis.ties.items():
         placed[head] = ops.tie(placed[table])
     for path, weight in placed.items():
         parent, _, name = path.rpartition(".")
@@ -208,7 +234,7 @@ def _blocks_mend(path: str, in_model: Mapping[str, int], in_file: Mapping[str, i
     return f"the file has {file} blocks {match[1]}N, the model {model}" if model != file and model and file else ""
 
 
-def _error(problems: list[Problem], title: str, file: str | None) -> BindError:
+def _error(problems: Sequence[Problem], title: str, file: str | None) -> BindError:
     n = len(problems)
     shown = problems[:MAX_LINES]
     widths = [max(len(printable_name(problem[i])) for problem in shown) for i in range(3)]
@@ -218,6 +244,8 @@ def _error(problems: list[Problem], title: str, file: str | None) -> BindError:
     ]
     if n > MAX_LINES:
         lines.append(f"and {n - MAX_LINES} more")
+    if n > 1:
+        lines.append("`rushlight check` sorts them by cause and says what to do")
     subject = f"{file} does" if file else "the checkpoint does"
     message = f"{subject} not fit {title}: {n} problem{'s' if n > 1 else ''}\n  " + "\n  ".join(lines)
     return BindError(message, problems=problems)

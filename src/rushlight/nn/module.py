@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rushlight.errors import PortError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from rushlight.backends.protocol import Backend, Role
 
@@ -47,6 +50,9 @@ class Module:
 
     ops: Backend
     """The backend that computes this module; set by `bind`."""
+
+    __call__: Callable[..., Any]
+    """What the module computes, which each subclass writes."""
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """The modules directly inside, by attribute name, in the order they were set."""
@@ -107,3 +113,37 @@ class ModuleList(Module):
 
     def __getitem__(self, i: int) -> Any:
         return self._modules[i]
+
+
+class ModuleDict(Module):
+    """Modules by name, where the names are not Python's or leave numbers out: `features.0`, `features.3`, as
+    PyTorch's Sequential numbers its layers when some of them have no weights.
+    """
+
+    def __init__(self, modules: Mapping[str, Module]) -> None:
+        self._modules = dict(modules)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        yield from self._modules.items()
+
+    def set_child(self, name: str, child: Module) -> None:
+        self._modules = self._modules | {name: child}  # the dict may be another tree's as well
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._modules[name]
+
+
+def to_write(module: Module) -> PortError:
+    """What a module raises whose `__call__` nobody has written yet; `rushlight port` puts it there."""
+    kind = type(module)
+    return PortError(
+        f"what {kind.__name__} computes is still to be written",
+        file=getattr(sys.modules.get(kind.__module__), "__file__", None),
+        remedy=f"write {kind.__name__}.__call__ there",
+    )

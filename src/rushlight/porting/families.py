@@ -1,0 +1,50 @@
+"""What the names of tensors tell of who wrote them, for checkpoints of models that rushlight does not have."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Family", "family"]
+
+_PORT = "`rushlight port SOURCE -o my_model.py` writes a model file under these names to begin with"
+
+
+class Family(NamedTuple):
+    """What a name that matches `pattern` belongs to, and what to do with it."""
+
+    pattern: str
+    what: str
+    mend: str = _PORT
+
+
+_FAMILIES = (
+    Family(
+        r"lora_[AB]\b",
+        "a LoRA adapter, not a model",
+        "merge it into its base model (peft's merge_and_unload) and save that",
+    ),
+    Family(r"\.(qweight|qzeros)$", "a GPTQ or AWQ quantised model", "take the checkpoint it was quantised from"),
+    Family(r"\.(absmax|quant_map|SCB)$", "a bitsandbytes quantised model", "take the checkpoint it was quantised from"),
+    Family(r"(^|\.)exp_avg(_sq)?\b", "the state of an optimizer", "save the model's state_dict alone"),
+    Family(r"(^|\.)layers\.0\.self_attn\.q_proj\.", "of the Llama family: Llama, Mistral, Qwen, Gemma or a relative"),
+    Family(r"(^|\.)layers\.0\.attention\.query_key_value\.", "GPT-NeoX or Pythia"),
+    Family(r"(^|\.)h\.0\.attn\.attention\.q_proj\.", "GPT-Neo"),
+    Family(r"(^|\.)h\.0\.attn\.q_proj\.", "GPT-J or CodeGen"),
+    Family(r"(^|\.)h\.0\.self_attention\.query_key_value\.", "BLOOM or Falcon"),
+    Family(r"(^|\.)layer\.0\.attention\.self\.query\.", "of the BERT family: BERT, RoBERTa or a relative"),
+    Family(r"(^|\.)layer\.0\.attention\.q_lin\.", "DistilBERT"),
+    Family(r"(^|\.)block\.0\.layer\.0\.SelfAttention\.", "T5"),
+    Family(r"(^|\.)encoder\.layers\.0\.self_attn\.k_proj\.", "of the BART family: BART, Whisper or a relative"),
+    Family(r"(^|\.)mixer\.(A_log|in_proj\.weight)$", "Mamba"),
+    Family(r"(^|\.)layer4\.0\.conv1\.weight$", "ResNet"),
+)
+
+
+def family(names: Iterable[str]) -> Family | None:
+    """The first family that any of the names belongs to; None if none is known."""
+    names = list(names)
+    return next((each for each in _FAMILIES if any(re.search(each.pattern, name) for name in names)), None)

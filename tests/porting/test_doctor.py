@@ -1,0 +1,403 @@
+"""The doctor: each cause alone, several together, and the mended copy that its script writes."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import rushlight
+from rushlight import demo
+from rushlight.checkpoint import Tensor
+from rushlight.errors import BindError, PortError, RequestError, SourceError
+
+
+def causes(report):
+    return [finding.cause for finding in report.findings if finding.is_problem]
+
+
+def notes(report):
+    return [finding.cause for finding in report.findings if not finding.is_problem]
+
+
+def only_problem(report):
+    (problem,) = [finding for finding in report.findings if finding.is_problem]
+    assert not report.fits
+    return problem
+
+
+def refused(copy):
+    """That loading refuses it too."""
+    with pytest.raises(rushlight.RushlightError):
+        rushlight.load(copy.folder)
+    return True
+
+
+@pytest.fixture
+def mended(tale, monkeypatch):
+    """Runs a report's script beside the checkpoint and checks that the result fits, and says what it should."""
+
+    def mended(copy, report):
+        monkeypatch.chdir(copy.folder)
+        exec(report.script, {})
+        (copy.folder / "model.safetensors").unlink()
+        (copy.folder / "mended.safetensors").rename(copy.folder / "model.safetensors")
+        again = rushlight.check(copy.folder)
+        assert again.fits, again
+        assert again.script is None
+        return rushlight.load(copy.folder).generate("Once upon a time", max_tokens=20).text == tale
+
+    return mended
+
+
+# What fits
+
+
+def test_the_embedded_model_fits():
+    report = rushlight.check(demo.folder())
+    assert report.fits
+    assert notes(report) == ["unknown"]
+    assert report.findings[0].tensors == tuple(f"h.{i}.attn.c_proj.weight" for i in range(6))
+    assert report.model == "gpt2 (n_layer 6, n_embd 192, n_head 3)"
+    assert (report.data, report.script, report.n_tensors) == ("read", None, 76)
+
+
+@pytest.mark.parametrize(("prefix", "writer"), [("", "GPT2Model"), ("transformer.", "GPT2LMHeadModel")])
+def test_what_transformers_wrote_is_named(tales, prefix, writer):
+    report = tales.prefix(prefix).check()
+    assert report.fits
+    assert writer in report.saved_by
+
+
+def test_masks_are_a_note(tales):
+    for i in range(6):
+        tales.tensors[f"h.{i}.attn.bias"] = np.tri(4, dtype=bool)[None, None]
+    report = tales.check()
+    assert report.fits
+    assert notes(report) == ["unknown", "buffers"]
+
+
+def test_a_head_that_is_the_table_is_a_note(tales):
+    tales.tensors["lm_head.weight"] = tales.tensors["wte.weight"]
+    report = tales.check()
+    assert report.fits
+    assert "tie" in notes(report)
+    tales.config["tie_word_embeddings"] = False
+    report = tales.check()
+    assert report.fits
+    assert any("keep one" in finding.mend for finding in report.findings)
+
+
+# One cause
+
+
+@pytest.mark.parametrize(
+    ("prefix", "word"),
+    [
+        ("_orig_mod.", "torch.compile"),
+        ("module.", "DistributedDataParallel"),
+        ("model.", "LightningModule"),
+        ("_fsdp_wrapped_module.", "FullyShardedDataParallel"),
+        ("my.own.", "another module"),
+        ("_orig_mod.transformer.", "torch.compile"),
+        ("net.transformer.", "another module"),
+    ],
+)
+def test_a_prefix(tales, mended, prefix, word):
+    report = tales.prefix(prefix).check()
+    problem = only_problem(report)
+    assert (problem.cause, len(problem.tensors)) == ("prefix", 76)
+    assert word in problem.why
+    assert refused(tales)
+    assert mended(tales, report)
+
+
+def test_a_block_that_was_compiled_alone(tales, mended):
+    tales.tensors = {name.replace(".attn.", "._orig_mod.attn."): tensor for name, tensor in tales.tensors.items()}
+    report = tales.check()
+    problem = only_problem(report)
+    assert (problem.cause, len(problem.tensors)) == ("prefix", 24)
+    assert mended(tales, report)
+
+
+def test_nanogpt(nanogpt, mended):
+    report = nanogpt.check()
+    problem = only_problem(report)
+    assert problem.cause == "transposed"
+    assert "Linear" in problem.title
+    assert sorted(problem.tensors) == sorted(f"transformer.h.{i}.{name}" for i in range(6) for name in nanogpt.LINEAR)
+    assert [each.n_tensors for each in problem.evidence] == [6, 6, 6, 6]
+    assert "6 more are square" in problem.why
+    assert report.saved_by == "nanoGPT"
+    assert mended(nanogpt, report)
+
+
+def test_some_are_transposed_and_the_square_ones_cannot_be_told(tales):
+    tales.tensors["h.0.mlp.c_fc.weight"] = tales.tensors["h.0.mlp.c_fc.weight"].T
+    report = tales.check()
+    problem = only_problem(report)
+    assert problem.tensors == ("h.0.mlp.c_fc.weight",)
+    assert "nothing here tells" in problem.why
+    assert "outputs" in problem.mend
+    assert report.saved_by.startswith("transformers")
+    assert "attn.c_proj" not in report.script
+
+
+def test_llmc(nanogpt, mended):
+    for i in range(6):
+        nanogpt.tensors[f"transformer.h.{i}.attn.bias"] = np.tri(512, dtype=np.float32)[None, None]
+    table = nanogpt.tensors["transformer.wte.weight"]
+    padded = np.concatenate([table, np.zeros((32, 192), np.float32)])
+    nanogpt.tensors |= {"transformer.wte.weight": padded, "lm_head.weight": padded}
+    nanogpt.config["vocab_size"] = 4128
+    report = nanogpt.check()
+    assert causes(report) == ["transposed"]
+    assert "llm.c" in report.saved_by
+    (padding,) = [finding for finding in report.findings if finding.cause == "tokenizer"]
+    assert padding.title == "32 ids have no token"
+    assert mended(nanogpt, report)
+
+
+def test_gpt2s_vocabulary_padded_without_a_tokenizer(tales):
+    tales.tensors["wte.weight"] = np.ones((50304, 192), np.float32)
+    tales.config["vocab_size"] = 50304
+    (tales.folder / "tokenizer.json").unlink()
+    report = tales.check()
+    assert report.fits
+    (note,) = [finding for finding in report.findings if finding.cause == "tokenizer"]
+    assert "50,304" in note.why
+    assert "50,257" in note.why
+
+
+def test_nanogpt_without_biases(nanogpt, monkeypatch):
+    nanogpt.tensors = {name: tensor for name, tensor in nanogpt.tensors.items() if not name.endswith(".bias")}
+    report = nanogpt.check()
+    assert causes(report) == ["transposed", "biases"]
+    assert report.saved_by == "nanoGPT, with bias=False"
+    monkeypatch.chdir(nanogpt.folder)
+    exec(report.script, {})
+    made = load_file("mended.safetensors")
+    assert made["transformer.h.3.mlp.c_fc.bias"].shape == (768,)
+    assert not made["transformer.ln_f.bias"].any()
+    assert rushlight.check("mended.safetensors").fits
+
+
+def test_save_model_keeps_the_heads_name_alone(nanogpt, mended):
+    del nanogpt.tensors["transformer.wte.weight"]
+    report = nanogpt.check()
+    assert causes(report) == ["tie", "transposed"]
+    assert "save_model" in report.findings[0].why
+    assert mended(nanogpt, report)
+
+
+def test_a_block_is_missing(tales):
+    tales.tensors = {name: tensor for name, tensor in tales.tensors.items() if not name.startswith("h.3.")}
+    problem = only_problem(tales.check())
+    assert (problem.cause, problem.title) == ("blocks", "blocks are missing: h.3")
+
+
+def test_blocks_beyond(tales, mended):
+    tales.tensors |= {
+        name.replace("h.0.", "h.40."): tensor for name, tensor in tales.tensors.items() if name.startswith("h.0.")
+    }
+    report = tales.check()
+    problem = only_problem(report)
+    assert (problem.cause, problem.title, len(problem.tensors)) == ("blocks", "blocks too many: h.40", 12)
+    assert mended(tales, report)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"n_layer": 5}, ["n_layer: config.json says 5, the tensors 6"]),
+        ({"n_layer": 12}, ["n_layer: config.json says 12, the tensors 6"]),
+        ({"vocab_size": 50257}, ["vocab_size: config.json says 50,257, the tensors 4,096"]),
+        ({"n_positions": 1024}, ["n_positions: config.json says 1,024, the tensors 512"]),
+        ({"n_inner": 700}, ["n_inner: config.json says 700, the tensors 768"]),
+        (
+            {"n_embd": 768, "n_head": 12},
+            ["n_embd: config.json says 768, the tensors 192", "n_inner: config.json says 3,072, the tensors 768"],
+        ),
+        ({"n_head": 5}, ["n_head is 5, which does not divide n_embd 192"]),
+        ({"model_type": "llama", "n_head": 0}, ["model_type", "n_head"]),
+        ({"activation_function": "mish"}, ["activation_function"]),
+    ],
+)
+def test_a_config_of_another_model_is_one_problem(tales, changes, said):
+    tales.config |= changes
+    report = tales.check()
+    problem = only_problem(report)
+    assert problem.cause == "config"
+    assert all(words in problem.why for words in said)
+    assert refused(tales)
+
+
+def test_a_config_that_is_no_json(tales):
+    tales.write()
+    (tales.folder / "config.json").write_text("{")
+    assert only_problem(rushlight.check(tales.folder)).cause == "config"
+
+
+def test_no_config_and_no_multiple_of_64(tales):
+    tales.config = None
+    tales.tensors["wte.weight"] = np.zeros((10, 100), np.float32)
+    problem = only_problem(tales.check())
+    assert problem.cause == "config"
+    assert "100 is no multiple of 64" in problem.why
+
+
+def test_generation_config(tales):
+    tales.write()
+    (tales.folder / "generation_config.json").write_text('{"eos_token_id": "end"}')
+    assert only_problem(rushlight.check(tales.folder)).cause == "config"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values(tales, value):
+    tales.tensors["h.2.mlp.c_fc.bias"] = np.where(np.arange(768) < 3, value, 0).astype(np.float32)
+    problem = only_problem(tales.check())
+    assert (problem.cause, problem.tensors) == ("values", ("h.2.mlp.c_fc.bias",))
+    assert "3" in problem.evidence[0].detail
+
+
+def test_values_are_not_read_when_that_is_asked(tales, monkeypatch):
+    monkeypatch.setattr(Tensor, "read_into", lambda *args: pytest.fail("read"))
+    tales.tensors["lm_head.weight"] = tales.tensors["wte.weight"]
+    report = tales.check(data=False)
+    assert report.fits
+    assert report.data == "skipped"
+    assert [finding.title for finding in report.findings if finding.cause == "unknown"][1:] == [
+        "whether lm_head.weight equals wte.weight was not looked at",
+        "the values were not looked at",
+    ]
+
+
+def test_a_head_that_differs(tales):
+    tales.tensors["lm_head.weight"] = tales.tensors["wte.weight"] * 2
+    problem = only_problem(tales.check())
+    assert (problem.cause, problem.tensors) == ("tie", ("lm_head.weight",))
+    assert "tie_word_embeddings" in problem.mend
+
+
+def test_a_head_of_its_own_that_is_missing(tales):
+    tales.config["tie_word_embeddings"] = False
+    problem = only_problem(tales.check())
+    assert problem.cause == "tie"
+    assert "lm_head.weight is missing" in problem.title
+
+
+def test_dtype(tales):
+    tales.tensors["h.0.mlp.c_fc.weight"] = tales.tensors["h.0.mlp.c_fc.weight"].astype(np.int8)
+    problem = only_problem(tales.check())
+    assert (problem.cause, problem.tensors) == ("dtype", ("h.0.mlp.c_fc.weight",))
+
+
+def test_dtypes_that_fit_are_notes(tales):
+    tales.tensors["ln_f.weight"] = tales.tensors["ln_f.weight"].astype(np.float64)
+    report = tales.check()
+    assert report.fits
+    assert notes(report).count("dtype") == 2
+
+
+def test_missing_unexpected_and_shape(tales):
+    del tales.tensors["ln_f.bias"]
+    tales.tensors["pooler.weight"] = np.ones((3, 3), np.float32)
+    tales.tensors["h.1.ln_1.weight"] = np.ones(7, np.float32)
+    report = tales.check()
+    assert causes(report) == ["missing", "unexpected", "shape"]
+    assert report.script is None
+    assert "ln_f.bias (192,)" in report.findings[0].why
+
+
+@pytest.mark.parametrize("name", ["h.0.attn.rotary.inv_freq", "embeddings.position_ids", "bn.num_batches_tracked"])
+def test_buffers_of_other_models(tales, mended, name):
+    tales.tensors[name] = np.zeros(4, np.float32)
+    report = tales.check()
+    assert only_problem(report).cause == "buffers"
+    assert mended(tales, report)
+
+
+def test_a_tensor_with_and_without_prefix(tales):
+    tales.tensors["transformer.ln_f.bias"] = tales.tensors["ln_f.bias"]
+    problem = only_problem(tales.check())
+    assert (problem.cause, problem.tensors) == ("duplicate", ("transformer.ln_f.bias",))
+    assert "ln_f.bias too" in problem.evidence[0].detail
+
+
+def test_two_tensors_that_would_have_one_name(tales):
+    tales.tensors = {f"module.{name}": tensor for name, tensor in tales.tensors.items()}
+    tales.tensors["ln_f.bias"] = tales.tensors["module.ln_f.bias"]
+    assert sorted(causes(tales.check())) == ["duplicate", "prefix"]
+
+
+def test_a_tokenizer_that_is_too_large_or_broken(tales):
+    tales.tensors["wte.weight"] = tales.tensors["wte.weight"][:4000]
+    tales.config["vocab_size"] = 4000
+    problem = only_problem(tales.check())
+    assert problem.cause == "tokenizer"
+    assert "ids up to 4095" in problem.why
+    (tales.folder / "tokenizer.json").write_text("{}")
+    assert only_problem(rushlight.check(tales.folder)).cause == "tokenizer"
+
+
+# Several
+
+
+def test_everything_at_once(nanogpt):
+    """What one cause hides of another is found behind it."""
+    nanogpt.prefix("module._orig_mod.")
+    tensors = nanogpt.tensors
+    del tensors["module._orig_mod.transformer.h.1.ln_1.bias"]
+    tensors["module._orig_mod.transformer.h.0.attn.rope.inv_freq"] = np.zeros(3, np.float32)
+    tensors["module._orig_mod.transformer.ln_f.weight"] = np.full(192, np.nan, np.float32)
+    nanogpt.config |= {"n_layer": 3}
+    report = nanogpt.check()
+    assert causes(report) == ["prefix", "prefix", "config", "transposed", "buffers", "missing", "values"]
+    assert "h.1.ln_1.bias (192,)" in next(f.why for f in report.findings if f.cause == "missing")
+    assert [finding.in_script for finding in report.findings if finding.is_problem] == [
+        *(True, True, False, True, True, False, False)
+    ]
+
+
+# Other models
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("model.layers.0.self_attn.q_proj.weight", "Llama"),
+        ("base_model.model.h.0.attn.c_attn.lora_A.weight", "LoRA"),
+        ("bert.encoder.layer.0.attention.self.query.weight", "BERT"),
+        ("model.layers.0.mlp.up_proj.qweight", "GPTQ"),
+    ],
+)
+def test_a_known_family(tales, name, said):
+    tales.tensors, tales.config = {name: np.ones((4, 4), np.float32)}, None
+    report = tales.check()
+    problem = only_problem(report)
+    assert problem.cause == "architecture"
+    assert said in problem.why
+    assert report.model is None
+
+
+def test_an_unknown_family_and_one_held_against_gpt2(tales):
+    tales.tensors, tales.config = {"conv.weight": np.ones((4, 4, 3), np.float32)}, None
+    report = tales.check()
+    assert "rushlight port" in only_problem(report).mend
+    report = tales.check(model="gpt2")
+    assert causes(report) == ["config"]
+
+
+def test_bad_requests(tales, tmp_path):
+    folder = tales.write()
+    with pytest.raises(RequestError, match="no architecture 'gpt3'"):
+        rushlight.check(folder, model="gpt3")
+    with pytest.raises(RequestError, match="both"):
+        rushlight.check(folder, model="gpt2", port="x.py")
+    with pytest.raises(PortError, match="no such file"):
+        rushlight.check(folder, port=tmp_path / "x.py")
+    with pytest.raises(SourceError):
+        rushlight.check(tmp_path / "nothing")
+
+
+def test_loading_points_to_it(nanogpt):
+    with pytest.raises(BindError, match="rushlight check"):
+        rushlight.load(nanogpt.write())
