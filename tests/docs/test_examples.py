@@ -5,6 +5,8 @@
   standard error included.
 - In an output, a line `...` stands for any number of lines.
 - `<!-- not run: why -->` on the line before a block excepts it. Blocks of other kinds are not run.
+- `<!-- file: name.py -->` on the line before a block writes it to that file instead.
+- A document with the line `<!-- needs PyTorch -->` is run where the comparisons with PyTorch are.
 """
 
 import contextlib
@@ -19,6 +21,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+PYTORCH = "<!-- needs PyTorch -->\n"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -29,15 +32,18 @@ class Block(NamedTuple):
     output: str | None
     """The ```text block that follows at once, if there is one."""
     excepted: bool
+    file: str | None
+    """Where it is written, in place of being run."""
 
 
 def blocks(document: str) -> list[Block]:
     """The fenced blocks of a document, in order."""
     fence = re.compile(
-        r"^(<!-- not run: .+ -->\n)?```(\w+)\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL
+        r"^(<!-- not run: [^\n]+ -->\n)?(?:<!-- file: (\S+) -->\n)?```(\w+)\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?",
+        re.MULTILINE | re.DOTALL,
     )
     return [
-        Block(document.count("\n", 0, match.start(2)) + 1, match[2], match[3], match[4], bool(match[1]))
+        Block(document.count("\n", 0, match.start(3)) + 1, match[3], match[4], match[5], bool(match[1]), match[2])
         for match in fence.finditer(document)
     ]
 
@@ -91,14 +97,22 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def runnable(document: Path):
+    """The document as a parameter, marked where it needs PyTorch."""
+    marks = [pytest.mark.parity] if PYTORCH in document.read_text(encoding="utf-8") else []
+    return pytest.param(document, marks=marks, id=document.name)
+
+
+@pytest.mark.parametrize("document", [runnable(document) for document in DOCUMENTS])
 def test_examples_do_what_the_document_shows(document, folder):
     namespace = {"__name__": "__main__"}
     wrong = []
     for block in blocks(document.read_text(encoding="utf-8")):
         if block.excepted:
             continue
-        if block.kind == "python":
+        if block.file:
+            (folder / block.file).write_text(block.text, encoding="utf-8")
+        elif block.kind == "python":
             output = run_python(block, namespace, document.name)
             if block.output is not None and not same(output, block.output):
                 wrong.append(f"{document.name}:{block.line} prints\n{output}")
@@ -137,8 +151,10 @@ def test_outputs_are_compared_line_by_line(output, shown, expected):
 def test_blocks_are_found():
     document = (
         "text\n```python\nprint(1)\n```\n\n```text\n1\n```\n<!-- not run: slow -->\n```console\n$ a\n1\n$ b\n```\n"
+        "<!-- file: a.py -->\n```python\nx = 1\n```\n"
     )
-    first, second = blocks(document)
-    assert first == Block(2, "python", "print(1)\n", "1\n", excepted=False)
+    first, second, third = blocks(document)
+    assert first == Block(2, "python", "print(1)\n", "1\n", excepted=False, file=None)
     assert (second.kind, second.excepted) == ("console", True)
+    assert (third.text, third.file, third.excepted) == ("x = 1\n", "a.py", False)
     assert commands(second.text) == [("a", "1\n"), ("b", "")]
