@@ -38,7 +38,7 @@ struct KVCache {
 };
 
 // Whose the rows of a step are: sequence s has rows row_starts[s] to row_starts[s + 1], the first of them at position
-// positions[s], and its block j is block_tables[s * width + j].
+// positions[row_starts[s]], and its block j is block_tables[s * width + j].
 class Rows {
  public:
   // Throws std::invalid_argument where they do not fit together, or a block is missing or not one of n_blocks.
@@ -51,14 +51,16 @@ class Rows {
   int begin(int s) const { return row_starts_[s]; }
   int end(int s) const { return row_starts_[s + 1]; }
   int position(int s) const { return positions_[s]; }
+  int sequence(int row) const { return sequences_[row]; }
   const int32_t* blocks(int s) const { return block_tables_.data() + s * width_; }
 
  private:
-  std::vector<int32_t> row_starts_, positions_, block_tables_;
+  std::vector<int32_t> row_starts_, positions_, block_tables_, sequences_;
   int64_t width_;
   int n_blocks_;
 };
 
+// Each operation is done when it returns, and is recorded where this thread records a Plan.
 class Device : public std::enable_shared_from_this<Device> {
  public:
   Device(int n_threads, const Kernels& kernels);
@@ -94,10 +96,20 @@ class Device : public std::enable_shared_from_this<Device> {
   // n parts of 0 to `columns`, as views.
   static std::vector<Array> split(const Array& x, int n);
 
+  // The stages of a plan.
+  void run(std::span<const Stage> stages) { pool_.run(stages); }
+
  private:
-  // Calls function(row of x, row of the result) for each row, shared out if there is enough to do.
+  // Calls body(out, begin, end) for parts of 0 to n, which write what `out` shows. The body must own what it reads, or
+  // have it from the plan that is recorded; activations it knows as views.
+  template <class Body>
+  void share(int64_t n, int64_t least, const View& out, Body&& body);
+
+  // Calls function(row index, row of x, row of the result) for each row, shared out if there is enough to do.
   template <class Function>
   Array each_row(const Array& x, Function&& function);
+
+  std::shared_ptr<float> allocate(size_t floats);
 
   const Kernels& kernels_;
   Pool pool_;

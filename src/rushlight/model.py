@@ -135,6 +135,7 @@ class Model:
 
     Attributes:
         module: the tree of layers, `model.module.h[0].attn.c_attn`.
+        forward: the module as its device runs it best; the same bits.
         config: the sizes, under config.json's keys.
         tokenizer: text to token ids and back; None if the checkpoint has none.
         name: what was loaded, in the user's word.
@@ -154,6 +155,7 @@ class Model:
         eos_ids: tuple[int, ...],
     ) -> None:
         self.module = module
+        self.forward = backend.capture(module)
         self.config = config
         self.tokenizer = tokenizer
         self.name = name
@@ -220,7 +222,7 @@ class Model:
         sampler = Sampler(params, self.config.vocab_size, prompt_ids, self._barred, self._backend.sample)
         capacity = min(len(prompt_ids) + params.max_tokens, self.context_length)
         tokens = decode(
-            Context(self.module, self._backend, self.config.kv_shape, capacity),
+            Context(self.forward, self._backend, self.config.kv_shape, capacity),
             prompt_ids,
             sampler,
             max_tokens=params.max_tokens,
@@ -242,7 +244,7 @@ class Model:
             raise RequestError("there are no tokens to compute logits for")
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
-        return Context(self.module, self._backend, self.config.kv_shape, len(ids)).feed(ids, all_logits=True)
+        return Context(self.forward, self._backend, self.config.kv_shape, len(ids)).feed(ids, all_logits=True)
 
     def __repr__(self) -> str:
         return f"<Model {self.name}: {self.n_parameters:,} parameters, {self.device}, {self.dtype}>"

@@ -1,6 +1,6 @@
 """The native extension: kernels over packed weights, and the arrays they pass on. Built from native/."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,42 @@ class KVCache:
 class Rows:
     """A batch's rows, checked against a cache: whose they are and where their blocks lie."""
 
+class Ids:
+    """The input numbers of a plan, to be handed on: they have a length and no values."""
+
+    @property
+    def shape(self) -> tuple[int]: ...
+    def __len__(self) -> int: ...
+
+class Plan:
+    """A step of a model, recorded once for its numbers of rows and of logits: a batch without values while it is."""
+
+    @property
+    def ids(self) -> Ids: ...
+    @property
+    def positions(self) -> Ids: ...
+    @property
+    def logit_rows(self) -> Ids: ...
+    @property
+    def rows(self) -> Rows: ...
+    @property
+    def cache(self) -> KVCache: ...
+    def record(self, forward: Callable[[Plan], Array]) -> Array:
+        """The forward of this plan, computed; what this thread asks of the device meanwhile is recorded."""
+
+    def finish(self, out: Array) -> Array | None:
+        """Ends the recording of what came out: a copy of it, or None if the plan cannot be run."""
+
+    def run(
+        self,
+        ids: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        logit_rows: NDArray[np.int32],
+        rows: Rows,
+        cache: KVCache,
+    ) -> Array | None:
+        """The same step on other inputs. None if another thread is running it, or the inputs do not fit it."""
+
 class Device:
     """The operations, by a number of threads with one instruction set. Any thread may call it; the GIL is released."""
 
@@ -79,7 +115,17 @@ class Device:
         block_tables: NDArray[np.int32],
         n_blocks: int,
     ) -> Rows: ...
-    def embedding(self, ids: NDArray[np.int32], table: Weight) -> Array: ...
+    def plan(
+        self,
+        ids: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        logit_rows: NDArray[np.int32],
+        rows: Rows,
+        cache: KVCache,
+    ) -> Plan:
+        """A plan to be recorded with these inputs."""
+
+    def embedding(self, ids: NDArray[np.int32] | Ids, table: Weight) -> Array: ...
     def linear(self, x: Array, weight: Weight, bias: Vector | None) -> Array: ...
     def layer_norm(self, x: Array, weight: Vector, bias: Vector, eps: float) -> Array: ...
     def activation(self, x: Array, name: str) -> Array: ...
@@ -90,7 +136,7 @@ class Device:
         """The token at `share` of the probabilities of (V,) logits, as `rushlight.generation.Sampler` draws it."""
 
     def split(self, x: Array, n: int) -> Sequence[Array]: ...
-    def take(self, x: Array, rows: NDArray[np.int32]) -> Array: ...
+    def take(self, x: Array, rows: NDArray[np.int32] | Ids) -> Array: ...
     def attention(
         self, q: Array, k: Array, v: Array, rows: Rows, cache: KVCache, layer: int, n_head: int, scale: float
     ) -> Array: ...

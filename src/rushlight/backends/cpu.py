@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
-    from rushlight.backends.protocol import Draw, Tensor
+    from rushlight.backends.protocol import Array, Draw, Forward, Tensor
 
 DTYPES = ("auto", "f32", "f16", "bf16", "int8", "int4")
 """What the weights are kept in; auto is the checkpoint's own. Activations, keys and values are float32."""
@@ -36,6 +36,13 @@ _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _PIECE_BYTES = 4 << 20
 """Of a matrix read and packed at once: small enough to be still in the cache when it is packed, and the only memory
 that loading takes beside the weights."""
+
+
+MOST_PLANNED_ROWS = 32
+"""A step of more rows computes for so long that what Python takes beside it is not seen."""
+
+MOST_PLANS = 16
+"""Kept of a model, the last used: each has the memory of its step's activations."""
 
 
 class CPUBackend:
@@ -105,18 +112,22 @@ class CPUBackend:
     def kv_cache(self, shape: KVShape, n_blocks: int) -> _native.KVCache:
         return self._native.kv_cache(shape.n_layer, shape.n_head, shape.head_dim, n_blocks)
 
+    def capture(self, forward: Forward) -> Forward:
+        return _Captured(forward, self)
+
     def attention(
         self,
         q: _native.Array,
         k: _native.Array,
         v: _native.Array,
-        batch: Batch,
+        batch: Batch | _native.Plan,
         *,
         layer: int,
         n_head: int,
         scale: float,
     ) -> _native.Array:
-        return self._native.attention(q, k, v, self._rows_of(batch), batch.cache, layer, n_head, scale)
+        rows = batch.rows if isinstance(batch, _native.Plan) else self.rows_of(batch)
+        return self._native.attention(q, k, v, rows, batch.cache, layer, n_head, scale)
 
     def to_numpy(self, x: _native.Array) -> NDArray[np.float32]:
         return np.asarray(x)
@@ -129,7 +140,7 @@ class CPUBackend:
             return "int8"
         return self._requested
 
-    def _rows_of(self, batch: Batch) -> _native.Rows:
+    def rows_of(self, batch: Batch) -> _native.Rows:
         """The batch's rows in native form, made once for its layers."""
         # Not the batch itself is kept: it would hold its cache.
         parts = (batch.row_starts, batch.positions, batch.block_tables)
@@ -144,6 +155,60 @@ class CPUBackend:
         rows = self._native.rows(*parts, n_blocks)
         self._rows = _KeptRows(parts, n_blocks, rows)
         return rows
+
+    def plan_of(self, forward: Forward, batch: Batch) -> tuple[_native.Plan | None, Array]:
+        """The forward of a batch, and the plan of it, if it could be recorded."""
+        plan = self._native.plan(batch.ids, batch.positions, batch.logit_rows, self.rows_of(batch), batch.cache)
+        try:
+            out = plan.record(forward)
+        except Exception:  # it wanted to know more than a plan tells; or it is wrong, and will say so again
+            return None, forward(batch)
+        result = plan.finish(out)
+        return (None, out) if result is None else (plan, result)
+
+
+class _Captured:
+    """A forward whose steps of few rows are recorded when their shape comes for the second time, and then repeated.
+
+    A step of the same shape is the same operations on other tokens, positions and blocks; what is recorded sees none of
+    these. A forward that looks at them, or at an activation, or keeps one, or changes its modules, is called each time.
+    """
+
+    def __init__(self, forward: Forward, backend: CPUBackend) -> None:
+        self._forward = forward
+        self._backend = backend
+        self._plans: dict[tuple[int, int], _native.Plan | None] = {}
+        self._seen: set[tuple[int, int]] = set()
+        self._revision = _revision(forward)
+
+    def __call__(self, batch: Batch) -> Array:
+        if len(batch.ids) > MOST_PLANNED_ROWS:
+            return self._forward(batch)
+        if self._revision != _revision(self._forward):
+            self._revision = _revision(self._forward)
+            self._plans, self._seen = {}, set()
+        shape = (len(batch.ids), len(batch.logit_rows))
+        plans = self._plans
+        if shape in plans:
+            plan = plans[shape] = plans.pop(shape, None)  # the last used is last
+            if plan is not None:
+                rows = self._backend.rows_of(batch)
+                out = plan.run(batch.ids, batch.positions, batch.logit_rows, rows, batch.cache)
+                if out is not None:
+                    return out
+            return self._forward(batch)
+        if shape not in self._seen:
+            self._seen.add(shape)
+            return self._forward(batch)
+        plans[shape], out = self._backend.plan_of(self._forward, batch)
+        if len(plans) > MOST_PLANS:
+            plans.pop(next(iter(plans)), None)
+        return out
+
+
+def _revision(forward: Forward) -> int:
+    """Grows when a module is changed; see `rushlight.nn.Module`."""
+    return getattr(forward, "revision", 0)
 
 
 class _KeptRows(NamedTuple):

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Array = Any
 """An activation on the device: (N, C), with `.shape` and `+`. NumPy's, MLX's and PyTorch's arrays all are."""
 
+Forward = Callable[[Any], Array]
+"""A model: a `Batch` of N rows -> (R, V) logits on the device."""
+
 Draw = Callable[["NDArray[np.float32]", float, int, float, float, float], int]
 """(V,) logits, temperature, top_k, top_p, min_p, share -> the token at that share, in [0, 1), of the probabilities."""
 
@@ -94,6 +97,14 @@ class Backend(Protocol):
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> KVCache:
         """A zeroed cache of `n_blocks` blocks of keys and values in every layer."""
+        ...
+
+    def capture(self, forward: Forward) -> Forward:
+        """The forward as this device runs it best: its results are the same bits, its errors the same.
+
+        A device may record what a forward asks of it and repeat that without asking, as long as `forward.revision`
+        (see `rushlight.nn.Module`) stays; where it does not, this is `forward` itself.
+        """
         ...
 
     def embedding(self, ids: NDArray[np.int32], table: Weight) -> Array:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
-    from rushlight.backends.protocol import Draw, Tensor
+    from rushlight.backends.protocol import Draw, Forward, Tensor
 
 Floats = Any  # NDArray of float32, or of float64 in that mode
 
@@ -60,6 +60,9 @@ class ReferenceBackend:
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> ReferenceKVCache:
         return ReferenceKVCache(shape, n_blocks, self._float)
+
+    def capture(self, forward: Forward) -> Forward:
+        return forward
 
     def embedding(self, ids: NDArray[np.int32], table: Floats) -> Floats:
         return table[ids]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,6 +43,12 @@ class Module:
 
     ops: Backend
     """The backend that computes this module; set by `bind`."""
+    revision: ClassVar[int] = 0
+    """How often an attribute of any module has been set. What a backend has captured holds while this stays."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        Module.revision += 1
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """The modules directly inside, by attribute name, in the order they were set."""
