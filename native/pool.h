@@ -19,8 +19,8 @@ struct Stage {
   int64_t least;
 };
 
-// Threads wait for work by spinning for some tens of microseconds, as long as the next operation of a step takes to
-// come, and then sleep until there is some: a wake-up costs as much as a small operation, and an idle program must not
+// Threads wait for work by spinning for a few hundred microseconds at most, in which the next step of a decode comes,
+// and then sleep until there is some: a wake-up costs as much as a small operation, and an idle program must not
 // burn a core.
 //
 // Any thread may call; while one call uses the workers, others do all of theirs themselves. After a fork the child has
