@@ -125,6 +125,24 @@ NB_MODULE(_native, m) {
 
   nb::class_<Rows>(m, "Rows");
 
+  nb::enum_<LoadProblem>(m, "LoadProblem")
+      .value("NONE", LoadProblem::kNone)
+      .value("NOT_FINITE", LoadProblem::kNotFinite)
+      .value("NOT_READ", LoadProblem::kNotRead);
+
+  nb::class_<Load>(m, "Load")
+      .def("__init__",
+           [](Load* self, const Weight& to, int fd, int64_t offset, const std::string& dtype, bool rows_are_inputs) {
+             const int64_t rows = rows_are_inputs ? to.n_in : to.n_out, columns = rows_are_inputs ? to.n_out : to.n_in;
+             new (self) Load{to, fd, offset, {nullptr, Source::dtype_of(dtype), rows, columns, rows_are_inputs}};
+           },
+           "to"_a, "fd"_a, "offset"_a, "dtype"_a, "rows_are_inputs"_a)
+      .def("__init__",
+           [](Load* self, const Vector& to, int fd, int64_t offset, const std::string& dtype) {
+             new (self) Load{to, fd, offset, {nullptr, Source::dtype_of(dtype), 1, to.n, false}};
+           },
+           "to"_a, "fd"_a, "offset"_a, "dtype"_a);
+
   nb::class_<Ids>(m, "Ids")
       .def_prop_ro("shape", [](const Ids& ids) { return nb::make_tuple(ids.values.size()); })
       .def("__len__", [](const Ids& ids) { return ids.values.size(); });
@@ -169,11 +187,22 @@ NB_MODULE(_native, m) {
              return unlocked([&] { return d.pack(source, first, weight); });
            },
            "weight"_a, "raw"_a, "dtype"_a, "columns"_a, "rows_are_inputs"_a, "first"_a)
+      .def("load",
+           [](Device& d, const std::vector<Load>& loads) { return unlocked([&] { return d.load(loads); }); },
+           "loads"_a)
       .def("read", [](Device& d, const Weight& w) { return unlocked([&] { return d.read(w); }); }, "weight"_a)
+      .def("vector",
+           [](Device& d, int n) {
+             spoil_recording();
+             return d.vector(n);
+           },
+           "n"_a)
       .def("vector",
            [](Device& d, const NumPy<float, 1>& values) {
              spoil_recording();
-             return d.vector(span(values));
+             Vector vector = d.vector(static_cast<int>(values.size()));
+             std::copy_n(values.data(), values.size(), reinterpret_cast<float*>(vector.memory.get()));
+             return vector;
            },
            "values"_a)
       .def("array",

@@ -81,28 +81,12 @@ bool Device::pack(const Source& source, int64_t first, const Weight& weight) {
   require(source.columns == (source.rows_are_inputs ? weight.n_out : weight.n_in) && first % kTile == 0 &&
               first >= 0 && first + source.rows <= n_rows,
           "a source that is no part of the weight");
-  const int64_t row_tiles = (source.rows + kTile - 1) / kTile, column_tiles = (source.columns + kTile - 1) / kTile;
-  const auto pack_tile = kernels_.linear[static_cast<int>(weight.format)].pack;
-  std::atomic<bool> finite = true;
-  pool_.share(row_tiles * column_tiles, 8, [&](int64_t begin, int64_t end) {
-    alignas(64) float tile[kTile * kPanel];
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t r = i / column_tiles, c = i % column_tiles;
-      source.read_tile(r * kTile, c * kTile, tile);
-      const int row = static_cast<int>(first / kTile + r), column = static_cast<int>(c);
-      uint8_t* packed = source.rows_are_inputs ? weight.tile(column, row) : weight.tile(row, column);
-      if (!pack_tile(tile, packed)) finite.store(false, std::memory_order_relaxed);
-    }
-  });
-  return finite;
+  return rushlight::pack(source, first, weight, kernels_);
 }
 
-Vector Device::vector(std::span<const float> values) {
-  const size_t bytes = static_cast<size_t>(round_up(static_cast<int64_t>(values.size()), kPanel)) * sizeof(float);
+Vector Device::vector(int n) {
   const std::lock_guard lock(arena_mutex_);
-  Vector vector = {arena_.allocate(bytes), static_cast<int>(values.size())};
-  std::memcpy(vector.memory.get(), values.data(), values.size_bytes());
-  return vector;
+  return {arena_.allocate(static_cast<size_t>(round_up(n, kPanel)) * sizeof(float)), n};
 }
 
 uint32_t Device::read(const Weight& weight) {

@@ -9,6 +9,7 @@
 
 #include "array.h"
 #include "kernels.h"
+#include "load.h"
 #include "memory.h"
 #include "pool.h"
 #include "sample.h"
@@ -70,10 +71,11 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // Room for a matrix, to be filled by `pack`.
   Weight weight(Format format, int n_in, int n_out);
-  // The rows of a source from its row 0 are rows from `first` on of the checkpoint's matrix. Of the pieces of a matrix
-  // all but the last have a multiple of 32 rows. False if a value is not finite, or beyond the format.
+  // Room for n floats.
+  Vector vector(int n);
+  // As in load.h, on the caller's thread and on all.
   bool pack(const Source& source, int64_t first, const Weight& weight);
-  Vector vector(std::span<const float> values);
+  std::vector<LoadProblem> load(std::span<const Load> loads) { return rushlight::load(loads, kernels_, pool_); }
 
   // Reads a weight as a product of one row does, and computes nothing; returns what depends on every byte.
   uint32_t read(const Weight& weight);

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.checkpoint import Checkpoint, open_checkpoint, read_json_object
 from rushlight.errors import ConfigError, FormatError
-from rushlight.model import Model
 from rushlight.models import ARCHITECTURES, Architecture, recognise
 from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
 from rushlight.models.schema import Fields
@@ -17,7 +18,9 @@ from rushlight.nn import bind
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
+    from rushlight.model import Model
     from rushlight.models.gpt2 import GPT2Config
     from rushlight.text import Tokenizer
 
@@ -51,9 +54,11 @@ def load(
         RushlightError: one of its kinds, and nothing is loaded: never other weights, another device or dtype.
     """
     ops = open_backend(device, dtype, threads=threads)
-    with open_checkpoint(demo.folder() if source is None else source, offline=offline, revision=revision) as checkpoint:
+    with ExitStack() as files:
+        checkpoint = files.enter_context(
+            open_checkpoint(demo.folder() if source is None else source, offline=offline, revision=revision)
+        )
         architecture, config = identify(checkpoint)
-        tokenizer = _tokenizer(checkpoint, config)
         module = architecture(config)
         n_parameters = sum(
             slot.n_elements
@@ -68,7 +73,16 @@ def load(
             tie=config.tie_word_embeddings,
             title=f"{architecture.__name__} ({config})",
             file=checkpoint.source,
+            settle=False,
         )
+        reading = _Beside(ops.settle, files.pop_all())
+
+    # While the weights are read: the modules that need NumPy, which takes long to import, and the tokenizer.
+    from rushlight.model import Model
+
+    tokenizer = _tokenizer(checkpoint, config)
+    eos_ids = _eos_ids(checkpoint, config)
+    reading.finish()
     return Model(
         module=module,
         config=config,
@@ -76,8 +90,31 @@ def load(
         tokenizer=tokenizer,
         name="tales" if source is None else checkpoint.source,
         n_parameters=n_parameters,
-        eos_ids=_eos_ids(checkpoint, config),
+        eos_ids=eos_ids,
     )
+
+
+class _Beside:
+    """A call on a thread of its own, which closes what it needs open; an interrupt or an error here does not wait."""
+
+    def __init__(self, call: Callable[[], None], needs: ExitStack) -> None:
+        self._call, self._needs = call, needs
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self._needs:
+                self._call()
+        except BaseException as error:  # raised again by `finish`
+            self._error = error
+
+    def finish(self) -> None:
+        """Waits for its end, and raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 def identify(checkpoint: Checkpoint) -> tuple[Architecture, GPT2Config]:

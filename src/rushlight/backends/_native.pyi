@@ -1,6 +1,8 @@
 """The native extension: kernels over packed weights, and the arrays they pass on. Built from native/."""
 
 from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +47,23 @@ class KVCache:
 
 class Rows:
     """A batch's rows, checked against a cache: whose they are and where their blocks lie."""
+
+class LoadProblem(Enum):
+    """What is wrong with a weight that was to be loaded."""
+
+    NONE = ...
+    NOT_FINITE = ...
+    """A value is not finite, or beyond the weight's format."""
+    NOT_READ = ...
+    """The file ends too soon, or the operating system reports an error."""
+
+class Load:
+    """A weight, or a vector, and where its bytes lie: an open file, an offset, and a dtype word of safetensors."""
+
+    @overload
+    def __init__(self, to: Weight, fd: int, offset: int, dtype: str, rows_are_inputs: bool) -> None: ...
+    @overload
+    def __init__(self, to: Vector, fd: int, offset: int, dtype: str) -> None: ...
 
 class Ids:
     """The input numbers of a plan, to be handed on: they have a length and no values."""
@@ -102,10 +121,15 @@ class Device:
         finite in the weight's format.
         """
 
+    def load(self, loads: Sequence[Load]) -> list[LoadProblem]:
+        """Reads and packs all of them; what is wrong with each."""
+
     def read(self, weight: Weight) -> int:
         """Reads every byte once, with the threads, layout and prefetch of a product of one row: a checksum of all."""
 
-    def vector(self, values: NDArray[np.float32]) -> Vector: ...
+    def vector(self, values: NDArray[np.float32] | int) -> Vector:
+        """A vector of these values, or room for so many."""
+
     def array(self, values: NDArray[np.float32]) -> Array: ...
     def kv_cache(self, n_layer: int, n_head: int, head_dim: int, n_blocks: int) -> KVCache: ...
     def rows(

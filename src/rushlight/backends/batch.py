@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 BLOCK_SIZE = 64
@@ -76,6 +75,8 @@ class Batch:
     @classmethod
     def of(cls, chunks: Sequence[Chunk], cache: KVCache) -> Batch:
         """Lays the chunks of different sequences one after another."""
+        import numpy as np
+
         sizes = [len(chunk.ids) for chunk in chunks]
         row_starts = np.cumsum([0, *sizes], dtype=np.int32)
         block_tables = np.full((len(chunks), max(len(chunk.blocks) for chunk in chunks)), -1, np.int32)

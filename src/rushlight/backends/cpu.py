@@ -7,17 +7,17 @@ instruction sets.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from rushlight.backends import _native
-from rushlight.backends.protocol import Role
+from rushlight.backends.protocol import FileTensor, Role
 from rushlight.backends.threads import thread_count
 from rushlight.errors import DeviceError, DtypeError, NonFiniteError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
@@ -32,11 +32,6 @@ _FORMATS = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 """The format that keeps a checkpoint's dtype; f64 is rounded."""
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-
-_PIECE_BYTES = 4 << 20
-"""Of a matrix read and packed at once: small enough to be still in the cache when it is packed, and the only memory
-that loading takes beside the weights."""
-
 
 MOST_PLANNED_ROWS = 32
 """A step of more rows computes for so long that what Python takes beside it is not seen."""
@@ -65,6 +60,7 @@ class CPUBackend:
             raise DtypeError(f"the CPU backend does not compute in {dtype}", expected=" or ".join(DTYPES))
         self._requested = dtype
         self._placed: set[str] = set()
+        self._unread: list[_Unread] = []
         self.dtype = "f32" if dtype == "auto" else dtype
         """What the weights are kept in; with auto, what they turn out to be as they are placed."""
         self._native = _native.Device(thread_count(threads), _instruction_set(isa))
@@ -79,28 +75,43 @@ class CPUBackend:
         self.sample: Draw | None = self._native.sample
 
     def place(self, tensor: Tensor, role: Role) -> _native.Vector | _native.Weight:
-        """Raises NonFiniteError if a value is not finite in the weight's format."""
         if role is Role.VECTOR:
-            values = tensor.float32()
-            if not np.isfinite(values).all():
-                raise _not_finite(tensor, "f32")
-            return self._native.vector(values)
-        n_rows, n_columns = tensor.shape
+            return self._place_vector(tensor)
         rows_are_inputs = role is Role.CONV1D
-        n_in, n_out = (n_rows, n_columns) if rows_are_inputs else (n_columns, n_rows)
+        n_in, n_out = tensor.shape if rows_are_inputs else tensor.shape[::-1]
         weight = self._native.weight(self._format(tensor, role), n_in, n_out)
         if self._requested == "auto":
             self._placed.add(weight.format)
             self.dtype = "/".join(sorted(self._placed))
-        row_bytes = n_columns * _ITEM_BYTES[tensor.dtype]
-        piece_rows = max(1, _PIECE_BYTES // (32 * row_bytes)) * 32  # all pieces but the last hold whole tiles
-        buffer = np.empty(min(piece_rows, n_rows) * row_bytes, np.uint8)
-        for first in range(0, n_rows, piece_rows):
-            raw = buffer[: min(piece_rows, n_rows - first) * row_bytes]
-            tensor.read_into(raw, first * row_bytes)
-            if not self._native.pack(weight, raw, tensor.dtype, n_columns, rows_are_inputs, first):
-                raise _not_finite(tensor, weight.format)
+        if isinstance(tensor, FileTensor):
+            load = _native.Load(weight, *tensor.location(), tensor.dtype, rows_are_inputs)
+            self._unread.append(_Unread(tensor, weight.format, load))
+        elif not self._native.pack(weight, _raw(tensor), tensor.dtype, tensor.shape[1], rows_are_inputs, 0):
+            raise _not_finite(tensor, weight.format)
         return weight
+
+    def _place_vector(self, tensor: Tensor) -> _native.Vector:
+        if isinstance(tensor, FileTensor):
+            vector = self._native.vector(tensor.shape[0])
+            self._unread.append(_Unread(tensor, "f32", _native.Load(vector, *tensor.location(), tensor.dtype)))
+            return vector
+        import numpy as np
+
+        values = tensor.float32()
+        if not np.isfinite(values).all():
+            raise _not_finite(tensor, "f32")
+        return self._native.vector(values)
+
+    def settle(self) -> None:
+        """Raises NonFiniteError if a value of a weight is not finite in the weight's format."""
+        unread, self._unread = self._unread, []
+        problems = self._native.load([load for _, _, load in unread])
+        for (tensor, dtype, _), problem in zip(unread, problems, strict=True):
+            tensor.require_unchanged()
+            if problem == _native.LoadProblem.NOT_READ:
+                _raw(tensor)  # which says why
+            elif problem == _native.LoadProblem.NOT_FINITE:
+                raise _not_finite(tensor, dtype)
 
     def tie(self, table: _native.Weight) -> _native.Weight:
         return table
@@ -130,6 +141,8 @@ class CPUBackend:
         return self._native.attention(q, k, v, rows, batch.cache, layer, n_head, scale)
 
     def to_numpy(self, x: _native.Array) -> NDArray[np.float32]:
+        import numpy as np
+
         return np.asarray(x)
 
     def _format(self, tensor: Tensor, role: Role) -> str:
@@ -211,6 +224,14 @@ def _revision(forward: Forward) -> int:
     return getattr(forward, "revision", 0)
 
 
+class _Unread(NamedTuple):
+    """A tensor whose weight has its room, and how it will be read into it."""
+
+    tensor: FileTensor
+    dtype: str
+    load: _native.Load
+
+
 class _KeptRows(NamedTuple):
     """The last batch's rows in native form, and what they were made from."""
 
@@ -234,6 +255,15 @@ def _instruction_set(asked: str | None) -> str:
             f"{problem}, named by {ISA_VARIABLE}", expected=" or ".join(available), remedy="or leave it out"
         )
     return name
+
+
+def _raw(tensor: Tensor) -> NDArray[np.uint8]:
+    """The tensor's bytes."""
+    import numpy as np
+
+    raw = np.empty(math.prod(tensor.shape) * _ITEM_BYTES[tensor.dtype], np.uint8)
+    tensor.read_into(raw, 0)
+    return raw
 
 
 def _not_finite(tensor: Tensor, dtype: str) -> NonFiniteError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +72,19 @@ class Tensor(Protocol):
         ...
 
 
+@runtime_checkable
+class FileTensor(Tensor, Protocol):
+    """A tensor that lies in an open file on this machine, for readers other than itself."""
+
+    def location(self) -> tuple[int, int]:
+        """The file's descriptor, and the offset of the tensor's first byte."""
+        ...
+
+    def require_unchanged(self) -> None:
+        """To be called when its bytes were read; raises TruncatedError if the file has changed since it was opened."""
+        ...
+
+
 class Backend(Protocol):
     """The operations of one device at one dtype.
 
@@ -88,7 +101,11 @@ class Backend(Protocol):
     """The backend's own way to draw a token, where it has one faster than `rushlight.generation.sampler`'s."""
 
     def place(self, tensor: Tensor, role: Role) -> Weight:
-        """Reads a parameter and lays it out for its role."""
+        """Lays a parameter out for its role. It may be read later: it is there after `settle`."""
+        ...
+
+    def settle(self) -> None:
+        """Returns when all that was placed is there; may be called on another thread. Raises what reading raises."""
         ...
 
     def tie(self, table: Weight) -> Weight:

@@ -55,6 +55,9 @@ class ReferenceBackend:
         values = tensor.float32().astype(self._float, copy=False)
         return values.T if role is Role.LINEAR else values
 
+    def settle(self) -> None:
+        """`place` has done it all."""
+
     def tie(self, table: Floats) -> Floats:
         return table.T
 
