@@ -1,8 +1,10 @@
 // rushlight.backends._native: the device and what it makes, as Python sees them (_native.pyi).
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -11,6 +13,7 @@
 
 #include "device.h"
 #include "isa.h"
+#include "plan.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -55,6 +58,21 @@ std::shared_ptr<Device> make_device(int n_threads, const std::string& isa) {
   throw std::invalid_argument("this processor has no " + isa);
 }
 
+// What comes into a step from outside, or leaves it in the middle, was so once and may be otherwise the next time.
+void spoil_recording() {
+  if (Plan* plan = Plan::recording()) plan->spoil();
+}
+
+// The input numbers of a plan: what they are is not to be known, since the plan is for any.
+struct Ids {
+  std::span<const int32_t> values;
+};
+
+StepInputs inputs_of(const NumPy<int32_t, 1>& ids, const NumPy<int32_t, 1>& positions,
+                     const NumPy<int32_t, 1>& logit_rows, const Rows& rows, const KVCache& cache) {
+  return {span(ids), span(positions), span(logit_rows), rows, cache};
+}
+
 // The buffer protocol: what makes numpy.asarray(array) a view.
 int get_buffer(PyObject* self, Py_buffer* view, int flags) {
   const auto& array = *nb::inst_ptr<Array>(self);
@@ -63,6 +81,7 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
     PyErr_SetString(PyExc_BufferError, "the rows are not contiguous: ask for a strided buffer");
     return -1;
   }
+  spoil_recording();
   auto* dims = new Py_ssize_t[4]{array.rows, array.columns, array.stride * Py_ssize_t{sizeof(float)}, sizeof(float)};
   view->obj = Py_NewRef(self);
   view->buf = array.data;
@@ -108,12 +127,57 @@ NB_MODULE(_native, m) {
 
   nb::class_<Rows>(m, "Rows");
 
+  nb::enum_<LoadProblem>(m, "LoadProblem")
+      .value("NONE", LoadProblem::kNone)
+      .value("NOT_FINITE", LoadProblem::kNotFinite)
+      .value("NOT_READ", LoadProblem::kNotRead);
+
+  nb::class_<Load>(m, "Load")
+      .def("__init__",
+           [](Load* self, const Weight& to, int fd, int64_t offset, const std::string& dtype, bool rows_are_inputs) {
+             const int64_t rows = rows_are_inputs ? to.n_in : to.n_out, columns = rows_are_inputs ? to.n_out : to.n_in;
+             new (self) Load{to, fd, offset, {nullptr, Source::dtype_of(dtype), rows, columns, rows_are_inputs}};
+           },
+           "to"_a, "fd"_a, "offset"_a, "dtype"_a, "rows_are_inputs"_a)
+      .def("__init__",
+           [](Load* self, const Vector& to, int fd, int64_t offset, const std::string& dtype) {
+             new (self) Load{to, fd, offset, {nullptr, Source::dtype_of(dtype), 1, to.n, false}};
+           },
+           "to"_a, "fd"_a, "offset"_a, "dtype"_a);
+
+  nb::class_<Ids>(m, "Ids")
+      .def_prop_ro("shape", [](const Ids& ids) { return nb::make_tuple(ids.values.size()); })
+      .def("__len__", [](const Ids& ids) { return ids.values.size(); });
+
+  nb::class_<Plan>(m, "Plan")
+      .def_prop_ro("ids", [](const Plan& p) { return Ids{p.ids()}; }, nb::keep_alive<0, 1>())
+      .def_prop_ro("positions", [](const Plan& p) { return Ids{p.positions()}; }, nb::keep_alive<0, 1>())
+      .def_prop_ro("logit_rows", [](const Plan& p) { return Ids{p.logit_rows()}; }, nb::keep_alive<0, 1>())
+      .def_prop_ro("rows", &Plan::rows, nb::rv_policy::reference_internal)
+      .def_prop_ro("cache", &Plan::cache, nb::rv_policy::reference_internal)
+      .def("record",
+           [](nb::handle_t<Plan> self, const nb::callable& forward) {
+             auto& plan = nb::cast<Plan&>(self);
+             const Plan::Recording recording(plan);
+             return forward(self);
+           },
+           "forward"_a)
+      .def("finish", &Plan::finish, "out"_a)
+      .def("run",
+           [](Plan& p, const NumPy<int32_t, 1>& ids, const NumPy<int32_t, 1>& positions,
+              const NumPy<int32_t, 1>& logit_rows, const Rows& rows, const KVCache& cache) {
+             const StepInputs inputs = inputs_of(ids, positions, logit_rows, rows, cache);
+             return unlocked([&] { return p.run(inputs); });
+           },
+           "ids"_a, "positions"_a, "logit_rows"_a, "rows"_a, "cache"_a);
+
   nb::class_<Device>(m, "Device")
       .def(nb::new_(&make_device), "threads"_a, "isa"_a)
       .def_prop_ro("threads", &Device::n_threads)
       .def_prop_ro("isa", &Device::isa)
       .def("weight",
            [](Device& d, const std::string& format, int n_in, int n_out) {
+             spoil_recording();
              return d.weight(static_cast<Format>(index_of(kFormatNames, format, "format")), n_in, n_out);
            },
            "format"_a, "n_in"_a, "n_out"_a)
@@ -125,10 +189,27 @@ NB_MODULE(_native, m) {
              return unlocked([&] { return d.pack(source, first, weight); });
            },
            "weight"_a, "raw"_a, "dtype"_a, "columns"_a, "rows_are_inputs"_a, "first"_a)
+      .def("load",
+           [](Device& d, const std::vector<Load>& loads) { return unlocked([&] { return d.load(loads); }); },
+           "loads"_a)
       .def("read", [](Device& d, const Weight& w) { return unlocked([&] { return d.read(w); }); }, "weight"_a)
-      .def("vector", [](Device& d, const NumPy<float, 1>& values) { return d.vector(span(values)); }, "values"_a)
+      .def("vector",
+           [](Device& d, int n) {
+             spoil_recording();
+             return d.vector(n);
+           },
+           "n"_a)
+      .def("vector",
+           [](Device& d, const NumPy<float, 1>& values) {
+             spoil_recording();
+             Vector vector = d.vector(static_cast<int>(values.size()));
+             std::copy_n(values.data(), values.size(), reinterpret_cast<float*>(vector.memory.get()));
+             return vector;
+           },
+           "values"_a)
       .def("array",
            [](Device& d, const NumPy<float, 2>& values) {
+             spoil_recording();
              Array array = d.array(static_cast<int64_t>(values.shape(0)), static_cast<int64_t>(values.shape(1)));
              for (int64_t i = 0; i < array.rows; ++i) {
                std::copy_n(values.data() + i * array.columns, array.columns, array.row(i));
@@ -151,6 +232,11 @@ NB_MODULE(_native, m) {
       .def("embedding",
            [](Device& d, const NumPy<int32_t, 1>& ids, const Weight& table) {
              return unlocked([&] { return d.embedding(span(ids), table); });
+           },
+           "ids"_a, "table"_a)
+      .def("embedding",
+           [](Device& d, const Ids& ids, const Weight& table) {
+             return unlocked([&] { return d.embedding(ids.values, table); });
            },
            "ids"_a, "table"_a)
       .def("linear",
@@ -182,12 +268,19 @@ NB_MODULE(_native, m) {
       .def("take",
            [](Device& d, const Array& x, const NumPy<int32_t, 1>& rows) { return d.take(x, span(rows)); }, "x"_a,
            "rows"_a)
+      .def("take", [](Device& d, const Array& x, const Ids& rows) { return d.take(x, rows.values); }, "x"_a, "rows"_a)
       .def("windows",
            [](Device& d, const Array& x, const NumPy<int32_t, 2>& rows) {
              if (rows.shape(1) == 0) throw std::invalid_argument("windows of no rows");
              return d.windows(x, span(rows), static_cast<int64_t>(rows.shape(1)));
            },
            "x"_a, "rows"_a)
+      .def("plan",
+           [](Device& d, const NumPy<int32_t, 1>& ids, const NumPy<int32_t, 1>& positions,
+              const NumPy<int32_t, 1>& logit_rows, const Rows& rows, const KVCache& cache) {
+             return std::make_unique<Plan>(d.shared_from_this(), inputs_of(ids, positions, logit_rows, rows, cache));
+           },
+           "ids"_a, "positions"_a, "logit_rows"_a, "rows"_a, "cache"_a)
       .def("attention",
            [](Device& d, const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache,
               int layer, int n_head, float scale) {

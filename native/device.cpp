@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "plan.h"
+
 namespace rushlight {
 
 namespace {
@@ -17,6 +19,12 @@ constexpr int64_t kElementsAPart = 8192;  // fewer elements than this are not wo
 
 void require(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
+}
+
+// What an operation reads, for the plan that may be recorded.
+template <class... Read>
+void reads(const Read&... what) {
+  if (Plan* plan = Plan::recording()) plan->reads(what...);
 }
 
 }  // namespace
@@ -43,6 +51,7 @@ Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positio
           "row_starts, positions and block_tables do not fit together");
   for (int64_t s = 0; s < n; ++s) {
     require(row_starts[s] < row_starts[s + 1], "a sequence without rows");
+    sequences_.resize(static_cast<size_t>(row_starts[s + 1]), static_cast<int32_t>(s));
     const int32_t position = positions[row_starts[s]];
     const int64_t last = int64_t{position} + row_starts[s + 1] - row_starts[s] - 1;
     require(position >= 0 && last / kBlock < width, "a position beyond the sequence's blocks");
@@ -69,28 +78,12 @@ bool Device::pack(const Source& source, int64_t first, const Weight& weight) {
   require(source.columns == (source.rows_are_inputs ? weight.n_out : weight.n_in) && first % kTile == 0 &&
               first >= 0 && first + source.rows <= n_rows,
           "a source that is no part of the weight");
-  const int64_t row_tiles = (source.rows + kTile - 1) / kTile, column_tiles = (source.columns + kTile - 1) / kTile;
-  const auto pack_tile = kernels_.linear[static_cast<int>(weight.format)].pack;
-  std::atomic<bool> finite = true;
-  pool_.share(row_tiles * column_tiles, 8, [&](int64_t begin, int64_t end) {
-    alignas(64) float tile[kTile * kPanel];
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t r = i / column_tiles, c = i % column_tiles;
-      source.read_tile(r * kTile, c * kTile, tile);
-      const int row = static_cast<int>(first / kTile + r), column = static_cast<int>(c);
-      uint8_t* packed = source.rows_are_inputs ? weight.tile(column, row) : weight.tile(row, column);
-      if (!pack_tile(tile, packed)) finite.store(false, std::memory_order_relaxed);
-    }
-  });
-  return finite;
+  return rushlight::pack(source, first, weight, kernels_);
 }
 
-Vector Device::vector(std::span<const float> values) {
-  const size_t bytes = static_cast<size_t>(round_up(static_cast<int64_t>(values.size()), kPanel)) * sizeof(float);
+Vector Device::vector(int n) {
   const std::lock_guard lock(arena_mutex_);
-  Vector vector = {arena_.allocate(bytes), static_cast<int>(values.size())};
-  std::memcpy(vector.memory.get(), values.data(), values.size_bytes());
-  return vector;
+  return {arena_.allocate(static_cast<size_t>(round_up(n, kPanel)) * sizeof(float)), n};
 }
 
 uint32_t Device::read(const Weight& weight) {
@@ -102,19 +95,32 @@ uint32_t Device::read(const Weight& weight) {
   return total;
 }
 
+std::shared_ptr<float> Device::allocate(size_t floats) {
+  Plan* plan = Plan::recording();
+  return plan == nullptr ? buffers_->allocate(floats) : plan->allocate(floats);
+}
+
 Array Device::array(int64_t rows, int64_t columns) {
   const int64_t stride = round_up(columns, kPanel);
-  std::shared_ptr<float> memory = buffers_->allocate(static_cast<size_t>(rows * stride));
+  std::shared_ptr<float> memory = allocate(static_cast<size_t>(rows * stride));
   float* data = memory.get();
-  return {shared_from_this(), std::move(memory), data, rows, columns, stride};
+  return {{data, rows, columns, stride}, shared_from_this(), std::move(memory)};
+}
+
+template <class Body>
+void Device::share(int64_t n, int64_t least, const View& out, Body&& body) {
+  pool_.share(n, least, [&](int64_t begin, int64_t end) { body(out, begin, end); });
+  if (Plan* plan = Plan::recording()) plan->add(n, least, out, std::forward<Body>(body));
 }
 
 template <class Function>
 Array Device::each_row(const Array& x, Function&& function) {
+  reads(x);
   Array out = array(x.rows, x.columns);
-  pool_.share(x.rows, kElementsAPart / std::max<int64_t>(x.columns, 1) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) function(i, x.row(i), out.row(i));
-  });
+  share(x.rows, kElementsAPart / std::max<int64_t>(x.columns, 1) + 1, out,
+        [in = View(x), function](const View& out, int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) function(i, in.row(i), out.row(i));
+        });
   return out;
 }
 
@@ -123,8 +129,9 @@ Array Device::embedding(std::span<const int32_t> ids, const Weight& table) {
     require(id >= 0 && id < table.n_out, "id " + std::to_string(id) + " is beyond the table's " +
                                              std::to_string(table.n_out) + " rows");
   }
+  reads(ids, table.n_out);
   Array out = array(static_cast<int64_t>(ids.size()), table.n_in);
-  pool_.share(out.rows, 8, [&](int64_t begin, int64_t end) {
+  share(out.rows, 8, out, [ids, table](const View& out, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) table.gather(ids[i], out.row(i));
   });
   return out;
@@ -134,86 +141,105 @@ Array Device::linear(const Array& x, const Weight& weight, const Vector* bias) {
   require(x.columns == weight.n_in, "x has " + std::to_string(x.columns) + " columns, the weight " +
                                         std::to_string(weight.n_in) + " inputs");
   require(bias == nullptr || bias->n == weight.n_out, "the bias is not as long as the outputs");
+  reads(x);
   const LinearKernels& kernels = kernels_.linear[static_cast<int>(weight.format)];
   Array out = array(x.rows, weight.n_out);
-  LinearJob job = {weight.memory.get(),
-                   weight.panel_bytes(),
-                   weight.n_in,
-                   x.data,
-                   static_cast<size_t>(x.stride) * sizeof(float),
-                   out.data,
-                   static_cast<size_t>(out.stride),
-                   bias == nullptr ? nullptr : bias->data()};
+  const uint8_t* input = reinterpret_cast<const uint8_t*>(x.data);
+  size_t input_stride = static_cast<size_t>(x.stride) * sizeof(float);
   std::shared_ptr<float> prepared;
   if (kernels.prepare != nullptr) {
-    job.x_stride_bytes = kernels.prepared_bytes(weight.n_in);
-    prepared = buffers_->allocate((job.x_stride_bytes * static_cast<size_t>(x.rows) + 3) / 4);
+    input_stride = kernels.prepared_bytes(weight.n_in);
+    const size_t floats = (input_stride * static_cast<size_t>(x.rows) + 3) / 4;
+    prepared = allocate(floats);
     auto* bytes = reinterpret_cast<uint8_t*>(prepared.get());
-    job.x = bytes;
-    pool_.share(x.rows, kElementsAPart / std::max<int64_t>(x.columns, 1) + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        kernels.prepare(x.row(i), weight.n_in, bytes + static_cast<size_t>(i) * job.x_stride_bytes);
-      }
-    });
+    input = bytes;
+    share(x.rows, kElementsAPart / std::max<int64_t>(x.columns, 1) + 1, View{prepared.get()},
+          [&kernels, in = View(x), bytes, input_stride](const View&, int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+              kernels.prepare(in.row(i), static_cast<int>(in.columns), bytes + static_cast<size_t>(i) * input_stride);
+            }
+          });
   }
   // Parts go along the panels, so that each thread reads one stretch of the weight; many rows are cut as well.
   const int64_t row_parts = std::max<int64_t>((x.rows + kLinearRows - 1) / kLinearRows, 1);
-  pool_.share(weight.n_panels() * row_parts, 1, [&](int64_t begin, int64_t end) {
-    while (begin < end) {
-      const int64_t panel = begin / row_parts, part = begin % row_parts;
-      const int64_t parts = std::min(row_parts - part, end - begin);
-      const bool whole = part == 0 && parts == row_parts;
-      const int64_t panels = whole ? (end - begin) / row_parts : 1;
-      for (int64_t i = part; i < part + parts; ++i) {
-        kernels.run(job, static_cast<int>(panel), static_cast<int>(panel + panels), static_cast<int>(i * kLinearRows),
-                    static_cast<int>(std::min((i + 1) * kLinearRows, x.rows)));
-      }
-      begin += whole ? panels * row_parts : parts;
-    }
-  });
+  share(weight.n_panels() * row_parts, 1, out,
+        [&kernels, weight, bias = bias == nullptr ? Vector{} : *bias, input, input_stride, row_parts](
+            const View& out, int64_t begin, int64_t end) {
+          const LinearJob job = {weight.memory.get(),
+                                 weight.panel_bytes(),
+                                 weight.n_in,
+                                 input,
+                                 input_stride,
+                                 out.data,
+                                 static_cast<size_t>(out.stride),
+                                 bias.data()};
+          while (begin < end) {
+            const int64_t panel = begin / row_parts, part = begin % row_parts;
+            const int64_t parts = std::min(row_parts - part, end - begin);
+            const bool whole = part == 0 && parts == row_parts;
+            const int64_t panels = whole ? (end - begin) / row_parts : 1;
+            for (int64_t i = part; i < part + parts; ++i) {
+              kernels.run(job, static_cast<int>(panel), static_cast<int>(panel + panels),
+                          static_cast<int>(i * kLinearRows),
+                          static_cast<int>(std::min((i + 1) * kLinearRows, out.rows)));
+            }
+            begin += whole ? panels * row_parts : parts;
+          }
+        });
   return out;
 }
 
 Array Device::layer_norm(const Array& x, const Vector& weight, const Vector& bias, float eps) {
   require(x.columns == weight.n && x.columns == bias.n, "x, weight and bias differ in length");
-  return each_row(x, [&](int64_t, const float* in, float* out) {
-    kernels_.layer_norm(in, weight.data(), bias.data(), eps, out, weight.n);
+  return each_row(x, [layer_norm = kernels_.layer_norm, weight, bias, eps](int64_t, const float* in, float* out) {
+    layer_norm(in, weight.data(), bias.data(), eps, out, weight.n);
   });
 }
 
 Array Device::activation(const Array& x, ActivationKind kind) {
   const auto function = kernels_.activation[static_cast<int>(kind)];
-  return each_row(x, [&](int64_t, const float* in, float* out) { function(in, out, static_cast<int>(x.columns)); });
+  const auto n = static_cast<int>(x.columns);
+  return each_row(x, [function, n](int64_t, const float* in, float* out) { function(in, out, n); });
 }
 
 Array Device::exp(const Array& x) {
-  return each_row(x, [&](int64_t, const float* in, float* out) { kernels_.exp(in, out, static_cast<int>(x.columns)); });
+  const auto n = static_cast<int>(x.columns);
+  return each_row(x, [exp = kernels_.exp, n](int64_t, const float* in, float* out) { exp(in, out, n); });
 }
 
 Array Device::add(const Array& a, const Array& b) {
   require(a.rows == b.rows && a.columns == b.columns, "the arrays to add differ in shape");
-  return each_row(a, [&](int64_t i, const float* in, float* out) {
-    kernels_.add(in, b.row(i), out, static_cast<int>(a.columns));
+  reads(b);
+  return each_row(a, [add = kernels_.add, b = View(b)](int64_t i, const float* in, float* out) {
+    add(in, b.row(i), out, static_cast<int>(b.columns));
   });
 }
 
 Array Device::multiply(const Array& a, const Array& b) {
   require(a.rows == b.rows && a.columns == b.columns, "the arrays to multiply differ in shape");
-  return each_row(a, [&](int64_t i, const float* in, float* out) {
-    kernels_.multiply(in, b.row(i), out, static_cast<int>(a.columns));
+  reads(b);
+  return each_row(a, [multiply = kernels_.multiply, b = View(b)](int64_t i, const float* in, float* out) {
+    multiply(in, b.row(i), out, static_cast<int>(b.columns));
   });
 }
 
 Array Device::take(const Array& x, std::span<const int32_t> rows) {
+  for (const int32_t row : rows) require(row >= 0 && row < x.rows, "there is no row " + std::to_string(row));
+  reads(x);
+  reads(rows, x.rows);
   Array out = array(static_cast<int64_t>(rows.size()), x.columns);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    require(rows[i] >= 0 && rows[i] < x.rows, "there is no row " + std::to_string(rows[i]));
-    std::memcpy(out.row(static_cast<int64_t>(i)), x.row(rows[i]), static_cast<size_t>(x.columns) * sizeof(float));
-  }
+  share(out.rows, kElementsAPart / std::max<int64_t>(x.columns, 1) + 1, out,
+        [in = View(x), rows](const View& out, int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            std::memcpy(out.row(i), in.row(rows[i]), static_cast<size_t>(in.columns) * sizeof(float));
+          }
+        });
   return out;
 }
 
 Array Device::windows(const Array& x, std::span<const int32_t> rows, int64_t size) {
+  reads(x);
+  reads(rows, x.rows);
   Array out = array(static_cast<int64_t>(rows.size()) / size, size * x.columns);
   for (size_t i = 0; i < rows.size(); ++i) {
     require(rows[i] >= -1 && rows[i] < x.rows, "there is no row " + std::to_string(rows[i]));
@@ -244,57 +270,53 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
     require(x->rows == n && x->columns == columns, "queries, keys and values do not fit the batch and the cache");
   }
   require(layer >= 0 && layer < cache.n_layer && rows.n_blocks() == cache.n_blocks, "another cache's batch or layer");
+  reads(q), reads(k), reads(v), reads(rows, cache);
   const int head_dim = cache.head_dim;
   const size_t block_step = cache.block_step();
+  const int64_t items = n * cache.n_head;  // head by head, all rows of each
 
   // First all keys and values into the cache, then the products: a row's position may be another part's row.
-  const int64_t heads = int64_t{rows.n_sequences()} * cache.n_head;
-  pool_.share(heads, kElementsAPart * heads / std::max<int64_t>(n * columns, 1) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int s = static_cast<int>(i / cache.n_head), head = static_cast<int>(i % cache.n_head);
-      const int32_t* blocks = rows.blocks(s);
-      for (int row = rows.begin(s); row < rows.end(s); ++row) {
-        const int position = rows.position(s) + row - rows.begin(s), at = position % kBlock;
-        const auto block = static_cast<size_t>(blocks[position / kBlock]);
-        float* key = cache.key_base(layer, head) + block * block_step + at;
-        float* value = cache.value_base(layer, head) + block * block_step + at * cache.value_stride;
-        const float* k_row = k.row(row) + head * head_dim;
-        for (int d = 0; d < head_dim; ++d) key[d * kBlock] = k_row[d];
-        std::memcpy(value, v.row(row) + head * head_dim, static_cast<size_t>(head_dim) * sizeof(float));
-      }
-    }
-  });
+  share(items, kElementsAPart / head_dim + 1, View{},
+        [&rows, &cache, k = View(k), v = View(v), n, layer, head_dim, block_step](const View&, int64_t begin,
+                                                                                          int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            const int head = static_cast<int>(i / n), row = static_cast<int>(i % n), s = rows.sequence(row);
+            const int position = rows.position(s) + row - rows.begin(s), at = position % kBlock;
+            const auto block = static_cast<size_t>(rows.blocks(s)[position / kBlock]);
+            float* key = cache.key_base(layer, head) + block * block_step + at;
+            float* value = cache.value_base(layer, head) + block * block_step + at * cache.value_stride;
+            const float* k_row = k.row(row) + head * head_dim;
+            for (int d = 0; d < head_dim; ++d) key[d * kBlock] = k_row[d];
+            std::memcpy(value, v.row(row) + head * head_dim, static_cast<size_t>(head_dim) * sizeof(float));
+          }
+        });
 
-  // Parts are a few rows of one head: where the cached positions are many, so are the rows of a prompt.
-  std::vector<int64_t> part_starts = {0};
-  for (int s = 0; s < rows.n_sequences(); ++s) {
-    const int64_t parts = (rows.end(s) - rows.begin(s) + kAttentionRows - 1) / kAttentionRows;
-    part_starts.push_back(part_starts.back() + parts * cache.n_head);
-  }
+  // Rows of one sequence and head go through its cache a few at a time.
   Array out = array(n, columns);
-  pool_.share(part_starts.back(), 1, [&](int64_t begin, int64_t end) {
-    thread_local std::vector<float> scratch;
-    scratch.resize(attention_scratch(cache.value_stride));
-    for (int64_t i = begin; i < end; ++i) {
-      const auto s = static_cast<int>(std::ranges::upper_bound(part_starts, i) - part_starts.begin() - 1);
-      const int64_t parts = (part_starts[s + 1] - part_starts[s]) / cache.n_head;
-      const int head = static_cast<int>((i - part_starts[s]) / parts);
-      const int first = static_cast<int>((i - part_starts[s]) % parts) * kAttentionRows;
-      const AttentionJob job = {q.row(rows.begin(s)) + head * head_dim,
-                                static_cast<size_t>(q.stride),
-                                out.row(rows.begin(s)) + head * head_dim,
-                                static_cast<size_t>(out.stride),
-                                cache.key_base(layer, head),
-                                cache.value_base(layer, head),
-                                block_step,
-                                cache.value_stride,
-                                rows.blocks(s),
-                                rows.position(s),
-                                head_dim,
-                                scale};
-      kernels_.attention(job, first, std::min(first + kAttentionRows, rows.end(s) - rows.begin(s)), scratch.data());
-    }
-  });
+  share(items, 1, out,
+        [this, &rows, &cache, q = View(q), n, layer, head_dim, block_step, scale](const View& out,
+                                                                                            int64_t begin, int64_t end) {
+          thread_local std::vector<float> scratch;
+          scratch.resize(attention_scratch(cache.value_stride));
+          for (int64_t i = begin, last = 0; i < end; i = last) {
+            const int head = static_cast<int>(i / n), row = static_cast<int>(i % n), s = rows.sequence(row);
+            last = std::min(end, i + std::min(rows.end(s) - row, kAttentionRows));
+            const AttentionJob job = {q.row(rows.begin(s)) + head * head_dim,
+                                      static_cast<size_t>(q.stride),
+                                      out.row(rows.begin(s)) + head * head_dim,
+                                      static_cast<size_t>(out.stride),
+                                      cache.key_base(layer, head),
+                                      cache.value_base(layer, head),
+                                      block_step,
+                                      cache.value_stride,
+                                      rows.blocks(s),
+                                      rows.position(s),
+                                      head_dim,
+                                      scale};
+            const int first = row - rows.begin(s);
+            kernels_.attention(job, first, first + static_cast<int>(last - i), scratch.data());
+          }
+        });
   return out;
 }
 

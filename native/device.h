@@ -9,6 +9,7 @@
 
 #include "array.h"
 #include "kernels.h"
+#include "load.h"
 #include "memory.h"
 #include "pool.h"
 #include "sample.h"
@@ -38,7 +39,7 @@ struct KVCache {
 };
 
 // Whose the rows of a step are: sequence s has rows row_starts[s] to row_starts[s + 1], the first of them at position
-// positions[s], and its block j is block_tables[s * width + j].
+// positions[row_starts[s]], and its block j is block_tables[s * width + j].
 class Rows {
  public:
   // Throws std::invalid_argument where they do not fit together, or a block is missing or not one of n_blocks.
@@ -51,14 +52,16 @@ class Rows {
   int begin(int s) const { return row_starts_[s]; }
   int end(int s) const { return row_starts_[s + 1]; }
   int position(int s) const { return positions_[s]; }
+  int sequence(int row) const { return sequences_[row]; }
   const int32_t* blocks(int s) const { return block_tables_.data() + s * width_; }
 
  private:
-  std::vector<int32_t> row_starts_, positions_, block_tables_;
+  std::vector<int32_t> row_starts_, positions_, block_tables_, sequences_;
   int64_t width_;
   int n_blocks_;
 };
 
+// Each operation is done when it returns, and is recorded where this thread records a Plan.
 class Device : public std::enable_shared_from_this<Device> {
  public:
   Device(int n_threads, const Kernels& kernels);
@@ -68,10 +71,11 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // Room for a matrix, to be filled by `pack`.
   Weight weight(Format format, int n_in, int n_out);
-  // The rows of a source from its row 0 are rows from `first` on of the checkpoint's matrix. Of the pieces of a matrix
-  // all but the last have a multiple of 32 rows. False if a value is not finite, or beyond the format.
+  // Room for n floats.
+  Vector vector(int n);
+  // As in load.h, on the caller's thread and on all.
   bool pack(const Source& source, int64_t first, const Weight& weight);
-  Vector vector(std::span<const float> values);
+  std::vector<LoadProblem> load(std::span<const Load> loads) { return rushlight::load(loads, kernels_, pool_); }
 
   // Reads a weight as a product of one row does, and computes nothing; returns what depends on every byte.
   uint32_t read(const Weight& weight);
@@ -97,10 +101,20 @@ class Device : public std::enable_shared_from_this<Device> {
   // n parts of 0 to `columns`, as views.
   static std::vector<Array> split(const Array& x, int n);
 
+  // The stages of a plan.
+  void run(std::span<const Stage> stages) { pool_.run(stages); }
+
  private:
-  // Calls function(row of x, row of the result) for each row, shared out if there is enough to do.
+  // Calls body(out, begin, end) for parts of 0 to n, which write what `out` shows. The body must own what it reads, or
+  // have it from the plan that is recorded; activations it knows as views.
+  template <class Body>
+  void share(int64_t n, int64_t least, const View& out, Body&& body);
+
+  // Calls function(row index, row of x, row of the result) for each row, shared out if there is enough to do.
   template <class Function>
   Array each_row(const Array& x, Function&& function);
+
+  std::shared_ptr<float> allocate(size_t floats);
 
   const Kernels& kernels_;
   Pool pool_;

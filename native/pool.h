@@ -1,21 +1,30 @@
-// Worker threads that share out the parts of an operation.
+// Worker threads that share out the parts of operations.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <type_traits>
 #include <vector>
 
 namespace rushlight {
 
-// Threads wait for work by spinning for some tens of microseconds, as long as the next operation of a step takes to
-// come, and then sleep until there is some: a wake-up costs as much as a small operation, and an idle program must not
+// Items 0 to n, worked at in parts of at least `least` items, in no order and on any threads. Does not own its context.
+struct Stage {
+  void (*call)(void* context, int64_t begin, int64_t end);
+  void* context;
+  int64_t n;
+  int64_t least;
+};
+
+// Threads wait for work by spinning for a few hundred microseconds at most, in which the next step of a decode comes,
+// and then sleep until there is some: a wake-up costs as much as a small operation, and an idle program must not
 // burn a core.
 //
-// Any thread may call `share`; while one call uses the workers, others do all of theirs themselves. After a fork the
-// child has no workers: the first call there starts new ones.
+// Any thread may call; while one call uses the workers, others do all of theirs themselves. After a fork the child has
+// no workers: the first call there starts new ones.
 class Pool {
  public:
   // n_threads counts the caller.
@@ -26,29 +35,26 @@ class Pool {
 
   int n_threads() const { return n_threads_; }
 
-  // Calls body(begin, end) for parts of 0 to n, in no order and on any threads, and returns when all are done.
-  // Parts hold at least `least` items.
+  // Calls body(begin, end) for parts of 0 to n, and returns when all are done.
   template <class Body>
   void share(int64_t n, int64_t least, Body&& body) {
     if (n_threads_ == 1 || n <= least) {
       if (n > 0) body(int64_t{0}, n);
       return;
     }
-    const Task task = {[](void* context, int64_t begin, int64_t end) {
-                         (*static_cast<std::remove_reference_t<Body>*>(context))(begin, end);
-                       },
-                       const_cast<void*>(static_cast<const void*>(&body))};
-    run(task, n, least);
+    const Stage stage = {[](void* context, int64_t begin, int64_t end) {
+                           (*static_cast<std::remove_reference_t<Body>*>(context))(begin, end);
+                         },
+                         const_cast<void*>(static_cast<const void*>(&body)), n, least};
+    run({&stage, 1});
   }
 
- private:
-  struct Task {
-    void (*call)(void* context, int64_t begin, int64_t end);
-    void* context;
-  };
-  struct Crew;
+  // Works at stages one after the other: all of one is done before anything of the next begins. The workers are called
+  // once for all of them, and meet between the stages without sleeping.
+  void run(std::span<const Stage> stages);
 
-  void run(const Task& task, int64_t n, int64_t least);
+ private:
+  struct Crew;
 
   const int n_threads_;
   std::mutex busy_;

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.checkpoint import Checkpoint, open_checkpoint, read_json_object
 from rushlight.errors import ConfigError, FormatError, PortError
-from rushlight.model import Model
 from rushlight.models import ARCHITECTURES, load_port, recognise
 from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
 from rushlight.models.schema import Fields
@@ -17,8 +18,10 @@ from rushlight.nn import bind
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from rushlight.backends.protocol import Backend
+    from rushlight.model import Model
     from rushlight.models import Architecture, Config
     from rushlight.nn import Module
     from rushlight.text import Tokenizer
@@ -59,7 +62,10 @@ def load(
     """
     ops = open_backend(device, dtype, threads=threads)
     ported = None if port is None else load_port(port)
-    with open_checkpoint(demo.folder() if source is None else source, offline=offline, revision=revision) as checkpoint:
+    with ExitStack() as files:
+        checkpoint = files.enter_context(
+            open_checkpoint(demo.folder() if source is None else source, offline=offline, revision=revision)
+        )
         architecture, config = identify(checkpoint, ported)
         if missing := [name for name in LANGUAGE_MODEL if not hasattr(config, name)]:
             raise PortError(
@@ -67,14 +73,21 @@ def load(
                 file=port,
                 remedy="add them, or load it with rushlight.load_module and call it",
             )
-        tokenizer = _tokenizer(checkpoint, config)
         module = architecture(config)
         n_parameters = sum(
             slot.n_elements
             for name, slot in module.named_slots()
             if not (config.tie_word_embeddings and name in architecture.rules.tied)
         )
-        _bind(module, architecture, config, checkpoint, ops)
+        _bind(module, architecture, config, checkpoint, ops, settle=False)
+        reading = _Beside(ops.settle, files.pop_all())
+
+    # While the weights are read: the modules that need NumPy, which takes long to import, and the tokenizer.
+    from rushlight.model import Model
+
+    tokenizer = _tokenizer(checkpoint, config)
+    ends = eos_ids(checkpoint, config)
+    reading.finish()
     return Model(
         module=module,
         config=config,
@@ -82,7 +95,7 @@ def load(
         tokenizer=tokenizer,
         name="tales" if source is None else checkpoint.source,
         n_parameters=n_parameters,
-        eos_ids=eos_ids(checkpoint, config),
+        eos_ids=ends,
     )
 
 
@@ -113,7 +126,15 @@ def load_module(
     return module
 
 
-def _bind(module: Module, architecture: Architecture, config: Config, checkpoint: Checkpoint, ops: Backend) -> None:
+def _bind(
+    module: Module,
+    architecture: Architecture,
+    config: Config,
+    checkpoint: Checkpoint,
+    ops: Backend,
+    *,
+    settle: bool = True,
+) -> None:
     bind(
         module,
         checkpoint,
@@ -122,7 +143,31 @@ def _bind(module: Module, architecture: Architecture, config: Config, checkpoint
         tie=bool(architecture.rules.tied) and config.tie_word_embeddings,
         title=f"{module.describe()} ({config})",
         file=checkpoint.source,
+        settle=settle,
     )
+
+
+class _Beside:
+    """A call on a thread of its own, which closes what it needs open; an interrupt or an error here does not wait."""
+
+    def __init__(self, call: Callable[[], None], needs: ExitStack) -> None:
+        self._call, self._needs = call, needs
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self._needs:
+                self._call()
+        except BaseException as error:  # raised again by `finish`
+            self._error = error
+
+    def finish(self) -> None:
+        """Waits for its end, and raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[Architecture, Config]:

@@ -68,6 +68,7 @@ class Model:
 
     Attributes:
         module: the tree of layers, `model.module.h[0].attn.c_attn`.
+        forward: the module as its device runs it best; the same bits.
         config: the sizes, under config.json's keys.
         tokenizer: text to token ids and back; None if the checkpoint has none.
         name: what was loaded, in the user's word.
@@ -87,6 +88,7 @@ class Model:
         eos_ids: tuple[int, ...],
     ) -> None:
         self.module = module
+        self.forward = backend.capture(module)
         self.config = config
         self.tokenizer = tokenizer
         self.name = name
@@ -278,7 +280,7 @@ class Model:
             return tapped_here.engine
         with self._engine_lock:
             if self._engine_made is None or self._engine_made[0] != os.getpid():
-                engine = Engine(self.module, self._backend, self.config.kv_shape, context_length=self.context_length)
+                engine = Engine(self.forward, self._backend, self.config.kv_shape, context_length=self.context_length)
                 self._engine_made = os.getpid(), engine
             return self._engine_made[1]
 
@@ -294,9 +296,9 @@ class Model:
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
         tapped_here = self._tapped_here()
-        module = tapped_here.module if tapped_here else self.module
-        chunk_rows = len(ids) if tapped_here or not module.causal else PREFILL_ROWS
-        context = Context(module, self._backend, self.config.kv_shape, len(ids))
+        forward = tapped_here.module if tapped_here else self.forward
+        chunk_rows = len(ids) if tapped_here or not self.module.causal else PREFILL_ROWS
+        context = Context(forward, self._backend, self.config.kv_shape, len(ids))
         return context.feed(ids, all_logits=True, chunk_rows=chunk_rows)
 
     @contextmanager

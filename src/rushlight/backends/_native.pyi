@@ -1,6 +1,8 @@
 """The native extension: kernels over packed weights, and the arrays they pass on. Built from native/."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,59 @@ class KVCache:
 class Rows:
     """A batch's rows, checked against a cache: whose they are and where their blocks lie."""
 
+class LoadProblem(Enum):
+    """What is wrong with a weight that was to be loaded."""
+
+    NONE = ...
+    NOT_FINITE = ...
+    """A value is not finite, or beyond the weight's format."""
+    NOT_READ = ...
+    """The file ends too soon, or the operating system reports an error."""
+
+class Load:
+    """A weight, or a vector, and where its bytes lie: an open file, an offset, and a dtype word of safetensors."""
+
+    @overload
+    def __init__(self, to: Weight, fd: int, offset: int, dtype: str, rows_are_inputs: bool) -> None: ...
+    @overload
+    def __init__(self, to: Vector, fd: int, offset: int, dtype: str) -> None: ...
+
+class Ids:
+    """The input numbers of a plan, to be handed on: they have a length and no values."""
+
+    @property
+    def shape(self) -> tuple[int]: ...
+    def __len__(self) -> int: ...
+
+class Plan:
+    """A step of a model, recorded once for its numbers of rows and of logits: a batch without values while it is."""
+
+    @property
+    def ids(self) -> Ids: ...
+    @property
+    def positions(self) -> Ids: ...
+    @property
+    def logit_rows(self) -> Ids: ...
+    @property
+    def rows(self) -> Rows: ...
+    @property
+    def cache(self) -> KVCache: ...
+    def record(self, forward: Callable[[Plan], Array]) -> Array:
+        """The forward of this plan, computed; what this thread asks of the device meanwhile is recorded."""
+
+    def finish(self, out: Array) -> Array | None:
+        """Ends the recording of what came out: a copy of it, or None if the plan cannot be run."""
+
+    def run(
+        self,
+        ids: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        logit_rows: NDArray[np.int32],
+        rows: Rows,
+        cache: KVCache,
+    ) -> Array | None:
+        """The same step on other inputs. None if another thread is running it, or the inputs do not fit it."""
+
 class Device:
     """The operations, by a number of threads with one instruction set. Any thread may call it; the GIL is released."""
 
@@ -67,10 +122,15 @@ class Device:
         finite in the weight's format.
         """
 
+    def load(self, loads: Sequence[Load]) -> list[LoadProblem]:
+        """Reads and packs all of them; what is wrong with each."""
+
     def read(self, weight: Weight) -> int:
         """Reads every byte once, with the threads, layout and prefetch of a product of one row: a checksum of all."""
 
-    def vector(self, values: NDArray[np.float32]) -> Vector: ...
+    def vector(self, values: NDArray[np.float32] | int) -> Vector:
+        """A vector of these values, or room for so many."""
+
     def array(self, values: NDArray[np.float32]) -> Array: ...
     def kv_cache(self, n_layer: int, n_head: int, head_dim: int, n_blocks: int) -> KVCache: ...
     def rows(
@@ -80,7 +140,17 @@ class Device:
         block_tables: NDArray[np.int32],
         n_blocks: int,
     ) -> Rows: ...
-    def embedding(self, ids: NDArray[np.int32], table: Weight) -> Array: ...
+    def plan(
+        self,
+        ids: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        logit_rows: NDArray[np.int32],
+        rows: Rows,
+        cache: KVCache,
+    ) -> Plan:
+        """A plan to be recorded with these inputs."""
+
+    def embedding(self, ids: NDArray[np.int32] | Ids, table: Weight) -> Array: ...
     def linear(self, x: Array, weight: Weight, bias: Vector | None) -> Array: ...
     def layer_norm(self, x: Array, weight: Vector, bias: Vector, eps: float) -> Array: ...
     def activation(self, x: Array, name: str) -> Array: ...
@@ -91,7 +161,7 @@ class Device:
         """The token at `share` of the probabilities of (V,) logits, as `rushlight.generation.Sampler` draws it."""
 
     def split(self, x: Array, n: int) -> Sequence[Array]: ...
-    def take(self, x: Array, rows: NDArray[np.int32]) -> Array: ...
+    def take(self, x: Array, rows: NDArray[np.int32] | Ids) -> Array: ...
     def windows(self, x: Array, rows: NDArray[np.int32]) -> Array: ...
     def attention(
         self, q: Array, k: Array, v: Array, rows: Rows, cache: KVCache, layer: int, n_head: int, scale: float

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from rushlight.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 BLOCK_SIZE = 64
@@ -78,6 +77,8 @@ class Batch:
     @classmethod
     def of(cls, chunks: Sequence[Chunk], cache: KVCache) -> Batch:
         """Lays the chunks of different sequences one after another."""
+        import numpy as np
+
         sizes = [len(chunk.ids) for chunk in chunks]
         row_starts = np.cumsum([0, *sizes], dtype=np.int32)
         block_tables = np.full((len(chunks), max(len(chunk.blocks) for chunk in chunks)), -1, np.int32)
@@ -105,6 +106,8 @@ class Batch:
         Raises:
             RequestError: a sequence does not begin in this batch: what stands before is not here any more.
         """
+        import numpy as np
+
         if any(span.position for span in self.spans()):
             raise RequestError("this model looks at the tokens beside each one: a text must go through it whole")
         rows = np.arange(len(self.ids), dtype=np.int32)[:, None] + np.arange(-before, size - before, dtype=np.int32)

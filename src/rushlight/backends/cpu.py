@@ -7,23 +7,23 @@ instruction sets.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from rushlight.backends import _native
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.memory import available_bytes
-from rushlight.backends.protocol import Role
+from rushlight.backends.protocol import FileTensor, Role
 from rushlight.backends.threads import thread_count
 from rushlight.errors import DeviceError, DtypeError, NonFiniteError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
-    from rushlight.backends.protocol import Draw, Tensor
+    from rushlight.backends.protocol import Array, Draw, Forward, Tensor
 
 DTYPES = ("auto", "f32", "f16", "bf16", "int8", "int4")
 """What the weights are kept in; auto is the checkpoint's own. Activations, keys and values are float32."""
@@ -35,9 +35,11 @@ _FORMATS = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
-_PIECE_BYTES = 4 << 20
-"""Of a matrix read and packed at once: small enough to be still in the cache when it is packed, and the only memory
-that loading takes beside the weights."""
+MOST_PLANNED_ROWS = 32
+"""A step of more rows computes for so long that what Python takes beside it is not seen."""
+
+MOST_PLANS = 16
+"""Kept of a model, the last used: each has the memory of its step's activations."""
 
 
 class CPUBackend:
@@ -60,6 +62,7 @@ class CPUBackend:
             raise DtypeError(f"the CPU backend does not compute in {dtype}", expected=" or ".join(DTYPES))
         self._requested = dtype
         self._placed: set[str] = set()
+        self._unread: list[_Unread] = []
         self.dtype = "f32" if dtype == "auto" else dtype
         """What the weights are kept in; with auto, what they turn out to be as they are placed."""
         self._native = _native.Device(thread_count(threads), _instruction_set(isa))
@@ -75,36 +78,53 @@ class CPUBackend:
         self.sample: Draw | None = self._native.sample
 
     def place(self, tensor: Tensor, role: Role) -> _native.Vector | _native.Weight:
-        """Raises NonFiniteError if a value is not finite in the weight's format."""
         if role is Role.VECTOR:
-            values = tensor.float32()
-            if not np.isfinite(values).all():
-                raise _not_finite(tensor, "f32")
-            return self._native.vector(values)
+            return self._place_vector(tensor)
         if role is Role.CONVOLUTION:
             return self._place_convolution(tensor)
-        n_rows, n_columns = tensor.shape
         rows_are_inputs = role is Role.CONV1D
-        n_in, n_out = (n_rows, n_columns) if rows_are_inputs else (n_columns, n_rows)
+        n_in, n_out = tensor.shape if rows_are_inputs else tensor.shape[::-1]
         weight = self._weight(tensor, role, n_in, n_out)
-        row_bytes = n_columns * _ITEM_BYTES[tensor.dtype]
-        piece_rows = max(1, _PIECE_BYTES // (32 * row_bytes)) * 32  # all pieces but the last hold whole tiles
-        buffer = np.empty(min(piece_rows, n_rows) * row_bytes, np.uint8)
-        for first in range(0, n_rows, piece_rows):
-            raw = buffer[: min(piece_rows, n_rows - first) * row_bytes]
-            tensor.read_into(raw, first * row_bytes)
-            if not self._native.pack(weight, raw, tensor.dtype, n_columns, rows_are_inputs, first):
-                raise _not_finite(tensor, weight.format)
+        if isinstance(tensor, FileTensor):
+            load = _native.Load(weight, *tensor.location(), tensor.dtype, rows_are_inputs)
+            self._unread.append(_Unread(tensor, weight.format, load))
+        elif not self._native.pack(weight, _raw(tensor), tensor.dtype, tensor.shape[1], rows_are_inputs, 0):
+            raise _not_finite(tensor, weight.format)
         return weight
+
+    def _place_vector(self, tensor: Tensor) -> _native.Vector:
+        if isinstance(tensor, FileTensor):
+            vector = self._native.vector(tensor.shape[0])
+            self._unread.append(_Unread(tensor, "f32", _native.Load(vector, *tensor.location(), tensor.dtype)))
+            return vector
+        import numpy as np
+
+        values = tensor.float32()
+        if not np.isfinite(values).all():
+            raise _not_finite(tensor, "f32")
+        return self._native.vector(values)
 
     def _place_convolution(self, tensor: Tensor) -> _native.Weight:
         """(out, in, size) as a product over windows of size·in, read at once: kernels are small."""
+        import numpy as np
+
         n_out, n_in, size = tensor.shape
         values = np.ascontiguousarray(tensor.float32().transpose(0, 2, 1)).reshape(n_out, size * n_in)
         weight = self._weight(tensor, Role.CONVOLUTION, size * n_in, n_out)
         if not self._native.pack(weight, values.view(np.uint8).reshape(-1), "F32", size * n_in, False, 0):
             raise _not_finite(tensor, weight.format)
         return weight
+
+    def settle(self) -> None:
+        """Raises NonFiniteError if a value of a weight is not finite in the weight's format."""
+        unread, self._unread = self._unread, []
+        problems = self._native.load([load for _, _, load in unread])
+        for (tensor, dtype, _), problem in zip(unread, problems, strict=True):
+            tensor.require_unchanged()
+            if problem == _native.LoadProblem.NOT_READ:
+                _raw(tensor)  # which says why
+            elif problem == _native.LoadProblem.NOT_FINITE:
+                raise _not_finite(tensor, dtype)
 
     def tie(self, table: _native.Weight) -> _native.Weight:
         return table
@@ -123,23 +143,31 @@ class CPUBackend:
     def available_bytes(self) -> int:
         return available_bytes()
 
+    def capture(self, forward: Forward) -> Forward:
+        return _Captured(forward, self)
+
     def attention(
         self,
         q: _native.Array,
         k: _native.Array,
         v: _native.Array,
-        batch: Batch,
+        batch: Batch | _native.Plan,
         *,
         layer: int,
         n_head: int,
         scale: float,
     ) -> _native.Array:
-        return self._native.attention(q, k, v, self._rows_of(batch), batch.cache, layer, n_head, scale)
+        rows = batch.rows if isinstance(batch, _native.Plan) else self.rows_of(batch)
+        return self._native.attention(q, k, v, rows, batch.cache, layer, n_head, scale)
 
     def from_numpy(self, values: NDArray[np.floating]) -> _native.Array:
+        import numpy as np
+
         return self._native.array(np.ascontiguousarray(values, np.float32))
 
     def to_numpy(self, x: _native.Array) -> NDArray[np.float32]:
+        import numpy as np
+
         return np.asarray(x)
 
     def _weight(self, tensor: Tensor, role: Role, n_in: int, n_out: int) -> _native.Weight:
@@ -158,7 +186,7 @@ class CPUBackend:
             return "int8"
         return self._requested
 
-    def _rows_of(self, batch: Batch) -> _native.Rows:
+    def rows_of(self, batch: Batch) -> _native.Rows:
         """The batch's rows in native form, made once for its layers."""
         # Not the batch itself is kept: it would hold its cache.
         parts = (batch.row_starts, batch.positions, batch.block_tables)
@@ -173,6 +201,68 @@ class CPUBackend:
         rows = self._native.rows(*parts, n_blocks)
         self._rows = _KeptRows(parts, n_blocks, rows)
         return rows
+
+    def plan_of(self, forward: Forward, batch: Batch) -> tuple[_native.Plan | None, Array]:
+        """The forward of a batch, and the plan of it, if it could be recorded."""
+        plan = self._native.plan(batch.ids, batch.positions, batch.logit_rows, self.rows_of(batch), batch.cache)
+        try:
+            out = plan.record(forward)
+        except Exception:  # it wanted to know more than a plan tells; or it is wrong, and will say so again
+            return None, forward(batch)
+        result = plan.finish(out)
+        return (None, out) if result is None else (plan, result)
+
+
+class _Captured:
+    """A forward whose steps of few rows are recorded when their shape comes for the second time, and then repeated.
+
+    A step of the same shape is the same operations on other tokens, positions and blocks; what is recorded sees none of
+    these. A forward that looks at them, or at an activation, or keeps one, or changes its modules, is called each time.
+    """
+
+    def __init__(self, forward: Forward, backend: CPUBackend) -> None:
+        self._forward = forward
+        self._backend = backend
+        self._plans: dict[tuple[int, int], _native.Plan | None] = {}
+        self._seen: set[tuple[int, int]] = set()
+        self._revision = _revision(forward)
+
+    def __call__(self, batch: Batch) -> Array:
+        if len(batch.ids) > MOST_PLANNED_ROWS:
+            return self._forward(batch)
+        if self._revision != _revision(self._forward):
+            self._revision = _revision(self._forward)
+            self._plans, self._seen = {}, set()
+        shape = (len(batch.ids), len(batch.logit_rows))
+        plans = self._plans
+        if shape in plans:
+            plan = plans[shape] = plans.pop(shape, None)  # the last used is last
+            if plan is not None:
+                rows = self._backend.rows_of(batch)
+                out = plan.run(batch.ids, batch.positions, batch.logit_rows, rows, batch.cache)
+                if out is not None:
+                    return out
+            return self._forward(batch)
+        if shape not in self._seen:
+            self._seen.add(shape)
+            return self._forward(batch)
+        plans[shape], out = self._backend.plan_of(self._forward, batch)
+        if len(plans) > MOST_PLANS:
+            plans.pop(next(iter(plans)), None)
+        return out
+
+
+def _revision(forward: Forward) -> int:
+    """Grows when a module is changed; see `rushlight.nn.Module`."""
+    return getattr(forward, "revision", 0)
+
+
+class _Unread(NamedTuple):
+    """A tensor whose weight has its room, and how it will be read into it."""
+
+    tensor: FileTensor
+    dtype: str
+    load: _native.Load
 
 
 class _KeptRows(NamedTuple):
@@ -198,6 +288,15 @@ def _instruction_set(asked: str | None) -> str:
             f"{problem}, named by {ISA_VARIABLE}", expected=" or ".join(available), remedy="or leave it out"
         )
     return name
+
+
+def _raw(tensor: Tensor) -> NDArray[np.uint8]:
+    """The tensor's bytes."""
+    import numpy as np
+
+    raw = np.empty(math.prod(tensor.shape) * _ITEM_BYTES[tensor.dtype], np.uint8)
+    tensor.read_into(raw, 0)
+    return raw
 
 
 def _not_finite(tensor: Tensor, dtype: str) -> NonFiniteError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Array = Any
 """An activation on the device: (N, C), with `.shape`, `+` and `*`. NumPy's, MLX's and PyTorch's arrays all are."""
+
+Forward = Callable[[Any], Array]
+"""A model: a `Batch` of N rows -> (R, V) logits on the device."""
 
 Draw = Callable[["NDArray[np.float32]", float, int, float, float, float], int]
 """(V,) logits, temperature, top_k, top_p, min_p, share -> the token at that share, in [0, 1), of the probabilities."""
@@ -72,6 +75,19 @@ class Tensor(Protocol):
         ...
 
 
+@runtime_checkable
+class FileTensor(Tensor, Protocol):
+    """A tensor that lies in an open file on this machine, for readers other than itself."""
+
+    def location(self) -> tuple[int, int]:
+        """The file's descriptor, and the offset of the tensor's first byte."""
+        ...
+
+    def require_unchanged(self) -> None:
+        """To be called when its bytes were read; raises TruncatedError if the file has changed since it was opened."""
+        ...
+
+
 class Backend(Protocol):
     """The operations of one device at one dtype.
 
@@ -88,7 +104,11 @@ class Backend(Protocol):
     """The backend's own way to draw a token, where it has one faster than `rushlight.generation.sampler`'s."""
 
     def place(self, tensor: Tensor, role: Role) -> Weight:
-        """Reads a parameter and lays it out for its role."""
+        """Lays a parameter out for its role. It may be read later: it is there after `settle`."""
+        ...
+
+    def settle(self) -> None:
+        """Returns when all that was placed is there; may be called on another thread. Raises what reading raises."""
         ...
 
     def tie(self, table: Weight) -> Weight:
@@ -108,6 +128,14 @@ class Backend(Protocol):
 
     def available_bytes(self) -> int:
         """The memory that caches may still take."""
+        ...
+
+    def capture(self, forward: Forward) -> Forward:
+        """The forward as this device runs it best: its results are the same bits, its errors the same.
+
+        A device may record what a forward asks of it and repeat that without asking, as long as `forward.revision`
+        (see `rushlight.nn.Module`) stays; where it does not, this is `forward` itself.
+        """
         ...
 
     def embedding(self, ids: NDArray[np.int32], table: Weight) -> Array:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
-    from rushlight.backends.protocol import Draw, Tensor
+    from rushlight.backends.protocol import Draw, Forward, Tensor
 
 Floats = Any  # NDArray of float32, or of float64 in that mode
 
@@ -60,6 +60,9 @@ class ReferenceBackend:
             return values.transpose(2, 1, 0).reshape(-1, len(values))  # (size·in, out)
         return values.T if role is Role.LINEAR else values
 
+    def settle(self) -> None:
+        """`place` has done it all."""
+
     def tie(self, table: Floats) -> Floats:
         return table.T
 
@@ -71,6 +74,9 @@ class ReferenceBackend:
 
     def available_bytes(self) -> int:
         return available_bytes()
+
+    def capture(self, forward: Forward) -> Forward:
+        return forward
 
     def embedding(self, ids: NDArray[np.int32], table: Floats) -> Floats:
         return table[ids]

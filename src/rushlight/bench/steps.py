@@ -29,7 +29,7 @@ def random_ids(n: int, vocab_size: int, seed: int = 0) -> list[int]:
 def time_prefill(model: Model, n_tokens: int) -> float:
     """Seconds from a prompt of n_tokens to its next token, on an empty cache."""
     ids = random_ids(n_tokens, model.config.vocab_size)
-    context = Context(model.module, model.module.ops, model.config.kv_shape, n_tokens)
+    context = Context(model.forward, model.module.ops, model.config.kv_shape, n_tokens)
     start = perf_counter()
     context.feed(ids).argmax()
     return perf_counter() - start
@@ -76,6 +76,6 @@ class Sequences:
         return self._choose(chunks)
 
     def _choose(self, chunks: list[Chunk]) -> NDArray[np.intp]:
-        logits = self._ops.to_numpy(self._model.module(Batch.of(chunks, self._cache)))
+        logits = self._ops.to_numpy(self._model.forward(Batch.of(chunks, self._cache)))
         chosen: NDArray[np.intp] = logits.argmax(axis=-1)
         return chosen

@@ -11,7 +11,7 @@ from rushlight.checkpoint.dtypes import DTYPES, FLOAT_DTYPES, to_float32
 from rushlight.checkpoint.file import File
 from rushlight.checkpoint.header import PREFIX_BYTES, START_BYTES, header_bytes, parse_header
 from rushlight.checkpoint.sniff import SNIFF_BYTES, sniff
-from rushlight.errors import CheckpointError, FormatError
+from rushlight.errors import CheckpointError, FormatError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -126,6 +126,29 @@ class Tensor:
     @property
     def file(self) -> Path:
         return self._shard.file.path
+
+    def location(self) -> tuple[int, int]:
+        """The descriptor of the open file and the offset of the first byte in it, for readers that are not Python.
+
+        They call `require_unchanged` when they have read.
+
+        Raises:
+            SourceError: the file is on another machine.
+        """
+        return self._local_file().fileno(), self._shard.header.data_start + self._info.begin
+
+    def require_unchanged(self) -> None:
+        """Checks that the file is what it was when it was opened.
+
+        Raises:
+            TruncatedError: it is not.
+        """
+        self._local_file().require_unchanged()
+
+    def _local_file(self) -> File:
+        if not isinstance(self._shard.file, File):
+            raise SourceError("only its header is read on another machine", file=self.file, tensor=self.name)
+        return self._shard.file
 
     def __repr__(self) -> str:
         return f"Tensor({self.name!r}, {self.dtype}, {list(self.shape)})"

@@ -88,10 +88,30 @@ class File:
                 if n_read == 0:
                     break
                 done += n_read
-            now = os.fstat(self._file.fileno())
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error.strerror}", file=self.path, offset=offset + done) from error
-        # After the bytes, not before: what was changed before or during the read is then seen.
+        self.require_unchanged()
+        if done < len(buffer):
+            raise TruncatedError(
+                "the file ends too soon",
+                file=self.path,
+                offset=offset + done,
+                expected=f"{len(buffer) - done:,} more bytes",
+            )
+
+    def fileno(self) -> int:
+        """The file's descriptor, for readers that are not Python; they call `require_unchanged` when they have read."""
+        return self._file.fileno()
+
+    def require_unchanged(self) -> None:
+        """Checks that the file is what it was when it was opened.
+
+        After its bytes were read, not before: what was changed before or during the read is then seen.
+
+        Raises:
+            TruncatedError: it is not.
+        """
+        now = os.fstat(self._file.fileno())
         if (now.st_size, now.st_mtime_ns) != (self.size, self._modified_ns):
             raise TruncatedError(
                 "the file was changed while it was being read",
@@ -99,13 +119,6 @@ class File:
                 expected=f"{self.size:,} bytes",
                 found=f"{now.st_size:,}" if now.st_size != self.size else "the same size, written anew",
                 remedy="load it again once whatever writes it has finished",
-            )
-        if done < len(buffer):
-            raise TruncatedError(
-                "the file ends too soon",
-                file=self.path,
-                offset=offset + done,
-                expected=f"{len(buffer) - done:,} more bytes",
             )
 
     def close(self) -> None:

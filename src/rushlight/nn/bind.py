@@ -102,6 +102,7 @@ def bind(
     tie: bool,
     title: str,
     file: str | None = None,
+    settle: bool = True,
 ) -> None:
     """Fills every slot of `model` from `tensors` and gives every module its backend. Checks all before it reads any.
 
@@ -113,6 +114,7 @@ def bind(
         tie: whether the heads of `rules.tied` are the tables they name, which lets them be absent.
         title: the model in words, for the message: `GPT2 (n_layer 12, n_embd 768)`.
         file: the checkpoint, for the message.
+        settle: whether to wait until the weights are read; otherwise the caller does, with `ops.settle`.
 
     Raises:
         BindError: something does not fit. The message lists every problem; `problems` has them as data.
@@ -133,6 +135,8 @@ def bind(
     for path, weight in placed.items():
         parent, _, name = path.rpartition(".")
         setattr(modules[parent], name, weight)
+    if settle:
+        ops.settle()
 
 
 def _by_path(tensors: Mapping[str, Tensor], rules: NameRules) -> tuple[dict[str, Tensor], list[Problem]]:

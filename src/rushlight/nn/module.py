@@ -50,6 +50,12 @@ class Module:
 
     ops: Backend
     """The backend that computes this module; set by `bind`."""
+    revision: ClassVar[int] = 0
+    """How often an attribute of any module has been set. What a backend has captured holds while this stays."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        Module.revision += 1
 
     __call__: Callable[..., Any]
     """What the module computes, which each subclass writes."""

@@ -1,0 +1,137 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+namespace rushlight {
+
+namespace {
+
+thread_local Plan* recording_here = nullptr;
+
+bool within(std::span<const int32_t> numbers, int64_t limit) {
+  return std::ranges::all_of(numbers, [&](int32_t i) { return i >= 0 && i < limit; });
+}
+
+}  // namespace
+
+std::shared_ptr<float> Workspace::allocate(size_t floats) {
+  const std::lock_guard lock(mutex_);
+  auto free = std::ranges::find_if(buffers_, [&](const Buffer& b) { return !b.taken && b.floats == floats; });
+  if (free == buffers_.end()) {
+    auto* memory = static_cast<float*>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64 + 64));
+    if (memory == nullptr) throw std::bad_alloc();
+    buffers_.push_back({{memory, std::free}, floats, false});
+    free = std::prev(buffers_.end());
+  }
+  free->taken = true;
+  return {free->memory.get(),
+          [self = shared_from_this(), memory = free->memory](const float* buffer) { self->release(buffer); }};
+}
+
+void Workspace::release(const float* buffer) {
+  const std::lock_guard lock(mutex_);
+  for (Buffer& b : buffers_) {
+    if (b.memory.get() == buffer) b.taken = false;
+  }
+}
+
+bool Workspace::owns(const float* data) const {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::any_of(
+      buffers_, [&](const Buffer& b) { return data >= b.memory.get() && data < b.memory.get() + b.floats; });
+}
+
+void Workspace::give_away(const float* buffer) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(buffers_, [&](const Buffer& b) { return b.memory.get() == buffer; });
+}
+
+size_t Workspace::n_taken() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<size_t>(std::ranges::count_if(buffers_, &Buffer::taken));
+}
+
+Plan::Plan(std::shared_ptr<Device> device, const StepInputs& inputs)
+    : device_(std::move(device)),
+      ids_(inputs.ids.begin(), inputs.ids.end()),
+      positions_(inputs.positions.begin(), inputs.positions.end()),
+      logit_rows_(inputs.logit_rows.begin(), inputs.logit_rows.end()),
+      rows_(inputs.rows),
+      cache_(inputs.cache) {}
+
+Plan* Plan::recording() { return recording_here; }
+
+Plan::Recording::Recording(Plan& plan) : outer_(std::exchange(recording_here, &plan)) {}
+
+Plan::Recording::~Recording() { recording_here = outer_; }
+
+void Plan::add(int64_t n, int64_t least, const View& out,
+               std::function<void(const View& out, int64_t begin, int64_t end)> body) {
+  if (n > 0) recorded_.push_back({n, least, out, std::move(body)});
+}
+
+void Plan::reads(const View& x) {
+  if (!workspace_->owns(x.data)) spoil();
+}
+
+void Plan::reads(std::span<const int32_t> numbers, int64_t limit) {
+  for (const auto* own : {&ids_, &positions_, &logit_rows_}) {
+    if (own->data() == numbers.data() && own->size() == numbers.size()) {
+      limits_.push_back({own, limit});
+      return;
+    }
+  }
+  spoil();
+}
+
+void Plan::reads(const Rows& rows, const KVCache& cache) {
+  if (&rows != &rows_ || &cache != &cache_) spoil();
+}
+
+std::optional<Array> Plan::finish(const Array& out) {
+  // Each run writes its result into new memory, so it must be what the last stage writes, and nothing else be left over.
+  if (spoilt_ || recorded_.empty() || recorded_.back().out.data != out.data ||
+      recorded_.back().out.columns != out.columns || workspace_->n_taken() != 1) {
+    return std::nullopt;
+  }
+  Array result = device_->array(out.rows, out.columns);
+  for (int64_t i = 0; i < out.rows; ++i) std::copy_n(out.row(i), out.columns, result.row(i));
+  const auto writes_out = [&](const Recorded& stage) { return stage.out.data == out.data; };
+  if (std::ranges::count_if(recorded_, writes_out) == 1) workspace_->give_away(out.data);
+  cache_.memory.reset();
+  for (Recorded& stage : recorded_) {
+    stages_.push_back({[](void* context, int64_t begin, int64_t end) {
+                         const auto& recorded = *static_cast<const Recorded*>(context);
+                         recorded.body(recorded.out, begin, end);
+                       },
+                       &stage, stage.n, stage.least});
+  }
+  return result;
+}
+
+std::optional<Array> Plan::run(const StepInputs& inputs) {
+  const std::unique_lock lock(running_, std::try_to_lock);
+  if (!lock || inputs.ids.size() != ids_.size() || inputs.positions.size() != positions_.size() ||
+      inputs.logit_rows.size() != logit_rows_.size() || inputs.rows.n_rows() != rows_.n_rows() ||
+      inputs.rows.n_blocks() != inputs.cache.n_blocks || inputs.cache.n_layer != cache_.n_layer ||
+      inputs.cache.n_head != cache_.n_head || inputs.cache.head_dim != cache_.head_dim) {
+    return std::nullopt;
+  }
+  std::ranges::copy(inputs.ids, ids_.begin());
+  std::ranges::copy(inputs.positions, positions_.begin());
+  std::ranges::copy(inputs.logit_rows, logit_rows_.begin());
+  if (!std::ranges::all_of(limits_, [](const Limit& l) { return within(*l.numbers, l.limit); })) return std::nullopt;
+  rows_ = inputs.rows;
+  cache_ = inputs.cache;
+  View& last = recorded_.back().out;
+  Array result = device_->array(last.rows, last.columns);
+  last = result;
+  device_->run(stages_);
+  cache_.memory.reset();  // a plan keeps no sequence's memory
+  return result;
+}
+
+}  // namespace rushlight
