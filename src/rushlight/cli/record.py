@@ -18,7 +18,7 @@ EXAMPLES = """
 \b
 Examples:
   rushlight record openai-community/gpt2 -o golden.safetensors
-  rushlight record ./folder -o golden.safetensors --text "Once upon a time" --text "def f(x):"
+  rushlight record ./folder -o golden.safetensors --text "Once upon a time"
   rushlight record ./folder -o golden.safetensors --ids 464,3290 --tokens 0
   rushlight verify ./folder --golden golden.safetensors
 """

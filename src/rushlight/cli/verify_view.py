@@ -50,10 +50,10 @@ UNICODE, ASCII = Signs("✓", "✗", "~", "–"), Signs("ok", "X", "~", "-")
 STYLES = {"equal": "green", "diverges": "bold red", "not called": "bold red", "carries": "yellow", "other shape": "dim"}
 
 
-def report_view(report: Report) -> RenderableType:
-    """A report as a table and a few lines."""
-    width, signs = stdout_console().width, _signs()
-    parts: list[RenderableType] = [_table(report.modules, width, signs), Text()]
+def report_view(report: Report, *, table: bool = True) -> RenderableType:
+    """A report as a table and a few lines, or as the lines alone."""
+    signs = _signs()
+    parts: list[RenderableType] = [_table(report.modules, stdout_console().width, signs), Text()] if table else []
     made_with = ", ".join(
         f"{name} {version}" for name, version in sorted(report.made_with.items()) if name != "rushlight"
     )

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
     from rushlight.nn import Module
 
-__all__ = ["Source", "Trial", "why_input", "why_output"]
+__all__ = ["ITS_INPUT", "Source", "Trial", "why_input", "why_output"]
+
+ITS_INPUT = "its input"
+"""The name of what the module itself was called with."""
 
 Floats = Any  # NDArray of float64
 
@@ -82,7 +85,7 @@ def why_output(module: Module, given: NDArray[Any] | None, trial: Trial) -> str:
         if said := attempt(module, given, trial):
             return str(said)
     if isinstance(module, Activation) and given is not None:
-        trial = Trial(trial.found, trial.recorded, [Source("its input", given)], (), trial.tolerance)
+        trial = Trial(trial.found, trial.recorded, [Source(ITS_INPUT, given)], (), trial.tolerance)
     return _formulas(module, trial) or _where(trial)
 
 
@@ -295,6 +298,9 @@ def _formulas(module: Module, trial: Trial) -> str:
     if said := _attention(module, trial):
         return said
     theirs, mine = _formula(trial, trial.recorded), _formula(trial, trial.found)
+    suffix = f" of {ITS_INPUT}"
+    if isinstance(module, Activation) and theirs.endswith(suffix) and mine.endswith(suffix):
+        theirs, mine = theirs.removesuffix(suffix), mine.removesuffix(suffix)
     if theirs and mine and theirs != mine:
         return f"it computes {mine} where the recording has {theirs}"
     if theirs and not mine:
@@ -382,7 +388,7 @@ def _attention(module: Module, trial: Trial) -> str:
     if trial.recorded.ndim != 2:
         return ""
     n, c = trial.recorded.shape
-    same = [source.values for source in trial.sources[1:] if source.values.shape == (n, c)]
+    same = [source.values for source in trial.sources if source.values.shape == (n, c) and source.name != ITS_INPUT]
     wide = [source.values for source in trial.sources if source.values.shape == (n, 3 * c)]
     if wide:
         parts = np.split(wide[-1].astype(np.float64), 3, axis=-1)

@@ -136,7 +136,8 @@ def _log_probs(model: Model, ids: Sequence[int], targets: Sequence[int]) -> NDAr
     logits = model.logits(ids)[-len(targets) :].astype(np.float64)
     logits -= logits.max(axis=-1, keepdims=True)
     chosen: NDArray[np.float64] = logits[np.arange(len(targets)), targets]
-    return chosen - np.log(np.exp(logits).sum(axis=-1))
+    chosen -= np.log(np.exp(logits).sum(axis=-1))
+    return chosen
 
 
 def _n_tokens(model: Model, text: str) -> int:

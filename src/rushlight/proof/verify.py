@@ -26,12 +26,14 @@ from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
 from rushlight.errors import GoldenError, RequestError
 from rushlight.model import Model
 from rushlight.nn import NameRules, tapped
-from rushlight.proof.causes import Source, Trial, why_input, why_output
+from rushlight.proof.causes import ITS_INPUT, Source, Trial, why_input, why_output
 from rushlight.proof.compare import Distance, distance, oriented
+from rushlight.proof.golden import Golden, read_golden
 from rushlight.proof.report import DRIFT, TOLERANCES, LogitsResult, ModuleResult, Report
 from rushlight.proof.weights import weight_differences
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from rushlight.backends.batch import KVShape
     from rushlight.checkpoint import Tensor
     from rushlight.nn import Module
-    from rushlight.proof.golden import Case, Golden
+    from rushlight.proof.golden import Case
     from rushlight.proof.report import Status
 
 __all__ = ["verify"]
@@ -51,7 +53,7 @@ _WIDTH = {"F64": 3, "F32": 2, "BF16": 1, "F16": 1}
 
 def verify(
     model: Model | Module,
-    golden: Golden,
+    golden: Golden | str | os.PathLike[str],
     *,
     checkpoint: Mapping[str, Tensor] | None = None,
     tolerance: float | None = None,
@@ -61,15 +63,18 @@ def verify(
 
     Args:
         model: a loaded model, or a bound module that is called with a batch.
-        golden: the recording.
+        golden: the recording, or the path of the file that holds it.
         checkpoint: the tensors the model was loaded from, to compare with the recorded weights; None leaves that out.
         tolerance: of a module alone, relative to the largest recorded value; None is that of the dtype in TOLERANCES.
         source: what the user calls the model.
 
     Raises:
-        GoldenError: it was recorded of something else: no module of the port is in it.
+        SourceError, FormatError, TruncatedError: the golden file cannot be read.
+        GoldenError: it is not one, or it was recorded of something else: no module of the port is in it.
         RequestError: the port cannot take a recorded prompt, or the tolerance is no positive number.
     """
+    if not isinstance(golden, Golden):
+        golden = read_golden(golden)
     module = model.module if isinstance(model, Model) else model
     rules = getattr(module, "rules", NameRules())
     if tolerance is None:
@@ -275,7 +280,7 @@ class _Alone(_Run):
         """What is to be explained, with what the module `running` had at hand."""
         sources = {}
         if running.given is not None:
-            sources["its input"] = Source("its input", running.given)
+            sources[ITS_INPUT] = Source(ITS_INPUT, running.given)
         for ended in running.ended:
             inner = self.view.calls.get(ended)
             values = None if inner is None else self.view.case.output(inner)
@@ -372,7 +377,7 @@ def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | No
         ours, theirs = _log_softmax(found), _log_softmax(recorded)
         kl.append((np.exp(theirs) * (theirs - ours)).sum(axis=-1))
         same.append(found.argmax(axis=-1) == recorded.argmax(axis=-1))
-        if case.greedy_ids and math.isfinite(apart.relative):
+        if case.greedy_ids and model.module.causal and math.isfinite(apart.relative):
             ids = model.generate(case.ids, max_tokens=len(case.greedy_ids), ignore_eos=True).ids
             equal = next(
                 (i for i, pair in enumerate(zip(ids, case.greedy_ids, strict=False)) if pair[0] != pair[1]), len(ids)
