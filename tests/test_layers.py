@@ -15,6 +15,7 @@ LAYERS = """\
 cli/                                  one file a command: flags, printing, exit codes
 bench/                                how fast a model runs here, and what it needs
 __init__.py                           the public names
+proof/                                a port compared with PyTorch, module by module
 porting/                              does a checkpoint fit, and why not; a port to begin with
 loader.py      inspection.py          where a source, an architecture, a backend and a tokenizer meet; a source's tree
 logit_lens.py                         what each block would say next
@@ -33,10 +34,12 @@ STRANGERS = {"generation", "nn", "checkpoint", "text"}
 
 LIBRARIES = {
     "numpy": tuple(
-        "bench/ porting/ logit_lens.py model.py loader.py models/ nn/ generation/ backends/ checkpoint/ text/".split()
+        """bench/ proof/ porting/ logit_lens.py model.py loader.py models/ nn/ generation/ backends/ checkpoint/
+        text/""".split()
     ),
     "tokenizers": ("text/",),
     "huggingface_hub": ("checkpoint/hub.py",),
+    "safetensors": ("proof/record.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),
 }

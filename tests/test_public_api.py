@@ -25,6 +25,8 @@ def test_the_public_names_are_these():
         "load",
         "load_module",
         "open_checkpoint",
+        "record",
+        "verify",
     ]
 
 

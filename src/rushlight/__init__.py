@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rushlight.logit_lens import lens
     from rushlight.model import Model, Request
     from rushlight.porting import check
+    from rushlight.proof.record import record
+    from rushlight.proof.verify import verify
     from rushlight.result import AsyncStream, Generation, Stats, Stream
 
 __version__ = "0.1.0"
@@ -42,6 +44,8 @@ __all__ = [
     "load",
     "load_module",
     "open_checkpoint",
+    "record",
+    "verify",
 ]
 
 _HOMES = {
@@ -58,6 +62,8 @@ _HOMES = {
     "load": "rushlight.loader",
     "load_module": "rushlight.loader",
     "open_checkpoint": "rushlight.checkpoint",
+    "record": "rushlight.proof.record",
+    "verify": "rushlight.proof.verify",
 }
 
 

@@ -5,7 +5,8 @@
     ├── CheckpointError          a file of the checkpoint cannot be read as what it should be
     │   ├── FormatError          not safetensors, or safetensors that breaks the format's rules
     │   ├── TruncatedError       bytes are missing: a cut download, or a file changed while it was read
-    │   └── NonFiniteError       a weight is not a finite float32 number
+    │   ├── NonFiniteError       a weight is not a finite float32 number
+    │   └── GoldenError          not a golden file, or one that this version cannot read
     ├── ConfigError              config.json is malformed, or asks for what the model does not do
     ├── BindError                tensors and model do not fit: every problem at once
     ├── PortError                a user's own model file cannot be used, or is not written to its end
@@ -16,7 +17,9 @@
     │   ├── ContextLengthError   the prompt does not leave room in the model's context
     │   ├── MemoryLimitError     its keys and values do not fit in the memory there is
     │   └── QueueFullError       too many texts are waiting already
-    └── GenerationError          the model produced something that is not a distribution
+    ├── GenerationError          the model produced something that is not a distribution
+    ├── RecordError              the PyTorch module cannot be recorded
+    └── LibraryError             a library that only some commands need is not installed
 
 The command line prints `str(error)` on stderr and exits with 2.
 """
@@ -38,10 +41,13 @@ __all__ = [
     "DtypeError",
     "FormatError",
     "GenerationError",
+    "GoldenError",
+    "LibraryError",
     "MemoryLimitError",
     "NonFiniteError",
     "PortError",
     "QueueFullError",
+    "RecordError",
     "RequestError",
     "RushlightError",
     "SourceError",
@@ -144,6 +150,12 @@ class NonFiniteError(CheckpointError):
     code = "non_finite_weights"
 
 
+class GoldenError(CheckpointError):
+    """Not a golden file, or one that this version cannot read."""
+
+    code = "invalid_golden"
+
+
 class ConfigError(RushlightError):
     """config.json is malformed, or asks for what the model does not do."""
 
@@ -227,3 +239,15 @@ class GenerationError(RushlightError):
     """The model produced something that is not a distribution over tokens."""
 
     code = "generation_failed"
+
+
+class RecordError(RushlightError):
+    """The PyTorch module cannot be recorded."""
+
+    code = "cannot_record"
+
+
+class LibraryError(RushlightError):
+    """A library that only some commands need is not installed."""
+
+    code = "library_not_installed"

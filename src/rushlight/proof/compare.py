@@ -1,0 +1,65 @@
+"""How far two arrays are apart."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Distance", "distance", "oriented"]
+
+
+class Distance(NamedTuple):
+    """What separates an array from the recorded one.
+
+    Attributes:
+        absolute: max |difference|.
+        relative: that over max |recorded|.
+        cosine: of the angle between the two as vectors; 1 where both are zero.
+        non_finite: how many values are NaN or infinite where the recorded ones are not the same; the others are then
+            NaN.
+    """
+
+    absolute: float
+    relative: float
+    cosine: float
+    non_finite: int = 0
+
+    def within(self, tolerance: float) -> bool:
+        """Whether the relative error is at most `tolerance`; NaN never is."""
+        return self.relative <= tolerance
+
+
+def distance(found: NDArray[Any], recorded: NDArray[Any]) -> Distance:
+    """The distance of two arrays of one shape, computed in float64."""
+    a, b = np.asarray(found, np.float64).reshape(-1), np.asarray(recorded, np.float64).reshape(-1)
+    finite = np.isfinite(a) & np.isfinite(b)
+    # What is not finite is right where both are the same.
+    strange = int((~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))).sum())
+    if strange:
+        return Distance(math.nan, math.nan, math.nan, strange)
+    a, b = a[finite], b[finite]
+    if not a.size:
+        return Distance(0.0, 0.0, 1.0)
+    absolute, largest = float(np.abs(a - b).max()), float(np.abs(b).max())
+    relative = absolute / largest if largest else (0.0 if absolute == 0 else math.inf)
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return Distance(absolute, relative, float(a @ b) / norms if norms else float(absolute == 0))
+
+
+def oriented(recorded: NDArray[Any] | None, found: NDArray[Any]) -> NDArray[Any] | None:
+    """A recorded array in the shape of ours; None if it has none that fits.
+
+    Ours are (N, C). PyTorch's convolutions, and what stands between them, have (C, N): they are turned. If N and C are
+    equal, the way that is nearer to ours is taken.
+    """
+    if recorded is None:
+        return None
+    ways = [way for way in (recorded, recorded.T, recorded[None]) if way.shape == found.shape]
+    if len(ways) == 2 and distance(found, ways[1]).absolute < distance(found, ways[0]).absolute:
+        return ways[1]
+    return ways[0] if ways else None

@@ -1,0 +1,263 @@
+"""The golden file: what a PyTorch model computed, module by module, in one .safetensors file.
+
+A prompt is a case, numbered from 0. Its tensors are
+
+    0/ids                        (T,)  I64  the token ids
+    0/input/h.0.attn.c_proj      F32 or I64: the first tensor that the module was called with
+    0/output/h.0.attn.c_proj     F32 or I64: the first tensor that it returned
+    0/greedy_ids                 (n,)  I64  the tokens of the largest logits, one after another, if they were recorded
+    0/greedy_margins             (n,)  F32  how far each was above the next best
+
+Paths are those of PyTorch's `named_modules`; the second call of a module has "#2" behind its path. Arrays are as the
+module had them, without the batch axis of 1. What equals a tensor that is there already is not kept again: an input is
+mostly another module's output.
+
+All else is JSON under the metadata key "rushlight.golden": `version`, `made_with` (the versions of the libraries),
+`model` (its class), `dtype` (what PyTorch computed in), `config`, `weights` (the digest of each tensor, as `digest.py`
+defines it), and `cases`, each with its `text` and, in the order in which they finished, its `modules`: `path`, `repr`
+(PyTorch's line about it), `eps` where it has one, and the names of the tensors that are its `input` and `output`.
+There is no date in it: the same model and prompts give the same file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rushlight.checkpoint import open_checkpoint
+from rushlight.checkpoint.strict_json import parse_json_object
+from rushlight.errors import GoldenError, printable_name
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rushlight.checkpoint import Checkpoint
+
+__all__ = ["KEY", "VERSION", "Call", "Case", "Golden", "read_golden"]
+
+KEY = "rushlight.golden"
+VERSION = 1
+_DTYPES = ("F32", "I64")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a module.
+
+    Attributes:
+        path: the module's path, and from its second call on "#2", "#3", ...
+        repr: what PyTorch prints of the module, in one line; its class alone if it has modules inside.
+        eps: its epsilon, if it has one.
+        input, output: the names of the tensors; None where there was none.
+    """
+
+    path: str
+    repr: str
+    eps: float | None
+    input: str | None
+    output: str | None
+
+
+@dataclass(slots=True)
+class Case:
+    """One prompt and what every module made of it.
+
+    Attributes:
+        ids: the prompt.
+        text: what it was in words; None if it was given as ids.
+        calls: the modules in the order in which they finished.
+        greedy_ids, greedy_margins: the greedy tokens after the prompt and their lead in logits; empty if not recorded.
+        tensors: what `calls` names.
+    """
+
+    ids: list[int]
+    text: str | None
+    calls: list[Call]
+    greedy_ids: list[int] = field(default_factory=list)
+    greedy_margins: list[float] = field(default_factory=list)
+    tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def output(self, call: Call) -> NDArray[Any] | None:
+        """What the module returned."""
+        return None if call.output is None else self.tensors[call.output]
+
+    def input(self, call: Call) -> NDArray[Any] | None:
+        """What the module was called with."""
+        return None if call.input is None else self.tensors[call.input]
+
+
+@dataclass(slots=True)
+class Golden:
+    """A recording: the cases, and what made them.
+
+    Attributes:
+        name: where it comes from, for messages.
+        made_with: library -> version.
+        model: the class of the PyTorch model.
+        dtype: what it computed in: float32, bfloat16, ...
+        config: its config, if it has one.
+        weights: tensor name -> digest.
+        cases: the prompts.
+    """
+
+    made_with: dict[str, str]
+    model: str
+    dtype: str
+    config: dict[str, Any]
+    weights: dict[str, str]
+    cases: list[Case]
+    name: str = "the recording"
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every tensor of the file, by name."""
+        import numpy as np
+
+        arrays: dict[str, NDArray[Any]] = {}
+        for i, case in enumerate(self.cases):
+            arrays[f"{i}/ids"] = np.array(case.ids, np.int64)
+            arrays |= case.tensors
+            if case.greedy_ids:
+                arrays[f"{i}/greedy_ids"] = np.array(case.greedy_ids, np.int64)
+                arrays[f"{i}/greedy_margins"] = np.array(case.greedy_margins, np.float32)
+        return arrays
+
+    def metadata(self) -> dict[str, str]:
+        """The metadata of the file: one key, since their order in a file is not fixed."""
+        cases = [{"text": case.text, "modules": [asdict(call) for call in case.calls]} for case in self.cases]
+        about = {
+            "version": VERSION,
+            "made_with": self.made_with,
+            "model": self.model,
+            "dtype": self.dtype,
+            "config": self.config,
+            "weights": self.weights,
+            "cases": cases,
+        }
+        return {KEY: json.dumps(about, sort_keys=True, separators=(",", ":"))}
+
+
+def read_golden(path: str | os.PathLike[str]) -> Golden:
+    """Reads a golden file. Needs no PyTorch.
+
+    Raises:
+        SourceError: there is no such file.
+        FormatError, TruncatedError: it is not sound safetensors.
+        GoldenError: it is safetensors and no golden file, or of another version, or not whole.
+    """
+    with open_checkpoint(Path(path)) as checkpoint:
+        if KEY not in checkpoint.metadata:
+            raise GoldenError(
+                "not a golden file but a checkpoint",
+                file=path,
+                remedy="`rushlight record SOURCE -o golden.safetensors` makes one, where PyTorch is",
+            )
+        about = parse_json_object(checkpoint.metadata[KEY].encode(), file=path, error=GoldenError)
+        if about.get("version") != VERSION:
+            raise GoldenError(
+                "a golden file of another version",
+                file=path,
+                expected=VERSION,
+                found=about.get("version"),
+                remedy="record it again, or use the rushlight that wrote it",
+            )
+        reader = _Reader(checkpoint)
+        golden = reader.golden(about, str(path))
+        if reader.problems:
+            lines = "\n  ".join(reader.problems[:20])
+            raise GoldenError(f"the golden file is not whole\n  {lines}\nrecord it again", file=path)
+        return golden
+
+
+class _Reader:
+    """Reads what the metadata names, and notes all that is wrong with it."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.problems: list[str] = []
+
+    def golden(self, about: Mapping[str, Any], name: str) -> Golden:
+        cases = self.typed(about, "cases", list)
+        if not cases:
+            self.problems.append("there are no cases")
+        return Golden(
+            made_with=self.words(about, "made_with"),
+            model=self.typed(about, "model", str),
+            dtype=self.typed(about, "dtype", str),
+            config=self.typed(about, "config", dict),
+            weights=self.words(about, "weights"),
+            cases=[self.case(i, case if isinstance(case, dict) else {}) for i, case in enumerate(cases)],
+            name=name,
+        )
+
+    def case(self, i: int, about: Mapping[str, Any]) -> Case:
+        calls = [
+            self.call(entry if isinstance(entry, dict) else {}, f"cases[{i}].modules[{j}]")
+            for j, entry in enumerate(self.typed(about, "modules", list, f"cases[{i}]."))
+        ]
+        names = {name for call in calls for name in (call.input, call.output) if name is not None}
+        ids = self.integers(f"{i}/ids")
+        if not ids:
+            self.problems.append(f"{i}/ids holds no tokens")
+        greedy = f"{i}/greedy_ids" in self.checkpoint
+        margins = self.array(f"{i}/greedy_margins") if greedy else None
+        case = Case(
+            ids=ids,
+            text=text if isinstance(text := about.get("text"), str) else None,
+            calls=calls,
+            greedy_ids=self.integers(f"{i}/greedy_ids") if greedy else [],
+            greedy_margins=[] if margins is None else [float(margin) for margin in margins.reshape(-1)],
+            tensors={name: array for name in sorted(names) if (array := self.array(name)) is not None},
+        )
+        if len(case.greedy_ids) != len(case.greedy_margins):
+            self.problems.append(f"{i}/greedy_ids and {i}/greedy_margins are not of one length")
+        return case
+
+    def call(self, about: Mapping[str, Any], where: str) -> Call:
+        eps, names = about.get("eps"), [about.get("input"), about.get("output")]
+        if not all(name is None or isinstance(name, str) for name in names):
+            self.problems.append(f"{where}: input and output should be names of tensors")
+            names = [None, None]
+        if eps is not None and type(eps) not in (int, float):
+            self.problems.append(f"{where}.eps should be a number")
+            eps = None
+        path, line = self.typed(about, "path", str, f"{where}."), self.typed(about, "repr", str, f"{where}.")
+        return Call(path, line, eps, names[0], names[1])
+
+    def typed(self, about: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
+        value = about.get(key)
+        if isinstance(value, kind):
+            return value
+        self.problems.append(f"{where}{key} is missing or of the wrong type")
+        return kind()
+
+    def words(self, about: Mapping[str, Any], key: str) -> dict[str, str]:
+        values: dict[str, Any] = self.typed(about, key, dict)
+        if not all(isinstance(value, str) for value in values.values()):
+            self.problems.append(f"{key} should hold strings alone")
+            return {}
+        return values
+
+    def integers(self, name: str) -> list[int]:
+        array = self.array(name)
+        if array is None:
+            return []
+        if array.dtype.kind != "i" or array.ndim != 1:
+            self.problems.append(f"{printable_name(name)} should be a row of integers")
+            return []
+        return [int(i) for i in array]
+
+    def array(self, name: str) -> NDArray[np.generic] | None:
+        tensor = self.checkpoint.get(name)
+        if tensor is None:
+            self.problems.append(f"the tensor {printable_name(name)} is missing")
+            return None
+        if tensor.dtype not in _DTYPES:
+            self.problems.append(f"the tensor {printable_name(name)} is {tensor.dtype}, not {' or '.join(_DTYPES)}")
+            return None
+        return tensor.read()

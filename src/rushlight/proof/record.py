@@ -1,0 +1,392 @@
+"""Recording a PyTorch model: the only part of rushlight that imports torch and transformers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rushlight.checkpoint import Checkpoint, open_checkpoint
+from rushlight.errors import LibraryError, RecordError
+from rushlight.proof.digest import tensor_digests, values_digest
+from rushlight.proof.golden import Call, Case, Golden
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
+__all__ = ["DTYPES", "GREEDY_TOKENS", "TEXTS", "record", "record_source", "write_golden"]
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+GREEDY_TOKENS = 20
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog, and nobody in the village of 300 souls is surprised.",
+    "def add(a, b):\n    return a + b",
+)
+"""What is recorded if nothing is asked for."""
+N_IDS = 24
+"""How many ids stand in for a text where there is no tokenizer."""
+
+
+def record(
+    module: Any,
+    inputs: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    texts: Sequence[str | None] | None = None,
+    greedy: int = 0,
+    weights: Mapping[str, str] | None = None,
+) -> Golden:
+    """Runs a PyTorch module and keeps what every module inside it was given and returned.
+
+        rushlight.record(my_model, [464, 3290], "golden.safetensors")
+
+    The module is run in evaluation mode and without gradients, each prompt by itself as a batch of one; it is left as
+    it was. Of inputs and outputs that are tuples or dicts, the first tensor is kept. Floats are kept in float32 without
+    the batch axis: (1, T, C) as (T, C), and what a convolution has, (1, C, T), as (C, T), which `verify` turns where
+    that is what fits.
+
+    Args:
+        module: any torch.nn.Module whose forward takes token ids (1, T), or what a dict of tensors names.
+        inputs: a prompt as token ids or as a (1, T) or (T,) tensor, a dict of arguments in which the first tensor of
+            integers is the prompt, or a list of such prompts.
+        path: where to write the golden file; None writes none.
+        texts: what the prompts were in words.
+        greedy: how many greedy tokens to record, of a module whose first output is logits (1, T, V).
+        weights: the digests of the checkpoint's tensors; None takes those of the module's state dict.
+
+    Raises:
+        LibraryError: PyTorch or safetensors is not installed.
+        RecordError: the inputs are not what is described here, or the module cannot run on them.
+    """
+    torch = _library("torch")
+    prompts = _prompts(torch, inputs)
+    words = list(texts or [None] * len(prompts))
+    if len(words) != len(prompts):
+        raise RecordError("there should be a text for each prompt", expected=len(prompts), found=len(words))
+    parameter = next(iter(module.parameters()), None)
+    config: Any = getattr(module, "config", None)
+    with _evaluating(torch, module):
+        golden = Golden(
+            made_with=_versions(),
+            model=type(module).__name__,
+            dtype=str(torch.float32 if parameter is None else parameter.dtype).removeprefix("torch."),
+            config=_plain(config.to_dict()) if hasattr(config, "to_dict") else {},
+            weights=dict(weights) if weights is not None else _state_digests(torch, module),
+            cases=[
+                _case(torch, module, i, prompt, text, greedy)
+                for i, (prompt, text) in enumerate(zip(prompts, words, strict=True))
+            ],
+        )
+    if path is not None:
+        write_golden(golden, path)
+    return golden
+
+
+def record_source(
+    source: str,
+    *,
+    texts: Sequence[str] = (),
+    ids: Sequence[Sequence[int]] = (),
+    dtype: str = "float32",
+    greedy: int = GREEDY_TOKENS,
+    offline: bool = False,
+    revision: str | None = None,
+) -> Golden:
+    """Records what transformers' AutoModelForCausalLM computes for a checkpoint, on the CPU with plain attention.
+
+    Without texts and ids, TEXTS are recorded, or where there is no tokenizer some ids.
+
+    Raises:
+        LibraryError: PyTorch or transformers is not installed.
+        SourceError, CheckpointError: as `rushlight.open_checkpoint`.
+        RecordError: transformers cannot load it whole, or there is no tokenizer for the texts.
+    """
+    torch, transformers = _library("torch"), _library("transformers")
+    if dtype not in DTYPES:
+        raise RecordError(f"there is no dtype {dtype!r} to record in", expected=", ".join(DTYPES))
+    with open_checkpoint(source, offline=offline, revision=revision) as checkpoint:
+        folder = _folder(checkpoint)
+        weights = tensor_digests(checkpoint)
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise RecordError(f"transformers cannot load it: {error}", file=source) from error
+    # What it does not find it makes up at random, and says so in a log.
+    if made_up := [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]:
+        names = ", ".join(sorted(made_up)[:10])
+        raise RecordError(f"transformers does not find {len(made_up)} of its weights in it: {names}", file=source)
+    prompts: list[list[int]] = [list(prompt) for prompt in ids]
+    words: list[str | None] = [None] * len(prompts)
+    if texts or not prompts:
+        tokenizer = _tokenizer(transformers, folder)
+        if tokenizer is None and texts:
+            raise RecordError("there is no tokenizer for the text", file=source, remedy="give token ids: --ids 1,2,3")
+        if tokenizer is None:
+            vocab_size = int(model.config.vocab_size)
+            prompts, words = [[(7919 * i + 11) % vocab_size for i in range(N_IDS)]], [None]
+        else:
+            for text in texts or TEXTS:
+                prompts.append(list(tokenizer.encode(text, add_special_tokens=False)))
+                words.append(text)
+    vocab_size = int(getattr(model.config, "vocab_size", 0))
+    if strangers := sorted({i for prompt in prompts for i in prompt if vocab_size and not 0 <= i < vocab_size}):
+        raise RecordError(f"no such token: {strangers[0]}", file=source, expected=f"ids from 0 to {vocab_size - 1}")
+    if any(not prompt for prompt in prompts):
+        raise RecordError("a prompt has no tokens", file=source)
+    golden = record(model, prompts, texts=words, greedy=greedy, weights=weights)
+    golden.name = f"transformers {transformers.__version__}"
+    return golden
+
+
+def write_golden(golden: Golden, path: str | os.PathLike[str]) -> None:
+    """Writes a golden file, over what is there: whole, or not at all.
+
+    Raises:
+        LibraryError: safetensors is not installed.
+        OSError: the folder is not there or not to be written to, or the disk is full; nothing is left behind.
+    """
+    _library("safetensors")
+    from safetensors.numpy import save
+
+    path = Path(path)
+    data = save({name: np.ascontiguousarray(array) for name, array in golden.arrays().items()}, golden.metadata())
+    # In the same folder, so that the last step is a rename.
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        part.write_bytes(data)
+        part.replace(path)
+
+
+class _Recorder:
+    """Keeps what passes through the hooks of one run."""
+
+    def __init__(self, torch: Any, case: int) -> None:
+        self._torch = torch
+        self._case = case
+        self._names: dict[tuple[str, str], str] = {}
+        self._calls: Counter[str] = Counter()
+        self._running: list[tuple[str, str | None]] = []
+        self.tensors: dict[str, NDArray[Any]] = {}
+        self.calls: list[Call] = []
+
+    def enter(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._calls[path] += 1
+        call = path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
+        # Kept before the module runs: one that works in place overwrites it.
+        self._running.append((call, self._keep("input", call, self._first((*args, *kwargs.values())))))
+
+    def leave(self, module: Any, output: Any) -> None:
+        call, given = self._running.pop()
+        returned = self._keep("output", call, self._first(output))
+        line = type(module).__name__ if next(module.children(), None) is not None else " ".join(repr(module).split())
+        eps = next((value for key in ("eps", "variance_epsilon") if (value := getattr(module, key, None))), None)
+        self.calls.append(Call(call, line, float(eps) if isinstance(eps, float) else None, given, returned))
+
+    def _first(self, value: Any) -> Any:
+        """The first tensor of a tensor, a tuple, a dict or a ModelOutput; None if there is none."""
+        if isinstance(value, self._torch.Tensor):
+            return value
+        parts: Sequence[Any] = ()
+        if isinstance(value, Mapping):
+            parts = list(value.values())
+        elif isinstance(value, list | tuple):
+            parts = value
+        return next((found for part in parts if (found := self._first(part)) is not None), None)
+
+    def _keep(self, kind: str, call: str, tensor: Any) -> str | None:
+        """The name under which the tensor is kept, its own or that of an equal one; None for what is not compared."""
+        if tensor is None or tensor.is_complex() or tensor.dtype == self._torch.bool:
+            return None
+        wanted = self._torch.float32 if tensor.is_floating_point() else self._torch.int64
+        array = tensor.detach().to("cpu", wanted, copy=True).numpy()
+        if array.ndim > 1 and array.shape[0] == 1:
+            array = array[0]
+        key = (array.dtype.str, values_digest(array))
+        if key not in self._names:
+            name = f"{self._case}/{kind}/{call}"
+            self._names[key] = name
+            self.tensors[name] = array
+        return self._names[key]
+
+
+def _case(torch: Any, module: Any, number: int, prompt: Mapping[str, Any] | Any, text: str | None, greedy: int) -> Case:
+    recorder = _Recorder(torch, number)
+    handles = []
+    for path, part in module.named_modules():
+        handles += [
+            part.register_forward_pre_hook(
+                lambda _part, args, kwargs, path=path: recorder.enter(path, args, kwargs), with_kwargs=True
+            ),
+            part.register_forward_hook(lambda part, _args, output: recorder.leave(part, output)),
+        ]
+    try:
+        _run(module, prompt)
+    finally:
+        for handle in handles:
+            handle.remove()
+    ids = _ids_of(torch, prompt)
+    limit = next((n for key in ("max_position_embeddings", "n_positions") if (n := _config(module, key))), None)
+    room = greedy if limit is None else max(0, min(greedy, limit - len(ids)))
+    new_ids, margins = _greedy(torch, module, prompt, room) if room else ([], [])
+    return Case(ids, text, recorder.calls, new_ids, margins, recorder.tensors)
+
+
+def _greedy(torch: Any, module: Any, prompt: Any, n: int) -> tuple[list[int], list[float]]:
+    """The tokens of the largest logits, each computed from the whole text again, and their leads."""
+    if isinstance(prompt, Mapping):
+        raise RecordError("greedy tokens need a module that takes token ids alone")
+    ids, margins = prompt, []
+    for _ in range(n):
+        logits = _Recorder(torch, 0)._first(_run(module, ids))
+        if logits is None or logits.ndim != 3 or logits.shape[:2] != ids.shape:
+            found = None if logits is None else tuple(logits.shape)
+            raise RecordError("greedy tokens need logits", expected="(1, T, V)", found=found)
+        best, second = logits[0, -1].float().topk(2).values.tolist()
+        margins.append(best - second)
+        ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+    return ids[0, prompt.shape[1] :].tolist(), margins
+
+
+def _run(module: Any, prompt: Any) -> Any:
+    try:
+        return module(**prompt) if isinstance(prompt, Mapping) else module(prompt)
+    except Exception as error:
+        raise RecordError(
+            f"{type(module).__name__} raises {type(error).__name__} on the inputs: {error}",
+            remedy="its forward is called with token ids (1, T); for anything else give a dict of its arguments",
+        ) from error
+
+
+def _prompts(torch: Any, inputs: Any) -> list[Any]:
+    """The prompts, each a (1, T) tensor of ids or a dict of tensors."""
+    if isinstance(inputs, Mapping | torch.Tensor) or (
+        isinstance(inputs, Sequence) and inputs and all(isinstance(i, Integral) for i in inputs)
+    ):
+        inputs = [inputs]
+    if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes) or not inputs:
+        raise RecordError("inputs are token ids, tensors of them, or dicts of tensors", found=type(inputs).__name__)
+    return [_prompt(torch, prompt) for prompt in inputs]
+
+
+def _prompt(torch: Any, prompt: Any) -> Any:
+    if isinstance(prompt, Mapping):
+        _ids_of(torch, prompt)
+        return dict(prompt)
+    if not isinstance(prompt, torch.Tensor):
+        if not isinstance(prompt, Sequence) or not all(isinstance(i, Integral) for i in prompt):
+            raise RecordError("a prompt is token ids, a tensor of them or a dict", found=type(prompt).__name__)
+        prompt = torch.tensor([int(i) for i in prompt])
+    prompt = prompt[None] if prompt.ndim == 1 else prompt
+    if prompt.ndim != 2 or prompt.shape[0] != 1 or not prompt.numel() or prompt.is_floating_point():
+        raise RecordError("a prompt is whole numbers (1, T)", found=f"{prompt.dtype} {tuple(prompt.shape)}")
+    return prompt
+
+
+def _ids_of(torch: Any, prompt: Any) -> list[int]:
+    tensors = list(prompt.values()) if isinstance(prompt, Mapping) else [prompt]
+    for tensor in tensors:
+        whole = isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.int64, torch.int32)
+        if whole and tensor.ndim == 2 and tensor.shape[0] == 1 and tensor.numel():
+            return [int(i) for i in tensor[0].tolist()]
+    raise RecordError("no argument is a (1, T) tensor of token ids", found=", ".join(map(str, prompt)))
+
+
+@contextmanager
+def _evaluating(torch: Any, module: Any) -> Iterator[None]:
+    if not isinstance(module, torch.nn.Module):
+        raise RecordError("what is recorded is a torch.nn.Module", found=type(module).__name__)
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _state_digests(torch: Any, module: Any) -> dict[str, str]:
+    digests = {}
+    for name, tensor in module.state_dict().items():
+        wanted = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        digests[name] = values_digest(tensor.detach().to("cpu", wanted).contiguous().numpy())
+    return digests
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in ("rushlight", "torch", "transformers"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _plain(config: Any) -> Any:
+    """A config as JSON has it: what has no form there as its text."""
+    if isinstance(config, Mapping):
+        return {str(key): _plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [_plain(value) for value in config]
+    return config if isinstance(config, str | int | float | bool | None) else str(config)
+
+
+def _config(module: Any, key: str) -> int | None:
+    value = getattr(getattr(module, "config", None), key, None)
+    return value if isinstance(value, int) else None
+
+
+def _folder(checkpoint: Checkpoint) -> Path:
+    if checkpoint.folder is None or checkpoint.sidecar("config.json") is None:
+        raise RecordError(
+            "transformers needs a config.json beside the weights",
+            file=checkpoint.source,
+            remedy="record a module of your own from Python: rushlight.record(module, inputs, path)",
+        )
+    if (name := checkpoint.files[0].name) != "model.safetensors" and len(checkpoint.files) == 1:
+        raise RecordError(
+            "transformers reads a file of this name alone",
+            file=checkpoint.source,
+            expected="model.safetensors",
+            found=name,
+        )
+    return checkpoint.folder
+
+
+def _tokenizer(transformers: Any, folder: Path) -> Any:
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        return None
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise RecordError(f"transformers cannot load its tokenizer: {error}", file=folder) from error
+
+
+def _library(name: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise LibraryError(
+            f"recording needs {name}, which cannot be imported: {error}",
+            remedy="pip install 'rushlight[proof]'; what is recorded is verified on any machine, without PyTorch",
+        ) from None

@@ -1,0 +1,176 @@
+"""What a verification found, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rushlight.proof.compare import Distance
+
+__all__ = ["DRIFT", "TOLERANCES", "LogitsResult", "ModuleResult", "Report", "Status", "WeightDifference"]
+
+TOLERANCES = {"f64": 4e-6, "f32": 4e-6, "f16": 2e-3, "bf16": 1e-2, "int8": 5e-2, "int4": 4e-1}
+"""How far a module that is given the recorded input may be off: max |difference| / max |recorded|.
+
+Four times what was seen of right ports, at least, and below what the mildest slip of the sabotage tests does. The
+weights decide: those of a BF16 checkpoint are computed with exactly, so that f32's tolerance holds unless rounding was
+asked for, by `--dtype` or by a recording in that dtype.
+"""
+DRIFT = 10
+"""How many times the tolerance a module may be off that is given what came before it, with the rounding in that."""
+
+Status = Literal["equal", "diverges", "carries", "not called", "other shape"]
+"""equal; wrong by itself; right by itself and wrong because of what it is given; never called; not to be compared."""
+
+
+@dataclass(slots=True)
+class ModuleResult:
+    """One module, over all prompts: the largest errors.
+
+    Attributes:
+        path: the module; empty for the whole model.
+        kind: what it is here, in a few words: `Conv1D(768, 3072)`.
+        recorded: what PyTorch says of its own.
+        shape: of its output for the first prompt.
+        run: how far its output is from the recorded one, as the port runs.
+        alone: the relative error of what it does by itself, given the recorded inputs; NaN for what is not finite. None
+            if there was nothing to compare.
+        status: what to think of it.
+        cause: why it diverges, as far as that could be found by trying; or an empty text.
+    """
+
+    path: str
+    kind: str
+    recorded: str
+    shape: tuple[int, ...]
+    run: Distance | None
+    alone: float | None
+    status: Status
+    cause: str = ""
+
+    @property
+    def name(self) -> str:
+        """The path; words for the whole model, whose path is empty."""
+        return self.path or "(model)"
+
+    def to_json(self) -> dict[str, Any]:
+        run = self.run
+        return {
+            "path": self.path,
+            "kind": self.kind,
+            "recorded": self.recorded,
+            "shape": list(self.shape),
+            "status": self.status,
+            "max_abs_error": _number(run and run.absolute),
+            "relative_error": _number(run and run.relative),
+            "cosine": _number(run and run.cosine),
+            "non_finite": run.non_finite if run else 0,
+            "relative_error_alone": _number(self.alone),
+            "cause": self.cause or None,
+        }
+
+
+@dataclass(slots=True)
+class LogitsResult:
+    """The logits of a language model, over all prompts and positions.
+
+    Attributes:
+        distance: of the logits as `Model.logits` computes them, without any hook.
+        kl: the mean of KL(recorded || port) over positions, in nats.
+        top1: the share of positions with the same most likely token.
+        greedy: how many tokens of greedy text were compared and how many were equal before the first other one.
+        near_tie: the first other token came where the two best were as near to each other as rounding is.
+    """
+
+    distance: Distance
+    kl: float
+    top1: float
+    greedy: tuple[int, int] | None = None
+    near_tie: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        equal, compared = self.greedy or (None, None)
+        return {
+            "max_abs_error": _number(self.distance.absolute),
+            "relative_error": _number(self.distance.relative),
+            "kl_nats": _number(self.kl),
+            "top1_agreement": _number(self.top1),
+            "greedy_tokens_equal": equal,
+            "greedy_tokens": compared,
+            "greedy_near_tie": self.near_tie,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class WeightDifference:
+    """A tensor of the checkpoint that is not the recorded one, and how it differs, as far as that can be told."""
+
+    name: str
+    how: str
+
+
+@dataclass(slots=True)
+class Report:
+    """A verification.
+
+    Attributes:
+        source, golden: the two sides, in the user's words.
+        device, dtype: what the port computed with.
+        recorded_dtype, made_with: what PyTorch computed in, and which versions.
+        prompts: tokens in each.
+        tolerance: of a module alone; DRIFT times that holds for the run.
+        modules: in the order in which the port runs them.
+        first: the first module that diverges by itself; None if none does.
+        logits: of a language model.
+        weights: tensors that are not the recorded ones; None if they were not compared.
+        notes: what was recorded and not compared, and the like.
+        failures: why it is not proven, a sentence each; empty for a proven port.
+    """
+
+    source: str
+    golden: str
+    device: str
+    dtype: str
+    recorded_dtype: str
+    made_with: dict[str, str]
+    prompts: list[int]
+    tolerance: float
+    modules: list[ModuleResult]
+    first: ModuleResult | None
+    logits: LogitsResult | None
+    weights: list[WeightDifference] | None
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the port is proven equal."""
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object; numbers that are not finite are null."""
+        first = self.first
+        return {
+            "passed": self.passed,
+            "source": self.source,
+            "golden": self.golden,
+            "device": self.device,
+            "dtype": self.dtype,
+            "recorded_dtype": self.recorded_dtype,
+            "made_with": self.made_with,
+            "prompt_tokens": self.prompts,
+            "tolerance": self.tolerance,
+            "tolerance_of_the_run": self.tolerance * DRIFT,
+            "first_divergent": {"path": first.path, "cause": first.cause or None} if first else None,
+            "failures": self.failures,
+            "logits": self.logits.to_json() if self.logits else None,
+            "weights_that_differ": None if self.weights is None else [asdict(each) for each in self.weights],
+            "notes": self.notes,
+            "modules": [module.to_json() for module in self.modules],
+        }
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
