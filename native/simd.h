@@ -249,11 +249,11 @@ struct Dot<4> {
   RUSHLIGHT_INLINE I32 total(const Dot& dot) { return reinterpret_cast<I32>(add_pairs(dot.sum)); }
 };
 
-// Two products of at most 255 · 63 are at most 32,130: activations have 7 bits here. With 8, the halves of a weight
+// Two products of at most 255 · 64 are at most 32,640: activations have 7 bits here. With 8, the halves of a weight
 // would have to be multiplied apart, which takes half as long again.
 template <>
 struct Dot<8> {
-  static constexpr int kMost = 63;
+  static constexpr int kMost = 64;
   I32 sum = {};
   RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
     const Bytes products = multiply_pairs(reinterpret_cast<Bytes>(w), reinterpret_cast<Bytes>(x.bytes));
