@@ -4,6 +4,8 @@
 // side by side, and where a long k is cut, changes neither the operands nor the order: one row alone has the same bits.
 #pragma once
 
+#include <utility>
+
 #include "kernels.h"
 #include "simd.h"
 
@@ -11,64 +13,105 @@ namespace rushlight::RUSHLIGHT_ISA {
 
 inline constexpr int kVectors = kPanel / kLanes;  // in a panel's row of outputs
 
-// Far enough for the memory to answer in time; the hardware's own prefetcher alone does not reach the bandwidth.
+// How far ahead of a single pass memory must be asked, for it to answer in time; the hardware's own prefetcher alone
+// does not reach the bandwidth.
 inline constexpr size_t kPrefetchBytes = 4096;
 
-template <bool kPrefetch, size_t kBytes>
+template <size_t kBytes>
 RUSHLIGHT_INLINE void prefetch(const uint8_t* w) {
-  if constexpr (kPrefetch) {
-    for (size_t i = 0; i < kBytes; i += 64) __builtin_prefetch(w + kPrefetchBytes + i, 0, 3);
+  for (size_t i = 0; i < kBytes; i += 64) __builtin_prefetch(w + kPrefetchBytes + i, 0, 3);
+}
+
+// What one of several passes over a block fetches into the second-level cache: its share of the block that comes next,
+// so that the memory works while the processor does.
+struct Ahead {
+  const uint8_t* from;  // in the first tile
+  size_t bytes;         // of each tile
+
+  RUSHLIGHT_INLINE void fetch(const Ahead& ahead, size_t offset) {
+    for (size_t i = 0; i < ahead.bytes; i += 64) __builtin_prefetch(ahead.from + offset + i, 0, 2);
   }
+};
+
+// The most vectors of a panel that, for kM rows each, fit in so many registers.
+constexpr int strip_of(int rows, int registers) {
+  int strip = kVectors;
+  while (strip > 1 && strip * rows > registers) strip /= 2;
+  return strip;
 }
 
 // A format's kernel provides
 //     kRows     rows side by side, as many as the registers hold
 //     kBlockK   inputs to a block: its weights stay in the first-level cache while all rows pass
 //     XTile     what a row's 32 activations are stored in
-//     run       acc[m] += x[m][0 to n_k] W for kM rows
+//     kStrip    vectors of outputs that are computed at a time for kM rows
+//     run       acc[m][s] += x[m][0 to n_k] W of the outputs from vector v on; kAlone if no other rows pass
 
-// f32 and f16: one input at a time.
-template <int kBytes>
+// Floats times f32, f16 and bf16: one input at a time.
+template <Format kFormat>
 struct Plain {
-  static constexpr int kRows = (kRegisters - 4) / kVectors;
-  static constexpr int kBlockK = 512 / kBytes;
+  static constexpr int kRows = (kRegisters - 4) / 2;
+  static constexpr int kBlockK = 192;
   using XTile = float[kTile];
 
-  template <int kM, bool kPrefetch>
-  RUSHLIGHT_INLINE void run(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, F32 (&acc)[kM][kVectors]) {
-    for (int k = 0; k < n_k; ++k, w += kPanel * kBytes) {
-      prefetch<kPrefetch, kPanel * kBytes>(w);
-      // The fewer of the two sides wait in registers.
-      if constexpr (kM < kVectors) {
-        F32 activation[kM];
-        for (int m = 0; m < kM; ++m) activation[m] = broadcast(reinterpret_cast<const float*>(x + m * x_stride)[k]);
-        for (int v = 0; v < kVectors; ++v) {
-          const F32 weight = load_weights(w, v);
-          for (int m = 0; m < kM; ++m) acc[m][v] = fma(weight, activation[m], acc[m][v]);
-        }
-      } else {
-        F32 weight[kVectors];
-        for (int v = 0; v < kVectors; ++v) weight[v] = load_weights(w, v);
-        for (int m = 0; m < kM; ++m) {
-          const F32 activation = broadcast(reinterpret_cast<const float*>(x + m * x_stride)[k]);
-          for (int v = 0; v < kVectors; ++v) acc[m][v] = fma(weight[v], activation, acc[m][v]);
-        }
+  template <int kM>
+  static constexpr int kStrip = strip_of(kM, kRegisters - (kFormat == Format::kBF16 ? 5 : 4));
+
+  template <bool kAlone, int kM, int kS>
+  RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
+                            F32 (&acc)[kM][kS]) {
+    constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
+    constexpr int kStep = kFormat == Format::kBF16 ? 2 : 1;  // inputs that lie together
+    constexpr size_t kStepBytes = kBytes / kTile * kStep;
+    w += static_cast<size_t>(v) * kStepBytes / kVectors;
+    for (size_t fetched = 0; n_k > 0; n_k -= kTile, fetched += kBytes, x += sizeof(XTile)) {
+      if (!kAlone) Ahead::fetch(ahead, fetched);
+      const int n = n_k < kTile ? n_k : kTile;
+      int k = 0;
+      for (; k + kStep <= n; k += kStep, w += kStepBytes) {
+        if (kAlone) prefetch<kStepBytes>(w);
+        for (int i = 0; i < kStep; ++i) add_input(w, i, x + (k + i) * sizeof(float), x_stride, acc);
       }
+      if (k < n) add_input(w, 0, x + k * sizeof(float), x_stride, acc);
     }
   }
 
  private:
-  RUSHLIGHT_INLINE F32 load_weights(const uint8_t* w, int v) {
-    if constexpr (kBytes == 4) {
-      return load<F32>(w + v * kLanes * kBytes);
+  template <int kM, int kS>
+  RUSHLIGHT_INLINE void add_input(const uint8_t* w, int i, const uint8_t* x, size_t x_stride, F32 (&acc)[kM][kS]) {
+    // The fewer of the two sides wait in registers.
+    if constexpr (kM < kS) {
+      F32 activation[kM];
+      for (int m = 0; m < kM; ++m) activation[m] = broadcast(*reinterpret_cast<const float*>(x + m * x_stride));
+      for (int s = 0; s < kS; ++s) {
+        const F32 weight = load_weights(w, i, s);
+        for (int m = 0; m < kM; ++m) acc[m][s] = fma(weight, activation[m], acc[m][s]);
+      }
     } else {
-      return load_f16(w + v * kLanes * kBytes);
+      F32 weight[kS];
+      for (int s = 0; s < kS; ++s) weight[s] = load_weights(w, i, s);
+      for (int m = 0; m < kM; ++m) {
+        const F32 activation = broadcast(*reinterpret_cast<const float*>(x + m * x_stride));
+        for (int s = 0; s < kS; ++s) acc[m][s] = fma(weight[s], activation, acc[m][s]);
+      }
+    }
+  }
+
+  // The weights of one input; a bf16 is the upper half of a float, and i says which of the two that lie together.
+  RUSHLIGHT_INLINE F32 load_weights(const uint8_t* w, int i, int s) {
+    if constexpr (kFormat == Format::kF32) {
+      return load<F32>(w + s * kLanes * 4);
+    } else if constexpr (kFormat == Format::kF16) {
+      return load_f16(w + s * kLanes * 2);
+    } else {
+      const U32 pairs = load<U32>(w + s * kLanes * 4);
+      return as_f32(i == 0 ? pairs << 16 : pairs & 0xffff0000u);
     }
   }
 };
 
-using F32Kernel = Plain<4>;
-using F16Kernel = Plain<2>;
+using F32Kernel = Plain<Format::kF32>;
+using F16Kernel = Plain<Format::kF16>;
 
 #if defined(__AVX512BF16__)
 
@@ -77,6 +120,9 @@ struct BF16Kernel {
   static constexpr int kRows = (kRegisters - 4) / kVectors;
   static constexpr int kBlockK = 256;
   using XTile = uint16_t[kTile];
+
+  template <int kM>
+  static constexpr int kStrip = kVectors;
 
   static size_t prepared_bytes(int n_in) { return static_cast<size_t>(n_in + 1) / 2 * 4; }
 
@@ -89,16 +135,18 @@ struct BF16Kernel {
     }
   }
 
-  template <int kM, bool kPrefetch>
-  RUSHLIGHT_INLINE void run(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, F32 (&acc)[kM][kVectors]) {
+  template <bool kAlone, int kM, int kS>
+  RUSHLIGHT_INLINE void run(const uint8_t* w, int, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
+                            F32 (&acc)[kM][kS]) {
     for (int k = 0; k < n_k; k += 2, w += kPanel * 4) {
-      prefetch<kPrefetch, kPanel * 4>(w);
+      if (kAlone) prefetch<kPanel * 4>(w);
+      if (!kAlone && k % kTile == 0) Ahead::fetch(ahead, static_cast<size_t>(k) * kPanel * 2);
       I32 pair[kM];
       for (int m = 0; m < kM; ++m) pair[m] = broadcast(reinterpret_cast<const int32_t*>(x + m * x_stride)[k / 2]);
-      for (int v = 0; v < kVectors; ++v) {
-        const auto weights = reinterpret_cast<__m512bh>(load<U32>(w + v * kLanes * 4));
+      for (int s = 0; s < kS; ++s) {
+        const auto weights = reinterpret_cast<__m512bh>(load<U32>(w + s * kLanes * 4));
         for (int m = 0; m < kM; ++m) {
-          acc[m][v] = _mm512_dpbf16_ps(acc[m][v], weights, reinterpret_cast<__m512bh>(pair[m]));
+          acc[m][s] = _mm512_dpbf16_ps(acc[m][s], weights, reinterpret_cast<__m512bh>(pair[m]));
         }
       }
     }
@@ -107,42 +155,13 @@ struct BF16Kernel {
 
 #else
 
-// bf16 without it: a bf16 is the upper half of a float, so a pair of them is two floats by a shift and a mask. Exact.
-struct BF16Kernel {
-  static constexpr int kRows = (kRegisters - 5) / kVectors;
-  static constexpr int kBlockK = 256;
-  using XTile = float[kTile];
-
-  template <int kM, bool kPrefetch>
-  RUSHLIGHT_INLINE void run(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, F32 (&acc)[kM][kVectors]) {
-    int k = 0;
-    for (; k + 2 <= n_k; k += 2, w += kPanel * 4) {
-      prefetch<kPrefetch, kPanel * 4>(w);
-      for (int v = 0; v < kVectors; ++v) {
-        const U32 pairs = load<U32>(w + v * kLanes * 4);
-        for (int m = 0; m < kM; ++m) {
-          const auto* row = reinterpret_cast<const float*>(x + m * x_stride);
-          acc[m][v] = fma(as_f32(pairs << 16), broadcast(row[k]), acc[m][v]);
-          acc[m][v] = fma(as_f32(pairs & 0xffff0000u), broadcast(row[k + 1]), acc[m][v]);
-        }
-      }
-    }
-    if (k < n_k) {  // an odd n_in: what stands after the last activation belongs to others
-      for (int v = 0; v < kVectors; ++v) {
-        const U32 pairs = load<U32>(w + v * kLanes * 4);
-        for (int m = 0; m < kM; ++m) {
-          const auto* row = reinterpret_cast<const float*>(x + m * x_stride);
-          acc[m][v] = fma(as_f32(pairs << 16), broadcast(row[k]), acc[m][v]);
-        }
-      }
-    }
-  }
-};
+using BF16Kernel = Plain<Format::kBF16>;
 
 #endif
 
-// A row of activations, quantised to signed bytes in groups of 32.
-inline void quantize_row(const float* x, int n_in, void* prepared) {
+// A row of activations, quantised in groups of 32 to integers from -kMost to kMost.
+template <int kMost>
+void quantize_row(const float* x, int n_in, void* prepared) {
   auto* group = static_cast<QuantizedGroup*>(prepared);
   for (int start = 0; start < n_in; start += kTile, ++group) {
     F32 values[kVectors];
@@ -157,15 +176,15 @@ inline void quantize_row(const float* x, int n_in, void* prepared) {
     const float greatest = reduce_max(most);
     // A subnormal scale would have an infinite reciprocal; what it scales is nothing beside any other group.
     const bool counts = greatest > 1e-30f;
-    group->scale = (counts ? greatest / 127.0f : 0.0f) + reduce_add(spoiled);
+    group->scale = (counts ? greatest / float{kMost} : 0.0f) + reduce_add(spoiled);
     const bool finite = group->scale == group->scale;
-    const F32 inverse = broadcast(counts ? 127.0f / greatest : 0.0f);
-    I32 sum = {};
+    const F32 inverse = broadcast(counts ? float{kMost} / greatest : 0.0f);
+    I32 q[kVectors], sum = {};
     for (int v = 0; v < kVectors; ++v) {
-      const I32 q = __builtin_convertvector(round_small(finite ? values[v] * inverse : F32{}), I32);
-      store(group->q + v * kLanes, __builtin_convertvector(q, I8));
-      sum += q;
+      q[v] = __builtin_convertvector(round_small(finite ? values[v] * inverse : F32{}), I32);
+      sum += q[v];
     }
+    store_bytes(group->q, q);
     group->sum = 0;
     for (int i = 0; i < kLanes; ++i) group->sum += sum[i];
   }
@@ -174,58 +193,57 @@ inline void quantize_row(const float* x, int n_in, void* prepared) {
 // int8 and int4: sums of integers within a group of 32, which are exact; one multiply-add of floats for each group.
 template <int kBits>
 struct Integer {
-  static constexpr int kRows = kRegisters / 4 + 1 - Dot<kBits>::kSums;
+  static constexpr int kRows = 4;
   static constexpr int kBlockK = 512;
   static constexpr size_t kBytes = kTileBytes[static_cast<int>(kBits == 8 ? Format::kInt8 : Format::kInt4)];
   using XTile = QuantizedGroup;
 
+  template <int kM>
+  static constexpr int kStrip = strip_of(kM, kRegisters / 2);
+
   static size_t prepared_bytes(int n_in) {
     return static_cast<size_t>(n_in + kTile - 1) / kTile * sizeof(QuantizedGroup);
   }
-  static constexpr auto prepare = quantize_row;
+  static constexpr auto prepare = quantize_row<Dot<kBits>::kMost>;
 
-  template <int kM, bool kPrefetch>
-  RUSHLIGHT_INLINE void run(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, F32 (&acc)[kM][kVectors]) {
-    // Vectors of outputs whose integer sums fit in half of the registers.
-    constexpr int kFit = kRegisters / 2 / (kM * Dot<kBits>::kSums);
-    constexpr int kStrip = kFit >= kVectors ? kVectors : kFit >= 2 ? 2 : 1;
-    for (int k = 0; k < n_k; k += kTile, w += kBytes, x += sizeof(QuantizedGroup)) {
-      prefetch<kPrefetch, kBytes>(w);
-      for (int v = 0; v < kVectors; v += kStrip) {
-        Dot<kBits> dots[kM][kStrip];
-        sum_group<kM, kStrip>(w + v * kLanes * 4, x, x_stride, dots);
-        for (int m = 0; m < kM; ++m) {
-          const auto* group = reinterpret_cast<const QuantizedGroup*>(x + m * x_stride);
-          for (int s = 0; s < kStrip; ++s) add_group(w, (v + s) * kLanes, *group, dots[m][s], acc[m][v + s]);
-        }
+  template <bool kAlone, int kM, int kS>
+  RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
+                            F32 (&acc)[kM][kS]) {
+    for (size_t fetched = 0; n_k > 0; n_k -= kTile, fetched += kBytes, w += kBytes, x += sizeof(QuantizedGroup)) {
+      if (kAlone) prefetch<kBytes>(w);
+      if (!kAlone) Ahead::fetch(ahead, fetched);
+      Dot<kBits> dots[kM][kS];
+      sum_group(w + v * kLanes * 4, x, x_stride, dots);
+      for (int m = 0; m < kM; ++m) {
+        const auto* group = reinterpret_cast<const QuantizedGroup*>(x + m * x_stride);
+        for (int s = 0; s < kS; ++s) add_group(w, (v + s) * kLanes, *group, dots[m][s], acc[m][s]);
       }
     }
   }
 
  private:
-  template <int kM, int kStrip>
-  RUSHLIGHT_INLINE void sum_group(const uint8_t* w, const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kStrip]) {
+  template <int kM, int kS>
+  RUSHLIGHT_INLINE void sum_group(const uint8_t* w, const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kS]) {
 #pragma GCC unroll 2  // unrolled wholly, it is more than the registers hold
     for (int i = 0; i < kTile * kBits / 32; ++i, w += kPanel * 4) {
-      U8 bytes[kStrip];
-      for (int s = 0; s < kStrip; ++s) bytes[s] = load<U8>(w + s * kLanes * 4);
+      U8 bytes[kS];
+      for (int s = 0; s < kS; ++s) bytes[s] = load<U8>(w + s * kLanes * 4);
       if constexpr (kBits == 8) {
-        add_quad<kM, kStrip>(bytes, x + 4 * i, x_stride, dots);
+        add_quad(bytes, x + 4 * i, x_stride, dots);
       } else {
-        U8 low[kStrip], high[kStrip];
-        for (int s = 0; s < kStrip; ++s) low[s] = bytes[s] & 15, high[s] = bytes[s] >> 4;
-        add_quad<kM, kStrip>(low, x + 8 * i, x_stride, dots);
-        add_quad<kM, kStrip>(high, x + 8 * i + 4, x_stride, dots);
+        U8 low[kS], high[kS];
+        for (int s = 0; s < kS; ++s) low[s] = bytes[s] & 15, high[s] = bytes[s] >> 4;
+        add_quad(low, x + 8 * i, x_stride, dots);
+        add_quad(high, x + 8 * i + 4, x_stride, dots);
       }
     }
   }
 
-  template <int kM, int kStrip>
-  RUSHLIGHT_INLINE void add_quad(const U8 (&w)[kStrip], const uint8_t* x, size_t x_stride,
-                                 Dot<kBits> (&dots)[kM][kStrip]) {
+  template <int kM, int kS>
+  RUSHLIGHT_INLINE void add_quad(const U8 (&w)[kS], const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kS]) {
     for (int m = 0; m < kM; ++m) {
       const Quad quad = load_quad(reinterpret_cast<const int8_t*>(x + m * x_stride));
-      for (int s = 0; s < kStrip; ++s) Dot<kBits>::add(dots[m][s], w[s], quad);
+      for (int s = 0; s < kS; ++s) Dot<kBits>::add(dots[m][s], w[s], quad);
     }
   }
 
@@ -243,62 +261,88 @@ struct Integer {
   }
 };
 
-template <class Kernel, int kM, bool kPrefetch>
-void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, float* y, size_t y_stride, bool first) {
-  F32 acc[kM][kVectors];
-  for (int m = 0; m < kM; ++m) {
-    for (int v = 0; v < kVectors; ++v) acc[m][v] = first ? F32{} : load<F32>(y + m * y_stride + v * kLanes);
-  }
-  Kernel::template run<kM, kPrefetch>(w, x, x_stride, n_k, acc);
-  for (int m = 0; m < kM; ++m) {
-    for (int v = 0; v < kVectors; ++v) store(y + m * y_stride + v * kLanes, acc[m][v]);
-  }
-}
-
-// Rows from `row` on, kM at a time, then the rest with half as many. The first to pass fetches the weights ahead.
-template <class Kernel, int kM>
-void run_block(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, float* y, size_t y_stride, bool first,
-               int row, int row_begin, int row_end) {
-  for (; row + kM <= row_end; row += kM) {
-    const uint8_t* x_row = x + static_cast<size_t>(row) * x_stride;
-    float* y_row = y + static_cast<size_t>(row) * y_stride;
-    if (row == row_begin) {
-      run_rows<Kernel, kM, true>(w, x_row, x_stride, n_k, y_row, y_stride, first);
-    } else {
-      run_rows<Kernel, kM, false>(w, x_row, x_stride, n_k, y_row, y_stride, first);
+// One group of rows over a block of a panel. From block to block the sums wait in y.
+template <class Kernel, bool kAlone, int kM>
+void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead, float* y,
+              size_t y_stride, bool first) {
+  constexpr int kStrip = Kernel::template kStrip<kM>;
+  for (int v = 0; v < kVectors; v += kStrip) {
+    F32 acc[kM][kStrip];
+    for (int m = 0; m < kM; ++m) {
+      for (int s = 0; s < kStrip; ++s) acc[m][s] = first ? F32{} : load<F32>(y + m * y_stride + (v + s) * kLanes);
+    }
+    Kernel::template run<kAlone>(w, v, x, x_stride, n_k, v == 0 ? ahead : Ahead{nullptr, 0}, acc);
+    for (int m = 0; m < kM; ++m) {
+      for (int s = 0; s < kStrip; ++s) store(y + m * y_stride + (v + s) * kLanes, acc[m][s]);
     }
   }
-  if constexpr (kM > 1) {
-    run_block<Kernel, kM / 2>(w, x, x_stride, n_k, y, y_stride, first, row, row_begin, row_end);
-  }
 }
 
-inline void add_bias(const float* bias, float* y, size_t y_stride, int row_begin, int row_end) {
+using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead, float* y,
+                         size_t y_stride, bool first);
+
+// run_rows for 1 to kRows rows, beside others and alone.
+template <class Kernel>
+struct Passes {
+  RunRows beside[Kernel::kRows], alone[Kernel::kRows];
+
+  template <int... kLess>
+  constexpr explicit Passes(std::integer_sequence<int, kLess...>)
+      : beside{run_rows<Kernel, false, kLess + 1>...}, alone{run_rows<Kernel, true, kLess + 1>...} {}
+};
+
+inline void add_bias(const float* bias, float* y, size_t y_stride, int n_rows) {
   for (int v = 0; v < kVectors; ++v) {
     const F32 b = load<F32>(bias + v * kLanes);
-    for (int row = row_begin; row < row_end; ++row) {
+    for (int row = 0; row < n_rows; ++row) {
       float* at = y + static_cast<size_t>(row) * y_stride + v * kLanes;
       store(at, load<F32>(at) + b);
     }
   }
 }
 
+// Of activations, what stays in the second-level cache beside the weights that pass.
+inline constexpr size_t kActivationBytes = size_t{256} << 10;
+
 template <class Kernel, Format kFormat>
 void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_begin, int row_end) {
   constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
+  static constexpr Passes<Kernel> kPasses(std::make_integer_sequence<int, Kernel::kRows>{});
+  const int n_rows = row_end - row_begin, n_panels = panel_end - panel_begin;
+  const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
   // Rows that fit side by side need no cut: each weight is used once.
-  const int block = row_end - row_begin <= Kernel::kRows ? job.n_in : Kernel::kBlockK;
-  for (int panel = panel_begin; panel < panel_end; ++panel) {
-    const uint8_t* w = job.panels + static_cast<size_t>(panel) * job.panel_bytes;
-    const auto* x = static_cast<const uint8_t*>(job.x);
-    float* y = job.y + static_cast<size_t>(panel) * kPanel;
-    for (int k = 0; k < job.n_in; k += block) {
-      const int n_k = job.n_in - k < block ? job.n_in - k : block;
-      const size_t tiles = static_cast<size_t>(k / kTile);
-      run_block<Kernel, Kernel::kRows>(w + tiles * kBytes, x + tiles * sizeof(typename Kernel::XTile),
-                                       job.x_stride_bytes, n_k, y, job.y_stride, k == 0, row_begin, row_begin, row_end);
+  const int block_k = n_groups > 1 ? Kernel::kBlockK : job.n_in;
+  const int n_blocks = (job.n_in + block_k - 1) / block_k;
+  // All of a panel while the rows stay in the cache; otherwise a block of all panels while that block of the rows does.
+  const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= kActivationBytes;
+
+  const int n_steps = n_rows == 0 ? 0 : n_panels * n_blocks;
+  const auto block_of = [&](int step) { return by_panel ? step % n_blocks : step / n_panels; };
+  const auto panel_of = [&](int step) { return panel_begin + (by_panel ? step / n_blocks : step % n_panels); };
+  const auto weights_of = [&](int step) {
+    const size_t tile = static_cast<size_t>(block_of(step)) * static_cast<size_t>(block_k / kTile);
+    return job.panels + static_cast<size_t>(panel_of(step)) * job.panel_bytes + tile * kBytes;
+  };
+  for (int step = 0; step < n_steps; ++step) {
+    const int block = block_of(step), panel = panel_of(step), k = block * block_k;
+    const int n_k = job.n_in - k < block_k ? job.n_in - k : block_k;
+    const uint8_t* w = weights_of(step);
+    const uint8_t* next = weights_of(step + 1 < n_steps ? step + 1 : step);
+    const auto* x = static_cast<const uint8_t*>(job.x) + static_cast<size_t>(row_begin) * job.x_stride_bytes +
+                    static_cast<size_t>(k / kTile) * sizeof(typename Kernel::XTile);
+    float* y = job.y + static_cast<size_t>(row_begin) * job.y_stride + static_cast<size_t>(panel) * kPanel;
+    for (int group = 0, row = 0; group < n_groups; ++group) {  // as even as can be
+      const int m = n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
+      const size_t from = kBytes * static_cast<size_t>(group) / static_cast<size_t>(n_groups);
+      const size_t to = kBytes * static_cast<size_t>(group + 1) / static_cast<size_t>(n_groups);
+      const RunRows run = (n_groups == 1 ? kPasses.alone : kPasses.beside)[m - 1];
+      run(w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k,
+          {next + from, to - from}, y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
+      row += m;
     }
-    if (job.bias != nullptr) add_bias(job.bias + static_cast<size_t>(panel) * kPanel, y, job.y_stride, row_begin, row_end);
+    if (job.bias != nullptr && block == n_blocks - 1) {
+      add_bias(job.bias + static_cast<size_t>(panel) * kPanel, y, job.y_stride, n_rows);
+    }
   }
 }
 

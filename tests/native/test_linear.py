@@ -18,13 +18,13 @@ STORED = {"f32": 0.0, "f16": 2**-11, "bf16": 2**-8, "int8": 0.6 / 127, "int4": 0
 """How far a weight may be from what was placed, of the greatest in its group of 32."""
 
 
-def quantized(x):
-    """Activations as the integer formats see them: signed bytes in groups of 32, times the group's scale."""
+def quantized(x, most):
+    """Activations as the integer formats see them: integers up to `most` in groups of 32, times the group's scale."""
     padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 32)))
     padded = padded.reshape(len(x), padded.shape[1] // 32, 32)
     greatest = np.abs(padded).max(-1, keepdims=True)
-    q = np.rint(padded * (np.float32(127) / np.where(greatest > 0, greatest, 1)))
-    return (q.astype(np.float64) * (greatest / np.float32(127))).reshape(len(x), padded.shape[1] * 32)[:, : x.shape[1]]
+    q = np.rint(padded * (np.float32(most) / np.where(greatest > 0, greatest, 1)))
+    return (q.astype(np.float64) * (greatest / np.float32(most))).reshape(len(x), padded.shape[1] * 32)[:, : x.shape[1]]
 
 
 def rounded_to_bf16(x):
@@ -35,7 +35,8 @@ def rounded_to_bf16(x):
 def seen(x, weights, isa):
     """The activations that a product multiplies by."""
     if weights.startswith("int"):
-        return quantized(x)
+        seven_bits = weights == "int8" and isa in {"avx2", "avx512"}
+        return quantized(x, 64 if seven_bits else 127)
     return rounded_to_bf16(x) if weights == "bf16" and isa == "avx512vnni" else x
 
 
