@@ -34,6 +34,7 @@ def load(
     threads: int | None = None,
     offline: bool = False,
     revision: str | None = None,
+    draft: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Loads a model, ready to generate.
 
@@ -46,6 +47,8 @@ def load(
         threads: how many the CPU computes with; None is RUSHLIGHT_NUM_THREADS, or as many cores as it may use.
         offline: ask nothing of the network; the hub's cache must have it.
         revision: the branch, tag or commit of a hub id.
+        draft: the source of a smaller model with the same vocabulary, which guesses what the model is going to say: a
+            right guess saves a step, a wrong one changes nothing. Loaded with the same device, dtype and threads.
 
     Raises:
         RushlightError: one of its kinds, and nothing is loaded: never other weights, another device or dtype.
@@ -69,7 +72,7 @@ def load(
             title=f"{architecture.__name__} ({config})",
             file=checkpoint.source,
         )
-    return Model(
+    model = Model(
         module=module,
         config=config,
         backend=ops,
@@ -78,6 +81,9 @@ def load(
         n_parameters=n_parameters,
         eos_ids=_eos_ids(checkpoint, config),
     )
+    if draft is not None:
+        model.use_draft(load(draft, device=device, dtype=dtype, threads=threads, offline=offline))
+    return model
 
 
 def identify(checkpoint: Checkpoint) -> tuple[Architecture, GPT2Config]:
