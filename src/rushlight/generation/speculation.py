@@ -115,10 +115,11 @@ class Draft:
             self._rate += 0.01 * (1 - self._rate)  # what was given up is tried again
         self._context.length = min(self._context.length, len(self._ids) + n_right)
         self._ids, self._guessed = list(ids), []
-        return self._rate if len(ids) + MAX_GUESSES <= self._capacity else 0.0
+        return self._rate if len(ids) <= self._capacity else 0.0
 
     def guess(self, n: int) -> list[int]:
         start = perf_counter()
+        n = min(n, self._capacity - len(self._ids) + 1)  # the last guess is not fed
         feed = self._ids[self._context.length :]
         for _ in range(n):
             logits = self._context.feed(feed)[-1]
