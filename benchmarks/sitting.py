@@ -47,6 +47,9 @@ CTranslate2's int8 has one scale a row, where others have one for 32 weights.
 GAP_TOLERANCE = {"f32": 0.01, "f16": 0.02, "bf16": 0.1, "int8": 0.4, "int4": 1.5}
 """How far a greedily decoded token may lie below the yardstick's choice, in standard deviations of its logits."""
 
+ENGINE_TOKENS = 200
+"""Of the texts that the engine writes with guesses and without."""
+
 YARDSTICKS = ("transformers", "rushlight")
 """Whose float32 logits the others are compared with: the first that is there."""
 
@@ -227,6 +230,12 @@ class Sitting:
             if name != "rushlight" or "problem" in self.record["runtimes"][name]["dtypes"][dtype]:
                 continue
             own["memory"][dtype] = handle.ask("own", what="memory", n_tokens=self.plan.prompt_tokens)
+            if dtype == "f32":
+                arguments = {"n_tokens": ENGINE_TOKENS, "n_sequences": self.plan.together, "repeats": self.plan.repeats}
+                own["engine"] = {
+                    name: Sample.of(ratios).to_json()
+                    for name, ratios in handle.ask("own", what="engine", **arguments).items()
+                }
             if "sampling_s" not in own:
                 own["sampling_s"] = Sample.of(handle.ask("own", what="sampling", n=20)["seconds"]).to_json()
 

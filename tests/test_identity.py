@@ -100,6 +100,41 @@ def test_after_giving_way_to_others(model, asked, right):
     assert texts(model, asked) == right
 
 
+def repetitive(model, n):
+    """Prompts that lead to guesses, right and wrong ones."""
+    rng = random.Random(3)
+    made = []
+    for i in range(n):
+        phrase = [rng.randrange(model.config.vocab_size) for _ in range(rng.randrange(1, 9))]
+        settings = {**SETTINGS[i % len(SETTINGS)], "max_tokens": 40, "ignore_eos": True, "repetition_penalty": 1.05}
+        settings["temperature"] = settings.get("temperature", 0) / 10
+        made.append(Request(phrase * 12, (), settings))
+    return made
+
+
+@pytest.mark.parametrize("speculate", [None, True])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "int8"])
+def test_with_guesses_or_without(dtype, speculate, monkeypatch):
+    model = rushlight.load(dtype=dtype)
+    n_rows = []
+    engine = fresh_engine(model)
+    run = engine._run
+
+    def count(chunks):
+        n_rows.append(sum(len(chunk.ids) for chunk in chunks))
+        return run(chunks)
+
+    asked = repetitive(model, 8)
+    right = expected(model, asked)
+    engine._run = count
+    for max_active in (1, 3):
+        guessed = [Request(r.prompt, (), {**r.settings, "speculate": speculate}) for r in asked]
+        n_rows.clear()
+        assert texts(model, guessed, max_active=max_active) == right
+        if speculate and max_active == 1:  # otherwise it depends on the time that steps take
+            assert len(n_rows) < 8 * 40
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "int8", "int4"])
 def test_at_every_dtype_by_any_number_of_threads(dtype, threads):
@@ -129,3 +164,17 @@ def test_likelihoods_are_the_same_too(model, asked):
         logits = model.logits([*request.prompt, *one.ids]).astype(np.float64)
         assert [entry.id for entry in one.logprobs] == one.ids
         assert np.isfinite(logits).all()
+
+
+def test_with_a_draft_model_or_without(model, asked, right):
+    own_draft = rushlight.load(dtype="int4")
+    guessing = rushlight.load(dtype="f32")
+    guessing.use_draft(own_draft)
+    steps = []
+    engine = fresh_engine(guessing)
+    run = engine._run
+    engine._run = lambda chunks: steps.append(len(chunks)) or run(chunks)
+    guessed = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]
+    assert texts(guessing, guessed, max_active=1) == right[:9]
+    assert len(steps) < 0.6 * sum(map(len, right[:9]))
+    assert texts(guessing, asked[:9]) == right[:9]

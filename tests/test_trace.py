@@ -68,6 +68,14 @@ def test_what_was_computed_without_a_trace_is_not_found_again_under_one(model):
     assert patched.ids != plain.ids
 
 
+def test_no_guess_is_traced(model):
+    ids = [5, 6, 7] * 20
+    with model.trace("wte") as trace:
+        traced = model.generate(ids, max_tokens=20, speculate=True)
+    assert len(trace["wte"]) == len(ids) + 19
+    assert traced.ids == model.generate(ids, max_tokens=20, speculate=True).ids
+
+
 def test_a_patch_that_changes_nothing_changes_no_bit(model):
     paths = [path for path, module in model.module.named_modules() if path and "__call__" in dir(type(module))]
     with model.patch({path: lambda x: x for path in paths}):

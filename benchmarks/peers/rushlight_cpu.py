@@ -102,6 +102,12 @@ class Runtime:
             times.append(perf_counter() - start)
         return {"seconds": times[1:]}
 
+    def engine(self, n_tokens: int, n_sequences: int, repeats: int) -> dict[str, object]:
+        """What the engine makes of the steps: ratios, round by round."""
+        from benchmarks.engine import measure
+
+        return dict(measure(self.model, n_tokens=n_tokens, n_sequences=n_sequences, repeats=repeats))
+
     def loss(self, file: str, n_windows: int) -> dict[str, object]:
         """The mean loss a token over windows of a text that are as long as the context."""
         import numpy as np

@@ -42,6 +42,7 @@ def load(
     offline: bool = False,
     revision: str | None = None,
     port: str | os.PathLike[str] | None = None,
+    draft: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Loads a model, ready to generate.
 
@@ -56,6 +57,8 @@ def load(
         revision: the branch, tag or commit of a hub id.
         port: your own Python file with the model, as `rushlight port` writes it; it is run. Without one, it is the
             architecture that config.json names. A checkpoint never brings code of its own.
+        draft: the source of a smaller model with the same vocabulary, which guesses what the model is going to say: a
+            right guess saves a step, a wrong one changes nothing. Loaded with the same device, dtype and threads.
 
     Raises:
         RushlightError: one of its kinds, and nothing is loaded: never other weights, another device or dtype.
@@ -88,7 +91,7 @@ def load(
     tokenizer = _tokenizer(checkpoint, config)
     ends = eos_ids(checkpoint, config)
     reading.finish()
-    return Model(
+    model = Model(
         module=module,
         config=config,
         backend=ops,
@@ -97,6 +100,9 @@ def load(
         n_parameters=n_parameters,
         eos_ids=ends,
     )
+    if draft is not None:
+        model.use_draft(load(draft, device=device, dtype=dtype, threads=threads, offline=offline))
+    return model
 
 
 def load_module(

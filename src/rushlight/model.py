@@ -19,6 +19,7 @@ import numpy as np
 from rushlight.errors import ContextLengthError, RequestError, RushlightError, TokenizerError
 from rushlight.generation import Context, Engine, Sampler, SamplingParams, SamplingSettings, Sequence
 from rushlight.generation.context import PREFILL_ROWS
+from rushlight.generation.speculation import Draft, PromptLookup
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_paths, patch_hook
 from rushlight.result import AsyncStream, Generation, Stats, Stream, Writer
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.protocol import Backend
+    from rushlight.generation.speculation import Guesser
     from rushlight.models import Config
     from rushlight.nn import Module
     from rushlight.nn.tap import Hook
@@ -95,6 +97,7 @@ class Model:
         self.n_parameters = n_parameters
         self.eos_ids = eos_ids
         self._backend = backend
+        self._draft: Model | None = None
         self._engine_lock = Lock()
         self._engine_made: tuple[int, Engine] | None = None
         self._barred = None
@@ -116,6 +119,23 @@ class Model:
     def context_length(self) -> int:
         """The most tokens that prompt and text can have together."""
         return self.config.context_length
+
+    def use_draft(self, draft: Model | None) -> None:
+        """From now on, a smaller model guesses what this one is going to say; None ends that. No text changes.
+
+        Raises:
+            TokenizerError: its tokens are not the same.
+        """
+        if draft is not None:
+            same = draft.config.vocab_size == self.config.vocab_size and draft.eos_ids == self.eos_ids
+            if same and self.tokenizer is not None and draft.tokenizer is not None:
+                same = draft.tokenizer.vocabulary() == self.tokenizer.vocabulary()
+            if not same:
+                raise TokenizerError(
+                    f"{draft.name} cannot guess for {self.name}: it has other tokens",
+                    remedy="take a smaller model of the same family",
+                )
+        self._draft = draft
 
     def generate(
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
@@ -262,6 +282,7 @@ class Model:
                 max_tokens=own.max_tokens,
                 context_length=self.context_length,
                 stop_ids=stop_ids,
+                guessers=self._guessers(sampler, len(prompt_ids)),
             )
             self._engine.check(sequence)
             result = Generation(
@@ -272,6 +293,17 @@ class Model:
             )
             writers.append(Writer(sequence, result, self.tokenizer, StopStrings(stop)))
         return writers
+
+    def _guessers(self, sampler: Sampler, n_prompt: int) -> list[Guesser]:
+        params, draft = sampler.params, self._draft
+        if params.speculate is False or self._tapped_here():  # a trace has rows of the text alone
+            return []
+        guessers: list[Guesser] = [PromptLookup()]
+        if draft is not None:
+            most = min(n_prompt + params.max_tokens, draft.context_length)
+            context = Context(draft.forward, draft._backend, draft.config.kv_shape, most)
+            guessers.append(Draft(context, most, sampler))
+        return guessers
 
     @property
     def _engine(self) -> Engine:

@@ -57,10 +57,11 @@ def test_a_peer_that_is_missing_is_said(record):
 
 def test_every_goal_has_its_row(record):
     rows = goals(record)
-    assert len(rows) == 29
+    assert len(rows) == 30
     assert [goal.what for goal in rows if goal.met is False] == []
     assert [goal.what for goal in rows if goal.met is None] == [
-        "greedy text that repeats itself, speculation on, over plain decode"
+        "text that repeats itself, guesses on, over plain decode, f32",
+        "text that does not, guesses on, over plain decode, f32",
     ]
     assert len({goal.what for goal in rows}) == len(rows)
 
@@ -237,6 +238,7 @@ def test_a_sitting_from_checkpoint_to_plot(tmp_path, monkeypatch):
         assert mine[what]["median"] > 0
     assert min(record["own"][name]["median"] for name in ("import_s", "bare_python_s", "help_s")) > 0
     assert record["own"].keys() >= {"bandwidth_gb_s", "step_bytes", "memory", "sampling_s", "calls_s", "help_s"}
+    assert record["own"]["engine"].keys() == {"speculation", "no_hits", "together", "alone"}
     assert 1 < record["own"]["loss"]["f32"] < 9
     # This checkpoint has no tokenizer, so no text can be continued: said, not hidden, and the rest is measured.
     assert "first_token_s" not in mine

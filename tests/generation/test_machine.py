@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from toy import V, expected, sequence, toy_engine
 
 from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.generation.speculation import PromptLookup
 
 N_BLOCKS = 7
 PROMPTS = [
@@ -31,7 +32,8 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, len(PROMPTS) - 1), tail=st.integers(0, 2), max_tokens=st.integers(0, 2 * BLOCK_SIZE))
     def arrive(self, which, tail, max_tokens):
-        one = sequence([*PROMPTS[which], *[tail] * tail], max_tokens=max_tokens)
+        guessers = [PromptLookup()] if tail else []
+        one = sequence([*PROMPTS[which], *[tail] * tail], max_tokens=max_tokens, speculate=True, guessers=guessers)
         self.engine.submit(one)
         self.live.append(one)
         self.read[one] = []

@@ -51,10 +51,16 @@ def toy_engine(*, n_blocks=64, context_length=1000, **options):
     return Engine(model, ops, KV_SHAPE, context_length=context_length, kv_bytes=kv_bytes, **options), model
 
 
-def sequence(prompt, *, max_tokens=20, context_length=1000, stop_ids=(), notify=None, **settings):
+def sequence(prompt, *, max_tokens=20, context_length=1000, stop_ids=(), guessers=(), notify=None, **settings):
     sampler = Sampler(SamplingParams(**settings), V, prompt)
     return Sequence(
-        prompt, sampler, max_tokens=max_tokens, context_length=context_length, stop_ids=stop_ids, notify=notify
+        prompt,
+        sampler,
+        max_tokens=max_tokens,
+        context_length=context_length,
+        stop_ids=stop_ids,
+        guessers=guessers,
+        notify=notify,
     )
 
 

@@ -149,6 +149,23 @@ def generate(
         bool,
         typer.Option("--echo/--no-echo", rich_help_panel=OUTPUT, help="Print the prompt too, which is the default."),
     ] = True,
+    speculate: Annotated[
+        bool | None,
+        typer.Option(
+            "--speculate/--no-speculate",
+            rich_help_panel=MODEL,
+            help="Guess tokens and check several in one step; the text stays the same. Without either: where it pays.",
+        ),
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            "--draft",
+            metavar="SOURCE",
+            rich_help_panel=MODEL,
+            help="A smaller model with the same vocabulary, to guess the tokens with.",
+        ),
+    ] = None,
     stats: Annotated[
         bool, typer.Option("--stats", rich_help_panel=OUTPUT, help="Print counts, times and rates on stderr.")
     ] = False,
@@ -194,6 +211,7 @@ def generate(
         "n": samples,
         "logprobs": logprobs,
         "prompt_logprobs": prompt_logprobs,
+        "speculate": speculate,
     }
     if not as_json and (logprobs is not None or prompt_logprobs is not None):
         raise typer.BadParameter("the plain text has no place for them: add --json", param_hint="--logprobs")
@@ -208,7 +226,14 @@ def generate(
     began = perf_counter()
     with status(f"loading {name or 'the embedded model'}"):
         loaded = rushlight.load(
-            name, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision, port=port
+            name,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            offline=offline,
+            revision=revision,
+            port=port,
+            draft=draft,
         )
     ready = perf_counter()
     times = {"load_s": ready - began}

@@ -13,6 +13,7 @@ from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError, 
 from rushlight.generation.blocks import BlockPool
 from rushlight.generation.context import PREFILL_ROWS, Runner
 from rushlight.generation.scheduler import Scheduler
+from rushlight.generation.speculation import Speculation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +90,7 @@ class Engine:
         self.pool = BlockPool(n_blocks, IDLE_CONTEXTS * context_blocks, shares=prefix_cache)
         self._scheduler = Scheduler(self.pool, max_sequences, max_rows)
         self._run = Runner(forward, backend, kv_shape, n_blocks)
+        self._speculation = Speculation()
         self._max_waiting = max_waiting
         self._arrivals = count(1)
         # Whoever has the turn may touch the scheduler and its sequences; the condition guards what is below it.
@@ -230,12 +232,24 @@ class Engine:
             return False
         start = perf_counter()
         try:
-            chunks = [Chunk(s.ids[s.n_fed : s.n_fed + n], s.n_fed, s.blocks, s.scores_prompt) for s, n in rows.items()]
+            guesses = self._guess(rows)
+            chunks = [
+                Chunk(
+                    s.ids[s.n_fed : s.n_fed + n] + guesses.get(s, []),
+                    s.n_fed,
+                    s.blocks,
+                    all_logits=s.scores_prompt or s in guesses,
+                )
+                for s, n in rows.items()
+            ]
+            model_s = perf_counter()
             logits = self._run(chunks)
+            if all(s.decoding for s in rows):
+                self._speculation.costs.measured(sum(len(chunk.ids) for chunk in chunks), perf_counter() - model_s)
             at = 0
-            for sequence, n in rows.items():
-                n_logits = n if sequence.scores_prompt else 1
-                self._take(sequence, n, logits[at : at + n_logits])
+            for (sequence, n), chunk in zip(rows.items(), chunks, strict=True):
+                n_logits = len(chunk.ids) if chunk.all_logits else 1
+                self._take(sequence, n, guesses.get(sequence, []), logits[at : at + n_logits])
                 at += n_logits
         except BaseException as error:
             # What was interrupted is in no known state: all of it ends here, and its blocks are free.
@@ -253,22 +267,37 @@ class Engine:
                 sequence.notify()
         return True
 
-    def _take(self, sequence: Sequence, n: int, logits: NDArray[np.floating]) -> None:
-        """Takes the logits of the n tokens that were fed, or of the last: (n, V) or (1, V)."""
+    def _guess(self, rows: dict[Sequence, int]) -> dict[Sequence, list[int]]:
+        """What to check beside the rows of a step; nothing while prompts are computed."""
+        if not all(s.decoding for s in rows):
+            return {}
+        return self._speculation.guesses(list(rows))
+
+    def _take(self, sequence: Sequence, n: int, guesses: list[int], logits: NDArray[np.floating]) -> None:
+        """Takes the logits after the n tokens that were fed, or after the last, and after guesses behind them."""
         if sequence.scores_prompt:
             sequence.score(logits)
         sequence.n_fed += n
-        self._scheduler.learn(sequence)
         if not sequence.n_pending and not sequence.done:
             try:
-                if len(sequence.ids) == sequence.end:
-                    sequence.done = True  # only the prompt was asked about
-                else:
-                    sequence.choose(logits[-1])
+                self._choose(sequence, guesses, logits[-1 - len(guesses) :])
             except RushlightError as error:
                 self._fail(sequence, error)
+        self._scheduler.learn(sequence)
         if sequence.done:
             self._left.append(sequence)
+
+    def _choose(self, sequence: Sequence, guesses: list[int], logits: NDArray[np.floating]) -> None:
+        if len(sequence.ids) == sequence.end:
+            sequence.done = True  # only the prompt was asked about
+            return
+        token = sequence.choose(logits[0])
+        for guess, after in zip(guesses, logits[1:], strict=True):
+            # What was computed for a wrong guess, and behind it, is written over in the next step.
+            if token != guess or sequence.done:
+                break
+            sequence.n_fed += 1
+            token = sequence.choose(after)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         sequence.error, sequence.done = error, True

@@ -58,6 +58,12 @@ class Sampler:
         Raises:
             GenerationError: the logits hold NaN or infinity, or no token is left.
         """
+        token = self.peek(logits, position)
+        self._seen[token] = self._seen.get(token, 0) + 1
+        return token
+
+    def peek(self, logits: NDArray[np.floating], position: int) -> int:
+        """The same, and it belongs to nothing yet."""
         params, logits = self.params, self._adjusted(logits)
         best = int(np.argmax(logits))  # a NaN counts as the greatest
         if not np.isfinite(logits[best]):
@@ -65,12 +71,10 @@ class Sampler:
                 f"the model's logits at position {position} have no finite maximum: {logits[best]}",
                 remedy="look for NaN or infinity in the weights",
             )
-        token = best
-        if params.temperature > 0:
-            share = uniform(self.seed, position)
-            token = self._draw(logits, params.temperature, params.top_k, params.top_p, params.min_p, share)
-        self._seen[token] = self._seen.get(token, 0) + 1
-        return token
+        if params.temperature == 0:
+            return best
+        share = uniform(self.seed, position)
+        return self._draw(logits, params.temperature, params.top_k, params.top_p, params.min_p, share)
 
     def _adjusted(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
         """The logits after penalties and biases, as a copy where there are any."""

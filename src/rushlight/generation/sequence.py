@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.generation.sampler import Sampler
+    from rushlight.generation.speculation import Guesser
 
 FinishReason = Literal["stop", "length", "context"]
 """Why a text ended: a stop token or stop string, max_tokens, or the model's context."""
@@ -47,6 +48,7 @@ class Sequence:
         max_tokens: at most so many new ones.
         context_length: the most tokens that prompt and text have together.
         stop_ids: tokens that end it.
+        guessers: guess what comes next, in whatever way.
         notify: called, by whichever thread ran the step, when there is something to read.
 
     Attributes:
@@ -72,12 +74,14 @@ class Sequence:
         max_tokens: int,
         context_length: int,
         stop_ids: Collection[int] = (),
+        guessers: Ids[Guesser] = (),
         notify: Callable[[], None] | None = None,
     ) -> None:
         self.ids = list(prompt_ids)
         self.n_prompt = len(self.ids)
         self.end = min(self.n_prompt + max_tokens, context_length)
         self.sampler = sampler
+        self.guessers = guessers
         self.notify = notify
         self._stop_ids = stop_ids
         self._ends_as: FinishReason = "length" if self.n_prompt + max_tokens <= context_length else "context"
@@ -107,6 +111,16 @@ class Sequence:
     def n_pending(self) -> int:
         """Tokens to be fed before the next can be chosen: 1 while decoding."""
         return len(self.ids) - self.n_fed
+
+    @property
+    def decoding(self) -> bool:
+        """Whether its next row is that of the token chosen last."""
+        return self.n_pending == 1 and len(self.ids) > self.n_prompt
+
+    @property
+    def n_spare(self) -> int:
+        """How many tokens may be guessed: no more than may come, and none that needs a block more."""
+        return min(self.end - len(self.ids) - 1, len(self.blocks) * BLOCK_SIZE - len(self.ids))
 
     @property
     def runnable(self) -> bool:

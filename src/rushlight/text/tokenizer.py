@@ -185,6 +185,10 @@ class Tokenizer:
         dense = self._library.get_vocab_size() == self.vocab_size  # one token for each id: no need to ask for every one
         return [i for i in range(self.vocab_size if dense else 0, vocab_size) if not self.has_token(i)]
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token with its id."""
+        return self._library.get_vocab()
+
     def __repr__(self) -> str:
         return f"<Tokenizer: ids up to {self.vocab_size - 1}>"
 

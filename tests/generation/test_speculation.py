@@ -1,0 +1,156 @@
+"""What is guessed, how much of it, and when."""
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy import V, expected, ids_of, read_all, sequence, toy_engine
+
+from rushlight.generation.speculation import FORGET_STEPS, MAX_GUESSES, Draft, PromptLookup, StepCosts, worthwhile
+from rushlight.generation.suffixes import SuffixIndex
+
+
+def longest_repeat(ids):
+    """The length of the longest end of ids that stands earlier too, the plain way."""
+    n = len(ids)
+    return next((k for k in range(n - 1, 0, -1) if any(ids[i : i + k] == ids[-k:] for i in range(n - k))), 0)
+
+
+@given(st.lists(st.integers(0, 2), max_size=60))
+def test_the_longest_end_that_stood_before(ids):
+    index = SuffixIndex()
+    for n, token in enumerate(ids, 1):
+        index.append(token)
+        length, end = index.match()
+        assert length == longest_repeat(ids[:n])
+        assert end < n
+        assert ids[end - length : end] == ids[n - length : n]
+
+
+def test_the_index_grows_with_the_text_and_no_faster():
+    for ids in ([1] * 4000, [i % 7 for i in range(4000)], [random.Random(1).randrange(3) for _ in range(4000)]):
+        index = SuffixIndex()
+        for token in ids:
+            index.append(token)
+        assert len(index._lengths) <= 2 * len(ids)
+        assert sum(map(len, index._steps)) <= 3 * len(ids)
+
+
+def test_a_text_that_repeats_itself_is_guessed_beyond_its_end():
+    lookup = PromptLookup()
+    lookup.look([9, 1, 2, 3, 1, 2, 3, 1])
+    assert lookup.guess(8) == [2, 3, 1, 2, 3, 1, 2, 3]
+
+
+def test_nothing_is_guessed_of_what_never_stood_before():
+    lookup = PromptLookup()
+    assert lookup.look([1, 2, 3, 4]) == 0
+    assert lookup.guess(5) == []
+
+
+def test_guesses_become_likely_as_they_come_true_and_unlikely_as_they_do_not():
+    lookup = PromptLookup()
+    text = [1, 2, 3] * 6
+    likelihoods = [lookup.look(text[:n]) for n in range(4, 19)]
+    assert likelihoods[0] == 0
+    assert likelihoods[-1] > 0.7
+    rng = random.Random(0)
+    noise = []
+    for _ in range(300):
+        noise.append(rng.randrange(4))
+        last = lookup.look(text + noise)
+    assert last < 0.6
+
+
+def test_the_best_rows_are_taken_while_they_pay():
+    def flat(n):
+        return 1.0 + 0.01 * n
+
+    def steep(n):
+        return float(n)
+
+    assert worthwhile([0.9], [100], [0.0], flat)[0] == MAX_GUESSES
+    assert worthwhile([0.9], [3], [0.0], flat)[0] == 3
+    assert not worthwhile([0.9], [100], [0.0], steep)
+    assert not worthwhile([0.0, 0.01], [9, 9], [0.0, 0.0], flat)
+    mixed = worthwhile([0.9, 0.3], [20, 20], [0.0, 0.0], lambda n: 1.0 + 0.2 * n)
+    assert mixed[0] > mixed[1]
+    assert not worthwhile([0.9], [100], [5.0], flat)  # the guesses themselves cost too much
+
+
+def test_costs_are_measured_and_forgotten():
+    costs = StepCosts()
+    costs.measured(1, 1.0)
+    assert [costs.estimate(n) for n in (1, 2, 11)] == pytest.approx([1.0, 1.1, 2.0])
+    costs.measured(5, 3.0)
+    assert [costs.estimate(n) for n in (1, 3, 5, 6)] == pytest.approx([1.0, 2.0, 3.0, 3.1])
+    costs.measured(5, 1000.0)
+    assert costs.estimate(5) < 5
+    for _ in range(FORGET_STEPS + 1):
+        costs.measured(1, 1.0)
+    assert not costs.knows(5)
+
+
+def test_one_step_brings_several_tokens_of_a_text_that_repeats_itself():
+    prompt = [0, 0, 0, 0]  # and so on, by the model's definition
+    engine, model = toy_engine()
+    one = sequence(prompt, max_tokens=50, speculate=True, guessers=[PromptLookup()])
+    engine.submit(one)
+    assert ids_of(read_all(engine, one)) == expected(prompt, 50) == [0] * 50
+    assert len(model.batches) < 10
+    assert engine.pool.n_held == 0
+
+
+def test_wrong_guesses_change_nothing():
+    class Wrong:
+        seconds = 0.0
+
+        def look(self, ids):
+            self.next = expected(ids, 20)
+            return 0.9
+
+        def guess(self, n):
+            right = rng.randrange(n + 1)
+            return self.next[:right] + [(token + 1) % V for token in self.next[right:n]]
+
+    rng = random.Random(2)
+    engine, _ = toy_engine(n_blocks=9)
+    sequences = [
+        sequence(
+            [i] * (30 + 20 * i), max_tokens=90, stop_ids={11} if i == 2 else (), speculate=True, guessers=[Wrong()]
+        )
+        for i in range(4)
+    ]
+    for one in sequences:
+        engine.submit(one)
+    for i, one in enumerate(sequences):
+        tokens = ids_of(read_all(engine, one))
+        assert tokens == expected([i] * (30 + 20 * i), 90)[: len(tokens)]
+        assert len(tokens) == 90 or (i == 2 and tokens[-1] == 11)
+    assert engine.pool.n_held == 0
+
+
+def test_a_draft_feeds_each_token_once_and_forgets_wrong_guesses():
+    fed = []
+
+    def feed(ids):
+        fed.append(list(ids))
+        context.length += len(ids)
+        return np.eye(V)[[(ids[-1] + 1) % V]]
+
+    context = SimpleNamespace(length=0, feed=feed)
+    sampler = SimpleNamespace(peek=lambda logits, position: int(logits.argmax()))
+    draft = Draft(context, 10, sampler)
+    assert draft.look([3, 4]) > 0.5
+    assert draft.guess(3) == [5, 6, 7]
+    assert fed == [[3, 4], [5], [6]]
+    before = draft.look([3, 4, 5, 9])  # 5 was right, 6 was not
+    assert context.length == 3
+    assert draft.guess(2) == [10, 11]
+    assert fed[3:] == [[9], [10]]
+    assert draft.look([3, 4, 5, 9, 10, 11]) > before
+    assert draft.guess(9) == [12, 13, 14, 15, 16]  # no more fit into its context
+    assert draft.look([0] * 11) == 0
