@@ -80,7 +80,7 @@ class CPUBackend:
             values = tensor.float32()
             if not np.isfinite(values).all():
                 raise _not_finite(tensor, "f32")
-            return self._native.vector(values)
+            return self._native.vector(values.reshape(-1))  # a port may have parameters of any rank
         if role is Role.CONVOLUTION:
             return self._place_convolution(tensor)
         n_rows, n_columns = tensor.shape

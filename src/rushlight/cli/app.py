@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rushlight.cli import bench, check, devices, generate, inspect, lens
+from rushlight.cli import bench, check, devices, generate, inspect, lens, port
 from rushlight.cli.options import Command, Debug
 from rushlight.cli.terminal import out
 
@@ -29,6 +29,7 @@ Examples:
 )
 app.command("generate", cls=Command, epilog=generate.EXAMPLES)(generate.generate)
 app.command("inspect", cls=Command, epilog=inspect.EXAMPLES)(inspect.inspect)
+app.command("port", cls=Command, epilog=port.EXAMPLES)(port.port)
 app.command("check", cls=Command, epilog=check.EXAMPLES)(check.check)
 app.command("lens", cls=Command, epilog=lens.EXAMPLES)(lens.lens)
 app.command("bench", cls=Command, epilog=bench.EXAMPLES)(bench.bench)

@@ -40,6 +40,7 @@ class Fit:
     """The tensors of an examination held against a model with empty slots.
 
     Attributes:
+        title: the model in a word.
         all_turned: whether every weight of a role is, so that the square ones are too.
         without_biases: whether the file has no bias where the model has them.
     """
@@ -48,7 +49,9 @@ class Fit:
         self.exam = exam
         self.rules = architecture.rules
         tie = bool(self.rules.tied) and config.tie_word_embeddings
-        self._diagnosis = diagnose(architecture(config), exam.tensors, rules=self.rules, tie=tie)
+        module = architecture(config)
+        self.title = module.describe()
+        self._diagnosis = diagnose(module, exam.tensors, rules=self.rules, tie=tie)
         self._left = list(self._diagnosis.problems)
         self.all_turned = False
         self.without_biases = False
@@ -171,8 +174,8 @@ class Fit:
         if ignored:
             self.exam.note(
                 "buffers",
-                "masks are saved as buffers",
-                "The model computes them by itself and leaves these alone.",
+                "buffers that are left alone",
+                "They are constants, such as masks, which the model computes by itself.",
                 "",
                 [(seen, f"{seen.dtype} {seen.shape}") for seen in ignored],
             )
