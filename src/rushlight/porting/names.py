@@ -66,6 +66,8 @@ def find_architecture(exam: Examination, named: Architecture | None) -> Architec
         needed = _landmarks(exam, architecture) - set(architecture.rules.tied.values())
         prefixes = [_prefix(exam.tensors, landmark, architecture.rules.prefixes) for landmark in needed]
         there = [prefix for prefix in prefixes if prefix is not None]
+        if named and needed and not there:
+            _look_at_strangers(exam, needed)
         if there and (named or len(there) == len(needed)):
             if prefix := Counter(there).most_common(1)[0][0]:
                 _strip(exam, prefix)
@@ -127,6 +129,17 @@ def look_at_shared_table(exam: Examination, architecture: Architecture) -> None:
         )
         exam.tensors[prefix + table] = replace(seen, name=prefix + table)
         exam.mends.copy(seen.name, prefix + table)
+
+
+def _look_at_strangers(exam: Examination, landmarks: frozenset[str]) -> None:
+    relative = family(exam.tensors)
+    exam.problem(
+        "architecture",
+        "another model",
+        f"Nothing here is called {' or '.join(sorted(landmarks)[:3])}"
+        + (f"; by its names this is {relative.what}." if relative else "."),
+        relative.mend if relative else "leave --model away, or name the checkpoint of this model",
+    )
 
 
 def look_at_unknown(exam: Examination) -> None:
