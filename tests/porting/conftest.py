@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
@@ -27,7 +26,7 @@ class Copy:
         self.folder.mkdir(exist_ok=True)
         if self.config is not None:
             (self.folder / "config.json").write_text(json.dumps(self.config))
-        save_file({k: np.ascontiguousarray(v) for k, v in self.tensors.items()}, self.folder / name, **options)
+        save_file({k: v.copy(order="C") for k, v in self.tensors.items()}, self.folder / name, **options)
         return self.folder
 
     def check(self, **options):

@@ -1,5 +1,10 @@
 """The doctor: each cause alone, several together, and the mended copy that its script writes."""
 
+import functools
+import json
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -338,6 +343,26 @@ def test_a_tokenizer_that_is_too_large_or_broken(tales):
     assert only_problem(rushlight.check(tales.folder)).cause == "tokenizer"
 
 
+def test_other_names_are_paired_with_those_that_are_missing(tales):
+    tales.tensors = {
+        name.replace("ln_1", "norm1").replace("ln_2", "norm2").replace("mlp.c_fc", "mlp.fc"): tensor
+        for name, tensor in tales.tensors.items()
+    }
+    problem = only_problem(tales.check())
+    assert problem.cause == "renamed"
+    assert len(problem.tensors) == 6 * 6
+    assert {(each.name, each.detail) for each in problem.evidence} == {
+        (f"h.N.{theirs}.{part}", f"→ h.N.{ours}.{part}")
+        for theirs, ours in (("norm1", "ln_1"), ("norm2", "ln_2"), ("mlp.fc", "mlp.c_fc"))
+        for part in ("weight", "bias")
+    }
+
+
+def test_names_that_are_not_alike_are_not_paired(tales):
+    tales.tensors["zzz"] = tales.tensors.pop("ln_f.bias")
+    assert causes(tales.check()) == ["missing", "unexpected"]
+
+
 # Several
 
 
@@ -355,6 +380,39 @@ def test_everything_at_once(nanogpt):
     assert [finding.in_script for finding in report.findings if finding.is_problem] == [
         *(True, True, False, True, True, False, False)
     ]
+
+
+def test_shards_are_mended_into_one_file(nanogpt, tale, monkeypatch):
+    names = sorted(nanogpt.tensors)
+    folder, tensors = nanogpt.folder, nanogpt.tensors
+    shards = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+    for file, held in shards.items():
+        nanogpt.tensors = {name: tensors[name] for name in held}
+        nanogpt.write(file)
+    weight_map = {name: file for file, held in shards.items() for name in held}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    report = rushlight.check(folder)
+    assert causes(report) == ["transposed"]
+    monkeypatch.chdir(folder)
+    exec(report.script, {})
+    (folder / "mended.safetensors").rename(folder / "model.safetensors")
+    assert rushlight.load(folder).generate("Once upon a time", max_tokens=20).text == tale
+
+
+def test_of_a_checkpoint_elsewhere_only_the_header_is_looked_at(nanogpt, monkeypatch):
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    folder = nanogpt.prefix("_orig_mod.").write()
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            report = rushlight.check(f"http://127.0.0.1:{server.server_port}/model.safetensors")
+        finally:
+            server.shutdown()
+    assert causes(report) == ["prefix", "transposed"]
+    assert report.data == "elsewhere"
+    assert report.findings[-1].why == "Only its headers were fetched: NaN and Inf would not show."
+    assert 'load_file("model.safetensors")' in report.script
 
 
 # Other models
@@ -383,7 +441,8 @@ def test_an_unknown_family_and_one_held_against_gpt2(tales):
     report = tales.check()
     assert "rushlight port" in only_problem(report).mend
     report = tales.check(model="gpt2")
-    assert causes(report) == ["config"]
+    assert causes(report) == ["architecture", "config"]
+    assert "Nothing here is called h.0.attn.c_attn.weight or wpe.weight" in report.findings[0].why
 
 
 def test_bad_requests(tales, tmp_path):

@@ -94,7 +94,7 @@ class CPUBackend:
 
     def _place_vector(self, tensor: Tensor) -> _native.Vector:
         if isinstance(tensor, FileTensor):
-            vector = self._native.vector(tensor.shape[0])
+            vector = self._native.vector(math.prod(tensor.shape))  # a port may have parameters of any rank
             self._unread.append(_Unread(tensor, "f32", _native.Load(vector, *tensor.location(), tensor.dtype)))
             return vector
         import numpy as np
@@ -102,7 +102,7 @@ class CPUBackend:
         values = tensor.float32()
         if not np.isfinite(values).all():
             raise _not_finite(tensor, "f32")
-        return self._native.vector(values)
+        return self._native.vector(values.reshape(-1))
 
     def _place_convolution(self, tensor: Tensor) -> _native.Weight:
         """(out, in, size) as a product over windows of size·in, read at once: kernels are small."""

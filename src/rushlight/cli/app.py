@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rushlight.cli import bench, check, devices, generate, inspect, lens, record, verify
+from rushlight.cli import bench, check, devices, generate, inspect, lens, port, record, verify
 from rushlight.cli.options import Command, Debug
 from rushlight.cli.terminal import out
 
@@ -30,9 +30,10 @@ Examples:
 app.command("generate", cls=Command, epilog=generate.EXAMPLES)(generate.generate)
 app.command("inspect", cls=Command, epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command("check", cls=Command, epilog=check.EXAMPLES)(check.check)
-app.command("lens", cls=Command, epilog=lens.EXAMPLES)(lens.lens)
+app.command("port", cls=Command, epilog=port.EXAMPLES)(port.port)
 app.command("record", cls=Command, epilog=record.EXAMPLES)(record.record)
 app.command("verify", cls=Command, epilog=verify.EXAMPLES)(verify.verify)
+app.command("lens", cls=Command, epilog=lens.EXAMPLES)(lens.lens)
 app.command("bench", cls=Command, epilog=bench.EXAMPLES)(bench.bench)
 app.command("devices", cls=Command, epilog=devices.EXAMPLES)(devices.devices)
 

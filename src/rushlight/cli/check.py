@@ -82,7 +82,12 @@ def check(
     architecture = model_named(model, port)
     with status(f"opening {source}"):
         checkpoint = open_headers(source, offline=offline, revision=revision)
-    with checkpoint, reading(sum(tensor.nbytes for tensor in checkpoint.values()), watch=data) as advance:
+    with (
+        checkpoint,
+        reading(
+            sum(tensor.nbytes for tensor in checkpoint.values()), watch=data and not checkpoint.is_remote
+        ) as advance,
+    ):
         report = examine(checkpoint, architecture, data=data, advance=advance)
     if as_json:
         out(json.dumps(report.to_json(), ensure_ascii=False) + "\n")

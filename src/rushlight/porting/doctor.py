@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rushlight.checkpoint import open_headers, read_json_object
 from rushlight.checkpoint.stats import measure
 from rushlight.errors import ConfigError, RequestError, TokenizerError
-from rushlight.loader import MAX_CONFIG_BYTES, eos_ids, tokenizer_beside
+from rushlight.loader import LANGUAGE_MODEL, MAX_CONFIG_BYTES, eos_ids, tokenizer_beside
 from rushlight.models import ARCHITECTURES, load_port
 from rushlight.models.gpt2 import GPT2, GPT2_VOCAB_SIZE
 from rushlight.porting.examination import Examination
@@ -95,7 +95,7 @@ def examine(
     readable = data and not checkpoint.is_remote
     exam = Examination(checkpoint, readable=readable)
     model = saved_by = None
-    look_at_wrappers(exam)
+    look_at_wrappers(exam, architecture.rules.prefixes if architecture else ())
     architecture = find_architecture(exam, architecture or _named_by_config(checkpoint))
     if architecture is None:
         look_at_unknown(exam)
@@ -104,7 +104,7 @@ def examine(
         config = look_at_config(exam, architecture)
         if config is not None:
             fit = Fit(exam, architecture, config)
-            model = f"{getattr(architecture, 'model_type', architecture)} ({config})"
+            model = f"{getattr(architecture, 'model_type', None) or fit.title} ({config})"
             if architecture is GPT2:
                 saved_by = _writer_of_gpt2(exam, fit)
             _look_at_tokens(exam, config)
@@ -150,9 +150,9 @@ def _writer_of_gpt2(exam: Examination, fit: Fit) -> str:
 
 def _look_at_tokens(exam: Examination, config: Config) -> None:
     """The vocabulary of the tokenizer against the model's."""
-    vocab_size = getattr(config, "vocab_size", None)
-    if vocab_size is None:
+    if not all(hasattr(config, name) for name in LANGUAGE_MODEL):
         return
+    vocab_size = config.vocab_size
     try:
         eos_ids(exam.checkpoint, config)
     except ConfigError as error:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
+from difflib import SequenceMatcher
+from itertools import product
 from typing import TYPE_CHECKING
 
 from rushlight.backends.protocol import Role
 from rushlight.nn import diagnose
+from rushlight.porting.report import with_n
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from rushlight.backends.protocol import Tensor
     from rushlight.models import Architecture, Config
-    from rushlight.nn import Problem
+    from rushlight.nn import Problem, Slot
     from rushlight.porting.examination import Examination, Seen
 
 __all__ = ["Fit"]
+
+ALIKE = 0.6
+"""From here on, two names are taken to mean the same: difflib's own measure of a close match."""
+MOST_KINDS = 200
+"""More names than this are not compared with one another: that takes time, and tells nothing."""
 
 _BLOCK = re.compile(r"(.*?)\.(\d{1,9})\.")
 _BUFFER = re.compile(
@@ -40,6 +48,7 @@ class Fit:
     """The tensors of an examination held against a model with empty slots.
 
     Attributes:
+        title: the model in a word.
         all_turned: whether every weight of a role is, so that the square ones are too.
         without_biases: whether the file has no bias where the model has them.
     """
@@ -48,7 +57,9 @@ class Fit:
         self.exam = exam
         self.rules = architecture.rules
         tie = bool(self.rules.tied) and config.tie_word_embeddings
-        self._diagnosis = diagnose(architecture(config), exam.tensors, rules=self.rules, tie=tie)
+        module = architecture(config)
+        self.title = module.describe()
+        self._diagnosis = diagnose(module, exam.tensors, rules=self.rules, tie=tie)
         self._left = list(self._diagnosis.problems)
         self.all_turned = False
         self.without_biases = False
@@ -171,8 +182,8 @@ class Fit:
         if ignored:
             self.exam.note(
                 "buffers",
-                "masks are saved as buffers",
-                "The model computes them by itself and leaves these alone.",
+                "buffers that are left alone",
+                "They are constants, such as masks, which the model computes by itself.",
                 "",
                 [(seen, f"{seen.dtype} {seen.shape}") for seen in ignored],
             )
@@ -221,6 +232,7 @@ class Fit:
                 "keep one of each",
                 [(exam.tensors[each.name], each.mend.partition(":")[0]) for each in twice],
             )
+        self._look_at_other_names()
         if missing := self._take("missing"):
             lines = [f"{each.name} {each.detail}" for each in missing]
             exam.problem(
@@ -245,6 +257,49 @@ class Fit:
                 "look whether they are of this model",
                 self._details(wrong),
             )
+
+    def _look_at_other_names(self) -> None:
+        """Pairs what is missing with what is unexpected: as many, of the same shape, and the most alike in name."""
+        slots, found = self._diagnosis.slots, self._diagnosis.found
+        missing, extra = self._kinds("missing", slots), self._kinds("unexpected", found)
+        candidates = sorted(
+            (
+                (-SequenceMatcher(None, theirs[0], ours[0]).ratio(), theirs, ours)
+                for ours, theirs in product(missing, extra)
+                if ours[1] == theirs[1] and len(missing[ours]) == len(extra[theirs])
+            ),
+        )
+        pairs: dict[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]] = {}
+        for unlike, theirs, ours in candidates:
+            if -unlike >= ALIKE and theirs not in pairs and ours not in pairs.values():
+                pairs[theirs] = ours
+        if not pairs:
+            return
+        new_names = {
+            old: new
+            for theirs, ours in pairs.items()
+            for old, new in zip(sorted(extra[theirs]), sorted(missing[ours]), strict=True)
+        }
+        self._take("missing", set(new_names.values()).__contains__)
+        renamed = self._take("unexpected", new_names.__contains__)
+        self.exam.problem(
+            "renamed",
+            "tensors under other names, it seems",
+            "Their shapes are those of tensors that are missing, and their names are like theirs. That is a guess.",
+            "if it is right, rename them in the checkpoint, or write a port under these names with `rushlight port`",
+            [(self.exam.tensors[each.name], f"→ {new_names[self.rules.canonical(each.name)]}") for each in renamed],
+        )
+
+    def _kinds(
+        self, kind: str, shaped: Mapping[str, Slot] | Mapping[str, Tensor]
+    ) -> dict[tuple[str, tuple[int, ...]], list[str]]:
+        """The paths with a kind of problem, by their form, with N for a block's number, and by their shape."""
+        kinds: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+        for problem in self._left:
+            if problem.kind == kind:
+                path = self.rules.canonical(problem.name)
+                kinds.setdefault((with_n(path), shaped[path].shape), []).append(path)
+        return kinds if len(kinds) <= MOST_KINDS else {}
 
     def _look_at_dtypes(self) -> None:
         exam = self.exam

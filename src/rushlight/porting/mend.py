@@ -16,6 +16,9 @@ __all__ = ["Mends"]
 _NUMPY_DTYPES = frozenset("BOOL U8 I8 U16 I16 F16 U32 I32 F32 U64 I64 F64".split())
 """What `safetensors.numpy` reads; the rest needs `safetensors.torch`."""
 
+MOST_ENDS = 50
+"""More ways for names to end than a script is to list; and each is tried with every name."""
+
 
 class Mends:
     """A script that grows by a step for each mend; steps follow one another as the causes were found."""
@@ -70,7 +73,7 @@ class Mends:
     def _each(self, names: Collection[str], every: Iterable[str], step: str) -> None:
         """`step` for each of `names`, told from the others by how their names end if that is possible."""
         ends = sorted({re.split(r"\.\d+(?=\.)", name)[-1] for name in names})
-        if {name for name in every if name.endswith(tuple(ends))} == set(names):
+        if len(ends) <= MOST_ENDS and {name for name in every if name.endswith(tuple(ends))} == set(names):
             self._steps.append(f"ends = {_tuple(ends)}")
             self._steps.append(f"for name in [name for name in tensors if name.endswith(ends)]:\n    {step}")
         else:

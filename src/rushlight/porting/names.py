@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from rushlight.errors import printable_name
+from rushlight.errors import RushlightError, printable_name
 from rushlight.models import ARCHITECTURES
 from rushlight.porting.families import family
 
@@ -26,6 +27,9 @@ WRAPPERS = {
 }
 """What is put into names, at any depth, by what wraps a module."""
 
+ENOUGH = 20
+"""Names that tell what stands before all."""
+
 HOLDERS = {
     "module.": "DistributedDataParallel or DataParallel",
     "model.": "a LightningModule, or another module",
@@ -33,9 +37,11 @@ HOLDERS = {
 """What is put before all names by what holds a whole model under an attribute."""
 
 
-def look_at_wrappers(exam: Examination) -> None:
-    """Takes out what wrappers put into names."""
+def look_at_wrappers(exam: Examination, expected: Iterable[str]) -> None:
+    """Takes out what wrappers put into names, but where one of the `expected` prefixes has it."""
     for wrapper, what in WRAPPERS.items():
+        if any(wrapper in prefix for prefix in expected):
+            continue
         changed = exam.rename(partial(_without, wrapper))
         if changed:
             exam.problem(
@@ -56,16 +62,29 @@ def _without(wrapper: str, name: str) -> str:
 def find_architecture(exam: Examination, named: Architecture | None) -> Architecture | None:
     """The architecture that was named, or the one whose landmarks are there; a prefix before them is taken off."""
     for architecture in [named] if named else ARCHITECTURES.values():
-        landmarks: Iterable[str] = getattr(architecture, "landmarks", ())
         # A table may be in the file under its head's name alone.
-        needed = set(landmarks) - set(architecture.rules.tied.values())
+        needed = _landmarks(exam, architecture) - set(architecture.rules.tied.values())
         prefixes = [_prefix(exam.tensors, landmark, architecture.rules.prefixes) for landmark in needed]
         there = [prefix for prefix in prefixes if prefix is not None]
+        if named and needed and not there:
+            _look_at_strangers(exam, needed)
         if there and (named or len(there) == len(needed)):
             if prefix := Counter(there).most_common(1)[0][0]:
                 _strip(exam, prefix)
             return architecture
     return named
+
+
+def _landmarks(exam: Examination, architecture: Architecture) -> frozenset[str]:
+    """Names that every checkpoint of an architecture has; of a port that tells none, some of its slots."""
+    landmarks: frozenset[str] = getattr(architecture, "landmarks", frozenset())
+    if landmarks:
+        return landmarks
+    try:
+        model = architecture(architecture.config_type.from_tensors(exam.tensors, file=exam.checkpoint.source))
+    except RushlightError:
+        return landmarks
+    return frozenset(name for name, _ in islice(model.named_slots(), ENOUGH))
 
 
 def _prefix(names: Iterable[str], landmark: str, prefixes: tuple[str, ...]) -> str | None:
@@ -110,6 +129,17 @@ def look_at_shared_table(exam: Examination, architecture: Architecture) -> None:
         )
         exam.tensors[prefix + table] = replace(seen, name=prefix + table)
         exam.mends.copy(seen.name, prefix + table)
+
+
+def _look_at_strangers(exam: Examination, landmarks: frozenset[str]) -> None:
+    relative = family(exam.tensors)
+    exam.problem(
+        "architecture",
+        "another model",
+        f"Nothing here is called {' or '.join(sorted(landmarks)[:3])}"
+        + (f"; by its names this is {relative.what}." if relative else "."),
+        relative.mend if relative else "leave --model away, or name the checkpoint of this model",
+    )
 
 
 def look_at_unknown(exam: Examination) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Cause", "Evidence", "Finding", "Report", "folded"]
+__all__ = ["Cause", "Evidence", "Finding", "Report", "folded", "with_n"]
 
 Cause = Literal[
     "architecture",
@@ -19,6 +19,7 @@ Cause = Literal[
     "blocks",
     "biases",
     "missing",
+    "renamed",
     "unexpected",
     "buffers",
     "shape",
@@ -104,11 +105,16 @@ class Report:
         }
 
 
+def with_n(name: str) -> str:
+    """A tensor's name with N in place of its blocks' numbers."""
+    return _NUMBER.sub("N", name)
+
+
 def folded(items: Iterable[tuple[str, str]]) -> tuple[Evidence, ...]:
     """(name, detail) of tensors as evidence, with those that differ in their block's number put into one."""
     groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for name, detail in items:
-        groups.setdefault((_NUMBER.sub("N", name), _NUMBER.sub("N", detail)), []).append((name, detail))
+        groups.setdefault((with_n(name), with_n(detail)), []).append((name, detail))
     return tuple(
         Evidence(*group[0]) if len(group) == 1 else Evidence(*pattern, len(group)) for pattern, group in groups.items()
     )

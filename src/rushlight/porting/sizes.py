@@ -27,7 +27,7 @@ def look_at_config(exam: Examination, architecture: Architecture) -> Config | No
     shown = _shown_by_shapes(exam, architecture)
     path = exam.checkpoint.sidecar("config.json")
     config: Any = None
-    if path is None:
+    if path is None and shown:
         exam.note(
             "config",
             "there is no config.json",
@@ -35,7 +35,7 @@ def look_at_config(exam: Examination, architecture: Architecture) -> Config | No
             "are taken to be the published model's.",
             "put the model's config.json beside the weights",
         )
-    else:
+    elif path is not None:
         try:
             values = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
             config = architecture.config_type.from_json(values, file=str(path))

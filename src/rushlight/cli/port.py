@@ -1,0 +1,91 @@
+"""`rushlight port`: write a model file to begin a port with, and a test that binds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rushlight.cli.options import MODEL, OUTPUT, Debug, Offline, Revision
+from rushlight.cli.terminal import out, say, status
+from rushlight.errors import PortError, printable
+
+EXAMPLES = """
+\b
+Examples:
+  rushlight port model.safetensors -o my_model.py
+  rushlight port openai-community/gpt2 -o my_gpt2.py
+  rushlight port ./folder -o - | less
+  rushlight generate ./folder --port my_model.py -p "Dear"
+"""
+
+
+def port(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            show_default=False,
+            rich_help_panel=MODEL,
+            help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, or a URL.",
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+            help="The Python file to write; its test is written beside it. - prints the file.",
+        ),
+    ],
+    offline: Offline = False,
+    revision: Revision = None,
+    force: Annotated[
+        bool, typer.Option("--force", rich_help_panel=OUTPUT, help="Write over files that are there.")
+    ] = False,
+    _debug: Debug = False,
+) -> None:
+    """Write a model file under a checkpoint's own names: to load it with --port, and to complete.
+
+    Only headers are read. Layers are guessed from names and shapes. For a GPT-2 the file is whole; for another model
+    it says where the forward is to be written.
+    """
+    from rushlight.checkpoint import open_headers
+    from rushlight.porting.scaffold import scaffold
+
+    module = Path("my_model.py" if output == "-" else output)
+    test = module.with_name(f"test_{module.name}")
+    if module.suffix != ".py":
+        raise typer.BadParameter(f"{output!r} is no Python file: end it in .py", param_hint="--output")
+    there = [str(path) for path in (module, test) if path.exists()]
+    if there and output != "-" and not force:
+        raise PortError(
+            f"{' and '.join(there)} would be written over", remedy="name another file, or give --force if that is meant"
+        )
+    with status(f"opening {source}"):
+        checkpoint = open_headers(source, offline=offline, revision=revision)
+    with checkpoint:
+        written = scaffold(checkpoint, module.name)
+    if output == "-":
+        out(written.module)
+        return
+    for path, text in ((module, written.module), (test, written.test)):
+        _write(path, text)
+    say(printable(f"wrote {module} and {test}"))
+    if written.to_write:
+        names = ", ".join(written.to_write[:8]) + (" …" if len(written.to_write) > 8 else "")
+        say(f"every tensor has its place; what these compute is to be written: {names}")
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file or the one that was there before."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

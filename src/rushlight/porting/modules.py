@@ -1,0 +1,99 @@
+"""From the names of tensors to a tree of modules, as far as Python can hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rushlight.errors import PortError, printable_name
+from rushlight.nn import Module
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Node", "tree_of"]
+
+MAX_DEPTH = 32
+"""Modules within modules; models have six or so."""
+RESERVED = frozenset({*dir(Module), "ops", "_modules", "_taps"})
+"""What a `Module` has itself, and what no attribute of a port may be called."""
+
+
+@dataclass
+class Node:
+    """A module.
+
+    Attributes:
+        path: its dotted path; the root's is empty.
+        tensors: the shapes of its own tensors, by the last part of their names.
+        children: the modules inside, by name, in the order of the file; numbered ones in the order of their numbers.
+    """
+
+    path: str = ""
+    tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    children: dict[str, Node] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition(".")[2]
+
+    @property
+    def is_list(self) -> bool:
+        """Whether there is nothing inside but modules numbered from 0 without a gap."""
+        return (
+            not self.tensors and bool(self.children) and [*self.children] == [str(i) for i in range(len(self.children))]
+        )
+
+
+def tree_of(tensors: Iterable[tuple[str, tuple[int, ...]]], file: str) -> Node:
+    """The tree of modules of (name, shape).
+
+    Raises:
+        PortError: names that no tree of Python objects can have: all of them.
+    """
+    root = Node()
+    problems = []
+    for name, shape in tensors:
+        *parents, last = name.split(".")
+        if "" in (*parents, last):
+            problems.append(f"{printable_name(name) or repr(name)} has an empty part")
+        elif len(parents) > MAX_DEPTH:
+            problems.append(f"{printable_name(name[:80])}… is more than {MAX_DEPTH} modules deep")
+        elif taken := RESERVED.intersection((*parents, last)):
+            problems.append(f"{printable_name(name)}: every module of rushlight has a {min(taken)} of its own")
+        else:
+            node = root
+            for i, part in enumerate(parents):
+                node = node.children.setdefault(part, Node(".".join(parents[: i + 1])))
+            node.tensors[last] = shape
+    problems += _both(root)
+    if problems:
+        more = [f"and {len(problems) - 10:,} more"] if len(problems) > 10 else []
+        raise PortError(
+            "no module can have these names\n  " + "\n  ".join([*problems[:10], *more]),
+            file=file,
+            remedy="rename them in the checkpoint",
+        )
+    _sort(root)
+    return root
+
+
+def _both(node: Node) -> list[str]:
+    """The names that are a tensor and a module."""
+    problems = [
+        f"{printable_name(node.children[name].path)} is a tensor and a module"
+        for name in node.tensors
+        if name in node.children
+    ]
+    for child in node.children.values():
+        problems += _both(child)
+    return problems
+
+
+def _sort(node: Node) -> None:
+    """Brings numbered children into the order of their numbers."""
+    if all(name.isascii() and name.isdigit() for name in node.children):
+        node.children = dict(sorted(node.children.items(), key=lambda item: (int(item[0][:18]), item[0])))
+    for child in node.children.values():
+        _sort(child)

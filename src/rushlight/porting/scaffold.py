@@ -1,0 +1,541 @@
+"""A port to begin with: a Python file with a module for every module of a checkpoint, and a test that binds it.
+
+What names and shapes tell is written: the layers, their sizes, what is equal and so one class. What they do not tell is
+what a module computes; where that is not known, calling it raises an error that names what is to be written. Lines are
+at most 88 columns, where names allow it, and laid out as `ruff format` and `black` leave them.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import keyword
+import re
+import textwrap
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rushlight.checkpoint import read_json_object
+from rushlight.checkpoint.dtypes import FLOAT_DTYPES
+from rushlight.errors import ConfigError, PortError
+from rushlight.loader import MAX_CONFIG_BYTES
+from rushlight.models import recognise
+from rushlight.models.gpt2 import GPT2, GPT2Config
+from rushlight.porting.examination import Examination
+from rushlight.porting.guess import Layer, conv1d_by_majority, guess
+from rushlight.porting.known import Known, gpt2_config, gpt2_module
+from rushlight.porting.modules import Node, tree_of
+from rushlight.porting.names import find_architecture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from rushlight.checkpoint import Checkpoint
+
+__all__ = ["Scaffold", "scaffold"]
+
+WIDTH = 88
+LAYERS = ("Activation", "Conv1D", "Convolution", "Embedding", "LayerNorm", "Linear")
+CLASS_NAMES = {"attn": "Attention", "self_attn": "SelfAttention", "mlp": "MLP", "ffn": "FeedForward", "h": "Block"}
+NO_SIZE = re.compile(r"(_ids?|head\w*|layers?|blocks?|depth|version|seed|max_length|type|n_inner)$")
+"""Keys of config.json whose numbers are no sizes of tensors, or of blocks."""
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """What `scaffold` writes.
+
+    Attributes:
+        module: the text of the model's file.
+        test: the text of its test.
+        to_write: the classes whose forward is not known.
+    """
+
+    module: str
+    test: str
+    to_write: tuple[str, ...]
+
+
+def scaffold(checkpoint: Checkpoint, file_name: str = "my_model.py") -> Scaffold:
+    """A port of a checkpoint, from its headers and its config.json.
+
+    Args:
+        checkpoint: an open checkpoint.
+        file_name: what the module's file will be called, for the test.
+
+    Raises:
+        PortError: the names are such that no module can have them, or there are none.
+        ConfigError: the config.json of a GPT-2 is wrong.
+    """
+    if not checkpoint:
+        raise PortError("there are no tensors to write a port for", file=checkpoint.source)
+    gpt2 = _as_gpt2(checkpoint)
+    writer = _GPT2Writer(checkpoint, *gpt2) if gpt2 else _Writer(checkpoint)
+    return writer.scaffold(file_name)
+
+
+def _as_gpt2(checkpoint: Checkpoint) -> tuple[GPT2Config, tuple[str, ...]] | None:
+    """The config of a GPT-2 and the prefixes of its names, or None if it is not one."""
+    exam = Examination(checkpoint, readable=False)
+    if find_architecture(exam, None) is not GPT2:
+        return None
+    if recognise(exam.tensors) is None:
+        raise PortError(
+            "the table of embeddings is there only under the name of the head that is tied to it",
+            file=checkpoint.source,
+            remedy="`rushlight check` writes the lines that mend it",
+        )
+    path = checkpoint.sidecar("config.json")
+    if path is None:
+        config = GPT2Config.from_tensors(exam.tensors, file=checkpoint.source)
+    else:
+        values = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
+        config = GPT2Config.from_json(values, file=str(path))
+    # The longest first, since the first that a name begins with is taken off.
+    names = [seen.tensor.name for seen in exam.tensors.values()]
+    outer = next(seen.tensor.name.removesuffix(name) for name, seen in exam.tensors.items())
+    candidates = [outer + prefix for prefix in GPT2.rules.prefixes] + [outer]
+    return config, tuple(p for p in candidates if p and any(name.startswith(p) for name in names))
+
+
+class _Writer:
+    """Writes the port of a checkpoint of which nothing but names, shapes and config.json is known."""
+
+    root_name = "Model"
+    doc = "A port, to be completed."
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.values = _config_values(checkpoint)
+        self.prefixes: tuple[str, ...] = ()
+        self.buffers = _patterns(t.name for t in checkpoint.values() if t.dtype not in FLOAT_DTYPES)
+        self.tied: dict[str, str] = {}
+        weights = [(t.name, t.shape) for t in checkpoint.values() if t.dtype in FLOAT_DTYPES]
+        self.root = tree_of(self.paths(weights), checkpoint.source)
+        self.conv1d = conv1d_by_majority(weights)
+        self.eps = self.epsilon()
+        self.used: set[str] = {"Module", "NameRules"}
+        self.to_write: list[str] = []
+        self.classes: dict[str, str] = {}
+        self.names: dict[object, str] = {}
+        self.taken = {*dir(builtins), *keyword.kwlist, *LAYERS, "Config", "Model", "GPT2", "Module", "ModuleDict"}
+        self.taken |= {"ModuleList", "NameRules", "Role", "Slot", "Fields", "KVShape", "ClassVar", "ARCHITECTURE"}
+        self.forms: dict[object, int] = {}
+        self.form_of: dict[str, int] = {}
+        self.form(self.root)
+        self.sizes = self.name_sizes()
+        self.counts: dict[str, int] = {}
+
+    # What the kinds of writers differ in
+
+    def paths(self, weights: list[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
+        """The weights by their attribute paths."""
+        return weights
+
+    def known(self, node: Node) -> Known | None:  # noqa: ARG002
+        """What is known of a module's forward."""
+        return None
+
+    def config_class(self) -> str:
+        values = {name: value for value, name in self.sizes.items()} | self.counts
+        fields = "".join(f"    {name}: int = {value}\n" for name, value in values.items())
+        keys = [name for name in values if name in self.values]
+        read = "".join(f'            {key}=fields.size("{key}", cls.{key}),\n' for key in keys)
+        body = f"cls(\n{read}        )" if read else "cls()"
+        fields = f"\n{fields}" if fields else ""
+        return f'''@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The sizes of the checkpoint{", under their keys in config.json where it has one" if keys else ""}."""
+{fields}
+    @classmethod
+    def from_json(cls, values, *, file=None):
+        """Read a config.json; its other keys are left alone."""
+        fields = Fields(values, file)
+        config = {body}
+        fields.finish(benign=values)
+        return config
+
+    @classmethod
+    def from_tensors(cls, tensors, *, file=None):
+        """The sizes that this file was written with."""
+        return cls()
+'''
+
+    # Sizes
+
+    def epsilon(self) -> str:
+        found = [v for k, v in self.values.items() if re.search(r"norm\w*_eps(ilon)?$", k) and isinstance(v, float)]
+        return repr(found[0]) if found and found[0] > 0 else "1e-5"
+
+    def name_sizes(self) -> dict[int, str]:
+        """Names for the sizes that are worth one: the keys of config.json; the width of the model."""
+        dims = Counter(dim for layer in self.all_layers(self.root) for dim in layer.sizes if dim > 1)
+        named: dict[int, str] = {}
+        for key, value in self.values.items():
+            if type(value) is int and dims[value] and value not in named and _is_field(key) and not NO_SIZE.search(key):
+                named[value] = key
+        if dims and not any(dims[value] == max(dims.values()) for value in named):
+            named.setdefault(dims.most_common(1)[0][0], "width")
+        return named
+
+    def all_layers(self, node: Node) -> Iterator[Layer]:
+        layer = self.layer(node)
+        if layer:
+            yield layer
+        for child in node.children.values():
+            yield from self.all_layers(child)
+
+    def layer(self, node: Node) -> Layer | None:
+        return None if node.children else guess(node.name, node.tensors, conv1d=self.conv1d, eps=self.eps)
+
+    def size(self, dim: int) -> str:
+        """A size in Python: a field of the config where it has a name, or three or four times the width."""
+        if dim in self.sizes:
+            return f"config.{self.sizes[dim]}"
+        for base, name in self.sizes.items():
+            if base > 16 and dim in {3 * base, 4 * base}:
+                return f"{dim // base} * config.{name}"
+        return str(dim)
+
+    # Classes
+
+    def form(self, node: Node) -> int:
+        """A number that is equal for modules that are the same but for their place."""
+        children = tuple((name, self.form(child)) for name, child in node.children.items())
+        is_layer = self.layer(node)
+        key = is_layer or (tuple(node.tensors.items()), children, self.class_stem(node))
+        self.form_of[node.path] = self.forms.setdefault(key, len(self.forms))
+        return self.form_of[node.path]
+
+    def class_stem(self, node: Node) -> str:
+        """What the class of a module is called if nothing else is called so."""
+        if not node.path:
+            return self.root_name
+        if not node.children and list(node.tensors) == ["weight"] and re.search(r"norm|^ln", node.name):
+            return "Norm"
+        *_, parent, name = ("", *node.path.split("."))
+        if name.isdigit() and parent:
+            name = parent if parent in CLASS_NAMES else re.sub(r"(?<=[^s])s$", "", parent)
+        words = re.findall(r"[A-Za-z0-9]+", name)
+        stem = CLASS_NAMES.get(name) or "".join(word[0].upper() + word[1:] for word in words)
+        return stem if stem and not stem[0].isdigit() else f"Part{stem}"
+
+    def class_of(self, node: Node) -> str:
+        """The name of a module's class, which is written if it is not there yet."""
+        form = self.form_of[node.path]
+        if form not in self.names:
+            stem = self.class_stem(node)
+            if node.path:
+                numbers = (f"{stem}{i}" if i > 1 else stem for i in range(1, len(self.taken) + 2))
+                stem = next(name for name in numbers if name not in self.taken)
+                self.taken.add(stem)
+            body = self.body(node, stem)
+            self.names[form] = stem
+            self.classes[stem] = body
+        return self.names[form]
+
+    def body(self, node: Node, name: str) -> str:
+        known = self.known(node)
+        init = known.before.splitlines() if known else []
+        for child_name, child in node.children.items():
+            init += self.child(child_name, child)
+        for tensor, shape in node.tensors.items():
+            init += self.slot(tensor, shape)
+        init += known.after.splitlines() if known else []
+        arguments = "self, config, layer" if known and known.by_layer else "self, config"
+        lines = [f"class {name}(Module):", f'    """{known.doc if known else self.described(node)}"""', ""]
+        if not node.path:
+            lines += [*self.class_variables(), ""]
+        lines.append(f"    def __init__({arguments}):")
+        lines += [f"        {line}" if line else "" for line in init]
+        if known:
+            return "\n".join(lines) + "\n" + textwrap.indent(known.call.rstrip(), "    ") + "\n"
+        self.used.add("to_write")
+        self.to_write.append(name)
+        call = ["", "    def __call__(self, *inputs):", "        # TO WRITE: what it computes, in place of this line."]
+        return "\n".join([*lines, *call, "        raise to_write(self)"]) + "\n"
+
+    def described(self, node: Node) -> str:
+        if not node.path:
+            return self.doc
+        path = re.sub(r"(?<=\.)\d+(?=\.|$)", "N", node.path)
+        return _one_line(f"{path}: to be completed.")
+
+    def class_variables(self) -> list[str]:
+        rules = []
+        if self.prefixes:
+            rules.append(f"prefixes={_tuple(self.prefixes)}")
+        if self.buffers:
+            rules.append(f"buffers={_tuple(self.buffers)}")
+        if self.tied:
+            rules.append("tied={" + ", ".join(f"{_string(k)}: {_string(v)}" for k, v in self.tied.items()) + "}")
+        return [
+            "    config_type: ClassVar = Config",
+            *_indented(_call("NameRules", rules, WIDTH - 4, before="rules: ClassVar = ")),
+        ]
+
+    def child(self, name: str, node: Node) -> list[str]:
+        """The statement that makes a child."""
+        lines = _assignment(name, self.made(node, _room(name)))
+        layer = self.layer(node)
+        return [f"# A guess: {layer.doubt}.", *lines] if layer and layer.doubt else lines
+
+    def is_container(self, node: Node) -> bool:
+        return not node.tensors and bool(node.children) and all(name.isdigit() for name in node.children)
+
+    def made(self, node: Node, room: int) -> list[str]:
+        """The expression that makes a module, in lines of at most `room` columns where that is possible."""
+        if self.is_container(node):
+            return self.container(node, room)
+        layer = self.layer(node)
+        if layer:
+            self.used.add(layer.kind)
+            arguments = [*map(self.size, layer.sizes), *(f"{key}={value}" for key, value in layer.options)]
+            return _call(layer.kind, arguments, room)
+        known = self.known(node)
+        return [f"{self.class_of(node)}(config{', layer' if known and known.by_layer else ''})"]
+
+    def container(self, node: Node, room: int) -> list[str]:
+        """A ModuleList or a ModuleDict."""
+        children = [*node.children.values()]
+        if not node.is_list:
+            self.used.add("ModuleDict")
+            items = [(f"{_string(name)}: ", child) for name, child in node.children.items()]
+            return ["ModuleDict(", "    {", *self.items(items, room - 8), "    }", ")"]
+        self.used.add("ModuleList")
+        if len(children) > 1 and len({self.form_of[child.path] for child in children}) == 1:
+            made = self.made(children[0], room - 4)
+            variable = "layer" if made[-1].endswith(", layer)") else "_"
+            loop = f"for {variable} in range({self.count(node)})"
+            one = f"ModuleList({made[0]} {loop})"
+            if len(made) == 1 and len(one) <= room:
+                return [one]
+            return ["ModuleList(", *_indented(made), f"    {loop}", ")"]
+        return ["ModuleList(", "    [", *self.items([("", child) for child in children], room - 8), "    ]", ")"]
+
+    def items(self, items: list[tuple[str, Node]], room: int) -> list[str]:
+        """The items of a list or dict, each with what stands before it."""
+        lines = []
+        for before, child in items:
+            first, *more = self.made(child, room - len(before) - 1)
+            lines += _indented([f"{before}{first}", *more], 2)
+            lines[-1] += ","
+        return lines
+
+    def count(self, node: Node) -> str:
+        """How many modules a list has, as a key of config.json if one says so."""
+        n = len(node.children)
+        for key, value in self.values.items():
+            if value == n and type(value) is int and _is_field(key) and re.search(r"layers?|blocks?|depth", key):
+                self.counts[key] = n
+                return f"config.{key}"
+        return str(n)
+
+    def slot(self, name: str, shape: tuple[int, ...]) -> list[str]:
+        self.used.add("Slot")
+        role = "TABLE" if len(shape) == 2 else "VECTOR"  # as they are, neither transposed nor packed for a product
+        sizes = ", ".join(map(self.size, shape)) + ("," if len(shape) == 1 else "")
+        return _assignment(name, _call("Slot", [f"({sizes})", f"Role.{role}"], _room(name)))
+
+    # Files
+
+    def scaffold(self, file_name: str) -> Scaffold:
+        root = self.class_of(self.root)
+        parts = [self.header(), self.config_class(), *self.classes.values(), f"ARCHITECTURE = {root}\n"]
+        return Scaffold("\n\n".join(parts), self.test(file_name), tuple(self.to_write))
+
+    def header(self) -> str:
+        task = "complete it where it says TO WRITE" if self.to_write else "nothing is left to write"
+        return "\n".join(
+            [
+                f'"""A port of {_one_line(Path(self.checkpoint.source).name)}, written by `rushlight port`.',
+                "",
+                f"As it is, it takes every tensor; {task}.",
+                "",
+                "    rushlight check SOURCE --port FILE",
+                "    rushlight generate SOURCE --port FILE -p TEXT",
+                '"""',
+                "",
+                "from __future__ import annotations",
+                "",
+                *self.imports(),
+                *_call("", sorted(self.used, key=_import_order), WIDTH, before="from rushlight.nn import "),
+                "",
+            ]
+        )
+
+    def imports(self) -> list[str]:
+        roles = ["from rushlight.backends.protocol import Role"] if "Slot" in self.used else []
+        return [
+            "from dataclasses import dataclass",
+            "from typing import ClassVar",
+            "",
+            *roles,
+            "from rushlight.models.schema import Fields",
+        ]
+
+    def test(self, file_name: str) -> str:
+        source = self.checkpoint.source
+        if Path(source).exists():
+            source = str(Path(source).resolve())
+        return f'''"""The port in {_one_line(file_name)} takes every tensor of its checkpoint."""
+
+from pathlib import Path
+
+import rushlight
+
+PORT = Path(__file__).with_name({_string(file_name)})
+SOURCE = {_string(source)}
+
+
+def test_every_tensor_has_its_place():
+    module = rushlight.load_module(SOURCE, port=PORT, device="reference")
+    assert not list(module.named_slots())
+{self.more_tests()}'''
+
+    def more_tests(self) -> str:
+        return ""
+
+
+class _GPT2Writer(_Writer):
+    """Writes the port of a GPT-2, whatever wrapped it and whichever way round its weights are."""
+
+    root_name = "GPT2"
+
+    def __init__(self, checkpoint: Checkpoint, config: GPT2Config, prefixes: tuple[str, ...]) -> None:
+        self.config = config
+        self._prefixes = prefixes
+        super().__init__(checkpoint)
+        self.prefixes = prefixes
+        self.buffers = GPT2.rules.buffers
+        self.tied = dict(GPT2.rules.tied)
+
+    def paths(self, weights: list[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
+        rules = type(GPT2.rules)(prefixes=self._prefixes, buffers=GPT2.rules.buffers)
+        shapes = {rules.canonical(name): shape for name, shape in weights if not rules.ignored(name)}
+        shapes.setdefault("lm_head.weight", shapes["wte.weight"])
+        order = ["wte", "wpe", "h", "ln_f", "lm_head", "ln_1", "attn", "c_attn", "ln_2", "mlp", "c_fc", "c_proj"]
+        ranks = {word: i for i, word in enumerate([*order, "weight", "bias"])}
+        return sorted(
+            shapes.items(),
+            key=lambda item: [ranks.get(part, int(part) if part.isdigit() else 99) for part in item[0].split(".")],
+        )
+
+    def known(self, node: Node) -> Known | None:
+        return None if node.tensors else gpt2_module(frozenset(node.children), self.config)
+
+    def epsilon(self) -> str:
+        return "config.layer_norm_epsilon"
+
+    def name_sizes(self) -> dict[int, str]:
+        config = self.config
+        sizes = {config.n_embd: "n_embd"}
+        for name in ("vocab_size", "n_positions", "n_inner"):
+            sizes.setdefault(getattr(config, name), name)
+        return sizes
+
+    def count(self, node: Node) -> str:
+        return "config.n_layer" if node.path == "h" else super().count(node)
+
+    def config_class(self) -> str:
+        return gpt2_config(self.config)
+
+    def imports(self) -> list[str]:
+        first, clas, blank, *ours = super().imports()
+        kv = "from rushlight.backends.batch import KVShape"
+        return [*(["import math"] if "math." in "".join(self.classes.values()) else []), first, clas, blank, kv, *ours]
+
+    def body(self, node: Node, name: str) -> str:
+        body = super().body(node, name)
+        if "Activation(" in body:
+            self.used.add("Activation")
+        return body
+
+    def more_tests(self) -> str:
+        if self.to_write:
+            return ""
+        return """
+
+def test_it_computes_logits():
+    model = rushlight.load(SOURCE, port=PORT, device="reference")
+    assert model.logits([0, 1]).shape == (2, model.config.vocab_size)
+"""
+
+
+def _config_values(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """What stands in config.json; nothing if there is none, or none that can be read."""
+    path = checkpoint.sidecar("config.json")
+    try:
+        return read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError) if path else {}
+    except ConfigError:
+        return {}
+
+
+def _patterns(names: Iterable[str]) -> tuple[str, ...]:
+    """Patterns of the names, with one for those that differ in their numbers."""
+    return tuple(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name)) for name in names))
+
+
+def _is_field(key: str) -> bool:
+    return key.isidentifier() and not keyword.iskeyword(key) and not key.startswith("_")
+
+
+def _import_order(name: str) -> tuple[bool, str]:
+    """isort's: classes before functions."""
+    return name.islower(), name
+
+
+def _string(text: str) -> str:
+    """A string in Python, in double quotes. What JSON escapes, Python reads back."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in quoted)
+
+
+def _tuple(words: tuple[str, ...]) -> str:
+    """A tuple of strings in Python, over several lines if it is long; with a backslash in it, a raw string."""
+    quoted = [
+        f'r"{word}"' if "\\" in word and '"' not in word and word.isprintable() else _string(word) for word in words
+    ]
+    one = f"({', '.join(quoted)}{',' if len(words) == 1 else ''})"
+    return one if len(one) <= WIDTH - 20 else "(\n" + "".join(f"    {word},\n" for word in quoted) + ")"
+
+
+def _one_line(text: str) -> str:
+    """Text that may stand in a docstring."""
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return shown.replace("\\", "/").replace('"', "'")
+
+
+def _is_attribute(name: str) -> bool:
+    """Whether `self.name` is the attribute: with two underscores in front, a class would make another of it."""
+    return name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("__") and name.isascii()
+
+
+def _room(name: str) -> int:
+    """The columns for the value of an attribute, where it is set."""
+    return WIDTH - 8 - len(f"self.{name} = ") if _is_attribute(name) else WIDTH - 13
+
+
+def _assignment(name: str, value: list[str]) -> list[str]:
+    """`self.name = value`, or setattr where Python has no such attribute."""
+    if _is_attribute(name):
+        return [f"self.{name} = {value[0]}", *value[1:]]
+    if len(value) == 1 and len(line := f"setattr(self, {_string(name)}, {value[0]})") <= WIDTH - 8:
+        return [line]
+    return ["setattr(", "    self,", f"    {_string(name)},", *_indented([*value[:-1], f"{value[-1]},"]), ")"]
+
+
+def _call(name: str, arguments: list[str], room: int, before: str = "") -> list[str]:
+    """A call, or what an import imports, in one line if there is room, and else with a line for each argument."""
+    inside = ", ".join(arguments)
+    one = f"{before}{name}({inside})" if name else f"{before}{inside}"
+    if len(one) <= room and "\n" not in one:
+        return [one]
+    lines = [line for argument in arguments for line in f"{argument},".splitlines()]
+    return [f"{before}{name}(", *_indented(lines), ")"]
+
+
+def _indented(lines: Iterable[str], levels: int = 1) -> list[str]:
+    return [f"{'    ' * levels}{line}" if line else "" for line in lines]

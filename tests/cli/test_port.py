@@ -1,0 +1,114 @@
+"""`rushlight port`, and `--port` of the commands that run a model."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import rushlight as package
+from rushlight import demo
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture
+def port(rushlight, tmp_path):
+    """The embedded model's port, written by the command."""
+    path = tmp_path / "my_model.py"
+    done = rushlight("port", demo.folder(), "-o", path)
+    assert (done.code, done.out) == (0, "")
+    assert done.err == f"wrote {path} and {path.with_name('test_my_model.py')}\n"
+    return path
+
+
+def test_the_text_is_the_embedded_models(rushlight, port):
+    done = rushlight("generate", demo.folder(), "--port", port, "-p", PROMPT, "-n", "20")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == PROMPT + package.load().generate(PROMPT, max_tokens=20).text + "\n"
+
+
+def test_bench_runs_it(rushlight, port):
+    arguments = ["--prompt-tokens", "8", "--tokens", "2", "--batch", "1", "--repeats", "1", "--json"]
+    done = rushlight("bench", demo.folder(), "--port", port, *arguments)
+    assert done.code == 0
+    assert json.loads(done.out)["plan"]["port"] == str(port)
+
+
+def test_check_holds_a_checkpoint_against_it(rushlight, port):
+    assert rushlight("check", demo.folder(), "--port", port).code == 0
+    port.write_text(port.read_text().replace("LayerNorm(config.n_embd,", "LayerNorm(config.n_embd + 1,"))
+    done = rushlight("check", demo.folder(), "--port", port)
+    assert done.code == 1
+    assert "tensors of another shape" in done.out
+
+
+def test_a_file_that_is_there_is_not_written_over(rushlight, port):
+    port.write_text("mine")
+    done = rushlight("port", demo.folder(), "-o", port)
+    assert (done.code, port.read_text()) == (2, "mine")
+    assert "--force" in done.err
+    port.unlink()
+    done = rushlight("port", demo.folder(), "-o", port)
+    assert done.code == 2
+    assert "test_my_model.py would be written over" in done.err
+    assert not port.exists()
+    assert rushlight("port", demo.folder(), "-o", port, "--force").code == 0
+    assert sorted(path.name for path in port.parent.iterdir()) == ["my_model.py", "test_my_model.py"]
+
+
+def test_it_can_be_printed(rushlight, port, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = rushlight("port", demo.folder(), "-o", "-")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == port.read_text()
+
+
+def test_what_is_left_to_write_is_said_and_raised(rushlight, tmp_path):
+    save_file({"norm.weight": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    path = tmp_path / "my_model.py"
+    done = rushlight("port", tmp_path, "-o", path)
+    assert done.code == 0
+    assert done.err.endswith("what these compute is to be written: Norm, Model\n")
+    done = rushlight("generate", tmp_path, "--port", path, "-p", "x")
+    assert done.code == 2
+    assert "no language model" in done.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("x = block(x, batch)", "x = blok(x, batch)", "raises NameError: name 'blok' is not defined"),
+        ("self.h = ", "self.h = config.n_block or ", "raises AttributeError: 'Config' object has no attribute"),
+        ("class GPT2(Module):", "class GPT2(Module:", "is not Python"),
+        ("ARCHITECTURE = GPT2", "", "there is no ARCHITECTURE"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_its_line(rushlight, port, old, new, said):
+    text = port.read_text()
+    line = text[: text.index(old)].count("\n") + 1
+    port.write_text(text.replace(old, new))
+    done = rushlight("generate", demo.folder(), "--port", port, "-p", PROMPT)
+    assert done.code == 2
+    assert said in done.err
+    assert f"line {line} " in done.err or said.startswith("there")
+    assert "defect" not in done.err
+    assert "Traceback" not in done.err
+    assert "Traceback" in rushlight("generate", demo.folder(), "--port", port, "-p", PROMPT, "--debug").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["port", "./nothing", "-o", "x.py"], "no such file"),
+        (["port", str(demo.folder()), "-o", "model.txt"], "no Python file"),
+        (["port", str(demo.folder())], "--output"),
+        (["generate", str(demo.folder()), "--port", "x.py", "-p", "x"], "x.py: no such file"),
+    ],
+)
+def test_bad_usage_ends_with_2(rushlight, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    done = rushlight(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert list(tmp_path.iterdir()) == []
