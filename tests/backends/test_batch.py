@@ -38,3 +38,13 @@ def test_windows_end_where_the_sequence_does():
 def test_windows_of_a_sequence_that_goes_on_are_refused():
     with pytest.raises(RequestError, match="go through it whole"):
         Batch.of([Chunk([1], 0, [0]), Chunk([2], 1, [1])], cache=None).windows(3, 1)
+
+
+def test_a_whole_sequence_needs_no_cache():
+    batch = Batch.whole([5, 6, 7])
+    assert (batch.ids.tolist(), batch.positions.tolist(), batch.logit_rows.tolist()) == (
+        [5, 6, 7],
+        [0, 1, 2],
+        [0, 1, 2],
+    )
+    assert batch.windows(2, 1).tolist() == [[-1, 0], [0, 1], [1, 2]]

@@ -88,11 +88,15 @@ def run_shell(command: str, folder: Path) -> str:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty working folder, where `rushlight` is the package under test."""
-    program = tmp_path / "bin" / "rushlight"
-    program.parent.mkdir()
-    program.write_text(f"#!{sys.executable}\nfrom rushlight.cli import main\nmain()\n")
-    program.chmod(0o755)
+    """An empty working folder, where `rushlight` is the package under test, and `python` the one that has it."""
+    (tmp_path / "bin").mkdir()
+    for name, text in {
+        "rushlight": f"#!{sys.executable}\nfrom rushlight.cli import main\nmain()\n",
+        "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n',
+    }.items():
+        program = tmp_path / "bin" / name
+        program.write_text(text)
+        program.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -100,6 +100,11 @@ class Batch:
             cache=cache,
         )
 
+    @classmethod
+    def whole(cls, ids: Sequence[int]) -> Batch:
+        """One sequence from its beginning to its end, for models that keep no keys and values."""
+        return cls.of([Chunk(ids, 0, (), all_logits=True)], cache=None)
+
     def windows(self, size: int, before: int) -> NDArray[np.int32]:
         """(N, size) for each row the rows from `before` ahead of it on, in its own sequence; -1 beyond its ends.
 
