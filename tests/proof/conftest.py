@@ -38,9 +38,12 @@ class Spoiled:
             self.save(tensors, self.folder / "model.safetensors")
         return self.folder
 
+    def load(self, **options):
+        return rushlight.load(self.write(), **options)
+
     def report(self, *, weights=True, **options):
         """What verifying it against the recording says; with `weights`, also of its tensors."""
-        model = rushlight.load(self.write(), **options)
+        model = self.load(**options)
         if not weights:
             return verify(model, read_golden(GPT2_GOLDEN))
         with open_checkpoint(self.folder) as checkpoint:
