@@ -67,7 +67,7 @@ def verify(
             "--tolerance",
             metavar="X",
             rich_help_panel=RECORDING,
-            help="Relative error allowed to a module alone; ten times that to the whole run. Without it: by dtype.",
+            help="Relative error allowed to a module alone, such as 1e-5. Without it: by dtype.",
         ),
     ] = None,
     as_json: Annotated[

@@ -57,13 +57,14 @@ def report_view(report: Report, *, table: bool = True) -> RenderableType:
     made_with = ", ".join(
         f"{name} {version}" for name, version in sorted(report.made_with.items()) if name != "rushlight"
     )
+    limit = f"{report.limit:.2g}" if math.isfinite(report.limit) else "none"
     facts = [
         ("model", f"{report.source}, {report.device}, {report.dtype}"),
         ("recording", f"{report.golden}: {report.recorded_dtype}{', ' if made_with else ''}{made_with}"),
         ("prompts", f"{len(report.prompts)}, of {' and '.join(str(n) for n in report.prompts)} tokens"),
         (
             "tolerance",
-            f"{report.tolerance:.2g} alone, {10 * report.tolerance:.2g} in the run, of a module's largest value",
+            f"{report.tolerance:.2g} alone, {limit} in the run, of a module's largest value",
         ),
         ("weights", _weights(report)),
         ("logits", _logits(report)),
@@ -72,7 +73,8 @@ def report_view(report: Report, *, table: bool = True) -> RenderableType:
     parts.append(Text())
     if report.passed:
         n = sum(result.status == "equal" for result in report.modules)
-        parts.append(Text(f"{signs.equal} equal to the recording: {n} modules", style="bold green"))
+        rounded = "" if math.isfinite(report.limit) else ", as far as rounded weights can be"
+        parts.append(Text(f"{signs.equal} equal to the recording{rounded}: {n} modules", style="bold green"))
     else:
         lines = [printable(f"{signs.diverges} {failure}") for failure in report.failures]
         parts += [Text(lines[0], style="bold red", overflow="fold"), *(Text(line, style="red") for line in lines[1:])]

@@ -7,7 +7,7 @@ gives the recorded numbers; where nothing does, there is none.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,22 +72,21 @@ def why_output(module: Module, given: NDArray[Any] | None, trial: Trial) -> str:
     """Why a module that was given the recorded input returns something else than was recorded; or an empty text."""
     if said := _not_finite(trial, "its weights hold"):
         return said
-    tries: list[Any] = [_exchanged]
-    if given is not None:
-        if isinstance(module, Embedding):
-            tries += [_rows_shifted, _scaled, _rounded]
-        elif isinstance(module, Linear | Conv1D):
-            tries += [_thirds, _constant, _transposed, _scaled, _rounded]
-        elif isinstance(module, LayerNorm):
-            tries += [_epsilon, _constant, _gain, _rms, _rounded]
-        elif isinstance(module, Convolution):
-            tries += [_constant, _window, _scaled]
-    for attempt in tries:
+    tries: list[Any] = []
+    if given is not None and isinstance(module, Embedding):
+        tries = [_rows_shifted, _scaled, _rounded]
+    elif given is not None and isinstance(module, Linear | Conv1D):
+        tries = [_thirds, _constant, _transposed, _scaled, _rounded]
+    elif given is not None and isinstance(module, LayerNorm):
+        tries = [_epsilon, _constant, _gain, _rms, _rounded]
+    elif given is not None and isinstance(module, Convolution):
+        tries = [_constant, _window, _scaled]
+    elif given is not None and isinstance(module, Activation):
+        trial = replace(trial, sources=[Source(ITS_INPUT, given)])
+    for attempt in (*(tries or [_formulas]), _exchanged):
         if said := attempt(module, given, trial):
             return str(said)
-    if isinstance(module, Activation) and given is not None:
-        trial = Trial(trial.found, trial.recorded, [Source(ITS_INPUT, given)], (), trial.tolerance)
-    return _formulas(module, trial) or _where(trial)
+    return _where(trial)
 
 
 def why_input(parent: Module, trial: Trial) -> str:
@@ -97,7 +96,7 @@ def why_input(parent: Module, trial: Trial) -> str:
         return f"off by {_signed(int(steps[0]))} everywhere: positions or ids shifted" if len(steps) == 1 else ""
     return (
         _not_finite(trial, "it computes")
-        or _formulas(parent, trial)
+        or _formulas(parent, None, trial)
         or _exchanged(parent, None, trial)
         or _where(trial)
     )
@@ -299,7 +298,7 @@ def _window(_module: Convolution, _given: object, trial: Trial) -> str:
     return ""
 
 
-def _formulas(module: Module, trial: Trial) -> str:
+def _formulas(module: Module, _given: object, trial: Trial) -> str:
     """The formulas that make the two sides, if both are found, or what is known of one."""
     if said := _attention(module, trial):
         return said

@@ -29,7 +29,7 @@ from rushlight.nn import NameRules, tapped
 from rushlight.proof.causes import ITS_INPUT, Source, Trial, why_input, why_output
 from rushlight.proof.compare import Distance, distance, oriented
 from rushlight.proof.golden import Golden, read_golden
-from rushlight.proof.report import DRIFT, TOLERANCES, LogitsResult, ModuleResult, Report
+from rushlight.proof.report import TOLERANCES, LogitsResult, ModuleResult, Report, run_limit
 from rushlight.proof.weights import weight_differences
 
 if TYPE_CHECKING:
@@ -344,8 +344,11 @@ def _results(runs: list[_Free], alone: list[_Alone], tolerance: float) -> list[M
     for path, result in results.items():
         errors = [each.errors[path] for each in alone if path in each.errors]
         result.alone = max(errors, key=lambda e: (math.isnan(e), e), default=None)
-        result.status = _status(result, path in causes, tolerance)
         result.cause = causes.get(path, "")
+    diverged = False
+    for path, result in results.items():
+        diverged = diverged or path in causes
+        result.status = _status(result, path in causes, tolerance if diverged else run_limit(tolerance))
     return list(results.values())
 
 
@@ -354,12 +357,12 @@ def _worse(one: Distance | None, other: Distance) -> bool:
     return one is not None and (math.isnan(one.relative) or one.relative >= other.relative)
 
 
-def _status(result: ModuleResult, slipped: bool, tolerance: float) -> Status:
+def _status(result: ModuleResult, slipped: bool, limit: float) -> Status:
     if slipped:
         return "not called" if result.run is None and not result.shape else "diverges"
     if result.run is None:
         return "other shape"
-    return "equal" if result.run.within(tolerance * DRIFT) else "carries"
+    return "equal" if result.run.within(limit) else "carries"
 
 
 def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | None:
@@ -384,7 +387,7 @@ def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | No
             )
             greedy = (greedy[0] + equal, greedy[1] + len(case.greedy_ids))
             if equal < len(case.greedy_ids):
-                rounding = 2 * DRIFT * tolerance * float(np.abs(recorded).max())
+                rounding = 20 * tolerance * float(np.abs(recorded).max())
                 tie = case.greedy_margins[equal] <= rounding
     if worst is None:
         return None
@@ -422,7 +425,7 @@ def _failures(report: Report, model: Model | Module, golden: Golden) -> list[str
     if report.first is not None:
         others = sum(result.status in ("diverges", "not called") for result in report.modules) - 1
         cause = f": {report.first.cause}" if report.first.cause else ""
-        more = f" ({others} more diverge by themselves)" if others else ""
+        more = f" ({others} more diverge{'s by itself' if others == 1 else ' by themselves'})" if others else ""
         failures.append(f"{report.first.name} is the first module that diverges{cause}{more}")
     if report.weights:
         shown = "; ".join(f"{each.name} ({each.how})" for each in report.weights[:3])
@@ -437,7 +440,7 @@ def _failures(report: Report, model: Model | Module, golden: Golden) -> list[str
     if whole is None or whole.run is None:
         failures.append("what the whole model puts out was not compared: the recording has none of this shape")
     logits = report.logits
-    if logits is not None and not logits.distance.within(report.tolerance * DRIFT):
+    if logits is not None and not logits.distance.within(report.limit if report.first is None else report.tolerance):
         failures.append(f"the logits are off by {_percent(logits.distance)}")
     if logits is not None and logits.greedy is not None and report.tolerance <= TOLERANCES["f32"]:
         equal, compared = logits.greedy

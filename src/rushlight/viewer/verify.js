@@ -32,6 +32,7 @@ function drawPlot() {
     label(`1e${power}`, LEFT - 8, height(10 ** power) + 4, "end");
   }
   for (const [limit, text] of [[data.tolerance, "tolerance, alone"], [data.tolerance_of_the_run, "tolerance of the run"]]) {
+    if (limit === null) continue;
     level(height(limit), "limit");
     label(text, WIDTH - RIGHT, height(limit) - 4, "end");
   }

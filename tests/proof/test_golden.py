@@ -1,0 +1,149 @@
+"""The golden file: read back as it was written, and refused with the reason if it is none."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import rushlight
+from rushlight.errors import FormatError, GoldenError, RequestError, SourceError
+from rushlight.proof import read_golden, verify
+from rushlight.proof.digest import digest_of_all, tensor_digests, values_digest
+from rushlight.proof.golden import KEY
+from rushlight.proof.record import write_golden
+
+
+def about(golden):
+    return json.loads(golden.metadata()[KEY])
+
+
+@pytest.fixture
+def rewritten(golden, tmp_path):
+    """`rewritten(change)`: the error of reading the recording after `change(about, tensors)`."""
+
+    def rewritten(change):
+        tensors, told = golden.arrays(), about(golden)
+        change(told, tensors)
+        path = tmp_path / "golden.safetensors"
+        save_file(tensors, path, {KEY: json.dumps(told)})
+        with pytest.raises(GoldenError) as caught:
+            read_golden(path)
+        assert str(path) in str(caught.value)
+        return str(caught.value)
+
+    return rewritten
+
+
+def test_what_is_written_is_read(golden, tmp_path):
+    path, again = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    write_golden(golden, path)
+    write_golden(read_golden(path), again)
+    assert path.read_bytes() == again.read_bytes(), "there is no date in it, and no order that changes"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+    assert read_golden(path).metadata() == golden.metadata()
+
+
+def test_what_is_in_it(golden):
+    assert golden.model == "GPT2LMHeadModel"
+    assert golden.dtype == "float32"
+    assert set(golden.made_with) >= {"torch", "transformers"}
+    assert golden.config["n_embd"] == 18
+    assert [len(case.ids) for case in golden.cases] == [12, 3]
+    assert [len(case.greedy_ids) for case in golden.cases] == [20, 20]
+    call = next(call for call in golden.cases[0].calls if call.path == "transformer.h.0.ln_1")
+    assert call.repr.startswith("LayerNorm((18,), eps=1e-05")
+    assert call.eps == 1e-5
+    # Attention's output is that of its dropout, and of its projection: kept once.
+    kept = {call.path: call.output for call in golden.cases[0].calls}
+    assert kept["transformer.h.0.attn"] == "0/output/transformer.h.0.attn.c_proj"
+
+
+def test_no_array_is_kept_twice(golden):
+    for case in golden.cases:
+        assert len({array.tobytes() for array in case.tensors.values()}) == len(case.tensors)
+
+
+def test_a_checkpoint_is_no_golden_file(gpt2):
+    with pytest.raises(GoldenError, match="not a golden file but a checkpoint") as caught:
+        verify(gpt2, Path(gpt2.name) / "model.safetensors")
+    assert "rushlight record" in str(caught.value)
+
+
+def test_nothing_there(gpt2, tmp_path):
+    with pytest.raises(SourceError):
+        verify(gpt2, tmp_path / "none.safetensors")
+
+
+def test_no_safetensors_at_all(gpt2, tmp_path):
+    path = tmp_path / "golden.safetensors"
+    path.write_text("<!doctype html><html></html>")
+    with pytest.raises(FormatError, match="HTML"):
+        verify(gpt2, path)
+
+
+def test_another_version(rewritten):
+    message = rewritten(lambda told, _: told.update(version=2))
+    assert "another version (expected 1, found 2)" in message
+
+
+def test_everything_that_is_wrong_is_said_at_once(rewritten):
+    def change(told, tensors):
+        del told["dtype"], tensors["1/ids"]
+        told["weights"] = {"wte.weight": 3}
+        told["cases"][0]["modules"][0]["input"] = 7
+        told["cases"][0]["modules"][1]["eps"] = "small"
+        tensors["0/greedy_ids"] = tensors["0/greedy_ids"][:3]
+        tensors["0/output/transformer.wpe"] = tensors["0/output/transformer.wpe"].astype(np.float64)
+
+    message = rewritten(change)
+    for problem in (
+        "dtype is missing or of the wrong type",
+        "the tensor 1/ids is missing",
+        "1/ids holds no tokens",
+        "weights should hold strings alone",
+        "cases[0].modules[0]: input and output should be names of tensors",
+        "cases[0].modules[1].eps should be a number",
+        "0/greedy_ids and 0/greedy_margins are not of one length",
+        "the tensor 0/output/transformer.wpe is F64, not F32 or I64",
+    ):
+        assert problem in message
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"version": NaN}', '{"version": 1, "version": 1}'])
+def test_metadata_that_is_no_strict_json(gpt2, tmp_path, text):
+    path = tmp_path / "golden.safetensors"
+    save_file({"x": np.zeros(1, np.float32)}, path, {KEY: text})
+    with pytest.raises(GoldenError):
+        verify(gpt2, path)
+
+
+def test_a_recording_of_something_else(gpt2, golden):
+    for case in golden.cases:
+        case.calls = [call.__class__(f"encoder.{i}", "", None, None, call.output) for i, call in enumerate(case.calls)]
+    with pytest.raises(GoldenError, match="no module of the port is in it"):
+        verify(gpt2, golden)
+
+
+def test_a_prompt_that_the_model_cannot_take(gpt2, golden):
+    golden.cases[0].ids[0] = 61
+    with pytest.raises(RequestError, match="no such token: 61"):
+        verify(gpt2, golden)
+
+
+@pytest.mark.parametrize("tolerance", [0, -1, float("nan"), float("inf")])
+def test_a_tolerance_that_is_none(gpt2, golden, tolerance):
+    with pytest.raises(RequestError, match="a tolerance is a positive number"):
+        verify(gpt2, golden, tolerance=tolerance)
+
+
+def test_the_digests_are_those_of_the_checkpoint(golden):
+    folder = Path(__file__).parents[1] / "fixtures" / "gpt2" / "gelu_new"
+    with rushlight.open_checkpoint(folder) as checkpoint:
+        digests = tensor_digests(checkpoint)
+    assert digests == golden.weights
+    tensors = load_file(folder / "model.safetensors")
+    assert {name: values_digest(tensor) for name, tensor in tensors.items()} == digests
+    assert digest_of_all(digests) == digest_of_all(dict(reversed(digests.items())))
+    assert values_digest(np.zeros((2, 3), np.float32)) != values_digest(np.zeros((3, 2), np.float32))

@@ -1,0 +1,106 @@
+"""Verifying what is no GPT-2: an encoder with convolutions, whose arrays lie the other way round, and GLUs."""
+
+from pathlib import Path
+
+import pytest
+
+import rushlight
+from rushlight.nn import Activation, Convolution
+from rushlight.proof import verify
+
+FOLDER = Path(__file__).parents[1] / "fixtures" / "proof"
+SOURCE, PORT, GOLDEN = (FOLDER / name for name in ("encoder.safetensors", "encoder.py", "encoder.golden.safetensors"))
+
+
+@pytest.fixture(params=["cpu", "reference"])
+def encoder(request):
+    return rushlight.load_module(SOURCE, port=PORT, device=request.param)
+
+
+def first(encoder):
+    report = verify(encoder, GOLDEN)
+    assert not report.passed
+    assert report.first is not None
+    return report.first.path, report.first.cause
+
+
+def put(encoder, path, child):
+    parent, _, name = path.rpartition(".")
+    child.ops = encoder.ops
+    dict(encoder.named_modules())[parent].set_child(name, child)
+
+
+def test_a_right_port_passes(encoder):
+    report = verify(encoder, GOLDEN)
+    assert report.failures == []
+    assert report.passed
+    assert report.first is None
+    assert report.logits is None
+    # 12 tokens and 12 channels: the convolution's (C, T) is told from (T, C) by the numbers.
+    assert report.prompts == [12, 3]
+    assert {result.status for result in report.modules} == {"equal"}
+    assert [result.path for result in report.modules][:6] == [
+        "embed",
+        "blocks.0.norm",
+        "blocks.0.conv",
+        "blocks.0.fc",
+        "blocks.0.glu",
+        "blocks.0.proj",
+    ]
+    assert any("blocks.0.glu.gate" in note for note in report.notes)
+
+
+def test_a_window_that_begins_too_early(encoder):
+    conv = encoder.blocks[0].conv
+    wrong = Convolution(12, 12, 3, before=2)
+    wrong.weight, wrong.bias = conv.weight, conv.bias
+    put(encoder, "blocks.0.conv", wrong)
+    assert first(encoder) == (
+        "blocks.0.conv",
+        "its window begins 1 row earlier than the recorded one: see `before`",
+    )
+
+
+def test_a_gate_of_another_kind(encoder):
+    put(encoder, "blocks.1.glu.gate", Activation("tanh"))
+    assert first(encoder) == (
+        "blocks.1.glu",
+        "it computes the first half of its input times tanh of the second half of its input where the recording has"
+        " the first half of its input times sigmoid of the second half of its input",
+    )
+
+
+def rewrite(module, call):
+    module.__class__ = type(type(module).__name__, (type(module),), {"__call__": call})
+
+
+def test_the_halves_of_a_glu_exchanged(encoder):
+    def call(self, x):
+        a, b = self.ops.split(x, 2)
+        return b * self.gate(a)
+
+    rewrite(encoder.blocks[0].glu, call)
+    path, cause = first(encoder)
+    assert path == "blocks.0.glu"
+    assert cause.startswith(
+        "it computes the second half of its input times sigmoid of the first half of its input where"
+    )
+
+
+def test_a_residual_left_out(encoder):
+    rewrite(encoder.blocks[0], lambda self, x, batch: self.proj(self.glu(self.fc(self.conv(self.norm(x), batch)))))
+    assert first(encoder) == ("blocks.0", "it computes proj where the recording has its input + proj")
+
+
+def test_a_bias_left_out_of_a_convolution(encoder):
+    encoder.blocks[1].conv.bias = None
+    path, cause = first(encoder)
+    assert path == "blocks.1.conv"
+    assert cause.startswith("the bias is missing")
+
+
+def test_two_layers_of_one_shape_exchanged(encoder):
+    one, other = encoder.blocks
+    one.proj, other.proj = other.proj, one.proj
+    path, _ = first(encoder)
+    assert path == "blocks.0.proj"

@@ -1,0 +1,164 @@
+"""What verify says of right ports, of other dtypes, and of weights that are not the recorded ones."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import rushlight
+from rushlight.checkpoint import open_checkpoint
+from rushlight.proof import verify
+from rushlight.proof.report import TOLERANCES
+from rushlight.proof.verify import _tolerance
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "gpt2"
+
+
+def test_a_right_port_passes(gpt2, golden):
+    report = verify(gpt2, golden)
+    assert report.passed
+    assert report.failures == []
+    assert report.first is None
+    assert report.tolerance == 1e-5
+    paths = [result.path for result in report.modules]
+    assert paths[:4] == ["wte", "wpe", "h.0.ln_1", "h.0.attn.c_attn"]
+    assert paths[-2:] == ["lm_head", ""]
+    assert report.logits is not None
+    assert report.logits.top1 == 1.0
+    assert report.logits.kl < 1e-10
+    assert report.logits.greedy == (40, 40)
+    assert report.notes == [
+        "recorded, and no module of the port: transformer",
+        "whether these are the recorded weights was not looked at",
+    ]
+
+
+def test_every_error_is_far_below_the_tolerance(gpt2, golden):
+    """Or the tolerance proves little."""
+    report = verify(gpt2, golden)
+    assert max(result.alone for result in report.modules if result.alone is not None) < report.tolerance / 8
+    assert max(result.run.relative for result in report.modules if result.run) < report.limit / 400
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "int8", "int4"])
+def test_rounded_weights_pass_with_their_own_tolerance(spoiled, golden, dtype):
+    model = spoiled.load(device="cpu", dtype=dtype)
+    with open_checkpoint(spoiled.folder) as checkpoint:
+        report = verify(model, golden, checkpoint=checkpoint)
+    assert report.failures == []
+    assert report.weights == []
+    if dtype != "f32":
+        assert not verify(model, golden, tolerance=TOLERANCES["f32"]).passed
+
+
+def test_f64(golden):
+    report = verify(rushlight.load(FIXTURES / "gelu_new", dtype="f64"), golden)
+    assert report.passed
+    assert report.dtype == "f64"
+
+
+def test_bf16_weights_are_held_to_the_f32_tolerance(golden):
+    """They are computed with exactly: a checkpoint that is rounded does not pass for being small."""
+    model = rushlight.load(FIXTURES / "gelu_fast_bf16")
+    with open_checkpoint(FIXTURES / "gelu_fast_bf16") as checkpoint:
+        assert model.dtype == "bf16"
+        assert _tolerance(model.dtype, "float32", checkpoint) == 1e-5
+        assert _tolerance("bf16", "bfloat16", checkpoint) == 1e-2
+
+
+def test_a_tolerance_of_ones_own(gpt2, golden):
+    report = verify(gpt2, golden, tolerance=1e-9)
+    assert not report.passed
+    assert report.first is not None
+    assert report.first.path == "h.0.ln_1"
+    assert report.tolerance == 1e-9
+
+
+def test_weights_that_are_the_same_numbers_are_the_same_weights(spoiled, golden, tmp_path):
+    """Without the prefix, in another order, with buffers and with a head that is the table."""
+    tensors = dict(reversed(spoiled.tensors.items()))
+    tensors["lm_head.weight"] = tensors["wte.weight"]
+    tensors["h.0.attn.bias"] = np.tril(np.ones((1, 1, 257, 257), np.float32))
+    spoiled.write()
+    save_file(tensors, spoiled.folder / "model.safetensors")
+    report = verify_again(spoiled, golden)
+    assert report.weights == []
+    assert report.passed
+
+
+def verify_again(spoiled, golden):
+    model = rushlight.load(spoiled.folder)
+    with open_checkpoint(spoiled.folder) as checkpoint:
+        return verify(model, golden, checkpoint=checkpoint)
+
+
+def thirds(tensor):
+    q, k, v = np.split(tensor, 3, axis=-1)
+    return np.concatenate([k, q, v], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "how"),
+    [
+        ("h.1.attn.c_proj.weight", lambda t: t.T, "transposed"),
+        ("h.0.attn.c_attn.weight", thirds, "q and k are exchanged: two of its thirds"),
+        ("wpe.weight", lambda t: np.roll(t, -1, axis=0), "its rows are shifted by -1"),
+        ("h.1.mlp.c_fc.bias", np.zeros_like, "all zeros"),
+        ("ln_f.weight", lambda t: t + np.float32(0.1), "other numbers"),
+        (
+            "wte.weight",
+            lambda t: (t.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32),
+            "bfloat16 numbers, and the recorded ones were not",
+        ),
+    ],
+)
+def test_weights_that_differ_are_named_with_how(spoiled, name, change, how):
+    spoiled.tensors[name] = np.ascontiguousarray(change(np.ascontiguousarray(spoiled.tensors[name])))
+    report = spoiled.report()
+    assert [(each.name, each.how) for each in report.weights] == [(name, how)]
+    assert any(f"these are not the recorded weights: {name} ({how})" in failure for failure in report.failures)
+
+
+def test_the_json_is_json_and_whole(spoiled):
+    spoiled.config["activation_function"] = "gelu"
+    report = spoiled.report()
+    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert told["passed"] is False
+    assert told["first_divergent"] == {
+        "path": "h.0.mlp.act",
+        "cause": "it computes gelu_erf where the recording has gelu_tanh",
+    }
+    assert [module["path"] for module in told["modules"]] == [result.path for result in report.modules]
+    assert told["weights_that_differ"] == []
+    assert told["logits"]["greedy_tokens"] == 40
+    module = next(module for module in told["modules"] if module["path"] == "h.0.mlp.act")
+    assert module["recorded"] == "NewGELUActivation()"
+    assert module["kind"] == "Activation(gelu_erf)"
+
+
+def test_greedy_text_that_leaves_the_recorded_one_at_a_near_tie_is_no_failure(gpt2, golden):
+    case = golden.cases[0]
+    case.greedy_ids[5] = (case.greedy_ids[5] + 1) % 61
+    report = verify(gpt2, golden)
+    assert report.failures == ["greedy text leaves the recorded one after 25 of 40 tokens"]
+    case.greedy_margins[5] = 1e-7
+    report = verify(gpt2, golden)
+    assert report.failures == []
+    assert report.logits is not None
+    assert report.logits.near_tie
+
+
+def test_a_tokenizer_that_reads_something_else(golden):
+    model = rushlight.load(FIXTURES / "gelu_new")
+
+    class Tokenizer:
+        def encode(self, text):
+            return [1, 2]
+
+    model.tokenizer = Tokenizer()
+    golden.cases = golden.cases[:1]
+    golden.cases[0].greedy_ids = []
+    golden.cases[0].text = "Once upon a time"
+    assert verify(model, golden).failures == ["the tokenizer reads other tokens in 'Once upon a time'"]
