@@ -68,11 +68,15 @@ def record(
         RecordError: the inputs are not what is described here, or the module cannot run on them.
     """
     torch = _library("torch")
+    if not isinstance(module, torch.nn.Module):
+        raise RecordError("what is recorded is a torch.nn.Module", found=type(module).__name__)
     prompts = _prompts(torch, inputs)
     words = list(texts or [None] * len(prompts))
     if len(words) != len(prompts):
         raise RecordError("there should be a text for each prompt", expected=len(prompts), found=len(words))
     parameter = next(iter(module.parameters()), None)
+    if parameter is not None:
+        prompts = [_moved(prompt, parameter.device) for prompt in prompts]
     config: Any = getattr(module, "config", None)
     with _evaluating(torch, module):
         golden = Golden(
@@ -299,6 +303,12 @@ def _prompt(torch: Any, prompt: Any) -> Any:
     return prompt
 
 
+def _moved(prompt: Any, device: Any) -> Any:
+    if not isinstance(prompt, Mapping):
+        return prompt.to(device)
+    return {name: value.to(device) if hasattr(value, "to") else value for name, value in prompt.items()}
+
+
 def _ids_of(torch: Any, prompt: Any) -> list[int]:
     tensors = list(prompt.values()) if isinstance(prompt, Mapping) else [prompt]
     for tensor in tensors:
@@ -310,8 +320,6 @@ def _ids_of(torch: Any, prompt: Any) -> list[int]:
 
 @contextmanager
 def _evaluating(torch: Any, module: Any) -> Iterator[None]:
-    if not isinstance(module, torch.nn.Module):
-        raise RecordError("what is recorded is a torch.nn.Module", found=type(module).__name__)
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

@@ -1,0 +1,226 @@
+"""`rushlight verify` and `rushlight record`, as a user has them before them."""
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
+
+from rushlight.cli import verify_view
+from rushlight.proof import known
+from rushlight.proof.known import known_answers
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+GPT2 = FIXTURES / "gpt2" / "gelu_new"
+GOLDEN = FIXTURES / "proof" / "gpt2.golden.safetensors"
+ENCODER = FIXTURES / "proof" / "encoder.safetensors"
+
+
+@pytest.fixture
+def erf_gpt2(tmp_path):
+    """The recorded checkpoint with the other GELU in its config."""
+    folder = tmp_path / "erf"
+    shutil.copytree(GPT2, folder)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"gelu_new"', '"gelu"'))
+    return folder
+
+
+def test_a_right_port(rushlight):
+    done = rushlight("verify", GPT2, "--golden", GOLDEN)
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert lines[0].split() == ["module", "layer", "abs", "error", "rel", "error", "alone", "cosine"]
+    assert lines[1].split()[:2] == ["✓", "wte"]
+    assert "logits     off by " in done.out
+    assert "greedy 40 of 40 tokens" in done.out
+    assert lines[-1] == "✓ equal to the recording: 25 modules"
+    assert done.err == "note: recorded, and no module of the port: transformer\n"
+
+
+def test_a_wrong_port(rushlight, erf_gpt2):
+    done = rushlight("verify", erf_gpt2, "-g", GOLDEN)
+    assert done.code == 1
+    assert (
+        "✗ h.0.mlp.act is the first module that diverges: it computes gelu_erf where the recording has gelu_tanh"
+        " (1 more diverges by itself)\n"
+    ) in done.out
+    marks = {line.split()[1]: line[0] for line in done.out.splitlines()[1:26]}
+    assert marks["h.0.mlp.c_fc"] == "✓"
+    assert marks["h.0.mlp.act"] == "✗"
+    assert marks["h.0.mlp.c_proj"] == "~"
+
+
+def test_rounded_weights_say_so(rushlight):
+    done = rushlight("verify", GPT2, "-g", GOLDEN, "--dtype", "int8", "--device", "cpu")
+    assert done.code == 0
+    assert done.out.endswith("✓ equal to the recording, as far as rounded weights can be: 25 modules\n")
+    assert "0.05 alone, none in the run" in done.out
+
+
+def test_json(rushlight, erf_gpt2):
+    done = rushlight("verify", erf_gpt2, "-g", GOLDEN, "--json")
+    assert done.code == 1
+    told = json.loads(done.out)
+    assert told["first_divergent"]["path"] == "h.0.mlp.act"
+    assert len(told["modules"]) == 25
+
+
+def test_a_page(rushlight, erf_gpt2, tmp_path):
+    path = tmp_path / "report.html"
+    done = rushlight("verify", erf_gpt2, "-g", GOLDEN, "--html", path)
+    assert done.code == 1
+    assert f"wrote {path}" in done.err
+    assert "Embedding" not in done.out
+    page = path.read_text()
+    assert "it computes gelu_erf where the recording has gelu_tanh" in page
+    assert "https://" not in page.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_a_port_that_is_no_language_model(rushlight):
+    done = rushlight(
+        "verify", ENCODER, "--port", ENCODER.with_suffix(".py"), "-g", ENCODER.with_name("encoder.golden.safetensors")
+    )
+    assert done.code == 0
+    assert "logits" not in done.out
+    assert done.out.endswith("✓ equal to the recording: 15 modules\n")
+
+
+@pytest.mark.parametrize(("width", "heads"), [(60, "rel error alone"), (90, "abs error"), (140, "layer")])
+def test_a_narrow_terminal_leaves_columns_out(monkeypatch, width, heads):
+    from rushlight import load
+    from rushlight.proof import verify
+
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    monkeypatch.setattr(verify_view, "stdout_console", lambda: console)
+    console.print(verify_view.report_view(verify(load(GPT2), GOLDEN)))
+    lines = console.file.getvalue().splitlines()
+    assert all(word in lines[0] for word in heads.split())
+    assert ("layer" in lines[0]) == (width >= 100)
+    assert max(map(len, lines)) <= width
+
+
+def test_a_terminal_without_signs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert verify_view._signs() == verify_view.ASCII
+
+
+def bad(rushlight, *arguments):
+    done = rushlight("verify", *arguments)
+    assert done.code == 2
+    assert done.out == ""
+    return done.err
+
+
+def test_nothing_to_compare_with(rushlight):
+    error = bad(rushlight, GPT2)
+    assert "there is nothing to compare" in error
+    assert "rushlight record" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--against", "keras"], "'keras' is not one of: transformers"),
+        (["--against", "transformers", "--golden", GOLDEN], "give one"),
+        (["--golden", GOLDEN, "--text", "x"], "a golden file has its own prompts"),
+        (["--html", "x.html"], "need a recording"),
+        (["--tolerance", "1"], "need a recording"),
+        (["--golden", GOLDEN, "--tolerance", "0"], "a tolerance is a positive number"),
+        (["--golden", "nowhere.safetensors"], "no such file"),
+        (["--golden", GPT2 / "model.safetensors"], "not a golden file but a checkpoint"),
+        (["--golden", GOLDEN, "--device", "abacus"], "there is no device 'abacus'"),
+    ],
+    ids=str,
+)
+def test_bad_input(rushlight, arguments, words):
+    assert words in " ".join(bad(rushlight, GPT2, *arguments).replace("│", " ").split())
+
+
+def test_a_recording_of_something_else(rushlight):
+    error = bad(rushlight, GPT2, "--golden", ENCODER.with_name("encoder.golden.safetensors"))
+    assert "recorded of something else" in error
+
+
+def test_a_nan_is_refused_with_the_tensor(rushlight, tmp_path):
+    folder = tmp_path / "nan"
+    shutil.copytree(GPT2, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["transformer.h.1.mlp.c_fc.weight"][3, 5] = np.nan
+    save_file(tensors, folder / "model.safetensors")
+    assert "h.1.mlp.c_fc.weight: a weight is not a finite" in bad(rushlight, folder, "-g", GOLDEN, "-d", "cpu")
+
+
+@pytest.mark.parametrize(
+    "command", [["record", GPT2, "-o", "x.safetensors"], ["verify", GPT2, "--against", "transformers"]]
+)
+def test_without_pytorch_the_install_line_is_said(rushlight, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = rushlight(*command)
+    assert done.code == 2
+    assert "recording needs torch" in done.err
+    assert "pip install 'rushlight[proof]'" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ids", ["", "1,two", "-3", "1.5", "9999999999"])
+def test_ids_that_are_none(rushlight, ids):
+    done = rushlight("record", GPT2, "-o", "x.safetensors", "--ids", ids)
+    assert done.code == 2
+    assert "is not a list of token ids" in " ".join(done.err.replace("│", " ").split())
+
+
+# The known answers: the weights are not here, so that what they are compared with is tried on a model without them.
+
+
+@pytest.fixture
+def small_gpt2(bare_gpt2, monkeypatch, tmp_path):
+    """A model of GPT-2's vocabulary that is taken for GPT-2 124M."""
+    monkeypatch.setattr(known, "GPT2_124M", {"vocab_size": 50257, "n_layer": 1})
+    tensors = load_file(bare_gpt2)
+    tensors["wpe.weight"] = np.tile(tensors["wpe.weight"], (2, 1))  # room for the longest text
+    save_file(tensors, tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+def test_a_model_of_that_size_with_other_weights_is_told(rushlight, small_gpt2):
+    done = rushlight("verify", small_gpt2)
+    assert done.code == 1
+    assert "✗ greedy ids (transformers): expected [373, 1043, " in done.out
+    # The tokenizer is GPT-2's own, whatever the weights are.
+    assert "✓ the tokens of a text (lm-evaluation-harness)" in done.out
+    assert done.out.endswith(
+        "✗ 15 of 16 known answers are wrong: either the port is, or these are not OpenAI's weights, but fine-tuned ones"
+        " for instance\n"
+    )
+    told = json.loads(rushlight("verify", small_gpt2, "--json").out)
+    assert told["passed"] is False
+    assert [answer["right"] for answer in told["answers"]].count(True) == 1
+
+
+def test_right_answers_pass(small_gpt2, monkeypatch):
+    """What the model answers is taken for what is known, and a change to any of it is noticed."""
+    from rushlight import load
+
+    model = load(small_gpt2)
+    text = json.loads(Path(known.__file__).with_name("gpt2_known_answers.json").read_text("utf-8"))
+    prompt_ids = text["greedy_ids"]["prompt_ids"]
+    text["greedy_ids"]["output_ids"] = prompt_ids + model.generate(prompt_ids, max_tokens=18).ids
+    case = text["lm_eval"]["rolling"]
+    ids = [case["prefix_token"], *case["ids"]]
+    case["logprobs"] = known._log_probs(model, ids[:-1], ids[1:]).tolist()
+    losses = [known._log_probs(model, x, y) for x, y in zip(text["llm.c"]["x"], text["llm.c"]["y"], strict=True)]
+    text["llm.c"]["loss"] = -float(np.mean(losses))
+    monkeypatch.setattr(known.json, "loads", lambda _: text)
+    right = {answer.what for answer in known_answers(model) if answer.right}
+    assert right >= {"greedy ids", "log-probability of each token", "the loss on 4 × 64 tokens of tiny Shakespeare"}
+    text["llm.c"]["loss"] += 2e-4
+    case["logprobs"][3] *= 1.002
+    wrong = {answer.what for answer in known_answers(model) if not answer.right}
+    assert wrong >= {"log-probability of each token", "the loss on 4 × 64 tokens of tiny Shakespeare"}
