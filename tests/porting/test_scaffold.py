@@ -84,7 +84,8 @@ def test_llmc_with_masks_and_without_a_config(nanogpt, ported, tale):
     for i in range(6):
         nanogpt.tensors[f"transformer.h.{i}.attn.bias"] = np.tri(512, dtype=np.float32)[None, None]
     nanogpt.config = None
-    path, _ = ported(nanogpt.write())
+    path, written = ported(nanogpt.write())
+    assert "# A guess: GPT-2 and llm.c have gelu_tanh" in written.module
     assert rushlight.load(nanogpt.folder, port=path).generate(PROMPT, max_tokens=20).text == tale
 
 

@@ -424,7 +424,8 @@ class _GPT2Writer(_Writer):
         )
 
     def known(self, node: Node) -> Known | None:
-        return None if node.tensors else gpt2_module(frozenset(node.children), self.config)
+        sure = self.conv1d or "activation_function" in self.values
+        return None if node.tensors else gpt2_module(frozenset(node.children), self.config, sure_of_gelu=sure)
 
     def epsilon(self) -> str:
         return "config.layer_norm_epsilon"

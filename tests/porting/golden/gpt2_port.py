@@ -60,7 +60,12 @@ class Config:
         fields = Fields(values, file)
         vocab_size = fields.size("vocab_size", cls.vocab_size)
         bos = fields.token_ids("bos_token_id", vocab_size)
-        fields.neutral("activation_function", "gelu_new")
+        fields.neutral(
+            "activation_function",
+            "gelu_new",
+            "gelu_pytorch_tanh",
+            "gelu_fast",
+        )
         fields.neutral("scale_attn_weights", True)
         fields.neutral("scale_attn_by_inverse_layer_idx", False)
         config = cls(
