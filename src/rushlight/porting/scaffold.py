@@ -12,7 +12,7 @@ import json
 import keyword
 import re
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +119,12 @@ class _Writer:
         self.used: set[str] = {"Module", "NameRules"}
         self.to_write: list[str] = []
         self.classes: dict[str, str] = {}
+        self.last_number: dict[str, int] = defaultdict(lambda: 1)
+        self.block_keys = {
+            value: key
+            for key, value in reversed([*self.values.items()])
+            if type(value) is int and _is_field(key) and re.search(r"layers?|blocks?|depth", key)
+        }
         self.names: dict[object, str] = {}
         self.taken = {*dir(builtins), *keyword.kwlist, *LAYERS, "Config", "Model", "GPT2", "Module", "ModuleDict"}
         self.taken |= {"ModuleList", "NameRules", "Role", "Slot", "Fields", "KVShape", "ClassVar", "ARCHITECTURE"}
@@ -228,13 +234,20 @@ class Config:
         if form not in self.names:
             stem = self.class_stem(node)
             if node.path:
-                numbers = (f"{stem}{i}" if i > 1 else stem for i in range(1, len(self.taken) + 2))
-                stem = next(name for name in numbers if name not in self.taken)
-                self.taken.add(stem)
+                stem = self.free_name(stem)
             body = self.body(node, stem)
             self.names[form] = stem
             self.classes[stem] = body
         return self.names[form]
+
+    def free_name(self, stem: str) -> str:
+        """`stem`, or with the first number behind it that makes it a name of its own."""
+        name = stem
+        while name in self.taken:
+            self.last_number[stem] += 1
+            name = f"{stem}{self.last_number[stem]}"
+        self.taken.add(name)
+        return name
 
     def body(self, node: Node, name: str) -> str:
         known = self.known(node)
@@ -327,11 +340,11 @@ class Config:
     def count(self, node: Node) -> str:
         """How many modules a list has, as a key of config.json if one says so."""
         n = len(node.children)
-        for key, value in self.values.items():
-            if value == n and type(value) is int and _is_field(key) and re.search(r"layers?|blocks?|depth", key):
-                self.counts[key] = n
-                return f"config.{key}"
-        return str(n)
+        key = self.block_keys.get(n)
+        if key is None:
+            return str(n)
+        self.counts[key] = n
+        return f"config.{key}"
 
     def slot(self, name: str, shape: tuple[int, ...]) -> list[str]:
         self.used.add("Slot")
@@ -444,9 +457,9 @@ class _GPT2Writer(_Writer):
         return gpt2_config(self.config)
 
     def imports(self) -> list[str]:
-        first, clas, blank, *ours = super().imports()
-        kv = "from rushlight.backends.batch import KVShape"
-        return [*(["import math"] if "math." in "".join(self.classes.values()) else []), first, clas, blank, kv, *ours]
+        dataclass, typing, blank, *ours = super().imports()
+        math = ["import math"] if any("math." in text for text in self.classes.values()) else []
+        return [*math, dataclass, typing, blank, "from rushlight.backends.batch import KVShape", *ours]
 
     def body(self, node: Node, name: str) -> str:
         body = super().body(node, name)
@@ -480,7 +493,9 @@ def _patterns(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _is_field(key: str) -> bool:
-    return key.isidentifier() and not keyword.iskeyword(key) and not key.startswith("_")
+    """Whether a key of config.json can be a field of the config's class."""
+    taken = {"cls", "self", "from_json", "from_tensors"}
+    return key.isidentifier() and not keyword.iskeyword(key) and not key.startswith("_") and key not in taken
 
 
 def _import_order(name: str) -> tuple[bool, str]:
