@@ -99,7 +99,7 @@ def examine(
     look_at_wrappers(exam, architecture.rules.prefixes if architecture else ())
     architecture = find_architecture(exam, architecture or _named_by_config(checkpoint))
     if architecture is None:
-        look_at_unknown(exam)
+        look_at_unknown(exam, _config_value(checkpoint, "model_type"))
     else:
         look_at_shared_table(exam, architecture)
         config = look_at_config(exam, architecture)

@@ -103,7 +103,6 @@ def _as_gpt2(checkpoint: Checkpoint) -> tuple[GPT2Config, tuple[str, ...]] | Non
 class _Writer:
     """Writes the port of a checkpoint of which nothing but names, shapes and config.json is known."""
 
-    root_name = "Model"
     doc = "A port, to be completed."
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -119,15 +118,16 @@ class _Writer:
         self.used: set[str] = {"Module", "NameRules"}
         self.to_write: list[str] = []
         self.classes: dict[str, str] = {}
-        self.last_number: dict[str, int] = defaultdict(lambda: 1)
         self.block_keys = {
             value: key
             for key, value in reversed([*self.values.items()])
             if type(value) is int and _is_field(key) and re.search(r"layers?|blocks?|depth", key)
         }
         self.names: dict[object, str] = {}
-        self.taken = {*dir(builtins), *keyword.kwlist, *LAYERS, "Config", "Model", "GPT2", "Module", "ModuleDict"}
+        self.taken = {*dir(builtins), *keyword.kwlist, *LAYERS, "Config", "Module", "ModuleDict"}
         self.taken |= {"ModuleList", "NameRules", "Role", "Slot", "Fields", "KVShape", "ClassVar", "ARCHITECTURE"}
+        self.last_number: dict[str, int] = defaultdict(lambda: 1)
+        self.root_name = self.free_name(self.root_stem())
         self.forms: dict[object, int] = {}
         self.form_of: dict[str, int] = {}
         self.form(self.root)
@@ -135,6 +135,11 @@ class _Writer:
         self.counts: dict[str, int] = {}
 
     # What the kinds of writers differ in
+
+    def root_stem(self) -> str:
+        """What the whole model's class is called: after the model_type of config.json, if it has one."""
+        word = self.values.get("model_type")
+        return _camel(word) if isinstance(word, str) and word[:1].isascii() and word[:1].isalpha() else "Model"
 
     def paths(self, weights: list[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
         """The weights by their attribute paths."""
@@ -224,8 +229,7 @@ class Config:
         *_, parent, name = ("", *node.path.split("."))
         if name.isdigit() and parent:
             name = parent if parent in CLASS_NAMES else re.sub(r"(?<=[^s])s$", "", parent)
-        words = re.findall(r"[A-Za-z0-9]+", name)
-        stem = CLASS_NAMES.get(name) or "".join(word[0].upper() + word[1:] for word in words)
+        stem = CLASS_NAMES.get(name) or _camel(name)
         return stem if stem and not stem[0].isdigit() else f"Part{stem}"
 
     def class_of(self, node: Node) -> str:
@@ -252,8 +256,13 @@ class Config:
     def body(self, node: Node, name: str) -> str:
         known = self.known(node)
         init = known.before.splitlines() if known else []
+        doubts = set()
         for child_name, child in node.children.items():
-            init += self.child(child_name, child)
+            layer = self.layer(child)
+            if layer and layer.doubt and layer.doubt not in doubts:
+                doubts.add(layer.doubt)
+                init.append(f"# A guess: {layer.doubt}.")
+            init += _assignment(child_name, self.made(child, _room(child_name)))
         for tensor, shape in node.tensors.items():
             init += self.slot(tensor, shape)
         init += known.after.splitlines() if known else []
@@ -288,12 +297,6 @@ class Config:
             "    config_type: ClassVar = Config",
             *_indented(_call("NameRules", rules, WIDTH - 4, before="rules: ClassVar = ")),
         ]
-
-    def child(self, name: str, node: Node) -> list[str]:
-        """The statement that makes a child."""
-        lines = _assignment(name, self.made(node, _room(name)))
-        layer = self.layer(node)
-        return [f"# A guess: {layer.doubt}.", *lines] if layer and layer.doubt else lines
 
     def is_container(self, node: Node) -> bool:
         return not node.tensors and bool(node.children) and all(name.isdigit() for name in node.children)
@@ -415,8 +418,6 @@ def test_every_tensor_has_its_place():
 class _GPT2Writer(_Writer):
     """Writes the port of a GPT-2, whatever wrapped it and whichever way round its weights are."""
 
-    root_name = "GPT2"
-
     def __init__(self, checkpoint: Checkpoint, config: GPT2Config, prefixes: tuple[str, ...]) -> None:
         self.config = config
         self._prefixes = prefixes
@@ -435,6 +436,9 @@ class _GPT2Writer(_Writer):
             shapes.items(),
             key=lambda item: [ranks.get(part, int(part) if part.isdigit() else 99) for part in item[0].split(".")],
         )
+
+    def root_stem(self) -> str:
+        return "GPT2"
 
     def known(self, node: Node) -> Known | None:
         sure = self.conv1d or "activation_function" in self.values
@@ -490,6 +494,11 @@ def _config_values(checkpoint: Checkpoint) -> Mapping[str, Any]:
 def _patterns(names: Iterable[str]) -> tuple[str, ...]:
     """Patterns of the names, with one for those that differ in their numbers."""
     return tuple(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name)) for name in names))
+
+
+def _camel(name: str) -> str:
+    """`self_attn` as `SelfAttn`; without what no class may be called."""
+    return "".join(word[0].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", name))
 
 
 def _is_field(key: str) -> bool:
