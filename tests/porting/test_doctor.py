@@ -132,7 +132,15 @@ def test_nanogpt(nanogpt, mended):
     assert [each.n_tensors for each in problem.evidence] == [6, 6, 6, 6]
     assert "6 more are square" in problem.why
     assert report.saved_by == "nanoGPT"
+    assert not any("GELU" in finding.title for finding in report.findings)
     assert mended(nanogpt, report)
+
+
+def test_which_gelu_nanogpt_had_is_not_known_without_a_config(nanogpt):
+    nanogpt.config = None
+    (note,) = [finding for finding in nanogpt.check().findings if "GELU" in finding.title]
+    assert not note.is_problem
+    assert 'activation_function to "gelu"' in note.mend
 
 
 def test_some_are_transposed_and_the_square_ones_cannot_be_told(tales):

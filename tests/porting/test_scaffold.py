@@ -84,7 +84,8 @@ def test_llmc_with_masks_and_without_a_config(nanogpt, ported, tale):
     for i in range(6):
         nanogpt.tensors[f"transformer.h.{i}.attn.bias"] = np.tri(512, dtype=np.float32)[None, None]
     nanogpt.config = None
-    path, _ = ported(nanogpt.write())
+    path, written = ported(nanogpt.write())
+    assert "# A guess: GPT-2 and llm.c have gelu_tanh" in written.module
     assert rushlight.load(nanogpt.folder, port=path).generate(PROMPT, max_tokens=20).text == tale
 
 
@@ -159,11 +160,11 @@ def own(tales):
 def test_an_encoders_port_is_as_it_was_when_somebody_read_it(own, ported, tmp_path):
     path, written = ported(own.write())
     assert written.module == (GOLDEN / "encoder_port.py").read_text(encoding="utf-8")
-    assert written.to_write == ("Norm", "Layer", "Model")
+    assert written.to_write == ("Norm", "Layer", "Mine")
     for device in ("cpu", "reference"):
         module = rushlight.load_module(own.folder, port=path, device=device)
         assert not list(module.named_slots())
-        with pytest.raises(PortError, match=r"my_model.py: what Model computes is still to be written"):
+        with pytest.raises(PortError, match=r"my_model.py: what Mine computes is still to be written"):
             module(None)
     with pytest.raises(PortError, match="no language model"):
         rushlight.load(own.folder, port=path)
@@ -198,7 +199,7 @@ def test_equal_blocks_are_one_class_and_others_are_not(own, ported):
     }
     path, written = ported(own.write())
     assert "self.a = ModuleList(A(config) for _ in range(2))" in written.module
-    assert written.to_write == ("A", "B", "B2", "Model")
+    assert written.to_write == ("A", "B", "B2", "Mine")
     rushlight.load_module(own.folder, port=path)
 
 

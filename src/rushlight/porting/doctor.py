@@ -17,6 +17,7 @@ from rushlight.models import ARCHITECTURES, load_port
 from rushlight.models.gpt2 import GPT2, GPT2_VOCAB_SIZE
 from rushlight.porting.examination import Examination
 from rushlight.porting.fit import Fit
+from rushlight.porting.known import NANOGPT_GELU
 from rushlight.porting.names import find_architecture, look_at_shared_table, look_at_unknown, look_at_wrappers
 from rushlight.porting.report import Report
 from rushlight.porting.sizes import look_at_config
@@ -98,7 +99,7 @@ def examine(
     look_at_wrappers(exam, architecture.rules.prefixes if architecture else ())
     architecture = find_architecture(exam, architecture or _named_by_config(checkpoint))
     if architecture is None:
-        look_at_unknown(exam)
+        look_at_unknown(exam, _config_value(checkpoint, "model_type"))
     else:
         look_at_shared_table(exam, architecture)
         config = look_at_config(exam, architecture)
@@ -107,6 +108,8 @@ def examine(
             model = f"{getattr(architecture, 'model_type', None) or fit.title} ({config})"
             if architecture is GPT2:
                 saved_by = _writer_of_gpt2(exam, fit)
+                if fit.all_turned:
+                    _look_at_gelu(exam)
             _look_at_tokens(exam, config)
     if readable:
         _look_at_values(exam, advance)
@@ -124,13 +127,17 @@ def examine(
     )
 
 
-def _named_by_config(checkpoint: Checkpoint) -> Architecture | None:
-    """The architecture that config.json names, if it is one of ours; what is wrong with the file is said later."""
+def _config_value(checkpoint: Checkpoint, key: str) -> object:
+    """What stands in config.json under a key; None if nothing does. What is wrong with the file is said elsewhere."""
     path = checkpoint.sidecar("config.json")
     try:
-        word = path and read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError).get("model_type")
+        return path and read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError).get(key)
     except ConfigError:
         return None
+
+
+def _named_by_config(checkpoint: Checkpoint) -> Architecture | None:
+    word = _config_value(checkpoint, "model_type")
     return ARCHITECTURES.get(word) if isinstance(word, str) else None
 
 
@@ -146,6 +153,16 @@ def _writer_of_gpt2(exam: Examination, fit: Fit) -> str:
     if any(name.endswith(".attn.bias") for name in exam.tensors):
         return "llm.c's train_gpt2.py, or nanoGPT without flash attention: both write the same"
     return "nanoGPT"
+
+
+def _look_at_gelu(exam: Examination) -> None:
+    if _config_value(exam.checkpoint, "activation_function") is None:
+        exam.note(
+            "unknown",
+            "no tensor tells which GELU the model was trained with",
+            f"{NANOGPT_GELU}; gelu_tanh is what is taken.",
+            'if nanoGPT trained it, set activation_function to "gelu" in config.json, which is the erf one',
+        )
 
 
 def _look_at_tokens(exam: Examination, config: Config) -> None:

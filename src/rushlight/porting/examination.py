@@ -105,7 +105,7 @@ class Examination:
                     "duplicate", f"two tensors would be {printable_name(new)}", mend="keep one", tensors=[(seen, "")]
                 )
                 continue
-            tensors[new] = replace(seen, name=new)
+            tensors[new] = seen if new == name else replace(seen, name=new)
             if new != name:
                 changed.append((seen, f"→ {new}"))
         self.tensors = tensors

@@ -30,6 +30,8 @@ _FAMILIES = (
     Family(r"\.(qweight|qzeros)$", "a GPTQ or AWQ quantised model", "take the checkpoint it was quantised from"),
     Family(r"\.(absmax|quant_map|SCB)$", "a bitsandbytes quantised model", "take the checkpoint it was quantised from"),
     Family(r"(^|\.)exp_avg(_sq)?\b", "the state of an optimizer", "save the model's state_dict alone"),
+    Family(r"(^|\.)encoder\.layers\.0\.self_attn\.q_proj\.", "of the BART family: BART, Whisper or a relative"),
+    Family(r"(^|\.)decoder\.layers\.0\.self_attn\.q_proj\.", "OPT or a relative"),
     Family(r"(^|\.)layers\.0\.self_attn\.q_proj\.", "of the Llama family: Llama, Mistral, Qwen, Gemma or a relative"),
     Family(r"(^|\.)layers\.0\.attention\.query_key_value\.", "GPT-NeoX or Pythia"),
     Family(r"(^|\.)h\.0\.attn\.attention\.q_proj\.", "GPT-Neo"),
@@ -38,7 +40,6 @@ _FAMILIES = (
     Family(r"(^|\.)layer\.0\.attention\.self\.query\.", "of the BERT family: BERT, RoBERTa or a relative"),
     Family(r"(^|\.)layer\.0\.attention\.q_lin\.", "DistilBERT"),
     Family(r"(^|\.)block\.0\.layer\.0\.SelfAttention\.", "T5"),
-    Family(r"(^|\.)encoder\.layers\.0\.self_attn\.k_proj\.", "of the BART family: BART, Whisper or a relative"),
     Family(r"(^|\.)mixer\.(A_log|in_proj\.weight)$", "Mamba"),
     Family(r"(^|\.)layer4\.0\.conv1\.weight$", "ResNet"),
 )

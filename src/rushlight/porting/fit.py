@@ -23,7 +23,7 @@ __all__ = ["Fit"]
 
 ALIKE = 0.6
 """From here on, two names are taken to mean the same: difflib's own measure of a close match."""
-MOST_KINDS = 200
+MOST_KINDS = 100
 """More names than this are not compared with one another: that takes time, and tells nothing."""
 
 _BLOCK = re.compile(r"(.*?)\.(\d{1,9})\.")
@@ -143,8 +143,9 @@ class Fit:
 
     def _look_at_blocks(self) -> None:
         in_model, in_file = _by_block(self._diagnosis.slots), _by_block(self._diagnosis.found)
-        absent = {block for block in in_model if block not in in_file}
-        beyond = {block for block in in_file if block not in in_model and block[0] in {stem for stem, _ in in_model}}
+        stems = {stem for stem, _ in in_model}
+        absent = in_model - in_file
+        beyond = {block for block in in_file - in_model if block[0] in stems}
         if absent:
             self._take("missing", lambda path: _block(path) in absent)
             self.exam.problem(

@@ -67,7 +67,7 @@ def guess(name: str, tensors: Mapping[str, Shape], *, conv1d: bool, eps: str = "
         layer = Layer("Embedding", weight)
     elif len(weight) == 2 and bias in {None, weight[:1], weight[1:]}:
         square = weight[0] == weight[1]
-        doubt = "square, and so either way round; by its neighbours" if square else ""
+        doubt = "a square weight may be either way round; here as the others are" if square else ""
         # Conv1D always has a bias, and one as long as the weight's last axis.
         if bias and (conv1d if square else bias == weight[1:]):
             layer = Layer("Conv1D", weight, (), doubt)

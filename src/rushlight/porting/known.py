@@ -11,7 +11,7 @@ from rushlight.models.gpt2 import ACTIVATION_NAMES
 if TYPE_CHECKING:
     from rushlight.models.gpt2 import GPT2Config
 
-__all__ = ["Known", "gpt2_config", "gpt2_module"]
+__all__ = ["NANOGPT_GELU", "Known", "gpt2_config", "gpt2_module"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,14 @@ class Known:
     by_layer: bool = False
 
 
-def gpt2_module(parts: frozenset[str], config: GPT2Config) -> Known | None:
-    """What is known of the module of a GPT-2 that has these parts; None if they are not GPT-2's."""
+NANOGPT_GELU = "GPT-2 and llm.c have gelu_tanh, nanoGPT since 2023 gelu_erf"
+
+
+def gpt2_module(parts: frozenset[str], config: GPT2Config, *, sure_of_gelu: bool) -> Known | None:
+    """What is known of the module of a GPT-2 that has these parts; None if they are not GPT-2's.
+
+    With `sure_of_gelu` the activation is the config's without a doubt.
+    """
     if {"wte", "wpe", "h", "ln_f"} <= parts <= {"wte", "wpe", "h", "ln_f", "lm_head"}:
         return Known(
             "Embeddings, blocks, a norm, and the head. A batch of N rows -> (R, V) logits",
@@ -89,7 +95,8 @@ def __call__(self, x, batch):
 def __call__(self, x):
     return self.c_proj(self.act(self.c_fc(x)))
 """,
-            after=f'self.act = Activation("{ACTIVATION_NAMES[config.activation_function]}")\n',
+            after=("" if sure_of_gelu else f"# A guess: {NANOGPT_GELU}.\n")
+            + f'self.act = Activation("{ACTIVATION_NAMES[config.activation_function]}")\n',
         )
     return None
 
@@ -97,11 +104,17 @@ def __call__(self, x):
 def gpt2_config(config: GPT2Config) -> str:
     """A config class with the sizes of `config` for defaults, which refuses a config.json of other arithmetic."""
     sizes = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
-    fixed = ("activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx")
+    fixed = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx")
+    activation = ACTIVATION_NAMES[config.activation_function]
+    same = [f'"{name}"' for name, meaning in ACTIVATION_NAMES.items() if meaning == activation]
     values = dataclasses.asdict(config)
     fields = "\n".join(f"    {name}: int = {values[name]}" for name in sizes)
     read = "\n".join(f'            {name}=fields.size("{name}", cls.{name}),' for name in sizes)
-    refuse = "\n".join(f'        fields.neutral("{name}", {_python(values[name])})' for name in fixed)
+    activation_line = f'        fields.neutral("activation_function", {", ".join(same)})\n'
+    if len(activation_line) > 89:
+        lines = "".join(f"            {name},\n" for name in ('"activation_function"', *same))
+        activation_line = f"        fields.neutral(\n{lines}        )\n"
+    refuse = activation_line + "\n".join(f'        fields.neutral("{name}", {values[name]})' for name in fixed)
     return f'''@dataclass(frozen=True, kw_only=True)
 class Config:
     """The sizes of the checkpoint, each under its key in config.json."""
@@ -153,7 +166,3 @@ class Config:
         """The sizes that this file was written with."""
         return cls()
 '''.replace('            vocab_size=fields.size("vocab_size", cls.vocab_size),', "            vocab_size=vocab_size,")
-
-
-def _python(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -142,22 +142,23 @@ def _look_at_strangers(exam: Examination, landmarks: frozenset[str]) -> None:
     )
 
 
-def look_at_unknown(exam: Examination) -> None:
-    """Says what is known of a checkpoint whose architecture is not."""
+def look_at_unknown(exam: Examination, model_type: object) -> None:
+    """Says what is known of a checkpoint whose architecture is not; `model_type` is config.json's word, if any."""
     ours = ", ".join(ARCHITECTURES)
+    told = f"config.json calls it {printable_name(model_type)}; " if isinstance(model_type, str) else ""
     relative = family(exam.tensors)
     if relative:
         exam.problem(
             "architecture",
             "a model that rushlight does not have",
-            f"By its names this is {relative.what}; rushlight has {ours}.",
+            f"By its names this is {relative.what}; {told}rushlight has {ours}.",
             relative.mend,
         )
     else:
         exam.problem(
             "architecture",
             "a model that rushlight does not know",
-            f"The names are of nothing that rushlight has, which is {ours}.",
+            f"The names are not those of {ours}; {told}rushlight has no other model.",
             "`rushlight port SOURCE -o my_model.py` writes a model file under these names to begin with; "
             "`--model NAME` compares them with a model of rushlight's all the same",
             [(seen, str(seen.shape)) for seen in list(exam.tensors.values())[:5]],

@@ -12,7 +12,7 @@ import json
 import keyword
 import re
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,6 @@ def _as_gpt2(checkpoint: Checkpoint) -> tuple[GPT2Config, tuple[str, ...]] | Non
 class _Writer:
     """Writes the port of a checkpoint of which nothing but names, shapes and config.json is known."""
 
-    root_name = "Model"
     doc = "A port, to be completed."
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -119,9 +118,16 @@ class _Writer:
         self.used: set[str] = {"Module", "NameRules"}
         self.to_write: list[str] = []
         self.classes: dict[str, str] = {}
+        self.block_keys = {
+            value: key
+            for key, value in reversed([*self.values.items()])
+            if type(value) is int and _is_field(key) and re.search(r"layers?|blocks?|depth", key)
+        }
         self.names: dict[object, str] = {}
-        self.taken = {*dir(builtins), *keyword.kwlist, *LAYERS, "Config", "Model", "GPT2", "Module", "ModuleDict"}
+        self.taken = {*dir(builtins), *keyword.kwlist, *LAYERS, "Config", "Module", "ModuleDict"}
         self.taken |= {"ModuleList", "NameRules", "Role", "Slot", "Fields", "KVShape", "ClassVar", "ARCHITECTURE"}
+        self.last_number: dict[str, int] = defaultdict(lambda: 1)
+        self.root_name = self.free_name(self.root_stem())
         self.forms: dict[object, int] = {}
         self.form_of: dict[str, int] = {}
         self.form(self.root)
@@ -129,6 +135,11 @@ class _Writer:
         self.counts: dict[str, int] = {}
 
     # What the kinds of writers differ in
+
+    def root_stem(self) -> str:
+        """What the whole model's class is called: after the model_type of config.json, if it has one."""
+        word = self.values.get("model_type")
+        return _camel(word) if isinstance(word, str) and word[:1].isascii() and word[:1].isalpha() else "Model"
 
     def paths(self, weights: list[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
         """The weights by their attribute paths."""
@@ -218,8 +229,7 @@ class Config:
         *_, parent, name = ("", *node.path.split("."))
         if name.isdigit() and parent:
             name = parent if parent in CLASS_NAMES else re.sub(r"(?<=[^s])s$", "", parent)
-        words = re.findall(r"[A-Za-z0-9]+", name)
-        stem = CLASS_NAMES.get(name) or "".join(word[0].upper() + word[1:] for word in words)
+        stem = CLASS_NAMES.get(name) or _camel(name)
         return stem if stem and not stem[0].isdigit() else f"Part{stem}"
 
     def class_of(self, node: Node) -> str:
@@ -228,19 +238,31 @@ class Config:
         if form not in self.names:
             stem = self.class_stem(node)
             if node.path:
-                numbers = (f"{stem}{i}" if i > 1 else stem for i in range(1, len(self.taken) + 2))
-                stem = next(name for name in numbers if name not in self.taken)
-                self.taken.add(stem)
+                stem = self.free_name(stem)
             body = self.body(node, stem)
             self.names[form] = stem
             self.classes[stem] = body
         return self.names[form]
 
+    def free_name(self, stem: str) -> str:
+        """`stem`, or with the first number behind it that makes it a name of its own."""
+        name = stem
+        while name in self.taken:
+            self.last_number[stem] += 1
+            name = f"{stem}{self.last_number[stem]}"
+        self.taken.add(name)
+        return name
+
     def body(self, node: Node, name: str) -> str:
         known = self.known(node)
         init = known.before.splitlines() if known else []
+        doubts = set()
         for child_name, child in node.children.items():
-            init += self.child(child_name, child)
+            layer = self.layer(child)
+            if layer and layer.doubt and layer.doubt not in doubts:
+                doubts.add(layer.doubt)
+                init.append(f"# A guess: {layer.doubt}.")
+            init += _assignment(child_name, self.made(child, _room(child_name)))
         for tensor, shape in node.tensors.items():
             init += self.slot(tensor, shape)
         init += known.after.splitlines() if known else []
@@ -275,12 +297,6 @@ class Config:
             "    config_type: ClassVar = Config",
             *_indented(_call("NameRules", rules, WIDTH - 4, before="rules: ClassVar = ")),
         ]
-
-    def child(self, name: str, node: Node) -> list[str]:
-        """The statement that makes a child."""
-        lines = _assignment(name, self.made(node, _room(name)))
-        layer = self.layer(node)
-        return [f"# A guess: {layer.doubt}.", *lines] if layer and layer.doubt else lines
 
     def is_container(self, node: Node) -> bool:
         return not node.tensors and bool(node.children) and all(name.isdigit() for name in node.children)
@@ -327,11 +343,11 @@ class Config:
     def count(self, node: Node) -> str:
         """How many modules a list has, as a key of config.json if one says so."""
         n = len(node.children)
-        for key, value in self.values.items():
-            if value == n and type(value) is int and _is_field(key) and re.search(r"layers?|blocks?|depth", key):
-                self.counts[key] = n
-                return f"config.{key}"
-        return str(n)
+        key = self.block_keys.get(n)
+        if key is None:
+            return str(n)
+        self.counts[key] = n
+        return f"config.{key}"
 
     def slot(self, name: str, shape: tuple[int, ...]) -> list[str]:
         self.used.add("Slot")
@@ -402,8 +418,6 @@ def test_every_tensor_has_its_place():
 class _GPT2Writer(_Writer):
     """Writes the port of a GPT-2, whatever wrapped it and whichever way round its weights are."""
 
-    root_name = "GPT2"
-
     def __init__(self, checkpoint: Checkpoint, config: GPT2Config, prefixes: tuple[str, ...]) -> None:
         self.config = config
         self._prefixes = prefixes
@@ -423,8 +437,12 @@ class _GPT2Writer(_Writer):
             key=lambda item: [ranks.get(part, int(part) if part.isdigit() else 99) for part in item[0].split(".")],
         )
 
+    def root_stem(self) -> str:
+        return "GPT2"
+
     def known(self, node: Node) -> Known | None:
-        return None if node.tensors else gpt2_module(frozenset(node.children), self.config)
+        sure = self.conv1d or "activation_function" in self.values
+        return None if node.tensors else gpt2_module(frozenset(node.children), self.config, sure_of_gelu=sure)
 
     def epsilon(self) -> str:
         return "config.layer_norm_epsilon"
@@ -443,9 +461,9 @@ class _GPT2Writer(_Writer):
         return gpt2_config(self.config)
 
     def imports(self) -> list[str]:
-        first, clas, blank, *ours = super().imports()
-        kv = "from rushlight.backends.batch import KVShape"
-        return [*(["import math"] if "math." in "".join(self.classes.values()) else []), first, clas, blank, kv, *ours]
+        dataclass, typing, blank, *ours = super().imports()
+        math = ["import math"] if any("math." in text for text in self.classes.values()) else []
+        return [*math, dataclass, typing, blank, "from rushlight.backends.batch import KVShape", *ours]
 
     def body(self, node: Node, name: str) -> str:
         body = super().body(node, name)
@@ -478,8 +496,15 @@ def _patterns(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name)) for name in names))
 
 
+def _camel(name: str) -> str:
+    """`self_attn` as `SelfAttn`; without what no class may be called."""
+    return "".join(word[0].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", name))
+
+
 def _is_field(key: str) -> bool:
-    return key.isidentifier() and not keyword.iskeyword(key) and not key.startswith("_")
+    """Whether a key of config.json can be a field of the config's class."""
+    taken = {"cls", "self", "from_json", "from_tensors"}
+    return key.isidentifier() and not keyword.iskeyword(key) and not key.startswith("_") and key not in taken
 
 
 def _import_order(name: str) -> tuple[bool, str]:

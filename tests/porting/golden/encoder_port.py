@@ -81,7 +81,7 @@ class Layer(Module):
         raise to_write(self)
 
 
-class Model(Module):
+class Mine(Module):
     """A port, to be completed."""
 
     config_type: ClassVar = Config
@@ -102,4 +102,4 @@ class Model(Module):
         raise to_write(self)
 
 
-ARCHITECTURE = Model
+ARCHITECTURE = Mine

@@ -60,7 +60,12 @@ class Config:
         fields = Fields(values, file)
         vocab_size = fields.size("vocab_size", cls.vocab_size)
         bos = fields.token_ids("bos_token_id", vocab_size)
-        fields.neutral("activation_function", "gelu_new")
+        fields.neutral(
+            "activation_function",
+            "gelu_new",
+            "gelu_pytorch_tanh",
+            "gelu_fast",
+        )
         fields.neutral("scale_attn_weights", True)
         fields.neutral("scale_attn_by_inverse_layer_idx", False)
         config = cls(
@@ -98,7 +103,7 @@ class Attention(Module):
         self.n_head = config.n_head
         self.scale = 1.0 / math.sqrt(config.n_embd // config.n_head)
         self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
-        # A guess: square, and so either way round; by its neighbours.
+        # A guess: a square weight may be either way round; here as the others are.
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
     def __call__(self, x, batch):
