@@ -4,6 +4,7 @@
 #include "activation.h"
 #include "attention.h"
 #include "linear.h"
+#include "maxima.h"
 #include "norm.h"
 #include "pack.h"
 #include "read.h"
@@ -34,6 +35,7 @@ const Kernels kKernels = {
     .activation = {map<GeluTanh>, map<GeluErf>, map<Relu>, map<Silu>, map<QuickGelu>},
     .attention = attention,
     .exp = map<Exp>,
+    .maxima = maxima,
     .read = read,
 };
 
