@@ -47,14 +47,17 @@ struct AttentionJob {
 
 inline constexpr int kBlock = 64;          // positions in a block of the cache
 inline constexpr int kAttentionRows = 16;  // rows that share a pass over the cache
+inline constexpr int kBeside = 4;          // of them, rows that are multiplied side by side
 
 // Floats of scratch that `attention` needs.
-inline size_t attention_scratch(size_t value_stride) { return kAttentionRows * (value_stride + 2) + kBlock; }
+inline size_t attention_scratch(size_t value_stride) { return kAttentionRows * (value_stride + 2) + kBeside * kBlock; }
 
 enum class ActivationKind : uint8_t { kGeluTanh, kGeluErf, kRelu, kSilu, kQuickGelu, kSigmoid, kTanh };
 inline constexpr int kActivations = 7;
 inline constexpr const char* kActivationNames[kActivations] = {"gelu_tanh",  "gelu_erf", "relu", "silu",
                                                                "quick_gelu", "sigmoid",  "tanh"};
+
+inline constexpr int kStretch = 32;
 
 struct Kernels {
   const char* name;
@@ -67,6 +70,8 @@ struct Kernels {
   void (*attention)(const AttentionJob& job, int row_begin, int row_end, float* scratch);
   // exp of n floats, for sampling and for tests.
   void (*exp)(const float* x, float* out, int n);
+  // The greatest of each kStretch of n floats, and of what is left.
+  void (*maxima)(const float* x, int n, float* out);
   // Reads bytes, a multiple of 64, and returns what depends on all of them.
   uint32_t (*read)(const uint8_t* from, size_t bytes);
 };
