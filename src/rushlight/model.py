@@ -24,6 +24,7 @@ from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_paths, patch_hook
 from rushlight.result import AsyncStream, Generation, Stats, Stream, Writer
 from rushlight.text import StopStrings
+from rushlight.text.constraint import Grammars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from rushlight.nn.tap import Hook
     from rushlight.nn.trace import Patch
     from rushlight.text import Tokenizer
+    from rushlight.text.constraint import Constraint
 
 __all__ = ["AsyncStream", "Generation", "Model", "Request", "Stats", "Stream"]
 
@@ -98,6 +100,7 @@ class Model:
         self.eos_ids = eos_ids
         self._backend = backend
         self._draft: Model | None = None
+        self._grammars: Grammars | None = None
         self._engine_lock = Lock()
         self._engine_made: tuple[int, Engine] | None = None
         self._barred = None
@@ -147,7 +150,8 @@ class Model:
                 token is plain text; as an id, a special token is itself.
             stop: strings that end the text; they are no part of it.
             settings: the fields of `SamplingParams`: max_tokens, temperature, top_k, top_p, min_p,
-                repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop_ids, ignore_eos.
+                repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop_ids, ignore_eos, n,
+                logprobs, prompt_logprobs, speculate, json_schema, regex.
 
         Raises:
             RequestError: a setting or an id is out of its range, or the prompt is too long for the context
@@ -273,9 +277,19 @@ class Model:
                 remedy=f"shorten it by {len(prompt_ids) - most} tokens or more",
             )
         stop_ids = {*params.stop_ids, *(() if params.ignore_eos else self.eos_ids)}
+        constraint = self._constraint(params)
+        if constraint is not None:
+            stop_ids.update(self.eos_ids)  # it is what a complete text ends with
         writers = []
         for own in params.of_each_text():
-            sampler = Sampler(own, self.config.vocab_size, prompt_ids, self._barred, self._backend.sample)
+            sampler = Sampler(
+                own,
+                self.config.vocab_size,
+                prompt_ids,
+                self._barred,
+                self._backend.sample,
+                constraint and constraint.copy(),
+            )
             sequence = Sequence(
                 prompt_ids,
                 sampler,
@@ -293,6 +307,17 @@ class Model:
             )
             writers.append(Writer(sequence, result, self.tokenizer, StopStrings(stop)))
         return writers
+
+    def _constraint(self, params: SamplingParams) -> Constraint | None:
+        if params.json_schema is None and params.regex is None:
+            return None
+        if self.tokenizer is None:
+            raise self._no_tokenizer("json_schema and regex need a tokenizer")
+        if self._grammars is None:
+            self._grammars = Grammars(self.tokenizer, self.config.vocab_size, self.eos_ids)
+        if params.regex is not None:
+            return self._grammars.regex(params.regex)
+        return self._grammars.json_schema(params.json_schema or {})
 
     def _guessers(self, sampler: Sampler, n_prompt: int) -> list[Guesser]:
         params, draft = sampler.params, self._draft
