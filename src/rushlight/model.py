@@ -9,7 +9,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import chain
 from numbers import Integral
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +21,7 @@ from rushlight.generation.context import PREFILL_ROWS
 from rushlight.generation.speculation import Draft, PromptLookup
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_paths, patch_hook
-from rushlight.result import AsyncStream, Generation, Stats, Stream, Writer
+from rushlight.result import AsyncStream, Generation, Stats, Stream, Writer, write_many
 from rushlight.text import StopStrings
 from rushlight.text.constraint import Grammars
 
@@ -90,6 +89,7 @@ class Model:
         name: str,
         n_parameters: int,
         eos_ids: tuple[int, ...],
+        kv_bytes: int | None = None,
     ) -> None:
         self.module = module
         self.forward = backend.capture(module)
@@ -99,6 +99,7 @@ class Model:
         self.n_parameters = n_parameters
         self.eos_ids = eos_ids
         self._backend = backend
+        self._kv_bytes = kv_bytes
         self._draft: Model | None = None
         self._grammars: Grammars | None = None
         self._engine_lock = Lock()
@@ -156,6 +157,7 @@ class Model:
         Raises:
             RequestError: a setting or an id is out of its range, or the prompt is too long for the context
                 (ContextLengthError).
+            MemoryLimitError: keys and values of so many tokens do not fit in memory.
             TokenizerError: there is text and the model has no tokenizer.
             GenerationError: the logits hold NaN or infinity.
         """
@@ -168,7 +170,8 @@ class Model:
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
     ) -> Stream:
         """As `generate`, piece by piece. What is wrong with the request is raised here, before the first piece."""
-        return Stream(self._engine, self._writer(prompt, stop, settings))
+        engine = self._engine
+        return Stream(engine, self._writer(engine, prompt, stop, settings))
 
     def astream(
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
@@ -178,7 +181,8 @@ class Model:
         Raises:
             QueueFullError: at the first piece, if too many texts are waiting already.
         """
-        return AsyncStream(self._engine, self._writer(prompt, stop, settings))
+        engine = self._engine
+        return AsyncStream(engine, self._writer(engine, prompt, stop, settings))
 
     def generate_many(
         self, requests: Iterable[Request], *, max_active: int = 16
@@ -198,68 +202,24 @@ class Model:
         """
         if max_active < 1:
             raise RequestError("max_active is too small", expected="1 or more", found=max_active)
-        return self._generate_many(enumerate(requests), max_active)
+        engine = self._engine
+        texts = (
+            (index, partial(self._writers, engine, request.prompt, request.stop, request.settings))
+            for index, request in enumerate(requests)
+        )
+        return write_many(engine, texts, max_active)
 
-    def _generate_many(
-        self, requests: Iterator[tuple[int, Request]], max_active: int
-    ) -> Iterator[tuple[int, Generation | RushlightError]]:
-        active: dict[int, list[Writer]] = {}
-        try:
-            while True:
-                while len(active) < max_active and (pulled := next(requests, None)):
-                    index, request = pulled
-                    try:
-                        active[index] = self._begin(request)
-                    except RushlightError as error:
-                        yield index, error
-                if not active:
-                    return
-                self._engine.run_until(partial(_any_ready, list(chain.from_iterable(active.values()))))
-                for index, writers in list(active.items()):
-                    try:
-                        for writer in writers:
-                            self._catch_up(writer)
-                    except RushlightError as error:
-                        self._cancel(active.pop(index))
-                        yield index, error
-                        continue
-                    if all(writer.ended for writer in writers):
-                        del active[index]
-                        result, *others = (writer.result for writer in writers)
-                        result.others = others
-                        yield index, result
-        finally:
-            for writers in active.values():
-                self._cancel(writers)
-
-    def _begin(self, request: Request) -> list[Writer]:
-        writers = self._writers(request.prompt, request.stop, request.settings)
-        try:
-            for writer in writers:
-                self._engine.submit(writer.sequence, wait=True)
-        except BaseException:
-            self._cancel(writers)
-            raise
-        return writers
-
-    def _catch_up(self, writer: Writer) -> None:
-        """Writes what there is to read; a text that has ended gives its memory back."""
-        while writer.take() is not None:
-            pass
-        if writer.ended:
-            self._engine.cancel(writer.sequence)
-
-    def _cancel(self, writers: Iterable[Writer]) -> None:
-        for writer in writers:
-            self._engine.cancel(writer.sequence)
-
-    def _writer(self, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings) -> Writer:
-        writers = self._writers(prompt, stop, settings)
+    def _writer(
+        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings
+    ) -> Writer:
+        writers = self._writers(engine, prompt, stop, settings)
         if len(writers) > 1:
             raise RequestError("a stream is of one text", found=f"n {len(writers)}", remedy="use `generate`")
         return writers[0]
 
-    def _writers(self, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings) -> list[Writer]:
+    def _writers(
+        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings
+    ) -> list[Writer]:
         """What a request comes to, checked: a writer for each of its texts."""
         if not self.module.causal:
             raise RequestError(
@@ -298,7 +258,7 @@ class Model:
                 stop_ids=stop_ids,
                 guessers=self._guessers(sampler, len(prompt_ids)),
             )
-            self._engine.check(sequence)
+            engine.check(sequence)
             result = Generation(
                 prompt_ids,
                 sampler.seed if own.temperature > 0 else None,
@@ -337,7 +297,13 @@ class Model:
             return tapped_here.engine
         with self._engine_lock:
             if self._engine_made is None or self._engine_made[0] != os.getpid():
-                engine = Engine(self.forward, self._backend, self.config.kv_shape, context_length=self.context_length)
+                engine = Engine(
+                    self.forward,
+                    self._backend,
+                    self.config.kv_shape,
+                    context_length=self.context_length,
+                    kv_bytes=self._kv_bytes,
+                )
                 self._engine_made = os.getpid(), engine
             return self._engine_made[1]
 
@@ -454,7 +420,3 @@ class Model:
             f"{why}, and {self.name} has no tokenizer",
             remedy="put its tokenizer.json, or vocab.json and merges.txt, beside the weights, or give token ids",
         )
-
-
-def _any_ready(writers: Iterable[Writer]) -> bool:
-    return any(writer.sequence.is_ready() for writer in writers if not writer.ended)
