@@ -145,8 +145,8 @@ class StepCosts:
     def measured(self, n_rows: int, seconds: float) -> None:
         """Takes the time of a step."""
         self._n_steps += 1
-        before = self._seconds.get(n_rows, seconds)
-        # One step that was interrupted by another process is not to decide for the next hundreds.
+        # One step that was interrupted, or the first of its kind, is not to decide for the next hundreds.
+        before = self.estimate(n_rows) if self._seconds else seconds
         self._seconds[n_rows] = before + LEARNING_RATE * (min(seconds, 3 * before) - before)
         self._measured[n_rows] = self._n_steps
         for stale in [n for n, at in self._measured.items() if self._n_steps - at > FORGET_STEPS]:
