@@ -60,7 +60,7 @@ def fresh_engine(model, **options):
 
 @pytest.fixture(scope="module")
 def model():
-    return rushlight.load(dtype="f32")
+    return rushlight.load(dtype="f32", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def repetitive(model, n):
 @pytest.mark.parametrize("speculate", [None, True])
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "int8"])
 def test_with_guesses_or_without(dtype, speculate, monkeypatch):
-    model = rushlight.load(dtype=dtype)
+    model = rushlight.load(dtype=dtype, threads=1)
     n_rows = []
     engine = fresh_engine(model)
     run = engine._run
@@ -135,12 +135,16 @@ def test_with_guesses_or_without(dtype, speculate, monkeypatch):
             assert len(n_rows) < 8 * 40
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "int8", "int4"])
-def test_at_every_dtype_by_any_number_of_threads(dtype, threads):
-    model = rushlight.load(dtype=dtype, threads=threads)
-    asked = requests(model, 6, seed=1)
-    assert texts(model, asked) == expected(model, asked)
+def test_at_every_dtype_by_any_number_of_threads(dtype):
+    found = []
+    for threads in (1, 2, 3):
+        model = rushlight.load(dtype=dtype, threads=threads)
+        asked = requests(model, 5, seed=1)
+        found.append(texts(model, asked))
+        if threads == 1:
+            right = expected(model, asked)
+    assert found == [right] * 3
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
@@ -167,8 +171,8 @@ def test_likelihoods_are_the_same_too(model, asked):
 
 
 def test_with_a_draft_model_or_without(model, asked, right):
-    own_draft = rushlight.load(dtype="int4")
-    guessing = rushlight.load(dtype="f32")
+    own_draft = rushlight.load(dtype="int4", threads=1)
+    guessing = rushlight.load(dtype="f32", threads=1)
     guessing.use_draft(own_draft)
     steps = []
     engine = fresh_engine(guessing)

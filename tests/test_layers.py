@@ -38,6 +38,7 @@ LIBRARIES = {
         text/""".split()
     ),
     "tokenizers": ("text/",),
+    "llguidance": ("text/constraint.py",),
     "huggingface_hub": ("checkpoint/hub.py",),
     "safetensors": ("proof/record.py",),
     "typer": ("cli/",),

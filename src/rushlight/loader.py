@@ -43,6 +43,7 @@ def load(
     revision: str | None = None,
     port: str | os.PathLike[str] | None = None,
     draft: str | os.PathLike[str] | None = None,
+    kv_bytes: int | None = None,
 ) -> Model:
     """Loads a model, ready to generate.
 
@@ -59,6 +60,8 @@ def load(
             architecture that config.json names. A checkpoint never brings code of its own.
         draft: the source of a smaller model with the same vocabulary, which guesses what the model is going to say: a
             right guess saves a step, a wrong one changes nothing. Loaded with the same device, dtype and threads.
+        kv_bytes: the most memory that keys and values of all texts may take; None is what 64 full contexts take, or
+            half of the memory there is, if that is less. It is taken only as it is used.
 
     Raises:
         RushlightError: one of its kinds, and nothing is loaded: never other weights, another device or dtype.
@@ -99,6 +102,7 @@ def load(
         name="tales" if source is None else checkpoint.source,
         n_parameters=n_parameters,
         eos_ids=ends,
+        kv_bytes=kv_bytes,
     )
     if draft is not None:
         model.use_draft(load(draft, device=device, dtype=dtype, threads=threads, offline=offline))

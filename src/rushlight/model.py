@@ -9,7 +9,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import chain
 from numbers import Integral
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,8 +21,9 @@ from rushlight.generation.context import PREFILL_ROWS
 from rushlight.generation.speculation import Draft, PromptLookup
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_paths, patch_hook
-from rushlight.result import AsyncStream, Generation, Stats, Stream, Writer
+from rushlight.result import AsyncStream, Generation, Stats, Stream, Writer, write_many
 from rushlight.text import StopStrings
+from rushlight.text.constraint import Grammars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rushlight.nn.tap import Hook
     from rushlight.nn.trace import Patch
     from rushlight.text import Tokenizer
+    from rushlight.text.constraint import Constraint
 
 __all__ = ["AsyncStream", "Generation", "Model", "Request", "Stats", "Stream"]
 
@@ -88,6 +89,7 @@ class Model:
         name: str,
         n_parameters: int,
         eos_ids: tuple[int, ...],
+        kv_bytes: int | None = None,
     ) -> None:
         self.module = module
         self.forward = backend.capture(module)
@@ -97,7 +99,9 @@ class Model:
         self.n_parameters = n_parameters
         self.eos_ids = eos_ids
         self._backend = backend
+        self._kv_bytes = kv_bytes
         self._draft: Model | None = None
+        self._grammars: Grammars | None = None
         self._engine_lock = Lock()
         self._engine_made: tuple[int, Engine] | None = None
         self._barred = None
@@ -147,11 +151,13 @@ class Model:
                 token is plain text; as an id, a special token is itself.
             stop: strings that end the text; they are no part of it.
             settings: the fields of `SamplingParams`: max_tokens, temperature, top_k, top_p, min_p,
-                repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop_ids, ignore_eos.
+                repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop_ids, ignore_eos, n,
+                logprobs, prompt_logprobs, speculate, json_schema, regex.
 
         Raises:
             RequestError: a setting or an id is out of its range, or the prompt is too long for the context
                 (ContextLengthError).
+            MemoryLimitError: keys and values of so many tokens do not fit in memory.
             TokenizerError: there is text and the model has no tokenizer.
             GenerationError: the logits hold NaN or infinity.
         """
@@ -164,7 +170,8 @@ class Model:
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
     ) -> Stream:
         """As `generate`, piece by piece. What is wrong with the request is raised here, before the first piece."""
-        return Stream(self._engine, self._writer(prompt, stop, settings))
+        engine = self._engine
+        return Stream(engine, self._writer(engine, prompt, stop, settings))
 
     def astream(
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
@@ -174,7 +181,8 @@ class Model:
         Raises:
             QueueFullError: at the first piece, if too many texts are waiting already.
         """
-        return AsyncStream(self._engine, self._writer(prompt, stop, settings))
+        engine = self._engine
+        return AsyncStream(engine, self._writer(engine, prompt, stop, settings))
 
     def generate_many(
         self, requests: Iterable[Request], *, max_active: int = 16
@@ -194,68 +202,24 @@ class Model:
         """
         if max_active < 1:
             raise RequestError("max_active is too small", expected="1 or more", found=max_active)
-        return self._generate_many(enumerate(requests), max_active)
+        engine = self._engine
+        texts = (
+            (index, partial(self._writers, engine, request.prompt, request.stop, request.settings))
+            for index, request in enumerate(requests)
+        )
+        return write_many(engine, texts, max_active)
 
-    def _generate_many(
-        self, requests: Iterator[tuple[int, Request]], max_active: int
-    ) -> Iterator[tuple[int, Generation | RushlightError]]:
-        active: dict[int, list[Writer]] = {}
-        try:
-            while True:
-                while len(active) < max_active and (pulled := next(requests, None)):
-                    index, request = pulled
-                    try:
-                        active[index] = self._begin(request)
-                    except RushlightError as error:
-                        yield index, error
-                if not active:
-                    return
-                self._engine.run_until(partial(_any_ready, list(chain.from_iterable(active.values()))))
-                for index, writers in list(active.items()):
-                    try:
-                        for writer in writers:
-                            self._catch_up(writer)
-                    except RushlightError as error:
-                        self._cancel(active.pop(index))
-                        yield index, error
-                        continue
-                    if all(writer.ended for writer in writers):
-                        del active[index]
-                        result, *others = (writer.result for writer in writers)
-                        result.others = others
-                        yield index, result
-        finally:
-            for writers in active.values():
-                self._cancel(writers)
-
-    def _begin(self, request: Request) -> list[Writer]:
-        writers = self._writers(request.prompt, request.stop, request.settings)
-        try:
-            for writer in writers:
-                self._engine.submit(writer.sequence, wait=True)
-        except BaseException:
-            self._cancel(writers)
-            raise
-        return writers
-
-    def _catch_up(self, writer: Writer) -> None:
-        """Writes what there is to read; a text that has ended gives its memory back."""
-        while writer.take() is not None:
-            pass
-        if writer.ended:
-            self._engine.cancel(writer.sequence)
-
-    def _cancel(self, writers: Iterable[Writer]) -> None:
-        for writer in writers:
-            self._engine.cancel(writer.sequence)
-
-    def _writer(self, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings) -> Writer:
-        writers = self._writers(prompt, stop, settings)
+    def _writer(
+        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings
+    ) -> Writer:
+        writers = self._writers(engine, prompt, stop, settings)
         if len(writers) > 1:
             raise RequestError("a stream is of one text", found=f"n {len(writers)}", remedy="use `generate`")
         return writers[0]
 
-    def _writers(self, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings) -> list[Writer]:
+    def _writers(
+        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings
+    ) -> list[Writer]:
         """What a request comes to, checked: a writer for each of its texts."""
         if not self.module.causal:
             raise RequestError(
@@ -273,9 +237,19 @@ class Model:
                 remedy=f"shorten it by {len(prompt_ids) - most} tokens or more",
             )
         stop_ids = {*params.stop_ids, *(() if params.ignore_eos else self.eos_ids)}
+        constraint = self._constraint(params)
+        if constraint is not None:
+            stop_ids.update(self.eos_ids)  # it is what a complete text ends with
         writers = []
         for own in params.of_each_text():
-            sampler = Sampler(own, self.config.vocab_size, prompt_ids, self._barred, self._backend.sample)
+            sampler = Sampler(
+                own,
+                self.config.vocab_size,
+                prompt_ids,
+                self._barred,
+                self._backend.sample,
+                constraint and constraint.copy(),
+            )
             sequence = Sequence(
                 prompt_ids,
                 sampler,
@@ -284,7 +258,7 @@ class Model:
                 stop_ids=stop_ids,
                 guessers=self._guessers(sampler, len(prompt_ids)),
             )
-            self._engine.check(sequence)
+            engine.check(sequence)
             result = Generation(
                 prompt_ids,
                 sampler.seed if own.temperature > 0 else None,
@@ -293,6 +267,17 @@ class Model:
             )
             writers.append(Writer(sequence, result, self.tokenizer, StopStrings(stop)))
         return writers
+
+    def _constraint(self, params: SamplingParams) -> Constraint | None:
+        if params.json_schema is None and params.regex is None:
+            return None
+        if self.tokenizer is None:
+            raise self._no_tokenizer("json_schema and regex need a tokenizer")
+        if self._grammars is None:
+            self._grammars = Grammars(self.tokenizer, self.config.vocab_size, self.eos_ids)
+        if params.regex is not None:
+            return self._grammars.regex(params.regex)
+        return self._grammars.json_schema(params.json_schema or {})
 
     def _guessers(self, sampler: Sampler, n_prompt: int) -> list[Guesser]:
         params, draft = sampler.params, self._draft
@@ -312,7 +297,13 @@ class Model:
             return tapped_here.engine
         with self._engine_lock:
             if self._engine_made is None or self._engine_made[0] != os.getpid():
-                engine = Engine(self.forward, self._backend, self.config.kv_shape, context_length=self.context_length)
+                engine = Engine(
+                    self.forward,
+                    self._backend,
+                    self.config.kv_shape,
+                    context_length=self.context_length,
+                    kv_bytes=self._kv_bytes,
+                )
                 self._engine_made = os.getpid(), engine
             return self._engine_made[1]
 
@@ -429,7 +420,3 @@ class Model:
             f"{why}, and {self.name} has no tokenizer",
             remedy="put its tokenizer.json, or vocab.json and merges.txt, beside the weights, or give token ids",
         )
-
-
-def _any_ready(writers: Iterable[Writer]) -> bool:
-    return any(writer.sequence.is_ready() for writer in writers if not writer.ended)

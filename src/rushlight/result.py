@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from rushlight.errors import RushlightError
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
 
     from rushlight.generation import Engine, FinishReason, Sequence, Token, TokenLogprob
     from rushlight.text import StopStrings, Tokenizer
@@ -190,6 +194,65 @@ class AsyncStream:
     async def aclose(self) -> None:
         """Ends the generation early."""
         await self._pieces.aclose()
+
+
+def write_many(
+    engine: Engine, texts: Iterator[tuple[int, Callable[[], list[Writer]]]], max_active: int
+) -> Iterator[tuple[int, Generation | RushlightError]]:
+    """Has the engine write many texts, `max_active` at a time.
+
+    Args:
+        texts: (a number, what makes the writers of one prompt's texts), pulled as they are needed.
+
+    Yields:
+        (the number, the text or what went wrong with it), as each is finished.
+    """
+    active: dict[int, list[Writer]] = {}
+    try:
+        while True:
+            while len(active) < max_active and (pulled := next(texts, None)):
+                index, make = pulled
+                try:
+                    active[index] = make()
+                    for writer in active[index]:
+                        engine.submit(writer.sequence, wait=True)
+                except RushlightError as error:
+                    _cancel(engine, active.pop(index, ()))
+                    yield index, error
+            if not active:
+                return
+            engine.run_until(partial(_any_ready, list(chain.from_iterable(active.values()))))
+            for index, writers in list(active.items()):
+                try:
+                    ended = [_catch_up(engine, writer) for writer in writers]
+                except RushlightError as error:
+                    _cancel(engine, active.pop(index))
+                    yield index, error
+                    continue
+                if all(ended):
+                    del active[index]
+                    result, *result.others = (writer.result for writer in writers)
+                    yield index, result
+    finally:
+        _cancel(engine, chain.from_iterable(active.values()))
+
+
+def _any_ready(writers: Iterable[Writer]) -> bool:
+    return any(writer.sequence.is_ready() for writer in writers if not writer.ended)
+
+
+def _catch_up(engine: Engine, writer: Writer) -> bool:
+    """Writes what there is to read; whether the text has ended, and its memory is given back."""
+    while writer.take() is not None:
+        pass
+    if writer.ended:
+        engine.cancel(writer.sequence)
+    return writer.ended
+
+
+def _cancel(engine: Engine, writers: Iterable[Writer]) -> None:
+    for writer in writers:
+        engine.cancel(writer.sequence)
 
 
 def _pieces(engine: Engine, writer: Writer) -> Generator[str]:

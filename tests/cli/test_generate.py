@@ -155,6 +155,29 @@ def test_likelihoods_have_no_place_in_plain_text(rushlight):
     assert "--json" in done.err
 
 
+def test_a_text_held_to_a_pattern_or_a_schema(rushlight, tmp_path):
+    done = rushlight("generate", "-p", PROMPT, "--regex", "(la )+end", "-n", 100, "--no-echo", "--temp", 2, "--seed", 1)
+    assert re.fullmatch("(la )+end\n", done.out)
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["red", "green"]}', encoding="utf-8")
+    done = rushlight("generate", "-p", PROMPT, "--json-schema", schema, "--no-echo")
+    assert json.loads(done.out) in {"red", "green"}
+    missing = rushlight("generate", "-p", PROMPT, "--json-schema", tmp_path / "missing.json")
+    assert (missing.code, missing.out) == (2, "")
+    assert "missing.json: the JSON schema cannot be read" in missing.err
+
+
+def test_a_draft_with_other_tokens_is_refused(rushlight, bare_gpt2):
+    done = rushlight("generate", "-p", PROMPT, "--draft", bare_gpt2)
+    assert (done.code, done.out) == (2, "")
+    assert "cannot guess for tales: it has other tokens" in done.err
+
+
+def test_guesses_do_not_change_the_text(rushlight, plain):
+    for flags in (["--speculate"], ["--no-speculate"]):
+        assert rushlight("generate", "-p", PROMPT, "-n", 20, "--no-echo", *flags).out == f"{plain}\n"
+
+
 def test_json_of_no_text(rushlight):
     record = json.loads(rushlight("generate", "-p", PROMPT, "-n", 0, "--json").out)
     assert (record["text"], record["ids"], record["finish_reason"]) == ("", [], "length")

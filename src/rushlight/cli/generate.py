@@ -78,6 +78,24 @@ def generate(
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", rich_help_panel=TEXT, help="Go on through the end-of-text token.")
     ] = False,
+    json_schema: Annotated[
+        str | None,
+        typer.Option(
+            "--json-schema",
+            metavar="FILE",
+            rich_help_panel=TEXT,
+            help="Write JSON that this schema accepts; needs rushlight[constrain].",
+        ),
+    ] = None,
+    regex: Annotated[
+        str | None,
+        typer.Option(
+            "--regex",
+            metavar="PATTERN",
+            rich_help_panel=TEXT,
+            help="Write a text that this pattern matches as a whole; needs rushlight[constrain].",
+        ),
+    ] = None,
     temperature: Annotated[
         float,
         typer.Option(
@@ -212,6 +230,8 @@ def generate(
         "logprobs": logprobs,
         "prompt_logprobs": prompt_logprobs,
         "speculate": speculate,
+        "json_schema": None if json_schema is None else _read_schema(json_schema),
+        "regex": regex,
     }
     if not as_json and (logprobs is not None or prompt_logprobs is not None):
         raise typer.BadParameter("the plain text has no place for them: add --json", param_hint="--logprobs")
@@ -314,6 +334,18 @@ def _parse_bias(text: str) -> tuple[int, float]:
         return int(token), float(bias)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not ID=VALUE, as in 50256=-1.5", param_hint="--logit-bias") from None
+
+
+def _read_schema(file: str) -> str:
+    from pathlib import Path
+
+    from rushlight.generation.params import MAX_GRAMMAR_CHARS
+
+    try:
+        with Path(file).open(encoding="utf-8") as opened:
+            return opened.read(MAX_GRAMMAR_CHARS + 1)  # one more is refused
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"the JSON schema cannot be read: {error}", file=file) from None
 
 
 def _read_stdin() -> str:

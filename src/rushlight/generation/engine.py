@@ -232,25 +232,7 @@ class Engine:
             return False
         start = perf_counter()
         try:
-            guesses = self._guess(rows)
-            chunks = [
-                Chunk(
-                    s.ids[s.n_fed : s.n_fed + n] + guesses.get(s, []),
-                    s.n_fed,
-                    s.blocks,
-                    all_logits=s.scores_prompt or s in guesses,
-                )
-                for s, n in rows.items()
-            ]
-            model_s = perf_counter()
-            logits = self._run(chunks)
-            if all(s.decoding for s in rows):
-                self._speculation.costs.measured(sum(len(chunk.ids) for chunk in chunks), perf_counter() - model_s)
-            at = 0
-            for (sequence, n), chunk in zip(rows.items(), chunks, strict=True):
-                n_logits = len(chunk.ids) if chunk.all_logits else 1
-                self._take(sequence, n, guesses.get(sequence, []), logits[at : at + n_logits])
-                at += n_logits
+            self._run_rows(rows)
         except BaseException as error:
             # What was interrupted is in no known state: all of it ends here, and its blocks are free.
             for sequence in rows:
@@ -267,11 +249,28 @@ class Engine:
                 sequence.notify()
         return True
 
-    def _guess(self, rows: dict[Sequence, int]) -> dict[Sequence, list[int]]:
-        """What to check beside the rows of a step; nothing while prompts are computed."""
-        if not all(s.decoding for s in rows):
-            return {}
-        return self._speculation.guesses(list(rows))
+    def _run_rows(self, rows: dict[Sequence, int]) -> None:
+        """Feeds to each sequence so many of its next tokens, with guesses behind them where they pay."""
+        decoding = all(s.decoding for s in rows)
+        guesses = self._speculation.guesses(list(rows)) if decoding else {}
+        chunks = [
+            Chunk(
+                s.ids[s.n_fed : s.n_fed + n] + guesses.get(s, []),
+                s.n_fed,
+                s.blocks,
+                all_logits=s.scores_prompt or s in guesses,
+            )
+            for s, n in rows.items()
+        ]
+        start = perf_counter()
+        logits = self._run(chunks)
+        if decoding:
+            self._speculation.costs.measured(sum(len(chunk.ids) for chunk in chunks), perf_counter() - start)
+        at = 0
+        for (sequence, n), chunk in zip(rows.items(), chunks, strict=True):
+            n_logits = len(chunk.ids) if chunk.all_logits else 1
+            self._take(sequence, n, guesses.get(sequence, []), logits[at : at + n_logits])
+            at += n_logits
 
     def _take(self, sequence: Sequence, n: int, guesses: list[int], logits: NDArray[np.floating]) -> None:
         """Takes the logits after the n tokens that were fed, or after the last, and after guesses behind them."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MAX_LOGIT_BIASES = 1024
 MAX_TEXTS = 128
 """Of one prompt; the most that OpenAI's API gives too."""
+MAX_GRAMMAR_CHARS = 1 << 18
+"""Of a JSON schema or a pattern."""
 MAX_LOGPROBS = 20
 """Alternatives to a token; the most that OpenAI's API gives too."""
 
@@ -41,6 +43,8 @@ class SamplingSettings(TypedDict, total=False):
     logprobs: int | None
     prompt_logprobs: int | None
     speculate: bool | None
+    json_schema: Mapping[str, Any] | str | None
+    regex: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,8 @@ class SamplingParams:
         prompt_logprobs: the same of the prompt's tokens.
         speculate: guess tokens and check several in one step, which changes no text: None where that is measured to be
             faster, true wherever there is a guess, false never.
+        json_schema: the text is JSON that this schema accepts, so far as it goes before max_tokens; a mapping, or JSON.
+        regex: the text matches this pattern as a whole, in the same sense.
 
     Raises:
         RequestError: values out of their ranges, all of them in one message.
@@ -89,6 +95,8 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     speculate: bool | None = None
+    json_schema: Mapping[str, Any] | str | None = None
+    regex: str | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -96,6 +104,8 @@ class SamplingParams:
             for name, (wanted, fits) in _CHECKS.items()
             if not fits(getattr(self, name))
         ]
+        if self.json_schema is not None and self.regex is not None:
+            problems.append("json_schema and regex are both given: it should be one of them")
         if problems:
             raise RequestError("; ".join(problems))
 
@@ -133,6 +143,10 @@ def _number(value: Any, at_least: float = -math.inf, at_most: float = math.inf) 
     )
 
 
+def _grammar(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_GRAMMAR_CHARS
+
+
 def _biases(value: Any) -> bool:
     return value is None or (
         isinstance(value, Mapping)
@@ -157,5 +171,13 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "n": (f"from 1 to {MAX_TEXTS}", lambda value: _whole(value, 1, MAX_TEXTS)),
     "logprobs": (f"from 0 to {MAX_LOGPROBS}", lambda value: value is None or _whole(value, 0, MAX_LOGPROBS)),
     "speculate": ("true or false", lambda value: value is None or isinstance(value, bool)),
+    "json_schema": (
+        f"a JSON schema of at most {MAX_GRAMMAR_CHARS:,} characters",
+        lambda value: value is None or isinstance(value, Mapping) or _grammar(value),
+    ),
+    "regex": (
+        f"a pattern of at most {MAX_GRAMMAR_CHARS:,} characters",
+        lambda value: value is None or _grammar(value),
+    ),
     "prompt_logprobs": (f"from 0 to {MAX_LOGPROBS}", lambda value: value is None or _whole(value, 0, MAX_LOGPROBS)),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from rushlight.generation.params import SamplingParams
 
 
+class Constraint(Protocol):
+    """What may come next in one text; `rushlight.text.constraint.Constraint` is one."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """(V,): whether each token may be the next."""
+        ...
+
+    def take(self, token: int, /) -> None:
+        """Takes the token that was chosen."""
+        ...
+
+
 class Sampler:
     """Chooses the tokens of one sequence, one after the other.
 
@@ -31,6 +43,7 @@ class Sampler:
         prompt_ids: what stands before the text; only the repetition penalty looks at it.
         barred: ids never to be chosen, because no token has them.
         draw: draws a token; None is the one in NumPy below.
+        constraint: what the text must match.
 
     Raises:
         RequestError: `params` names tokens that the vocabulary does not have.
@@ -43,11 +56,13 @@ class Sampler:
         prompt_ids: Iterable[int] = (),
         barred: NDArray[np.int32] | None = None,
         draw: Draw | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         params.check_vocabulary(vocab_size)
         self.params = params
         self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else int(params.seed)
         self._barred = barred
+        self._constraint = constraint
         self._draw = _draw if draw is None else draw
         self._seen = dict.fromkeys(prompt_ids, 0)
         """The tokens of prompt and text, each with how often it stands in the text."""
@@ -60,6 +75,8 @@ class Sampler:
         """
         token = self.peek(logits, position)
         self._seen[token] = self._seen.get(token, 0) + 1
+        if self._constraint is not None:
+            self._constraint.take(token)
         return token
 
     def peek(self, logits: NDArray[np.floating], position: int) -> int:
@@ -80,7 +97,7 @@ class Sampler:
         """The logits after penalties and biases, as a copy where there are any."""
         params = self.params
         repeats = params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty
-        if not (repeats or params.logit_bias or self._barred is not None):
+        if not (repeats or params.logit_bias or self._barred is not None or self._constraint is not None):
             return logits
         logits = logits.copy()
         if repeats:
@@ -93,6 +110,8 @@ class Sampler:
             logits[list(params.logit_bias)] += np.array(list(params.logit_bias.values()), logits.dtype)
         if self._barred is not None:
             logits[self._barred] = -np.inf
+        if self._constraint is not None:
+            logits[~self._constraint.allowed()] = -np.inf
         return logits
 
 

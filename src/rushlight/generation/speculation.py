@@ -32,6 +32,9 @@ LEAST_GAIN = 1.05
 LEAST_LIKELIHOOD = 0.05
 """A guess that is right more seldom is not worth a row, whatever it costs."""
 
+ROWS_AHEAD = 4
+"""So many rows more are looked at when one does not pay: some kernels take rows in groups."""
+
 LEARNING_RATE = 0.2
 
 FORGET_STEPS = 256
@@ -142,8 +145,8 @@ class StepCosts:
     def measured(self, n_rows: int, seconds: float) -> None:
         """Takes the time of a step."""
         self._n_steps += 1
-        before = self._seconds.get(n_rows, seconds)
-        # One step that was interrupted by another process is not to decide for the next hundreds.
+        # One step that was interrupted, or the first of its kind, is not to decide for the next hundreds.
+        before = self.estimate(n_rows) if self._seconds else seconds
         self._seconds[n_rows] = before + LEARNING_RATE * (min(seconds, 3 * before) - before)
         self._measured[n_rows] = self._n_steps
         for stale in [n for n, at in self._measured.items() if self._n_steps - at > FORGET_STEPS]:
@@ -231,6 +234,8 @@ def worthwhile(
         rate = tokens / (step_s(n + m) + guessing_s)
         if rate > best:
             n_best, best = m, rate
+        elif m - n_best >= ROWS_AHEAD:
+            break
     return Counter(i for _, i in rows[:n_best])
 
 

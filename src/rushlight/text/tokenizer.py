@@ -189,6 +189,11 @@ class Tokenizer:
         """Every token with its id."""
         return self._library.get_vocab()
 
+    def to_json(self) -> str:
+        """The tokenizer in the format of tokenizer.json."""
+        text: str = self._library.to_str()
+        return text
+
     def __repr__(self) -> str:
         return f"<Tokenizer: ids up to {self.vocab_size - 1}>"
 

@@ -1,0 +1,110 @@
+"""Texts that must match a JSON schema or a pattern: which tokens may come next, by the llguidance library."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rushlight.errors import GenerationError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from rushlight.text.tokenizer import Tokenizer
+
+__all__ = ["Constraint", "Grammars"]
+
+
+_SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""As Python's json module writes it: a model that may choose could fill the text with spaces."""
+
+
+class Constraint:
+    """What may come next in one text, as it grows."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """(V,): whether each token may be the next. The end-of-text tokens may where the text is complete."""
+        return np.frombuffer(self._matcher.compute_logit_bias(), np.uint8) > 0
+
+    def take(self, token_id: int) -> None:
+        """Takes the token that was chosen.
+
+        Raises:
+            GenerationError: the library gives up: the grammar costs too much.
+        """
+        if not self._matcher.consume_token(token_id):
+            reason = self._matcher.get_error().partition("\n")[0]
+            raise GenerationError(f"the text cannot be held to its grammar: {reason}")
+
+    def copy(self) -> Constraint:
+        """The same for another text, from here on."""
+        return Constraint(self._matcher.deep_copy())
+
+
+class Grammars:
+    """Makes constraints in the tokens of one model.
+
+    Args:
+        tokenizer: the model's.
+        vocab_size: V, of its logits.
+        eos_ids: its end-of-text tokens, at least one.
+
+    Raises:
+        RequestError: llguidance is not installed, there is no end-of-text token, or the library does not know how to
+            take this tokenizer's tokens for bytes.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_ids: Sequence[int]) -> None:
+        try:
+            import llguidance
+        except ImportError:
+            raise RequestError(
+                "json_schema and regex need the llguidance library", remedy="pip install 'rushlight[constrain]'"
+            ) from None
+        if not eos_ids:
+            raise RequestError("json_schema and regex need an end-of-text token, and the model has none")
+        self._matcher = llguidance.LLMatcher
+        try:
+            self._tokens = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=vocab_size, eos_token=list(eos_ids))
+        except ValueError as error:
+            raise RequestError(f"json_schema and regex do not work with this tokenizer: {error}") from None
+
+    def json_schema(self, schema: Mapping[str, Any] | str) -> Constraint:
+        """JSON that a schema accepts (json-schema.org; what llguidance does not know of it is refused).
+
+        Raises:
+            RequestError: it is no schema, or needs what is not known.
+        """
+        try:
+            text = json.dumps(json.loads(schema) if isinstance(schema, str) else dict(schema))
+        except (RecursionError, TypeError, ValueError) as error:
+            raise RequestError(f"json_schema is not JSON: {error}") from None
+        return self._constraint("json_schema", self._matcher.grammar_from_json_schema(text, defaults=_SPACES))
+
+    def regex(self, pattern: str) -> Constraint:
+        """Text that a pattern matches from its beginning to its end, in the syntax of Rust's regex crate.
+
+        Raises:
+            RequestError: it is no pattern, or has what the syntax does not have, such as look-around.
+        """
+        return self._constraint("regex", self._matcher.grammar_from_regex(pattern))
+
+    def _constraint(self, name: str, grammar: str) -> Constraint:
+        matcher = self._matcher(self._tokens, grammar, log_level=0)
+        if matcher.is_error():
+            raise RequestError(f"{name} cannot be used: {_words(matcher.get_error())}")
+        return Constraint(matcher)
+
+
+def _words(error: str) -> str:
+    """The library's explanation, without the picture of the place."""
+    lines = [line.strip() for line in error.splitlines()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return "; ".join(told) or lines[0]
