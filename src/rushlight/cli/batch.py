@@ -20,6 +20,7 @@ from rushlight.cli.options import (
     Device,
     Dtype,
     Offline,
+    Port,
     Revision,
     Threads,
 )
@@ -77,6 +78,7 @@ def batch(
     threads: Threads = None,
     offline: Offline = False,
     revision: Revision = None,
+    port: Port = None,
     parallel: Annotated[
         int, typer.Option("--parallel", metavar="N", rich_help_panel=MODEL, help="Generate N texts at once.")
     ] = 16,
@@ -188,7 +190,7 @@ def batch(
         results = _Stdout() if output == "-" else stack.enter_context(ResultsFile(output, force=force))
         with status(f"loading {model or 'the embedded model'}"):
             loaded = rushlight.load(
-                model, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision
+                model, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision, port=port
             )
         job = Job(loaded, requests, results, max_active=parallel, ordered=ordered, echo=echo)
         total = Path(prompts).stat().st_size if Path(prompts).is_file() else None

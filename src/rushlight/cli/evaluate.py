@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import OUTPUT, TEXT, Debug, Device, Dtype, Offline, Revision, Source, Threads
+from rushlight.cli.options import OUTPUT, TEXT, Debug, Device, Dtype, Offline, Port, Revision, Source, Threads
 from rushlight.cli.progress import progress_bar
 from rushlight.cli.terminal import out, status
 
@@ -54,6 +54,7 @@ def evaluate(
     threads: Threads = None,
     offline: Offline = False,
     revision: Revision = None,
+    port: Port = None,
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object on stdout.")
     ] = False,
@@ -72,7 +73,7 @@ def evaluate(
         total = None if text == "-" else os.fstat(file.fileno()).st_size
         with status(f"loading {source or 'the embedded model'}"):
             loaded = rushlight.load(
-                source, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision
+                source, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision, port=port
             )
         with progress_bar("eval", total) as update:
 
