@@ -113,7 +113,11 @@ def test_a_file_is_read_as_it_is(text):
 
 @pytest.mark.parametrize(
     ("data", "offset"),
-    [(b"ab\xff", 2), (b"a" * PIECE_BYTES + b"b\xc3(", PIECE_BYTES + 1), (b"a" * (PIECE_BYTES - 1) + b"\xc3(", PIECE_BYTES - 1)],
+    [
+        (b"ab\xff", 2),
+        (b"a" * PIECE_BYTES + b"b\xc3(", PIECE_BYTES + 1),
+        (b"a" * (PIECE_BYTES - 1) + b"\xc3(", PIECE_BYTES - 1),
+    ],
 )
 def test_what_is_not_utf8_is_told_with_its_byte(data, offset):
     with pytest.raises(RequestError, match="not UTF-8") as error:
