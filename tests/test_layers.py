@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "rushlight"
 # The picture in CONTRIBUTING.md, from the roof down. It is what the tests below read.
 LAYERS = """\
 cli/                                  one file a command: flags, printing, exit codes
-bench/                                how fast a model runs here, and what it needs
+bench/         jobs/                  how fast a model runs here, and what it needs; files of requests
 __init__.py                           the public names
 proof/                                a port compared with PyTorch, module by module
 porting/                              does a checkpoint fit, and why not; a port to begin with

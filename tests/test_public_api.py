@@ -12,10 +12,13 @@ from rushlight import errors
 def test_the_public_names_are_these():
     assert rushlight.__all__ == [
         "AsyncStream",
+        "Beam",
         "Generation",
         "Model",
+        "Perplexity",
         "Request",
         "RushlightError",
+        "Score",
         "Stats",
         "Stream",
         "__version__",
@@ -40,7 +43,7 @@ def test_every_public_name_is_there_and_documented(name):
     assert name == "__version__" or inspect.getdoc(value)
 
 
-@pytest.mark.parametrize("name", ["Model", "Stream", "Generation", "Stats"])
+@pytest.mark.parametrize("name", ["Model", "Stream", "Generation", "Stats", "Score", "Perplexity", "Beam"])
 def test_every_public_method_is_documented(name):
     members = {member: value for member, value in vars(getattr(rushlight, name)).items() if not member.startswith("_")}
     undocumented = [

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rushlight.checkpoint import open_checkpoint
     from rushlight.errors import RushlightError
+    from rushlight.generation import Perplexity
     from rushlight.inspection import inspect
     from rushlight.loader import load, load_module
     from rushlight.logit_lens import lens
@@ -25,16 +26,19 @@ if TYPE_CHECKING:
     from rushlight.porting import check
     from rushlight.proof.record import record
     from rushlight.proof.verify import verify
-    from rushlight.result import AsyncStream, Generation, Stats, Stream
+    from rushlight.result import AsyncStream, Beam, Generation, Score, Stats, Stream
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncStream",
+    "Beam",
     "Generation",
     "Model",
+    "Perplexity",
     "Request",
     "RushlightError",
+    "Score",
     "Stats",
     "Stream",
     "__version__",
@@ -50,10 +54,13 @@ __all__ = [
 
 _HOMES = {
     "AsyncStream": "rushlight.result",
+    "Beam": "rushlight.result",
     "Generation": "rushlight.result",
     "Model": "rushlight.model",
+    "Perplexity": "rushlight.generation",
     "Request": "rushlight.model",
     "RushlightError": "rushlight.errors",
+    "Score": "rushlight.result",
     "Stats": "rushlight.result",
     "Stream": "rushlight.result",
     "check": "rushlight.porting",

@@ -13,6 +13,7 @@
     ├── TokenizerError           the tokenizer is missing, broken, or does not fit the model
     ├── DeviceError              the device asked for is not on this machine
     ├── DtypeError               the device does not compute in the dtype asked for
+    ├── JobError                 a batch job does not fit the results that are there
     ├── RequestError             a prompt, a sampling setting or a token id that cannot be honoured
     │   ├── ContextLengthError   the prompt does not leave room in the model's context
     │   ├── MemoryLimitError     its keys and values do not fit in the memory there is
@@ -42,6 +43,7 @@ __all__ = [
     "FormatError",
     "GenerationError",
     "GoldenError",
+    "JobError",
     "LibraryError",
     "MemoryLimitError",
     "NonFiniteError",
@@ -198,6 +200,12 @@ class DtypeError(RushlightError):
     """The device does not compute in the dtype asked for."""
 
     code = "dtype_not_available"
+
+
+class JobError(RushlightError):
+    """A batch job does not fit the results that are there: of other requests, damaged, or being written to."""
+
+    code = "job_does_not_fit"
 
 
 class RequestError(RushlightError):

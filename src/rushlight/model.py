@@ -11,28 +11,41 @@ from fnmatch import fnmatchcase
 from functools import partial
 from numbers import Integral
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 
 from rushlight.errors import ContextLengthError, RequestError, RushlightError, TokenizerError
-from rushlight.generation import Context, Engine, Sampler, SamplingParams, SamplingSettings, Sequence
+from rushlight.generation import (
+    BeamSearch,
+    Context,
+    Engine,
+    Perplexity,
+    Sampler,
+    SamplingParams,
+    SamplingSettings,
+    Scorer,
+    Sequence,
+    windows,
+)
 from rushlight.generation.context import PREFILL_ROWS
 from rushlight.generation.speculation import Draft, PromptLookup
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_paths, patch_hook
-from rushlight.result import AsyncStream, Generation, Stats, Stream, Writer, write_many
-from rushlight.text import StopStrings
+from rushlight.result import AsyncStream, Beam, Generation, Score, Stats, Stream, Writer, write_many
+from rushlight.text import StopStrings, encode_pieces
 from rushlight.text.constraint import Grammars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from collections.abc import Sequence as Ids
     from typing import Unpack
 
     from numpy.typing import NDArray
 
     from rushlight.backends.protocol import Backend
+    from rushlight.generation import FinishReason
     from rushlight.generation.speculation import Guesser
     from rushlight.models import Config
     from rushlight.nn import Module
@@ -41,7 +54,7 @@ if TYPE_CHECKING:
     from rushlight.text import Tokenizer
     from rushlight.text.constraint import Constraint
 
-__all__ = ["AsyncStream", "Generation", "Model", "Request", "Stats", "Stream"]
+__all__ = ["AsyncStream", "Beam", "Generation", "Model", "Request", "Score", "Stats", "Stream"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,21 +234,12 @@ class Model:
         self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings
     ) -> list[Writer]:
         """What a request comes to, checked: a writer for each of its texts."""
-        if not self.module.causal:
-            raise RequestError(
-                f"{type(self.module).__name__} looks at what stands behind a token too: it cannot go on with a text",
-                remedy="`logits` gives what it computes for each token",
-            )
+        self._check_causal()
         params = SamplingParams(**settings)
         if stop and self.tokenizer is None:
             raise self._no_tokenizer("stop strings need a tokenizer")
         prompt_ids = self._ids(prompt) or [self._start_id()]
-        most = self.context_length - (1 if params.max_tokens else 0)
-        if len(prompt_ids) > most:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt_ids)} tokens, and the model's context is {self.context_length}",
-                remedy=f"shorten it by {len(prompt_ids) - most} tokens or more",
-            )
+        self._check_room(prompt_ids, params)
         stop_ids = {*params.stop_ids, *(() if params.ignore_eos else self.eos_ids)}
         constraint = self._constraint(params)
         if constraint is not None:
@@ -307,6 +311,61 @@ class Model:
                 self._engine_made = os.getpid(), engine
             return self._engine_made[1]
 
+    def beam_search(
+        self,
+        prompt: str | Ids[int],
+        *,
+        n_beams: int = 4,
+        max_tokens: int = 100,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
+        n: int = 1,
+        stop_ids: Ids[int] = (),
+        ignore_eos: bool = False,
+    ) -> list[Beam]:
+        """The likeliest texts that go on from a prompt, as far as `n_beams` beams find them: transformers' search.
+
+        Args:
+            prompt: as in `generate`.
+            n_beams: beginnings kept at every step; one beam is `generate`.
+            max_tokens: at most so many new tokens.
+            length_penalty: texts are compared by logprob / length ** length_penalty; above 0 favours long ones.
+            early_stopping: True ends with n_beams finished texts; False when the best beginning, ended as it is, would
+                not be among them; "never" when it cannot come among them at any length.
+            n: how many texts to return, at most n_beams; best first.
+            stop_ids: tokens that end a text, beside the model's end-of-text token.
+            ignore_eos: go on through the end-of-text token.
+
+        Raises:
+            RequestError, TokenizerError, GenerationError: as `generate`.
+        """
+        self._check_causal()
+        if self._tapped_here():
+            raise RequestError("a beam search cannot be traced or patched: its rows are of many texts")
+        params = SamplingParams(max_tokens=max_tokens, stop_ids=stop_ids, ignore_eos=ignore_eos)
+        params.check_vocabulary(self.config.vocab_size)
+        prompt_ids = self._ids(prompt) or [self._start_id()]
+        self._check_room(prompt_ids, params)
+        ends = {*stop_ids, *(() if ignore_eos else self.eos_ids)}
+        search = BeamSearch(
+            n_beams=n_beams,
+            max_tokens=min(max_tokens, self.context_length - len(prompt_ids)),
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            stop_ids=ends,
+            barred=self._barred,
+        )
+        if not isinstance(n, int) or n not in range(1, n_beams + 1):
+            raise RequestError(f"n is {n!r}: it should be 1 to n_beams, {n_beams}")
+        beams = []
+        for text in search.run(self.module, self._backend, self.config.kv_shape, prompt_ids)[:n]:
+            stopped = text.ids[-1] in ends
+            ids = list(text.ids[:-1] if stopped else text.ids)
+            reason: FinishReason = "stop" if stopped else "length" if len(ids) == max_tokens else "context"
+            words = self.tokenizer.decode(ids) if self.tokenizer else ""
+            beams.append(Beam(prompt_ids, ids, words, reason, text.logprob, text.score))
+        return beams
+
     def logits(self, prompt: str | Ids[int]) -> NDArray[np.floating]:
         """The model's logits after every token of a text or of token ids: (T, V), float32.
 
@@ -367,6 +426,70 @@ class Model:
         with self._tap(patch_hook(self._backend, patches)):
             yield
 
+    def score(self, prompt: str | Ids[int], continuation: str | Ids[int]) -> Score:
+        """How likely `continuation` is behind `prompt`: lm-evaluation-harness's loglikelihood.
+
+        Two texts are encoded as that harness does: white space at the end of the prompt is moved to the continuation,
+        and the continuation's tokens are those that the whole has beyond the prompt's own. Token ids are taken as they
+        are; a text beside token ids is encoded alone. An empty prompt is the end-of-text token.
+
+        Raises:
+            RequestError: the continuation has no tokens, an id is out of range, or prompt and continuation together are
+                longer than the context and one token (ContextLengthError): nothing is cut off.
+            TokenizerError: there is text and the model has no tokenizer.
+            GenerationError: the logits hold NaN or infinity.
+        """
+        return next(self.score_many([(prompt, continuation)]))
+
+    def score_many(self, pairs: Iterable[tuple[str | Ids[int], str | Ids[int]]]) -> Iterator[Score]:
+        """`score` of each (prompt, continuation), in order. A prompt that pairs in a row share is computed once."""
+        scorer = self._scorer(self.context_length)
+        for prompt, continuation in pairs:
+            prompt_ids, ids = self._pair_ids(prompt, continuation)
+            logprobs, greedy = scorer.score([*prompt_ids, *ids], len(ids))
+            yield Score(prompt_ids, ids, logprobs.tolist(), bool(greedy.all()))
+
+    def perplexity(
+        self,
+        text: Iterable[str] | Iterable[int],
+        *,
+        window: int | None = None,
+        stride: int | None = None,
+        progress: Callable[[Perplexity], object] | None = None,
+    ) -> Perplexity:
+        """The perplexity of a text of any length, by windows that slide over it.
+
+        Args:
+            text: the text, its pieces as a file gives them, or its token ids; read as they are needed. Pieces are
+                encoded as the whole text is, wherever they are cut (see `rushlight.text.encode_pieces`).
+            window: tokens in a window; None is the model's context.
+            stride: tokens from one window to the next; None is 512, or the window where that is less. A smaller one
+                gives each token more context and takes longer.
+            progress: called with what there is so far after each window.
+
+        Raises:
+            RequestError: window, stride or an id is out of its range, or there are fewer than two tokens.
+            TokenizerError: there is text and the model has no tokenizer.
+            GenerationError: the logits hold NaN or infinity.
+        """
+        window = self.context_length if window is None else window
+        if not 2 <= window <= self.context_length:
+            raise RequestError(f"the window is {window} tokens", expected=f"2 to {self.context_length}, the context")
+        stride = min(512, window) if stride is None else stride
+        if not 1 <= stride <= window:
+            raise RequestError(f"the stride is {stride} tokens", expected=f"1 to {window}, the window")
+        result = Perplexity(window, stride)
+        scorer = self._scorer(window)
+        start = perf_counter()
+        for ids, n_new in windows(self._text_ids(text, result), window, stride):
+            result.add(n_new, scorer.score(ids, min(n_new, len(ids) - 1)).logprobs)
+            result.elapsed_s = perf_counter() - start
+            if progress is not None:
+                progress(result)
+        if not result.n_scored:
+            raise RequestError("there is nothing to predict", expected="2 tokens or more", found=result.n_ids)
+        return result
+
     def __repr__(self) -> str:
         return f"<Model {self.name}: {self.n_parameters:,} parameters, {self.device}, {self.dtype}>"
 
@@ -408,6 +531,67 @@ class Model:
                 raise RequestError(f"no such token: {i}", expected=f"ids from 0 to {self.config.vocab_size - 1}")
             ids.append(int(i))
         return ids
+
+    def _check_room(self, prompt_ids: Ids[int], params: SamplingParams) -> None:
+        most = self.context_length - (1 if params.max_tokens else 0)
+        if len(prompt_ids) > most:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt_ids)} tokens, and the model's context is {self.context_length}",
+                remedy=f"shorten it by {len(prompt_ids) - most} tokens or more",
+            )
+
+    def _check_causal(self) -> None:
+        if not self.module.causal:
+            raise RequestError(
+                f"{type(self.module).__name__} looks at what stands behind a token too: it cannot go on with a text",
+                remedy="`logits` gives what it computes for each token",
+            )
+
+    def _scorer(self, capacity: int) -> Scorer:
+        self._check_causal()
+        tapped_here = self._tapped_here()
+        module = tapped_here.module if tapped_here else self.module
+        return Scorer(module, self._backend, self.config.kv_shape, capacity, in_one_piece=tapped_here is not None)
+
+    def _pair_ids(self, prompt: str | Ids[int], continuation: str | Ids[int]) -> tuple[list[int], list[int]]:
+        """The ids of a prompt and of what follows it, encoded together where both are text."""
+        if isinstance(prompt, str) and isinstance(continuation, str):
+            prompt_ids = self._ids(prompt.rstrip())
+            ids = self._ids(prompt + continuation)[len(prompt_ids) :]
+        else:
+            prompt_ids, ids = self._ids(prompt), self._ids(continuation)
+        prompt_ids = prompt_ids or [self._start_id()]
+        if not ids:
+            raise RequestError("the continuation has no tokens")
+        n_ids = len(prompt_ids) + len(ids)
+        if n_ids > self.context_length + 1:
+            raise ContextLengthError(
+                f"prompt and continuation have {n_ids} tokens, and the model's context is {self.context_length}",
+                remedy=f"shorten them by {n_ids - self.context_length - 1} tokens or more",
+            )
+        return prompt_ids, ids
+
+    def _text_ids(self, text: Iterable[str] | Iterable[int], result: Perplexity) -> Iterator[int]:
+        """The token ids of a text, or of ids, as they are asked for; counts the text's bytes in `result`."""
+        items = iter([text] if isinstance(text, str) else text)
+        first = next(items, None)
+        if first is None:
+            return
+        if not isinstance(first, str):
+            for i in chain([cast("int", first)], cast("Iterator[int]", items)):
+                yield from self._ids([i])
+            return
+        if self.tokenizer is None:
+            raise self._no_tokenizer("there is text to encode")
+
+        def counted() -> Iterator[str]:
+            n_bytes = 0
+            for piece in chain([first], cast("Iterator[str]", items)):
+                n_bytes += len(piece.encode(errors="surrogatepass"))
+                result.n_bytes = n_bytes
+                yield piece
+
+        yield from encode_pieces(self.tokenizer, counted())
 
     def _start_id(self) -> int:
         start = self.eos_ids[0] if self.eos_ids else self.config.bos_token_id

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import RushlightError
 
@@ -76,6 +77,82 @@ class Generation:
 
     def __str__(self) -> str:
         return self.text
+
+    def to_json(self, tokenizer: Tokenizer | None) -> dict[str, Any]:
+        """The text, its ids, why it ended, its seed, and what else was asked for, as values of JSON.
+
+        Args:
+            tokenizer: the model's, for the words of single tokens.
+        """
+
+        def token(token_id: int, logprob: float) -> dict[str, object]:
+            return {"id": token_id, "token": tokenizer and tokenizer.decode([token_id]), "logprob": logprob}
+
+        def entries(logprobs: Iterable[TokenLogprob | None]) -> list[dict[str, object] | None]:
+            return [
+                entry and {**token(entry.id, entry.logprob), "top": [token(*other) for other in entry.top]}
+                for entry in logprobs
+            ]
+
+        record: dict[str, Any] = {
+            "text": self.text,
+            "ids": self.ids,
+            "finish_reason": self.finish_reason,
+            "seed": self.seed,
+        }
+        if self.logprobs is not None:
+            record["logprobs"] = entries(self.logprobs)
+        if self.prompt_logprobs is not None:
+            record["prompt_logprobs"] = entries(self.prompt_logprobs)
+        if self.others:
+            record["others"] = [other.to_json(tokenizer) for other in self.others]
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """A text that beam search found.
+
+    Attributes:
+        prompt_ids: what the model was given; the end-of-text token for an empty prompt.
+        ids: the new tokens, without the stop token.
+        text: the new text; empty where the model has no tokenizer.
+        finish_reason: "stop" (stop token), "length" (max_tokens) or "context" (the model's context is full).
+        logprob: the sum of the tokens' log-probabilities, the stop token's too.
+        score: logprob, divided by the number of those tokens to the power of the length penalty.
+    """
+
+    prompt_ids: list[int]
+    ids: list[int]
+    text: str
+    finish_reason: FinishReason
+    logprob: float
+    score: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a continuation is behind its prompt.
+
+    Attributes:
+        prompt_ids: what stands before it; the end-of-text token for an empty prompt.
+        ids: the continuation's tokens.
+        logprobs: the natural logarithm of the probability of each.
+        is_greedy: whether each of them is the likeliest where it stands: greedy generation would give them.
+    """
+
+    prompt_ids: list[int]
+    ids: list[int]
+    logprobs: list[float]
+    is_greedy: bool
+
+    @property
+    def logprob(self) -> float:
+        """The natural logarithm of the probability of the whole: the sum."""
+        return math.fsum(self.logprobs)
 
 
 class Writer:

@@ -328,3 +328,26 @@ def test_a_number_of_threads_that_is_none(rushlight, threads):
     done = rushlight("generate", "-p", PROMPT, "--threads", threads)
     assert (done.code, done.out) == (2, "")
     assert f"threads is '{threads}'" in done.err
+
+
+def test_the_best_text_of_a_beam_search(rushlight):
+    [best] = library.load().beam_search("Once", n_beams=3, max_tokens=8)
+    done = rushlight("generate", "-p", "Once", "--beams", "3", "-n", "8")
+    assert (done.code, done.out) == (0, f"Once{best.text}\n")
+    record = json.loads(rushlight("generate", "-p", "Once", "--beams", "3", "-n", "8", "--json").out)
+    assert (record["text"], record["ids"], record["score"]) == (best.text, best.ids, best.score)
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--temp", "0.5", "--seed", "1"], "has no --temperature, --seed"),
+        (["--stop", "a", "--logit-bias", "5=1", "--top-k", "3"], "has no --stop, --top-k, --logit-bias"),
+        (["--stats"], "has no --stats"),
+        (["-n", "0"], "max_tokens is 0"),
+    ],
+)
+def test_what_a_beam_search_would_leave_out(rushlight, flags, problem):
+    done = rushlight("generate", "-p", "Once", "--beams", "3", *flags)
+    assert (done.code, done.out) == (2, "")
+    assert problem in " ".join(done.err.split())

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rushlight.cli import bench, check, devices, generate, inspect, lens, port, record, verify
+from rushlight.cli import batch, bench, check, devices, evaluate, generate, inspect, lens, port, record, verify
 from rushlight.cli.options import Command, Debug
 from rushlight.cli.terminal import out
 
@@ -34,6 +34,8 @@ app.command("port", cls=Command, epilog=port.EXAMPLES)(port.port)
 app.command("record", cls=Command, epilog=record.EXAMPLES)(record.record)
 app.command("verify", cls=Command, epilog=verify.EXAMPLES)(verify.verify)
 app.command("lens", cls=Command, epilog=lens.EXAMPLES)(lens.lens)
+app.command("batch", cls=Command, epilog=batch.EXAMPLES)(batch.batch)
+app.command("eval", cls=Command, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("bench", cls=Command, epilog=bench.EXAMPLES)(bench.bench)
 app.command("devices", cls=Command, epilog=devices.EXAMPLES)(devices.devices)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,11 +29,11 @@ from rushlight.cli.terminal import out, say, status
 from rushlight.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from rushlight.generation import SamplingSettings, TokenLogprob
-    from rushlight.result import Generation, Stats
-    from rushlight.text import Tokenizer
+    from rushlight.generation import SamplingParams, SamplingSettings
+    from rushlight.model import Model
+    from rushlight.result import Stats
 
 EXAMPLES = """
 \b
@@ -163,6 +163,15 @@ def generate(
         int,
         typer.Option("--samples", metavar="N", rich_help_panel=SAMPLING, help="Write N texts, each with its own seed."),
     ] = 1,
+    beams: Annotated[
+        int | None,
+        typer.Option(
+            "--beams",
+            metavar="N",
+            rich_help_panel=SAMPLING,
+            help="Search for the likeliest text with N beams; nothing is drawn.",
+        ),
+    ] = None,
     echo: Annotated[
         bool,
         typer.Option("--echo/--no-echo", rich_help_panel=OUTPUT, help="Print the prompt too, which is the default."),
@@ -236,10 +245,10 @@ def generate(
     if not as_json and (logprobs is not None or prompt_logprobs is not None):
         raise typer.BadParameter("the plain text has no place for them: add --json", param_hint="--logprobs")
     # The model checks these too, but by then it may have been downloaded for nothing.
-    SamplingParams(**settings)
+    params = SamplingParams(**settings)
     StopStrings(stop or ())
-    if prompt is None:
-        prompt = _read_stdin()
+    _check_beams(beams, params, {"--stop": stop, "--stats": stats})
+    prompt = _read_stdin() if prompt is None else prompt
     if name is None:
         say("note: no model named: this is the embedded one, of tales; or try: rushlight generate gpt2 -p ...")
 
@@ -256,6 +265,9 @@ def generate(
             draft=draft,
         )
     ready = perf_counter()
+    if beams is not None:
+        _search(loaded, prompt, beams, max_tokens, ignore_eos, echo=echo, as_json=as_json)
+        return
     times = {"load_s": ready - began}
 
     def timed(pieces: Iterable[str]) -> Iterator[str]:
@@ -274,7 +286,7 @@ def generate(
         else:
             print_text(prompt if echo else "", timed(stream))
     if as_json:
-        record = _record(result, loaded.tokenizer)
+        record = result.to_json(loaded.tokenizer)
         rates = {"prefill_tok_s": result.stats.prefill_tok_s, "decode_tok_s": result.stats.decode_tok_s}
         record = {"model": loaded.name, "prompt": prompt, **record, "stats": asdict(result.stats) | rates | times}
         out(json.dumps(record, ensure_ascii=False) + "\n")
@@ -285,33 +297,6 @@ def generate(
         say(_table(result.stats, times))
 
 
-def _record(result: Generation, tokenizer: Tokenizer | None) -> dict[str, object]:
-    """What `--json` says of a text: as OpenAI's API does, in its own words."""
-
-    def token(token_id: int, logprob: float) -> dict[str, object]:
-        return {"id": token_id, "token": tokenizer and tokenizer.decode([token_id]), "logprob": logprob}
-
-    def entries(logprobs: Sequence[TokenLogprob | None]) -> list[dict[str, object] | None]:
-        return [
-            entry and {**token(entry.id, entry.logprob), "top": [token(*other) for other in entry.top]}
-            for entry in logprobs
-        ]
-
-    record: dict[str, object] = {
-        "text": result.text,
-        "ids": result.ids,
-        "finish_reason": result.finish_reason,
-        "seed": result.seed,
-    }
-    if result.logprobs is not None:
-        record["logprobs"] = entries(result.logprobs)
-    if result.prompt_logprobs is not None:
-        record["prompt_logprobs"] = entries(result.prompt_logprobs)
-    if result.others:
-        record["others"] = [_record(other, tokenizer) for other in result.others]
-    return record
-
-
 def print_text(prompt: str, pieces: Iterable[str]) -> None:
     """The prompt and the pieces as they come, then the end of the line, whatever ends them."""
     try:
@@ -320,6 +305,47 @@ def print_text(prompt: str, pieces: Iterable[str]) -> None:
             out(piece)
     finally:
         out("\n")
+
+
+def _check_beams(beams: int | None, params: SamplingParams, flags: dict[str, object]) -> None:
+    """Refuse what a beam search would leave out: these flags, and settings that change how a token is chosen."""
+    from rushlight.generation import BeamSearch, SamplingParams
+
+    if beams is None:
+        return
+    greedy = SamplingParams(max_tokens=params.max_tokens, ignore_eos=params.ignore_eos, logit_bias={})
+    flags |= {
+        "--samples" if field.name == "n" else f"--{field.name.replace('_', '-')}": getattr(params, field.name)
+        != getattr(greedy, field.name)
+        for field in fields(params)
+    }
+    given = [flag for flag, is_given in flags.items() if is_given]
+    if given:
+        raise typer.BadParameter(
+            f"beam search looks for the likeliest text and has no {', '.join(given)}", param_hint="--beams"
+        )
+    BeamSearch(n_beams=beams, max_tokens=params.max_tokens)
+
+
+def _search(
+    model: Model, prompt: str, beams: int, max_tokens: int, ignore_eos: bool, *, echo: bool, as_json: bool
+) -> None:
+    """Print the best text of a beam search."""
+    [best] = model.beam_search(prompt, n_beams=beams, max_tokens=max_tokens, ignore_eos=ignore_eos)
+    if as_json:
+        record = {
+            "model": model.name,
+            "prompt": prompt,
+            "text": best.text,
+            "ids": best.ids,
+            "finish_reason": best.finish_reason,
+            "beams": beams,
+            "logprob": best.logprob,
+            "score": best.score,
+        }
+        out(json.dumps(record, ensure_ascii=False) + "\n")
+    else:
+        print_text(prompt if echo else "", [best.text])
 
 
 def _one_of(source: str | None, model: str | None) -> str | None:

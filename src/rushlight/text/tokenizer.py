@@ -176,6 +176,26 @@ class Tokenizer:
         """A decoder for one text as its tokens come; its pieces add up to what `decode` gives for all of them."""
         return decode_stream(self._decoder, self._token, self._decode)
 
+    @property
+    def cuts_before_spaces(self) -> bool:
+        """Whether a text cut where a space or newline follows what is no white space has the tokens of the whole.
+
+        So it is with GPT-2's own: byte-level BPE over the words of its pre-tokenizer's pattern, nothing done to the
+        text before, and no added token found in it that could reach across.
+        """
+        from tokenizers import models, pre_tokenizers
+
+        library = self._library
+        words = library.pre_tokenizer
+        return (
+            isinstance(library.model, models.BPE)
+            and library.normalizer is None
+            and isinstance(words, pre_tokenizers.ByteLevel)
+            and words.use_regex
+            and not words.add_prefix_space
+            and self._special.keys() == library.get_added_tokens_decoder().keys()
+        )
+
     def has_token(self, token_id: int) -> bool:
         """Whether there is a token with this id."""
         return 0 <= token_id < self.vocab_size and self._library.id_to_token(token_id) is not None

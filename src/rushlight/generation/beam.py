@@ -1,0 +1,207 @@
+"""Beam search: the likeliest texts found by keeping the best few beginnings at every step.
+
+The search is transformers' (generation/utils.py, `_beam_search`, 5.23), for one prompt: which beginnings go on, which
+texts are finished, and when it ends. Beams share the blocks of the KV cache that are full and the same; a beam that
+parts from another computes its last block, at most 64 tokens, again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from rushlight.backends.batch import BLOCK_SIZE, Chunk
+from rushlight.errors import GenerationError, MemoryLimitError, RequestError
+from rushlight.generation.context import PREFILL_ROWS, Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from numpy.typing import NDArray
+
+    from rushlight.backends.batch import KVShape
+    from rushlight.backends.protocol import Backend
+    from rushlight.generation.context import Forward
+
+
+MAX_BEAMS = 64
+
+MAX_PENALTY = 100
+"""A text's length to this power is still a double."""
+
+
+class Hypothesis(NamedTuple):
+    """A finished text.
+
+    Attributes:
+        ids: the new tokens, with the stop token where one ended it.
+        logprob: the sum of their log-probabilities.
+        score: logprob / len(ids) ** length_penalty, by which texts are compared.
+    """
+
+    ids: tuple[int, ...]
+    logprob: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamSearch:
+    """How to search.
+
+    Attributes:
+        n_beams: beginnings kept at every step, and finished texts kept.
+        max_tokens: new tokens of a text, at least one.
+        length_penalty: above 0 favours long texts, below 0 short ones; 0 compares plain sums.
+        early_stopping: True ends when there are n_beams finished texts; False when the best beginning, were it to end
+            now, would not be among them; "never" when it cannot come among them at any length.
+        stop_ids: tokens that finish a text.
+        barred: ids never to be chosen, because no token has them.
+
+    Raises:
+        RequestError: values out of their ranges, all of them in one message.
+    """
+
+    n_beams: int
+    max_tokens: int
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    stop_ids: Collection[int] = ()
+    barred: NDArray[np.int32] | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not isinstance(self.n_beams, int) or self.n_beams not in range(2, MAX_BEAMS + 1):
+            problems.append(f"n_beams is {self.n_beams!r}: it should be a whole number, 2 to {MAX_BEAMS}")
+        if self.max_tokens < 1:
+            problems.append(f"max_tokens is {self.max_tokens!r}: it should be a whole number, 1 or more")
+        if isinstance(self.length_penalty, bool) or not isinstance(self.length_penalty, Real):
+            problems.append(f"length_penalty is {self.length_penalty!r}: it should be a number")
+        elif not abs(self.length_penalty) <= MAX_PENALTY:
+            problems.append(f"length_penalty is {self.length_penalty!r}: it should be within ±{MAX_PENALTY}")
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            problems.append(f"early_stopping is {self.early_stopping!r}: it should be true, false or 'never'")
+        if problems:
+            raise RequestError("; ".join(problems))
+
+    def run(self, forward: Forward, backend: Backend, kv_shape: KVShape, prompt_ids: Sequence[int]) -> list[Hypothesis]:
+        """The finished texts, best first: n_beams of them, or fewer where the vocabulary has no more.
+
+        Raises:
+            MemoryLimitError: the beams' keys and values do not fit in the memory there is.
+            GenerationError: the logits hold NaN or infinity.
+        """
+        beams = _Beams(forward, backend, kv_shape, prompt_ids, self.n_beams, self.max_tokens)
+        logprobs = self._logprobs(beams.start())
+        running: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        finished: list[Hypothesis] = []
+        # So many that n_beams of them go on even if every beam ends in every stop token.
+        n_candidates = max(2, 1 + len(self.stop_ids)) * self.n_beams
+        for length in range(1, self.max_tokens + 1):
+            totals = (logprobs + np.array([logprob for logprob, _ in running])[:, None]).ravel()
+            going_on, parents = [], []
+            for rank, candidate in enumerate(_best(totals, n_candidates)):
+                parent, token = divmod(int(candidate), logprobs.shape[1])
+                total, ids = float(totals[candidate]), (*running[parent][1], token)
+                if token not in self.stop_ids and length < self.max_tokens:
+                    going_on.append((total, ids))
+                    parents.append(parent)
+                elif rank < self.n_beams:
+                    finished.append(Hypothesis(ids, total, total / length**self.length_penalty))
+            finished = sorted(finished, key=lambda text: -text.score)[: self.n_beams]
+            running, parents = going_on[: self.n_beams], parents[: self.n_beams]
+            if not running or (len(finished) == self.n_beams and self._is_over(running[0][0], length, finished[-1])):
+                break
+            logprobs = self._logprobs(beams.step(parents, [ids for _, ids in running]))
+        return finished
+
+    def _is_over(self, best: float, length: int, worst: Hypothesis) -> bool:
+        """Whether no more is to be hoped of the best beginning, of `length` tokens, once there are n_beams texts."""
+        if self.early_stopping is True:
+            return True
+        reached = self.max_tokens if self.early_stopping == "never" and self.length_penalty > 0 else length
+        return bool(best / reached**self.length_penalty <= worst.score)
+
+    def _logprobs(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(B, V) logits -> their log-softmax."""
+        if not np.isfinite(logits).all():
+            raise GenerationError(
+                "the model's logits hold NaN or infinity", remedy="look for NaN or infinity in the weights"
+            )
+        shifted = logits.astype(np.float64)
+        shifted -= shifted.max(axis=1, keepdims=True)
+        shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        if self.barred is not None:
+            shifted[:, self.barred] = -np.inf
+        return shifted
+
+
+def _best(totals: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """The indices of the n greatest, greatest first; of equals the earlier first. Minus infinity is none of them."""
+    if n < totals.size:
+        least = np.partition(totals, -n)[-n]
+        order = np.flatnonzero(totals >= least)
+    else:
+        order = np.arange(totals.size)
+    order = order[np.argsort(-totals[order], kind="stable")][:n]
+    return order[totals[order] > -np.inf]
+
+
+class _Beams:
+    """The beams' keys and values: a table of blocks for each, full blocks shared."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        backend: Backend,
+        kv_shape: KVShape,
+        prompt_ids: Sequence[int],
+        n_beams: int,
+        max_tokens: int,
+    ) -> None:
+        self._prompt_ids = tuple(prompt_ids)
+        shared = len(prompt_ids) // BLOCK_SIZE
+        own = -(-(len(prompt_ids) + max_tokens) // BLOCK_SIZE) - shared
+        self._n_blocks = shared + n_beams * own
+        need, have = self._n_blocks * backend.kv_block_bytes(kv_shape), backend.available_bytes()
+        if need > have:
+            raise MemoryLimitError(
+                f"keys and values of {n_beams} beams of {len(prompt_ids) + max_tokens} tokens do not fit in memory",
+                need_bytes=need,
+                have_bytes=have,
+                remedy="search with fewer beams, or for a shorter text",
+            )
+        self._run = Runner(forward, backend, kv_shape, self._n_blocks)
+        self._tables: list[list[int]] = []
+
+    def start(self) -> NDArray[np.floating]:
+        """Feeds the prompt to one beam: (1, V) logits."""
+        ids = self._prompt_ids
+        table = list(range(-(-len(ids) // BLOCK_SIZE)))
+        self._tables = [table]
+        chunks = [Chunk(ids[at : at + PREFILL_ROWS], at, table) for at in range(0, len(ids), PREFILL_ROWS)]
+        return [self._run([chunk]) for chunk in chunks][-1]
+
+    def step(self, parents: Sequence[int], texts: Sequence[tuple[int, ...]]) -> NDArray[np.floating]:
+        """Goes on with new beams, each a token longer than its parent: (B, V) logits.
+
+        The first of a parent's beams takes over its last block; the others compute theirs from their tokens.
+        """
+        n_fed = len(self._prompt_ids) + len(texts[0]) - 1
+        n_full = n_fed // BLOCK_SIZE
+        heirs = [parent not in parents[:beam] for beam, parent in enumerate(parents)]
+        tables = [
+            self._tables[parent][: None if is_heir else n_full] for parent, is_heir in zip(parents, heirs, strict=True)
+        ]
+        used = {block for table in tables for block in table}
+        free = (block for block in range(self._n_blocks) if block not in used)
+        chunks = []
+        for ids, is_heir, table in zip(texts, heirs, tables, strict=True):
+            if len(table) == n_full:
+                table.append(next(free))
+            start = n_fed if is_heir else n_full * BLOCK_SIZE
+            chunks.append(Chunk((*self._prompt_ids, *ids)[start:], start, table))
+        self._tables = tables
+        return self._run(chunks)

@@ -1,0 +1,204 @@
+"""A batch job: the requests that have no result yet, run together, each result written as it comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rushlight.errors import JobError, RushlightError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from rushlight.jobs.lines import Line
+    from rushlight.jobs.requests import RequestLines
+    from rushlight.model import Model, Request
+    from rushlight.result import Generation
+
+
+class Results(Protocol):
+    """Where results go: a `ResultsFile`, or what only passes them on."""
+
+    last_index: int
+    in_order: bool
+
+    def __len__(self) -> int: ...
+    def digest(self, index: int) -> str | None: ...
+    def append(self, record: dict[str, Any]) -> None: ...
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run of a job has done so far.
+
+    Attributes:
+        n_done: lines that now have a text.
+        n_failed: lines that now have an error.
+        n_skipped: lines whose result was there before.
+        n_bytes: of the input: the lines that have a result, blank lines not counted.
+        prompt_tokens, generated_tokens: of the lines done now.
+        elapsed_s: seconds.
+    """
+
+    n_done: int = 0
+    n_failed: int = 0
+    n_skipped: int = 0
+    n_bytes: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    elapsed_s: float = 0.0
+
+    @property
+    def tok_s(self) -> float:
+        """New tokens a second, of all the texts together."""
+        return self.generated_tokens / self.elapsed_s if self.elapsed_s else 0.0
+
+
+class Job:
+    """The lines of an input, and the results that they have or are to have.
+
+    Args:
+        model: generates.
+        requests: how lines are read.
+        results: where results go, and which are there.
+        max_active: sequences at once.
+        ordered: keep the order of the input: a result waits for those before it.
+        echo: results hold their prompts.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        requests: RequestLines,
+        results: Results,
+        *,
+        max_active: int = 16,
+        ordered: bool = False,
+        echo: bool = False,
+    ) -> None:
+        self.summary = Summary()
+        self._model = model
+        self._requests = requests
+        self._results = results
+        self._max_active = max_active
+        self._ordered = ordered
+        self._echo = echo
+        self._pending: dict[int, dict[str, Any] | None] = {}
+        """With `ordered`: lines read and not written, in order, each with its result where it has come."""
+
+    def check(self, lines: Iterable[Line]) -> None:
+        """Compares the results that are there with the whole input, so that what does not fit is told before any work.
+
+        Raises:
+            JobError: a result is of another request, or of a line that the input does not have; or the results are not
+                in order, or have a gap, and the job is `ordered`.
+        """
+        n_finished = sum(self._is_finished(line) for line in lines)
+        if n_finished < len(self._results):
+            raise JobError(
+                f"there are {len(self._results):,} results, and the input has only {n_finished:,} of their lines",
+                remedy=_OTHERWISE,
+            )
+
+    def run(self, lines: Iterable[Line], progress: Callable[[Summary], object] | None = None) -> Summary:
+        """Runs the lines that have no result. A line that fails has its error for a result, and the others go on.
+
+        Args:
+            lines: read as there is room for them.
+            progress: called after each result.
+
+        Raises:
+            JobError: as `check`, where that was not asked.
+        """
+        start, summary = perf_counter(), self.summary
+        numbers = count()
+        active: dict[int, tuple[Line, Request, Any]] = {}
+
+        def finish(line: Line, result: dict[str, Any]) -> None:
+            summary.n_bytes += line.n_bytes
+            summary.elapsed_s = perf_counter() - start
+            self._write(line.index, result)
+            if progress is not None:
+                progress(summary)
+
+        def requests() -> Iterator[Request]:
+            for line in lines:
+                if self._is_finished(line):
+                    summary.n_skipped += 1
+                    summary.n_bytes += line.n_bytes
+                    continue
+                if self._ordered:
+                    self._pending[line.index] = None
+                try:
+                    request, name = self._requests.parse(line)
+                except RushlightError as error:
+                    finish(line, self._failure(line, None, error))
+                    continue
+                active[next(numbers)] = line, request, name
+                yield request
+
+        for number, result in self._model.generate_many(requests(), max_active=self._max_active):
+            line, request, name = active.pop(number)
+            if isinstance(result, RushlightError):
+                finish(line, self._failure(line, name, result))
+            else:
+                finish(line, self._success(line, name, request, result))
+        return summary
+
+    def _is_finished(self, line: Line) -> bool:
+        there = self._results.digest(line.index)
+        if self._ordered and (not self._results.in_order or (there is None and line.index < self._results.last_index)):
+            raise JobError(
+                "the results that are there are not in order, or have a gap",
+                remedy="run it without --ordered, or begin again with --force",
+            )
+        if there is not None and there != self._digest(line):
+            raise JobError(
+                f"line {line.index + 1} of the input is not the request that its result answers: the line, the settings"
+                " or the model have changed",
+                remedy=_OTHERWISE,
+            )
+        return there is not None
+
+    def _digest(self, line: Line) -> str:
+        return self._requests.digest(line, self._model.name, self._model.dtype, self._echo)
+
+    def _success(self, line: Line, name: Any, request: Request, generation: Generation) -> dict[str, Any]:
+        self.summary.n_done += 1
+        n_prompt = len(generation.prompt_ids)
+        n_new = sum(len(text.ids) for text in (generation, *generation.others))
+        self.summary.prompt_tokens += n_prompt
+        self.summary.generated_tokens += n_new
+        return {
+            **_head(line, name),
+            **({"prompt": request.prompt} if self._echo else {}),
+            **generation.to_json(self._model.tokenizer),
+            "usage": {"prompt_tokens": n_prompt, "completion_tokens": n_new, "total_tokens": n_prompt + n_new},
+            "request": self._digest(line),
+        }
+
+    def _failure(self, line: Line, name: Any, error: RushlightError) -> dict[str, Any]:
+        self.summary.n_failed += 1
+        return {
+            **_head(line, name),
+            "error": {"type": error.code, "message": str(error)},
+            "request": self._digest(line),
+        }
+
+    def _write(self, index: int, result: dict[str, Any]) -> None:
+        if not self._ordered:
+            self._results.append(result)
+            return
+        self._pending[index] = result
+        while (first := next(iter(self._pending), None)) is not None and (ready := self._pending[first]) is not None:
+            self._results.append(ready)
+            del self._pending[first]
+
+
+_OTHERWISE = "name another file with -o, or begin again with --force"
+
+
+def _head(line: Line, name: Any) -> dict[str, Any]:
+    return {"index": line.index} if name is None else {"index": line.index, "id": name}

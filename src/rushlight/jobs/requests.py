@@ -1,0 +1,97 @@
+"""From a line of the input to a request: a JSON object, or a prompt as plain text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, cast
+
+from rushlight.checkpoint.strict_json import parse_json_object
+from rushlight.errors import RequestError, printable_name
+from rushlight.generation import SamplingParams
+from rushlight.generation.philox import philox
+from rushlight.jobs.lines import MAX_LINE_BYTES
+from rushlight.model import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rushlight.generation import SamplingSettings
+    from rushlight.jobs.lines import Line
+
+SETTINGS = tuple(field.name for field in fields(SamplingParams))
+FIELDS = ("prompt", "id", "stop", *SETTINGS)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLines:
+    """How the lines of a job are read.
+
+    Attributes:
+        settings: what holds for lines that do not say otherwise.
+        stop: the same for stop strings.
+        seed: of the job; a line that has none of its own draws by this and its index, in every run.
+        plain_text: a line is a prompt, not a JSON object.
+    """
+
+    settings: SamplingSettings
+    stop: Sequence[str] = ()
+    seed: int = 0
+    plain_text: bool = False
+
+    def parse(self, line: Line) -> tuple[Request, Any]:
+        """The request of a line, and the id that it gives itself: any JSON value, None without one.
+
+        What the model checks, such as the range of a setting, is left to it.
+
+        Raises:
+            RequestError: the line is too long, no JSON object, or has unknown fields or no prompt.
+        """
+        if not line.is_whole:
+            raise RequestError("the line is too long", expected=f"at most {MAX_LINE_BYTES:,} bytes", found=line.n_bytes)
+        if self.plain_text:
+            return Request(_text(line.raw), self.stop, self._settings(line, {})), None
+        members = parse_json_object(line.raw, file="request", error=RequestError)
+        unknown = [f'"{printable_name(name)}"' for name in members if name not in FIELDS]
+        if unknown:
+            raise RequestError(f"unknown field {', '.join(unknown)}", expected=", ".join(FIELDS))
+        if not isinstance(members.get("prompt"), str | list):
+            raise RequestError('"prompt" is missing' if "prompt" not in members else '"prompt" is neither text nor ids')
+        stop = members.get("stop", self.stop)
+        if not isinstance(stop, str) and not all(isinstance(each, str) for each in _list(stop)):
+            raise RequestError('"stop" is neither a text nor a list of texts')
+        settings = {name: value for name, value in members.items() if name in SETTINGS}
+        return Request(members["prompt"], stop, self._settings(line, settings)), members.get("id")
+
+    def digest(self, line: Line, *rest: object) -> str:
+        """16 hex digits that tell this request from others: its line, these settings, and the rest of what matters."""
+        rules = [dict(self.settings), list(self.stop), self.seed, self.plain_text, *rest]
+        return blake2b(line.raw, digest_size=8, key=blake2b(json.dumps(rules).encode()).digest()).hexdigest()
+
+    def _settings(self, line: Line, given: dict[str, Any]) -> SamplingSettings:
+        settings: dict[str, Any] = {**self.settings, **given}
+        if settings.get("seed") is None:
+            settings["seed"] = philox((line.index, 1, 0, 0), (self.seed, 0))[0]  # the draws themselves have 0 there
+        if isinstance(settings.get("logit_bias"), dict):
+            settings["logit_bias"] = {_token_id(key): value for key, value in settings["logit_bias"].items()}
+        return cast("SamplingSettings", settings)
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError("the prompt is not UTF-8", offset=error.start, found=f"0x{raw[error.start]:02x}") from None
+
+
+def _list(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _token_id(key: int | str) -> int:
+    """A token id, which as a JSON key is text."""
+    try:
+        return int(key)
+    except ValueError:
+        raise RequestError("a key of logit_bias is no token id", found=printable_name(str(key))) from None

@@ -1,0 +1,172 @@
+"""Beam search: transformers' answers, an exhaustive search, and the cache that beams share."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rushlight
+from rushlight.errors import ContextLengthError, GenerationError, MemoryLimitError, RequestError
+from rushlight.generation import BeamSearch
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+RECORDED = json.loads((FIXTURES / "gpt2_beams.json").read_text())["cases"]
+END = 7
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The small checkpoints by name, each loaded once."""
+    names = {case["fixture"] for case in RECORDED}
+    return {name: rushlight.load(FIXTURES / "gpt2" / name, threads=1) for name in names}
+
+
+@pytest.fixture
+def model(models):
+    return models["gelu_new"]
+
+
+@pytest.mark.parametrize("case", RECORDED, ids=lambda case: f"{case['fixture']}-{len(case['prompt_ids'])}")
+def test_the_texts_are_those_of_transformers(models, case):
+    found = models[case["fixture"]].beam_search(
+        case["prompt_ids"],
+        n_beams=case["num_beams"],
+        n=case["num_beams"],
+        max_tokens=case["max_tokens"],
+        length_penalty=case["length_penalty"],
+        early_stopping=case["early_stopping"],
+        stop_ids=case["stop_ids"],
+        ignore_eos=True,
+    )
+    expected = [ids[:-1] if ids[-1] in case["stop_ids"] else ids for ids in case["ids"]]
+    assert [beam.ids for beam in found] == expected
+    np.testing.assert_allclose([beam.score for beam in found], case["scores"], rtol=3e-5)
+
+
+def total(model, prompt, ids):
+    return model.score(prompt, list(ids)).logprob
+
+
+@pytest.mark.parametrize("length_penalty", [1.0, 0.0, -1.0])
+def test_with_a_beam_for_every_token_nothing_is_missed(model, length_penalty):
+    """Every text of up to two tokens, tried one by one."""
+    prompt, vocab_size = [5, 9, 30], model.config.vocab_size
+    texts = [(END,), *itertools.product((i for i in range(vocab_size) if i != END), range(vocab_size))]
+    assert vocab_size <= 64
+    firsts = model.score_many([(prompt, [i]) for i in range(vocab_size)])
+    first = [score.logprob for score in firsts]
+    seconds = {i: model.logits([*prompt, i])[-1].astype(np.float64) for i in range(vocab_size) if i != END}
+    second = {i: logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max() for i, logits in seconds.items()}
+    logprobs = [first[text[0]] + (second[text[0]][text[1]] if len(text) > 1 else 0) for text in texts]
+    scores = [logprob / len(text) ** length_penalty for logprob, text in zip(logprobs, texts, strict=True)]
+    best = sorted(range(len(texts)), key=lambda i: -scores[i])[:20]
+
+    found = model.beam_search(
+        prompt,
+        n_beams=vocab_size,
+        n=20,
+        max_tokens=2,
+        length_penalty=length_penalty,
+        early_stopping="never",
+        stop_ids=[END],
+        ignore_eos=True,
+    )
+    assert [beam.ids for beam in found] == [[i for i in texts[n] if i != END] for n in best]
+    np.testing.assert_allclose([beam.score for beam in found], [scores[n] for n in best], rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_prompt", [1, 62, 63, 64, 65, 127, 128])
+def test_a_beam_has_the_logprob_that_its_text_has_alone(model, n_prompt):
+    """Whatever blocks it shared, took over or computed again, over two ends of blocks."""
+    prompt = [(11 * i) % 60 + 1 for i in range(n_prompt)]
+    found = model.beam_search(prompt, n_beams=5, n=5, max_tokens=70, ignore_eos=True)
+    assert len({tuple(beam.ids) for beam in found}) == 5
+    for beam in found:
+        assert (beam.finish_reason, len(beam.ids)) == ("length", 70)
+        assert beam.logprob == pytest.approx(total(model, prompt, beam.ids), rel=1e-12)
+        assert beam.score == beam.logprob / 70
+
+
+def test_the_best_text_is_likelier_than_the_greedy_one():
+    model = rushlight.load()
+    prompt = "Once upon a time"
+    greedy = model.generate(prompt, max_tokens=20)
+    best, *others = model.beam_search(prompt, n_beams=4, n=4, max_tokens=20)
+    assert best.logprob > model.score(greedy.prompt_ids, greedy.ids).logprob
+    assert best.text == model.tokenizer.decode(best.ids) == str(best)
+    assert [beam.score for beam in others] == sorted((beam.score for beam in others), reverse=True)
+    assert best.prompt_ids == greedy.prompt_ids
+
+
+def test_a_stop_token_is_counted_and_not_shown(model):
+    ends = [i for i in range(model.config.vocab_size) if i % 3]
+    [best] = model.beam_search([5], n_beams=3, max_tokens=9, stop_ids=ends, ignore_eos=True)
+    assert best.finish_reason == "stop"
+    with_end = [total(model, [5], [*best.ids, end]) for end in ends]
+    assert any(math.isclose(best.logprob, each, rel_tol=1e-12) for each in with_end)
+    assert best.score == best.logprob / (len(best.ids) + 1)
+
+
+def test_the_context_ends_a_text(model):
+    length = model.context_length
+    [best] = model.beam_search([5] * (length - 3), n_beams=2, max_tokens=9, ignore_eos=True)
+    assert (len(best.ids), best.finish_reason) == (3, "context")
+    with pytest.raises(ContextLengthError):
+        model.beam_search([5] * length)
+
+
+def test_tokens_that_no_text_has_are_not_chosen():
+    model = rushlight.load()
+    model._barred = np.array([12, 277], np.int32)
+    found = model.beam_search("Once upon a time", n_beams=3, n=3, max_tokens=12)
+    assert not {12, 277} & {i for beam in found for i in beam.ids}
+
+
+def test_logits_that_are_not_finite(model, monkeypatch):
+    backend = model._backend
+    monkeypatch.setattr(backend, "to_numpy", lambda x: np.full((1, 61), np.nan, np.float32))
+    with pytest.raises(GenerationError, match="NaN or infinity"):
+        model.beam_search([5])
+
+
+def test_memory_is_asked_for_first(model, monkeypatch):
+    monkeypatch.setattr(model._backend, "available_bytes", lambda: 100_000, raising=False)
+    with pytest.raises(MemoryLimitError, match=r"3 beams of 59 tokens do not fit .* search with fewer beams"):
+        model.beam_search([5] * 9, n_beams=3, max_tokens=50)
+
+
+def test_what_cannot_be_traced(model):
+    with model.trace(), pytest.raises(RequestError, match="cannot be traced or patched"):
+        model.beam_search([5])
+
+
+def test_all_that_is_wrong_with_a_search_is_told():
+    with pytest.raises(RequestError) as error:
+        BeamSearch(n_beams=1, max_tokens=0, length_penalty=math.nan, early_stopping="no")
+    assert str(error.value).count("should be") == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_beams": 65},
+        {"n_beams": 4.0},
+        {"n_beams": True},
+        {"n": 0},
+        {"n": 5},
+        {"max_tokens": 0},
+        {"max_tokens": 1.5},
+        {"length_penalty": "1"},
+        {"length_penalty": math.inf},
+        {"length_penalty": True},
+        {"early_stopping": 1},
+        {"stop_ids": [4096]},
+        {"stop_ids": [-1]},
+    ],
+)
+def test_settings_out_of_their_ranges(model, settings):
+    with pytest.raises(RequestError):
+        model.beam_search([5], **settings)

@@ -1,0 +1,184 @@
+"""Jobs, with requests that finish one after another and with some that overtake."""
+
+import io
+import json
+import re
+
+import pytest
+
+from rushlight.errors import JobError
+from rushlight.jobs import Job, RequestLines, ResultsFile, read_lines
+
+INPUT = "".join(
+    json.dumps({"prompt": f"The {animal} said", "id": animal, "temperature": 0.8 * (n % 3), "max_tokens": 2 + n % 4})
+    + "\n"
+    for n, animal in enumerate(["wolf", "fox", "hen", "king", "mouse", "cat", "dog", "owl", "hare", "bear"])
+)
+BROKEN = INPUT.replace('"The hen said"', '"The hen said"]').replace(
+    '"id": "cat", "temperature": 1.6', '"temperature": "hot"'
+)
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def lines(text):
+    return read_lines(io.BytesIO(text.encode()))
+
+
+def run(model, path, text=INPUT, *, ordered=False, check=True, seed=0, stop_after=None):
+    """A run of the job; with `stop_after` it is interrupted when so many results are there."""
+
+    def progress(summary):
+        if summary.n_done + summary.n_failed == stop_after:
+            raise KeyboardInterrupt
+
+    with ResultsFile(path) as results:
+        job = Job(model, RequestLines({"max_tokens": 3}, seed=seed), results, ordered=ordered)
+        if check:
+            job.check(lines(text))
+        return job.run(lines(text), progress)
+
+
+def test_every_line_has_the_text_that_it_has_alone(model, tmp_path):
+    out = tmp_path / "out.jsonl"
+    summary = run(model, out)
+    found = sorted(records(out), key=lambda record: record["index"])
+    assert [record["index"] for record in found] == list(range(10))
+    for record, request in zip(found, map(json.loads, INPUT.splitlines()), strict=True):
+        alone = model.generate(
+            request["prompt"],
+            max_tokens=request["max_tokens"],
+            temperature=request["temperature"],
+            seed=record["seed"],
+        )
+        assert (record["id"], record["text"], record["ids"]) == (request["id"], alone.text, alone.ids)
+        assert (record["finish_reason"], record["seed"]) == (alone.finish_reason, alone.seed)
+        n_prompt, n_new = len(alone.prompt_ids), len(alone.ids)
+        assert record["usage"] == {
+            "prompt_tokens": n_prompt,
+            "completion_tokens": n_new,
+            "total_tokens": n_prompt + n_new,
+        }
+    assert (summary.n_done, summary.n_failed, summary.n_skipped) == (10, 0, 0)
+    assert summary.n_bytes == len(INPUT)
+    assert summary.generated_tokens == sum(len(record["ids"]) for record in found)
+    assert summary.tok_s > 0
+
+
+def test_a_line_that_fails_has_its_error_and_the_others_go_on(model, tmp_path):
+    out = tmp_path / "out.jsonl"
+    summary = run(model, out, BROKEN)
+    assert (summary.n_done, summary.n_failed) == (8, 2)
+    errors = {record["index"]: record["error"] for record in records(out) if "error" in record}
+    assert errors.keys() == {2, 5}
+    assert errors[2]["type"] == errors[5]["type"] == "invalid_request"
+    assert "not JSON" in errors[2]["message"]
+    assert errors[5]["message"] == "temperature is 'hot': it should be a number, 0 or more"
+
+
+@pytest.mark.usefixtures("finishing_in_disorder")
+def test_results_come_as_they_are_finished_or_in_order(model, tmp_path):
+    run(model, tmp_path / "out.jsonl", BROKEN)
+    run(model, tmp_path / "ordered.jsonl", BROKEN, ordered=True)
+    loose, ordered = (tmp_path / name for name in ("out.jsonl", "ordered.jsonl"))
+    assert [record["index"] for record in records(loose)] != list(range(10))
+    assert [record["index"] for record in records(ordered)] == list(range(10))
+    assert sorted(loose.read_bytes().splitlines()) == sorted(ordered.read_bytes().splitlines())
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("check", [False, True], ids=["from a pipe", "from a file"])
+@pytest.mark.usefixtures("finishing_in_disorder")
+def test_a_resumed_job_gives_what_an_uninterrupted_one_gives(model, tmp_path, ordered, check):
+    whole = tmp_path / "whole.jsonl"
+    run(model, whole, BROKEN, ordered=ordered)
+    for stop_after in (1, 5, 9):
+        out = tmp_path / f"{stop_after}.jsonl"
+        with pytest.raises(KeyboardInterrupt):
+            run(model, out, BROKEN, ordered=ordered, stop_after=stop_after)
+        there = len(records(out)) if out.exists() else 0
+        summary = run(model, out, BROKEN, ordered=ordered, check=check)
+        assert (summary.n_skipped, summary.n_done + summary.n_failed) == (there, 10 - there)
+        assert summary.n_bytes == len(BROKEN)
+        found, expected = out.read_bytes(), whole.read_bytes()
+        assert found == expected if ordered else sorted(found.splitlines()) == sorted(expected.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"text": INPUT.replace("hen", "Hen")}, "line 3 of the input is not the request that its result answers"),
+        ({"text": INPUT[INPUT.index("\n") + 1 :]}, "line 1 of the input is not the request"),
+        ({"seed": 1}, "line 1 of the input is not the request"),
+        ({"text": "".join(INPUT.splitlines(keepends=True)[:4])}, "there are 10 results, .* only 4 of their lines"),
+    ],
+)
+def test_a_job_that_has_changed_is_refused_before_any_work(model, tmp_path, change, problem):
+    out = tmp_path / "out.jsonl"
+    run(model, out)
+    before = out.read_bytes()
+    change = {"text": INPUT, **change}
+    change["text"] += "\n" * 20 + '{"prompt": "One more"}'
+    with pytest.raises(JobError, match=f"{problem}.*--force"):
+        run(model, out, **change)
+    assert out.read_bytes() == before
+
+
+def test_what_is_added_to_the_input_is_done(model, tmp_path):
+    out = tmp_path / "out.jsonl"
+    run(model, out)
+    summary = run(model, out, INPUT + '\n\n{"prompt": "One more"}')
+    assert (summary.n_done, summary.n_skipped) == (1, 10)
+    assert records(out)[-1]["index"] == 12
+
+
+@pytest.mark.parametrize(("removed", "ordered_is_refused"), [([3], True), ([9], False), ([8, 9], False)])
+def test_lines_taken_out_of_the_results_are_done_again(model, tmp_path, removed, ordered_is_refused):
+    out = tmp_path / "out.jsonl"
+    run(model, out, ordered=True)
+    whole = out.read_text().splitlines(keepends=True)
+    out.write_text("".join(line for n, line in enumerate(whole) if n not in removed))
+    if ordered_is_refused:
+        with pytest.raises(JobError, match=r"not in order, or have a gap\. run it without --ordered"):
+            run(model, out, ordered=True)
+        run(model, out)
+    else:
+        run(model, out, ordered=True)
+        assert out.read_text() == "".join(whole)
+    assert sorted(out.read_text().splitlines(keepends=True)) == sorted(whole)
+
+
+@pytest.mark.usefixtures("finishing_in_disorder")
+def test_results_in_another_order_cannot_be_gone_on_with_in_order(model, tmp_path):
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run(model, out, stop_after=4)
+    with pytest.raises(JobError, match="not in order"):
+        run(model, out, ordered=True)
+
+
+def test_lines_are_read_as_there_is_room(model, tmp_path):
+    read = []
+
+    def endless():
+        for line in lines('{"prompt": "a"}\n' * 1000):
+            read.append(line.index)
+            yield line
+
+    def progress(summary):
+        assert len(read) <= summary.n_done + 2 * 4
+        if summary.n_done == 10:
+            raise KeyboardInterrupt
+
+    with ResultsFile(tmp_path / "out.jsonl") as results, pytest.raises(KeyboardInterrupt):
+        Job(model, RequestLines({"max_tokens": 1}), results, max_active=4).run(endless(), progress)
+
+
+def test_prompts_are_in_the_results_where_asked(model, tmp_path):
+    with ResultsFile(tmp_path / "out.jsonl") as results:
+        job = Job(model, RequestLines({"max_tokens": 1}), results, echo=True)
+        job.run(lines('{"prompt": "The “king”"}\n{"prompt": [5, 6]}\n'))
+    assert [record["prompt"] for record in records(tmp_path / "out.jsonl")] == ["The “king”", [5, 6]]
+    assert re.search("The “king”", (tmp_path / "out.jsonl").read_text(encoding="utf-8"))

@@ -1,0 +1,88 @@
+"""What a line asks for."""
+
+import json
+
+import pytest
+
+from rushlight.errors import RequestError
+from rushlight.jobs import Line, RequestLines
+from rushlight.jobs.lines import MAX_LINE_BYTES
+
+
+def line(content, index=0):
+    raw = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False).encode()
+    return Line(index, raw, len(raw) + 1)
+
+
+def test_a_line_says_what_it_likes_and_the_job_the_rest():
+    lines = RequestLines({"max_tokens": 7, "temperature": 0.5}, ("stop",), seed=3)
+    request, name = lines.parse(line({"prompt": "é", "id": [1, {"a": None}], "temperature": 1, "seed": 9}))
+    assert (request.prompt, request.stop, name) == ("é", ("stop",), [1, {"a": None}])
+    assert request.settings == {"max_tokens": 7, "temperature": 1, "seed": 9}
+    request, name = lines.parse(line({"prompt": [5, 6], "stop": ["a", "b"], "logit_bias": {"50": -1.5}, "seed": 0}))
+    assert (request.prompt, request.stop, name) == ([5, 6], ["a", "b"], None)
+    assert request.settings["logit_bias"] == {50: -1.5}
+
+
+def test_a_line_without_a_seed_has_one_by_its_place():
+    def seed(index, job_seed=0, **members):
+        request, _ = RequestLines({}, seed=job_seed).parse(line({"prompt": "x", **members}, index))
+        return request.settings["seed"]
+
+    seeds = {seed(index, job_seed) for index in range(50) for job_seed in (0, 1, 2**64 - 1)}
+    assert len(seeds) == 150
+    assert seed(7, 5) == seed(7, 5, temperature=1.0, seed=None)
+
+
+def test_a_line_of_plain_text_is_its_prompt():
+    lines = RequestLines({"max_tokens": 2}, plain_text=True)
+    request, name = lines.parse(line(b'{"prompt": "no JSON', 4))
+    assert (request.prompt, name) == ('{"prompt": "no JSON', None)
+    with pytest.raises(RequestError, match="byte 1: the prompt is not UTF-8"):
+        lines.parse(line(b"a\xff"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (b"nonsense", "not JSON"),
+        (b'{"prompt": "a"', "not JSON"),
+        (b'{"prompt": "a"} {}', "not JSON"),
+        (b'["prompt"]', "the top level is not a JSON object"),
+        (b'{"prompt": "a", "prompt": "b"}', "stands twice"),
+        (b'{"prompt": "a", "temperature": NaN}', "NaN is not JSON"),
+        (b'{"prompt": "\\ud800"}', "surrogate"),
+        (b'{"prompt": "\xff"}', "not UTF-8"),
+        (b'{"prompt": ' + b"[" * 100_000, "nested too deeply"),
+        (b"{}", '"prompt" is missing'),
+        (b'{"prompt": null}', "neither text nor ids"),
+        (b'{"prompt": {"text": "a"}}', "neither text nor ids"),
+        (
+            b'{"prompt": "a", "max_token": 3, "\\u001b[31m": 1}',
+            r'unknown field "max_token", "\\x1b\[31m" \(expected prompt',
+        ),
+        (b'{"custom_id": "a", "body": {}}', 'unknown field "custom_id", "body"'),
+        (b'{"prompt": "a", "stop": 3}', '"stop" is neither'),
+        (b'{"prompt": "a", "stop": ["a", null]}', '"stop" is neither'),
+        (b'{"prompt": "a", "logit_bias": {"x": 1}}', "a key of logit_bias is no token id"),
+        (b'{"prompt": "' + b"a" * MAX_LINE_BYTES + b'"}', "the line is too long .*8,388,608"),
+    ],
+)
+def test_what_is_no_request(raw, problem):
+    with pytest.raises(RequestError, match=problem):
+        RequestLines({}).parse(line(raw))
+
+
+def test_a_digest_is_of_all_that_matters():
+    base = RequestLines({"max_tokens": 3}, ("a",), 1)
+    others = [
+        RequestLines({"max_tokens": 4}, ("a",), 1),
+        RequestLines({"max_tokens": 3}, ("b",), 1),
+        RequestLines({"max_tokens": 3}, ("a",), 2),
+        RequestLines({"max_tokens": 3}, ("a",), 1, plain_text=True),
+    ]
+    digests = [lines.digest(line({"prompt": "x"}), "gpt2", "f32") for lines in (base, *others)]
+    digests += [base.digest(line({"prompt": "y"}), "gpt2", "f32"), base.digest(line({"prompt": "x"}), "gpt2", "f16")]
+    assert len(set(digests)) == 7
+    assert all(len(digest) == 16 for digest in digests)
+    assert base.digest(line({"prompt": "x"}, 0), "gpt2", "f32") == base.digest(line({"prompt": "x"}, 9), "gpt2", "f32")

@@ -1,0 +1,98 @@
+"""A file of results after whatever ended the job that wrote it."""
+
+import json
+
+import pytest
+
+from rushlight.errors import JobError
+from rushlight.jobs import ResultsFile
+
+
+def result(index, **members):
+    return {"index": index, "text": "é\n\u2028", **members, "request": f"{index + 1:016x}"}
+
+
+def written(path, *indices):
+    with ResultsFile(path) as results:
+        for index in indices:
+            results.append(result(index))
+    return path.read_bytes()
+
+
+def test_results_are_there_again(tmp_path):
+    path = tmp_path / "out.jsonl"
+    data = written(path, 0, 2, 5)
+    assert [json.loads(line) for line in data.decode().split("\n")[:-1]] == [result(i) for i in (0, 2, 5)]
+    with ResultsFile(path) as results:
+        assert [results.digest(i) for i in (0, 1, 2, 5, 6)] == [f"{1:016x}", None, f"{3:016x}", f"{6:016x}", None]
+        assert (len(results), results.last_index, results.in_order, results.n_failed) == (3, 5, True, 0)
+        results.append(result(1, error={"type": "x", "message": "y"}))
+        assert (len(results), results.last_index, results.in_order, results.n_failed) == (4, 5, False, 1)
+    with ResultsFile(path) as results:
+        assert (len(results), results.in_order, results.n_failed) == (4, False, 1)
+
+
+def test_a_cut_line_is_cut_off_wherever_it_is_cut(tmp_path):
+    path = tmp_path / "out.jsonl"
+    data = written(path, 0, 1)
+    end = data.index(b"\n") + 1
+    for cut in range(end, len(data)):
+        path.write_bytes(data[:cut])
+        with ResultsFile(path) as results:
+            assert (len(results), results.digest(1)) == (1, None)
+            results.append(result(1))
+        assert path.read_bytes() == data
+
+
+def test_a_first_line_that_is_cut(tmp_path):
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(b'{"ind')
+    assert written(path, 0).startswith(b'{"index": 0')
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"my notes",
+        b"my notes\n",
+        b'{"prompt": "a"}\n',
+        b'{"index": true, "request": "0000000000000001"}\n',
+        b'{"index": -1, "request": "0000000000000001"}\n',
+        b'{"index": 1000000000000, "request": "0000000000000001"}\n',
+        b'{"index": 1, "request": "0000000000000000"}\n',
+        b'{"index": 1, "request": "0x00000000000001"}\n',
+        b'{"index": 1, "request": 1}\n',
+        b'{"index": 1, "request": "0000000000000001"}\n' * 2,
+        b'{"index": 1, "request": "0000000000000001"}\n\0\0\0\0',
+        b'{"index": 1, "requ\n{"index": 1, "request": "0000000000000001"}\n',
+    ],
+)
+def test_a_file_of_something_else_is_left_alone(tmp_path, content):
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(JobError, match=r"out.jsonl: line \d is not a result of rushlight batch. .*--force"):
+        ResultsFile(path)
+    assert path.read_bytes() == content
+    with ResultsFile(path, force=True) as results:
+        assert len(results) == 0
+    assert path.read_bytes() == b""
+
+
+def test_only_one_process_writes(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with ResultsFile(path) as results:
+        results.append(result(0))
+        with pytest.raises(JobError, match="another process writes to it"):
+            ResultsFile(path, force=True)
+    assert len(path.read_bytes().splitlines()) == 1
+
+
+def test_a_job_that_came_to_nothing_leaves_no_file(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with pytest.raises(RuntimeError), ResultsFile(path):
+        raise RuntimeError
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(RuntimeError), ResultsFile(path):
+        raise RuntimeError
+    assert path.exists()

@@ -1,0 +1,130 @@
+"""Texts in pieces: read without a change, and encoded as the whole."""
+
+import io
+import random
+
+import pytest
+import tokenizers
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers
+
+from rushlight.errors import RequestError
+from rushlight.text import Tokenizer, encode_pieces, read_pieces
+from rushlight.text.pieces import PIECE_BYTES
+from rushlight.text.tokenizer import MAX_PROMPT_BYTES
+
+WORDS = [
+    "the",
+    "I'll",
+    "x",
+    "ab",
+    "can't",
+    "é",
+    "日本",
+    "語",
+    "😀",
+    "12",
+    "3",
+    "...",
+    "'",
+    "—",
+    "<|endoftext|>",
+    "ﬁ",
+    "é",
+]
+SPACES = [" ", " ", " ", "\n", "\n\n", "  ", "\t", "\r\n", "\u00a0", "\u3000", " \n ", "\x1c", "\x85", ""]
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return Tokenizer.gpt2()
+
+
+def random_text(rng, n):
+    return "".join(rng.choice(WORDS) + rng.choice(SPACES) for _ in range(n))
+
+
+def cut_at_random(rng, text):
+    cuts = sorted(rng.choices(range(len(text) + 1), k=rng.randint(0, 12)))
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_pieces_are_encoded_as_the_whole(gpt2, seed):
+    rng = random.Random(seed)
+    text = random_text(rng, 40)
+    assert gpt2.cuts_before_spaces
+    assert list(encode_pieces(gpt2, cut_at_random(rng, text))) == gpt2.encode(text)
+
+
+def test_tokens_come_before_the_text_has_ended(gpt2):
+    def pieces():
+        yield "Once upon a time"
+        yield " there was"
+        raise RuntimeError("read too far")
+
+    ids = encode_pieces(gpt2, pieces())
+    assert [next(ids) for _ in range(4)] == gpt2.encode("Once upon a time")
+
+
+def other(tmp_path, **changes):
+    """GPT-2's kind of tokenizer with one thing changed."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    library = tokenizers.Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for name, value in changes.items():
+        if name == "added":
+            library.add_tokens([value])
+        else:
+            setattr(library, name, value)
+    path = tmp_path / "tokenizer.json"
+    library.save(str(path))
+    return Tokenizer.from_file(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
+        {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)},
+        {"pre_tokenizer": pre_tokenizers.Whitespace()},
+        {"normalizer": normalizers.NFC()},
+        {"added": AddedToken("upon a time", normalized=False)},
+    ],
+    ids=["prefix space", "no pattern", "not byte-level", "normalizer", "added token"],
+)
+def test_a_text_that_cannot_be_cut_is_encoded_whole(tmp_path, changes):
+    tokenizer = other(tmp_path, **changes)
+    text = "Once upon a time, in ten words"
+    assert not tokenizer.cuts_before_spaces
+    assert list(encode_pieces(tokenizer, [text[:9], text[9:]])) == tokenizer.encode(text)
+    with pytest.raises(RequestError, match="of text cannot be cut without changing the tokens"):
+        list(encode_pieces(tokenizer, [" word" * (MAX_PROMPT_BYTES // 10)] * 3))
+
+
+def test_a_stretch_without_a_space_has_a_bound(gpt2):
+    with pytest.raises(RequestError, match="of text without a space cannot be cut"):
+        list(encode_pieces(gpt2, ("x" * (1 << 18) for _ in range(10**6))))
+
+
+@pytest.mark.parametrize("text", ["", "\ufeffa\r\nb\n", "é" * PIECE_BYTES, "x" + "😀" * PIECE_BYTES])
+def test_a_file_is_read_as_it_is(text):
+    assert "".join(read_pieces(io.BytesIO(text.encode()), "a.txt")) == text
+
+
+@pytest.mark.parametrize(
+    ("data", "offset"),
+    [
+        (b"ab\xff", 2),
+        (b"a" * PIECE_BYTES + b"b\xc3(", PIECE_BYTES + 1),
+        (b"a" * (PIECE_BYTES - 1) + b"\xc3(", PIECE_BYTES - 1),
+    ],
+)
+def test_what_is_not_utf8_is_told_with_its_byte(data, offset):
+    with pytest.raises(RequestError, match="not UTF-8") as error:
+        list(read_pieces(io.BytesIO(data), "a.txt"))
+    assert (error.value.file, error.value.offset) == ("a.txt", offset)
+
+
+def test_a_file_that_ends_inside_a_character():
+    with pytest.raises(RequestError, match="not UTF-8"):
+        list(read_pieces(io.BytesIO("aé".encode()[:-1]), "a.txt"))
