@@ -12,6 +12,7 @@ from rushlight import errors
 def test_the_public_names_are_these():
     assert rushlight.__all__ == [
         "AsyncStream",
+        "Chat",
         "Generation",
         "Model",
         "Request",
@@ -40,7 +41,7 @@ def test_every_public_name_is_there_and_documented(name):
     assert name == "__version__" or inspect.getdoc(value)
 
 
-@pytest.mark.parametrize("name", ["Model", "Stream", "Generation", "Stats"])
+@pytest.mark.parametrize("name", ["Chat", "Model", "Stream", "Generation", "Stats"])
 def test_every_public_method_is_documented(name):
     members = {member: value for member, value in vars(getattr(rushlight, name)).items() if not member.startswith("_")}
     undocumented = [

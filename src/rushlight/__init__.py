@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rushlight.chat import Chat
     from rushlight.checkpoint import open_checkpoint
     from rushlight.errors import RushlightError
     from rushlight.inspection import inspect
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncStream",
+    "Chat",
     "Generation",
     "Model",
     "Request",
@@ -50,6 +52,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncStream": "rushlight.result",
+    "Chat": "rushlight.chat",
     "Generation": "rushlight.result",
     "Model": "rushlight.model",
     "Request": "rushlight.model",

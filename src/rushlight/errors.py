@@ -11,6 +11,7 @@
     ├── BindError                tensors and model do not fit: every problem at once
     ├── PortError                a user's own model file cannot be used, or is not written to its end
     ├── TokenizerError           the tokenizer is missing, broken, or does not fit the model
+    ├── TemplateError            a chat template is malformed, takes too much, or refuses the conversation
     ├── DeviceError              the device asked for is not on this machine
     ├── DtypeError               the device does not compute in the dtype asked for
     ├── RequestError             a prompt, a sampling setting or a token id that cannot be honoured
@@ -51,6 +52,7 @@ __all__ = [
     "RequestError",
     "RushlightError",
     "SourceError",
+    "TemplateError",
     "TokenizerError",
     "TruncatedError",
 ]
@@ -186,6 +188,12 @@ class TokenizerError(RushlightError):
     """The tokenizer is missing, broken, or does not fit the model."""
 
     code = "invalid_tokenizer"
+
+
+class TemplateError(RushlightError):
+    """A chat template is malformed, takes more time or memory than it may, or refuses the conversation."""
+
+    code = "invalid_chat_template"
 
 
 class DeviceError(RushlightError):

@@ -99,6 +99,7 @@ def load(
         name="tales" if source is None else checkpoint.source,
         n_parameters=n_parameters,
         eos_ids=ends,
+        folder=checkpoint.folder,
     )
     if draft is not None:
         model.use_draft(load(draft, device=device, dtype=dtype, threads=threads, offline=offline))

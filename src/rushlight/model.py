@@ -28,6 +28,7 @@ from rushlight.text import StopStrings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from collections.abc import Sequence as Ids
+    from pathlib import Path
     from typing import Unpack
 
     from numpy.typing import NDArray
@@ -76,6 +77,7 @@ class Model:
         name: what was loaded, in the user's word.
         n_parameters: a tied head counted once.
         eos_ids: the tokens that end a text.
+        folder: where its files lie on this machine; None if it was made from none.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Model:
         name: str,
         n_parameters: int,
         eos_ids: tuple[int, ...],
+        folder: Path | None = None,
     ) -> None:
         self.module = module
         self.forward = backend.capture(module)
@@ -96,6 +99,7 @@ class Model:
         self.name = name
         self.n_parameters = n_parameters
         self.eos_ids = eos_ids
+        self.folder = folder
         self._backend = backend
         self._draft: Model | None = None
         self._engine_lock = Lock()
