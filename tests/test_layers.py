@@ -19,6 +19,7 @@ proof/                                a port compared with PyTorch, module by mo
 porting/                              does a checkpoint fit, and why not; a port to begin with
 loader.py      inspection.py          where a source, an architecture, a backend and a tokenizer meet; a source's tree
 logit_lens.py                         what each block would say next
+chat/                                 conversations: templates, turns, and the end of the context
 model.py                              the object that a user holds
 result.py                             a generated text, whole or as it comes
 models/                               one file an architecture
@@ -43,6 +44,7 @@ LIBRARIES = {
     "safetensors": ("proof/record.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),
+    "jinja2": ("chat/worker.py",),
 }
 """Which files may import which library; no other library is imported anywhere."""
 

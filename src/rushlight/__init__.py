@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rushlight.chat import Chat
     from rushlight.checkpoint import open_checkpoint
     from rushlight.errors import RushlightError
     from rushlight.generation import Perplexity
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncStream",
     "Beam",
+    "Chat",
     "Generation",
     "Model",
     "Perplexity",
@@ -55,6 +57,7 @@ __all__ = [
 _HOMES = {
     "AsyncStream": "rushlight.result",
     "Beam": "rushlight.result",
+    "Chat": "rushlight.chat",
     "Generation": "rushlight.result",
     "Model": "rushlight.model",
     "Perplexity": "rushlight.generation",

@@ -11,6 +11,7 @@
     ├── BindError                tensors and model do not fit: every problem at once
     ├── PortError                a user's own model file cannot be used, or is not written to its end
     ├── TokenizerError           the tokenizer is missing, broken, or does not fit the model
+    ├── TemplateError            a chat template is malformed, takes too much, or refuses the conversation
     ├── DeviceError              the device asked for is not on this machine
     ├── DtypeError               the device does not compute in the dtype asked for
     ├── JobError                 a batch job does not fit the results that are there
@@ -53,6 +54,7 @@ __all__ = [
     "RequestError",
     "RushlightError",
     "SourceError",
+    "TemplateError",
     "TokenizerError",
     "TruncatedError",
 ]
@@ -188,6 +190,12 @@ class TokenizerError(RushlightError):
     """The tokenizer is missing, broken, or does not fit the model."""
 
     code = "invalid_tokenizer"
+
+
+class TemplateError(RushlightError):
+    """A chat template is malformed, takes more time or memory than it may, or refuses the conversation."""
+
+    code = "invalid_chat_template"
 
 
 class DeviceError(RushlightError):

@@ -103,6 +103,7 @@ def load(
         n_parameters=n_parameters,
         eos_ids=ends,
         kv_bytes=kv_bytes,
+        folder=checkpoint.folder,
     )
     if draft is not None:
         model.use_draft(load(draft, device=device, dtype=dtype, threads=threads, offline=offline))

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import chain
 from numbers import Integral
 from threading import Lock
 from time import perf_counter
@@ -40,6 +41,7 @@ from rushlight.text.constraint import Grammars
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from collections.abc import Sequence as Ids
+    from pathlib import Path
     from typing import Unpack
 
     from numpy.typing import NDArray
@@ -90,6 +92,7 @@ class Model:
         name: what was loaded, in the user's word.
         n_parameters: a tied head counted once.
         eos_ids: the tokens that end a text.
+        folder: where its files lie on this machine; None if it was made from none.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Model:
         n_parameters: int,
         eos_ids: tuple[int, ...],
         kv_bytes: int | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.module = module
         self.forward = backend.capture(module)
@@ -111,6 +115,7 @@ class Model:
         self.name = name
         self.n_parameters = n_parameters
         self.eos_ids = eos_ids
+        self.folder = folder
         self._backend = backend
         self._kv_bytes = kv_bytes
         self._draft: Model | None = None

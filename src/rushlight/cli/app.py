@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rushlight.cli import batch, bench, check, devices, evaluate, generate, inspect, lens, port, record, verify
+from rushlight.cli import batch, bench, chat, check, devices, evaluate, generate, inspect, lens, port, record, verify
 from rushlight.cli.options import Command, Debug
 from rushlight.cli.terminal import out
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 Examples:
   rushlight generate -p "Once upon a time"
   rushlight generate openai-community/gpt2 -p "My name is" --max-tokens 40
+  rushlight chat openai-community/gpt2
   rushlight inspect model.safetensors
   rushlight --model-path model.safetensors --device cpu --prompt "My name is"
 """,
@@ -28,13 +29,14 @@ Examples:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate", cls=Command, epilog=generate.EXAMPLES)(generate.generate)
+app.command("chat", cls=Command, epilog=chat.EXAMPLES)(chat.chat)
+app.command("batch", cls=Command, epilog=batch.EXAMPLES)(batch.batch)
 app.command("inspect", cls=Command, epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command("check", cls=Command, epilog=check.EXAMPLES)(check.check)
 app.command("port", cls=Command, epilog=port.EXAMPLES)(port.port)
 app.command("record", cls=Command, epilog=record.EXAMPLES)(record.record)
 app.command("verify", cls=Command, epilog=verify.EXAMPLES)(verify.verify)
 app.command("lens", cls=Command, epilog=lens.EXAMPLES)(lens.lens)
-app.command("batch", cls=Command, epilog=batch.EXAMPLES)(batch.batch)
 app.command("eval", cls=Command, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("bench", cls=Command, epilog=bench.EXAMPLES)(bench.bench)
 app.command("devices", cls=Command, epilog=devices.EXAMPLES)(devices.devices)

@@ -12,18 +12,33 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rushlight.cli.options import (
-    MODEL,
     OUTPUT,
     SAMPLING,
     TEXT,
     Debug,
     Device,
+    Draft,
     Dtype,
+    FrequencyPenalty,
+    LogitBias,
+    MaxTokens,
+    MinP,
+    ModelFlag,
     Offline,
     Port,
+    PresencePenalty,
+    RepetitionPenalty,
     Revision,
+    Seed,
     Source,
+    Speculate,
+    Stop,
+    Temperature,
     Threads,
+    TopK,
+    TopP,
+    one_of,
+    parse_biases,
 )
 from rushlight.cli.terminal import out, say, status
 from rushlight.errors import RequestError
@@ -49,9 +64,7 @@ Examples:
 
 def generate(
     source: Source = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="SOURCE", rich_help_panel=MODEL, help="The same as SOURCE.")
-    ] = None,
+    model: ModelFlag = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -68,13 +81,8 @@ def generate(
             help="What to continue. Without it: stdin, less the newline at its end.",
         ),
     ] = None,
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", "-n", metavar="N", rich_help_panel=TEXT, help="Generate at most N tokens.")
-    ] = 100,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option("--stop", metavar="TEXT", rich_help_panel=TEXT, help="Stop before this text. Repeatable."),
-    ] = None,
+    max_tokens: MaxTokens = 100,
+    stop: Stop = None,
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", rich_help_panel=TEXT, help="Go on through the end-of-text token.")
     ] = False,
@@ -96,69 +104,15 @@ def generate(
             help="Write a text that this pattern matches as a whole; needs rushlight[constrain].",
         ),
     ] = None,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "--temperature",
-            "--temp",
-            metavar="T",
-            rich_help_panel=SAMPLING,
-            help="Divide the logits by T; 0 always takes the likeliest token.",
-        ),
-    ] = 0.0,
-    top_k: Annotated[
-        int, typer.Option("--top-k", metavar="K", rich_help_panel=SAMPLING, help="Draw from the K likeliest; 0 is all.")
-    ] = 0,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            "--top-p",
-            metavar="P",
-            rich_help_panel=SAMPLING,
-            help="Draw from the fewest that make up a probability of P.",
-        ),
-    ] = 1.0,
-    min_p: Annotated[
-        float,
-        typer.Option(
-            "--min-p", metavar="P", rich_help_panel=SAMPLING, help="Draw from those P times as likely as the likeliest."
-        ),
-    ] = 0.0,
-    repetition_penalty: Annotated[
-        float,
-        typer.Option(
-            "--repetition-penalty",
-            metavar="X",
-            rich_help_panel=SAMPLING,
-            help="Weaken tokens of prompt and text by the factor X.",
-        ),
-    ] = 1.0,
-    presence_penalty: Annotated[
-        float,
-        typer.Option(
-            "--presence-penalty",
-            metavar="X",
-            rich_help_panel=SAMPLING,
-            help="Take X off the tokens of the text so far.",
-        ),
-    ] = 0.0,
-    frequency_penalty: Annotated[
-        float,
-        typer.Option(
-            "--frequency-penalty",
-            metavar="X",
-            rich_help_panel=SAMPLING,
-            help="Take X off them for each time they occur.",
-        ),
-    ] = 0.0,
-    logit_bias: Annotated[
-        list[str] | None,
-        typer.Option("--logit-bias", metavar="ID=X", rich_help_panel=SAMPLING, help="Add X to a token. Repeatable."),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", metavar="N", rich_help_panel=SAMPLING, help="Draw the same text each time."),
-    ] = None,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    presence_penalty: PresencePenalty = 0.0,
+    frequency_penalty: FrequencyPenalty = 0.0,
+    logit_bias: LogitBias = None,
+    seed: Seed = None,
     samples: Annotated[
         int,
         typer.Option("--samples", metavar="N", rich_help_panel=SAMPLING, help="Write N texts, each with its own seed."),
@@ -176,23 +130,8 @@ def generate(
         bool,
         typer.Option("--echo/--no-echo", rich_help_panel=OUTPUT, help="Print the prompt too, which is the default."),
     ] = True,
-    speculate: Annotated[
-        bool | None,
-        typer.Option(
-            "--speculate/--no-speculate",
-            rich_help_panel=MODEL,
-            help="Guess tokens and check several in one step; the text stays the same. Without either: where it pays.",
-        ),
-    ] = None,
-    draft: Annotated[
-        str | None,
-        typer.Option(
-            "--draft",
-            metavar="SOURCE",
-            rich_help_panel=MODEL,
-            help="A smaller model with the same vocabulary, to guess the tokens with.",
-        ),
-    ] = None,
+    speculate: Speculate = None,
+    draft: Draft = None,
     stats: Annotated[
         bool, typer.Option("--stats", rich_help_panel=OUTPUT, help="Print counts, times and rates on stderr.")
     ] = False,
@@ -222,7 +161,7 @@ def generate(
     from rushlight.generation.params import SamplingParams
     from rushlight.text.stop import StopStrings
 
-    name = _one_of(source, model)
+    name = one_of(source, model)
     settings: SamplingSettings = {
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -232,7 +171,7 @@ def generate(
         "repetition_penalty": repetition_penalty,
         "presence_penalty": presence_penalty,
         "frequency_penalty": frequency_penalty,
-        "logit_bias": dict(_parse_bias(text) for text in logit_bias or []),
+        "logit_bias": parse_biases(logit_bias),
         "seed": seed,
         "ignore_eos": ignore_eos,
         "n": samples,
@@ -346,20 +285,6 @@ def _search(
         out(json.dumps(record, ensure_ascii=False) + "\n")
     else:
         print_text(prompt if echo else "", [best.text])
-
-
-def _one_of(source: str | None, model: str | None) -> str | None:
-    if source is not None and model is not None and source != model:
-        raise typer.BadParameter(f"{model!r} and SOURCE {source!r} are two models", param_hint="--model")
-    return model if source is None else source
-
-
-def _parse_bias(text: str) -> tuple[int, float]:
-    token, _, bias = text.partition("=")
-    try:
-        return int(token), float(bias)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not ID=VALUE, as in 50256=-1.5", param_hint="--logit-bias") from None
 
 
 def _read_schema(file: str) -> str:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from typing import Self
 
 INTERRUPTED = 130
 GRACE_S = 0.4
@@ -33,6 +34,52 @@ def prompt_interrupts() -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(previous)
         os.close(writer)
+
+
+@contextmanager
+def interrupts_end_no_process() -> Iterator[None]:
+    """Within the block, SIGINT is a KeyboardInterrupt and nothing more, for a command that goes on after it."""
+    watcher = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(watcher, warn_on_full_buffer=False)
+
+
+class Interrupts:
+    """Within the block, SIGINT ends a text between two of its pieces, wherever in the work on one it arrives.
+
+    An exception may be raised where nothing can be done with it, as in a destructor, and is then lost. Before the first
+    piece there is nothing to look at the note, so there SIGINT is a KeyboardInterrupt, as is a second one.
+
+    Attributes:
+        came: whether there was one.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._begun = False
+
+    def passing(self, pieces: Iterable[str]) -> Iterator[str]:
+        """The pieces, as far as they come before SIGINT does."""
+        for piece in pieces:
+            self._begun = True
+            yield piece
+            if self.came:
+                return
+
+    def __enter__(self) -> Self:
+        self._previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        if self.came or not self._begun:
+            self.came = True
+            raise KeyboardInterrupt
+        self.came = True
 
 
 def _exit_after_interrupt(reader: int) -> None:

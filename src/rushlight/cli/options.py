@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MODEL, TEXT, SAMPLING, OUTPUT = "Model", "Text", "Sampling", "Output"
 
@@ -77,8 +80,108 @@ Port = Annotated[
         help="Run your own Python file with the model, as `rushlight port` writes it.",
     ),
 ]
+ModelFlag = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="SOURCE", rich_help_panel=MODEL, help="The same as SOURCE.")
+]
+MaxTokens = Annotated[
+    int, typer.Option("--max-tokens", "-n", metavar="N", rich_help_panel=TEXT, help="Generate at most N tokens.")
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", rich_help_panel=TEXT, help="Stop before this text. Repeatable."),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        "--temperature",
+        "--temp",
+        metavar="T",
+        rich_help_panel=SAMPLING,
+        help="Divide the logits by T; 0 always takes the likeliest token.",
+    ),
+]
+TopK = Annotated[
+    int, typer.Option("--top-k", metavar="K", rich_help_panel=SAMPLING, help="Draw from the K likeliest; 0 is all.")
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        "--top-p", metavar="P", rich_help_panel=SAMPLING, help="Draw from the fewest that make up a probability of P."
+    ),
+]
+MinP = Annotated[
+    float,
+    typer.Option(
+        "--min-p", metavar="P", rich_help_panel=SAMPLING, help="Draw from those P times as likely as the likeliest."
+    ),
+]
+RepetitionPenalty = Annotated[
+    float,
+    typer.Option(
+        "--repetition-penalty",
+        metavar="X",
+        rich_help_panel=SAMPLING,
+        help="Weaken tokens of prompt and text by the factor X.",
+    ),
+]
+PresencePenalty = Annotated[
+    float,
+    typer.Option(
+        "--presence-penalty", metavar="X", rich_help_panel=SAMPLING, help="Take X off the tokens of the text so far."
+    ),
+]
+FrequencyPenalty = Annotated[
+    float,
+    typer.Option(
+        "--frequency-penalty", metavar="X", rich_help_panel=SAMPLING, help="Take X off them for each time they occur."
+    ),
+]
+LogitBias = Annotated[
+    list[str] | None,
+    typer.Option("--logit-bias", metavar="ID=X", rich_help_panel=SAMPLING, help="Add X to a token. Repeatable."),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", metavar="N", rich_help_panel=SAMPLING, help="Draw the same text each time.")
+]
+Speculate = Annotated[
+    bool | None,
+    typer.Option(
+        "--speculate/--no-speculate",
+        rich_help_panel=MODEL,
+        help="Guess tokens and check several in one step; the text stays the same. Without either: where it pays.",
+    ),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="SOURCE",
+        rich_help_panel=MODEL,
+        help="A smaller model with the same vocabulary, to guess the tokens with.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 """Declared for the parser and for `--help`; `rushlight.cli.failure` reads it."""
+
+
+def one_of(source: str | None, model: str | None) -> str | None:
+    """The model that is named as SOURCE, by --model, or by neither."""
+    if source is not None and model is not None and source != model:
+        raise typer.BadParameter(f"{model!r} and SOURCE {source!r} are two models", param_hint="--model")
+    return model if source is None else source
+
+
+def parse_biases(texts: Sequence[str] | None) -> dict[int, float]:
+    """What --logit-bias says, by token id."""
+    return dict(_parse_bias(text) for text in texts or ())
+
+
+def _parse_bias(text: str) -> tuple[int, float]:
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not ID=VALUE, as in 50256=-1.5", param_hint="--logit-bias") from None
 
 
 class Command(TyperCommand):

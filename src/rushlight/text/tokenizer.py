@@ -6,7 +6,9 @@ file says so, and can panic with an exception that `except Exception` does not c
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -63,6 +65,7 @@ class Tokenizer:
         self._file = file
         added = library.get_added_tokens_decoder()
         self._special = {token_id: token.content for token_id, token in added.items() if token.special}
+        self._added = sorted((token for token in added.values() if token.content.strip()), key=_longest_first)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -160,6 +163,37 @@ class Tokenizer:
             self._refuse_forged(text, ids)
         return ids
 
+    def encode_marked(self, text: str, typed: Sequence[tuple[int, int]]) -> list[int]:
+        """The token ids of a text in which a program wrote some added tokens, and others may have typed the like.
+
+        An added token, special or not, is itself where all of it lies outside the `typed` stretches. Elsewhere its
+        characters are plain ones. A text in which nobody typed any is encoded just as by `encode` with `allow_special`.
+
+        Args:
+            text: the text.
+            typed: stretches of it, as (start, end), in order.
+
+        Raises:
+            RequestError, TokenizerError: as `encode`.
+        """
+        if not self._added:
+            return self.encode(text)
+        added = self._added_pattern
+        edges = zip([0, *(end for _, end in typed)], [*(start for start, _ in typed), len(text)], strict=True)
+        written = [match.span() for start, end in edges for match in added.finditer(text, start, end)]
+        if written == [match.span() for match in added.finditer(text)]:
+            return self.encode(text, allow_special=True)
+        ids, at = [], 0
+        for start, end in written:
+            ids += self._encode_plain(text[at:start])
+            ids += self.encode(text[start:end], allow_special=True)
+            at = end
+        return ids + self._encode_plain(text[at:])
+
+    def added_tokens(self) -> list[str]:
+        """The text of each token that is found in a text as a whole, before it is cut up; white space left out."""
+        return [token.content for token in self._added]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; U+FFFD stands for bytes that are not UTF-8.
 
@@ -227,12 +261,35 @@ class Tokenizer:
         with _typed("the tokenizer fails on these tokens", self._file):
             return self._library.decode(ids, skip_special_tokens=False)
 
+    @cached_property
+    def _added_pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(_pattern, self._added)))
+
+    def _encode_plain(self, text: str) -> list[int]:
+        """The ids of a text in which no added token counts: the library itself can only leave out the special ones."""
+        library = self._library
+        with _typed("the tokenizer fails on this text", self._file):
+            normal = library.normalizer.normalize_str(text) if library.normalizer else text
+            words = library.pre_tokenizer.pre_tokenize_str(normal) if library.pre_tokenizer else [(normal, (0, 0))]
+            ids = [token.id for word, _ in words if word for token in library.model.tokenize(word)]
+        self._refuse_forged(text, ids)
+        return ids
+
     def _refuse_forged(self, text: str, ids: Sequence[int]) -> None:
         # Unigram and WordLevel models hold special tokens among their words, and find them there in any text.
         for token_id in self._special.keys() & set(ids):
             if self._special[token_id] in text:
                 name = printable_name(self._special[token_id])
                 raise RequestError(f'the text spells the special token "{name}"', remedy="leave it out")
+
+
+def _longest_first(token: tokenizers.AddedToken) -> int:
+    return -len(token.content)
+
+
+def _pattern(token: tokenizers.AddedToken) -> str:
+    """An added token with the white space that it takes with it."""
+    return (r"\s*" if token.lstrip else "") + re.escape(token.content) + (r"\s*" if token.rstrip else "")
 
 
 def _byte_level_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:

@@ -1,0 +1,243 @@
+"""Where a model's way of writing a conversation comes from: what the caller gives, or what lies beside the weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rushlight.chat.formats import EndOfTextTurns, PlainTurns
+from rushlight.chat.provenance import Rendered, compare, shaded
+from rushlight.chat.render import Renderer
+from rushlight.checkpoint import read_json_object
+from rushlight.errors import TemplateError, printable_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from rushlight.model import Model
+
+__all__ = ["ChatTemplate", "TurnFormat", "find_template"]
+
+MAX_TEMPLATE_BYTES = 1 << 20
+MAX_CONFIG_BYTES = 16 << 20
+"""A tokenizer_config.json lists every added token."""
+
+SPECIAL_TOKENS = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
+"""The special tokens that templates know by name, as transformers 5 passes them."""
+
+
+class TurnFormat(Protocol):
+    """A way of writing a conversation for a model to read.
+
+    Attributes:
+        name: what it is, in a few words.
+        note: what is to be said about it before the conversation; None for nothing.
+        stop: strings with which the model would go on to write the other side.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def note(self) -> str | None: ...
+    @property
+    def stop(self) -> tuple[str, ...]: ...
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> Rendered:
+        """The conversation as text, up to where the model is to speak.
+
+        Raises:
+            TemplateError: the conversation cannot be written so.
+        """
+
+
+class ChatTemplate:
+    """A Jinja template, rendered as transformers renders it, in bounded time and memory.
+
+    Args:
+        text: the template.
+        variables: what it sees beside the messages, as `bos_token`, `tools`, `documents`; plain JSON values.
+        file: where it comes from, for errors.
+        now: what `strftime_now` tells it; None is the time of each rendering.
+    """
+
+    note = None
+    stop: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        variables: Mapping[str, Any] | None = None,
+        file: str | os.PathLike[str] | None = None,
+        now: datetime | None = None,
+        name: str = "a chat template",
+    ) -> None:
+        self.name = name
+        self.text = text
+        self._variables = {"tools": None, "documents": None, **(variables or {})}
+        self._file = file
+        self._now = now
+        self._renderer = Renderer()
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> Rendered:
+        """The conversation as text: `add_generation_prompt` is `answer`.
+
+        Raises:
+            TemplateError: the template is malformed, takes too much, or refuses the conversation.
+        """
+        text, shadow = self._renderer.render(
+            self.text,
+            [messages, shaded(messages)],
+            {**self._variables, "add_generation_prompt": answer},
+            now=self._now,
+            file=self._file,
+        )
+        if text is None:
+            raise TemplateError("the chat template gives no text", file=self._file)
+        return Rendered(text, compare(text, shadow), tuple(_strings(messages)))
+
+    def close(self) -> None:
+        """Ends the process that renders, until it is needed again."""
+        self._renderer.close()
+
+
+def find_template(
+    model: Model,
+    given: str | os.PathLike[str] | None = None,
+    *,
+    variables: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
+) -> TurnFormat:
+    """How to write a conversation for a model.
+
+    Looked for in this order: what is `given`; chat_template.jinja beside the weights; `chat_template` in
+    tokenizer_config.json, a text or a list of named ones of which `default` is taken; DialoGPT's turns, if the name or
+    the config says that it is one; and plain turns.
+
+    Args:
+        model: a loaded model.
+        given: a template's text, the name of one of those in tokenizer_config.json, or a file.
+        variables: what the template sees beside messages and special tokens: `tools`, `enable_thinking`, ...
+        now: what `strftime_now` tells the template; None is the time of each rendering.
+
+    Raises:
+        TemplateError: what is given is no template; or a file beside the weights cannot be read as what it should be.
+    """
+    folder = model.folder
+    config = _object(folder, "tokenizer_config.json")
+    named = _named_templates(config, folder)
+    file: Path | None = None
+    if given is not None:
+        if isinstance(given, str) and ("{{" in given or "{%" in given):
+            text, name = given, "the chat template given"
+        elif isinstance(given, str) and given in named:
+            text, name = named[given], f'"{printable_name(given)}" in tokenizer_config.json'
+        else:
+            file = Path(given)
+            text, name = _read(file, named), printable_name(os.fspath(given))
+    elif folder is not None and os.path.lexists(folder / "chat_template.jinja"):
+        file = folder / "chat_template.jinja"
+        text, name = _read(file, {}), "chat_template.jinja beside the weights"
+    elif named:
+        file = None if folder is None else folder / "tokenizer_config.json"
+        if "default" not in named:
+            raise TemplateError(
+                "several chat templates and none of them the default",
+                file=file,
+                found=", ".join(named),
+                remedy="name one of them with --chat-template, or template= in Python",
+            )
+        text, name = named["default"], "chat_template in tokenizer_config.json"
+    elif _is_dialogpt(model):
+        return EndOfTextTurns(_special_tokens(model, config)["eos_token"])
+    else:
+        return PlainTurns()
+    tokens = _special_tokens(model, config)
+    return ChatTemplate(text, variables={**tokens, **(variables or {})}, file=file, now=now, name=name)
+
+
+def _object(folder: Path | None, name: str) -> dict[str, Any]:
+    """What a JSON file beside the weights holds; nothing if there is none."""
+    if folder is None or not os.path.lexists(folder / name):
+        return {}
+    return read_json_object(folder / name, max_bytes=MAX_CONFIG_BYTES, error=TemplateError)
+
+
+def _named_templates(config: Mapping[str, Any], folder: Path | None) -> dict[str, str]:
+    """The templates of a tokenizer_config.json by name; a single one is `default`."""
+    found = config.get("chat_template")
+    if found is None:
+        return {}
+    if isinstance(found, str):
+        return {"default": found}
+    members = [{"name": key, "template": text} for key, text in found.items()] if isinstance(found, dict) else found
+    if not isinstance(members, list) or not all(
+        isinstance(member, dict) and isinstance(member.get("name"), str) and isinstance(member.get("template"), str)
+        for member in members
+    ):
+        raise TemplateError(
+            "chat_template is not a template",
+            file=None if folder is None else folder / "tokenizer_config.json",
+            expected="a text, or a list of objects with name and template",
+        )
+    return {member["name"]: member["template"] for member in members}
+
+
+def _read(path: Path, named: Mapping[str, str]) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise TemplateError("not a regular file", file=path)
+        with path.expanduser().open("rb") as file:
+            raw = file.read(MAX_TEMPLATE_BYTES + 1)
+    except (OSError, RuntimeError, ValueError) as error:
+        names = f"; the names in tokenizer_config.json are {', '.join(map(printable_name, named))}" if named else ""
+        raise TemplateError(
+            f"the chat template cannot be read: {getattr(error, 'strerror', None) or error}",
+            file=path,
+            remedy=f"give a file of Jinja, or the template itself{names}",
+        ) from None
+    if len(raw) > MAX_TEMPLATE_BYTES:
+        raise TemplateError(
+            "too large for a chat template", file=path, expected=f"at most {MAX_TEMPLATE_BYTES:,} bytes"
+        )
+    try:
+        return raw.decode().replace("\r\n", "\n").replace("\r", "\n")  # as Python's text files, and so transformers
+    except UnicodeDecodeError as error:
+        raise TemplateError("not UTF-8", file=path, offset=error.start) from None
+
+
+def _special_tokens(model: Model, config: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens by their names; where no file tells, the ends of a text are the model's own."""
+    tokens: dict[str, str] = {}
+    # As in transformers: the older file counts, and before the newer one, unless the newer lists the added tokens too.
+    older = {} if "added_tokens_decoder" in config else _object(model.folder, "special_tokens_map.json")
+    for values in (older, config):
+        for key in SPECIAL_TOKENS:
+            value = values.get(key)
+            text = value.get("content") if isinstance(value, dict) else value
+            if isinstance(text, str):
+                tokens.setdefault(key, text)
+    if model.eos_ids and model.tokenizer is not None:
+        end = model.tokenizer.decode(model.eos_ids[:1])
+        tokens.setdefault("eos_token", end)
+        tokens.setdefault("bos_token", end)
+    return tokens
+
+
+def _is_dialogpt(model: Model) -> bool:
+    """By its name, or by the settings for conversations that its config.json keeps."""
+    config = _object(model.folder, "config.json")
+    purposes = config.get("task_specific_params")
+    names = [PurePath(str(name)).name.lower() for name in (model.name, config.get("_name_or_path"))]
+    named = any("dialogpt" in name for name in names)
+    return bool(model.eos_ids) and (named or (isinstance(purposes, dict) and "conversational" in purposes))
+
+
+def _strings(value: Any) -> list[str]:
+    """Every text in a message or in several."""
+    if isinstance(value, str):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [text for item in items for text in _strings(item)]

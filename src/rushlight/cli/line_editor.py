@@ -1,0 +1,129 @@
+"""Lines typed at a terminal: editing, history across sessions, and text of several lines pasted at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["LineEditor", "history_path"]
+
+MAX_ENTRIES = 1000
+MAX_HISTORY_BYTES = 4 << 20
+PASTE_GAP_S = 0.03
+"""Lines that come closer together than this were not typed."""
+
+
+def history_path() -> Path | None:
+    """The file of what was typed before, by the XDG base directory specification; None where there is no home."""
+    with suppress(RuntimeError):
+        state = os.environ.get("XDG_STATE_HOME")
+        folder = Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state"
+        return folder / "rushlight" / "chat_history"
+    return None
+
+
+class LineEditor:
+    """Reads messages at a terminal, by the readline library where Python has it.
+
+    A pasted text is one message, however many lines it has: GNU readline marks it off (bracketed paste), and elsewhere
+    it is known by its speed. A line that ends with a backslash goes on in the next.
+
+    Args:
+        history: the file that keeps what was typed, a JSON string a line, readable to its owner alone; None keeps
+            nothing. One that cannot be used is done without.
+        words: what the tab key completes.
+    """
+
+    def __init__(self, history: Path | None, words: Sequence[str] = ()) -> None:
+        self._history = history
+        self._marks_pastes = False
+        try:
+            import readline
+        except ImportError:  # Windows
+            self._readline = None
+            return
+        self._readline = readline
+        readline.set_auto_history(False)
+        if "libedit" not in (readline.__doc__ or ""):
+            readline.parse_and_bind("set enable-bracketed-paste on")
+            readline.parse_and_bind("tab: complete")
+            self._marks_pastes = True
+        readline.set_completer_delims("")
+        readline.set_completer(lambda text, n: [*(w for w in words if text and w.startswith(text)), None][n])
+        for entry in self._load():
+            readline.add_history(entry)
+
+    def read(self, prompt: str) -> str:
+        """The next message, without the newline at its end.
+
+        Raises:
+            EOFError: Ctrl-D at the beginning of a line.
+            KeyboardInterrupt: Ctrl-C.
+        """
+        lines = [input(prompt)]
+        while True:
+            if lines[-1].endswith("\\"):
+                lines[-1] = lines[-1][:-1]
+                lines.append(input("  "))
+            elif not self._marks_pastes and _more_is_here():
+                lines.append(input())
+            else:
+                break
+        text = "\n".join(lines)
+        if text.strip():
+            self._remember(text)
+        return text
+
+    def _remember(self, text: str) -> None:
+        if self._readline is not None:
+            self._readline.add_history(text)
+        if self._history is not None:
+            try:
+                self._history.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with _open_private(self._history, os.O_APPEND) as file:
+                    file.write(json.dumps(text) + "\n")
+            except OSError:
+                self._history = None
+
+    def _load(self) -> list[str]:
+        """The last entries; a file that has grown to twice as many is cut to them."""
+        if self._history is None:
+            return []
+        try:
+            with self._history.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_HISTORY_BYTES))
+                lines = file.read().splitlines()
+            entries = []
+            for line in lines:
+                with suppress(ValueError):
+                    entry = json.loads(line)
+                    if isinstance(entry, str):
+                        entries.append(entry)
+            kept = entries[-MAX_ENTRIES:]
+            if len(lines) > 2 * MAX_ENTRIES:
+                temporary = self._history.with_suffix(f".{os.getpid()}")
+                with _open_private(temporary, os.O_TRUNC) as out:
+                    out.writelines(json.dumps(entry) + "\n" for entry in kept)
+                temporary.replace(self._history)
+        except OSError:
+            return []
+        return kept
+
+
+def _open_private(path: Path, flags: int) -> TextIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600), "w", encoding="utf-8")
+
+
+def _more_is_here() -> bool:
+    """Whether the terminal has another line already."""
+    if os.name != "posix":
+        return False
+    return bool(select.select([sys.stdin], [], [], PASTE_GAP_S)[0])
