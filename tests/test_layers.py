@@ -40,6 +40,9 @@ LIBRARIES = {
     "tokenizers": ("text/",),
     "huggingface_hub": ("checkpoint/hub.py",),
     "safetensors": ("proof/record.py",),
+    "torch": ("backends/cuda.py", "backends/cuda_kernels.py"),
+    "triton": ("backends/cuda_kernels.py",),
+    "mlx": ("backends/metal.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),
 }
