@@ -32,6 +32,13 @@ parity *args:
     .venv-parity/bin/pip install --quiet -e '.[test,proof]'
     .venv-parity/bin/pytest -m parity {{ args }}
 
+# Compute with PyTorch, MLX and Triton, on their CPU devices or on a GPU, in an environment of its own.
+devices *args:
+    test -d .venv-devices || python3 -m venv .venv-devices
+    .venv-devices/bin/pip install --quiet torch==2.13.0
+    .venv-devices/bin/pip install --quiet triton -e '.[test,proof,cuda,metal]'
+    .venv-devices/bin/pytest -m devices {{ args }}
+
 # Compare with other runtimes, in an environment of its own, on a machine that does nothing else.
 bench *args:
     test -d .venv-bench || python3 -m venv .venv-bench

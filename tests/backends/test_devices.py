@@ -1,27 +1,117 @@
+"""What is said of the devices on this machine and on others, and which one is opened."""
+
+import ctypes
+import logging
+import platform
+import subprocess
+import sys
+
 import pytest
 
-from rushlight.backends import devices, open_backend
+from rushlight.backends import DEVICES, devices, installed, open_backend
+from rushlight.backends.installed import GPU, Torch
 from rushlight.errors import DeviceError, DtypeError
 
-
-def test_auto_takes_a_device_that_is_there():
-    backend = open_backend()
-    available = {status.name for status in devices() if status.available}
-    assert backend.device in available
-    assert backend.dtype == "f32"
+H100, T4 = GPU("NVIDIA H100 80GB HBM3", 80 << 30), GPU("Tesla T4", 15 << 30)
 
 
-@pytest.mark.parametrize("device", ["metal", "cuda"])
-def test_a_device_that_is_not_there_is_an_error_with_the_next_step(device):
-    status = next(status for status in devices() if status.name == device)
-    assert not status.available
-    with pytest.raises(DeviceError, match=f"device {device} is not available: .*use --device cpu"):
+@pytest.fixture
+def machine(monkeypatch):
+    """`machine(...)`: what the probes find there, whatever this machine is."""
+
+    def machine(
+        *, system="Linux", cpu="x86_64", kernel="", gpus="there is no NVIDIA driver here", torch=None, mlx=None
+    ):
+        monkeypatch.setattr(platform, "system", lambda: system)
+        monkeypatch.setattr(platform, "machine", lambda: cpu)
+        monkeypatch.setattr(platform, "version", lambda: kernel)
+        monkeypatch.setattr(installed, "gpus", lambda: gpus)
+        monkeypatch.setattr(installed, "torch", lambda: torch)
+        monkeypatch.setattr(installed, "mlx", lambda: mlx)
+
+    return machine
+
+
+def refused(device):
+    with pytest.raises(DeviceError) as caught:
         open_backend(device)
+    return str(caught.value)
 
 
-def test_an_unknown_device_is_never_replaced():
-    with pytest.raises(DeviceError, match=r"no device 'tpu'.*auto, cpu, metal, cuda"):
-        open_backend("tpu")
+MAC = {"system": "Darwin", "cpu": "arm64"}
+NO_CUDA_FIX = "install a build of PyTorch with CUDA: https://pytorch.org/get-started/locally"
+CUDA_TORCH, CPU_TORCH = Torch("2.13.0+cu130", "13.0"), Torch("2.13.0+cpu", None)
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "why", "next_step"),
+    [
+        ("metal", {}, "Metal is the GPU of Macs with Apple silicon, and this is Linux", "use --device cpu"),
+        ("metal", {"system": "Windows"}, "and this is Windows", "use --device cpu"),
+        ("metal", {"system": "Darwin"}, "this one has an Intel processor", "use --device cpu"),
+        (
+            "metal",
+            {"system": "Darwin", "kernel": "root:xnu-1/RELEASE_ARM64_T6000"},
+            "this Python is for x86_64 and runs translated",
+            "install a Python for arm64, and rushlight in it",
+        ),
+        ("metal", MAC, "MLX is not installed", "pip install 'rushlight[metal]'"),
+        ("mlx-cpu", MAC, "on a Mac, MLX computes on the GPU", "use --device metal"),
+        ("mlx-cpu", {}, "MLX is not installed with its CPU part", "pip install 'rushlight[metal]'"),
+        ("torch-cpu", {}, "PyTorch is not installed", "pip install 'rushlight[cuda]'"),
+        ("cuda", {}, "there is no NVIDIA driver here", "use --device cpu"),
+        ("cuda", {"torch": CUDA_TORCH}, "there is no NVIDIA driver here", "use --device cpu"),
+        ("cuda", {"gpus": (H100,)}, "H100 80GB HBM3 is here, but PyTorch is not", "pip install 'rushlight[cuda]'"),
+        ("cuda", {"gpus": (T4,), "torch": CPU_TORCH}, "is a build without CUDA", NO_CUDA_FIX),
+        ("cuda:7", {"gpus": (T4,), "torch": CUDA_TORCH}, "this machine has one GPU, cuda:0", "use --device cuda:0"),
+        ("cuda:2", {"gpus": (T4, H100), "torch": CUDA_TORCH}, "has 2 GPUs, cuda:0 to cuda:1", "use --device cuda:0"),
+    ],
+)
+def test_a_device_that_is_not_there_is_an_error_with_the_next_step(machine, device, there, why, next_step):
+    machine(**there)
+    message = refused(device)
+    assert message.startswith(f"device {device} is not available: ")
+    assert why in message, message
+    assert message.endswith(f". {next_step}")
+
+
+def test_there_is_a_line_for_each_gpu(machine):
+    machine(gpus=(H100, T4), torch=CUDA_TORCH)
+    lines = {status.name: status for status in devices()}
+    assert set(lines) == {*DEVICES, "cuda:1"}
+    assert lines["cuda"].detail == "NVIDIA H100 80GB HBM3, 80 GiB, PyTorch 2.13.0+cu130"
+    assert lines["cuda:1"].detail == "Tesla T4, 15 GiB, PyTorch 2.13.0+cu130"
+    assert lines["cuda"].available
+
+
+@pytest.mark.parametrize(
+    ("there", "fastest"),
+    [
+        ({}, "cpu"),
+        ({"gpus": (H100,)}, "cpu"),
+        ({"gpus": (H100,), "torch": CPU_TORCH}, "cpu"),
+        ({"gpus": (H100,), "torch": CUDA_TORCH}, "cuda"),
+        ({**MAC, "mlx": "0.32.4"}, "metal"),
+        ({**MAC, "torch": CPU_TORCH}, "cpu"),
+    ],
+)
+def test_auto_takes_the_fastest_that_is_there_and_says_which(machine, monkeypatch, caplog, there, fastest):
+    machine(**there)
+    opened = []
+    monkeypatch.setattr("rushlight.backends._OPENERS", dict.fromkeys(DEVICES, lambda *words: opened.append(words)))
+    with caplog.at_level(logging.WARNING, "rushlight"):
+        open_backend("auto", "f32")
+    assert opened == [(fastest, "f32", None)]
+    assert [record.message.partition(" (")[0] for record in caplog.records] == (
+        [f"device auto: {fastest}"] if fastest != "cpu" else []
+    )
+
+
+@pytest.mark.parametrize("device", ["tpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:1 ", "cuda:٣", "metal:0", ""])
+def test_an_unknown_device_is_never_replaced(device):
+    message = refused(device)
+    assert f"there is no device {device!r}" in message
+    assert message.endswith("use one of: auto, cpu, metal, mlx-cpu, cuda, torch-cpu, reference")
 
 
 @pytest.mark.parametrize("dtype", ["float31", "F32", ""])
@@ -36,8 +126,115 @@ def test_a_dtype_the_device_does_not_compute_in_is_never_replaced(dtype):
         open_backend("reference", dtype)
 
 
+@pytest.mark.devices
+@pytest.mark.parametrize(("device", "dtype"), [("torch-cpu", "int4"), ("torch-cpu", "f64"), ("mlx-cpu", "f64")])
+def test_nor_is_one_that_a_library_does_not_have(device, dtype):
+    with pytest.raises(DtypeError, match=f"the {device} backend does not compute in {dtype} .*bf16"):
+        open_backend(device, dtype)
+
+
 def test_a_number_of_threads_is_checked_where_it_does_not_matter_too(caplog):
     with pytest.raises(DeviceError, match="threads is '0'"):
         open_backend("reference", threads=0)
     open_backend("reference", threads=2)
-    assert "leaves the number of threads to NumPy" in caplog.text
+    assert "leaves the number of threads to its library" in caplog.text
+
+
+# The probes themselves
+
+
+def test_the_version_of_pytorch_is_read_without_importing_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(installed, "_folder", lambda package: tmp_path)
+    assert installed.torch() is None
+    for line, cuda in (("cuda: Optional[str] = None", None), ("cuda: Optional[str] = '13.0'", "13.0"), ("", None)):
+        (tmp_path / "version.py").write_text(f"__version__ = '2.13.0'\n{line}\nhip: Optional[str] = '6'\n")
+        assert installed.torch() == Torch("2.13.0", cuda)
+
+
+def test_mlx_needs_its_library(tmp_path, monkeypatch):
+    monkeypatch.setattr(installed, "_folder", lambda package: tmp_path)
+    assert installed.mlx() is None
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libmlx.so").touch()
+    assert installed.mlx()
+
+
+class Driver:
+    """The NVIDIA driver of a machine with these GPUs."""
+
+    def __init__(self, gpus=(), error=0):
+        self.gpus, self.error = gpus, error
+
+    def cuInit(self, flags):
+        return self.error
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = len(self.gpus)
+
+    def cuDeviceGet(self, device, index):
+        device._obj.value = index
+
+    def cuDeviceGetName(self, name, size, device):
+        name.value = self.gpus[device.value].name.encode()
+
+    def cuDeviceTotalMem_v2(self, n_bytes, device):
+        n_bytes._obj.value = self.gpus[device.value].memory_bytes
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """`asked(driver)`: what is found where the driver is this one; None is a machine without one."""
+
+    def asked(driver):
+        def load(name):
+            if driver is None:
+                raise OSError(f"{name}: cannot open shared object file")
+            return driver
+
+        monkeypatch.setattr(ctypes, "CDLL", load)
+        installed._gpus.cache_clear()
+        try:
+            return installed._gpus("libcuda.so.1")
+        finally:
+            installed._gpus.cache_clear()
+
+    return asked
+
+
+def test_the_driver_tells_its_gpus(asked):
+    assert asked(Driver([H100, T4])) == (H100, T4)
+
+
+@pytest.mark.parametrize(
+    ("driver", "why"),
+    [
+        (None, "there is no NVIDIA driver here (libcuda.so.1)"),
+        (Driver(error=100), "CUDA_VISIBLE_DEVICES may hide it"),
+        (Driver(error=803), "does not start (error 803 of cuInit)"),
+        (Driver(), "the NVIDIA driver sees no GPU"),
+    ],
+)
+def test_why_there_is_no_gpu(asked, driver, why):
+    assert why in asked(driver)
+
+
+LOADED = """
+import sys
+from rushlight.backends import devices, open_backend
+devices()
+open_backend("cpu")
+open_backend("auto") if not any(d.available for d in devices() if d.name in {"cuda", "metal"}) else None
+print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "mlx", "triton"}))
+"""
+
+
+def test_no_library_is_loaded_before_its_device_is_asked_for():
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
+@pytest.mark.devices
+def test_no_library_is_loaded_where_they_are_installed_either():
+    assert installed.torch()
+    assert installed.mlx()
+    test_no_library_is_loaded_before_its_device_is_asked_for()

@@ -68,7 +68,7 @@ def test_shell_completion_is_printed(process, shell):
     [
         ("rushlight ins", 1, {"inspect"}),
         ("rushlight generate --repet", 2, {"--repetition-penalty"}),
-        ("rushlight generate --device ", 3, {"auto", "cpu", "metal", "cuda", "reference"}),
+        ("rushlight generate --device ", 3, {"auto", "cpu", "metal", "mlx-cpu", "cuda", "torch-cpu", "reference"}),
         ("rushlight generate --dtype f", 3, {"f32", "f64", "f16"}),
     ],
 )

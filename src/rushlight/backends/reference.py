@@ -153,7 +153,9 @@ def _attend(
         p = np.exp(scores - m_new)
         rescale = np.exp(m[seen] - m_new)
         total[seen] = total[seen] * rescale + p.sum(axis=-1, keepdims=True)
-        o[seen] = o[seen] * rescale + np.matmul(p[:, :, None, :], values[block])[:, :, 0, :]
+        # What another sequence left beyond this one's end may be NaN, which a probability of 0 does not take out.
+        held = np.where(np.arange(start, start + BLOCK_SIZE)[:, None] < position + n, values[block], 0)
+        o[seen] = o[seen] * rescale + np.matmul(p[:, :, None, :], held)[:, :, 0, :]
         m[seen] = m_new
     return o / total
 

@@ -14,9 +14,9 @@ MODEL, TEXT, SAMPLING, OUTPUT = "Model", "Text", "Sampling", "Output"
 
 
 def _devices(incomplete: str) -> list[str]:
-    from rushlight.backends import devices
+    from rushlight.backends import DEVICES
 
-    return [word for word in ("auto", *(device.name for device in devices())) if word.startswith(incomplete)]
+    return [word for word in ("auto", *DEVICES) if word.startswith(incomplete)]
 
 
 def _dtypes(incomplete: str) -> list[str]:

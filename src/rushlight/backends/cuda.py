@@ -1,0 +1,426 @@
+"""The CUDA backend: PyTorch's operations, decode steps recorded as CUDA graphs, attention over blocks in Triton.
+
+`torch-cpu` is the same code on PyTorch's CPU device, without graphs and Triton: slow, and there so that everything but
+those two can be tested where there is no GPU.
+
+A row's results depend on that row's sequence alone, but PyTorch chooses other kernels for other shapes, so that they
+may differ in the last places between batch sizes.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812, PyTorch's own name for it
+from torch.nn.attention.bias import causal_lower_right
+
+from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.memory import available_bytes
+from rushlight.backends.protocol import Role
+from rushlight.backends.rows import HostStep, LastStep, Recorded, padded
+from rushlight.errors import DeviceError, DtypeError, NonFiniteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from rushlight.backends.batch import Batch, KVShape
+    from rushlight.backends.protocol import Draw, Forward, Tensor
+
+DTYPES = ("auto", "f32", "f16", "bf16", "int8")
+"""What the weights are kept in; auto is the checkpoint's own. Activations, keys and values are in the same, with int8
+in bf16. Norms, softmax and sums are computed in float32."""
+
+_FORMATS = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
+"""The dtype that keeps a checkpoint's; f64 is rounded."""
+
+_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "int8": torch.bfloat16}
+"""What is computed in."""
+
+_FILE_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class Int8Weight(NamedTuple):
+    """A matrix in eight bits: row o is scales[o] · values[o].
+
+    Attributes:
+        values: (n_out, n_in) int8, from -127 to 127.
+        scales: (n_out,) float32.
+    """
+
+    values: torch.Tensor
+    scales: torch.Tensor
+
+
+class TorchKVCache:
+    """Keys and values, each one tensor a layer of (n_places, H, D), BLOCK_SIZE places a block.
+
+    One block more than asked for, `spare`, takes what padding rows write.
+    """
+
+    def __init__(self, shape: KVShape, n_blocks: int, dtype: torch.dtype, device: torch.device) -> None:
+        dims = (n_blocks + 1) * BLOCK_SIZE, shape.n_head, shape.head_dim
+        self.spare = n_blocks
+        self.keys = [_zeros(dims, dtype, device) for _ in range(shape.n_layer)]
+        self.values = [_zeros(dims, dtype, device) for _ in range(shape.n_layer)]
+        self.graphs: Recorded[_Graph] = Recorded()
+        """Each holds the cache's addresses, and goes with it."""
+
+
+class TorchBackend:
+    """Every operation in PyTorch. Implements `protocol.Backend`.
+
+    Args:
+        device: cuda, cuda:1 and so on, or torch-cpu.
+        dtype: of the weights, a word of DTYPES.
+        threads: of torch-cpu, and then of all that this process does with PyTorch; None leaves them as they are.
+
+    Raises:
+        DtypeError: there is no such dtype here.
+        DeviceError: PyTorch cannot use the GPU.
+    """
+
+    def __init__(self, device: str = "cuda", dtype: str = "auto", *, threads: int | None = None) -> None:
+        if dtype not in DTYPES:
+            raise DtypeError(f"the {device} backend does not compute in {dtype}", expected=" or ".join(DTYPES))
+        self.device = device
+        self._requested = dtype
+        self._placed: set[str] = set()
+        self.dtype = "f32" if dtype == "auto" else dtype
+        """What the weights are kept in; with auto, what they turn out to be as they are placed."""
+        self._on = torch.device("cpu" if device == "torch-cpu" else device)
+        self._steps = LastStep(self._upload)
+        self._records = self._on.type == "cuda"
+        self._kernels: Any = None
+        self.sample: Draw | None = self._draw
+        if self._on.type == "cuda":
+            self._start_cuda()
+        elif threads is not None:
+            torch.set_num_threads(threads)
+
+    def _start_cuda(self) -> None:
+        try:
+            torch.zeros(1, device=self._on)
+        except (RuntimeError, AssertionError) as error:
+            raise DeviceError(
+                f"PyTorch {torch.__version__} cannot use {self.device}: {str(error).splitlines()[0]}",
+                remedy="update the NVIDIA driver, or install a PyTorch that is made for it: https://pytorch.org",
+            ) from None
+        # Sums stay in float32 also where a product is cut into parts that are added at the end.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        with torch.cuda.device(self._on):
+            self._stream = torch.cuda.Stream()
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            from rushlight.backends import cuda_kernels
+        except ImportError:  # PyTorch for Windows comes without Triton
+            return
+        self._kernels = cuda_kernels
+
+    # Weights
+
+    def place(self, tensor: Tensor, role: Role) -> torch.Tensor | Int8Weight:
+        """Raises NonFiniteError if a value is not finite in the weight's dtype, DeviceError if memory runs out."""
+        word = _FORMATS[tensor.dtype] if self._requested == "auto" else self._requested
+        raw = torch.empty(tensor_bytes(tensor), dtype=torch.uint8)
+        tensor.read_into(raw.numpy(), 0)
+        with self._memory_for(tensor.name):
+            values = raw.view(_FILE_TYPES[tensor.dtype]).reshape(tensor.shape).to(self._on)
+            quantised = word == "int8" and role is not Role.VECTOR
+            values = values.to(torch.float32 if quantised else _TYPES[word])
+            if not torch.isfinite(values).all():
+                kept = "f32" if quantised else "bf16" if word == "int8" else word
+                raise NonFiniteError(f"a weight is not a finite {kept} number", tensor=tensor.name)
+            if role is Role.VECTOR:
+                return values
+            if self._requested == "auto":
+                self._placed.add(word)
+                self.dtype = "/".join(sorted(self._placed))
+            if role is Role.CONV1D:
+                values = values.T.contiguous()
+            elif role is Role.CONVOLUTION:
+                values = values.transpose(1, 2).flatten(1)  # (out, size·in)
+            return quantise(values) if quantised else values
+
+    def settle(self) -> None:
+        """Nothing: a tensor is there when it has been placed."""
+
+    def tie(self, table: torch.Tensor | Int8Weight) -> torch.Tensor | Int8Weight:
+        return table  # (V, C) is (out, in)
+
+    def kv_cache(self, shape: KVShape, n_blocks: int) -> TorchKVCache:
+        """Raises DeviceError if memory runs out."""
+        with self._memory_for(f"{n_blocks} blocks of keys and values"):
+            return TorchKVCache(shape, n_blocks, self._type, self._on)
+
+    @property
+    def _type(self) -> torch.dtype:
+        """What is computed in; where dtypes are mixed, the one that holds them all."""
+        return _TYPES.get(self.dtype, torch.float32)
+
+    def kv_block_bytes(self, shape: KVShape) -> int:
+        value_bytes: int = self._type.itemsize
+        return 2 * shape.n_layer * shape.n_head * shape.head_dim * BLOCK_SIZE * value_bytes
+
+    def available_bytes(self) -> int:
+        if self._on.type == "cpu":
+            return available_bytes()
+        # What PyTorch holds for later use is free as well.
+        kept = torch.cuda.memory_reserved(self._on) - torch.cuda.memory_allocated(self._on)
+        return int(torch.cuda.mem_get_info(self._on)[0] + kept)
+
+    # Operations
+
+    def embedding(self, ids: NDArray[np.int32] | torch.Tensor, table: torch.Tensor | Int8Weight) -> torch.Tensor:
+        at = self._index(ids)
+        if isinstance(table, Int8Weight):
+            return (table.values[at] * table.scales[at, None]).to(torch.bfloat16)
+        return F.embedding(at, table)
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor | Int8Weight, bias: torch.Tensor | None) -> torch.Tensor:
+        if isinstance(weight, Int8Weight):
+            if self._kernels and len(x) <= self._kernels.MAX_LINEAR_ROWS:
+                return self._kernels.int8_linear(x, *weight, bias)
+            return int8_linear(x, *weight, bias)
+        return F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
+
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[1:], weight.to(x.dtype), bias.to(x.dtype), eps)
+
+    def activation(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return ACTIVATION_FUNCTIONS[name](x)
+
+    def split(self, x: torch.Tensor, n: int) -> Sequence[torch.Tensor]:
+        parts: Sequence[torch.Tensor] = x.chunk(n, dim=-1)
+        return parts
+
+    def take(self, x: torch.Tensor, rows: NDArray[np.int32] | torch.Tensor) -> torch.Tensor:
+        return x.index_select(0, self._index(rows))
+
+    def windows(self, x: torch.Tensor, rows: NDArray[np.int32]) -> torch.Tensor:
+        at = self._index(rows)
+        return torch.where(at[:, :, None] >= 0, x[at.clamp(min=0)], 0).flatten(1)
+
+    def attention(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, *, layer: int, n_head: int, scale: float
+    ) -> torch.Tensor:
+        step = self._steps.of(batch)
+        keys, values = batch.cache.keys[layer], batch.cache.values[layer]
+        q, k, v = (x.unflatten(-1, (n_head, -1)).to(keys.dtype) for x in (q, k, v))  # (N, H, D)
+        keys.index_copy_(0, step.slots, k)
+        values.index_copy_(0, step.slots, v)
+        decode = self._kernels.decode_attention if self._kernels else decode_attention
+        if not step.runs:
+            return decode(q, keys, values, step.tables, step.lengths, scale).flatten(1)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        if len(step.single):
+            out[step.single] = decode(q[step.single], keys, values, step.tables, step.lengths, scale)
+        for rows, length, blocks in step.runs:
+            out[rows] = prefill_attention(q[rows], keys, values, blocks, length, scale)
+        return out.flatten(1)
+
+    def from_numpy(self, values: NDArray[np.floating]) -> torch.Tensor:
+        return torch.tensor(values, dtype=self._type, device=self._on)
+
+    def to_numpy(self, x: torch.Tensor) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = x.float().numpy(force=True)
+        return values
+
+    # Steps
+
+    def capture(self, forward: Forward) -> Forward:
+        """`forward`, with decode steps on a GPU replayed from CUDA graphs, and one copy to the device a step.
+
+        Decode steps are padded to powers of two in rows and blocks. Each shape is recorded when it first occurs; since
+        they double, the memory of all those of fewer rows together is at most that of the largest.
+        """
+
+        def run(batch: Batch) -> torch.Tensor:
+            whole = padded(batch, batch.cache.spare)
+            host = HostStep.of(batch if whole is None else whole, batch.cache.spare)
+            if whole is None or not self._records:
+                return forward(host.on_device(self._upload(host.numbers)))[: len(batch.logit_rows)]
+            numbers = self._pinned(host.numbers)
+
+            def record() -> _Graph:
+                return _Graph(forward, host, numbers.to(self._on), self._stream, self._pool)
+
+            with torch.cuda.device(self._on):
+                graph = batch.cache.graphs.of(forward, host, record)
+                return graph.replay(numbers)[: len(batch.ids)].clone()  # the graph's own are written over
+
+        return run
+
+    def _upload(self, numbers: Sequence[NDArray[np.integer]]) -> list[torch.Tensor]:
+        """All of them on the device, in one copy that the host does not wait for."""
+        return _views(self._pinned(numbers).to(self._on, non_blocking=True), numbers)
+
+    def _pinned(self, numbers: Sequence[NDArray[np.integer]]) -> torch.Tensor:
+        """One after another on the host, where the device can copy them from while the host goes on."""
+        host = torch.from_numpy(np.concatenate([array.ravel() for array in numbers], dtype=np.int64))
+        return host.pin_memory() if self._on.type == "cuda" else host
+
+    def _index(self, numbers: NDArray[np.int32] | torch.Tensor) -> torch.Tensor:
+        if isinstance(numbers, torch.Tensor):
+            return numbers
+        return self._upload([numbers])[0]
+
+    def _draw(self, logits: Any, temperature: float, top_k: int, top_p: float, min_p: float, share: float) -> int:
+        """See `protocol.Draw`. The logits may be an array of NumPy's, or be on the device and stay there."""
+        x = torch.as_tensor(logits, device=self._on)
+        return int(draw(x, temperature, top_k, top_p, min_p, share))
+
+    @contextmanager
+    def _memory_for(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise DeviceError(
+                f"{self.device} has no memory left for {what}",
+                remedy="keep the weights in fewer bits (--dtype bf16, int8), or use --device cpu",
+            ) from None
+
+
+def tensor_bytes(tensor: Tensor) -> int:
+    """How many bytes a checkpoint's tensor has in its file."""
+    n: int = _FILE_TYPES[tensor.dtype].itemsize
+    for size in tensor.shape:
+        n *= size
+    return n
+
+
+def _zeros(dims: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(dims, dtype=dtype, device=device)
+    # NumPy's zeros take memory only as they are written.
+    return torch.from_numpy(np.zeros(dims, f"V{dtype.itemsize}").view(f"u{dtype.itemsize}")).view(dtype)
+
+
+def quantise(matrix: torch.Tensor) -> Int8Weight:
+    """(n_out, n_in) float32 -> the nearest of 255 even steps between ± the largest of each output's weights."""
+    largest = matrix.abs().amax(1, keepdim=True)
+    scales = torch.where(largest > 0, largest / 127, 1.0)
+    return Int8Weight((matrix / scales).round().to(torch.int8), scales[:, 0])
+
+
+def int8_linear(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """(N, n_in) bf16 -> (N, n_out): bf16 holds the weights' integers exactly, and the scales come after the sum."""
+    y = F.linear(x, values.to(x.dtype)) * scales
+    return (y if bias is None else y + bias).to(x.dtype)
+
+
+def decode_attention(
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    tables: torch.Tensor,
+    lengths: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """Attention of one row a sequence over its blocks: (S, H, D) queries -> (S, H, D).
+
+    Args:
+        q: the queries.
+        keys, values: (n_places, H, D), BLOCK_SIZE places a block.
+        tables: (S, W) each sequence's blocks.
+        lengths: (S,) how many of their places each sees.
+        scale: of the scores.
+    """
+    seen = torch.arange(tables.shape[1] * BLOCK_SIZE, device=q.device) < lengths[:, None]  # (S, T)
+    # What a place held before may be NaN, which no mask takes out of a sum.
+    k, v = (
+        torch.where(seen[:, :, None, None], x.unflatten(0, (-1, BLOCK_SIZE))[tables].flatten(1, 2), 0).transpose(1, 2)
+        for x in (keys, values)
+    )  # (S, H, T, D)
+    return F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=seen[:, None, None], scale=scale)[:, :, 0]
+
+
+def prefill_attention(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, blocks: torch.Tensor, length: int, scale: float
+) -> torch.Tensor:
+    """Causal attention of a sequence's last n rows over its blocks: (n, H, D) -> (n, H, D).
+
+    Args:
+        q: the queries.
+        keys, values: (n_places, H, D), BLOCK_SIZE places a block.
+        blocks: (M,) those that hold the sequence.
+        length: how many positions it has, the n rows' own included.
+        scale: of the scores.
+    """
+    k, v = (
+        x.unflatten(0, (-1, BLOCK_SIZE))[blocks].flatten(0, 1)[:length].transpose(0, 1)[None] for x in (keys, values)
+    )  # (1, H, T, D)
+    mask = causal_lower_right(len(q), length)
+    return F.scaled_dot_product_attention(q.transpose(0, 1)[None], k, v, attn_mask=mask, scale=scale)[0].transpose(0, 1)
+
+
+def draw(
+    logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float, share: float
+) -> torch.Tensor:
+    """(V,) logits -> () the token that `rushlight.generation.sampler` draws, computed where the logits are."""
+    scaled = logits.double() / temperature
+    if 0 < top_k < len(scaled):
+        scaled = torch.where(scaled < scaled.topk(top_k).values[-1], -torch.inf, scaled)
+    weights = (scaled - scaled.max()).exp()
+    if top_p < 1:
+        ordered, order = weights.sort(descending=True, stable=True)
+        cumulative = ordered.cumsum(0)
+        needed = torch.cat([cumulative.new_zeros(1), cumulative[:-1]]) < top_p * cumulative[-1]
+        weights = torch.zeros_like(weights).scatter(0, order, torch.where(needed, ordered, 0))
+    if min_p > 0:
+        weights = torch.where(weights < min_p * weights.max(), 0, weights)
+    cumulative = weights.cumsum(0)
+    token = torch.searchsorted(cumulative, share * cumulative[-1:], right=True)[0]
+    last = torch.where(weights > 0, torch.arange(len(weights), device=weights.device), 0).max()
+    return torch.minimum(token, last)
+
+
+ACTIVATION_FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_erf": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+
+def _views(numbers: torch.Tensor, like: Sequence[NDArray[np.integer]]) -> list[torch.Tensor]:
+    """One array after another out of a copy of them all."""
+    parts = numbers.split([array.size for array in like])
+    return [part.view(array.shape) for part, array in zip(parts, like, strict=True)]
+
+
+class _Graph:
+    """A decode step of one shape over one cache, recorded once and replayed: one launch in place of hundreds."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        host: HostStep,
+        numbers: torch.Tensor,
+        stream: torch.cuda.Stream,
+        pool: Any,
+    ) -> None:
+        self._numbers = numbers
+        step = host.on_device(_views(numbers, host.numbers))
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            forward(step)  # kernels are compiled, and libraries take their workspaces, before the recording
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads, such as a server's, may go on using the device.
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            self._logits = forward(step)
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def replay(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The logits, until the next replay of any graph in the pool."""
+        self._numbers.copy_(numbers, non_blocking=True)
+        self._graph.replay()
+        return self._logits

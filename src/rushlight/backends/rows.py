@@ -1,0 +1,191 @@
+"""A step's rows for libraries that compute whole arrays at once: decode rows side by side, in shapes that come back.
+
+A library of array operations cannot follow each row to its own blocks as native code does. Rows that are alone in
+their sequence, as in decode, are computed together over a rectangle of blocks; longer runs of rows one sequence after
+another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from operator import is_not
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from rushlight.backends.batch import BLOCK_SIZE, Batch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rushlight.backends.batch import Span
+    from rushlight.backends.protocol import Forward
+
+MAX_PADDED_ROWS = 256
+"""Decode steps of more rows come in too many shapes to keep one of each ready."""
+
+Upload = Callable[[Sequence["NDArray[np.int32]"]], Sequence[Any]]
+"""Arrays on the host -> the same on the device."""
+
+
+class Run(NamedTuple):
+    """Several rows of one sequence.
+
+    Attributes:
+        rows: which.
+        length: the sequence's positions, those of these rows included.
+        blocks: (M,) the blocks that hold them, on the device.
+    """
+
+    rows: slice
+    length: int
+    blocks: Any
+
+
+class Step(NamedTuple):
+    """A batch as models read it, with its numbers on the device.
+
+    Attributes:
+        cache, windows, ids, positions, logit_rows: as in `Batch`.
+        slots: (N,) each row's place in the cache, which has BLOCK_SIZE places a block.
+        single: (S,) the rows that are alone in their sequence.
+        lengths: (S,) how many positions each of them sees, itself included.
+        tables: (S, W) their blocks, W what the longest needs, up to a power of two; `spare` where one has no more.
+        runs: the other sequences' rows.
+    """
+
+    cache: Any
+    windows: Callable[[int, int], NDArray[np.int32]]
+    runs: tuple[Run, ...]
+    ids: Any
+    positions: Any
+    logit_rows: Any
+    slots: Any
+    single: Any
+    lengths: Any
+    tables: Any
+
+
+class HostStep(NamedTuple):
+    """What a step needs on the device, while it is on the host.
+
+    Attributes:
+        batch: the rows.
+        numbers: those of `Step` from ids on, then each run's blocks.
+        spans: the runs.
+    """
+
+    batch: Batch
+    numbers: list[NDArray[np.int32]]
+    spans: list[Span]
+
+    @property
+    def tables(self) -> NDArray[np.int32]:
+        return self.numbers[6]
+
+    @classmethod
+    def of(cls, batch: Batch, spare: int) -> HostStep:
+        """The step of a batch over a cache whose block `spare` belongs to no sequence."""
+        counts = np.diff(batch.row_starts)
+        sequence = np.repeat(np.arange(len(counts)), counts)
+        blocks = batch.block_tables[sequence, batch.positions // BLOCK_SIZE]
+        alone = counts == 1
+        single = batch.row_starts[:-1][alone]
+        lengths = batch.positions[single] + 1
+        width = _power_of_two(-(-int(lengths.max(initial=1)) // BLOCK_SIZE))
+        known = batch.block_tables[alone, :width]
+        tables = np.full((len(single), width), spare, np.int32)
+        tables[:, : known.shape[1]] = np.where(known < 0, spare, known)
+        slots = blocks * BLOCK_SIZE + batch.positions % BLOCK_SIZE
+        spans = [] if alone.all() else [span for span, one in zip(batch.spans(), alone, strict=True) if not one]
+        runs = [span.blocks[: -(-_length(span) // BLOCK_SIZE)] for span in spans]
+        numbers = [batch.ids, batch.positions, batch.logit_rows, slots, single, lengths, tables, *runs]
+        return cls(batch, numbers, spans)
+
+    def on_device(self, numbers: Sequence[Any]) -> Step:
+        """The step with the device's copies of `numbers`."""
+        of_rows, of_runs = numbers[:7], zip(self.spans, numbers[7:], strict=True)
+        runs = tuple(Run(span.rows, _length(span), blocks) for span, blocks in of_runs)
+        return Step(self.batch.cache, self.batch.windows, runs, *of_rows)
+
+
+class LastStep:
+    """Turns a batch into a step on the device, once for all the layers that ask one after another."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+        self._parts: tuple[Any, ...] = ()
+        self._spare = -1
+        self._step: Step | None = None
+
+    def of(self, batch: Batch | Step) -> Step:
+        """The batch's step; a step's is itself."""
+        if isinstance(batch, Step):
+            return batch
+        # Not the batch itself is kept: it would hold its cache.
+        parts = (batch.row_starts, batch.positions, batch.block_tables)
+        spare = batch.cache.spare
+        if self._step is None or self._spare != spare or any(map(is_not, self._parts, parts)):
+            host = HostStep.of(replace(batch, cache=None), spare)
+            self._step = host.on_device(self._upload(host.numbers))
+            self._parts, self._spare = parts, spare
+        return self._step
+
+
+Recording = TypeVar("Recording")
+
+
+class Recorded(Generic[Recording]):
+    """What was made of forwards for the decode steps over one cache: one thing a forward and shape."""
+
+    def __init__(self) -> None:
+        self._revision = 0
+        self._made: dict[tuple[object, ...], Recording] = {}
+
+    def of(self, forward: Forward, host: HostStep, make: Callable[[], Recording]) -> Recording:
+        """What was made for this forward and a step of this shape, while no module has changed; else what is made."""
+        revision: int = getattr(forward, "revision", 0)  # plain functions do not change
+        if revision != self._revision:
+            self._made.clear()
+            self._revision = revision
+        key = (forward, *host.tables.shape)
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+def padded(batch: Batch, spare: int) -> Batch | None:
+    """A decode step's batch with rows added up to a power of two, so that few shapes occur; None if it is no such step.
+
+    The rows added come last. Each is a sequence of its own with one position, in the block `spare`.
+    """
+    n = len(batch.ids)
+    one_each = n == len(batch.row_starts) - 1
+    # At position 0 a row is a whole prompt, which some models treat otherwise than one that goes on.
+    if not one_each or n > MAX_PADDED_ROWS or not batch.positions.all():
+        return None
+    rows = _power_of_two(n)
+    if rows == n:
+        return batch
+    tables = np.full((rows, batch.block_tables.shape[1]), spare, np.int32)
+    tables[:n] = batch.block_tables
+    return Batch(
+        ids=np.pad(batch.ids, (0, rows - n)),
+        positions=np.pad(batch.positions, (0, rows - n)),
+        row_starts=np.arange(rows + 1, dtype=np.int32),
+        block_tables=tables,
+        logit_rows=np.arange(rows, dtype=np.int32),
+        cache=batch.cache,
+    )
+
+
+def _length(span: Span) -> int:
+    """The positions of a sequence, those of this step included."""
+    n_rows: int = span.rows.stop - span.rows.start
+    return span.position + n_rows
+
+
+def _power_of_two(n: int) -> int:
+    """The least that is not below n, which is 1 or more."""
+    return 1 << (n - 1).bit_length()

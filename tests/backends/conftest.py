@@ -1,0 +1,74 @@
+"""Which devices the shared suite runs on, and what it holds them to. A new device is a line here."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from rushlight.backends import devices, open_backend
+
+HERE = {status.name for status in devices() if status.available}
+if "cuda" not in HERE:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels run on the CPU; read when Triton is imported
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where it is not said
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A device in a dtype.
+
+    Attributes:
+        ops_error: the most that an operation may be off, over the largest value of its float64 result, which is taken
+            from weights and inputs before they are rounded to the dtype.
+        logits_error: the same of a whole model's logits. The fixtures are small and steep, with std 0.2 and more: they
+            magnify what a trained model would hide.
+        same_bits: whether a row's results are the same bits whatever is computed beside it.
+    """
+
+    device: str
+    dtype: str
+    ops_error: float
+    logits_error: float
+    same_bits: bool = False
+
+    def __str__(self):
+        return f"{self.device}-{self.dtype}"
+
+    def open(self):
+        return open_backend(self.device, self.dtype)
+
+    def same(self, found, expected):
+        """Whether logits are the same, as far as the device promises: twice what may be the error of each."""
+        if self.same_bits:
+            return np.array_equal(found, expected)
+        return np.abs(found - expected).max() <= 2 * self.logits_error * np.abs(expected).max()
+
+
+TORCH = [("f32", 4e-6, 4e-6), ("f16", 2e-3, 1e-2), ("bf16", 2e-2, 8e-2), ("int8", 3e-2, 0.12)]
+MLX = [("f32", 1e-5, 6e-6), ("f16", 2e-3, 1e-2), ("bf16", 2e-2, 8e-2), ("int8", 3e-2, 0.2), ("int4", 0.3, 0.9)]
+
+ALWAYS = [
+    Subject("reference", "f32", 4e-6, 4e-6, same_bits=True),
+    Subject("reference", "f64", 1e-14, 3e-12, same_bits=True),  # transformers' gelu_fast has √(2/π) to ten digits only
+    Subject("cpu", "f32", 4e-6, 4e-6, same_bits=True),
+]
+WITH_LIBRARIES = [
+    *(Subject("torch-cpu", *row) for row in TORCH),
+    *(Subject("mlx-cpu", *row) for row in MLX),
+    *(Subject("cuda", *row) for row in TORCH if "cuda" in HERE),
+    *(Subject("metal", *row) for row in MLX if "metal" in HERE),
+]
+"""mlx-cpu and torch-cpu stand here whether or not their libraries do: where these tests are asked for, they must."""
+
+SUBJECTS = [*ALWAYS, *(pytest.param(subject, marks=pytest.mark.devices) for subject in WITH_LIBRARIES)]
+
+
+@pytest.fixture(params=SUBJECTS, ids=str)
+def subject(request):
+    return request.param
+
+
+@pytest.fixture
+def ops(subject):
+    return subject.open()

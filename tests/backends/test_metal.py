@@ -1,0 +1,105 @@
+"""What the MLX backend has beyond the shared suite: steps through `mx.compile`, and groups that do not fit."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from rushlight.backends import devices, open_backend
+from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
+from rushlight.backends.protocol import Role
+
+pytestmark = pytest.mark.devices
+
+ON = "metal" if any(status.name == "metal" and status.available for status in devices()) else "mlx-cpu"
+
+
+class ArrayTensor:
+    """A tensor that is in memory already."""
+
+    name, dtype = "test", "F32"
+
+    def __init__(self, values):
+        self.values = np.asarray(values, np.float32)
+        self.shape = self.values.shape
+
+    def read_into(self, raw, start):
+        raw[:] = self.values.reshape(-1).view(np.uint8)[start : start + raw.size]
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("int8", 0.006), ("int4", 0.11)])
+@pytest.mark.parametrize("n_in", [1, 31, 32, 96, 128, 1600])
+def test_a_table_comes_back_as_it_was_but_for_its_bits(dtype, error, n_in):
+    """A LINEAR of the identity shows each weight."""
+    ops = open_backend(ON, dtype)
+    values = np.random.default_rng(0).standard_normal((5, n_in)).astype(np.float32)
+    weight = ops.place(ArrayTensor(values), Role.LINEAR)
+    found = ops.to_numpy(ops.linear(ops.from_numpy(np.eye(n_in)), weight, None)).T
+    assert np.abs(found - values).max() <= error * np.abs(values).max()
+    assert weight.group == (64 if n_in % 64 == 0 else 32)
+
+
+def test_int4_keeps_tables_in_eight_bits():
+    ops = open_backend(ON, "int4")
+    values = ArrayTensor(np.ones((3, 64)))
+    assert [ops.place(values, role).bits for role in (Role.TABLE, Role.LINEAR)] == [8, 4]
+
+
+STEPS = [(0, 70, [3, 58]), (70, 1, [3, 58]), (0, 2, [25]), (71, 1, [3, 58, 40]), (72, 60, [3, 58, 40])]
+"""Position, rows and blocks."""
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_cache_grows_as_blocks_are_used_and_keeps_what_it_has(captured):
+    ops = open_backend(ON, "f32")
+    shape = KVShape(2, 2, 4)
+    grown, whole = ops.kv_cache(shape, 60), ops.kv_cache(shape, 60)
+    whole.hold(Batch.of([Chunk([0], 59 * BLOCK_SIZE, range(60))], whole))
+    assert len(grown.keys[0]) < len(whole.keys[0]) == 61 * BLOCK_SIZE
+    values = np.random.default_rng(0).standard_normal((60, 2 * BLOCK_SIZE, 8)).astype(np.float32)
+
+    def outputs(cache):
+        def forward(batch):
+            x = ops.from_numpy(values[len(results), : len(batch.ids)])
+            return ops.attention(x, x, x, batch, layer=1, n_head=2, scale=0.5)
+
+        results = []
+        run = ops.capture(forward) if captured else forward
+        for position, n, table in STEPS:
+            results.append(ops.to_numpy(run(Batch.of([Chunk([0] * n, position, table, all_logits=True)], cache))))
+        return results
+
+    for found, expected in zip(outputs(grown), outputs(whole), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.skipif(ON == "mlx-cpu" and not shutil.which("g++"), reason="MLX compiles with g++ on a CPU")
+def test_a_compiled_step_writes_the_cache_and_keeps_its_shape(monkeypatch):
+    import mlx.core as mx
+
+    ops = open_backend(ON, "f32")
+    mx.enable_compile()
+    try:
+        traces = []
+
+        def forward(batch):
+            traces.append(len(batch.ids))
+            x = ops.embedding(batch.ids, table)
+            x = ops.activation(x + x * x, "gelu_tanh")
+            return ops.attention(x, x, x, batch, layer=0, n_head=2, scale=0.5)
+
+        table = ops.place(ArrayTensor(np.random.default_rng(0).standard_normal((50, 8))), Role.TABLE)
+        n_steps = BLOCK_SIZE + 3
+        compiled, plain = (ops.kv_cache(KVShape(1, 2, 4), 4) for _ in range(2))
+        run = ops.capture(forward)
+        for position in range(n_steps):
+            chunks = [Chunk([position % 50], position, [1, 3]), Chunk([7], position, [0, 2])]
+            found = ops.to_numpy(run(Batch.of(chunks, compiled)))
+            n_traces = len(traces)
+            expected = ops.to_numpy(forward(Batch.of(chunks, plain)))
+            del traces[n_traces:]
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+    finally:
+        mx.disable_compile()
+    # One of the prompt, which is not compiled, and one of each width.
+    assert traces == [2, 2, 2]
