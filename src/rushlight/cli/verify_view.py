@@ -119,7 +119,7 @@ def _weights(report: Report) -> str:
     if report.weights is None:
         return ""
     if not report.weights:
-        return "the recorded ones"
+        return f"the recorded ones, sha256 {report.weights_sha256[:12]}…"
     return f"{len(report.weights)} of the tensors are not the recorded ones"
 
 
