@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rushlight
-from rushlight.nn import Activation, Convolution
+from rushlight.nn import Activation, Convolution, Module
 from rushlight.proof import verify
+from rushlight.proof.causes import ITS_INPUT, Source, Trial, why_output
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "proof"
 SOURCE, PORT, GOLDEN = (FOLDER / name for name in ("encoder.safetensors", "encoder.py", "encoder.golden.safetensors"))
@@ -104,3 +106,15 @@ def test_two_layers_of_one_shape_exchanged(encoder):
     one.proj, other.proj = other.proj, one.proj
     path, _ = first(encoder)
     assert path == "blocks.0.proj"
+
+
+def test_a_product_that_is_added_to_the_stream():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(5, 4)), rng.normal(size=(5, 8))
+    a, b = np.split(y, 2, axis=-1)
+    right, wrong = x + a / (1 + np.exp(-b)), x + b / (1 + np.exp(-a))
+    trial = Trial(wrong, right, [Source(ITS_INPUT, x), Source("conv", y)], [], 1e-5)
+    assert why_output(Module(), x, trial) == (
+        "it computes its input + the second half of conv times sigmoid of the first half of conv where the recording"
+        " has its input + the first half of conv times sigmoid of the second half of conv"
+    )

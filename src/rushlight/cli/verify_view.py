@@ -77,7 +77,7 @@ def report_view(report: Report, *, table: bool = True) -> RenderableType:
         parts.append(Text(f"{signs.equal} equal to the recording{rounded}: {n} modules", style="bold green"))
     else:
         lines = [printable(f"{signs.diverges} {failure}") for failure in report.failures]
-        parts += [Text(lines[0], style="bold red", overflow="fold"), *(Text(line, style="red") for line in lines[1:])]
+        parts += [Text(lines[0], style="bold red"), *(Text(line, style="red") for line in lines[1:])]
     return Group(*parts)
 
 
@@ -119,7 +119,7 @@ def _weights(report: Report) -> str:
     if report.weights is None:
         return ""
     if not report.weights:
-        return "the recorded ones"
+        return f"the recorded ones, sha256 {report.weights_sha256[:12]}…"
     return f"{len(report.weights)} of the tensors are not the recorded ones"
 
 

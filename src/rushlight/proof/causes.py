@@ -317,7 +317,14 @@ def _formula(trial: Trial, target: NDArray[Any]) -> str:
     for name, values in _candidates(trial.sources, target.shape):
         if trial.fits(values, target):
             return name
-    return _sum(trial, target)
+    if said := _sum(trial, target):
+        return said
+    # A branch that is added to the stream.
+    stream = next((s.values for s in trial.sources if s.name == ITS_INPUT and s.values.shape == target.shape), None)
+    for name, values in _candidates(trial.sources, target.shape) if stream is not None else ():
+        if trial.fits(values + stream, target):
+            return f"{ITS_INPUT} + {name}"
+    return ""
 
 
 def _candidates(sources: Sequence[Source], shape: tuple[int, ...]) -> Iterator[Source]:

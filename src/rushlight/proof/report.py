@@ -123,6 +123,7 @@ class Report:
         source, golden: the two sides, in the user's words.
         device, dtype: what the port computed with.
         recorded_dtype, made_with: what PyTorch computed in, and which versions.
+        weights_sha256: the digest of all the recorded weights, as `digest.py` defines it.
         prompts: tokens in each.
         tolerance: of a module alone.
         modules: in the order in which the port runs them.
@@ -139,6 +140,7 @@ class Report:
     dtype: str
     recorded_dtype: str
     made_with: dict[str, str]
+    weights_sha256: str
     prompts: list[int]
     tolerance: float
     modules: list[ModuleResult]
@@ -169,6 +171,7 @@ class Report:
             "dtype": self.dtype,
             "recorded_dtype": self.recorded_dtype,
             "made_with": self.made_with,
+            "recorded_weights_sha256": self.weights_sha256,
             "prompt_tokens": self.prompts,
             "tolerance": self.tolerance,
             "tolerance_of_the_run": _number(self.limit),

@@ -28,6 +28,7 @@ from rushlight.model import Model
 from rushlight.nn import NameRules, tapped
 from rushlight.proof.causes import ITS_INPUT, Source, Trial, why_input, why_output
 from rushlight.proof.compare import Distance, distance, oriented
+from rushlight.proof.digest import digest_of_all
 from rushlight.proof.golden import Golden, read_golden
 from rushlight.proof.report import TOLERANCES, LogitsResult, ModuleResult, Report, run_limit
 from rushlight.proof.weights import weight_differences
@@ -104,6 +105,7 @@ def verify(
         dtype=module.ops.dtype,
         recorded_dtype=golden.dtype,
         made_with=golden.made_with,
+        weights_sha256=digest_of_all(golden.weights),
         prompts=[len(case.ids) for case in golden.cases],
         tolerance=tolerance,
         modules=modules,
@@ -285,7 +287,9 @@ class _Alone(_Run):
             inner = self.view.calls.get(ended)
             values = None if inner is None else self.view.case.output(inner)
             if inner is not None and inner.output is not None and values is not None:
-                like = oriented(values, found)
+                # (C, N) of a convolution is turned, also where C is not that of what is to be explained.
+                turned = values.ndim == 2 and len(values) != len(found) and values.shape[1] == len(found)
+                like = values.T if turned else oriented(values, found)
                 name = _inside(ended, running.path)
                 sources.setdefault(inner.output, Source(name, values if like is None else like))
         return Trial(found, recorded, list(sources.values()), self.view.elsewhere(found, call), self.view.tolerance)

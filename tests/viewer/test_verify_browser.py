@@ -1,0 +1,59 @@
+"""The page of a verification, as a person has it before them."""
+
+from pathlib import Path
+
+import pytest
+
+import rushlight
+from rushlight.proof import verify
+from rushlight.viewer import render_page
+
+pytestmark = pytest.mark.browser
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def page(activation=None, **options):
+    model = rushlight.load(FIXTURES / "gpt2" / "gelu_new", **options)
+    if activation:
+        model.module.h[1].mlp.act.name = activation
+    report = verify(model, FIXTURES / "proof" / "gpt2.golden.safetensors", source="<b>model</b>")
+    return render_page("verify", "verified", report.to_json())
+
+
+def test_a_port_that_diverges(open_page):
+    tab = open_page(page("relu")).tab
+    assert tab.locator("h1").inner_text() == "<b>model</b>"
+    verdict = tab.locator("#verdict")
+    assert verdict.locator("p").first.inner_text() == "Not equal to the recording"
+    assert "h.1.mlp.act is the first module that diverges" in verdict.inner_text()
+    assert tab.locator("#modules tr").count() == 25
+    assert tab.locator("tr.diverges .path").all_inner_texts() == ["h.1.mlp.act"]
+    assert tab.locator("tr.diverges .cause").inner_text() == "it computes relu where the recording has gelu_tanh"
+    # A dot a module and kind, the one that diverges in its own colour, and a line that leads to it.
+    assert tab.locator(".plot circle.run").count() == 25
+    assert tab.locator(".plot circle.bad").count() == 1
+    assert tab.locator(".plot text.bad").text_content() == "h.1.mlp.act"
+    bad, good = (tab.locator(f".plot circle.{kind}").first.bounding_box() for kind in ("bad", "alone"))
+    assert bad["y"] < good["y"], "larger errors stand higher"
+
+
+def test_a_right_port(open_page):
+    tab = open_page(page()).tab
+    assert tab.locator("#verdict").inner_text() == "Equal to the recording"
+    assert tab.locator("tr.equal").count() == 25
+    assert tab.locator(".plot line.limit").count() == 2
+    assert tab.locator(".plot .bad").count() == 0
+
+
+def test_rounded_weights_have_no_limit_of_the_run(open_page):
+    tab = open_page(page(device="cpu", dtype="int8"), color_scheme="dark").tab
+    assert tab.locator("#verdict").inner_text() == "Equal to the recording"
+    assert tab.locator(".plot line.limit").count() == 1
+
+
+def test_a_narrow_window(open_page):
+    opened = open_page(page("relu"))
+    opened.tab.set_viewport_size({"width": 420, "height": 800})
+    assert not opened.tab.locator("td.layer").first.is_visible()
+    assert opened.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
