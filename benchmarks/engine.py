@@ -33,16 +33,18 @@ def text_s(model: Model, n_tokens: int, *, repeats_itself: bool, speculate: bool
     return result.stats.decode_s
 
 
-def together_s(model: Model, n_sequences: int, n_tokens: int) -> float:
-    """Seconds that n_sequences greedy texts take through the engine, prompts and all."""
+def together_s(model: Model, n_sequences: int, n_tokens: int) -> tuple[float, float]:
+    """Seconds that n_sequences greedy texts take through the engine: prompts and all, and a step of their decoding."""
     vocab_size = model.config.vocab_size
     settings = {"max_tokens": n_tokens, "ignore_eos": True}
     requests = [rushlight.Request(random_ids(PROMPT_TOKENS, vocab_size, s), (), settings) for s in range(n_sequences)]
+    decode_s = 0.0
     start = perf_counter()
     for _, result in model.generate_many(requests, max_active=n_sequences):
         if isinstance(result, rushlight.RushlightError):
             raise result
-    return perf_counter() - start
+        decode_s = max(decode_s, result.stats.decode_s)  # they share the steps
+    return perf_counter() - start, decode_s / (n_tokens - 1)
 
 
 def measure(model: Model, *, n_tokens: int, n_sequences: int, repeats: int) -> dict[str, list[float]]:
@@ -51,7 +53,7 @@ def measure(model: Model, *, n_tokens: int, n_sequences: int, repeats: int) -> d
     Returns:
         speculation: a text that repeats itself, guesses on over off.
         no_hits: a text that does not, the same.
-        together: n_sequences through the engine, over bare steps of as many rows.
+        together: a step of n_sequences decoding in the engine, over a bare step of as many rows.
         alone: n_sequences through the engine, over one after another.
     """
     found: dict[str, list[float]] = {"speculation": [], "no_hits": [], "together": [], "alone": []}
@@ -63,14 +65,14 @@ def measure(model: Model, *, n_tokens: int, n_sequences: int, repeats: int) -> d
             text_s(model, n_tokens, repeats_itself=False, speculate=speculate) for speculate in (False, None)
         )
         few = max(2, n_tokens // 8)
-        steps_s = time_decode(model, n_sequences, few)
-        engine_s = together_s(model, n_sequences, few)
-        one_s = together_s(model, 1, few)
+        step_s = time_decode(model, n_sequences, few) / few
+        all_s, engine_step_s = together_s(model, n_sequences, few)
+        one_s, _ = together_s(model, 1, few)
         if i:  # the first warms up
             found["speculation"].append(plain_s / guessed_s)
             found["no_hits"].append(drawn_s / no_hits_s)
-            found["together"].append(steps_s / engine_s)
-            found["alone"].append(n_sequences * one_s / engine_s)
+            found["together"].append(step_s / engine_step_s)
+            found["alone"].append(n_sequences * one_s / all_s)
     return found
 
 

@@ -155,3 +155,36 @@ def test_a_draft_feeds_each_token_once_and_forgets_wrong_guesses():
     assert draft.look([3, 4, 5, 9, 10, 11]) > before
     assert draft.guess(9) == [12, 13, 14, 15, 16]  # no more fit into its context
     assert draft.look([0] * 11) == 0
+
+
+def simulated_s(text, n_prompt, row_s):
+    """What a text takes to write with guesses, where a step takes 1 and each row more takes row_s."""
+
+    def step_s(n_rows):
+        return 1 + row_s * (n_rows - 1)
+
+    lookup, n, seconds = PromptLookup(), n_prompt, 0.0
+    while n < len(text):
+        n_guesses = worthwhile([lookup.look(text[:n])], [len(text) - n - 1], [0.0], step_s)[0]
+        guesses = lookup.guess(n_guesses) if n_guesses else []
+        seconds += step_s(1 + len(guesses))
+        n += 1
+        for guess in guesses:
+            if guess != text[n - 1]:
+                break
+            n += 1
+    return seconds
+
+
+@pytest.mark.parametrize("row_s", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize("n_words", [2000, 100, 20])
+def test_a_text_without_hits_takes_hardly_longer(n_words, row_s):
+    rng = random.Random(n_words)
+    text = [rng.randrange(n_words) for _ in range(600)]
+    assert simulated_s(text, 100, row_s) < 1.03 * 500
+
+
+@pytest.mark.parametrize(("row_s", "gain"), [(0.02, 8), (0.1, 4.5), (0.2, 3)])
+def test_a_text_that_repeats_itself_takes_a_part_of_the_time(row_s, gain):
+    text = [i % 13 for i in range(600)]
+    assert simulated_s(text, 100, row_s) < 500 / gain
