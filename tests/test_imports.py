@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
+
+import pytest
 
 HEAVY = {"torch", "transformers", "tokenizers", "huggingface_hub", "typer", "rich", "jinja2", "numpy"}
 
@@ -21,12 +24,37 @@ def test_import_rushlight_loads_few_modules():
     assert len(modules_loaded_by("import rushlight")) <= 40
 
 
-def test_help_loads_only_what_prints_it():
-    loaded = modules_loaded_by(
+def command(*arguments: str) -> str:
+    """Code that runs the command line."""
+    return (
         "from rushlight.cli import main\n"
-        "sys.argv = ['rushlight', '--help']\n"
+        f"sys.argv = {['rushlight', *arguments]}\n"
         "try: main()\n"
         "except SystemExit as exit: assert not exit.code, exit.code"
     )
+
+
+def test_help_loads_only_what_prints_it():
+    loaded = modules_loaded_by(command("--help"))
     assert "typer" in loaded
     assert loaded & (HEAVY - {"typer"}) == set()
+    assert len(loaded) <= 150
+
+
+def test_the_way_to_the_first_token_is_short():
+    loaded = modules_loaded_by(command("generate", "--prompt", "Once", "--max-tokens", "1"))
+    assert {"numpy", "tokenizers", "typer"} <= loaded
+    assert loaded & (HEAVY - {"numpy", "tokenizers", "typer"} | {"asyncio", "http", "ssl", "rushlight.bench"}) == set()
+    assert len(loaded) <= 310
+
+
+@pytest.mark.skipif(not find_spec("rushlight.backends._native"), reason="the reference backend is NumPy")
+def test_weights_are_read_before_numpy_is_imported():
+    loaded = modules_loaded_by(
+        "from rushlight import demo, loader\n"
+        "checkpoint = loader.open_checkpoint(demo.folder())\n"
+        "architecture, config = loader.identify(checkpoint)\n"
+        "ops, rules = loader.open_backend(), architecture.rules\n"
+        "loader.bind(architecture(config), checkpoint, ops, rules=rules, tie=True, title='')"
+    )
+    assert loaded & HEAVY == set()

@@ -30,6 +30,7 @@ PEERS = {
     "llama.cpp": "llama",
     "transformers": "torch_transformers",
     "CTranslate2": "ctranslate",
+    "OpenVINO": "openvino_stateful",
 }
 """What a runtime is called -> its file here."""
 

@@ -6,7 +6,6 @@ Each new file is held against the hash that the hub names for it; huggingface_hu
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from pathlib import Path
@@ -203,6 +202,8 @@ def _weights(repo_id: str, names: Sequence[str]) -> list[str]:
 
 def _verify(link: Path, repo_id: str) -> None:
     """Hold a file against its hash: the name of the blob that the cache links to."""
+    import hashlib  # OpenSSL comes with it
+
     blob = link.parent / link.readlink()
     if _SHA256.fullmatch(blob.name):
         with blob.open("rb") as file:

@@ -1,0 +1,202 @@
+"""OpenVINO: GPT-2 traced from PyTorch, with keys and values as the model's own state, as optimum-intel exports it.
+
+int8 is NNCF's weight compression, as optimum-intel makes it for small models: a scale and a zero point a row.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.peers import PROMPT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+DISTRIBUTION = "openvino"
+NEEDS: tuple[str, ...] = ("tokenizers",)
+DTYPES = ("f32", "bf16", "int8")
+
+_PRECISION = {"f32": "f32", "bf16": "bf16", "int8": "f32"}
+"""What it computes in."""
+
+
+def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
+    """Its intermediate representation; bf16 is chosen when it is loaded."""
+    import openvino
+
+    kind = "int8" if dtype == "int8" else "f32"
+    path = folder / f"openvino-{kind}"
+    if not (path / "model.xml").exists():
+        model = _converted(checkpoint)
+        if kind == "int8":
+            import nncf
+
+            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        path.mkdir(exist_ok=True)
+        for name in ("vocab.json", "merges.txt"):
+            (path / name).write_bytes((checkpoint / name).read_bytes())
+        openvino.save_model(model, path / "model.xml", compress_to_fp16=False)
+    return path
+
+
+def _converted(checkpoint: Path) -> Any:
+    """The graph: (S, T) ids at the positions after those in the state -> logits of the columns that are asked for."""
+    import openvino
+    import torch
+    from openvino._offline_transformations import apply_make_stateful_transformation
+    from safetensors.torch import load_file
+    from torch.nn import functional
+
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    n_layer, n_head = config["n_layer"], config["n_head"]
+    tensors = {name.removeprefix("transformer."): t for name, t in load_file(checkpoint / "model.safetensors").items()}
+
+    class GPT2(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, tensor in tensors.items():
+                self.register_buffer(name.replace(".", "_"), tensor)
+
+        def norm(self, x: Any, name: str) -> Any:
+            weight, bias = self.of(f"{name}.weight"), self.of(f"{name}.bias")
+            return functional.layer_norm(x, (x.shape[-1],), weight, bias, config["layer_norm_epsilon"])
+
+        def of(self, name: str) -> Any:
+            return getattr(self, name.replace(".", "_"))
+
+        def product(self, x: Any, name: str) -> Any:
+            return x @ self.of(f"{name}.weight") + self.of(f"{name}.bias")
+
+        def forward(self, input_ids: Any, position_ids: Any, columns: Any, beam_idx: Any, *past: Any) -> Any:
+            x = functional.embedding(input_ids, self.of("wte.weight")) + functional.embedding(
+                position_ids, self.of("wpe.weight")
+            )
+            seen = torch.arange(past[0].shape[2] + input_ids.shape[1])
+            mask = seen[None, None, None, :] <= position_ids[:, None, :, None]  # (S, 1, T, past + T)
+            present = []
+            for i in range(n_layer):
+                h = self.norm(x, f"h.{i}.ln_1")
+                q, k, v = (
+                    part.view(*part.shape[:2], n_head, -1).transpose(1, 2)
+                    for part in self.product(h, f"h.{i}.attn.c_attn").chunk(3, dim=-1)
+                )
+                # Choosing sequences by beam, of which there is one, is the form in which the plugin fuses attention.
+                k, v = (
+                    torch.cat([old.index_select(0, beam_idx), new], 2)
+                    for old, new in ((past[2 * i], k), (past[2 * i + 1], v))
+                )
+                present += [k, v]
+                h = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+                x = x + self.product(h.transpose(1, 2).flatten(2), f"h.{i}.attn.c_proj")
+                h = self.product(self.norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc")
+                x = x + self.product(functional.gelu(h, approximate="tanh"), f"h.{i}.mlp.c_proj")
+            x = self.norm(x.index_select(1, columns), "ln_f")
+            return x @ self.of("wte.weight").T, *present
+
+    past = [torch.zeros(2, n_head, 3, config["n_embd"] // n_head) for _ in range(2 * n_layer)]
+    example = (
+        torch.ones(2, 4, dtype=torch.int64),
+        3 + torch.arange(4).expand(2, 4),
+        torch.tensor([3]),
+        torch.arange(2),
+        *past,
+    )
+    model = openvino.convert_model(GPT2().eval(), example_input=example)
+    names = [f"past.{i}" for i in range(2 * n_layer)]
+    for port, name in zip(model.inputs, ["input_ids", "position_ids", "columns", "beam_idx", *names], strict=True):
+        port.get_tensor().set_names({name})
+    for port, name in zip(model.outputs, ["logits", *(f"present.{name}" for name in names)], strict=True):
+        port.get_tensor().set_names({name})
+    for name in names:
+        shape = model.input(name).partial_shape
+        shape[0], shape[1], shape[2], shape[3] = -1, n_head, -1, config["n_embd"] // n_head
+        model.input(name).get_node().set_partial_shape(shape)
+    for name in ("input_ids", "position_ids"):
+        model.input(name).get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
+    for name in ("columns", "beam_idx"):
+        model.input(name).get_node().set_partial_shape(openvino.PartialShape([-1]))
+    model.validate_nodes_and_infer_types()
+    apply_make_stateful_transformation(model, {name: f"present.{name}" for name in names})
+    _start_empty(model)
+    return model
+
+
+def _start_empty(model: Any) -> None:
+    """A state that was reset is (S, n_head, 0, head_dim): how many sequences there are, the ids say."""
+    import numpy as np
+    from openvino import opset13 as ops
+
+    ids = model.input("input_ids")
+    n_sequences = ops.gather(ops.shape_of(ids, output_type="i64"), ops.constant([0]), ops.constant(0))
+    for op in model.get_ops():
+        if op.get_type_name() == "ReadValue":
+            _, n_head, _, head_dim = op.get_output_partial_shape(0)
+            rest = ops.constant(np.array([n_head.get_length(), 0, head_dim.get_length()], np.int64))
+            empty = ops.broadcast(ops.constant(0.0, dtype=np.float32), ops.concat([n_sequences, rest], axis=0))
+            op.set_arguments([empty])
+    model.validate_nodes_and_infer_types()
+
+
+class Runtime:
+    """One request, whose state is reset before each prompt."""
+
+    def __init__(self, path: str, dtype: str, threads: int) -> None:
+        import openvino
+
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
+            "KV_CACHE_PRECISION": _PRECISION[dtype],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        model = openvino.Core().compile_model(Path(path) / "model.xml", "CPU", settings)
+        self._request = model.create_infer_request()
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        return self._step([ids], 0, range(len(ids)))[0].copy()
+
+    def prefill(self, ids: Sequence[int]) -> None:
+        self._step([ids], 0, [len(ids) - 1]).argmax()
+
+    def decode(self, prompts: Sequence[Sequence[int]], n_tokens: int) -> tuple[float, list[list[int]]]:
+        length = len(prompts[0])
+        chosen = [self._step(prompts, 0, [length - 1]).argmax(-1)]
+        start = perf_counter()
+        for i in range(n_tokens):
+            chosen.append(self._step(chosen[-1], length + i, [0]).argmax(-1))
+        seconds = perf_counter() - start
+        return seconds, [[int(tokens[s, 0]) for tokens in chosen] for s in range(len(prompts))]
+
+    def _step(self, ids: Any, position: int, columns: Sequence[int]) -> NDArray[np.float32]:
+        """(S, T) ids at the positions from `position` on -> (S, len(columns), V) logits, to be read before the next."""
+        import numpy as np
+
+        if position == 0:
+            self._request.reset_state()
+        ids = np.asarray(ids, np.int64)
+        positions = np.broadcast_to(np.arange(position, position + ids.shape[1]), ids.shape)
+        inputs = {
+            "input_ids": ids,
+            "position_ids": positions.copy(),
+            "columns": np.asarray(columns, np.int64),
+            "beam_idx": np.arange(len(ids)),
+        }
+        return self._request.infer(inputs, share_inputs=True, share_outputs=True)["logits"]
+
+
+def first_token(path: str, dtype: str, threads: int) -> None:
+    """Tokenizer by the tokenizers library, then a prompt."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    tokenizer = ByteLevelBPETokenizer(str(Path(path) / "vocab.json"), str(Path(path) / "merges.txt"))
+    ids = tokenizer.encode(PROMPT).ids
+    logits = Runtime(path, dtype, threads)._step([ids], 0, [len(ids) - 1])
+    sys.stdout.write(tokenizer.decode([int(logits.argmax())]) + "\n")
+    sys.stdout.flush()
