@@ -4,6 +4,7 @@
 #include "activation.h"
 #include "attention.h"
 #include "linear.h"
+#include "maxima.h"
 #include "norm.h"
 #include "pack.h"
 #include "read.h"
@@ -36,6 +37,7 @@ const Kernels kKernels = {
                    map<Tanh>},
     .attention = attention,
     .exp = map<Exp>,
+    .maxima = maxima,
     .read = read,
 };
 

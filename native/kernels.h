@@ -56,6 +56,8 @@ inline constexpr int kActivations = 7;
 inline constexpr const char* kActivationNames[kActivations] = {"gelu_tanh",  "gelu_erf", "relu", "silu",
                                                                "quick_gelu", "sigmoid",  "tanh"};
 
+inline constexpr int kStretch = 32;
+
 struct Kernels {
   const char* name;
   LinearKernels linear[kFormats];
@@ -67,6 +69,8 @@ struct Kernels {
   void (*attention)(const AttentionJob& job, int row_begin, int row_end, float* scratch);
   // exp of n floats, for sampling and for tests.
   void (*exp)(const float* x, float* out, int n);
+  // The greatest of each kStretch of n floats, and of what is left.
+  void (*maxima)(const float* x, int n, float* out);
   // Reads bytes, a multiple of 64, and returns what depends on all of them.
   uint32_t (*read)(const uint8_t* from, size_t bytes);
 };

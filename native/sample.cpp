@@ -1,6 +1,9 @@
 #include "sample.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <numeric>
@@ -10,23 +13,37 @@ namespace rushlight {
 
 namespace {
 
-float greatest(std::span<const float> values) {
-  constexpr size_t kChains = 16;
-  float chains[kChains];
-  std::fill_n(chains, kChains, -std::numeric_limits<float>::infinity());
-  for (size_t i = 0; i + kChains <= values.size(); i += kChains) {
-    for (size_t j = 0; j < kChains; ++j) chains[j] = values[i + j] > chains[j] ? values[i + j] : chains[j];
-  }
-  for (size_t i = values.size() / kChains * kChains; i < values.size(); ++i) chains[0] = std::max(chains[0], values[i]);
-  return *std::max_element(chains, chains + kChains);
+constexpr float kLeast = -std::numeric_limits<float>::infinity();
+
+// Kept from draw to draw: fresh memory of this size would come from the operating system, page by page.
+struct Scratch {
+  std::vector<float> maxima;   // of each kStretch logits
+  std::vector<float> values;   // to be partitioned
+  std::vector<int32_t> ids;    // the tokens that may be drawn, in order; all if it is empty
+  std::vector<float> weights;  // theirs
+};
+
+float kth_greatest(std::span<const float> values, size_t k, std::vector<float>& scratch) {
+  scratch.assign(values.begin(), values.end());
+  std::nth_element(scratch.begin(), scratch.begin() + static_cast<ptrdiff_t>(k - 1), scratch.end(), std::greater<>());
+  return scratch[k - 1];
 }
 
-// The k-th greatest, or less than everything where there are no more than k.
-float kth_greatest(std::span<const float> values, int64_t k) {
-  if (k <= 0 || k >= static_cast<int64_t>(values.size())) return -std::numeric_limits<float>::infinity();
-  std::vector<float> sorted(values.begin(), values.end());
-  std::nth_element(sorted.begin(), sorted.begin() + (k - 1), sorted.end(), std::greater<>());
-  return sorted[static_cast<size_t>(k - 1)];
+// The k greatest logits and all that equal the least of them, into ids and, still as logits, weights.
+void keep_top(std::span<const float> logits, size_t k, Scratch& scratch) {
+  // k stretches have a maximum of at least `floor`, so the k-th greatest logit is no less.
+  const auto& maxima = scratch.maxima;
+  const float floor = k <= maxima.size() ? kth_greatest(maxima, k, scratch.values) : kLeast;
+  for (size_t stretch = 0; stretch < maxima.size(); ++stretch) {
+    if (maxima[stretch] < floor) continue;
+    for (size_t i = stretch * kStretch; i < std::min((stretch + 1) * kStretch, logits.size()); ++i) {
+      if (logits[i] < floor) continue;
+      scratch.ids.push_back(static_cast<int32_t>(i));
+      scratch.weights.push_back(logits[i]);
+    }
+  }
+  const float least = kth_greatest(scratch.weights, k, scratch.values);
+  for (float& logit : scratch.weights) logit = logit < least ? kLeast : logit;
 }
 
 // In several chains, for one addition waits for the one before.
@@ -41,70 +58,80 @@ double sum(std::span<const float> values) {
   return std::accumulate(std::begin(chains), std::end(chains), 0.0);
 }
 
-// Zeroes all but the fewest weights, greatest first and earlier ids before later equals, that make up `share` of their
-// sum. The greatest weight is 1. Only those that can be among them are sorted: a few hundred most often.
-void keep_top_share(std::vector<float>& weights, double share) {
-  const double wanted = share * sum(weights);
-  std::vector<int32_t> order;
-  for (float least = 1e-2f;; least = least > 1e-30f ? least * 1e-2f : 0) {
-    double reached = 0;
-    order.clear();
-    for (size_t i = 0; i < weights.size(); ++i) {
-      if (weights[i] < least) continue;
-      reached += weights[i];
-      order.push_back(static_cast<int32_t>(i));
-    }
-    if (reached >= wanted || least == 0) break;
+// Zeroes all but the fewest weights, greatest first and earlier before later equals, that make up `share` of their sum.
+// Weights are at most 1. They are summed in bins by their first bits, and only the bin that reaches the share is sorted.
+void keep_top_share(std::span<float> weights, double share) {
+  constexpr int kShift = 19;  // 16 bins to a factor of 2
+  const auto bin_of = [](float weight) { return std::bit_cast<uint32_t>(weight) >> kShift; };
+  std::array<double, (std::bit_cast<uint32_t>(1.0f) >> kShift) + 1> bins = {};
+  const double total = sum(weights), wanted = share * total;
+  // All that are below this add up to less than may be left out.
+  const auto least = static_cast<float>((total - wanted) / static_cast<double>(weights.size()));
+  for (const float weight : weights) {
+    if (weight >= least) bins[bin_of(weight)] += weight;
   }
-  const auto before = [&](int32_t a, int32_t b) { return weights[a] != weights[b] ? weights[a] > weights[b] : a < b; };
-  std::ranges::sort(order, before);
+  size_t bin = bins.size() - 1;
   double reached = 0;
+  for (; bin > 0 && reached + bins[bin] < wanted; --bin) reached += bins[bin];
+
+  std::vector<int32_t> order;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (bin_of(weights[i]) == bin) order.push_back(static_cast<int32_t>(i));
+  }
+  std::ranges::stable_sort(order, [&](int32_t a, int32_t b) { return weights[a] > weights[b]; });
   size_t kept = 0;
   while (kept < order.size() && reached < wanted) reached += weights[order[kept++]];
-  const int32_t last = order[kept - 1];
-  for (size_t i = 0; i < weights.size(); ++i) {
-    if (before(last, static_cast<int32_t>(i))) weights[i] = 0;
-  }
+  for (size_t i = kept; i < order.size(); ++i) weights[order[i]] = 0;
+  const float edge = std::bit_cast<float>(static_cast<uint32_t>(bin << kShift));
+  for (float& weight : weights) weight = weight < edge ? 0 : weight;
 }
 
 // The first index at which the running sum of the weights exceeds `share` of the whole.
-int64_t at_share(std::span<const float> weights, double share) {
-  constexpr size_t kBlock = 256;
+size_t at_share(std::span<const float> weights, double share) {
+  constexpr size_t kPart = 256;
   std::vector<double> sums;
-  for (size_t i = 0; i < weights.size(); i += kBlock) {
-    sums.push_back(sum(weights.subspan(i, std::min(kBlock, weights.size() - i))));
+  for (size_t i = 0; i < weights.size(); i += kPart) {
+    sums.push_back(sum(weights.subspan(i, std::min(kPart, weights.size() - i))));
   }
   const double target = share * std::accumulate(sums.begin(), sums.end(), 0.0);
-  size_t block = 0;
+  size_t part = 0;
   double reached = 0;
-  while (block + 1 < sums.size() && reached + sums[block] <= target) reached += sums[block++];
-  for (size_t i = block * kBlock; i < weights.size(); ++i) {
+  while (part + 1 < sums.size() && reached + sums[part] <= target) reached += sums[part++];
+  for (size_t i = part * kPart; i < weights.size(); ++i) {
     reached += weights[i];
-    if (reached > target) return static_cast<int64_t>(i);
+    if (reached > target) return i;
   }
   // Rounding has put the target at the very end.
-  return std::ranges::find_if(weights.rbegin(), weights.rend(), [](float w) { return w > 0; }).base() -
-         weights.begin() - 1;
+  size_t last = weights.size() - 1;
+  while (last > 0 && weights[last] == 0) --last;
+  return last;
 }
 
 }  // namespace
 
 int64_t sample(std::span<const float> logits, const SamplingSettings& settings, double share, const Kernels& kernels) {
-  const float least = kth_greatest(logits, settings.top_k);
-  const float most = greatest(logits);
-  const auto inverse = static_cast<float>(std::min(1.0 / settings.temperature, 1e38));
-  // Kept for the next draw: fresh memory of this size would come from the operating system, page by page.
-  thread_local std::vector<float> weights;
-  weights.resize(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    weights[i] = logits[i] >= least ? (logits[i] - most) * inverse : -std::numeric_limits<float>::infinity();
+  thread_local Scratch scratch;
+  auto& [maxima, values, ids, weights] = scratch;
+  ids.clear(), weights.clear();
+  maxima.resize((logits.size() + kStretch - 1) / kStretch);
+  kernels.maxima(logits.data(), static_cast<int>(logits.size()), maxima.data());
+  const float most = *std::ranges::max_element(maxima);
+  if (settings.top_k > 0 && settings.top_k < static_cast<int64_t>(logits.size())) {
+    keep_top(logits, static_cast<size_t>(settings.top_k), scratch);
+  } else {
+    weights.assign(logits.begin(), logits.end());
   }
+  const auto inverse = static_cast<float>(std::min(1.0 / settings.temperature, 1e38));
+  for (float& weight : weights) weight = (weight - most) * inverse;
   kernels.exp(weights.data(), weights.data(), static_cast<int>(weights.size()));
   if (settings.top_p < 1) keep_top_share(weights, settings.top_p);
   if (settings.min_p > 0) {
-    for (float& weight : weights) weight = weight < settings.min_p ? 0 : weight;
+    auto least = static_cast<float>(settings.min_p);
+    if (least < settings.min_p) least = std::nextafter(least, 2.0f);
+    for (float& weight : weights) weight = weight < least ? 0 : weight;
   }
-  return at_share(weights, share);
+  const size_t drawn = at_share(weights, share);
+  return ids.empty() ? static_cast<int64_t>(drawn) : ids[drawn];
 }
 
 }  // namespace rushlight

@@ -24,7 +24,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("vocab_size", [1, 7, 1000, 5000])
+@pytest.mark.parametrize("vocab_size", [1, 7, 31, 32, 33, 1000, 50_257])
 def test_the_draw_is_that_of_the_sampler_in_numpy(device, settings, vocab_size):
     params = SamplingParams(**{"temperature": 1.0} | settings)
     logits = 3 * random(vocab_size)
@@ -40,6 +40,21 @@ def test_the_draw_is_that_of_the_sampler_in_numpy(device, settings, vocab_size):
 def test_equals_at_the_edge_of_top_k_all_stay(device):
     logits = np.array([0, 5, 5, 5, 1], np.float32)
     assert {device.sample(logits, 1.0, 2, 1.0, 0.0, share) for share in np.linspace(0, 0.999, 50)} == {1, 2, 3}
+
+
+def test_of_equals_at_the_edge_of_top_p_the_first_stay(device):
+    logits = np.zeros(1000, np.float32)
+    logits[::2] = 1.0
+    n_kept = np.count_nonzero(probabilities(logits, 1.0, 0, 0.4, 0.0))
+    drawn = {device.sample(logits, 1.0, 0, 0.4, 0.0, share) for share in np.linspace(0, 0.999999, 3000)}
+    assert drawn == set(range(0, 2 * n_kept, 2))
+
+
+def test_what_is_impossible_is_not_drawn(device):
+    logits = np.full(300, -np.inf, np.float32)
+    logits[[5, 290]] = 3.0
+    for top_k, top_p in ((0, 1.0), (100, 1.0), (0, 0.9999), (100, 0.9999)):
+        assert {device.sample(logits, 1.0, top_k, top_p, 0.0, share) for share in (0, 0.3, 0.7, 0.9999)} == {5, 290}
 
 
 def test_the_ends_of_the_range(device):
