@@ -8,32 +8,88 @@
 
 namespace rushlight::RUSHLIGHT_ISA {
 
-// out[0 to kV vectors] += Σ_i a[i] · b[i][...]: each lane one chain in the order of i.
-template <int kV>
-RUSHLIGHT_INLINE void add_product(const float* a, int n, const float* b, size_t b_stride, float* out) {
-  F32 acc[kV];
-  for (int v = 0; v < kV; ++v) acc[v] = load<F32>(out + v * kLanes);
-  for (int i = 0; i < n; ++i, b += b_stride) {
-    const F32 ai = broadcast(a[i]);
-    for (int v = 0; v < kV; ++v) acc[v] = fma(ai, load<F32>(b + v * kLanes), acc[v]);
+// out[m][0 to kV vectors] = out[m] · scale[m] + Σ_i a[m][i] · b[i] for kM rows: each lane one chain in the order of i.
+template <int kM, int kV>
+RUSHLIGHT_INLINE void add_product(const float* a, size_t a_stride, int n, const float* b, size_t b_stride,
+                                  const float* scale, float* out, size_t out_stride) {
+  F32 acc[kM][kV];
+  for (int m = 0; m < kM; ++m) {
+    for (int v = 0; v < kV; ++v) acc[m][v] = load<F32>(out + m * out_stride + v * kLanes) * scale[m];
   }
-  for (int v = 0; v < kV; ++v) store(out + v * kLanes, acc[v]);
+  for (int i = 0; i < n; ++i, b += b_stride) {
+    F32 row[kV];
+    for (int v = 0; v < kV; ++v) row[v] = load<F32>(b + v * kLanes);
+    for (int m = 0; m < kM; ++m) {
+      const F32 ai = broadcast(a[m * a_stride + i]);
+      for (int v = 0; v < kV; ++v) acc[m][v] = fma(ai, row[v], acc[m][v]);
+    }
+  }
+  for (int m = 0; m < kM; ++m) {
+    for (int v = 0; v < kV; ++v) store(out + m * out_stride + v * kLanes, acc[m][v]);
+  }
 }
 
-// The same for a row of n_out floats, a multiple of kLanes.
-inline void add_product(const float* a, int n, const float* b, size_t b_stride, float* out, int n_out) {
+// The same for rows of n_out floats, a multiple of kLanes.
+template <int kM>
+void add_product(const float* a, size_t a_stride, int n, const float* b, size_t b_stride, const float* scale,
+                 float* out, size_t out_stride, int n_out) {
+  constexpr int kV = (kRegisters - 4) / kM < 8 ? (kRegisters - 4) / kM : 8;
   int at = 0;
-  for (; at + 8 * kLanes <= n_out; at += 8 * kLanes) add_product<8>(a, n, b + at, b_stride, out + at);
-  for (; at + 4 * kLanes <= n_out; at += 4 * kLanes) add_product<4>(a, n, b + at, b_stride, out + at);
-  for (; at < n_out; at += kLanes) add_product<1>(a, n, b + at, b_stride, out + at);
+  for (; at + kV * kLanes <= n_out; at += kV * kLanes) {
+    add_product<kM, kV>(a, a_stride, n, b + at, b_stride, scale, out + at, out_stride);
+  }
+  if constexpr (kV > 2) {
+    for (; at + 2 * kLanes <= n_out; at += 2 * kLanes) {
+      add_product<kM, 2>(a, a_stride, n, b + at, b_stride, scale, out + at, out_stride);
+    }
+  }
+  for (; at < n_out; at += kLanes) add_product<kM, 1>(a, a_stride, n, b + at, b_stride, scale, out + at, out_stride);
+}
+
+// What a block adds to kM rows that all see some of it: its first n[m] positions.
+template <int kM>
+void attend(const float* q, size_t q_stride, const float* keys, const float* values, size_t value_stride, int head_dim,
+            float scale, const int* n, float* scores, float* most, float* sum, float* o, int width) {
+  const auto padded = [&](int m) { return (n[m] + kLanes - 1) / kLanes * kLanes; };
+  constexpr float kZeros[kM] = {};
+  __builtin_memset(scores, 0, sizeof(float) * kM * kBlock);
+  add_product<kM>(q, q_stride, head_dim, keys, kBlock, kZeros, scores, kBlock, padded(kM - 1));
+  float rescale[kM];
+  for (int m = 0; m < kM; ++m) {
+    float* row = scores + m * kBlock;
+    F32 peak = broadcast(most[m]);
+    for (int i = 0; i < padded(m); i += kLanes) {
+      // What stands in a block after the row's position is another row's, or left from another sequence.
+      const F32 score = select(lane_index() < n[m] - i, load<F32>(row + i) * scale, broadcast(-__builtin_inff()));
+      store(row + i, score);
+      peak = max(score, peak);
+    }
+    const float new_most = reduce_max(peak);
+    F32 total = {};
+    for (int i = 0; i < padded(m); i += kLanes) {
+      const F32 p = exp(load<F32>(row + i) - new_most);
+      store(row + i, p);
+      total += p;
+    }
+    rescale[m] = exp(broadcast(most[m] - new_most))[0];
+    most[m] = new_most;
+    sum[m] = sum[m] * rescale[m] + reduce_add(total);
+  }
+  // Of the first row's positions all rows see each; later ones have a few more.
+  add_product<kM>(scores, kBlock, n[0], values, value_stride, rescale, o, static_cast<size_t>(width), width);
+  constexpr float kOne = 1.0f;
+  for (int m = 1; m < kM; ++m) {
+    add_product<1>(scores + m * kBlock + n[0], 0, n[m] - n[0], values + static_cast<size_t>(n[0]) * value_stride,
+                   value_stride, &kOne, o + m * width, 0, width);
+  }
 }
 
 inline void attention(const AttentionJob& job, int row_begin, int row_end, float* scratch) {
   const int head_dim = job.head_dim, width = static_cast<int>(job.value_stride);
-  float* scores = scratch;           // kBlock
-  float* most = scores + kBlock;     // the running maximum of each row's scores
+  float* scores = scratch;                    // [kBeside][kBlock]
+  float* most = scores + kBeside * kBlock;    // the running maximum of each row's scores
   float* sum = most + kAttentionRows;
-  float* o = sum + kAttentionRows;   // [row][width]: the running sum of values
+  float* o = sum + kAttentionRows;            // [row][width]: the running sum of values
   for (int row = row_begin; row < row_end; ++row) {
     most[row - row_begin] = -__builtin_inff();
     sum[row - row_begin] = 0;
@@ -44,35 +100,15 @@ inline void attention(const AttentionJob& job, int row_begin, int row_end, float
   for (int block = 0; block * kBlock <= last; ++block) {
     const float* keys = job.keys + static_cast<size_t>(job.blocks[block]) * job.block_stride;
     const float* values = job.values + static_cast<size_t>(job.blocks[block]) * job.block_stride;
-    for (int row = row_begin; row < row_end; ++row) {
-      const int seen = job.position + row + 1 - block * kBlock;  // positions of the block up to the row's own
-      if (seen <= 0) continue;
-      const int n = seen < kBlock ? seen : kBlock;
-      const int padded = (n + kLanes - 1) / kLanes * kLanes;
-      const int local = row - row_begin;
-
-      __builtin_memset(scores, 0, kBlock * 4);
-      add_product(job.q + static_cast<size_t>(row) * job.q_stride, head_dim, keys, kBlock, scores, padded);
-      F32 peak = broadcast(most[local]);
-      for (int i = 0; i < padded; i += kLanes) {
-        // What stands in a block after the row's position is another row's, or left from another sequence.
-        const F32 score = select(lane_index() < n - i, load<F32>(scores + i) * job.scale, broadcast(-__builtin_inff()));
-        store(scores + i, score);
-        peak = max(score, peak);
-      }
-      const float new_most = reduce_max(peak);
-      F32 total = {};
-      for (int i = 0; i < padded; i += kLanes) {
-        const F32 p = exp(load<F32>(scores + i) - new_most);
-        store(scores + i, p);
-        total += p;
-      }
-      const float rescale = exp(broadcast(most[local] - new_most))[0];
-      most[local] = new_most;
-      sum[local] = sum[local] * rescale + reduce_add(total);
-      float* o_row = o + local * width;
-      for (int i = 0; i < width; i += kLanes) store(o_row + i, load<F32>(o_row + i) * rescale);
-      add_product(scores, n, values, job.value_stride, o_row, width);
+    const int before = block * kBlock - job.position;  // rows that end before the block
+    for (int row = row_begin > before ? row_begin : before; row < row_end;) {
+      const int local = row - row_begin, m = row_end - row < kBeside ? 1 : kBeside;
+      int n[kBeside];  // positions of the block up to the row's own
+      for (int i = 0; i < m; ++i) n[i] = row + i + 1 - before < kBlock ? row + i + 1 - before : kBlock;
+      const auto run = m == 1 ? attend<1> : attend<kBeside>;
+      run(job.q + static_cast<size_t>(row) * job.q_stride, job.q_stride, keys, values, job.value_stride, head_dim,
+          job.scale, n, scores, most + local, sum + local, o + local * width, width);
+      row += m;
     }
   }
 

@@ -47,9 +47,10 @@ struct AttentionJob {
 
 inline constexpr int kBlock = 64;          // positions in a block of the cache
 inline constexpr int kAttentionRows = 16;  // rows that share a pass over the cache
+inline constexpr int kBeside = 4;          // of them, rows that are multiplied side by side
 
 // Floats of scratch that `attention` needs.
-inline size_t attention_scratch(size_t value_stride) { return kAttentionRows * (value_stride + 2) + kBlock; }
+inline size_t attention_scratch(size_t value_stride) { return kAttentionRows * (value_stride + 2) + kBeside * kBlock; }
 
 enum class ActivationKind : uint8_t { kGeluTanh, kGeluErf, kRelu, kSilu, kQuickGelu, kSigmoid, kTanh };
 inline constexpr int kActivations = 7;
