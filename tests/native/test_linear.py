@@ -55,8 +55,23 @@ def test_rows_of_every_number(device, isa, weights, rows):
     check(device, isa, weights, rows=rows, n_in=70, n_out=40)
 
 
-def check(device, isa, weights, rows, n_in, n_out):
-    matrix, x, bias = random(n_in, n_out), random(rows, n_in, seed=1), random(n_out, seed=2)
+@pytest.mark.parametrize("n_in", [191, 193, 385, 700, 1100])
+def test_a_row_alone_has_the_bits_it_has_among_many(device, weights, n_in):
+    """Inputs cut into blocks, panel by panel and, of 97 rows of 700 and more, block by block."""
+    weight, bias, x = place(device, random(n_in, 100), weights), device.vector(random(100, seed=2)), random(97, n_in)
+    alone = [np.asarray(device.linear(device.array(x[i : i + 1]), weight, bias))[0] for i in range(0, 97, 12)]
+    for n_rows in (13, 97):
+        together = np.asarray(device.linear(device.array(x[:n_rows]), weight, bias))
+        assert np.array_equal(together[::12], alone[: len(together[::12])])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_greatest_weights_and_activations_do_not_overflow(device, isa, weights, sign):
+    check(device, isa, weights, rows=7, n_in=96, n_out=33, of=lambda *shape, seed=0: np.full(shape, sign, np.float32))
+
+
+def check(device, isa, weights, rows, n_in, n_out, of=random):
+    matrix, x, bias = of(n_in, n_out), of(rows, n_in, seed=1), of(n_out, seed=2)
     weight = place(device, matrix, weights)
     kept, activations = unpacked(device, weight), seen(x, weights, isa)
     scale = np.abs(activations) @ np.abs(kept) + np.abs(bias) + 1e-30
