@@ -33,7 +33,7 @@ struct Ahead {
   }
 };
 
-// The most vectors of a panel that, for kM rows each, fit in so many registers.
+// The most vectors of a panel whose sums, for so many rows, fit in so many registers.
 constexpr int strip_of(int rows, int registers) {
   int strip = kVectors;
   while (strip > 1 && strip * rows > registers) strip /= 2;
@@ -54,8 +54,10 @@ struct Plain {
   static constexpr int kBlockK = 192;
   using XTile = float[kTile];
 
+  // Beside the sums wait activations or, of many rows, the weights of two vectors, then one of the other side, and what
+  // bf16 is masked with.
   template <int kM>
-  static constexpr int kStrip = strip_of(kM, kRegisters - (kFormat == Format::kBF16 ? 5 : 4));
+  static constexpr int kStrip = strip_of(kM, kRegisters - (kM < 4 ? kM : 2) - 1 - (kFormat == Format::kBF16 ? 1 : 0));
 
   template <bool kAlone, int kM, int kS>
   RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
@@ -193,7 +195,7 @@ void quantize_row(const float* x, int n_in, void* prepared) {
 // int8 and int4: sums of integers within a group of 32, which are exact; one multiply-add of floats for each group.
 template <int kBits>
 struct Integer {
-  static constexpr int kRows = 4;
+  static constexpr int kRows = kRegisters / 4;
   static constexpr int kBlockK = 512;
   static constexpr size_t kBytes = kTileBytes[static_cast<int>(kBits == 8 ? Format::kInt8 : Format::kInt4)];
   using XTile = QuantizedGroup;
@@ -288,7 +290,8 @@ struct Passes {
 
   template <int... kLess>
   constexpr explicit Passes(std::integer_sequence<int, kLess...>)
-      : beside{run_rows<Kernel, false, kLess + 1>...}, alone{run_rows<Kernel, true, kLess + 1>...} {}
+      : beside{run_rows<Kernel, false, kLess + 1>...},
+        alone{run_rows<Kernel, true, kLess + 1>...} {}
 };
 
 inline void add_bias(const float* bias, float* y, size_t y_stride, int n_rows) {
@@ -310,8 +313,8 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
   static constexpr Passes<Kernel> kPasses(std::make_integer_sequence<int, Kernel::kRows>{});
   const int n_rows = row_end - row_begin, n_panels = panel_end - panel_begin;
   const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
-  // Rows that fit side by side need no cut: each weight is used once.
-  const int block_k = n_groups > 1 ? Kernel::kBlockK : job.n_in;
+  const bool alone = n_groups == 1;  // then a steady stream over the whole panel is faster than blocks
+  const int block_k = alone ? job.n_in : Kernel::kBlockK;
   const int n_blocks = (job.n_in + block_k - 1) / block_k;
   // All of a panel while the rows stay in the cache; otherwise a block of all panels while that block of the rows does.
   const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= kActivationBytes;
@@ -335,7 +338,7 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
       const int m = n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
       const size_t from = kBytes * static_cast<size_t>(group) / static_cast<size_t>(n_groups);
       const size_t to = kBytes * static_cast<size_t>(group + 1) / static_cast<size_t>(n_groups);
-      const RunRows run = (n_groups == 1 ? kPasses.alone : kPasses.beside)[m - 1];
+      const RunRows run = (alone ? kPasses.alone : kPasses.beside)[m - 1];
       run(w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k,
           {next + from, to - from}, y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
       row += m;
