@@ -360,3 +360,34 @@ def test_a_forked_process_has_an_engine_of_its_own(model):
     assert os.read(read, 1000).decode() == expected
     os.close(read)
     os.close(write)
+
+
+def test_threads_and_event_loops_share_the_engine(model):
+    prompts = ["The king", "A dog", "Once", "He said"]
+    settings = {"max_tokens": 40, "temperature": 1, "seed": 4}
+    alone = [model.generate(prompt, **settings).text for prompt in prompts]
+    found = {}
+
+    async def read(prompt):
+        return "".join([piece async for piece in model.astream(prompt, **settings)])
+
+    async def read_all():
+        return await asyncio.gather(*map(read, prompts))
+
+    def in_a_loop(name):
+        found[name] = asyncio.run(read_all())
+
+    def in_a_thread(name):
+        found[name] = [model.generate(prompt, **settings).text for prompt in prompts]
+
+    def many(name):
+        results = dict(model.generate_many([Request(prompt, (), settings) for prompt in prompts], max_active=3))
+        found[name] = [results[i].text for i in range(4)]
+
+    threads = [threading.Thread(target=run, args=(i,)) for i, run in enumerate([in_a_loop, in_a_thread, many] * 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == dict.fromkeys(range(6), alone)
+    assert model._engine.pool.n_held == 0
