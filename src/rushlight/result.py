@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import dataclass, field
 from functools import partial
@@ -346,6 +345,8 @@ def _pieces(engine: Engine, writer: Writer) -> Generator[str]:
 
 
 async def _async_pieces(engine: Engine, writer: Writer) -> AsyncGenerator[str]:
+    import asyncio  # half a hundred modules, which the way to a first token does without
+
     sequence, ready = writer.sequence, asyncio.Event()
     loop = asyncio.get_running_loop()
 
