@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rushlight.cli.app import app
+from rushlight.cli.app import COMMANDS
 
 INTRODUCTION = """\
 # Command line
@@ -35,7 +35,7 @@ def page() -> str:
 
 def command_names() -> list[str]:
     """The commands, in the order `rushlight --help` lists them."""
-    return [str(command.name) for command in app.registered_commands]
+    return list(COMMANDS)
 
 
 def help_text(words: list[str]) -> str:

@@ -4,12 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from typer.main import get_command
 
 from rushlight import __version__
-from rushlight.cli.app import app
-
-COMMANDS = [command.name for command in app.registered_commands]
+from rushlight.cli.app import COMMANDS, load_command
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=lambda words: " ".join(words) or "root")
@@ -26,7 +23,18 @@ def test_help_fits_80_columns_and_has_examples(rushlight, command, flag, monkeyp
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_parameter_is_explained(name):
-    assert [param.name for param in get_command(app).commands[name].params if not param.help] == []
+    assert [param.name for param in load_command(name).params if not param.help] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_first_line_is_the_commands_own(name):
+    assert load_command(name).help.split("\n\n")[0].replace("\n", " ") == COMMANDS[name]
+
+
+def test_a_misspelt_command_is_told_the_nearest(rushlight):
+    done = rushlight("genrate")
+    assert done.code == 2
+    assert "'generate'" in done.err
 
 
 def test_no_arguments_print_the_help(rushlight):

@@ -2,18 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from rushlight.cli import batch, bench, chat, check, devices, evaluate, generate, inspect, lens, port, record, verify
 from rushlight.cli.options import Command, Debug
 from rushlight.cli.terminal import out
 
 ORIGINAL_TOKENS = 100
 
+COMMANDS = {
+    "generate": "Continue a prompt and print the text as it comes.",
+    "chat": "Hold a conversation; its answers are printed as they come.",
+    "batch": "Generate for every line of a file, many at once, and write a line of JSON for each.",
+    "inspect": "Show a checkpoint as a tree of modules.",
+    "check": "Say everything that keeps a checkpoint from fitting a model, by cause, each with what to do.",
+    "port": "Write a model file under a checkpoint's own names: to load it with --port, and to complete.",
+    "record": "Record what transformers computes, for `verify` on a machine without PyTorch.",
+    "verify": "Compare a model with PyTorch, module by module. Exit code 1 if they differ.",
+    "lens": "Show what each block of a model would say next, if it were the last: the logit lens.",
+    "eval": "Measure how well a model predicts a text: its perplexity, by windows that slide over it.",
+    "bench": "Measure prefill, decode, the bandwidth they reach, time to first token and memory.",
+    "devices": "List what a model can run on here.",
+}
+"""The commands with the first line of their help, so that `--help` need import none of them."""
+
+MODULES = {"eval": "evaluate"}
+"""Where a command is not in the module of its own name: `eval` is Python's."""
+
+
+class Commands(TyperGroup):
+    """Imports a command when it is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: dict[str, Any] = dict.fromkeys(COMMANDS)
+
+    def get_command(self, _ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS and self.commands[cmd_name] is None:
+            self.commands[cmd_name] = load_command(cmd_name)
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, _ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def load_command(name: str) -> Any:
+    """A command out of its module, where a function of the module's name is it."""
+    home = MODULES.get(name, name)
+    module = import_module(f"rushlight.cli.{home}")
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, cls=Command, epilog=module.EXAMPLES)(getattr(module, home))
+    return get_command(alone)
+
+
 app = typer.Typer(
     name="rushlight",
+    cls=Commands,
     help="See, port, prove and run PyTorch models from their .safetensors, without PyTorch.",
     epilog="""
 \b
@@ -28,18 +77,6 @@ Examples:
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate", cls=Command, epilog=generate.EXAMPLES)(generate.generate)
-app.command("chat", cls=Command, epilog=chat.EXAMPLES)(chat.chat)
-app.command("batch", cls=Command, epilog=batch.EXAMPLES)(batch.batch)
-app.command("inspect", cls=Command, epilog=inspect.EXAMPLES)(inspect.inspect)
-app.command("check", cls=Command, epilog=check.EXAMPLES)(check.check)
-app.command("port", cls=Command, epilog=port.EXAMPLES)(port.port)
-app.command("record", cls=Command, epilog=record.EXAMPLES)(record.record)
-app.command("verify", cls=Command, epilog=verify.EXAMPLES)(verify.verify)
-app.command("lens", cls=Command, epilog=lens.EXAMPLES)(lens.lens)
-app.command("eval", cls=Command, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command("bench", cls=Command, epilog=bench.EXAMPLES)(bench.bench)
-app.command("devices", cls=Command, epilog=devices.EXAMPLES)(devices.devices)
 
 
 def _print_version(wanted: bool) -> None:
@@ -87,6 +124,7 @@ def root(
 def original(model_path: str, device: str, prompt: str) -> None:
     """What `rushlight --model-path FILE --device NAME --prompt TEXT` prints: the words of the program it re-creates."""
     import rushlight
+    from rushlight.cli import generate
 
     model = rushlight.load(model_path, device=device)
     out("Model loaded successfully!\n")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Forward = Callable[[Batch], Any]
 """A model: a batch of N rows -> (R, V) logits on the device."""
 
-PREFILL_ROWS = 512
+PREFILL_ROWS = 256
 """Tokens of prompts that go through the model at once: bounds the memory of activations."""
 
 
