@@ -203,7 +203,7 @@ def test_a_person_sees_how_far_it_is(folder):
     arguments = ["-m", "rushlight", "batch", "many.jsonl", "-o", "out.jsonl", "-n", "6"]
     child = pexpect.spawn(sys.executable, arguments, cwd=str(folder), env=env, encoding="utf-8", timeout=30)
     child.expect(r"\d+%")
-    child.expect(r"\d+ lines +\d+ tok/s")
+    child.expect(r"\d+ lines +[\d,]+ tok/s")
     child.expect("left")
     child.expect("batch: 20 lines done; 120 tokens")
     child.expect(pexpect.EOF)
