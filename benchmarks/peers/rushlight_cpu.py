@@ -93,7 +93,7 @@ class Runtime:
             frequency_penalty=0.1,
             seed=1,
         )
-        sampler = Sampler(params, self.model.config.vocab_size, range(16))
+        sampler = Sampler(params, self.model.config.vocab_size, range(16), draw=self.model.module.ops.sample)
         rows = np.random.default_rng(0).normal(0, 2, (n + 1, self.model.config.vocab_size)).astype(np.float32)
         times = []
         for position, logits in enumerate(rows):
