@@ -34,7 +34,7 @@ def logits():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "mean", "most"),
-    [("f16", 8e-4, 6e-3), ("bf16", 6.4e-3, 0.045), ("int8", 0.028, 0.19), ("int4", 0.22, 1.5)],
+    [("f16", 8e-4, 6e-3), ("bf16", 6.4e-3, 0.045), ("int8", 0.042, 0.29), ("int4", 0.22, 1.5)],
 )
 def test_logits_of_fewer_bits_are_near_those_of_float32(logits, dtype, mean, most):
     """In standard deviations of the logits, the distance on average and at most: a fifth above what was seen."""
