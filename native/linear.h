@@ -13,13 +13,15 @@ namespace rushlight::RUSHLIGHT_ISA {
 
 inline constexpr int kVectors = kPanel / kLanes;  // in a panel's row of outputs
 
-// How far ahead of a single pass memory must be asked, for it to answer in time; the hardware's own prefetcher alone
-// does not reach the bandwidth.
-inline constexpr size_t kPrefetchBytes = 4096;
+// How far ahead of a single pass memory is asked. Where the hardware's own prefetcher keeps up with the memory (Zen 3),
+// it only has to be helped from the second-level cache to the first, the later the less is computed with a byte; where it
+// does not (Zen 4, measured with the prototypes of these kernels), memory itself has to be asked in time.
+template <Format kFormat>
+inline constexpr size_t kPrefetchBytes = kLanes == 16 ? 4096 : kFormat == Format::kF32 ? 256 : 640;
 
-template <size_t kBytes>
+template <Format kFormat, size_t kBytes>
 RUSHLIGHT_INLINE void prefetch(const uint8_t* w) {
-  for (size_t i = 0; i < kBytes; i += 64) __builtin_prefetch(w + kPrefetchBytes + i, 0, 3);
+  for (size_t i = 0; i < kBytes; i += 64) __builtin_prefetch(w + kPrefetchBytes<kFormat> + i, 0, 3);
 }
 
 // What one of several passes over a block fetches into the second-level cache: its share of the block that comes next,
@@ -71,7 +73,7 @@ struct Plain {
       const int n = n_k < kTile ? n_k : kTile;
       int k = 0;
       for (; k + kStep <= n; k += kStep, w += kStepBytes) {
-        if (kAlone) prefetch<kStepBytes>(w);
+        if (kAlone) prefetch<kFormat, kStepBytes>(w);
         for (int i = 0; i < kStep; ++i) add_input(w, i, x + (k + i) * sizeof(float), x_stride, acc);
       }
       if (k < n) add_input(w, 0, x + k * sizeof(float), x_stride, acc);
@@ -141,7 +143,7 @@ struct BF16Kernel {
   RUSHLIGHT_INLINE void run(const uint8_t* w, int, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
                             F32 (&acc)[kM][kS]) {
     for (int k = 0; k < n_k; k += 2, w += kPanel * 4) {
-      if (kAlone) prefetch<kPanel * 4>(w);
+      if (kAlone) prefetch<Format::kBF16, kPanel * 4>(w);
       if (!kAlone && k % kTile == 0) Ahead::fetch(ahead, static_cast<size_t>(k) * kPanel * 2);
       I32 pair[kM];
       for (int m = 0; m < kM; ++m) pair[m] = broadcast(reinterpret_cast<const int32_t*>(x + m * x_stride)[k / 2]);
@@ -197,7 +199,8 @@ template <int kBits>
 struct Integer {
   static constexpr int kRows = kRegisters / 4;
   static constexpr int kBlockK = 512;
-  static constexpr size_t kBytes = kTileBytes[static_cast<int>(kBits == 8 ? Format::kInt8 : Format::kInt4)];
+  static constexpr Format kFormat = kBits == 8 ? Format::kInt8 : Format::kInt4;
+  static constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
   using XTile = QuantizedGroup;
 
   template <int kM>
@@ -212,7 +215,7 @@ struct Integer {
   RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
                             F32 (&acc)[kM][kS]) {
     for (size_t fetched = 0; n_k > 0; n_k -= kTile, fetched += kBytes, w += kBytes, x += sizeof(QuantizedGroup)) {
-      if (kAlone) prefetch<kBytes>(w);
+      if (kAlone) prefetch<kFormat, kBytes>(w);
       if (!kAlone) Ahead::fetch(ahead, fetched);
       Dot<kBits> dots[kM][kS];
       sum_group(w + v * kLanes * 4, x, x_stride, dots);
