@@ -31,6 +31,8 @@ def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
     """Its intermediate representation; bf16 is chosen when it is loaded."""
     import openvino
 
+    if dtype == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise RuntimeError("this processor has no arithmetic in bf16, and OpenVINO would compute in f32")
     kind = "int8" if dtype == "int8" else "f32"
     path = folder / f"openvino-{kind}"
     if not (path / "model.xml").exists():
