@@ -24,16 +24,29 @@ RUSHLIGHT_INLINE void prefetch(const uint8_t* w) {
   for (size_t i = 0; i < kBytes; i += 64) __builtin_prefetch(w + kPrefetchBytes<kFormat> + i, 0, 3);
 }
 
-// What one of several passes over a block fetches into the second-level cache: its share of the block that comes next,
-// so that the memory works while the processor does.
+// How many groups of rows pass a block of weights one after another.
+enum class Groups : uint8_t { kOne, kFew, kMany };
+
+inline constexpr int kFewGroups = 3;
+
+// What one of several passes over a block fetches: its share of the block that comes next, so that the memory works while
+// the processor does. Of few groups each has much to fetch in little time: small blocks come to the first-level cache, a
+// line now and then, since whatever misses that cache waits for a place among what is under way from memory. Many have
+// time: large blocks come to the second level.
 struct Ahead {
   const uint8_t* from;  // in the first tile
   size_t bytes;         // of each tile
 
+  template <Groups kGroups>
   RUSHLIGHT_INLINE void fetch(const Ahead& ahead, size_t offset) {
-    for (size_t i = 0; i < ahead.bytes; i += 64) __builtin_prefetch(ahead.from + offset + i, 0, 2);
+    for (size_t i = 0; i < ahead.bytes; i += 64) {
+      __builtin_prefetch(ahead.from + offset + i, 0, kGroups == Groups::kFew ? 3 : 2);
+    }
   }
 };
+
+// Bytes of weights in a block that few groups pass.
+inline constexpr size_t kFewBlockBytes = 4096;
 
 // The most vectors of a panel whose sums, for so many rows, fit in so many registers.
 constexpr int strip_of(int rows, int registers) {
@@ -44,10 +57,10 @@ constexpr int strip_of(int rows, int registers) {
 
 // A format's kernel provides
 //     kRows     rows side by side, as many as the registers hold
-//     kBlockK   inputs to a block: its weights stay in the first-level cache while all rows pass
+//     kBlockK   inputs to a block that many rows pass: its weights stay in the first-level cache meanwhile
 //     XTile     what a row's 32 activations are stored in
 //     kStrip    vectors of outputs that are computed at a time for kM rows
-//     run       acc[m][s] += x[m][0 to n_k] W of the outputs from vector v on; kAlone if no other rows pass
+//     run       acc[m][s] += x[m][0 to n_k] W of the outputs from vector v on
 
 // Floats times f32, f16 and bf16: one input at a time.
 template <Format kFormat>
@@ -61,7 +74,7 @@ struct Plain {
   template <int kM>
   static constexpr int kStrip = strip_of(kM, kRegisters - (kM < 4 ? kM : 2) - 1 - (kFormat == Format::kBF16 ? 1 : 0));
 
-  template <bool kAlone, int kM, int kS>
+  template <Groups kGroups, int kM, int kS>
   RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
                             F32 (&acc)[kM][kS]) {
     constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
@@ -69,11 +82,17 @@ struct Plain {
     constexpr size_t kStepBytes = kBytes / kTile * kStep;
     w += static_cast<size_t>(v) * kStepBytes / kVectors;
     for (size_t fetched = 0; n_k > 0; n_k -= kTile, fetched += kBytes, x += sizeof(XTile)) {
-      if (!kAlone) Ahead::fetch(ahead, fetched);
+      if constexpr (kGroups == Groups::kMany) Ahead::fetch<kGroups>(ahead, fetched);
       const int n = n_k < kTile ? n_k : kTile;
       int k = 0;
+      if constexpr (kGroups == Groups::kFew) {
+        for (size_t i = 0; i < ahead.bytes && k + kStep <= n; i += 64, k += kStep, w += kStepBytes) {
+          Ahead::fetch<kGroups>({ahead.from + fetched + i, 64}, 0);
+          for (int j = 0; j < kStep; ++j) add_input(w, j, x + (k + j) * sizeof(float), x_stride, acc);
+        }
+      }
       for (; k + kStep <= n; k += kStep, w += kStepBytes) {
-        if (kAlone) prefetch<kFormat, kStepBytes>(w);
+        if constexpr (kGroups == Groups::kOne) prefetch<kFormat, kStepBytes>(w);
         for (int i = 0; i < kStep; ++i) add_input(w, i, x + (k + i) * sizeof(float), x_stride, acc);
       }
       if (k < n) add_input(w, 0, x + k * sizeof(float), x_stride, acc);
@@ -139,12 +158,15 @@ struct BF16Kernel {
     }
   }
 
-  template <bool kAlone, int kM, int kS>
+  template <Groups kGroups, int kM, int kS>
   RUSHLIGHT_INLINE void run(const uint8_t* w, int, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
                             F32 (&acc)[kM][kS]) {
     for (int k = 0; k < n_k; k += 2, w += kPanel * 4) {
-      if (kAlone) prefetch<Format::kBF16, kPanel * 4>(w);
-      if (!kAlone && k % kTile == 0) Ahead::fetch(ahead, static_cast<size_t>(k) * kPanel * 2);
+      if constexpr (kGroups == Groups::kOne) {
+        prefetch<Format::kBF16, kPanel * 4>(w);
+      } else if (k % kTile == 0) {
+        Ahead::fetch<kGroups>(ahead, static_cast<size_t>(k) * kPanel * 2);
+      }
       I32 pair[kM];
       for (int m = 0; m < kM; ++m) pair[m] = broadcast(reinterpret_cast<const int32_t*>(x + m * x_stride)[k / 2]);
       for (int s = 0; s < kS; ++s) {
@@ -211,12 +233,15 @@ struct Integer {
   }
   static constexpr auto prepare = quantize_row<Dot<kBits>::kMost>;
 
-  template <bool kAlone, int kM, int kS>
+  template <Groups kGroups, int kM, int kS>
   RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
                             F32 (&acc)[kM][kS]) {
     for (size_t fetched = 0; n_k > 0; n_k -= kTile, fetched += kBytes, w += kBytes, x += sizeof(QuantizedGroup)) {
-      if (kAlone) prefetch<kFormat, kBytes>(w);
-      if (!kAlone) Ahead::fetch(ahead, fetched);
+      if constexpr (kGroups == Groups::kOne) {
+        prefetch<kFormat, kBytes>(w);
+      } else {
+        Ahead::fetch<kGroups>(ahead, fetched);
+      }
       Dot<kBits> dots[kM][kS];
       sum_group(w + v * kLanes * 4, x, x_stride, dots);
       for (int m = 0; m < kM; ++m) {
@@ -267,7 +292,7 @@ struct Integer {
 };
 
 // One group of rows over a block of a panel. From block to block the sums wait in y.
-template <class Kernel, bool kAlone, int kM>
+template <class Kernel, Groups kGroups, int kM>
 void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead, float* y,
               size_t y_stride, bool first) {
   constexpr int kStrip = Kernel::template kStrip<kM>;
@@ -276,7 +301,7 @@ void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, cons
     for (int m = 0; m < kM; ++m) {
       for (int s = 0; s < kStrip; ++s) acc[m][s] = first ? F32{} : load<F32>(y + m * y_stride + (v + s) * kLanes);
     }
-    Kernel::template run<kAlone>(w, v, x, x_stride, n_k, v == 0 ? ahead : Ahead{nullptr, 0}, acc);
+    Kernel::template run<kGroups>(w, v, x, x_stride, n_k, v == 0 ? ahead : Ahead{nullptr, 0}, acc);
     for (int m = 0; m < kM; ++m) {
       for (int s = 0; s < kStrip; ++s) store(y + m * y_stride + (v + s) * kLanes, acc[m][s]);
     }
@@ -286,15 +311,16 @@ void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, cons
 using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead, float* y,
                          size_t y_stride, bool first);
 
-// run_rows for 1 to kRows rows, beside others and alone.
+// run_rows for 1 to kRows rows, each for one group of rows, a few and many.
 template <class Kernel>
 struct Passes {
-  RunRows beside[Kernel::kRows], alone[Kernel::kRows];
+  RunRows of[3][Kernel::kRows];
 
   template <int... kLess>
   constexpr explicit Passes(std::integer_sequence<int, kLess...>)
-      : beside{run_rows<Kernel, false, kLess + 1>...},
-        alone{run_rows<Kernel, true, kLess + 1>...} {}
+      : of{{run_rows<Kernel, Groups::kOne, kLess + 1>...},
+           {run_rows<Kernel, Groups::kFew, kLess + 1>...},
+           {run_rows<Kernel, Groups::kMany, kLess + 1>...}} {}
 };
 
 inline void add_bias(const float* bias, float* y, size_t y_stride, int n_rows) {
@@ -316,8 +342,11 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
   static constexpr Passes<Kernel> kPasses(std::make_integer_sequence<int, Kernel::kRows>{});
   const int n_rows = row_end - row_begin, n_panels = panel_end - panel_begin;
   const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
-  const bool alone = n_groups == 1;  // then a steady stream over the whole panel is faster than blocks
-  const int block_k = alone ? job.n_in : Kernel::kBlockK;
+  const Groups groups = n_groups == 1 ? Groups::kOne : n_groups <= kFewGroups ? Groups::kFew : Groups::kMany;
+  constexpr int kFewBlockK = static_cast<int>(kFewBlockBytes / kBytes) * kTile;
+  const int block_k = groups == Groups::kOne   ? job.n_in  // a steady stream over the whole panel is fastest
+                      : groups == Groups::kFew ? kFewBlockK
+                                               : Kernel::kBlockK;
   const int n_blocks = (job.n_in + block_k - 1) / block_k;
   // All of a panel while the rows stay in the cache; otherwise a block of all panels while that block of the rows does.
   const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= kActivationBytes;
@@ -341,7 +370,7 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
       const int m = n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
       const size_t from = kBytes * static_cast<size_t>(group) / static_cast<size_t>(n_groups);
       const size_t to = kBytes * static_cast<size_t>(group + 1) / static_cast<size_t>(n_groups);
-      const RunRows run = (alone ? kPasses.alone : kPasses.beside)[m - 1];
+      const RunRows run = kPasses.of[static_cast<int>(groups)][m - 1];
       run(w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k,
           {next + from, to - from}, y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
       row += m;
