@@ -48,19 +48,19 @@ def test_surer_is_deeper(tab):
 
 
 def test_arrow_keys_choose_and_stop_at_the_edges(tab):
-    assert chosen(tab) == ("h.1, position 4, behind </script>", ["w 90%", "·z 6.3%"])
+    assert chosen(tab) == ("h.1, position 4, after </script>", ["w 90%", "·z 6.3%"])
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("ArrowUp")
-    assert chosen(tab) == ("h.0, position 4, behind </script>", ["·z 50%", "x 1.0%"])
+    assert chosen(tab) == ("h.0, position 4, after </script>", ["·z 50%", "x 1.0%"])
     tab.keyboard.press("ArrowLeft")
     tab.keyboard.press("ArrowUp")
-    assert chosen(tab) == ("h.0, position 3, behind ·a", ["x 25%", "y 13%"])
+    assert chosen(tab) == ("h.0, position 3, after ·a", ["x 25%", "y 13%"])
     assert tab.locator("td[aria-selected=true]").count() == 1
 
 
 def test_a_click_chooses(tab):
     tab.get_by_role("gridcell", name="x, 75%").click()
-    assert chosen(tab) == ("h.1, position 3, behind ·a", ["x 75%", "·z 10%"])
+    assert chosen(tab) == ("h.1, position 3, after ·a", ["x 75%", "·z 10%"])
 
 
 def test_light_and_dark(open_page):

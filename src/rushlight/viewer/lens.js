@@ -11,7 +11,7 @@ function choose(block, position) {
   const cell = cells[block][position];
   cell.setAttribute("aria-selected", "true");
   cell.tabIndex = 0;
-  $("where").textContent = `${data.blocks[block].path}, position ${data.first + position}, behind ${data.tokens[position].text}`;
+  $("where").textContent = `${data.blocks[block].path}, position ${data.first + position}, after ${data.tokens[position].text}`;
   $("top").replaceChildren(
     ...data.blocks[block].top[position].map(({ text, p }) => {
       const item = element("li");
@@ -22,7 +22,7 @@ function choose(block, position) {
 }
 
 function draw() {
-  $("model").textContent = data.model;
+  $("heading").textContent = data.model;
   const heads = element("tr");
   heads.append(element("th"), ...data.tokens.map(({ text }) => element("th", "", text)));
   const head = element("thead");
@@ -40,7 +40,7 @@ function draw() {
         cell.style.setProperty("--p", best.p);
         cell.tabIndex = -1;
         cell.setAttribute("role", "gridcell");
-        cell.setAttribute("aria-label", `${path}, behind ${data.tokens[position].text}: ${best.text}, ${percent(best.p)}`);
+        cell.setAttribute("aria-label", `${path}, after ${data.tokens[position].text}: ${best.text}, ${percent(best.p)}`);
         cell.addEventListener("focus", () => choose(block, position));
         row.append(cell);
         return cell;

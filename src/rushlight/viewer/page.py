@@ -1,8 +1,9 @@
 """Self-contained pages: a page's HTML with its style, its script and its data written into it.
 
-`NAME.html`, `NAME.css` and `NAME.js` make the page NAME, on top of `theme.css` and `theme.js`. A page asks nothing of
-any network, and its Content-Security-Policy has the browser hold it to that: only the style and the script whose hashes
-it names are run. Names from files reach it as JSON in which no "<" is left, and the script shows them as text alone.
+`frame.html` holds what every page has; `NAME.html`, `NAME.css` and `NAME.js` make the page NAME of it, on top of
+`theme.css` and `theme.js`. A page asks nothing of any network, and its Content-Security-Policy has the browser hold it
+to that: only the style and the script whose hashes it names are run. Names from files reach it as JSON in which no "<"
+is left, and the script shows them as text alone.
 """
 
 from __future__ import annotations
@@ -39,10 +40,16 @@ def render_page(name: str, title: str, data: Any) -> str:
     )
     # In a script element only "</script" and "<!--" mean anything to the parser.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    title = html.escape(printable_name(title))
-    parts = {"policy": policy, "title": title, "style": style, "script": script, "data": text}
+    parts = {
+        "policy": policy,
+        "title": html.escape(printable_name(title)),
+        "style": style,
+        "body": _asset(f"{name}.html"),
+        "data": text,
+        "script": script,
+    }
     # One pass: what stands in a part is never taken for a slot.
-    return _SLOT.sub(lambda slot: parts[slot[1]], _asset(f"{name}.html"))
+    return _SLOT.sub(lambda slot: parts[slot[1]], _asset("frame.html"))
 
 
 def write_page(path: str | os.PathLike[str], page: str) -> None:

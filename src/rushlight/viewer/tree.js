@@ -336,7 +336,7 @@ $("expand").addEventListener("click", () => setAll(true));
 $("collapse").addEventListener("click", () => setAll(false));
 
 function drawHeader() {
-  $("source").textContent = data.source;
+  $("heading").textContent = data.source;
   const facts = [
     ["parameters", count(data.parameters)],
     ["tensors", count(data.nTensors)],

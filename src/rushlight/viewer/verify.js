@@ -78,7 +78,7 @@ function drawRow(module) {
   return row;
 }
 
-$("source").textContent = data.source;
+$("heading").textContent = data.source;
 $("verdict").className = data.passed ? "" : "failed";
 $("verdict").append(
   element("p", "", data.passed ? "Equal to the recording" : "Not equal to the recording"),
