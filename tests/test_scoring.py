@@ -81,7 +81,7 @@ def test_what_cannot_be_scored_is_refused(model):
     with pytest.raises(RequestError, match="no such token: 4096"):
         model.score("Once", [4096])
     model.score([5] * 512, [5])
-    with pytest.raises(ContextLengthError, match=r"514 tokens.* 512\. shorten them by 1 "):
+    with pytest.raises(ContextLengthError, match=r"514 tokens.* 512; shorten them by 1 "):
         model.score([5] * 512, [5, 6])
 
 

@@ -65,12 +65,12 @@ class RushlightError(Exception):
 
     Attributes:
         code: a stable snake_case word for the kind of error, for `--json` and the server.
-        message: what is wrong, in one sentence without a full stop.
+        message: what is wrong, in one sentence without capital or full stop; each of many problems on a line below it.
         file: the file it was found in.
         tensor: the tensor it concerns.
         offset: the byte offset in `file`.
         found, expected: the two sides of a mismatch.
-        remedy: the next step, in one sentence without a full stop.
+        remedy: the next step, in one sentence without capital or full stop.
     """
 
     code: ClassVar[str] = "error"
@@ -104,9 +104,12 @@ class RushlightError(Exception):
         named = ", ".join(f"{side} {printable_name(str(value))}" for side, value in sides if value is not None)
         if named:
             text += f" ({named})"
-        if self.remedy:
-            text += f"\n  {printable(self.remedy)}" if "\n" in text else f". {printable(self.remedy)}"
-        return text
+        if not self.remedy:
+            return text
+        # No part begins with a capital, since many begin with a name or a command. The message may quote a library's,
+        # full stop and all.
+        text = f"{text}\n" if "\n" in text else f"{text.removesuffix('.')}; "
+        return text + printable(self.remedy)
 
 
 def printable(text: str) -> str:
@@ -175,8 +178,10 @@ class BindError(RushlightError):
 
     code = "checkpoint_does_not_fit"
 
-    def __init__(self, message: str, *, problems: Sequence[tuple[str, str, str, str]] = ()) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, problems: Sequence[tuple[str, str, str, str]] = (), remedy: str | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy)
         self.problems = tuple(problems)
 
 

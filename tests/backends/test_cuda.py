@@ -213,5 +213,5 @@ def test_a_gpu_that_pytorch_cannot_use_is_an_error(torch, monkeypatch):
         raise RuntimeError("The NVIDIA driver on your system is too old\nand more")
 
     monkeypatch.setattr(torch, "zeros", too_old)
-    with pytest.raises(DeviceError, match=r"cannot use cuda: The NVIDIA driver on your system is too old\. update"):
+    with pytest.raises(DeviceError, match=r"cannot use cuda: The NVIDIA driver on your system is too old; update"):
         TorchBackend("cuda")

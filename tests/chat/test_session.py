@@ -254,7 +254,7 @@ def test_a_message_that_cannot_fit_is_refused_with_the_counts(chat, tales):
         chat.send("word " * 600)
     assert str(error.value) == (
         f"the message takes {n_tokens} tokens with the system prompt, and of the context of 512 there are 500 beside "
-        f"the 12 kept for the answer. shorten it by {n_tokens - 500} tokens or more"
+        f"the 12 kept for the answer; shorten it by {n_tokens - 500} tokens or more"
     )
     assert chat.messages == before
     assert chat.n_forgotten == 0

@@ -25,7 +25,7 @@ def failing(rushlight, monkeypatch):
 
 def test_an_error_is_one_line(failing):
     done = failing(RequestError("too long", file="a", offset=3, expected=5, found=6, remedy="cut it"))
-    assert done == (2, "", "error: a: byte 3: too long (expected 5, found 6). cut it\n")
+    assert done == (2, "", "error: a: byte 3: too long (expected 5, found 6); cut it\n")
 
 
 def test_debug_shows_the_traceback_before_it(failing):

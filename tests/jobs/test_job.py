@@ -141,7 +141,7 @@ def test_lines_taken_out_of_the_results_are_done_again(model, tmp_path, removed,
     whole = out.read_text().splitlines(keepends=True)
     out.write_text("".join(line for n, line in enumerate(whole) if n not in removed))
     if ordered_is_refused:
-        with pytest.raises(JobError, match=r"not in order, or have a gap\. run it without --ordered"):
+        with pytest.raises(JobError, match=r"not in order, or have a gap; run it without --ordered"):
             run(model, out, ordered=True)
         run(model, out)
     else:

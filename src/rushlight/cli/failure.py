@@ -38,7 +38,7 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
         what = printable(f"{type(error).__name__}: {error}")
         code, message, exit_code = (
             "defect",
-            f"a defect in rushlight: {what}. Run again with --debug and report it",
+            f"a defect in rushlight: {what}; run it again with --debug, and report it",
             DEFECT,
         )
     if "--json" in arguments:

@@ -248,8 +248,7 @@ def _error(problems: Sequence[Problem], title: str, file: str | None) -> BindErr
     ]
     if n > MAX_LINES:
         lines.append(f"and {n - MAX_LINES} more")
-    if n > 1:
-        lines.append("`rushlight check` sorts them by cause and says what to do")
     subject = f"{file} does" if file else "the checkpoint does"
     message = f"{subject} not fit {title}: {n} problem{'s' if n > 1 else ''}\n  " + "\n  ".join(lines)
-    return BindError(message, problems=problems)
+    remedy = "`rushlight check` sorts them by cause and says what to do" if n > 1 else None
+    return BindError(message, problems=problems, remedy=remedy)

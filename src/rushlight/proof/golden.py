@@ -170,7 +170,7 @@ def read_golden(path: str | os.PathLike[str]) -> Golden:
         golden = reader.golden(about, str(path))
         if reader.problems:
             lines = "\n  ".join(reader.problems[:20])
-            raise GoldenError(f"the golden file is not whole\n  {lines}\nrecord it again", file=path)
+            raise GoldenError(f"the golden file is not whole\n  {lines}", file=path, remedy="record it again")
         return golden
 
 
