@@ -19,10 +19,18 @@ from rushlight.cli.options import (
     Debug,
     Device,
     Dtype,
+    IgnoreEos,
+    MaxTokens,
+    MinP,
     Offline,
     Port,
+    RepetitionPenalty,
     Revision,
+    Stop,
+    Temperature,
     Threads,
+    TopK,
+    TopP,
 )
 from rushlight.cli.progress import progress_bar
 from rushlight.cli.terminal import out, say, status
@@ -86,53 +94,14 @@ def batch(
         bool,
         typer.Option("--text-lines", rich_help_panel=TEXT, help="A line is a prompt as it stands, not JSON."),
     ] = False,
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", "-n", metavar="N", rich_help_panel=TEXT, help="Generate at most N tokens.")
-    ] = 100,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option("--stop", metavar="TEXT", rich_help_panel=TEXT, help="Stop before this text. Repeatable."),
-    ] = None,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", rich_help_panel=TEXT, help="Go on through the end-of-text token.")
-    ] = False,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "--temperature",
-            "--temp",
-            metavar="T",
-            rich_help_panel=SAMPLING,
-            help="Divide the logits by T; 0 always takes the likeliest token.",
-        ),
-    ] = 0.0,
-    top_k: Annotated[
-        int, typer.Option("--top-k", metavar="K", rich_help_panel=SAMPLING, help="Draw from the K likeliest; 0 is all.")
-    ] = 0,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            "--top-p",
-            metavar="P",
-            rich_help_panel=SAMPLING,
-            help="Draw from the fewest that make up a probability of P.",
-        ),
-    ] = 1.0,
-    min_p: Annotated[
-        float,
-        typer.Option(
-            "--min-p", metavar="P", rich_help_panel=SAMPLING, help="Draw from those P times as likely as the likeliest."
-        ),
-    ] = 0.0,
-    repetition_penalty: Annotated[
-        float,
-        typer.Option(
-            "--repetition-penalty",
-            metavar="X",
-            rich_help_panel=SAMPLING,
-            help="Weaken tokens of prompt and text by the factor X.",
-        ),
-    ] = 1.0,
+    max_tokens: MaxTokens = 100,
+    stop: Stop = None,
+    ignore_eos: IgnoreEos = False,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
     seed: Annotated[
         int,
         typer.Option(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, Debug, Offline, Port, Revision
-from rushlight.cli.terminal import out, reading, show, status
+from rushlight.cli.options import MODEL, OUTPUT, Debug, HeaderSource, Offline, Port, Revision
+from rushlight.cli.progress import reading
+from rushlight.cli.terminal import out, show, status
 from rushlight.errors import printable, printable_name
 
 if TYPE_CHECKING:
@@ -37,15 +38,7 @@ Examples:
 
 
 def check(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            show_default=False,
-            rich_help_panel=MODEL,
-            help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, or a URL.",
-        ),
-    ],
+    source: HeaderSource,
     model: Annotated[
         str | None,
         typer.Option(

@@ -20,6 +20,7 @@ from rushlight.cli.options import (
     Draft,
     Dtype,
     FrequencyPenalty,
+    IgnoreEos,
     LogitBias,
     MaxTokens,
     MinP,
@@ -83,9 +84,7 @@ def generate(
     ] = None,
     max_tokens: MaxTokens = 100,
     stop: Stop = None,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", rich_help_panel=TEXT, help="Go on through the end-of-text token.")
-    ] = False,
+    ignore_eos: IgnoreEos = False,
     json_schema: Annotated[
         str | None,
         typer.Option(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, Debug, Offline, Revision
-from rushlight.cli.terminal import out, reading, show, status
+from rushlight.cli.options import OUTPUT, Debug, HeaderSource, Offline, Revision
+from rushlight.cli.progress import reading
+from rushlight.cli.terminal import out, show, status
 from rushlight.cli.web_page import Html, Open, deliver
 
 if TYPE_CHECKING:
@@ -27,15 +28,7 @@ Examples:
 
 
 def inspect(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            show_default=False,
-            rich_help_panel=MODEL,
-            help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, or a URL.",
-        ),
-    ],
+    source: HeaderSource,
     offline: Offline = False,
     revision: Revision = None,
     depth: Annotated[

@@ -33,6 +33,16 @@ Source = Annotated[
         help="A .safetensors file, a folder, or a hub id. Without it: the embedded model of tales.",
     ),
 ]
+HeaderSource = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        show_default=False,
+        rich_help_panel=MODEL,
+        help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, or a URL.",
+    ),
+]
+"""For commands that read headers alone, which URLs have too."""
 Device = Annotated[
     str,
     typer.Option(
@@ -89,6 +99,9 @@ MaxTokens = Annotated[
 Stop = Annotated[
     list[str] | None,
     typer.Option("--stop", metavar="TEXT", rich_help_panel=TEXT, help="Stop before this text. Repeatable."),
+]
+IgnoreEos = Annotated[
+    bool, typer.Option("--ignore-eos", rich_help_panel=TEXT, help="Go on through the end-of-text token.")
 ]
 Temperature = Annotated[
     float,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, Debug, Offline, Revision
+from rushlight.cli.options import OUTPUT, Debug, HeaderSource, Offline, Revision
 from rushlight.cli.terminal import out, say, status
 from rushlight.errors import PortError, printable
 
@@ -22,15 +22,7 @@ Examples:
 
 
 def port(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            show_default=False,
-            rich_help_panel=MODEL,
-            help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, or a URL.",
-        ),
-    ],
+    source: HeaderSource,
     output: Annotated[
         str,
         typer.Option(

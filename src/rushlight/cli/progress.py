@@ -1,34 +1,29 @@
-"""A progress bar on stderr, for whoever watches; a pipe or a log gets nothing of it."""
+"""Progress bars on stderr, for whoever watches; a pipe or a log gets nothing of them."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rushlight.cli.terminal import stderr_console
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-class Update(Protocol):
-    """Shows how far it is."""
-
-    def __call__(self, completed: int, note: str) -> None: ...
+    from collections.abc import Callable, Iterator
 
 
 @contextmanager
-def progress_bar(title: str, total: int | None, *, done: int = 0) -> Iterator[Update]:
+def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int, str], object]]:
     """Draw a bar while the block runs, with what is done, a note, and the time that is left; nothing is left of it.
+
+    Yields what is told how much is done, and the note.
 
     Args:
         title: what is being done.
         total: in any unit; None where it is not known, and then there is no time left to tell.
-        done: of the total, before the block: counted as done and not as fast.
     """
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield _unseen
+    if not _is_watched():
+        yield lambda _done, _note: None
         return
     from rich.progress import (
         BarColumn,
@@ -49,13 +44,24 @@ def progress_bar(title: str, total: int | None, *, done: int = 0) -> Iterator[Up
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr_console(), transient=True, refresh_per_second=5) as progress:
-        task = progress.add_task(title, total=total, completed=done, note="")
+        task = progress.add_task(title, total=total, note="")
 
-        def update(completed: int, note: str) -> None:
-            progress.update(task, completed=completed, note=note)
-
-        yield update
+        yield lambda done, note: progress.update(task, completed=done, note=note)
 
 
-def _unseen(completed: int, note: str) -> None:
-    """Nobody watches."""
+@contextmanager
+def reading(n_bytes: int, *, watch: bool = True) -> Iterator[Callable[[int], object]]:
+    """Draw a bar of bytes while the block reads them; yields what is told of each more that are read."""
+    if not (watch and _is_watched()):
+        yield lambda _more: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    with Progress(*columns, console=stderr_console(), transient=True) as progress:
+        task = progress.add_task("reading", total=n_bytes)
+        yield lambda more: progress.advance(task, more)
+
+
+def _is_watched() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rushlight.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from rich.console import Console, RenderableType
 
@@ -80,18 +80,6 @@ def status(text: str) -> Iterator[None]:
     finally:
         if watched:
             print(ERASE_LINE, end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def reading(n_bytes: int, *, watch: bool = True) -> Iterator[Callable[[int], object]]:
-    """A progress bar on stderr for bytes that are read, if a person is watching; yields what is told of them."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    console = stderr_console()
-    with Progress(*columns, console=console, transient=True, disable=not (watch and console.is_terminal)) as progress:
-        task = progress.add_task("reading", total=n_bytes)
-        yield lambda n: progress.advance(task, n)
 
 
 @contextmanager
