@@ -27,6 +27,7 @@ nn/            generation/            layers and binding; cache, sampling and th
 backends/                             one file a device
 viewer/                               a module tree as a web page
 checkpoint/    text/        demo/     files and their tensors; tokens and text; the embedded model
+strict_json.py                        JSON from strangers
 errors.py                             every error
 """
 
@@ -108,11 +109,12 @@ def test_every_import_goes_down():
     ("path", "code"),
     [
         ("errors.py", "import rushlight.text.stop"),
+        ("strict_json.py", "from rushlight.checkpoint import File"),
         ("backends/cpu.py", "from rushlight.models import gpt2"),
         ("nn/layers.py", "def f():\n    from rushlight.generation.decode import decode"),
         ("generation/decode.py", "from rushlight.checkpoint import Tensor"),
         ("generation/decode.py", "from rushlight.text.stop import StopStrings"),
-        ("text/tokenizer.py", "from rushlight.checkpoint import strict_json"),
+        ("text/tokenizer.py", "from rushlight.checkpoint import read_json_object"),
         ("checkpoint/tree.py", "from rushlight import __version__"),
         ("model.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rushlight.loader import load"),
         ("model.py", "import rushlight"),

@@ -50,12 +50,12 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "not JSON: Expecting value"),
+        (b"", "not JSON: expecting value"),
         (b'{"a": 1', "not JSON"),
-        (b"\xef\xbb\xbf{}", "not JSON: Unexpected UTF-8 BOM"),
+        (b"\xef\xbb\xbf{}", "not JSON: unexpected UTF-8 BOM"),
         (b'{"a": "\xff"}', "byte 7: not UTF-8"),
         (b"[]", "the top level is not a JSON object"),
-        (b'{"model": {}, "model": {}}', 'not JSON: the key "model" stands twice'),
+        (b'{"model": {}, "model": {}}', 'not strict JSON: the key "model" stands twice'),
         (b"[" * 100_000, "nested too deeply"),
         (b"{}", "not a tokenizer"),
         (b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "it has no tokens"),

@@ -1,7 +1,7 @@
 """See: safetensors checkpoints from a file, a folder, shards or the hub; their headers, their tensors, their tree."""
 
 from rushlight.checkpoint.checkpoint import Checkpoint, Tensor
+from rushlight.checkpoint.json_file import read_json_object
 from rushlight.checkpoint.source import open_checkpoint, open_headers
-from rushlight.checkpoint.strict_json import read_json_object
 
 __all__ = ["Checkpoint", "Tensor", "open_checkpoint", "open_headers", "read_json_object"]

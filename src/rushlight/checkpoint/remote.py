@@ -12,8 +12,8 @@ from rushlight.checkpoint.header import MAX_HEADER_BYTES, PREFIX_BYTES, START_BY
 from rushlight.checkpoint.http import get_range
 from rushlight.checkpoint.shards import MAX_INDEX_BYTES, check_agreement, weight_map_of
 from rushlight.checkpoint.sniff import SNIFF_BYTES
-from rushlight.checkpoint.strict_json import parse_json_object
 from rushlight.errors import CheckpointError, FormatError, SourceError, TruncatedError
+from rushlight.strict_json import parse_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint.checkpoint import Shard, open_shard
+from rushlight.checkpoint.json_file import read_json_object
 from rushlight.checkpoint.listing import first_ten
-from rushlight.checkpoint.strict_json import read_json_object
 from rushlight.errors import FormatError
 
 if TYPE_CHECKING:

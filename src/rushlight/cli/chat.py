@@ -402,7 +402,7 @@ def _decoded(line: bytes) -> str:
 
 def _content(line: bytes) -> str:
     """The message of a line of JSON."""
-    from rushlight.checkpoint.strict_json import parse_json_object
+    from rushlight.strict_json import parse_json_object
 
     values = parse_json_object(line, file="standard input", error=RequestError)
     content = values.get("content")

@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, cast
 
-from rushlight.checkpoint.strict_json import parse_json_object
 from rushlight.errors import RequestError, printable_name
 from rushlight.generation import SamplingParams
 from rushlight.generation.philox import philox
 from rushlight.jobs.lines import MAX_LINE_BYTES
 from rushlight.model import Request
+from rushlight.strict_json import parse_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

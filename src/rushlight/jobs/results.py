@@ -10,9 +10,9 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rushlight.checkpoint.strict_json import parse_json_object
 from rushlight.errors import JobError
 from rushlight.jobs.lines import MAX_LINE_BYTES
+from rushlight.strict_json import parse_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import open_checkpoint
-from rushlight.checkpoint.strict_json import parse_json_object
 from rushlight.errors import GoldenError, printable_name
+from rushlight.strict_json import parse_json_object
 
 if TYPE_CHECKING:
     import os

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rushlight.errors import RequestError, TokenizerError, printable_name
 from rushlight.text.byte_level import SYMBOLS
-from rushlight.text.files import parse_object, read_text
+from rushlight.text.files import parse_object, read_bytes, read_text
 from rushlight.text.gpt2 import END_OF_TEXT, vocabulary_and_merges
 from rushlight.text.stream import decode_stream, decoder_steps
 
@@ -77,10 +77,10 @@ class Tokenizer:
         """
         import tokenizers
 
-        text = read_text(path)
-        fields = parse_object(text, path)
+        raw = read_bytes(path)
+        fields = parse_object(raw, path)
         with _typed("not a tokenizer", path):
-            library = tokenizers.Tokenizer.from_str(text)
+            library = tokenizers.Tokenizer.from_buffer(raw)
         vocab = fields["model"]["vocab"]
         ids = (
             list(vocab.items()) if isinstance(vocab, dict) else [(piece, i) for i, (piece, _score) in enumerate(vocab)]
@@ -98,7 +98,7 @@ class Tokenizer:
             TokenizerError: one of them cannot be read or is malformed, two tokens have one id, a byte has no token, or
                 a merge is of tokens that the vocabulary does not have.
         """
-        vocab = parse_object(read_text(vocab_path), vocab_path)
+        vocab = parse_object(read_bytes(vocab_path), vocab_path)
         for token, token_id in vocab.items():
             if type(token_id) is not int or not 0 <= token_id < 1 << 32:
                 raise TokenizerError(f'"{printable_name(token)}" has no id', file=vocab_path, expected="0 to 2^32 - 1")
