@@ -1,0 +1,73 @@
+"""Python as text: literals, assignments and calls, in lines as `ruff format` and `black` leave them."""
+
+from __future__ import annotations
+
+import json
+import keyword
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+__all__ = ["WIDTH", "assignment", "call_lines", "indented", "one_line", "room_for", "string_literal", "tuple_literal"]
+
+
+WIDTH = 88
+"""Columns of a line, where names allow it."""
+
+
+def string_literal(text: str) -> str:
+    """A string in Python, in double quotes. What JSON escapes, Python reads back."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in quoted)
+
+
+def tuple_literal(words: tuple[str, ...]) -> str:
+    """A tuple of strings in Python, over several lines if it is long; with a backslash in it, a raw string."""
+    quoted = [
+        f'r"{word}"' if "\\" in word and '"' not in word and word.isprintable() else string_literal(word)
+        for word in words
+    ]
+    one = f"({', '.join(quoted)}{',' if len(words) == 1 else ''})"
+    return one if len(one) <= WIDTH - 20 else "(\n" + "".join(f"    {word},\n" for word in quoted) + ")"
+
+
+def one_line(text: str) -> str:
+    """Text that may stand in a docstring."""
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return shown.replace("\\", "/").replace('"', "'")
+
+
+def _is_attribute(name: str) -> bool:
+    """Whether `self.name` is the attribute: with two underscores in front, a class would make another of it."""
+    return name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("__") and name.isascii()
+
+
+def room_for(name: str) -> int:
+    """The columns for the value of an attribute, where it is set."""
+    return WIDTH - 8 - len(f"self.{name} = ") if _is_attribute(name) else WIDTH - 13
+
+
+def assignment(name: str, value: list[str]) -> list[str]:
+    """`self.name = value`, or setattr where Python has no such attribute."""
+    if _is_attribute(name):
+        return [f"self.{name} = {value[0]}", *value[1:]]
+    if len(value) == 1 and len(line := f"setattr(self, {string_literal(name)}, {value[0]})") <= WIDTH - 8:
+        return [line]
+    return ["setattr(", "    self,", f"    {string_literal(name)},", *indented([*value[:-1], f"{value[-1]},"]), ")"]
+
+
+def call_lines(name: str, arguments: list[str], room: int, before: str = "") -> list[str]:
+    """A call, or what an import imports, in one line if there is room, and else with a line for each argument."""
+    inside = ", ".join(arguments)
+    one = f"{before}{name}({inside})" if name else f"{before}{inside}"
+    if len(one) <= room and "\n" not in one:
+        return [one]
+    lines = [line for argument in arguments for line in f"{argument},".splitlines()]
+    return [f"{before}{name}(", *indented(lines), ")"]
+
+
+def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
+    """The lines, so many levels to the right."""
+    return [f"{'    ' * levels}{line}" if line else "" for line in lines]
