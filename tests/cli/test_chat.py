@@ -11,7 +11,7 @@ import time
 import pexpect
 import pytest
 
-from rushlight.cli.chat import visible
+from rushlight.cli.chat_terminal import visible
 from rushlight.cli.interrupt import Interrupts
 from rushlight.cli.line_editor import MAX_ENTRIES, LineEditor, history_path
 

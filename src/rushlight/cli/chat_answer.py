@@ -1,0 +1,43 @@
+"""How an answer of a conversation is printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rushlight.cli.terminal import out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rushlight.chat import Answer
+    from rushlight.result import Generation
+
+
+def without_leading_space(pieces: Answer) -> Iterator[str]:
+    """The pieces without the white space that models begin an answer with."""
+    begun = False
+    for piece in pieces:
+        text = piece if begun else piece.lstrip()
+        begun = begun or bool(text)
+        if text:
+            yield text
+
+
+def out_whole(pieces: Iterator[str]) -> None:
+    """The pieces as they come, then the end of the line, whatever ends them."""
+    last = ""
+    try:
+        for last in pieces:
+            out(last)
+    finally:
+        out("" if last.endswith("\n") else "\n")
+
+
+def summary(result: Generation) -> str:
+    """Counts and rates of an answer, in a line."""
+    stats = result.stats
+    return (
+        f"prompt {stats.prompt_tokens:,} tokens ({stats.cached_tokens:,} known) at {stats.prefill_tok_s:,.0f} tok/s; "
+        f"answer {stats.generated_tokens:,} tokens at {stats.decode_tok_s:,.0f} tok/s; "
+        f"ended by {result.finish_reason or 'Ctrl-C'}"
+    )
