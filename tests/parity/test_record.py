@@ -5,7 +5,7 @@ import pytest
 import rushlight
 from rushlight.errors import RecordError
 from rushlight.proof import read_golden, verify
-from rushlight.proof.record import record_source
+from rushlight.proof.record_source import record_source
 
 pytestmark = pytest.mark.parity
 

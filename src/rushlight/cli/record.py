@@ -72,7 +72,8 @@ def record(
     Needs the [proof] extra. Each module's input and output, the logits and greedy tokens are kept, with the digests of
     the weights. Without --text and --ids: two short texts.
     """
-    from rushlight.proof.record import record_source, write_golden
+    from rushlight.proof.record import write_golden
+    from rushlight.proof.record_source import record_source
 
     prompts = parse_ids(ids)
     with status(f"recording {source}"):

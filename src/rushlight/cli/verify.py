@@ -130,7 +130,7 @@ def _name(source: str | None) -> str | Path:
 
 
 def _record(source: str, text: list[str] | None, ids: list[str] | None, offline: bool, revision: str | None) -> Golden:
-    from rushlight.proof.record import record_source
+    from rushlight.proof.record_source import record_source
 
     prompts = parse_ids(ids)
     with status("recording with transformers"):

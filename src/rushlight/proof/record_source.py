@@ -1,0 +1,118 @@
+"""Recording what transformers computes for a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rushlight.checkpoint import Checkpoint, open_checkpoint
+from rushlight.errors import RecordError
+from rushlight.proof.digest import tensor_digests
+from rushlight.proof.record import record, required_library
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rushlight.proof.golden import Golden
+
+__all__ = ["DTYPES", "GREEDY_TOKENS", "TEXTS", "record_source"]
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+GREEDY_TOKENS = 20
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog, and nobody in the village of 300 souls is surprised.",
+    "def add(a, b):\n    return a + b",
+)
+"""What is recorded if nothing is asked for."""
+N_IDS = 24
+"""How many ids stand in for a text where there is no tokenizer."""
+
+
+def record_source(
+    source: str,
+    *,
+    texts: Sequence[str] = (),
+    ids: Sequence[Sequence[int]] = (),
+    dtype: str = "float32",
+    greedy: int = GREEDY_TOKENS,
+    offline: bool = False,
+    revision: str | None = None,
+) -> Golden:
+    """Records what transformers' AutoModelForCausalLM computes for a checkpoint, on the CPU with plain attention.
+
+    Without texts and ids, TEXTS are recorded, or where there is no tokenizer some ids.
+
+    Raises:
+        LibraryError: PyTorch or transformers is not installed.
+        SourceError, CheckpointError: as `rushlight.open_checkpoint`.
+        RecordError: transformers cannot load it whole, or there is no tokenizer for the texts.
+    """
+    torch, transformers = required_library("torch"), required_library("transformers")
+    if dtype not in DTYPES:
+        raise RecordError(f"there is no dtype {dtype!r} to record in", expected=", ".join(DTYPES))
+    with open_checkpoint(source, offline=offline, revision=revision) as checkpoint:
+        folder = _folder(checkpoint)
+        weights = tensor_digests(checkpoint)
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise RecordError(f"transformers cannot load it: {error}", file=source) from error
+    # What it does not find it makes up at random, and says so in a log.
+    if made_up := [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]:
+        names = ", ".join(sorted(made_up)[:10])
+        raise RecordError(f"transformers does not find {len(made_up)} of its weights in it: {names}", file=source)
+    prompts: list[list[int]] = [list(prompt) for prompt in ids]
+    words: list[str | None] = [None] * len(prompts)
+    if texts or not prompts:
+        tokenizer = _tokenizer(transformers, folder)
+        if tokenizer is None and texts:
+            raise RecordError("there is no tokenizer for the text", file=source, remedy="give token ids: --ids 1,2,3")
+        if tokenizer is None:
+            vocab_size = int(model.config.vocab_size)
+            prompts, words = [[(7919 * i + 11) % vocab_size for i in range(N_IDS)]], [None]
+        else:
+            for text in texts or TEXTS:
+                prompts.append(list(tokenizer.encode(text, add_special_tokens=False)))
+                words.append(text)
+    vocab_size = int(getattr(model.config, "vocab_size", 0))
+    if strangers := sorted({i for prompt in prompts for i in prompt if vocab_size and not 0 <= i < vocab_size}):
+        raise RecordError(f"no such token: {strangers[0]}", file=source, expected=f"ids from 0 to {vocab_size - 1}")
+    if any(not prompt for prompt in prompts):
+        raise RecordError("a prompt has no tokens", file=source)
+    golden = record(model, prompts, texts=words, greedy=greedy, weights=weights)
+    golden.name = f"transformers {transformers.__version__}"
+    return golden
+
+
+def _folder(checkpoint: Checkpoint) -> Path:
+    if checkpoint.folder is None or checkpoint.sidecar("config.json") is None:
+        raise RecordError(
+            "transformers needs a config.json beside the weights",
+            file=checkpoint.source,
+            remedy="record a module of your own from Python: rushlight.record(module, inputs, path)",
+        )
+    if (name := checkpoint.files[0].name) != "model.safetensors" and len(checkpoint.files) == 1:
+        raise RecordError(
+            "transformers reads a file of this name alone",
+            file=checkpoint.source,
+            expected="model.safetensors",
+            found=name,
+        )
+    return checkpoint.folder
+
+
+def _tokenizer(transformers: Any, folder: Path) -> Any:
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        return None
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise RecordError(f"transformers cannot load its tokenizer: {error}", file=folder) from error
