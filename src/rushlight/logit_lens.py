@@ -1,6 +1,6 @@
 """The logit lens: what each block of a model would say next, if it were the last one.
 
-After nostalgebraist, "interpreting GPT: the logit lens", 2020: the residual stream behind a block, read by the model's
+After nostalgebraist, "interpreting GPT: the logit lens", 2020: the residual stream after a block, read by the model's
 own final norm and head.
 """
 
@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Lens:
-    """The likeliest next tokens behind each of L blocks, at each of T positions.
+    """The likeliest next tokens after each of L blocks, at each of T positions.
 
     Attributes:
         blocks: the paths of the blocks, in the order of the forward. The last one's tokens are the model's own.
@@ -78,13 +78,13 @@ def _blocks(module: Module) -> list[str]:
     """The paths in the model's longest list of modules."""
     lists = [(path, part) for path, part in module.named_modules() if isinstance(part, ModuleList)]
     if not lists:
-        raise RequestError(f"{type(module).__name__} has no list of blocks to look behind")
+        raise RequestError(f"{type(module).__name__} has no list of blocks")
     path, longest = max(lists, key=lambda found: len(found[1]))
     return [f"{path}.{i}" for i in range(len(longest))]
 
 
 def _top(module: Any, stream: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(T, C) behind a block -> the k likeliest tokens (T, k) and their probabilities."""
+    """(T, C) after a block -> the k likeliest tokens (T, k) and their probabilities."""
     ids, probabilities = [], []
     for start in range(0, len(stream), ROWS_AT_ONCE):
         x = module.ops.from_numpy(stream[start : start + ROWS_AT_ONCE])

@@ -134,7 +134,7 @@ class Beam:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How likely a continuation is behind its prompt.
+    """How likely a continuation is after its prompt.
 
     Attributes:
         prompt_ids: what stands before it; the end-of-text token for an empty prompt.

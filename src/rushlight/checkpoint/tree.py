@@ -219,7 +219,7 @@ def _entries(tensors: Sequence[TensorNode], start: int, depth: int, forms: dict[
 
 
 def _common_prefix(names: list[str], start: int) -> int:
-    """The index behind the last dot up to which all `names` are equal, known to be so up to `start`."""
+    """The index after the last dot up to which all `names` are equal, known to be so up to `start`."""
     low, high = min(names), max(names)
     while (end := low.find(".", start) + 1) and low[start:end] == high[start:end]:
         start = end

@@ -110,7 +110,7 @@ def root(
         misplaced = [flag for flag, value in given.items() if value is not None]
         if misplaced:
             raise typer.BadParameter(
-                f"{', '.join(misplaced)} before a command; write it behind '{ctx.invoked_subcommand}'"
+                f"{', '.join(misplaced)} before a command; write it after '{ctx.invoked_subcommand}'"
             )
     elif model_path is not None and prompt is not None:
         original(model_path, "auto" if device is None else device, prompt)

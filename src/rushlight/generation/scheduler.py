@@ -46,11 +46,6 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # both in the order of arrival
         self.running: list[Sequence] = []
 
-    @property
-    def has_work(self) -> bool:
-        """Whether a step would have rows."""
-        return any(s.runnable for s in self.running) or any(s.runnable for s in self.waiting)
-
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence."""
         insort(self.waiting, sequence, key=ARRIVAL)

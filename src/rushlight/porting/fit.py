@@ -338,7 +338,7 @@ def _cut(lines: list[str], at: int = 10) -> list[str]:
 
 
 def _is_buffer(tensor: Tensor) -> bool:
-    """Whether a tensor's name or form is that of a buffer: a mask is square behind leading ones."""
+    """Whether a tensor's name or form is that of a buffer: a mask is square after leading ones."""
     name, dtype, shape = tensor.name, tensor.dtype, tensor.shape
     is_mask = len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
     return bool(_BUFFER.search(name)) or is_mask or dtype == "BOOL"

@@ -21,7 +21,7 @@ class Known:
     Attributes:
         doc: its docstring.
         before: statements of __init__ that stand before its layers.
-        after: attributes that stand behind them.
+        after: attributes that stand after them.
         call: its __call__, and other methods.
         by_layer: whether __init__ takes its block's number.
     """

@@ -103,7 +103,7 @@ class Writer:
         """The weights by their attribute paths."""
         return weights
 
-    def known(self, node: Node) -> Known | None:  # noqa: ARG002
+    def known(self, _node: Node) -> Known | None:
         """What is known of a module's forward."""
         return None
 
@@ -203,7 +203,7 @@ class Config:
         return self.names[form]
 
     def free_name(self, stem: str) -> str:
-        """`stem`, or with the first number behind it that makes it a name of its own."""
+        """`stem`, or with the first number after it that makes it a name of its own."""
         name = stem
         while name in self.taken:
             self.last_number[stem] += 1

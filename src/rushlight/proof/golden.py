@@ -8,7 +8,7 @@ A prompt is a case, numbered from 0. Its tensors are
     0/greedy_ids                 (n,)  I64  the tokens of the largest logits, one after another, if they were recorded
     0/greedy_margins             (n,)  F32  how far each was above the next best
 
-Paths are those of PyTorch's `named_modules`; the second call of a module has "#2" behind its path. Arrays are as the
+Paths are those of PyTorch's `named_modules`; the second call of a module has "#2" after its path. Arrays are as the
 module had them, without the batch axis of 1. What equals a tensor that is there already is not kept again: an input is
 mostly another module's output.
 

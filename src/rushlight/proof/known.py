@@ -91,14 +91,14 @@ def _greedy(model: Model, by_ids: dict[str, Any], by_text: dict[str, Any]) -> It
         prompt, expected = case["prompt"], case["output"].removeprefix(case["prompt"])
         n = _n_tokens(model, case["output"]) - _n_tokens(model, prompt)
         text = model.generate(prompt, max_tokens=n).text
-        yield Answer(f"greedy text behind {prompt!r}", "transformers", repr(expected), repr(text), text == expected)
+        yield Answer(f"greedy text after {prompt!r}", "transformers", repr(expected), repr(text), text == expected)
 
 
 def _lm_eval(model: Model, known: dict[str, Any]) -> Iterator[Answer]:
     source, tolerance = "lm-evaluation-harness", known["rel_tol"]
     case = known["greedy_until"]
     text = model.generate(case["prompt"], stop=case["stop"]).text
-    what = f"greedy text behind {case['prompt']!r} until a stop string"
+    what = f"greedy text after {case['prompt']!r} until a stop string"
     yield Answer(what, source, repr(case["output"]), repr(text), text == case["output"])
 
     for case in known["loglikelihood"]["cases"]:

@@ -37,7 +37,7 @@ EPSILONS = (1e-5, 1e-6, 1e-12, 1e-8, 1e-3, 1e-2)
 MAX_PROBE = 2**26
 """Elements of the largest weight that is read back through the module that holds it."""
 FAR = 1e4
-"""The largest value of a row beside which no eps shows."""
+"""A row is made this large, so that no eps shows."""
 
 
 def rows_shifted(module: Embedding, ids: NDArray[Any], trial: Trial) -> str:

@@ -51,7 +51,7 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[int]:
     """The token ids of the text that the pieces make up, exactly those of `tokenizer.encode` of the whole.
 
     A byte-level BPE cannot be cut anywhere: " the" is one token, " t" and "he" are two. GPT-2's pre-tokenizer however
-    never joins a character that is no white space with a space or newline behind it, so that a cut between them changes
+    never joins a character that is no white space with a space or newline after it, so that a cut between them changes
     nothing. With any other tokenizer the text is held and encoded whole.
 
     Raises:
@@ -77,7 +77,7 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[int]:
 
 
 def _last_cut(text: str, start: int) -> int:
-    """The last place, at `start` or behind, where a space or newline follows what is no white space; 0 if none."""
+    """The last place, at `start` or after, where a space or newline follows what is no white space; 0 if none."""
     for i in range(len(text) - 1, max(start, 1) - 1, -1):
         if text[i] in " \n" and not text[i - 1].isspace():
             return i

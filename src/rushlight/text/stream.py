@@ -4,7 +4,7 @@ The pieces add up to exactly what all ids decode to at once, in time linear in t
 broken. There are two ways to that, by the decoder that tokenizer.json names:
 
 - ByteLevel (GPT-2 and most models since): a token is bytes, and the text is those bytes as UTF-8. `ByteLevelStream`.
-- any other: what a token adds is seen by decoding it behind its left neighbours. `WindowStream`.
+- any other: what a token adds is seen by decoding it after its left neighbours. `WindowStream`.
 
 The DecodeStream of tokenizers is not used: it raises where a run of byte tokens turns out not to be UTF-8, and its time
 is quadratic in a run of U+FFFD.
