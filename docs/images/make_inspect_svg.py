@@ -1,6 +1,6 @@
 """Writes docs/images/inspect.svg: what `rushlight inspect` shows for a GPT-2 small, the mask buffers of 2019 included.
 
-The checkpoint is a header with a hole behind it, so nothing is downloaded and nothing is random.
+The checkpoint is a header with a hole after it, so nothing is downloaded and nothing is random.
 """
 
 import contextlib

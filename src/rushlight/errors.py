@@ -21,7 +21,7 @@
     │   └── QueueFullError       too many texts are waiting already
     ├── GenerationError          the model produced something that is not a distribution
     ├── RecordError              the PyTorch module cannot be recorded
-    └── LibraryError             a library that only some commands need is not installed
+    └── LibraryError             a library that only some uses need is not installed
 
 The command line prints `str(error)` on stderr and exits with 2.
 """
@@ -269,6 +269,6 @@ class RecordError(RushlightError):
 
 
 class LibraryError(RushlightError):
-    """A library that only some commands need is not installed."""
+    """A library that only some uses need is not installed."""
 
     code = "library_not_installed"

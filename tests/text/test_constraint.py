@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import rushlight
-from rushlight.errors import GenerationError, RequestError, TokenizerError
+from rushlight.errors import GenerationError, LibraryError, RequestError, TokenizerError
 
 SCHEMA = {
     "type": "object",
@@ -80,7 +80,7 @@ def test_what_is_no_grammar_is_refused(model, settings, told):
 
 def test_without_the_library_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(RequestError, match=r"pip install 'rushlight\[constrain\]'"):
+    with pytest.raises(LibraryError, match=r"pip install 'rushlight\[constrain\]'"):
         rushlight.load().generate("He said", regex="a")
 
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 NARROW, MIDDLE = 72, 100
 """Below so many columns, only the errors that decide are shown; below the second, no layers."""
-
-
 NAME = 11
 """Columns for the names of the facts."""
 

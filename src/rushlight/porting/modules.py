@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import PortError, printable_name
 from rushlight.nn import Module
 
@@ -69,9 +70,8 @@ def tree_of(tensors: Iterable[tuple[str, tuple[int, ...]]], file: str) -> Node:
             node.tensors[last] = shape
     problems += _both(root)
     if problems:
-        more = [f"and {len(problems) - 10:,} more"] if len(problems) > 10 else []
         raise PortError(
-            "no module can have these names\n  " + "\n  ".join([*problems[:10], *more]),
+            "\n  ".join(["no module can have these names", *first_ten(problems)]),
             file=file,
             remedy="rename them in the checkpoint",
         )

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import open_checkpoint
+from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import GoldenError, printable_name
 from rushlight.strict_json import parse_json_object
 
@@ -169,7 +170,7 @@ def read_golden(path: str | os.PathLike[str]) -> Golden:
         reader = _Reader(checkpoint)
         golden = reader.golden(about, str(path))
         if reader.problems:
-            lines = "\n  ".join(reader.problems[:20])
+            lines = "\n  ".join(first_ten(reader.problems))
             raise GoldenError(f"the golden file is not whole\n  {lines}", file=path, remedy="record it again")
         return golden
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rushlight.errors import GenerationError, RequestError
+from rushlight.errors import GenerationError, LibraryError, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rushlight.text.tokenizer import Tokenizer
 
 __all__ = ["Constraint", "Grammars"]
-
 
 _SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As Python's json module writes it: a model that may choose could fill the text with spaces."""
@@ -57,15 +56,16 @@ class Grammars:
         eos_ids: its end-of-text tokens, at least one.
 
     Raises:
-        RequestError: llguidance is not installed, there is no end-of-text token, or the library does not know how to
-            take this tokenizer's tokens for bytes.
+        LibraryError: llguidance is not installed.
+        RequestError: there is no end-of-text token, or the library does not know how to take this tokenizer's tokens
+            for bytes.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_ids: Sequence[int]) -> None:
         try:
             import llguidance
         except ImportError:
-            raise RequestError(
+            raise LibraryError(
                 "json_schema and regex need the llguidance library", remedy="pip install 'rushlight[constrain]'"
             ) from None
         if not eos_ids:
