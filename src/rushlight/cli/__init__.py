@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 from rushlight.cli.interrupt import INTERRUPTED, prompt_interrupts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["main"]
 
@@ -31,13 +33,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    # Imported here, so that an interrupt during these imports is as quiet as a later one.
-    from rushlight.cli.app import app
-    from rushlight.cli.failure import report
-    from rushlight.cli.terminal import notes_on_stderr
-
     try:
-        with notes_on_stderr():
-            app(arguments, prog_name="rushlight")
+        # Imported here, so that an interrupt during these imports is as quiet as a later one.
+        _imported()(arguments, prog_name="rushlight")
     except Exception as error:  # the last place where one can be said in a line
+        from rushlight.cli.failure import report
+
         sys.exit(report(error, arguments))
+
+
+@cache
+def _imported() -> Callable[..., object]:
+    """The commands. What is imported stays to the end: looking through it for garbage is a seventh of `--help`."""
+    gc.disable()
+    try:
+        from rushlight.cli.app import app
+    finally:
+        gc.enable()
+    gc.freeze()
+    return app

@@ -125,7 +125,9 @@ def original(model_path: str, device: str, prompt: str) -> None:
     """What `rushlight --model-path FILE --device NAME --prompt TEXT` prints: the words of the program it re-creates."""
     import rushlight
     from rushlight.cli import generate
+    from rushlight.cli.notes import notes_on_stderr
 
-    model = rushlight.load(model_path, device=device)
-    out("Model loaded successfully!\n")
-    generate.print_text(prompt, model.stream(prompt, max_tokens=ORIGINAL_TOKENS))
+    with notes_on_stderr():
+        model = rushlight.load(model_path, device=device)
+        out("Model loaded successfully!\n")
+        generate.print_text(prompt, model.stream(prompt, max_tokens=ORIGINAL_TOKENS))

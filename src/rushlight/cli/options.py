@@ -203,6 +203,12 @@ class Command(TyperCommand):
     Typer's own panels need Rich, whose import alone takes longer than all the rest of `--help`.
     """
 
+    def invoke(self, ctx: Any) -> Any:
+        from rushlight.cli.notes import notes_on_stderr
+
+        with notes_on_stderr():
+            return super().invoke(ctx)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import sys
 from contextlib import contextmanager
@@ -80,21 +79,3 @@ def status(text: str) -> Iterator[None]:
     finally:
         if watched:
             print(ERASE_LINE, end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def notes_on_stderr() -> Iterator[None]:
-    """Within the block, what the library has to tell (its "rushlight" logger) appears on stderr as `note: ...`."""
-    logger = logging.getLogger("rushlight")
-    handler = _Notes()
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-
-
-class _Notes(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        erase = ERASE_LINE if sys.stderr is not None and sys.stderr.isatty() else ""
-        say(f"{erase}note: {printable(record.getMessage())}")

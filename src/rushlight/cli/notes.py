@@ -1,0 +1,32 @@
+"""What the library has to tell while a command runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rushlight.cli.terminal import ERASE_LINE, say
+from rushlight.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Within the block, what the library has to tell (its "rushlight" logger) appears on stderr as `note: ...`."""
+    logger = logging.getLogger("rushlight")
+    handler = _Notes()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        erase = ERASE_LINE if sys.stderr is not None and sys.stderr.isatty() else ""
+        say(f"{erase}note: {printable(record.getMessage())}")
