@@ -79,24 +79,25 @@ class Batch:
         """Lays the chunks of different sequences one after another."""
         import numpy as np
 
-        sizes = [len(chunk.ids) for chunk in chunks]
-        row_starts = np.cumsum([0, *sizes], dtype=np.int32)
-        block_tables = np.full((len(chunks), max(len(chunk.blocks) for chunk in chunks)), -1, np.int32)
-        for row, chunk in zip(block_tables, chunks, strict=True):
-            row[: len(chunk.blocks)] = chunk.blocks
+        # Lists, each made an array at once: for the few numbers of a decode step, an operation on arrays takes longer.
+        ids: list[int] = []
+        positions: list[int] = []
+        row_starts = [0]
+        logit_rows: list[int] = []
+        for chunk in chunks:
+            start, stop = len(ids), len(ids) + len(chunk.ids)
+            ids += chunk.ids
+            positions += range(chunk.position, chunk.position + len(chunk.ids))
+            row_starts.append(stop)
+            logit_rows += range(start if chunk.all_logits else stop - 1, stop)
+        width = max(len(chunk.blocks) for chunk in chunks)
+        block_tables = [[*chunk.blocks, *[-1] * (width - len(chunk.blocks))] for chunk in chunks]
         return cls(
-            ids=np.concatenate([np.asarray(chunk.ids, np.int32) for chunk in chunks]),
-            positions=np.concatenate(
-                [np.arange(chunk.position, chunk.position + len(chunk.ids), dtype=np.int32) for chunk in chunks]
-            ),
-            row_starts=row_starts,
-            block_tables=block_tables,
-            logit_rows=np.concatenate(
-                [
-                    np.arange(start if chunk.all_logits else stop - 1, stop, dtype=np.int32)
-                    for chunk, start, stop in zip(chunks, row_starts[:-1], row_starts[1:], strict=True)
-                ]
-            ),
+            ids=np.array(ids, np.int32),
+            positions=np.array(positions, np.int32),
+            row_starts=np.array(row_starts, np.int32),
+            block_tables=np.array(block_tables, np.int32),
+            logit_rows=np.array(logit_rows, np.int32),
             cache=cache,
         )
 
