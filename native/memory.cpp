@@ -11,7 +11,8 @@ namespace rushlight {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kChunk = size_t{32} << 20;
+// Of addresses; memory is taken page by page. At the end of each chunk part of a huge page lies empty.
+constexpr size_t kChunk = size_t{256} << 20;
 constexpr size_t kMostKept = size_t{32} << 20;  // bytes of free buffers
 
 constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
