@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import traceback
@@ -71,6 +70,8 @@ def port_line(trace: TracebackType | None) -> tuple[str, int] | None:
 
 
 def _run(file: Path) -> ModuleType:
+    import hashlib  # 4 MB and 4 ms, with OpenSSL; who runs no port needs neither
+
     path = str(file.resolve())
     # Classes are looked up by their module's name, by dataclasses for one, so that the module has to be registered.
     name = f"{_PREFIX}{file.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
