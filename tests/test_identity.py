@@ -54,7 +54,7 @@ def expected(model, asked):
 def fresh_engine(model, **options):
     """Gives the model an engine that knows nothing yet."""
     engine = Engine(model.module, model._backend, model.config.kv_shape, context_length=model.context_length, **options)
-    model._engine_made = os.getpid(), engine
+    model._plain._made = os.getpid(), engine
     return engine
 
 

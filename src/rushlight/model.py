@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import chain
-from numbers import Integral
-from threading import Lock
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -34,12 +29,14 @@ from rushlight.generation.context import PREFILL_ROWS
 from rushlight.generation.speculation import Draft, PromptLookup
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_paths, patch_hook
+from rushlight.prompts import Prompts
 from rushlight.result import AsyncStream, Beam, Generation, Score, Stats, Stream, Writer, write_many
-from rushlight.text import StopStrings, encode_pieces
+from rushlight.running import Running
+from rushlight.text import StopStrings
 from rushlight.text.constraint import Grammars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from collections.abc import Sequence as Ids
     from pathlib import Path
     from typing import Unpack
@@ -47,7 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.protocol import Backend
-    from rushlight.generation import FinishReason
+    from rushlight.generation import FinishReason, Forward
     from rushlight.generation.speculation import Guesser
     from rushlight.models import Config
     from rushlight.nn import Module
@@ -68,15 +65,8 @@ class Request:
     settings: SamplingSettings = field(default_factory=SamplingSettings)
 
 
-class _Tapped(NamedTuple):
-    """What runs in place of a model's own modules while a trace or a patch is on."""
-
-    module: Module
-    engine: Engine
-
-
-_tapped: ContextVar[Mapping[Model, _Tapped] | None] = ContextVar("tapped", default=None)
-"""The models that are traced or patched: in this thread or task, and in no other."""
+_tapped: ContextVar[Mapping[Model, Running] | None] = ContextVar("tapped", default=None)
+"""What runs in place of the models that are traced or patched: in this thread or task, and in no other."""
 
 
 class Model:
@@ -120,8 +110,7 @@ class Model:
         self._kv_bytes = kv_bytes
         self._draft: Model | None = None
         self._grammars: Grammars | None = None
-        self._engine_lock = Lock()
-        self._engine_made: tuple[int, Engine] | None = None
+        self._plain = self._running(module, self.forward)
         self._barred = None
         if tokenizer is not None:
             barred = tokenizer.missing_ids(config.vocab_size)
@@ -188,7 +177,7 @@ class Model:
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
     ) -> Stream:
         """As `generate`, piece by piece. What is wrong with the request is raised here, before the first piece."""
-        engine = self._engine
+        engine = self._here.engine
         return Stream(engine, self._writer(engine, prompt, stop, settings))
 
     def astream(
@@ -199,7 +188,7 @@ class Model:
         Raises:
             QueueFullError: at the first piece, if too many texts are waiting already.
         """
-        engine = self._engine
+        engine = self._here.engine
         return AsyncStream(engine, self._writer(engine, prompt, stop, settings))
 
     def generate_many(
@@ -220,7 +209,7 @@ class Model:
         """
         if max_active < 1:
             raise RequestError("max_active is too small", expected="1 or more", found=max_active)
-        engine = self._engine
+        engine = self._here.engine
         texts = (
             (index, partial(self._writers, engine, request.prompt, request.stop, request.settings))
             for index, request in enumerate(requests)
@@ -241,10 +230,9 @@ class Model:
         """What a request comes to, checked: a writer for each of its texts."""
         self._check_causal()
         params = SamplingParams(**settings)
-        if stop and self.tokenizer is None:
-            raise self._no_tokenizer("stop strings need a tokenizer")
-        prompt_ids = self._ids(prompt) or [self._start_id()]
-        self._check_room(prompt_ids, params)
+        if stop:
+            self._prompts.need_tokenizer("stop strings need a tokenizer")
+        prompt_ids = self._prompts.continued(prompt, params.max_tokens)
         stop_ids = {*params.stop_ids, *(() if params.ignore_eos else self.eos_ids)}
         constraint = self._constraint(params)
         if constraint is not None:
@@ -280,17 +268,16 @@ class Model:
     def _constraint(self, params: SamplingParams) -> Constraint | None:
         if params.json_schema is None and params.regex is None:
             return None
-        if self.tokenizer is None:
-            raise self._no_tokenizer("json_schema and regex need a tokenizer")
+        tokenizer = self._prompts.need_tokenizer("json_schema and regex need a tokenizer")
         if self._grammars is None:
-            self._grammars = Grammars(self.tokenizer, self.config.vocab_size, self.eos_ids)
+            self._grammars = Grammars(tokenizer, self.config.vocab_size, self.eos_ids)
         if params.regex is not None:
             return self._grammars.regex(params.regex)
         return self._grammars.json_schema(params.json_schema or {})
 
     def _guessers(self, sampler: Sampler, n_prompt: int) -> list[Guesser]:
         params, draft = sampler.params, self._draft
-        if params.speculate is False or self._tapped_here():  # a trace has rows of the text alone
+        if params.speculate is False or self._here is not self._plain:  # a trace has rows of the text alone
             return []
         guessers: list[Guesser] = [PromptLookup()]
         if draft is not None:
@@ -298,23 +285,6 @@ class Model:
             context = Context(draft.forward, draft._backend, draft.config.kv_shape, most)
             guessers.append(Draft(context, most, sampler))
         return guessers
-
-    @property
-    def _engine(self) -> Engine:
-        """What all texts of this model go through; made when it is first needed, and anew in a forked process."""
-        if tapped_here := self._tapped_here():
-            return tapped_here.engine
-        with self._engine_lock:
-            if self._engine_made is None or self._engine_made[0] != os.getpid():
-                engine = Engine(
-                    self.forward,
-                    self._backend,
-                    self.config.kv_shape,
-                    context_length=self.context_length,
-                    kv_bytes=self._kv_bytes,
-                )
-                self._engine_made = os.getpid(), engine
-            return self._engine_made[1]
 
     def beam_search(
         self,
@@ -345,12 +315,11 @@ class Model:
             RequestError, TokenizerError, GenerationError: as `generate`.
         """
         self._check_causal()
-        if self._tapped_here():
+        if self._here is not self._plain:
             raise RequestError("a beam search cannot be traced or patched: its rows are of many texts")
         params = SamplingParams(max_tokens=max_tokens, stop_ids=stop_ids, ignore_eos=ignore_eos)
         params.check_vocabulary(self.config.vocab_size)
-        prompt_ids = self._ids(prompt) or [self._start_id()]
-        self._check_room(prompt_ids, params)
+        prompt_ids = self._prompts.continued(prompt, max_tokens)
         ends = {*stop_ids, *(() if ignore_eos else self.eos_ids)}
         search = BeamSearch(
             n_beams=n_beams,
@@ -363,7 +332,7 @@ class Model:
         if not isinstance(n, int) or n not in range(1, n_beams + 1):
             raise RequestError(f"n is {n!r}: it should be 1 to n_beams, {n_beams}")
         beams = []
-        for text in search.run(self.module, self._backend, self.config.kv_shape, prompt_ids)[:n]:
+        for text in search.run(self.forward, self._backend, self.config.kv_shape, prompt_ids)[:n]:
             stopped = text.ids[-1] in ends
             ids = list(text.ids[:-1] if stopped else text.ids)
             reason: FinishReason = "stop" if stopped else "length" if len(ids) == max_tokens else "context"
@@ -377,15 +346,13 @@ class Model:
         Raises:
             RequestError: no tokens, an id out of range, or more tokens than the context (ContextLengthError).
         """
-        ids = self._ids(prompt)
+        ids = self._prompts.ids(prompt)
         if not ids:
             raise RequestError("there are no tokens to compute logits for")
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
-        tapped_here = self._tapped_here()
-        forward = tapped_here.module if tapped_here else self.forward
-        chunk_rows = len(ids) if tapped_here or not self.module.causal else PREFILL_ROWS
-        context = Context(forward, self._backend, self.config.kv_shape, len(ids))
+        chunk_rows = len(ids) if self._here is not self._plain or not self.module.causal else PREFILL_ROWS
+        context = Context(self._here.forward, self._backend, self.config.kv_shape, len(ids))
         return context.feed(ids, all_logits=True, chunk_rows=chunk_rows)
 
     @contextmanager
@@ -450,7 +417,7 @@ class Model:
         """`score` of each (prompt, continuation), in order. A prompt that pairs in a row share is computed once."""
         scorer = self._scorer(self.context_length)
         for prompt, continuation in pairs:
-            prompt_ids, ids = self._pair_ids(prompt, continuation)
+            prompt_ids, ids = self._prompts.pair(prompt, continuation)
             logprobs, greedy = scorer.score([*prompt_ids, *ids], len(ids))
             yield Score(prompt_ids, ids, logprobs.tolist(), bool(greedy.all()))
 
@@ -486,7 +453,7 @@ class Model:
         result = Perplexity(window, stride)
         scorer = self._scorer(window)
         start = perf_counter()
-        for ids, n_new in windows(self._text_ids(text, result), window, stride):
+        for ids, n_new in windows(self._prompts.pieces(text, result.count_bytes), window, stride):
             result.add(n_new, scorer.score(ids, min(n_new, len(ids) - 1)).logprobs)
             result.elapsed_s = perf_counter() - start
             if progress is not None:
@@ -498,52 +465,45 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.name}: {self.n_parameters:,} parameters, {self.device}, {self.dtype}>"
 
+    @property
+    def _prompts(self) -> Prompts:
+        start = self.eos_ids[0] if self.eos_ids else self.config.bos_token_id
+        return Prompts(self.name, self.tokenizer, self.config.vocab_size, self.context_length, start)
+
+    @property
+    def _here(self) -> Running:
+        """What runs this model in this thread or task."""
+        return (_tapped.get() or {}).get(self, self._plain)
+
+    def _running(
+        self, module: Module, forward: Forward, *, max_rows: int = PREFILL_ROWS, prefix_cache: bool = True
+    ) -> Running:
+        """The one place where engines are made."""
+
+        def make_engine() -> Engine:
+            return Engine(
+                forward,
+                self._backend,
+                self.config.kv_shape,
+                context_length=self.context_length,
+                max_rows=max_rows,
+                kv_bytes=self._kv_bytes,
+                prefix_cache=prefix_cache,
+            )
+
+        return Running(module, forward, make_engine)
+
     @contextmanager
     def _tap(self, hook: Hook) -> Iterator[None]:
         """Has the modules run with a hook, on top of those that are on already."""
-        here = self._tapped_here()
-        module = tapped(here.module if here else self.module, hook)
+        module = tapped(self._here.module, hook)
         # Nothing is found again that was computed under other hooks, and a prompt is one piece.
-        engine = Engine(
-            module,
-            self._backend,
-            self.config.kv_shape,
-            context_length=self.context_length,
-            max_rows=self.context_length,
-            prefix_cache=False,
-        )
-        token = _tapped.set({**(_tapped.get() or {}), self: _Tapped(module, engine)})
+        running = self._running(module, module, max_rows=self.context_length, prefix_cache=False)
+        token = _tapped.set({**(_tapped.get() or {}), self: running})
         try:
             yield
         finally:
             _tapped.reset(token)
-
-    def _tapped_here(self) -> _Tapped | None:
-        return (_tapped.get() or {}).get(self)
-
-    def _ids(self, prompt: str | Ids[int]) -> list[int]:
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise self._no_tokenizer("the prompt is text")
-            return self.tokenizer.encode(prompt)
-        if not isinstance(prompt, Iterable):
-            raise RequestError("a prompt is text, or token ids", found=type(prompt).__name__)
-        ids: list[int] = []
-        for i in prompt:
-            if not isinstance(i, Integral) or isinstance(i, bool):
-                raise RequestError("a prompt is text, or token ids", found=repr(i))
-            if not 0 <= i < self.config.vocab_size:
-                raise RequestError(f"no such token: {i}", expected=f"ids from 0 to {self.config.vocab_size - 1}")
-            ids.append(int(i))
-        return ids
-
-    def _check_room(self, prompt_ids: Ids[int], params: SamplingParams) -> None:
-        most = self.context_length - (1 if params.max_tokens else 0)
-        if len(prompt_ids) > most:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt_ids)} tokens, and the model's context is {self.context_length}",
-                remedy=f"shorten it by {len(prompt_ids) - most} tokens or more",
-            )
 
     def _check_causal(self) -> None:
         if not self.module.causal:
@@ -554,58 +514,10 @@ class Model:
 
     def _scorer(self, capacity: int) -> Scorer:
         self._check_causal()
-        tapped_here = self._tapped_here()
-        module = tapped_here.module if tapped_here else self.module
-        return Scorer(module, self._backend, self.config.kv_shape, capacity, in_one_piece=tapped_here is not None)
-
-    def _pair_ids(self, prompt: str | Ids[int], continuation: str | Ids[int]) -> tuple[list[int], list[int]]:
-        """The ids of a prompt and of what follows it, encoded together where both are text."""
-        if isinstance(prompt, str) and isinstance(continuation, str):
-            prompt_ids = self._ids(prompt.rstrip())
-            ids = self._ids(prompt + continuation)[len(prompt_ids) :]
-        else:
-            prompt_ids, ids = self._ids(prompt), self._ids(continuation)
-        prompt_ids = prompt_ids or [self._start_id()]
-        if not ids:
-            raise RequestError("the continuation has no tokens")
-        n_ids = len(prompt_ids) + len(ids)
-        if n_ids > self.context_length + 1:
-            raise ContextLengthError(
-                f"prompt and continuation have {n_ids} tokens, and the model's context is {self.context_length}",
-                remedy=f"shorten them by {n_ids - self.context_length - 1} tokens or more",
-            )
-        return prompt_ids, ids
-
-    def _text_ids(self, text: Iterable[str] | Iterable[int], result: Perplexity) -> Iterator[int]:
-        """The token ids of a text, or of ids, as they are asked for; counts the text's bytes in `result`."""
-        items = iter([text] if isinstance(text, str) else text)
-        first = next(items, None)
-        if first is None:
-            return
-        if not isinstance(first, str):
-            for i in chain([cast("int", first)], cast("Iterator[int]", items)):
-                yield from self._ids([i])
-            return
-        if self.tokenizer is None:
-            raise self._no_tokenizer("there is text to encode")
-
-        def counted() -> Iterator[str]:
-            n_bytes = 0
-            for piece in chain([first], cast("Iterator[str]", items)):
-                n_bytes += len(piece.encode(errors="surrogatepass"))
-                result.n_bytes = n_bytes
-                yield piece
-
-        yield from encode_pieces(self.tokenizer, counted())
-
-    def _start_id(self) -> int:
-        start = self.eos_ids[0] if self.eos_ids else self.config.bos_token_id
-        if start is None:
-            raise RequestError("the prompt is empty, and the model has no end-of-text token to start from")
-        return start
-
-    def _no_tokenizer(self, why: str) -> TokenizerError:
-        return TokenizerError(
-            f"{why}, and {self.name} has no tokenizer",
-            remedy="put its tokenizer.json, or vocab.json and merges.txt, beside the weights, or give token ids",
+        return Scorer(
+            self._here.forward,
+            self._backend,
+            self.config.kv_shape,
+            capacity,
+            in_one_piece=self._here is not self._plain,
         )

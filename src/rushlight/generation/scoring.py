@@ -140,6 +140,10 @@ class Perplexity:
             self._guide_sum += nll / len(logprobs) * (n_new - 1)
             self._guide_weight += n_new - 1
 
+    def count_bytes(self, n_bytes: int) -> None:
+        """So many bytes more of the text were read."""
+        self.n_bytes = (self.n_bytes or 0) + n_bytes
+
     @property
     def nll(self) -> float:
         """The mean negative log-likelihood of a token, in nats, each token counted once; NaN before there is one."""
