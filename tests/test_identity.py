@@ -175,10 +175,12 @@ def test_with_a_draft_model_or_without(model, asked, right):
     guessing = rushlight.load(dtype="f32", threads=1)
     guessing.use_draft(own_draft)
     steps = []
-    engine = fresh_engine(guessing)
+    engine = guessing._plain.engine
     run = engine._run
     engine._run = lambda chunks: steps.append(len(chunks)) or run(chunks)
     guessed = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]
     assert texts(guessing, guessed, max_active=1) == right[:9]
     assert len(steps) < 0.6 * sum(map(len, right[:9]))
+    assert texts(guessing, guessed, max_active=9) == right[:9]
     assert texts(guessing, asked[:9]) == right[:9]
+    assert engine.pool.n_held == engine.drafts.pool.n_held == 0

@@ -16,6 +16,8 @@ from rushlight.errors import ContextLengthError, RequestError, RushlightError, T
 from rushlight.generation import (
     BeamSearch,
     Context,
+    Draft,
+    DraftModel,
     Engine,
     Perplexity,
     Sampler,
@@ -26,7 +28,7 @@ from rushlight.generation import (
     windows,
 )
 from rushlight.generation.context import PREFILL_ROWS
-from rushlight.generation.speculation import Draft, PromptLookup
+from rushlight.generation.speculation import PromptLookup
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_paths, patch_hook
 from rushlight.prompts import Prompts
@@ -108,7 +110,6 @@ class Model:
         self.folder = folder
         self._backend = backend
         self._kv_bytes = kv_bytes
-        self._draft: Model | None = None
         self._grammars: Grammars | None = None
         self._plain = self._running(module, self.forward)
         self._barred = None
@@ -134,6 +135,8 @@ class Model:
     def use_draft(self, draft: Model | None) -> None:
         """From now on, a smaller model guesses what this one is going to say; None ends that. No text changes.
 
+        Its keys and values count within `kv_bytes`. Texts under way go on as they began.
+
         Raises:
             TokenizerError: its tokens are not the same.
         """
@@ -146,7 +149,7 @@ class Model:
                     f"{draft.name} cannot guess for {self.name}: it has other tokens",
                     remedy="take a smaller model of the same family",
                 )
-        self._draft = draft
+        self._plain = self._running(self.module, self.forward, draft=draft)
 
     def generate(
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
@@ -253,7 +256,7 @@ class Model:
                 max_tokens=own.max_tokens,
                 context_length=self.context_length,
                 stop_ids=stop_ids,
-                guessers=self._guessers(sampler, len(prompt_ids)),
+                guessers=self._guessers(engine, sampler),
             )
             engine.check(sequence)
             result = Generation(
@@ -275,16 +278,10 @@ class Model:
             return self._grammars.regex(params.regex)
         return self._grammars.json_schema(params.json_schema or {})
 
-    def _guessers(self, sampler: Sampler, n_prompt: int) -> list[Guesser]:
-        params, draft = sampler.params, self._draft
-        if params.speculate is False or self._here is not self._plain:  # a trace has rows of the text alone
+    def _guessers(self, engine: Engine, sampler: Sampler) -> list[Guesser | Draft]:
+        if sampler.params.speculate is False or self._here is not self._plain:  # a trace has rows of the text alone
             return []
-        guessers: list[Guesser] = [PromptLookup()]
-        if draft is not None:
-            most = min(n_prompt + params.max_tokens, draft.context_length)
-            context = Context(draft.forward, draft._backend, draft.config.kv_shape, most)
-            guessers.append(Draft(context, most, sampler))
-        return guessers
+        return [PromptLookup(), *([Draft(engine.drafts, sampler)] if engine.drafts else [])]
 
     def beam_search(
         self,
@@ -476,9 +473,18 @@ class Model:
         return (_tapped.get() or {}).get(self, self._plain)
 
     def _running(
-        self, module: Module, forward: Forward, *, max_rows: int = PREFILL_ROWS, prefix_cache: bool = True
+        self,
+        module: Module,
+        forward: Forward,
+        *,
+        max_rows: int = PREFILL_ROWS,
+        prefix_cache: bool = True,
+        draft: Model | None = None,
     ) -> Running:
         """The one place where engines are made."""
+        guessing = None
+        if draft is not None:
+            guessing = DraftModel(draft.forward, draft._backend, draft.config.kv_shape, draft.context_length)
 
         def make_engine() -> Engine:
             return Engine(
@@ -489,6 +495,7 @@ class Model:
                 max_rows=max_rows,
                 kv_bytes=self._kv_bytes,
                 prefix_cache=prefix_cache,
+                draft=guessing,
             )
 
         return Running(module, forward, make_engine)

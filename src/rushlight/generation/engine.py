@@ -12,6 +12,7 @@ from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError, RushlightError
 from rushlight.generation.blocks import BlockPool
 from rushlight.generation.context import PREFILL_ROWS, Runner
+from rushlight.generation.draft import Drafts
 from rushlight.generation.scheduler import Scheduler
 from rushlight.generation.speculation import Speculation
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rushlight.backends.batch import KVShape
     from rushlight.backends.protocol import Backend
     from rushlight.generation.context import Forward
+    from rushlight.generation.draft import DraftModel
     from rushlight.generation.sequence import Sequence
 
 MAX_SEQUENCES = 64
@@ -60,6 +62,8 @@ class Engine:
         prefix_cache: whether prompts that begin alike share what was computed.
         kv_bytes: the most that keys and values may take; None is what `max_sequences` full contexts take, or half of
             the memory there is, if that is less. Memory is taken from the machine as it is first used.
+        draft: a smaller model that guesses for this one. Its keys and values are within the same bound: a block of its
+            own is set aside for each.
 
     Raises:
         MemoryLimitError: `kv_bytes` is more than there is.
@@ -77,9 +81,10 @@ class Engine:
         max_waiting: int = MAX_WAITING,
         kv_bytes: int | None = None,
         prefix_cache: bool = True,
+        draft: DraftModel | None = None,
     ) -> None:
-        self._block_bytes = backend.kv_block_bytes(kv_shape)
-        available = backend.available_bytes()
+        self._block_bytes = backend.kv_block_bytes(kv_shape) + (draft.block_bytes if draft else 0)
+        available = min(b.available_bytes() for b in (backend, *([draft.backend] if draft else [])))
         if kv_bytes is not None and kv_bytes > available:
             raise MemoryLimitError(
                 "keys and values may not take more than there is", need_bytes=kv_bytes, have_bytes=available
@@ -87,10 +92,12 @@ class Engine:
         context_blocks = -(-context_length // BLOCK_SIZE)
         allowed = int(available * KV_SHARE) if kv_bytes is None else kv_bytes
         n_blocks = min(max_sequences * context_blocks, allowed // self._block_bytes)
-        self.pool = BlockPool(n_blocks, IDLE_CONTEXTS * context_blocks, shares=prefix_cache)
+        n_idle = IDLE_CONTEXTS * context_blocks
+        self.pool = BlockPool(n_blocks, n_idle, shares=prefix_cache)
         self._scheduler = Scheduler(self.pool, max_sequences, max_rows)
         self._run = Runner(forward, backend, kv_shape, n_blocks)
-        self._speculation = Speculation()
+        self.drafts = Drafts(draft, n_blocks, n_idle) if draft else None
+        self._speculation = Speculation(self.drafts)
         self._max_waiting = max_waiting
         self._arrivals = count(1)
         # Whoever has the turn may touch the scheduler and its sequences; the condition guards what is below it.
@@ -223,6 +230,8 @@ class Engine:
             sequence = self._left.popleft()
             self._scheduler.remove(sequence)
             self._followed.discard(sequence)
+            for guesser in sequence.guessers:
+                guesser.forget()
         self._turn_of = None
         self._turn.notify_all()
 
@@ -282,7 +291,7 @@ class Engine:
                 self._choose(sequence, guesses, logits[-1 - len(guesses) :])
             except RushlightError as error:
                 self._fail(sequence, error)
-        self._scheduler.learn(sequence)
+        self.pool.learn_full(sequence)
         if sequence.done:
             self._left.append(sequence)
 

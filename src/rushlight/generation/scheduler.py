@@ -7,7 +7,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from rushlight.backends.batch import BLOCK_SIZE
-from rushlight.generation.blocks import ROOT
 
 if TYPE_CHECKING:
     from rushlight.generation.blocks import BlockPool
@@ -71,15 +70,6 @@ class Scheduler:
             if s in rows and s in self.running:
                 self._grow(s, rows)
         return rows
-
-    def learn(self, sequence: Sequence) -> None:
-        """Makes the blocks known that the sequence has filled."""
-        while self.pool.shares and (sequence.n_known + 1) * BLOCK_SIZE <= sequence.n_fed:
-            j = sequence.n_known
-            link = self.pool.link(sequence.blocks[j - 1]) if j else ROOT
-            tokens = sequence.ids[j * BLOCK_SIZE : (j + 1) * BLOCK_SIZE]
-            sequence.blocks[j] = self.pool.learn(link, tokens, sequence.blocks[j])
-            sequence.n_known += 1
 
     def _admit(self) -> None:
         n_active = sum(s.runnable for s in self.running)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rushlight.generation.draft import Draft
     from rushlight.generation.sampler import Sampler
     from rushlight.generation.speculation import Guesser
 
@@ -74,7 +75,7 @@ class Sequence:
         max_tokens: int,
         context_length: int,
         stop_ids: Collection[int] = (),
-        guessers: Ids[Guesser] = (),
+        guessers: Ids[Guesser | Draft] = (),
         notify: Callable[[], None] | None = None,
     ) -> None:
         self.ids = list(prompt_ids)
