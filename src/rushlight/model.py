@@ -292,8 +292,13 @@ class Model:
         length_penalty: float = 1.0,
         early_stopping: bool | Literal["never"] = False,
         n: int = 1,
+        stop: str | Ids[str] = (),
         stop_ids: Ids[int] = (),
         ignore_eos: bool = False,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
     ) -> list[Beam]:
         """The likeliest texts that go on from a prompt, as far as `n_beams` beams find them: transformers' search.
 
@@ -305,8 +310,11 @@ class Model:
             early_stopping: True ends with n_beams finished texts; False when the best beginning, ended as it is, would
                 not be among them; "never" when it cannot come among them at any length.
             n: how many texts to return, at most n_beams; best first.
+            stop: strings that end a text; they are no part of it.
             stop_ids: tokens that end a text, beside the model's end-of-text token.
             ignore_eos: go on through the end-of-text token.
+            repetition_penalty, presence_penalty, frequency_penalty, logit_bias: as in `SamplingParams`, but as
+                transformers has it, biases come first, and log-probabilities are changed in place of logits.
 
         Raises:
             RequestError, TokenizerError, GenerationError: as `generate`.
@@ -314,9 +322,18 @@ class Model:
         self._check_causal()
         if self._here is not self._plain:
             raise RequestError("a beam search cannot be traced or patched: its rows are of many texts")
-        params = SamplingParams(max_tokens=max_tokens, stop_ids=stop_ids, ignore_eos=ignore_eos)
+        params = SamplingParams(
+            max_tokens=max_tokens,
+            stop_ids=stop_ids,
+            ignore_eos=ignore_eos,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            logit_bias=logit_bias,
+        )
         params.check_vocabulary(self.config.vocab_size)
         prompt_ids = self._prompts.continued(prompt, max_tokens)
+        strings = [stop] if isinstance(stop, str) else list(stop)
         ends = {*stop_ids, *(() if ignore_eos else self.eos_ids)}
         search = BeamSearch(
             n_beams=n_beams,
@@ -324,18 +341,32 @@ class Model:
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             stop_ids=ends,
+            stops=self._stops(strings) if strings else None,
+            params=params,
             barred=self._barred,
         )
         if not isinstance(n, int) or n not in range(1, n_beams + 1):
             raise RequestError(f"n is {n!r}: it should be 1 to n_beams, {n_beams}")
         beams = []
         for text in search.run(self.forward, self._backend, self.config.kv_shape, prompt_ids)[:n]:
-            stopped = text.ids[-1] in ends
-            ids = list(text.ids[:-1] if stopped else text.ids)
-            reason: FinishReason = "stop" if stopped else "length" if len(ids) == max_tokens else "context"
-            words = self.tokenizer.decode(ids) if self.tokenizer else ""
-            beams.append(Beam(prompt_ids, ids, words, reason, text.logprob, text.score))
+            ended = text.ids[-1] in ends
+            ids = list(text.ids[:-1] if ended else text.ids)
+            shown = StopStrings(strings)
+            words, stopped = shown.push(self.tokenizer.decode(ids) if self.tokenizer else "")
+            reason: FinishReason = "stop" if ended or stopped else "length" if len(ids) == max_tokens else "context"
+            beams.append(Beam(prompt_ids, ids, words + shown.flush(), reason, text.logprob, text.score))
         return beams
+
+    def _stops(self, strings: Ids[str]) -> Callable[[Ids[int]], bool]:
+        """Whether new tokens hold a stop string."""
+        decode = self._prompts.need_tokenizer("stop strings need a tokenizer").decode
+        StopStrings(strings)  # which says what is wrong with them
+
+        def stops(ids: Ids[int]) -> bool:
+            text = decode(ids)
+            return any(string in text for string in strings)
+
+        return stops
 
     def logits(self, prompt: str | Ids[int]) -> NDArray[np.floating]:
         """The model's logits after every token of a text or of token ids: (T, V), float32.

@@ -115,9 +115,10 @@ class Beam:
     Attributes:
         prompt_ids: what the model was given; the end-of-text token for an empty prompt.
         ids: the new tokens, without the stop token.
-        text: the new text; empty where the model has no tokenizer.
-        finish_reason: "stop" (stop token), "length" (max_tokens) or "context" (the model's context is full).
-        logprob: the sum of the tokens' log-probabilities, the stop token's too.
+        text: the new text, without the stop string; empty where the model has no tokenizer.
+        finish_reason: "stop" (stop token or stop string), "length" (max_tokens) or "context" (the model's context is
+            full).
+        logprob: the sum of the tokens' log-probabilities, the stop token's too, as penalties and biases left them.
         score: logprob, divided by the number of those tokens to the power of the length penalty.
     """
 
