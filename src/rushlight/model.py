@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -442,12 +443,21 @@ class Model:
         return next(self.score_many([(prompt, continuation)]))
 
     def score_many(self, pairs: Iterable[tuple[str | Ids[int], str | Ids[int]]]) -> Iterator[Score]:
-        """`score` of each (prompt, continuation), in order. A prompt that pairs in a row share is computed once."""
-        scorer = self._scorer(self.context_length)
-        for prompt, continuation in pairs:
-            prompt_ids, ids = self._prompts.pair(prompt, continuation)
-            logprobs, greedy = scorer.score([*prompt_ids, *ids], len(ids))
-            yield Score(prompt_ids, ids, logprobs.tolist(), bool(greedy.all()))
+        """`score` of each (prompt, continuation), in order: the same figures, and faster than one after another.
+
+        Pairs are read some dozens ahead and scored several in a step. What pairs in a row begin with, as the answers to
+        one question do, is computed once.
+        """
+        read: deque[tuple[list[int], list[int]]] = deque()
+
+        def sequences() -> Iterator[tuple[list[int], int]]:
+            for pair in pairs:
+                prompt_ids, ids = self._prompts.pair(*pair)
+                read.append((prompt_ids, ids))
+                yield [*prompt_ids, *ids], len(ids)
+
+        for logprobs, greedy in self._scorer(self.context_length).score_many(sequences()):
+            yield Score(*read.popleft(), logprobs.tolist(), bool(greedy.all()))
 
     def perplexity(
         self,
@@ -479,10 +489,16 @@ class Model:
         if not 1 <= stride <= window:
             raise RequestError(f"the stride is {stride} tokens", expected=f"1 to {window}, the window")
         result = Perplexity(window, stride)
-        scorer = self._scorer(window)
+        read: deque[int] = deque()
+
+        def sequences() -> Iterator[tuple[list[int], int]]:
+            for ids, n_new in windows(self._prompts.pieces(text, result.count_bytes), window, stride):
+                read.append(n_new)
+                yield ids, min(n_new, len(ids) - 1)
+
         start = perf_counter()
-        for ids, n_new in windows(self._prompts.pieces(text, result.count_bytes), window, stride):
-            result.add(n_new, scorer.score(ids, min(n_new, len(ids) - 1)).logprobs)
+        for logprobs, _ in self._scorer(window).score_many(sequences()):
+            result.add(read.popleft(), logprobs)
             result.elapsed_s = perf_counter() - start
             if progress is not None:
                 progress(result)
