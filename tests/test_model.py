@@ -296,6 +296,7 @@ def test_a_forgotten_stream_gives_its_blocks_back(model):
     next(stream)
     assert pool.n_held == held + 2
     del stream
+    model._plain.engine.settle()
     assert pool.n_held == held
 
 

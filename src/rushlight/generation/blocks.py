@@ -50,13 +50,17 @@ class BlockPool:
         self.n_blocks = n_blocks
         self.shares = shares
         self._n_idle = n_idle
-        self._holders = [0] * n_blocks
+        self.reset()
+
+    def reset(self) -> None:
+        """All blocks as if never used: nobody holds one, and none is known."""
+        self._holders = [0] * self.n_blocks
         self._links: dict[tuple[int, tuple[int, ...]], int] = {}  # (the link before, tokens) -> block
         self._known: dict[int, tuple[int, tuple[int, tuple[int, ...]]]] = {}  # block -> (its own link, its key)
         self._new_link = count(ROOT + 1)
         self._idle: OrderedDict[int, None] = OrderedDict()  # from the one that went idle first
         self._free: list[int] = []  # used before, and known no more
-        self._n_fresh = n_blocks  # never used: the last ones
+        self._n_fresh = self.n_blocks  # never used: the last ones
 
     @property
     def n_free(self) -> int:

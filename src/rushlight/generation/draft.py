@@ -16,7 +16,7 @@ from rushlight.generation.context import PREFILL_ROWS, Runner
 from rushlight.generation.costs import StepCosts, learned_rate, n_right
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rushlight.backends.batch import KVShape
     from rushlight.backends.protocol import Backend
@@ -141,6 +141,13 @@ class Drafts:
         blocks, draft.blocks = draft.blocks, []
         draft.n_fed = draft.n_known = 0
         self.pool.release(blocks)
+
+    def reset(self, drafts: Iterable[Draft]) -> None:
+        """Takes all blocks back, whatever state they are in; of these sequences, and from whoever holds one."""
+        for draft in (*drafts, *self._holding):
+            draft.blocks, draft.n_fed, draft.n_known = [], 0, 0
+        self._holding = {}
+        self.pool.reset()
 
     def _hold(self, draft: Draft, end: int, wanted: Mapping[Draft, int]) -> bool:
         """Takes the blocks for positions up to `end`; False, and it holds none, if there are not as many."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rushlight.backends.batch import BLOCK_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rushlight.generation.blocks import BlockPool
     from rushlight.generation.sequence import Sequence
 
@@ -55,6 +57,15 @@ class Scheduler:
             if sequence in group:
                 group.remove(sequence)
         self._release(sequence)
+
+    def restart(self, sequences: Collection[Sequence]) -> None:
+        """Begins again with these, from their first token: the same bits."""
+        self.pool.reset()
+        for sequence in sequences:
+            sequence.blocks = []
+            sequence.n_known = sequence.n_fed = 0
+        self.running = []
+        self.waiting = sorted((s for s in sequences if not s.done), key=ARRIVAL)
 
     def next_rows(self) -> dict[Sequence, int]:
         """The sequences of the next step, each with how many of its next tokens are fed; their blocks are there."""
