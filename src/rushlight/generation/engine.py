@@ -178,22 +178,24 @@ class Engine:
 
     def step(self) -> bool:
         """Runs one step for every sequence that can go on; False if there was none."""
-        if not self._take_turn(lambda: False):
-            return False
+        me = threading.get_ident()
         try:
-            return self._step()
+            return self._take_turn(lambda: False) and self._step()
         finally:
-            self._turn_of = None  # an interrupt may cut off what comes now
+            if self._turn_of == me:  # an interrupt may cut off what comes before this, and what comes now
+                self._turn_of = None
             self.settle()
 
     def run_until(self, wanted: Callable[[], bool]) -> None:
         """Runs steps, or waits while another thread does, until `wanted()` holds or there is nothing to run."""
-        while self._take_turn(wanted):
+        me = threading.get_ident()
+        while True:
             try:
-                if not self._step():
+                if not (self._take_turn(wanted) and self._step()):
                     return
             finally:
-                self._turn_of = None
+                if self._turn_of == me:
+                    self._turn_of = None
                 self.settle()
 
     def follow(self) -> None:
