@@ -54,7 +54,7 @@ def expected(model, asked):
 def fresh_engine(model, **options):
     """Gives the model an engine that knows nothing yet."""
     engine = Engine(model.module, model._backend, model.config.kv_shape, context_length=model.context_length, **options)
-    model._engine_made = os.getpid(), engine
+    model._plain._made = os.getpid(), engine
     return engine
 
 
@@ -175,10 +175,12 @@ def test_with_a_draft_model_or_without(model, asked, right):
     guessing = rushlight.load(dtype="f32", threads=1)
     guessing.use_draft(own_draft)
     steps = []
-    engine = fresh_engine(guessing)
+    engine = guessing._plain.engine
     run = engine._run
     engine._run = lambda chunks: steps.append(len(chunks)) or run(chunks)
     guessed = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]
     assert texts(guessing, guessed, max_active=1) == right[:9]
     assert len(steps) < 0.6 * sum(map(len, right[:9]))
+    assert texts(guessing, guessed, max_active=9) == right[:9]
     assert texts(guessing, asked[:9]) == right[:9]
+    assert engine.pool.n_held == engine.drafts.pool.n_held == 0

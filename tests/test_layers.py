@@ -21,6 +21,7 @@ loader.py      inspection.py          where a source, an architecture, a backend
 logit_lens.py                         what each block would say next
 chat/                                 conversations: templates, turns, and the end of the context
 model.py                              the object that a user holds
+prompts.py     running.py             what users give as token ids; what runs a model: its modules, or tapped ones
 result.py                             a generated text, whole or as it comes
 models/                               one file an architecture
 nn/            generation/            layers and binding; cache, sampling and the loop

@@ -290,12 +290,13 @@ def test_a_prompt_can_be_scored_without_a_text(model):
 
 
 def test_a_forgotten_stream_gives_its_blocks_back(model):
-    pool = model._engine.pool
+    pool = model._plain.engine.pool
     held = pool.n_held
     stream = model.stream([3] * 100, max_tokens=50)
     next(stream)
     assert pool.n_held == held + 2
     del stream
+    model._plain.engine.settle()
     assert pool.n_held == held
 
 
@@ -313,7 +314,7 @@ def test_streams_can_be_read_from_an_event_loop(model):
         return await asyncio.gather(*(read(prompt, i * 0.0005) for i, prompt in enumerate(prompts)))
 
     assert asyncio.run(read_all()) == alone
-    assert model._engine.pool.n_held == 0
+    assert model._plain.engine.pool.n_held == 0
 
 
 def test_an_asynchronous_stream_that_is_left_gives_its_blocks_back(model):
@@ -326,8 +327,8 @@ def test_an_asynchronous_stream_that_is_left_gives_its_blocks_back(model):
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        model._engine.step()
-        return model._engine.pool.n_held
+        model._plain.engine.step()
+        return model._plain.engine.pool.n_held
 
     assert asyncio.run(read_some()) == 0
     with pytest.raises(RequestError, match="temperature"):
@@ -390,4 +391,4 @@ def test_threads_and_event_loops_share_the_engine(model):
     for thread in threads:
         thread.join()
     assert found == dict.fromkeys(range(6), alone)
-    assert model._engine.pool.n_held == 0
+    assert model._plain.engine.pool.n_held == 0

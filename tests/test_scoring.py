@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import rushlight
-from rushlight.errors import ContextLengthError, RequestError, TokenizerError
-from rushlight.generation.scoring import SCORED_ROWS
+from rushlight.errors import ContextLengthError, MemoryLimitError, RequestError, TokenizerError
+from rushlight.generation.context import PREFILL_ROWS
+from rushlight.generation.scoring import MAX_JOBS, MAX_LANES, SCORED_ROWS
 
 TEXT = "Once upon a time there was a king who had three sons, and the youngest of them was called Boots. " * 6
 
@@ -67,6 +68,63 @@ def test_many_scores_are_those_of_each(model):
     pairs = [("The king", " rode"), ("The king", " slept"), ("The king rode", " home"), ("A", " dog"), (TEXT, " And")]
     pairs += [([5] * 200, [6] * 100), ([5] * 200, [7])]
     assert list(model.score_many(pairs)) == [model.score(*pair) for pair in pairs]
+
+
+def steps_of(model, monkeypatch):
+    """The rows of each sequence, step after step, as they will be run from now on."""
+    steps = []
+    forward = model.forward
+    monkeypatch.setattr(
+        model._plain, "forward", lambda batch: steps.append(np.diff(batch.row_starts)) or forward(batch)
+    )
+    return steps
+
+
+def test_pairs_are_scored_several_in_a_step(model, monkeypatch):
+    rng = np.random.default_rng(5)
+    pairs = [(rng.integers(1, 4096, 1 + i).tolist(), rng.integers(1, 4096, 1 + i % 5).tolist()) for i in range(40)]
+    alone = [model.score(*pair) for pair in pairs]
+    steps = steps_of(model, monkeypatch)
+    assert list(model.score_many(pairs)) == alone
+    assert max(map(len, steps)) == MAX_LANES
+    assert max(map(sum, steps)) <= PREFILL_ROWS
+    assert len(steps) < 20
+    assert sum(map(sum, steps)) == sum(len(prompt) + len(ids) - 1 for prompt, ids in pairs)
+
+
+def test_what_answers_to_one_question_share_is_computed_once(model, monkeypatch):
+    rng = np.random.default_rng(6)
+    questions = [rng.integers(1, 4096, n).tolist() for n in (30, 64, 65, 100, 300)]
+    pairs = [(question, [answer, 7]) for question in questions for answer in (3, 4, 5, 6)]
+    alone = [model.score(*pair) for pair in pairs]
+    steps = steps_of(model, monkeypatch)
+    assert list(model.score_many(pairs)) == alone
+    assert sum(map(sum, steps)) == sum(map(len, questions)) - 5 + 20 * 2
+    assert any(len(step) == 5 for step in steps)
+
+
+def test_pairs_are_read_as_they_are_needed_and_what_was_read_is_not_lost(model):
+    read = []
+
+    def pairs():
+        for i in range(1000):
+            read.append(i)
+            yield ([5], [i]) if i != 100 else ([5], [])
+
+    scores = model.score_many(pairs())
+    assert next(scores).ids == [0]
+    assert len(read) <= MAX_JOBS + 1
+    found = []
+    with pytest.raises(RequestError, match="no tokens"):
+        found.extend(score.ids[0] for score in scores)
+    assert found == list(range(1, 100))
+
+
+def test_memory_for_scores_is_asked_for_first(monkeypatch):
+    model = rushlight.load()
+    monkeypatch.setattr(model._backend, "available_bytes", lambda: 100_000, raising=False)
+    with pytest.raises(MemoryLimitError, match="1024 tokens do not fit in memory"):
+        model.score("Once", " upon")
 
 
 def test_a_continuation_of_more_rows_than_are_held_at_once(model):

@@ -135,3 +135,17 @@ def test_paths_that_are_none_are_refused_with_the_nearest(model):
 def test_a_patch_of_another_shape_is_refused(model):
     with model.patch({"h.0": lambda x: x[:1]}), pytest.raises(ValueError, match=r"the patch of h\.0 made"):
         model.logits(TEXT)
+
+
+def test_a_trace_reserves_the_memory_of_an_engine_when_a_text_is_asked_for(monkeypatch):
+    model = rushlight.load(kv_bytes=4_000_000)
+    made = []
+    kv_cache = model._backend.kv_cache
+    monkeypatch.setattr(
+        model._backend, "kv_cache", lambda shape, n: made.append(n) or kv_cache(shape, n), raising=False
+    )
+    with model.trace("h.0"):
+        n_ids = len(model.logits(TEXT))
+        assert made == [-(-n_ids // 64)]
+        model.generate(TEXT, max_tokens=1)
+    assert made[1:] == [4_000_000 // model._backend.kv_block_bytes(model.config.kv_shape)]

@@ -60,8 +60,8 @@ def load(
             architecture that config.json names. A checkpoint never brings code of its own.
         draft: the source of a smaller model with the same vocabulary, which guesses what the model is going to say: a
             right guess saves a step, a wrong one changes nothing. Loaded with the same device, dtype and threads.
-        kv_bytes: the most memory that keys and values of all texts may take; None is what 64 full contexts take, or
-            half of the memory there is, if that is less. It is taken only as it is used.
+        kv_bytes: the most memory that keys and values of all texts may take, a draft model's too; None is what 64 full
+            contexts take, or half of the memory there is, if that is less. It is taken only as it is used.
 
     Raises:
         RushlightError: one of its kinds, and nothing is loaded: never other weights, another device or dtype.

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import chain
-from numbers import Integral
-from threading import Lock
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -21,6 +17,8 @@ from rushlight.errors import ContextLengthError, RequestError, RushlightError, T
 from rushlight.generation import (
     BeamSearch,
     Context,
+    Draft,
+    DraftModel,
     Engine,
     Perplexity,
     Sampler,
@@ -31,15 +29,17 @@ from rushlight.generation import (
     windows,
 )
 from rushlight.generation.context import PREFILL_ROWS
-from rushlight.generation.speculation import Draft, PromptLookup
+from rushlight.generation.speculation import PromptLookup
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_paths, patch_hook
+from rushlight.prompts import Prompts
 from rushlight.result import AsyncStream, Beam, Generation, Score, Stats, Stream, Writer, write_many
-from rushlight.text import StopStrings, encode_pieces
+from rushlight.running import Running
+from rushlight.text import StopStrings
 from rushlight.text.constraint import Grammars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from collections.abc import Sequence as Ids
     from pathlib import Path
     from typing import Unpack
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.protocol import Backend
-    from rushlight.generation import FinishReason
+    from rushlight.generation import FinishReason, Forward
     from rushlight.generation.speculation import Guesser
     from rushlight.models import Config
     from rushlight.nn import Module
@@ -68,15 +68,8 @@ class Request:
     settings: SamplingSettings = field(default_factory=SamplingSettings)
 
 
-class _Tapped(NamedTuple):
-    """What runs in place of a model's own modules while a trace or a patch is on."""
-
-    module: Module
-    engine: Engine
-
-
-_tapped: ContextVar[Mapping[Model, _Tapped] | None] = ContextVar("tapped", default=None)
-"""The models that are traced or patched: in this thread or task, and in no other."""
+_tapped: ContextVar[Mapping[Model, Running] | None] = ContextVar("tapped", default=None)
+"""What runs in place of the models that are traced or patched: in this thread or task, and in no other."""
 
 
 class Model:
@@ -118,10 +111,8 @@ class Model:
         self.folder = folder
         self._backend = backend
         self._kv_bytes = kv_bytes
-        self._draft: Model | None = None
         self._grammars: Grammars | None = None
-        self._engine_lock = Lock()
-        self._engine_made: tuple[int, Engine] | None = None
+        self._plain = self._running(module, self.forward)
         self._barred = None
         if tokenizer is not None:
             barred = tokenizer.missing_ids(config.vocab_size)
@@ -145,6 +136,8 @@ class Model:
     def use_draft(self, draft: Model | None) -> None:
         """From now on, a smaller model guesses what this one is going to say; None ends that. No text changes.
 
+        Its keys and values count within `kv_bytes`. Texts under way go on as they began.
+
         Raises:
             TokenizerError: its tokens are not the same.
         """
@@ -157,7 +150,7 @@ class Model:
                     f"{draft.name} cannot guess for {self.name}: it has other tokens",
                     remedy="take a smaller model of the same family",
                 )
-        self._draft = draft
+        self._plain = self._running(self.module, self.forward, draft=draft)
 
     def generate(
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
@@ -188,7 +181,7 @@ class Model:
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
     ) -> Stream:
         """As `generate`, piece by piece. What is wrong with the request is raised here, before the first piece."""
-        engine = self._engine
+        engine = self._here.engine
         return Stream(engine, self._writer(engine, prompt, stop, settings))
 
     def astream(
@@ -199,7 +192,7 @@ class Model:
         Raises:
             QueueFullError: at the first piece, if too many texts are waiting already.
         """
-        engine = self._engine
+        engine = self._here.engine
         return AsyncStream(engine, self._writer(engine, prompt, stop, settings))
 
     def generate_many(
@@ -220,7 +213,7 @@ class Model:
         """
         if max_active < 1:
             raise RequestError("max_active is too small", expected="1 or more", found=max_active)
-        engine = self._engine
+        engine = self._here.engine
         texts = (
             (index, partial(self._writers, engine, request.prompt, request.stop, request.settings))
             for index, request in enumerate(requests)
@@ -241,10 +234,9 @@ class Model:
         """What a request comes to, checked: a writer for each of its texts."""
         self._check_causal()
         params = SamplingParams(**settings)
-        if stop and self.tokenizer is None:
-            raise self._no_tokenizer("stop strings need a tokenizer")
-        prompt_ids = self._ids(prompt) or [self._start_id()]
-        self._check_room(prompt_ids, params)
+        if stop:
+            self._prompts.need_tokenizer("stop strings need a tokenizer")
+        prompt_ids = self._prompts.continued(prompt, params.max_tokens)
         stop_ids = {*params.stop_ids, *(() if params.ignore_eos else self.eos_ids)}
         constraint = self._constraint(params)
         if constraint is not None:
@@ -265,7 +257,7 @@ class Model:
                 max_tokens=own.max_tokens,
                 context_length=self.context_length,
                 stop_ids=stop_ids,
-                guessers=self._guessers(sampler, len(prompt_ids)),
+                guessers=self._guessers(engine, sampler),
             )
             engine.check(sequence)
             result = Generation(
@@ -280,41 +272,17 @@ class Model:
     def _constraint(self, params: SamplingParams) -> Constraint | None:
         if params.json_schema is None and params.regex is None:
             return None
-        if self.tokenizer is None:
-            raise self._no_tokenizer("json_schema and regex need a tokenizer")
+        tokenizer = self._prompts.need_tokenizer("json_schema and regex need a tokenizer")
         if self._grammars is None:
-            self._grammars = Grammars(self.tokenizer, self.config.vocab_size, self.eos_ids)
+            self._grammars = Grammars(tokenizer, self.config.vocab_size, self.eos_ids)
         if params.regex is not None:
             return self._grammars.regex(params.regex)
         return self._grammars.json_schema(params.json_schema or {})
 
-    def _guessers(self, sampler: Sampler, n_prompt: int) -> list[Guesser]:
-        params, draft = sampler.params, self._draft
-        if params.speculate is False or self._tapped_here():  # a trace has rows of the text alone
+    def _guessers(self, engine: Engine, sampler: Sampler) -> list[Guesser | Draft]:
+        if sampler.params.speculate is False or self._here is not self._plain:  # a trace has rows of the text alone
             return []
-        guessers: list[Guesser] = [PromptLookup()]
-        if draft is not None:
-            most = min(n_prompt + params.max_tokens, draft.context_length)
-            context = Context(draft.forward, draft._backend, draft.config.kv_shape, most)
-            guessers.append(Draft(context, most, sampler))
-        return guessers
-
-    @property
-    def _engine(self) -> Engine:
-        """What all texts of this model go through; made when it is first needed, and anew in a forked process."""
-        if tapped_here := self._tapped_here():
-            return tapped_here.engine
-        with self._engine_lock:
-            if self._engine_made is None or self._engine_made[0] != os.getpid():
-                engine = Engine(
-                    self.forward,
-                    self._backend,
-                    self.config.kv_shape,
-                    context_length=self.context_length,
-                    kv_bytes=self._kv_bytes,
-                )
-                self._engine_made = os.getpid(), engine
-            return self._engine_made[1]
+        return [PromptLookup(), *([Draft(engine.drafts, sampler)] if engine.drafts else [])]
 
     def beam_search(
         self,
@@ -325,8 +293,13 @@ class Model:
         length_penalty: float = 1.0,
         early_stopping: bool | Literal["never"] = False,
         n: int = 1,
+        stop: str | Ids[str] = (),
         stop_ids: Ids[int] = (),
         ignore_eos: bool = False,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
     ) -> list[Beam]:
         """The likeliest texts that go on from a prompt, as far as `n_beams` beams find them: transformers' search.
 
@@ -338,19 +311,30 @@ class Model:
             early_stopping: True ends with n_beams finished texts; False when the best beginning, ended as it is, would
                 not be among them; "never" when it cannot come among them at any length.
             n: how many texts to return, at most n_beams; best first.
+            stop: strings that end a text; they are no part of it.
             stop_ids: tokens that end a text, beside the model's end-of-text token.
             ignore_eos: go on through the end-of-text token.
+            repetition_penalty, presence_penalty, frequency_penalty, logit_bias: as in `SamplingParams`, but as
+                transformers has it, biases come first, and log-probabilities are changed in place of logits.
 
         Raises:
             RequestError, TokenizerError, GenerationError: as `generate`.
         """
         self._check_causal()
-        if self._tapped_here():
+        if self._here is not self._plain:
             raise RequestError("a beam search cannot be traced or patched: its rows are of many texts")
-        params = SamplingParams(max_tokens=max_tokens, stop_ids=stop_ids, ignore_eos=ignore_eos)
+        params = SamplingParams(
+            max_tokens=max_tokens,
+            stop_ids=stop_ids,
+            ignore_eos=ignore_eos,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            logit_bias=logit_bias,
+        )
         params.check_vocabulary(self.config.vocab_size)
-        prompt_ids = self._ids(prompt) or [self._start_id()]
-        self._check_room(prompt_ids, params)
+        prompt_ids = self._prompts.continued(prompt, max_tokens)
+        strings = [stop] if isinstance(stop, str) else list(stop)
         ends = {*stop_ids, *(() if ignore_eos else self.eos_ids)}
         search = BeamSearch(
             n_beams=n_beams,
@@ -358,18 +342,32 @@ class Model:
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             stop_ids=ends,
+            stops=self._stops(strings) if strings else None,
+            params=params,
             barred=self._barred,
         )
         if not isinstance(n, int) or n not in range(1, n_beams + 1):
             raise RequestError(f"n is {n!r}: it should be 1 to n_beams, {n_beams}")
         beams = []
-        for text in search.run(self.module, self._backend, self.config.kv_shape, prompt_ids)[:n]:
-            stopped = text.ids[-1] in ends
-            ids = list(text.ids[:-1] if stopped else text.ids)
-            reason: FinishReason = "stop" if stopped else "length" if len(ids) == max_tokens else "context"
-            words = self.tokenizer.decode(ids) if self.tokenizer else ""
-            beams.append(Beam(prompt_ids, ids, words, reason, text.logprob, text.score))
+        for text in search.run(self.forward, self._backend, self.config.kv_shape, prompt_ids)[:n]:
+            ended = text.ids[-1] in ends
+            ids = list(text.ids[:-1] if ended else text.ids)
+            shown = StopStrings(strings)
+            words, stopped = shown.push(self.tokenizer.decode(ids) if self.tokenizer else "")
+            reason: FinishReason = "stop" if ended or stopped else "length" if len(ids) == max_tokens else "context"
+            beams.append(Beam(prompt_ids, ids, words + shown.flush(), reason, text.logprob, text.score))
         return beams
+
+    def _stops(self, strings: Ids[str]) -> Callable[[Ids[int]], bool]:
+        """Whether new tokens hold a stop string."""
+        decode = self._prompts.need_tokenizer("stop strings need a tokenizer").decode
+        StopStrings(strings)  # which says what is wrong with them
+
+        def stops(ids: Ids[int]) -> bool:
+            text = decode(ids)
+            return any(string in text for string in strings)
+
+        return stops
 
     def logits(self, prompt: str | Ids[int]) -> NDArray[np.floating]:
         """The model's logits after every token of a text or of token ids: (T, V), float32.
@@ -377,15 +375,13 @@ class Model:
         Raises:
             RequestError: no tokens, an id out of range, or more tokens than the context (ContextLengthError).
         """
-        ids = self._ids(prompt)
+        ids = self._prompts.ids(prompt)
         if not ids:
             raise RequestError("there are no tokens to compute logits for")
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
-        tapped_here = self._tapped_here()
-        forward = tapped_here.module if tapped_here else self.forward
-        chunk_rows = len(ids) if tapped_here or not self.module.causal else PREFILL_ROWS
-        context = Context(forward, self._backend, self.config.kv_shape, len(ids))
+        chunk_rows = len(ids) if self._here is not self._plain or not self.module.causal else PREFILL_ROWS
+        context = Context(self._here.forward, self._backend, self.config.kv_shape, len(ids))
         return context.feed(ids, all_logits=True, chunk_rows=chunk_rows)
 
     @contextmanager
@@ -447,12 +443,21 @@ class Model:
         return next(self.score_many([(prompt, continuation)]))
 
     def score_many(self, pairs: Iterable[tuple[str | Ids[int], str | Ids[int]]]) -> Iterator[Score]:
-        """`score` of each (prompt, continuation), in order. A prompt that pairs in a row share is computed once."""
-        scorer = self._scorer(self.context_length)
-        for prompt, continuation in pairs:
-            prompt_ids, ids = self._pair_ids(prompt, continuation)
-            logprobs, greedy = scorer.score([*prompt_ids, *ids], len(ids))
-            yield Score(prompt_ids, ids, logprobs.tolist(), bool(greedy.all()))
+        """`score` of each (prompt, continuation), in order: the same figures, and faster than one after another.
+
+        Pairs are read some dozens ahead and scored several in a step. What pairs in a row begin with, as the answers to
+        one question do, is computed once.
+        """
+        read: deque[tuple[list[int], list[int]]] = deque()
+
+        def sequences() -> Iterator[tuple[list[int], int]]:
+            for pair in pairs:
+                prompt_ids, ids = self._prompts.pair(*pair)
+                read.append((prompt_ids, ids))
+                yield [*prompt_ids, *ids], len(ids)
+
+        for logprobs, greedy in self._scorer(self.context_length).score_many(sequences()):
+            yield Score(*read.popleft(), logprobs.tolist(), bool(greedy.all()))
 
     def perplexity(
         self,
@@ -484,10 +489,16 @@ class Model:
         if not 1 <= stride <= window:
             raise RequestError(f"the stride is {stride} tokens", expected=f"1 to {window}, the window")
         result = Perplexity(window, stride)
-        scorer = self._scorer(window)
+        read: deque[int] = deque()
+
+        def sequences() -> Iterator[tuple[list[int], int]]:
+            for ids, n_new in windows(self._prompts.pieces(text, result.count_bytes), window, stride):
+                read.append(n_new)
+                yield ids, min(n_new, len(ids) - 1)
+
         start = perf_counter()
-        for ids, n_new in windows(self._text_ids(text, result), window, stride):
-            result.add(n_new, scorer.score(ids, min(n_new, len(ids) - 1)).logprobs)
+        for logprobs, _ in self._scorer(window).score_many(sequences()):
+            result.add(read.popleft(), logprobs)
             result.elapsed_s = perf_counter() - start
             if progress is not None:
                 progress(result)
@@ -498,52 +509,55 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.name}: {self.n_parameters:,} parameters, {self.device}, {self.dtype}>"
 
+    @property
+    def _prompts(self) -> Prompts:
+        start = self.eos_ids[0] if self.eos_ids else self.config.bos_token_id
+        return Prompts(self.name, self.tokenizer, self.config.vocab_size, self.context_length, start)
+
+    @property
+    def _here(self) -> Running:
+        """What runs this model in this thread or task."""
+        return (_tapped.get() or {}).get(self, self._plain)
+
+    def _running(
+        self,
+        module: Module,
+        forward: Forward,
+        *,
+        max_rows: int = PREFILL_ROWS,
+        prefix_cache: bool = True,
+        draft: Model | None = None,
+    ) -> Running:
+        """The one place where engines are made."""
+        guessing = None
+        if draft is not None:
+            guessing = DraftModel(draft.forward, draft._backend, draft.config.kv_shape, draft.context_length)
+
+        def make_engine() -> Engine:
+            return Engine(
+                forward,
+                self._backend,
+                self.config.kv_shape,
+                context_length=self.context_length,
+                max_rows=max_rows,
+                kv_bytes=self._kv_bytes,
+                prefix_cache=prefix_cache,
+                draft=guessing,
+            )
+
+        return Running(module, forward, make_engine)
+
     @contextmanager
     def _tap(self, hook: Hook) -> Iterator[None]:
         """Has the modules run with a hook, on top of those that are on already."""
-        here = self._tapped_here()
-        module = tapped(here.module if here else self.module, hook)
+        module = tapped(self._here.module, hook)
         # Nothing is found again that was computed under other hooks, and a prompt is one piece.
-        engine = Engine(
-            module,
-            self._backend,
-            self.config.kv_shape,
-            context_length=self.context_length,
-            max_rows=self.context_length,
-            prefix_cache=False,
-        )
-        token = _tapped.set({**(_tapped.get() or {}), self: _Tapped(module, engine)})
+        running = self._running(module, module, max_rows=self.context_length, prefix_cache=False)
+        token = _tapped.set({**(_tapped.get() or {}), self: running})
         try:
             yield
         finally:
             _tapped.reset(token)
-
-    def _tapped_here(self) -> _Tapped | None:
-        return (_tapped.get() or {}).get(self)
-
-    def _ids(self, prompt: str | Ids[int]) -> list[int]:
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise self._no_tokenizer("the prompt is text")
-            return self.tokenizer.encode(prompt)
-        if not isinstance(prompt, Iterable):
-            raise RequestError("a prompt is text, or token ids", found=type(prompt).__name__)
-        ids: list[int] = []
-        for i in prompt:
-            if not isinstance(i, Integral) or isinstance(i, bool):
-                raise RequestError("a prompt is text, or token ids", found=repr(i))
-            if not 0 <= i < self.config.vocab_size:
-                raise RequestError(f"no such token: {i}", expected=f"ids from 0 to {self.config.vocab_size - 1}")
-            ids.append(int(i))
-        return ids
-
-    def _check_room(self, prompt_ids: Ids[int], params: SamplingParams) -> None:
-        most = self.context_length - (1 if params.max_tokens else 0)
-        if len(prompt_ids) > most:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt_ids)} tokens, and the model's context is {self.context_length}",
-                remedy=f"shorten it by {len(prompt_ids) - most} tokens or more",
-            )
 
     def _check_causal(self) -> None:
         if not self.module.causal:
@@ -554,58 +568,10 @@ class Model:
 
     def _scorer(self, capacity: int) -> Scorer:
         self._check_causal()
-        tapped_here = self._tapped_here()
-        module = tapped_here.module if tapped_here else self.module
-        return Scorer(module, self._backend, self.config.kv_shape, capacity, in_one_piece=tapped_here is not None)
-
-    def _pair_ids(self, prompt: str | Ids[int], continuation: str | Ids[int]) -> tuple[list[int], list[int]]:
-        """The ids of a prompt and of what follows it, encoded together where both are text."""
-        if isinstance(prompt, str) and isinstance(continuation, str):
-            prompt_ids = self._ids(prompt.rstrip())
-            ids = self._ids(prompt + continuation)[len(prompt_ids) :]
-        else:
-            prompt_ids, ids = self._ids(prompt), self._ids(continuation)
-        prompt_ids = prompt_ids or [self._start_id()]
-        if not ids:
-            raise RequestError("the continuation has no tokens")
-        n_ids = len(prompt_ids) + len(ids)
-        if n_ids > self.context_length + 1:
-            raise ContextLengthError(
-                f"prompt and continuation have {n_ids} tokens, and the model's context is {self.context_length}",
-                remedy=f"shorten them by {n_ids - self.context_length - 1} tokens or more",
-            )
-        return prompt_ids, ids
-
-    def _text_ids(self, text: Iterable[str] | Iterable[int], result: Perplexity) -> Iterator[int]:
-        """The token ids of a text, or of ids, as they are asked for; counts the text's bytes in `result`."""
-        items = iter([text] if isinstance(text, str) else text)
-        first = next(items, None)
-        if first is None:
-            return
-        if not isinstance(first, str):
-            for i in chain([cast("int", first)], cast("Iterator[int]", items)):
-                yield from self._ids([i])
-            return
-        if self.tokenizer is None:
-            raise self._no_tokenizer("there is text to encode")
-
-        def counted() -> Iterator[str]:
-            n_bytes = 0
-            for piece in chain([first], cast("Iterator[str]", items)):
-                n_bytes += len(piece.encode(errors="surrogatepass"))
-                result.n_bytes = n_bytes
-                yield piece
-
-        yield from encode_pieces(self.tokenizer, counted())
-
-    def _start_id(self) -> int:
-        start = self.eos_ids[0] if self.eos_ids else self.config.bos_token_id
-        if start is None:
-            raise RequestError("the prompt is empty, and the model has no end-of-text token to start from")
-        return start
-
-    def _no_tokenizer(self, why: str) -> TokenizerError:
-        return TokenizerError(
-            f"{why}, and {self.name} has no tokenizer",
-            remedy="put its tokenizer.json, or vocab.json and merges.txt, beside the weights, or give token ids",
+        return Scorer(
+            self._here.forward,
+            self._backend,
+            self.config.kv_shape,
+            capacity,
+            in_one_piece=self._here is not self._plain,
         )

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import RushlightError
+from rushlight.generation.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
@@ -115,9 +116,10 @@ class Beam:
     Attributes:
         prompt_ids: what the model was given; the end-of-text token for an empty prompt.
         ids: the new tokens, without the stop token.
-        text: the new text; empty where the model has no tokenizer.
-        finish_reason: "stop" (stop token), "length" (max_tokens) or "context" (the model's context is full).
-        logprob: the sum of the tokens' log-probabilities, the stop token's too.
+        text: the new text, without the stop string; empty where the model has no tokenizer.
+        finish_reason: "stop" (stop token or stop string), "length" (max_tokens) or "context" (the model's context is
+            full).
+        logprob: the sum of the tokens' log-probabilities, the stop token's too, as penalties and biases left them.
         score: logprob, divided by the number of those tokens to the power of the length penalty.
     """
 
@@ -233,11 +235,13 @@ class Stream:
     """A text as it is generated: iterate for its pieces, none of them empty; `result` then holds the whole.
 
     A character is never broken between pieces, and a stop string never shown, not even its beginning. Nothing runs
-    before the first piece is asked for. A stream that is closed, or forgotten, gives its memory back at once.
+    before the first piece is asked for. A stream that is closed, or forgotten, is generated no further, and its memory
+    is free for the next text.
     """
 
     def __init__(self, engine: Engine, writer: Writer) -> None:
         self.result = writer.result
+        self._engine = engine
         self._pieces = _pieces(engine, writer)
 
     def __iter__(self) -> Iterator[str]:
@@ -249,6 +253,7 @@ class Stream:
     def close(self) -> None:
         """Ends the generation early."""
         self._pieces.close()
+        self._engine.settle()
 
 
 class AsyncStream:
@@ -283,34 +288,32 @@ def write_many(
     Yields:
         (the number, the text or what went wrong with it), as each is finished.
     """
+    reader = Reader()  # it goes with this frame, and nothing that runs then can swallow an interrupt
     active: dict[int, list[Writer]] = {}
-    try:
-        while True:
-            while len(active) < max_active and (pulled := next(texts, None)):
-                index, make = pulled
-                try:
-                    active[index] = make()
-                    for writer in active[index]:
-                        engine.submit(writer.sequence, wait=True)
-                except RushlightError as error:
-                    _cancel(engine, active.pop(index, ()))
-                    yield index, error
-            if not active:
-                return
-            engine.run_until(partial(_any_ready, list(chain.from_iterable(active.values()))))
-            for index, writers in list(active.items()):
-                try:
-                    ended = [_catch_up(engine, writer) for writer in writers]
-                except RushlightError as error:
-                    _cancel(engine, active.pop(index))
-                    yield index, error
-                    continue
-                if all(ended):
-                    del active[index]
-                    result, *result.others = (writer.result for writer in writers)
-                    yield index, result
-    finally:
-        _cancel(engine, chain.from_iterable(active.values()))
+    while True:
+        while len(active) < max_active and (pulled := next(texts, None)):
+            index, make = pulled
+            try:
+                active[index] = make()
+                for writer in active[index]:
+                    engine.submit(writer.sequence, reader, wait=True)
+            except RushlightError as error:
+                _cancel(engine, active.pop(index, ()))
+                yield index, error
+        if not active:
+            return
+        engine.run_until(partial(_any_ready, list(chain.from_iterable(active.values()))))
+        for index, writers in list(active.items()):
+            try:
+                ended = [_catch_up(engine, writer) for writer in writers]
+            except RushlightError as error:
+                _cancel(engine, active.pop(index))
+                yield index, error
+                continue
+            if all(ended):
+                del active[index]
+                result, *result.others = (writer.result for writer in writers)
+                yield index, result
 
 
 def _any_ready(writers: Iterable[Writer]) -> bool:
@@ -333,15 +336,13 @@ def _cancel(engine: Engine, writers: Iterable[Writer]) -> None:
 
 def _pieces(engine: Engine, writer: Writer) -> Generator[str]:
     # A function, not a method: a stream that its own generator held would be freed late.
-    sequence = writer.sequence
-    engine.submit(sequence, wait=True)
-    try:
-        while not writer.ended:
-            engine.run_until(sequence.is_ready)
-            if piece := writer.take():
-                yield piece
-    finally:
-        engine.cancel(sequence)
+    sequence, reader = writer.sequence, Reader()
+    engine.submit(sequence, reader, wait=True)
+    while not writer.ended:
+        engine.run_until(sequence.is_ready)
+        if piece := writer.take():
+            yield piece
+    engine.cancel(sequence)
 
 
 async def _async_pieces(engine: Engine, writer: Writer) -> AsyncGenerator[str]:
@@ -357,9 +358,9 @@ async def _async_pieces(engine: Engine, writer: Writer) -> AsyncGenerator[str]:
             engine.cancel(sequence)
 
     sequence.notify = notify
-    engine.submit(sequence)
-    engine.follow()
     try:
+        engine.submit(sequence)
+        engine.follow()
         while not writer.ended:
             stalled = not sequence.runnable
             piece = writer.take()

@@ -338,11 +338,20 @@ def test_the_best_text_of_a_beam_search(rushlight):
     assert (record["text"], record["ids"], record["score"]) == (best.text, best.ids, best.score)
 
 
+def test_a_beam_search_with_stop_strings_and_penalties(rushlight):
+    flags = ["--stop", "the", "--repetition-penalty", "1.3", "--logit-bias", "5=-2", "--presence-penalty", "0.1"]
+    [best] = library.load().beam_search(
+        "Once", n_beams=3, max_tokens=30, stop="the", repetition_penalty=1.3, logit_bias={5: -2.0}, presence_penalty=0.1
+    )
+    done = rushlight("generate", "-p", "Once", "--beams", "3", "-n", "30", *flags)
+    assert (done.code, done.out) == (0, f"Once{best.text}\n")
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
         (["--temp", "0.5", "--seed", "1"], "has no --temperature, --seed"),
-        (["--stop", "a", "--logit-bias", "5=1", "--top-k", "3"], "has no --stop, --top-k, --logit-bias"),
+        (["--stop", "a", "--min-p", "0.1", "--top-k", "3"], "has no --top-k, --min-p"),
         (["--stats"], "has no --stats"),
         (["-n", "0"], "max_tokens is 0"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rushlight
-from rushlight.errors import ContextLengthError, GenerationError, MemoryLimitError, RequestError
+from rushlight.errors import ContextLengthError, GenerationError, MemoryLimitError, RequestError, TokenizerError
 from rushlight.generation import BeamSearch
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -40,6 +40,8 @@ def test_the_texts_are_those_of_transformers(models, case):
         early_stopping=case["early_stopping"],
         stop_ids=case["stop_ids"],
         ignore_eos=True,
+        repetition_penalty=case.get("repetition_penalty", 1.0),
+        logit_bias={int(token): bias for token, bias in case.get("logit_bias", {}).items()},
     )
     expected = [ids[:-1] if ids[-1] in case["stop_ids"] else ids for ids in case["ids"]]
     assert [beam.ids for beam in found] == expected
@@ -125,6 +127,46 @@ def test_tokens_that_no_text_has_are_not_chosen():
     assert not {12, 277} & {i for beam in found for i in beam.ids}
 
 
+def test_penalties_change_the_logprobs_of_tokens_that_stand_there():
+    """Summed up again from the logits of each text alone."""
+    model = rushlight.load()
+    prompt = model.tokenizer.encode("Once upon a time there was a king who")
+    settings = {"repetition_penalty": 1.2, "presence_penalty": 0.7, "frequency_penalty": 0.3, "logit_bias": {5: -1.0}}
+    found = model.beam_search(prompt, n_beams=3, n=3, max_tokens=12, **settings)
+    assert [beam.ids for beam in found] != [
+        beam.ids for beam in model.beam_search(prompt, n_beams=3, n=3, max_tokens=12)
+    ]
+    for beam in found:
+        ids, total = beam.ids, 0.0
+        for n, token in enumerate(ids):
+            logits = model.logits([*prompt, *ids[:n]])[-1].astype(np.float64)
+            logprob = logits[token] - logits.max() - math.log(np.exp(logits - logits.max()).sum())
+            logprob -= token == 5
+            if token in {*prompt, *ids[:n]}:
+                logprob *= 1.2 if logprob < 0 else 1 / 1.2
+            total += logprob - 0.7 * (token in ids[:n]) - 0.3 * ids[:n].count(token)
+        assert beam.finish_reason == "length"
+        assert beam.logprob == pytest.approx(total, rel=1e-9)
+
+
+def test_a_stop_string_ends_a_text_and_is_not_shown():
+    model = rushlight.load()
+    prompt = "Once upon a time"
+    stop = " the"
+    found = model.beam_search(prompt, n_beams=4, n=4, max_tokens=30, stop=["never in it", stop])
+    assert "stop" in {best.finish_reason for best in found}
+    for best in found:
+        assert (stop in model.tokenizer.decode(best.ids)) == (best.finish_reason == "stop")
+        assert stop not in best.text
+        if best.finish_reason == "stop":
+            assert best.text == model.tokenizer.decode(best.ids).partition(stop)[0]
+            assert stop not in model.tokenizer.decode(best.ids[:-1])
+        assert best.logprob == pytest.approx(total(model, prompt, best.ids), rel=1e-12)
+    model.tokenizer = None
+    with pytest.raises(TokenizerError, match="stop strings need a tokenizer"):
+        model.beam_search([5], stop="a")
+
+
 def test_logits_that_are_not_finite(model, monkeypatch):
     backend = model._backend
     monkeypatch.setattr(backend, "to_numpy", lambda x: np.full((1, 61), np.nan, np.float32))
@@ -165,6 +207,10 @@ def test_all_that_is_wrong_with_a_search_is_told():
         {"early_stopping": 1},
         {"stop_ids": [4096]},
         {"stop_ids": [-1]},
+        {"stop": ""},
+        {"repetition_penalty": 0},
+        {"presence_penalty": "1"},
+        {"logit_bias": {4096: 1.0}},
     ],
 )
 def test_settings_out_of_their_ranges(model, settings):

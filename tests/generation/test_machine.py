@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from toy import V, expected, sequence, toy_engine
+from toy import V, drafted, expected, sequence, toy_draft, toy_engine
 
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.generation.speculation import PromptLookup
@@ -26,14 +26,20 @@ class EngineMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.engine, _ = toy_engine(n_blocks=N_BLOCKS, max_sequences=3, max_waiting=1000)
+        draft, _ = toy_draft(context_length=2 * BLOCK_SIZE)
+        # So many blocks for the model, and as many for the draft.
+        self.engine, _ = toy_engine(n_blocks=2 * N_BLOCKS, max_sequences=3, max_waiting=1000, draft=draft)
         self.live = []
         self.read = {}
 
     @rule(which=st.integers(0, len(PROMPTS) - 1), tail=st.integers(0, 2), max_tokens=st.integers(0, 2 * BLOCK_SIZE))
     def arrive(self, which, tail, max_tokens):
-        guessers = [PromptLookup()] if tail else []
-        one = sequence([*PROMPTS[which], *[tail] * tail], max_tokens=max_tokens, speculate=True, guessers=guessers)
+        prompt = [*PROMPTS[which], *[tail] * tail]
+        if tail == 2:
+            one = drafted(self.engine, prompt, max_tokens=max_tokens)
+        else:
+            guessers = [PromptLookup()] if tail else []
+            one = sequence(prompt, max_tokens=max_tokens, speculate=True, guessers=guessers)
         self.engine.submit(one)
         self.live.append(one)
         self.read[one] = []
@@ -69,6 +75,9 @@ class EngineMachine(RuleBasedStateMachine):
         holders = [block for one in self.live if not one.done for block in one.blocks]
         assert self.engine.pool.n_held == len(set(holders))
         assert self.engine.pool.n_held + self.engine.pool.n_free == N_BLOCKS
+        drafts = [guesser for one in self.live if not one.done for guesser in one.guessers[:1]]
+        holders = [block for draft in drafts for block in getattr(draft, "blocks", ())]
+        assert self.engine.drafts.pool.n_held == len(set(holders))
 
     def teardown(self):
         for one in self.live:
@@ -76,7 +85,7 @@ class EngineMachine(RuleBasedStateMachine):
             while not one.done:
                 one.unread.clear()
                 self.engine.run_until(one.is_ready)
-        assert self.engine.pool.n_held == 0
+        assert self.engine.pool.n_held == self.engine.drafts.pool.n_held == 0
 
 
 TestEngine = EngineMachine.TestCase
@@ -86,11 +95,13 @@ TestEngine.settings = settings(max_examples=25, stateful_step_count=25)
 def cancel_at_random(n, seed):
     """n sequences, each cancelled after some steps or never."""
     rng = random.Random(seed)
-    engine, _ = toy_engine(n_blocks=N_BLOCKS, max_sequences=8)
+    draft, _ = toy_draft(context_length=2 * BLOCK_SIZE)
+    engine, _ = toy_engine(n_blocks=2 * N_BLOCKS, max_sequences=8, draft=draft)
     live = []
     for i in range(n):
         prompt = [*rng.choice(PROMPTS), rng.randrange(V)]
-        one = sequence(prompt, max_tokens=rng.randrange(1, 60))
+        max_tokens = rng.randrange(1, 60)
+        one = drafted(engine, prompt, max_tokens=max_tokens) if i % 2 else sequence(prompt, max_tokens=max_tokens)
         engine.submit(one, wait=True)
         live.append(one)
         for _ in range(rng.randrange(3)):
@@ -101,7 +112,7 @@ def cancel_at_random(n, seed):
             yield engine, live
     for one in live:
         engine.cancel(one)
-    assert engine.pool.n_held == 0
+    assert engine.pool.n_held == engine.drafts.pool.n_held == 0
     assert not engine.step()
 
 
@@ -116,6 +127,7 @@ def test_ten_thousand_cancellations_take_no_memory():
     tracemalloc.start()
     for engine, _ in cancel_at_random(10_000, 2):
         engine._run._forward.batches.clear()
+        engine.drafts._run._forward.batches.clear()
         gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()

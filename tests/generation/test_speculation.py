@@ -1,15 +1,14 @@
 """What is guessed, how much of it, and when."""
 
 import random
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from toy import V, expected, ids_of, read_all, sequence, toy_engine
 
-from rushlight.generation.speculation import FORGET_STEPS, MAX_GUESSES, Draft, PromptLookup, StepCosts, worthwhile
+from rushlight.generation.costs import FORGET_STEPS, StepCosts
+from rushlight.generation.speculation import MAX_GUESSES, PromptLookup, worthwhile
 from rushlight.generation.suffixes import SuffixIndex
 
 
@@ -72,13 +71,25 @@ def test_the_best_rows_are_taken_while_they_pay():
     def steep(n):
         return float(n)
 
-    assert worthwhile([0.9], [100], [0.0], flat)[0] == MAX_GUESSES
-    assert worthwhile([0.9], [3], [0.0], flat)[0] == 3
-    assert not worthwhile([0.9], [100], [0.0], steep)
-    assert not worthwhile([0.0, 0.01], [9, 9], [0.0, 0.0], flat)
-    mixed = worthwhile([0.9, 0.3], [20, 20], [0.0, 0.0], lambda n: 1.0 + 0.2 * n)
+    assert worthwhile([0.9], [100], flat)[0] == MAX_GUESSES
+    assert worthwhile([0.9], [3], flat)[0] == 3
+    assert not worthwhile([0.9], [100], steep)
+    assert not worthwhile([0.0, 0.01], [9, 9], flat)
+    mixed = worthwhile([0.9, 0.3], [20, 20], lambda n: 1.0 + 0.2 * n)
     assert mixed[0] > mixed[1]
-    assert not worthwhile([0.9], [100], [5.0], flat)  # the guesses themselves cost too much
+
+
+def test_a_draft_pays_for_a_forward_of_all_that_it_guesses_for():
+    def flat(n):
+        return 1.0 + 0.01 * n
+
+    assert not worthwhile([0.9], [100], flat, [True], lambda _: 5.0)
+    together = worthwhile([0.8] * 8, [100] * 8, flat, [True] * 8, lambda n: 0.4 + 0.01 * n)
+    assert sorted(together) == list(range(8))
+    assert not worthwhile([0.8] * 8, [100] * 8, flat, [True] * 8, lambda n: 0.4 * n)
+    beside = worthwhile([0.9, 0.5], [9, 9], flat, [False, True], lambda _: 5.0)
+    assert beside[0] > 3
+    assert not beside[1]
 
 
 def test_costs_are_measured_and_forgotten():
@@ -107,8 +118,6 @@ def test_one_step_brings_several_tokens_of_a_text_that_repeats_itself():
 
 def test_wrong_guesses_change_nothing():
     class Wrong:
-        seconds = 0.0
-
         def look(self, ids):
             self.next = expected(ids, 20)
             return 0.9
@@ -116,6 +125,9 @@ def test_wrong_guesses_change_nothing():
         def guess(self, n):
             right = rng.randrange(n + 1)
             return self.next[:right] + [(token + 1) % V for token in self.next[right:n]]
+
+        def forget(self):
+            pass
 
     rng = random.Random(2)
     engine, _ = toy_engine(n_blocks=9)
@@ -134,29 +146,6 @@ def test_wrong_guesses_change_nothing():
     assert engine.pool.n_held == 0
 
 
-def test_a_draft_feeds_each_token_once_and_forgets_wrong_guesses():
-    fed = []
-
-    def feed(ids):
-        fed.append(list(ids))
-        context.length += len(ids)
-        return np.eye(V)[[(ids[-1] + 1) % V]]
-
-    context = SimpleNamespace(length=0, feed=feed)
-    sampler = SimpleNamespace(peek=lambda logits, position: int(logits.argmax()))
-    draft = Draft(context, 10, sampler)
-    assert draft.look([3, 4]) > 0.5
-    assert draft.guess(3) == [5, 6, 7]
-    assert fed == [[3, 4], [5], [6]]
-    before = draft.look([3, 4, 5, 9])  # 5 was right, 6 was not
-    assert context.length == 3
-    assert draft.guess(2) == [10, 11]
-    assert fed[3:] == [[9], [10]]
-    assert draft.look([3, 4, 5, 9, 10, 11]) > before
-    assert draft.guess(9) == [12, 13, 14, 15, 16]  # no more fit into its context
-    assert draft.look([0] * 11) == 0
-
-
 def simulated_s(text, n_prompt, row_s):
     """What a text takes to write with guesses, where a step takes 1 and each row more takes row_s."""
 
@@ -165,7 +154,7 @@ def simulated_s(text, n_prompt, row_s):
 
     lookup, n, seconds = PromptLookup(), n_prompt, 0.0
     while n < len(text):
-        n_guesses = worthwhile([lookup.look(text[:n])], [len(text) - n - 1], [0.0], step_s)[0]
+        n_guesses = worthwhile([lookup.look(text[:n])], [len(text) - n - 1], step_s)[0]
         guesses = lookup.guess(n_guesses) if n_guesses else []
         seconds += step_s(1 + len(guesses))
         n += 1

@@ -4,7 +4,8 @@ import numpy as np
 
 from rushlight.backends import open_backend
 from rushlight.backends.batch import KVShape
-from rushlight.generation import Engine, Sampler, SamplingParams, Sequence
+from rushlight.generation import Draft, DraftModel, Engine, Sampler, SamplingParams, Sequence
+from rushlight.generation.speculation import PromptLookup
 
 V = 31
 KV_SHAPE = KVShape(1, 1, 1)
@@ -12,18 +13,24 @@ BLOCK_BYTES = 2 * 64 * 8
 
 
 class ToyModel:
-    """Says next: a sum over all tokens so far, each with a weight of its place, mod V. It is read off the cache."""
+    """Says next: a sum over all tokens so far, each with a weight of its place, mod V. It is read off the cache.
 
-    def __init__(self, ops):
+    With an `error`, every so many positions it says another token.
+    """
+
+    def __init__(self, ops, error=0):
         self.ops = ops
+        self.error = error
         self.batches = []
 
     def __call__(self, batch):
         self.batches.append(batch)
         values = (batch.ids * weight(batch.positions))[:, None].astype(np.float64)
         mean = self.ops.attention(0 * values, values, values, batch, layer=0, n_head=1, scale=1.0)
-        total = np.rint(mean[:, 0] * (batch.positions + 1)).astype(int)[batch.logit_rows]
-        return np.eye(V)[total % V]
+        total = np.rint(mean[:, 0] * (batch.positions + 1)).astype(int)
+        if self.error:
+            total += batch.positions % self.error == 0
+        return np.eye(V)[total[batch.logit_rows] % V]
 
     @property
     def n_rows(self):
@@ -49,6 +56,20 @@ def toy_engine(*, n_blocks=64, context_length=1000, **options):
     model = ToyModel(ops)
     kv_bytes = n_blocks * BLOCK_BYTES
     return Engine(model, ops, KV_SHAPE, context_length=context_length, kv_bytes=kv_bytes, **options), model
+
+
+def toy_draft(error=5, context_length=1000):
+    """A draft model of the same device, and the toy model in it."""
+    ops = open_backend("reference", "f64")
+    model = ToyModel(ops, error)
+    return DraftModel(model, ops, KV_SHAPE, context_length), model
+
+
+def drafted(engine, prompt, **options):
+    """A sequence that the engine's draft model guesses for, or what it said before."""
+    one = sequence(prompt, **{"speculate": True, **options})
+    one.guessers = [Draft(engine.drafts, one.sampler), PromptLookup()]
+    return one
 
 
 def sequence(prompt, *, max_tokens=20, context_length=1000, stop_ids=(), guessers=(), notify=None, **settings):

@@ -43,6 +43,9 @@ def test_random_models(torch, random_gpt2, tmp_path, seed):
     early_stopping = [False, True, "never"][seed % 3]
     ends = [0] if seed % 2 else [0, 3, 5]
     prompt = rng.integers(1, vocab_size, size=int(rng.choice([1, 30, 63, 64, 65, 100]))).tolist()
+    repetition_penalty = float(rng.choice([0.7, 1.0, 1.0, 1.4]))
+    biases = {int(i): float(b) for i, b in zip(rng.integers(vocab_size, size=4), rng.normal(0, 2, 4), strict=True)}
+    biases = biases if seed % 4 == 0 else {}
     found = ours.beam_search(
         prompt,
         n_beams=n_beams,
@@ -51,6 +54,8 @@ def test_random_models(torch, random_gpt2, tmp_path, seed):
         length_penalty=length_penalty,
         early_stopping=early_stopping,
         stop_ids=ends,
+        repetition_penalty=repetition_penalty,
+        logit_bias=biases,
     )
     texts, scores = theirs_found(
         torch,
@@ -62,6 +67,8 @@ def test_random_models(torch, random_gpt2, tmp_path, seed):
         length_penalty=length_penalty,
         early_stopping=early_stopping,
         eos_token_id=ends,
+        repetition_penalty=repetition_penalty,
+        sequence_bias={(i,): bias for i, bias in biases.items()} or None,
     )
     assert [beam.ids for beam in found] == texts
     np.testing.assert_allclose([beam.score for beam in found], scores, rtol=2e-5, atol=1e-6)
@@ -84,3 +91,27 @@ def test_the_embedded_model(torch, transformers, prompt):
             eos_token_id=[0],
         )
         assert [beam.ids for beam in found] == texts
+
+
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+@pytest.mark.parametrize("stop", [[" the"], ["s", "and a"], [". "], ["never in it"]])
+def test_stop_strings(torch, transformers, stop, early_stopping):
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(demo.folder(), dtype=torch.float32).eval()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(demo.folder() / "tokenizer.json"))
+    ours = rushlight.load()
+    for prompt in ("Once upon a time", "The king said to the fox"):
+        found = ours.beam_search(prompt, n_beams=4, n=4, max_tokens=40, stop=stop, early_stopping=early_stopping)
+        texts, scores = theirs_found(
+            torch,
+            theirs,
+            ours.tokenizer.encode(prompt),
+            n_beams=4,
+            n=4,
+            max_new_tokens=40,
+            early_stopping=early_stopping,
+            eos_token_id=[0],
+            stop_strings=stop,
+            tokenizer=tokenizer,
+        )
+        assert [beam.ids for beam in found] == texts
+        np.testing.assert_allclose([beam.score for beam in found], scores, rtol=2e-5, atol=1e-6)

@@ -45,7 +45,7 @@ from rushlight.cli.terminal import out, say, status
 from rushlight.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rushlight.generation import SamplingParams, SamplingSettings
     from rushlight.model import Model
@@ -185,7 +185,7 @@ def generate(
     # The model checks these too, but by then it may have been downloaded for nothing.
     params = SamplingParams(**settings)
     StopStrings(stop or ())
-    _check_beams(beams, params, {"--stop": stop, "--stats": stats})
+    _check_beams(beams, params, {"--stats": stats})
     prompt = _read_stdin() if prompt is None else prompt
     if name is None:
         say("note: no model named: this is the embedded one, of tales; or try: rushlight generate gpt2 -p ...")
@@ -204,7 +204,7 @@ def generate(
         )
     ready = perf_counter()
     if beams is not None:
-        _search(loaded, prompt, beams, max_tokens, ignore_eos, echo=echo, as_json=as_json)
+        _search(loaded, prompt, beams, params, stop or (), echo=echo, as_json=as_json)
         return
     times = {"load_s": ready - began}
 
@@ -245,13 +245,24 @@ def print_text(prompt: str, pieces: Iterable[str]) -> None:
         out("\n")
 
 
+_BEAM_SETTINGS = (
+    "max_tokens",
+    "ignore_eos",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+)
+"""The fields of SamplingParams that a beam search takes."""
+
+
 def _check_beams(beams: int | None, params: SamplingParams, flags: dict[str, object]) -> None:
-    """Refuse what a beam search would leave out: these flags, and settings that change how a token is chosen."""
+    """Refuse what a beam search would leave out: these flags, and settings that it does not take."""
     from rushlight.generation import BeamSearch, SamplingParams
 
     if beams is None:
         return
-    greedy = SamplingParams(max_tokens=params.max_tokens, ignore_eos=params.ignore_eos, logit_bias={})
+    greedy = SamplingParams(**{name: getattr(params, name) for name in _BEAM_SETTINGS})
     flags |= {
         "--samples" if field.name == "n" else f"--{field.name.replace('_', '-')}": getattr(params, field.name)
         != getattr(greedy, field.name)
@@ -266,10 +277,11 @@ def _check_beams(beams: int | None, params: SamplingParams, flags: dict[str, obj
 
 
 def _search(
-    model: Model, prompt: str, beams: int, max_tokens: int, ignore_eos: bool, *, echo: bool, as_json: bool
+    model: Model, prompt: str, beams: int, params: SamplingParams, stop: Sequence[str], *, echo: bool, as_json: bool
 ) -> None:
     """Print the best text of a beam search."""
-    [best] = model.beam_search(prompt, n_beams=beams, max_tokens=max_tokens, ignore_eos=ignore_eos)
+    settings = {name: getattr(params, name) for name in _BEAM_SETTINGS}
+    [best] = model.beam_search(prompt, n_beams=beams, stop=stop, **settings)
     if as_json:
         record = {
             "model": model.name,

@@ -2,6 +2,7 @@
 
 from rushlight.generation.beam import BeamSearch, Hypothesis
 from rushlight.generation.context import Context, Forward
+from rushlight.generation.draft import Draft, DraftModel
 from rushlight.generation.engine import Engine
 from rushlight.generation.logprobs import TokenLogprob
 from rushlight.generation.params import SamplingParams, SamplingSettings
@@ -12,6 +13,8 @@ from rushlight.generation.sequence import FinishReason, Sequence, Token
 __all__ = [
     "BeamSearch",
     "Context",
+    "Draft",
+    "DraftModel",
     "Engine",
     "FinishReason",
     "Forward",

@@ -1,13 +1,16 @@
 """Beam search: the likeliest texts found by keeping the best few beginnings at every step.
 
 The search is transformers' (generation/utils.py, `_beam_search`, 5.23), for one prompt: which beginnings go on, which
-texts are finished, and when it ends. Beams share the blocks of the KV cache that are full and the same; a beam that
-parts from another computes its last block, at most 64 tokens, again.
+texts are finished, and when it ends. As there, penalties and biases change log-probabilities, not logits, and what they
+leave is summed up and not normalised again; biases come first, then the repetition penalty.
+
+Beams share the blocks of the KV cache that are full and the same; a beam that parts from another computes its last
+block, at most 64 tokens, again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -16,9 +19,10 @@ import numpy as np
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, MemoryLimitError, RequestError
 from rushlight.generation.context import PREFILL_ROWS, Runner
+from rushlight.generation.params import SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -38,7 +42,7 @@ class Hypothesis(NamedTuple):
 
     Attributes:
         ids: the new tokens, with the stop token where one ended it.
-        logprob: the sum of their log-probabilities.
+        logprob: the sum of their log-probabilities, as penalties and biases left them.
         score: logprob / len(ids) ** length_penalty, by which texts are compared.
     """
 
@@ -58,6 +62,8 @@ class BeamSearch:
         early_stopping: True ends when there are n_beams finished texts; False when the best beginning, were it to end
             now, would not be among them; "never" when it cannot come among them at any length.
         stop_ids: tokens that finish a text.
+        stops: whether the new tokens of a text end it, for another reason than a stop token.
+        params: penalties and biases; nothing else of them is looked at.
         barred: ids never to be chosen, because no token has them.
 
     Raises:
@@ -69,6 +75,8 @@ class BeamSearch:
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     stop_ids: Collection[int] = ()
+    stops: Callable[[Sequence[int]], bool] | None = None
+    params: SamplingParams = field(default_factory=SamplingParams)
     barred: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
@@ -94,7 +102,7 @@ class BeamSearch:
             GenerationError: the logits hold NaN or infinity.
         """
         beams = _Beams(forward, backend, kv_shape, prompt_ids, self.n_beams, self.max_tokens)
-        logprobs = self._logprobs(beams.start())
+        logprobs = self._logprobs(beams.start(), prompt_ids, [()])
         running: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         finished: list[Hypothesis] = []
         # So many that n_beams of them go on even if every beam ends in every stop token.
@@ -105,7 +113,8 @@ class BeamSearch:
             for rank, candidate in enumerate(_best(totals, n_candidates)):
                 parent, token = divmod(int(candidate), logprobs.shape[1])
                 total, ids = float(totals[candidate]), (*running[parent][1], token)
-                if token not in self.stop_ids and length < self.max_tokens:
+                is_last = token in self.stop_ids or length == self.max_tokens
+                if not is_last and not (self.stops and self.stops(ids)):
                     going_on.append((total, ids))
                     parents.append(parent)
                 elif rank < self.n_beams:
@@ -114,7 +123,8 @@ class BeamSearch:
             running, parents = going_on[: self.n_beams], parents[: self.n_beams]
             if not running or (len(finished) == self.n_beams and self._is_over(running[0][0], length, finished[-1])):
                 break
-            logprobs = self._logprobs(beams.step(parents, [ids for _, ids in running]))
+            texts = [ids for _, ids in running]
+            logprobs = self._logprobs(beams.step(parents, texts), prompt_ids, texts)
         return finished
 
     def _is_over(self, best: float, length: int, worst: Hypothesis) -> bool:
@@ -124,8 +134,10 @@ class BeamSearch:
         reached = self.max_tokens if self.early_stopping == "never" and self.length_penalty > 0 else length
         return bool(best / reached**self.length_penalty <= worst.score)
 
-    def _logprobs(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(B, V) logits -> their log-softmax."""
+    def _logprobs(
+        self, logits: NDArray[np.floating], prompt_ids: Sequence[int], texts: Sequence[tuple[int, ...]]
+    ) -> NDArray[np.float64]:
+        """(B, V) logits behind the prompt and each of B texts -> their log-softmax, with biases and penalties."""
         if not np.isfinite(logits).all():
             raise GenerationError(
                 "the model's logits hold NaN or infinity", remedy="look for NaN or infinity in the weights"
@@ -133,6 +145,16 @@ class BeamSearch:
         shifted = logits.astype(np.float64)
         shifted -= shifted.max(axis=1, keepdims=True)
         shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        params = self.params
+        if params.logit_bias:
+            shifted[:, list(params.logit_bias)] += list(params.logit_bias.values())
+        for row, ids in zip(shifted, texts, strict=True):
+            if params.repetition_penalty != 1:
+                seen = list({*prompt_ids, *ids})
+                row[seen] *= np.where(row[seen] < 0, params.repetition_penalty, 1 / params.repetition_penalty)
+            if ids and (params.presence_penalty or params.frequency_penalty):
+                tokens, counts = np.unique(ids, return_counts=True)
+                row[tokens] -= params.presence_penalty + params.frequency_penalty * counts
         if self.barred is not None:
             shifted[:, self.barred] = -np.inf
         return shifted

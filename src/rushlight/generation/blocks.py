@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rushlight.backends.batch import BLOCK_SIZE
 
@@ -13,6 +13,22 @@ if TYPE_CHECKING:
 
 ROOT = 0
 """The link that a chain of blocks begins with."""
+
+
+class Holder(Protocol):
+    """What blocks are held for."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Its tokens."""
+        ...
+
+    n_fed: int
+    """Of how many the keys and values are in the blocks."""
+    n_known: int
+    """How many of the blocks are known to the pool."""
+    blocks: list[int]
+    """In the order of positions."""
 
 
 class BlockPool:
@@ -34,13 +50,17 @@ class BlockPool:
         self.n_blocks = n_blocks
         self.shares = shares
         self._n_idle = n_idle
-        self._holders = [0] * n_blocks
+        self.reset()
+
+    def reset(self) -> None:
+        """All blocks as if never used: nobody holds one, and none is known."""
+        self._holders = [0] * self.n_blocks
         self._links: dict[tuple[int, tuple[int, ...]], int] = {}  # (the link before, tokens) -> block
         self._known: dict[int, tuple[int, tuple[int, tuple[int, ...]]]] = {}  # block -> (its own link, its key)
         self._new_link = count(ROOT + 1)
         self._idle: OrderedDict[int, None] = OrderedDict()  # from the one that went idle first
         self._free: list[int] = []  # used before, and known no more
-        self._n_fresh = n_blocks  # never used: the last ones
+        self._n_fresh = self.n_blocks  # never used: the last ones
 
     @property
     def n_free(self) -> int:
@@ -109,6 +129,15 @@ class BlockPool:
         self.hold([other])
         self.release([block])
         return other
+
+    def learn_full(self, holder: Holder) -> None:
+        """Makes the blocks known that a holder has filled, if this pool shares any."""
+        while self.shares and (holder.n_known + 1) * BLOCK_SIZE <= holder.n_fed:
+            j = holder.n_known
+            link = self.link(holder.blocks[j - 1]) if j else ROOT
+            tokens = holder.ids[j * BLOCK_SIZE : (j + 1) * BLOCK_SIZE]
+            holder.blocks[j] = self.learn(link, tokens, holder.blocks[j])
+            holder.n_known += 1
 
     def release(self, blocks: Sequence[int]) -> None:
         """Gives blocks back, in the order of their sequence."""

@@ -12,6 +12,8 @@ from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError, RushlightError
 from rushlight.generation.blocks import BlockPool
 from rushlight.generation.context import PREFILL_ROWS, Runner
+from rushlight.generation.draft import Draft, Drafts
+from rushlight.generation.reader import watch
 from rushlight.generation.scheduler import Scheduler
 from rushlight.generation.speculation import Speculation
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from rushlight.backends.batch import KVShape
     from rushlight.backends.protocol import Backend
     from rushlight.generation.context import Forward
+    from rushlight.generation.draft import DraftModel
+    from rushlight.generation.reader import Reader, ReaderRef
     from rushlight.generation.sequence import Sequence
 
 MAX_SEQUENCES = 64
@@ -60,6 +64,8 @@ class Engine:
         prefix_cache: whether prompts that begin alike share what was computed.
         kv_bytes: the most that keys and values may take; None is what `max_sequences` full contexts take, or half of
             the memory there is, if that is less. Memory is taken from the machine as it is first used.
+        draft: a smaller model that guesses for this one. Its keys and values are within the same bound: a block of its
+            own is set aside for each.
 
     Raises:
         MemoryLimitError: `kv_bytes` is more than there is.
@@ -77,9 +83,10 @@ class Engine:
         max_waiting: int = MAX_WAITING,
         kv_bytes: int | None = None,
         prefix_cache: bool = True,
+        draft: DraftModel | None = None,
     ) -> None:
-        self._block_bytes = backend.kv_block_bytes(kv_shape)
-        available = backend.available_bytes()
+        self._block_bytes = backend.kv_block_bytes(kv_shape) + (draft.block_bytes if draft else 0)
+        available = min(b.available_bytes() for b in (backend, *([draft.backend] if draft else [])))
         if kv_bytes is not None and kv_bytes > available:
             raise MemoryLimitError(
                 "keys and values may not take more than there is", need_bytes=kv_bytes, have_bytes=available
@@ -87,17 +94,24 @@ class Engine:
         context_blocks = -(-context_length // BLOCK_SIZE)
         allowed = int(available * KV_SHARE) if kv_bytes is None else kv_bytes
         n_blocks = min(max_sequences * context_blocks, allowed // self._block_bytes)
-        self.pool = BlockPool(n_blocks, IDLE_CONTEXTS * context_blocks, shares=prefix_cache)
+        n_idle = IDLE_CONTEXTS * context_blocks
+        self.pool = BlockPool(n_blocks, n_idle, shares=prefix_cache)
         self._scheduler = Scheduler(self.pool, max_sequences, max_rows)
         self._run = Runner(forward, backend, kv_shape, n_blocks)
-        self._speculation = Speculation()
+        self.drafts = Drafts(draft, n_blocks, n_idle) if draft else None
+        self._speculation = Speculation(self.drafts)
         self._max_waiting = max_waiting
         self._arrivals = count(1)
-        # Whoever has the turn may touch the scheduler and its sequences; the condition guards what is below it.
-        self._turn = threading.Condition()
+        # Whoever has the turn may touch the scheduler and its sequences; the lock guards what is below it. It is taken
+        # by itself, since an interrupt may come between the lines of what a condition does in Python when it is left.
+        self._lock = threading.RLock()
+        self._turn = threading.Condition(self._lock)
         self._turn_of: int | None = None
+        self._is_whole = True  # false while what the turn is about is being changed; see _restore
+        self._live: set[Sequence] = set()
         self._arrived: deque[Sequence] = deque()
         self._left: deque[Sequence] = deque()
+        self._forgotten: deque[ReaderRef] = deque()
         self._followed: set[Sequence] = set()  # those whose readers are asynchronous
         self._thread: threading.Thread | None = None
 
@@ -116,10 +130,12 @@ class Engine:
                 remedy="ask for fewer tokens, or free memory",
             )
 
-    def submit(self, sequence: Sequence, *, wait: bool = False) -> None:
+    def submit(self, sequence: Sequence, reader: Reader | None = None, *, wait: bool = False) -> None:
         """Queues a sequence; it runs as tokens are read from it, or from others.
 
         Args:
+            sequence: new.
+            reader: when this has been forgotten, the sequence is cancelled.
             wait: while the queue is full, run the others.
 
         Raises:
@@ -129,12 +145,15 @@ class Engine:
         self.check(sequence)
         if wait and self.full:
             self.run_until(lambda: not self.full)
-        with self._turn:
+        with self._lock:
             if self.full:
                 raise QueueFullError(
                     "too many texts are waiting for their turn", expected=f"at most {self._max_waiting}"
                 )
             sequence.arrival = next(self._arrivals)
+            if reader is not None:
+                watch(reader, sequence, self._forgotten)
+            self._live.add(sequence)
             self._arrived.append(sequence)
             if sequence.notify is not None:
                 self._followed.add(sequence)
@@ -147,32 +166,41 @@ class Engine:
 
     def cancel(self, sequence: Sequence) -> None:
         """Ends a sequence, if it has not ended: its blocks are free now, or when the step that is running ends."""
-        with self._turn:
+        with self._lock:
             sequence.done = True
             self._left.append(sequence)
             self._settle_if_free()
 
+    def settle(self) -> None:
+        """Frees the blocks of sequences that were forgotten, now, or when the step that is running ends."""
+        with self._lock:
+            self._settle_if_free()
+
     def step(self) -> bool:
         """Runs one step for every sequence that can go on; False if there was none."""
-        if not self._take_turn(lambda: False):
-            return False
+        me = threading.get_ident()
         try:
-            return self._step()
+            return self._take_turn(lambda: False) and self._step()
         finally:
-            self._end_turn()
+            if self._turn_of == me:  # an interrupt may cut off what comes before this, and what comes now
+                self._turn_of = None
+            self.settle()
 
     def run_until(self, wanted: Callable[[], bool]) -> None:
         """Runs steps, or waits while another thread does, until `wanted()` holds or there is nothing to run."""
-        while self._take_turn(wanted):
+        me = threading.get_ident()
+        while True:
             try:
-                if not self._step():
+                if not (self._take_turn(wanted) and self._step()):
                     return
             finally:
-                self._end_turn()
+                if self._turn_of == me:
+                    self._turn_of = None
+                self.settle()
 
     def follow(self) -> None:
         """Sees to it that a thread runs the sequences of asynchronous readers."""
-        with self._turn:
+        with self._lock:
             self._turn.notify_all()
             if self._thread is None and self._followed:
                 self._thread = threading.Thread(target=self._run_followed, name="rushlight")
@@ -183,7 +211,7 @@ class Engine:
             return self._turn_of is None and any(s.runnable for s in self._followed)
 
         while True:
-            with self._turn:
+            with self._lock:
                 if not self._turn.wait_for(wanted, LINGER_S) and not any(s.runnable for s in self._followed):
                     self._thread = None
                     return
@@ -193,41 +221,69 @@ class Engine:
             try:
                 self._step()
             finally:
-                self._end_turn()
+                self._turn_of = None
+                self.settle()
 
     def _take_turn(self, wanted: Callable[[], bool]) -> bool:
         """Waits for the turn; False, without it, once `wanted()` holds."""
         me = threading.get_ident()
-        with self._turn:
+        with self._lock:
             while not wanted():
                 # A turn that is still mine was cut off by an interrupt, between two lines.
                 if self._turn_of in {None, me}:
                     self._turn_of = me
                     return True
-                self._turn.wait()
+                self._turn.wait(LINGER_S)  # an interrupt may have cut off the notice
         return False
-
-    def _end_turn(self) -> None:
-        with self._turn:
-            self._turn_of = None
-            self._settle_if_free()
 
     def _settle_if_free(self) -> None:
         """Lets in who has arrived and out who has left, unless a step is running: it will do so when it ends."""
         if self._turn_of is not None:
             return
-        self._turn_of = threading.get_ident()  # a forgotten stream may be cancelled in the middle of any line here
-        while self._arrived:
-            self._scheduler.add(self._arrived.popleft())
-        while self._left:
-            sequence = self._left.popleft()
-            self._scheduler.remove(sequence)
-            self._followed.discard(sequence)
-        self._turn_of = None
-        self._turn.notify_all()
+        self._turn_of = threading.get_ident()  # something that is forgotten may cancel in the middle of any line here
+        try:
+            if not self._is_whole:
+                self._restore()
+            self._is_whole = False
+            while self._arrived:
+                self._scheduler.add(self._arrived.popleft())
+            while self._forgotten:
+                self._left.append(self._forgotten.popleft().sequence)
+            while self._left:
+                self._let_out(self._left.popleft())
+            self._is_whole = True
+        finally:
+            self._turn_of = None
+            self._turn.notify_all()
+
+    def _let_out(self, sequence: Sequence) -> None:
+        sequence.done = True
+        sequence.reader = None
+        self._scheduler.remove(sequence)
+        self._live.discard(sequence)
+        self._followed.discard(sequence)
+        for guesser in sequence.guessers:
+            guesser.forget()
+
+    def _restore(self) -> None:
+        """Makes all whole again after an interrupt in the middle of a change: texts begin again, to the same bits."""
+        with self._lock:
+            for sequence in self._live:
+                if sequence.reader is not None and sequence.reader() is None:
+                    sequence.done = True
+            self._scheduler.restart(self._live.difference(self._arrived))
+            if self.drafts is not None:
+                self.drafts.reset(g for s in self._live for g in s.guessers if isinstance(g, Draft))
+            self._live = {sequence for sequence in self._live if not sequence.done}
+            self._followed &= self._live
+            self._is_whole = True
 
     def _step(self) -> bool:
+        if not self._is_whole:
+            self._restore()
+        self._is_whole = False
         rows = self._scheduler.next_rows()
+        self._is_whole = True
         if not rows:
             return False
         start = perf_counter()
@@ -252,7 +308,9 @@ class Engine:
     def _run_rows(self, rows: dict[Sequence, int]) -> None:
         """Feeds to each sequence so many of its next tokens, with guesses behind them where they pay."""
         decoding = all(s.decoding for s in rows)
+        self._is_whole = False
         guesses = self._speculation.guesses(list(rows)) if decoding else {}
+        self._is_whole = True
         chunks = [
             Chunk(
                 s.ids[s.n_fed : s.n_fed + n] + guesses.get(s, []),
@@ -266,11 +324,13 @@ class Engine:
         logits = self._run(chunks)
         if decoding:
             self._speculation.costs.measured(sum(len(chunk.ids) for chunk in chunks), perf_counter() - start)
+        self._is_whole = False
         at = 0
         for (sequence, n), chunk in zip(rows.items(), chunks, strict=True):
             n_logits = len(chunk.ids) if chunk.all_logits else 1
             self._take(sequence, n, guesses.get(sequence, []), logits[at : at + n_logits])
             at += n_logits
+        self._is_whole = True
 
     def _take(self, sequence: Sequence, n: int, guesses: list[int], logits: NDArray[np.floating]) -> None:
         """Takes the logits after the n tokens that were fed, or after the last, and after guesses behind them."""
@@ -282,7 +342,7 @@ class Engine:
                 self._choose(sequence, guesses, logits[-1 - len(guesses) :])
             except RushlightError as error:
                 self._fail(sequence, error)
-        self._scheduler.learn(sequence)
+        self.pool.learn_full(sequence)
         if sequence.done:
             self._left.append(sequence)
 

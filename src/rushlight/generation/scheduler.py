@@ -7,9 +7,10 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from rushlight.backends.batch import BLOCK_SIZE
-from rushlight.generation.blocks import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rushlight.generation.blocks import BlockPool
     from rushlight.generation.sequence import Sequence
 
@@ -57,6 +58,15 @@ class Scheduler:
                 group.remove(sequence)
         self._release(sequence)
 
+    def restart(self, sequences: Collection[Sequence]) -> None:
+        """Begins again with these, from their first token: the same bits."""
+        self.pool.reset()
+        for sequence in sequences:
+            sequence.blocks = []
+            sequence.n_known = sequence.n_fed = 0
+        self.running = []
+        self.waiting = sorted((s for s in sequences if not s.done), key=ARRIVAL)
+
     def next_rows(self) -> dict[Sequence, int]:
         """The sequences of the next step, each with how many of its next tokens are fed; their blocks are there."""
         self._admit()
@@ -71,15 +81,6 @@ class Scheduler:
             if s in rows and s in self.running:
                 self._grow(s, rows)
         return rows
-
-    def learn(self, sequence: Sequence) -> None:
-        """Makes the blocks known that the sequence has filled."""
-        while self.pool.shares and (sequence.n_known + 1) * BLOCK_SIZE <= sequence.n_fed:
-            j = sequence.n_known
-            link = self.pool.link(sequence.blocks[j - 1]) if j else ROOT
-            tokens = sequence.ids[j * BLOCK_SIZE : (j + 1) * BLOCK_SIZE]
-            sequence.blocks[j] = self.pool.learn(link, tokens, sequence.blocks[j])
-            sequence.n_known += 1
 
     def _admit(self) -> None:
         n_active = sum(s.runnable for s in self.running)

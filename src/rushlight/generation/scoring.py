@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice, takewhile, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rushlight.errors import GenerationError
-from rushlight.generation.context import Context
+from rushlight.backends.batch import BLOCK_SIZE, Chunk
+from rushlight.errors import GenerationError, MemoryLimitError, RushlightError
+from rushlight.generation.context import PREFILL_ROWS, Runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 SCORED_ROWS = 64
 """Rows whose logits are held at once: 64 of GPT-2's are 39 MB with their float64 copy, a whole window 620 MB."""
+
+MAX_LANES = 16
+"""Scored together."""
+
+MAX_JOBS = 64
+"""Sequences read ahead: four answers to each of MAX_LANES questions."""
 
 
 class Likelihood(NamedTuple):
@@ -37,57 +44,167 @@ class Likelihood(NamedTuple):
     greedy: NDArray[np.bool_]
 
 
-class Scorer:
-    """Scores sequences one after another; what a sequence begins with as the last one did is not computed again.
+class _Job:
+    """A sequence to be scored: all its tokens but the last are fed; those from `first` on have the logits wanted."""
 
-    Args:
-        forward: the model.
-        backend: the device it runs on.
-        kv_shape: what it keeps of every position.
-        capacity: the most tokens that a sequence has, its last not counted: nothing follows that one.
-        in_one_piece: run each sequence at once and from its beginning, for whoever looks at the rows.
-    """
+    def __init__(self, ids: Sequence[int], n_scored: int) -> None:
+        self.ids = ids
+        self.inputs = list(ids[:-1])
+        self.first = len(self.inputs) - n_scored
+        self._parts = [Likelihood(np.empty(0), np.empty(0, np.bool_))]
 
-    def __init__(
-        self, forward: Forward, backend: Backend, kv_shape: KVShape, capacity: int, *, in_one_piece: bool = False
-    ) -> None:
-        self._context = Context(forward, backend, kv_shape, capacity)
-        self._in_one_piece = in_one_piece
-        self._fed: list[int] = []
+    @property
+    def n_blocks(self) -> int:
+        """Of the cache, how many it needs."""
+        return -(-len(self.inputs) // BLOCK_SIZE)
 
-    def score(self, ids: Sequence[int], n_scored: int) -> Likelihood:
-        """The likelihood of the last `n_scored` of `ids`, each given all before it: at least one stands before them.
+    def take(self, logits: NDArray[np.floating]) -> None:
+        """Takes the (R, V) logits behind the next R of the tokens from `first` on."""
+        start = self.first + 1 + sum(len(part.logprobs) for part in self._parts)
+        self._parts.append(_likelihood(logits, self.ids[start : start + len(logits)]))
+
+    def likelihood(self) -> Likelihood:
+        """All that was found.
 
         Raises:
-            GenerationError: the logits hold NaN or infinity.
+            GenerationError: the logits held NaN or infinity.
         """
-        if n_scored == 0:
-            return Likelihood(np.empty(0), np.empty(0, np.bool_))
-        inputs, first = list(ids[:-1]), len(ids) - 1 - n_scored  # the row of `first` has the first logits wanted
-        parts = [_likelihood(logits, ids[at + 1 : at + 1 + len(logits)]) for at, logits in self._logits(inputs, first)]
-        likelihood = Likelihood(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        likelihood = Likelihood(*(np.concatenate(part) for part in zip(*self._parts, strict=True)))
         if not np.isfinite(likelihood.logprobs).all():
-            position = first + 1 + int(np.argmin(np.isfinite(likelihood.logprobs)))
+            position = self.first + 1 + int(np.argmin(np.isfinite(likelihood.logprobs)))
             raise GenerationError(
                 f"the model's logits for position {position} are not finite",
                 remedy="look for NaN or infinity in the weights",
             )
         return likelihood
 
-    def _logits(self, inputs: list[int], first: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
-        """(R, V) logits behind the rows from `first` on, some rows at a time, each time with the first of them."""
-        context = self._context
+
+_Lane = list[_Job]
+"""Sequences that begin alike: they go one after the other through the same blocks, and what they share only once."""
+
+
+class Scorer:
+    """Scores sequences, many of them in one step; each comes out as it would alone.
+
+    Args:
+        forward: the model.
+        backend: the device it runs on.
+        kv_shape: what it keeps of every position.
+        capacity: the most tokens that a sequence has, its last not counted: nothing follows that one. All that run
+            together have the memory of one such sequence, or of MAX_LANES blocks, if that is more.
+        in_one_piece: run each sequence alone, at once and from its beginning, for whoever looks at the rows.
+
+    Raises:
+        MemoryLimitError: there is not as much memory.
+    """
+
+    def __init__(
+        self, forward: Forward, backend: Backend, kv_shape: KVShape, capacity: int, *, in_one_piece: bool = False
+    ) -> None:
+        self._n_blocks = max(-(-capacity // BLOCK_SIZE), MAX_LANES)
+        need, have = self._n_blocks * backend.kv_block_bytes(kv_shape), backend.available_bytes()
+        if need > have:
+            raise MemoryLimitError(
+                f"keys and values of {self._n_blocks * BLOCK_SIZE} tokens do not fit in memory",
+                need_bytes=need,
+                have_bytes=have,
+                remedy="free memory",
+            )
+        self._run = Runner(forward, backend, kv_shape, self._n_blocks)
+        self._in_one_piece = in_one_piece
+
+    def score_many(self, asked: Iterable[tuple[Sequence[int], int]]) -> Iterator[Likelihood]:
+        """How likely the end of each sequence is, given all before it; in order.
+
+        Args:
+            asked: sequences, each with how many tokens at its end are scored: one or more stand before them. At most
+                MAX_JOBS are read ahead; what is raised in reading comes behind what was read before.
+
+        Raises:
+            GenerationError: the logits hold NaN or infinity.
+        """
+        jobs = (_Job(ids, n_scored) for ids, n_scored in asked)
         if self._in_one_piece:
-            context.length = 0
-            yield first, context.feed(inputs, all_logits=True, chunk_rows=len(inputs))[first:]
+            for job in jobs:
+                whole = Chunk(job.inputs, 0, range(job.n_blocks), all_logits=True)
+                for _, logits in self._feed([whole], len(job.inputs)):
+                    job.take(logits[job.first :])
+                yield job.likelihood()
             return
-        pairs = zip(self._fed, inputs[:first], strict=False)
-        context.length = known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        self._fed = inputs
-        if known < first:
-            context.feed(inputs[known:first])
-        for start in range(first, len(inputs), SCORED_ROWS):
-            yield start, context.feed(inputs[start : start + SCORED_ROWS], all_logits=True)
+        for lanes in self._waves(jobs):
+            self._score(lanes)
+            for lane in lanes:
+                yield from (job.likelihood() for job in lane)
+
+    def _waves(self, jobs: Iterable[_Job]) -> Iterator[list[_Lane]]:
+        """As many jobs at a time as there are blocks for, in lanes."""
+        lanes: list[_Lane] = []
+        n_jobs = n_blocks = 0
+        try:
+            for job in jobs:
+                is_alike = bool(lanes) and 2 * _n_shared(lanes[-1][-1].inputs, job.inputs) > len(job.inputs)
+                held = max(other.n_blocks for other in lanes[-1]) if is_alike else 0
+                n_more = max(0, job.n_blocks - held)
+                is_full = n_blocks + n_more > self._n_blocks or (not is_alike and len(lanes) == MAX_LANES)
+                if n_jobs == MAX_JOBS or is_full:
+                    yield lanes
+                    lanes, n_jobs, n_blocks, is_alike, n_more = [], 0, 0, False, job.n_blocks
+                if not is_alike:
+                    lanes.append([])
+                lanes[-1].append(job)
+                n_jobs, n_blocks = n_jobs + 1, n_blocks + n_more
+        except RushlightError:  # what was read before it is not lost
+            if lanes:
+                yield lanes
+            raise
+        if lanes:
+            yield lanes
+
+    def _score(self, lanes: list[_Lane]) -> None:
+        """Scores the first job of every lane together, then the second, and so on."""
+        blocks = iter(range(self._n_blocks))
+        tables = [list(islice(blocks, max(job.n_blocks for job in lane))) for lane in lanes]
+        fed: list[list[int]] = [[] for _ in lanes]
+        for round_ in zip_longest(*lanes):
+            beginnings, ends, jobs = [], [], []
+            for i, job in enumerate(round_):
+                if job is None or job.first == len(job.inputs):
+                    continue
+                known = min(_n_shared(fed[i], job.inputs), job.first)
+                fed[i] = job.inputs
+                if known < job.first:
+                    beginnings.append(Chunk(job.inputs[known : job.first], known, tables[i]))
+                ends.append(Chunk(job.inputs[job.first :], job.first, tables[i], all_logits=True))
+                jobs.append(job)
+            for _ in self._feed(beginnings, PREFILL_ROWS):
+                pass
+            for i, logits in self._feed(ends, SCORED_ROWS):
+                jobs[i].take(logits)
+
+    def _feed(self, chunks: Sequence[Chunk], most_rows: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
+        """Runs chunks of different sequences, at most so many rows in a step: which chunk, and its next logits."""
+        n_fed = [0] * len(chunks)
+        while True:
+            step: dict[int, Chunk] = {}
+            left = most_rows
+            for i, (ids, position, table, all_logits) in enumerate(chunks):
+                if part := ids[n_fed[i] : n_fed[i] + left]:
+                    step[i] = Chunk(part, position + n_fed[i], table, all_logits)
+                    n_fed[i] += len(part)
+                    left -= len(part)
+            if not step:
+                return
+            logits = self._run(list(step.values()))
+            at = 0
+            for i, chunk in step.items():
+                n = len(chunk.ids) if chunk.all_logits else 1
+                yield i, logits[at : at + n]
+                at += n
+
+
+def _n_shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _likelihood(logits: NDArray[np.floating], targets: Sequence[int]) -> Likelihood:
@@ -139,6 +256,10 @@ class Perplexity:
         if len(logprobs):
             self._guide_sum += nll / len(logprobs) * (n_new - 1)
             self._guide_weight += n_new - 1
+
+    def count_bytes(self, n_bytes: int) -> None:
+        """So many bytes more of the text were read."""
+        self.n_bytes = (self.n_bytes or 0) + n_bytes
 
     @property
     def nll(self) -> float:

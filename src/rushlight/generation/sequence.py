@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rushlight.generation.draft import Draft
+    from rushlight.generation.reader import ReaderRef
     from rushlight.generation.sampler import Sampler
     from rushlight.generation.speculation import Guesser
 
@@ -63,6 +65,7 @@ class Sequence:
         done: nothing more will come.
         error: why it ended, if it went wrong.
         arrival: its place in the order of arrival.
+        reader: whom it is written for; None ends only when it is cancelled.
         prefill_s, decode_s: seconds of the steps it took part in, up to the first token and after it.
     """
 
@@ -74,7 +77,7 @@ class Sequence:
         max_tokens: int,
         context_length: int,
         stop_ids: Collection[int] = (),
-        guessers: Ids[Guesser] = (),
+        guessers: Ids[Guesser | Draft] = (),
         notify: Callable[[], None] | None = None,
     ) -> None:
         self.ids = list(prompt_ids)
@@ -95,6 +98,7 @@ class Sequence:
         self.done = self.end == self.n_prompt and not self.scores_prompt
         self.error: Exception | None = None
         self.arrival = 0
+        self.reader: ReaderRef | None = None
         self.prefill_s = 0.0
         self.decode_s = 0.0
 

@@ -1,0 +1,74 @@
+"""What is learned while steps run: what they take, and how often guesses are right."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LEARNING_RATE = 0.2
+
+FORGET_STEPS = 256
+"""A cost that was measured longer ago is measured again."""
+
+ROW_SHARE = 0.1
+"""What one more row is taken to cost, of a step, before it was measured."""
+
+
+class StepCosts:
+    """What steps of so many rows took, in seconds, as it was measured lately."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._measured: dict[int, int] = {}
+        self._n_steps = 0
+
+    def measured(self, n_rows: int, seconds: float) -> None:
+        """Takes the time of a step."""
+        self._n_steps += 1
+        # One step that was interrupted, or the first of its kind, is not to decide for the next hundreds.
+        before = self.estimate(n_rows) if self._seconds else seconds
+        self._seconds[n_rows] = before + LEARNING_RATE * (min(seconds, 3 * before) - before)
+        self._measured[n_rows] = self._n_steps
+        for stale in [n for n, at in self._measured.items() if self._n_steps - at > FORGET_STEPS]:
+            del self._seconds[stale], self._measured[stale]
+
+    def knows(self, n_rows: int) -> bool:
+        """Whether such a step was measured lately."""
+        return n_rows in self._seconds
+
+    def estimate(self, n_rows: int) -> float:
+        """What a step takes: between two that were measured on the line, beyond them by ROW_SHARE a row.
+
+        Nothing before there is a measure, so that there will be one.
+        """
+        if not self._seconds:
+            return 0.0
+        known = sorted(self._seconds)
+        at = bisect(known, n_rows)
+        if at == 0:
+            return self._seconds[known[0]]
+        low = known[at - 1]
+        if at == len(known):
+            return self._seconds[low] + (n_rows - low) * ROW_SHARE * self._seconds[known[0]]
+        high = known[at]
+        share = (n_rows - low) / (high - low)
+        return self._seconds[low] * (1 - share) + self._seconds[high] * share
+
+
+def n_right(guessed: Sequence[int], tokens: Sequence[int]) -> int:
+    """How many guesses came true before the first that did not."""
+    n = 0
+    for guess, token in zip(guessed, tokens, strict=False):
+        if guess != token:
+            break
+        n += 1
+    return n
+
+
+def learned_rate(rate: float, right: int, n_guessed: int) -> float:
+    """The share of guesses that were right, the last ones counting most; those behind a wrong one prove nothing."""
+    rate = 1 - (1 - rate) * (1 - LEARNING_RATE) ** right
+    return rate if right == n_guessed else rate * (1 - LEARNING_RATE)

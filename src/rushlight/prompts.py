@@ -1,0 +1,147 @@
+"""What users give, text or token ids, as the token ids that a model takes: checked, and with all that is wrong said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from numbers import Integral
+from typing import TYPE_CHECKING, cast
+
+from rushlight.errors import ContextLengthError, RequestError, TokenizerError
+from rushlight.text import encode_pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rushlight.text import Tokenizer
+
+    Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Reads prompts for one model.
+
+    Attributes:
+        name: the model's, for its errors.
+        tokenizer: None if it has none; then there is no text.
+        vocab_size: V.
+        context_length: the most tokens that it takes.
+        start_id: what an empty prompt stands for; None if the model has no such token.
+    """
+
+    name: str
+    tokenizer: Tokenizer | None
+    vocab_size: int
+    context_length: int
+    start_id: int | None
+
+    def need_tokenizer(self, why: str) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            TokenizerError: there is none, and `why` it is needed.
+        """
+        if self.tokenizer is None:
+            raise TokenizerError(
+                f"{why}, and {self.name} has no tokenizer",
+                remedy="put its tokenizer.json, or vocab.json and merges.txt, beside the weights, or give token ids",
+            )
+        return self.tokenizer
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """The ids of a text, or the ids themselves, each of them in the vocabulary.
+
+        Raises:
+            RequestError: it is neither, or an id is out of range.
+            TokenizerError: there is text and no tokenizer.
+        """
+        if isinstance(prompt, str):
+            return self.need_tokenizer("the prompt is text").encode(prompt)
+        if not isinstance(prompt, Iterable):
+            raise RequestError("a prompt is text, or token ids", found=type(prompt).__name__)
+        ids: list[int] = []
+        for i in prompt:
+            if not isinstance(i, Integral) or isinstance(i, bool):
+                raise RequestError("a prompt is text, or token ids", found=repr(i))
+            if not 0 <= i < self.vocab_size:
+                raise RequestError(f"no such token: {i}", expected=f"ids from 0 to {self.vocab_size - 1}")
+            ids.append(int(i))
+        return ids
+
+    def started(self, prompt: Prompt) -> list[int]:
+        """The same, and for an empty prompt the token that a text starts from.
+
+        Raises:
+            RequestError: there is no such token.
+        """
+        ids = self.ids(prompt)
+        if ids:
+            return ids
+        if self.start_id is None:
+            raise RequestError("the prompt is empty, and the model has no end-of-text token to start from")
+        return [self.start_id]
+
+    def continued(self, prompt: Prompt, max_tokens: int) -> list[int]:
+        """The same, of a prompt that leaves room for a token where some are wanted.
+
+        Raises:
+            ContextLengthError: it does not.
+        """
+        ids = self.started(prompt)
+        most = self.context_length - (1 if max_tokens else 0)
+        if len(ids) > most:
+            raise ContextLengthError(
+                f"the prompt has {len(ids)} tokens, and the model's context is {self.context_length}",
+                remedy=f"shorten it by {len(ids) - most} tokens or more",
+            )
+        return ids
+
+    def pair(self, prompt: Prompt, continuation: Prompt) -> tuple[list[int], list[int]]:
+        """The ids of a prompt and of what follows it, encoded together where both are text.
+
+        White space at the end of the prompt goes to the continuation, whose tokens are those that the whole has beyond
+        the prompt's own, as lm-evaluation-harness has it.
+
+        Raises:
+            RequestError: the continuation has no tokens, or both are too long (ContextLengthError).
+        """
+        if isinstance(prompt, str) and isinstance(continuation, str):
+            prompt_ids = self.ids(prompt.rstrip())
+            ids = self.ids(prompt + continuation)[len(prompt_ids) :]
+        else:
+            prompt_ids, ids = self.ids(prompt), self.ids(continuation)
+        prompt_ids = prompt_ids or self.started(prompt_ids)
+        if not ids:
+            raise RequestError("the continuation has no tokens")
+        n_ids = len(prompt_ids) + len(ids)
+        if n_ids > self.context_length + 1:
+            raise ContextLengthError(
+                f"prompt and continuation have {n_ids} tokens, and the model's context is {self.context_length}",
+                remedy=f"shorten them by {n_ids - self.context_length - 1} tokens or more",
+            )
+        return prompt_ids, ids
+
+    def pieces(self, text: Iterable[str] | Iterable[int], count: Callable[[int], object]) -> Iterator[int]:
+        """The ids of a text of any length, or of its pieces, or of ids, as they are asked for.
+
+        Args:
+            text: read as it is needed.
+            count: called with the bytes of each piece of text.
+        """
+        items = iter([text] if isinstance(text, str) else text)
+        first = next(items, None)
+        if first is None:
+            return
+        if not isinstance(first, str):
+            for i in chain([cast("int", first)], cast("Iterator[int]", items)):
+                yield from self.ids([i])
+            return
+
+        def counted() -> Iterator[str]:
+            for piece in chain([first], cast("Iterator[str]", items)):
+                count(len(piece.encode(errors="surrogatepass")))
+                yield piece
+
+        yield from encode_pieces(self.need_tokenizer("there is text to encode"), counted())

@@ -1,0 +1,169 @@
+"""A draft model over the toy model: what it computes, for whom together, and in whose blocks."""
+
+import numpy as np
+import pytest
+from toy import BLOCK_BYTES, V, drafted, expected, ids_of, read_all, sequence, toy_draft, toy_engine
+
+from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.errors import MemoryLimitError
+from rushlight.generation import Draft
+from rushlight.generation.context import PREFILL_ROWS
+
+
+def prompt_of(n, seed=0):
+    return np.random.default_rng(seed).integers(0, V, n).tolist()
+
+
+def rows(model):
+    """The rows of each forward so far: of each sequence in it, how many."""
+    return [np.diff(batch.row_starts).tolist() for batch in model.batches]
+
+
+def test_each_token_is_fed_once_and_what_was_wrong_is_forgotten():
+    draft, model = toy_draft(error=0)
+    engine, _ = toy_engine(draft=draft)
+    one = Draft(engine.drafts, sequence([3, 4]).sampler)
+    text = [3, 4, *expected([3, 4], 20)]
+    assert one.look(text[:2]) > 0.5
+    engine.drafts.guess({one: 3})
+    assert one.guessed == text[2:5]
+    assert [batch.ids.tolist() for batch in model.batches] == [[3, 4], text[2:3], text[3:4]]
+    wrong = [*text[:3], (text[3] + 1) % V]  # the first guess was right, the second was not
+    before = one.look(wrong)
+    engine.drafts.guess({one: 1})
+    assert one.guessed == expected(wrong, 1)
+    assert [batch.ids.tolist() for batch in model.batches[3:]] == [wrong[3:]]
+    assert one.look([*wrong, *one.guessed]) > before
+    one.forget()
+    assert engine.drafts.pool.n_held == 0
+
+
+def test_all_sequences_of_a_step_are_guessed_for_in_one_forward_a_round():
+    draft, model = toy_draft()
+    engine, target = toy_engine(draft=draft)
+    prompts = [prompt_of(10 + i, i) for i in range(6)]
+    sequences = [drafted(engine, prompt, max_tokens=90) for prompt in prompts]
+    for one in sequences:
+        engine.submit(one)
+    while engine.step():
+        pass
+    for one, prompt in zip(sequences, prompts, strict=True):
+        assert [token.id for token in one.unread] == expected(prompt, 90)[: len(one.unread)]
+    assert rows(model)[0] == [len(prompt) + 1 for prompt in prompts]
+    assert [1] * 6 in rows(model)
+    assert max(len(each) for each in rows(model)) == 6
+    assert len(target.batches) < 40
+    for one, prompt in zip(sequences, prompts, strict=True):
+        assert ids_of(read_all(engine, one)) == expected(prompt, 90)
+    assert engine.pool.n_held == engine.drafts.pool.n_held == 0
+
+
+@pytest.mark.parametrize("error", [0, 1, 2, 5])
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.8, "seed": 4}, {"temperature": 1.0, "presence_penalty": 0.5}]
+)
+def test_the_text_is_the_same_with_and_without(error, settings):
+    settings = {"seed": 3, **settings}
+    plain, _ = toy_engine()
+    draft, _ = toy_draft(error)
+    engine, _ = toy_engine(draft=draft)
+    for n in (1, BLOCK_SIZE - 2, 2 * BLOCK_SIZE):
+        one, other = (
+            sequence(prompt_of(n), max_tokens=80, **settings),
+            drafted(engine, prompt_of(n), max_tokens=80, **settings),
+        )
+        plain.submit(one)
+        engine.submit(other)
+        assert ids_of(read_all(engine, other)) == ids_of(read_all(plain, one))
+
+
+def test_a_long_text_is_caught_up_with_over_several_steps():
+    draft, model = toy_draft()
+    engine, _ = toy_engine(n_blocks=200, draft=draft)
+    prompts = [prompt_of(3 * BLOCK_SIZE + 9, i) for i in range(5)]
+    sequences = [drafted(engine, prompt, max_tokens=40) for prompt in prompts]
+    for one in sequences:
+        engine.submit(one)
+    for one, prompt in zip(sequences, prompts, strict=True):
+        assert ids_of(read_all(engine, one)) == expected(prompt, 40)
+    assert max(sum(each) for each in rows(model)) <= PREFILL_ROWS
+    assert sum(sum(each) for each in rows(model)) > 5 * len(prompts[0])
+
+
+def test_prompts_that_begin_alike_are_shown_to_the_draft_once():
+    draft, model = toy_draft()
+    engine, _ = toy_engine(draft=draft)
+    shared = prompt_of(2 * BLOCK_SIZE)
+    for tail in (1, 2):
+        one = drafted(engine, [*shared, tail], max_tokens=5)
+        engine.submit(one)
+        assert ids_of(read_all(engine, one)) == expected([*shared, tail], 5)
+    assert [sum(each) for each in rows(model) if sum(each) > 4] == [len(shared) + 2]
+
+
+def test_a_text_beyond_the_drafts_context_goes_on_without_guesses():
+    draft, model = toy_draft(context_length=30)
+    engine, _ = toy_engine(draft=draft)
+    one = drafted(engine, prompt_of(20), max_tokens=60)
+    engine.submit(one)
+    assert ids_of(read_all(engine, one)) == expected(prompt_of(20), 60)
+    assert max(batch.positions.max() for batch in model.batches) == 29
+
+
+def test_without_blocks_for_all_some_go_without_guesses():
+    draft, model = toy_draft()
+    engine, _ = toy_engine(n_blocks=2 * 4, draft=draft)
+    engine.drafts.pool.take()  # three are left, and both texts need two
+    prompts = [prompt_of(BLOCK_SIZE + 5, i) for i in range(2)]
+    sequences = [drafted(engine, prompt, max_tokens=50) for prompt in prompts]
+    for one in sequences:
+        engine.submit(one)
+    for one, prompt in zip(sequences, prompts, strict=True):
+        assert ids_of(read_all(engine, one)) == expected(prompt, 50)
+    assert {len(each) for each in rows(model)} == {1}
+    assert engine.drafts.pool.n_held == 1
+
+
+def test_who_takes_no_part_in_a_step_gives_way():
+    draft, _ = toy_draft()
+    engine, _ = toy_engine(n_blocks=2 * 3, draft=draft)
+    idle = drafted(engine, prompt_of(BLOCK_SIZE + 1), max_tokens=100)
+    engine.submit(idle)
+    while engine.step():  # until its reader keeps it waiting
+        pass
+    assert engine.drafts.pool.n_held == 2
+    other = drafted(engine, prompt_of(BLOCK_SIZE + 2, 1), max_tokens=60)
+    engine.submit(other)
+    assert ids_of(read_all(engine, other)) == expected(prompt_of(BLOCK_SIZE + 2, 1), 60)
+    assert ids_of(read_all(engine, idle)) == expected(prompt_of(BLOCK_SIZE + 1), 100)
+    assert engine.drafts.pool.n_held == 0
+
+
+def test_cancellation_gives_the_drafts_blocks_back_at_once():
+    draft, _ = toy_draft()
+    engine, _ = toy_engine(draft=draft)
+    one = drafted(engine, prompt_of(100), max_tokens=500)
+    engine.submit(one)
+    engine.step()
+    engine.step()
+    assert engine.drafts.pool.n_held == 2
+    engine.cancel(one)
+    assert engine.drafts.pool.n_held == 0
+
+
+def test_its_memory_is_within_the_bound():
+    draft, _ = toy_draft()
+    engine, _ = toy_engine(n_blocks=7, draft=draft)
+    assert engine.pool.n_blocks == engine.drafts.pool.n_blocks == 3
+    with pytest.raises(MemoryLimitError, match="257 tokens") as error:
+        engine.submit(drafted(engine, [1], max_tokens=4 * BLOCK_SIZE))
+    assert (error.value.need_bytes, error.value.have_bytes) == (5 * 2 * BLOCK_BYTES, 3 * 2 * BLOCK_BYTES)
+
+
+def test_a_draft_that_computes_nothing_finite_guesses_nothing():
+    draft, _ = toy_draft()
+    broken = draft._replace(forward=lambda batch: np.full((len(batch.logit_rows), V), np.nan))
+    engine, _ = toy_engine(draft=broken)
+    one = drafted(engine, [3, 4])
+    engine.submit(one)
+    assert ids_of(read_all(engine, one)) == expected([3, 4], 20)

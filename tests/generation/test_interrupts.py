@@ -1,0 +1,203 @@
+"""An interrupt at any moment surfaces where it is waited for, loses no block, and leaves an engine that works."""
+
+import random
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from toy import drafted, expected, ids_of, read_all, sequence, toy_draft, toy_engine
+
+import rushlight
+from rushlight import Request
+from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.errors import GenerationError
+from rushlight.generation.reader import Reader
+
+PROMPTS = [[1, 2], [7] * (BLOCK_SIZE - 3), [5] * (BLOCK_SIZE + 9)]
+WRITING = ("blocks", "draft", "engine", "scheduler", "sequence", "speculation", "reader")
+"""The files whose lines are cut off."""
+
+
+def new_engine():
+    draft, _ = toy_draft()
+    engine, _ = toy_engine(n_blocks=2 * 5, draft=draft)
+    return engine
+
+
+def write(engine):
+    """Some texts at once, too many for the blocks."""
+    reader = Reader()
+    sequences = [
+        drafted(engine, prompt, max_tokens=20 + 5 * i) if i else sequence(prompt, max_tokens=20)
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    for one in sequences:
+        engine.submit(one, reader)
+    texts = [ids_of(read_all(engine, one)) for one in sequences]
+    for one in sequences:
+        engine.cancel(one)
+    return texts
+
+
+RIGHT = [expected(prompt, 20 + 5 * i) for i, prompt in enumerate(PROMPTS)]
+
+
+class CutOff:
+    """Raises KeyboardInterrupt at the n-th line of the engine's files, in this thread; counts the lines."""
+
+    def __init__(self, n=None):
+        self.n = n
+        self.count = 0
+
+    def __enter__(self):
+        sys.settrace(self.trace)
+
+    def __exit__(self, *args):
+        sys.settrace(None)
+
+    def trace(self, frame, event, arg):
+        path = frame.f_code.co_filename
+        return self.line if "generation" in path and path.rpartition("/")[2].removesuffix(".py") in WRITING else None
+
+    def line(self, frame, event, arg):
+        if event == "line":
+            self.count += 1
+            if self.count == self.n:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self.line
+
+
+def cut_off_at(lines):
+    for n in lines:
+        engine = new_engine()
+        bystander = sequence([3, 4], max_tokens=25)
+        engine.submit(bystander)
+        with pytest.raises(KeyboardInterrupt), CutOff(n):
+            write(engine)
+        try:
+            assert ids_of(read_all(engine, bystander)) == expected([3, 4], 25)
+        except GenerationError as error:
+            assert "interrupted" in str(error)  # noqa: PT017
+        engine.step()
+        assert (engine.pool.n_held, engine.drafts.pool.n_held, engine._live) == (0, 0, set())
+        assert write(engine) == RIGHT
+
+
+def n_lines():
+    cut = CutOff()
+    engine = new_engine()
+    engine.submit(sequence([3, 4], max_tokens=25))
+    with cut:
+        assert write(engine) == RIGHT
+    return cut.count
+
+
+def test_at_lines_here_and_there():
+    count = n_lines()
+    cut_off_at(random.Random(1).sample(range(1, count), 12))
+
+
+@pytest.mark.slow
+def test_at_hundreds_of_lines():
+    cut_off_at(range(1, n_lines(), 23))
+
+
+def interrupted(work, seconds):
+    """Whether a signal that comes after so long came in time, and surfaced."""
+    came = []
+
+    def interrupt(*_):
+        came.append(True)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    surfaced = False
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        surfaced = True
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert surfaced == bool(came)
+    return surfaced
+
+
+def works_of(model):
+    prompt, settings = "Once upon a time", {"max_tokens": 12}
+
+    def generate():
+        model.generate(prompt, **settings)
+
+    def read_and_leave():
+        for n, _ in enumerate(model.stream(prompt, **settings)):
+            if n == 5:
+                break
+
+    def many():
+        for n, _ in enumerate(model.generate_many([Request(prompt, (), settings)] * 3)):
+            if n == 1:
+                break
+
+    return generate, read_and_leave, many
+
+
+def interrupt_at_random(n, seed):
+    rng = random.Random(seed)
+    model = rushlight.load(threads=1)
+    right = model.generate("Once upon a time", max_tokens=12).ids
+    n_surfaced = 0
+    for work in works_of(model):
+        work()
+        start = time.perf_counter()
+        work()
+        longest = 1.2 * (time.perf_counter() - start)
+        for i in range(n):
+            n_surfaced += interrupted(work, 1e-6 + rng.random() * longest)
+            engine = model._plain.engine
+            engine.settle()
+            assert (engine.pool.n_held, engine._live) == (0, set())
+            if i % 20 == 0:
+                assert model.generate("Once upon a time", max_tokens=12).ids == right
+    return n_surfaced
+
+
+def test_by_signals_now_and_then():
+    assert interrupt_at_random(25, 1) > 10
+
+
+@pytest.mark.slow
+def test_by_thousands_of_signals():
+    assert interrupt_at_random(1000, 2) > 1000
+
+
+def test_others_go_on_when_one_thread_is_interrupted():
+    model = rushlight.load(threads=1)
+    settings = {"max_tokens": 40, "temperature": 1.0, "seed": 4}
+    right = model.generate("The king", **settings).text
+    found, errors = [], []
+
+    def other():
+        for _ in range(10):
+            try:
+                found.append(model.generate("The king", **settings).text)
+            except GenerationError as error:  # it was in the very step
+                errors.append(str(error))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    rng = random.Random(3)
+    while thread.is_alive():
+        interrupted(works_of(model)[0], 1e-6 + rng.random() * 0.05)
+    thread.join()
+    assert set(found) <= {right}
+    assert all("interrupted" in error for error in errors)
+    assert len(found) + len(errors) == 10
+    model._plain.engine.settle()
+    assert model._plain.engine.pool.n_held == 0
