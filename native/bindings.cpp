@@ -73,6 +73,28 @@ StepInputs inputs_of(const NumPy<int32_t, 1>& ids, const NumPy<int32_t, 1>& posi
   return {span(ids), span(positions), span(logit_rows), rows, cache};
 }
 
+// protocol.py's Draws, with views of the arrays that they hold: of nothing that was converted, and would be gone.
+std::vector<Draw> draws_of(const nb::sequence& draws) {
+  std::vector<Draw> read;
+  for (const nb::handle one : draws) {
+    const auto draw = nb::cast<nb::tuple>(one);
+    Draw& last = read.emplace_back();
+    last.temperature = nb::cast<double>(draw[0]);
+    last.top_k = nb::cast<int64_t>(draw[1]);
+    last.top_p = nb::cast<double>(draw[2]);
+    last.min_p = nb::cast<double>(draw[3]);
+    last.share = nb::cast<double>(draw[4]);
+    if (!draw[5].is_none()) {
+      const auto changes = nb::cast<nb::tuple>(draw[5]);
+      last.ids = span(nb::cast<NumPy<int32_t, 1>>(changes[0], false));
+      last.factors = span(nb::cast<NumPy<double, 1>>(changes[1], false));
+      last.offsets = span(nb::cast<NumPy<double, 1>>(changes[2], false));
+    }
+    if (!draw[6].is_none()) last.allowed = span(nb::cast<NumPy<bool, 1>>(draw[6], false));
+  }
+  return read;
+}
+
 // The buffer protocol: what makes numpy.asarray(array) a view.
 int get_buffer(PyObject* self, Py_buffer* view, int flags) {
   const auto& array = *nb::inst_ptr<Array>(self);
@@ -256,14 +278,13 @@ NB_MODULE(_native, m) {
            },
            "x"_a, "name"_a)
       .def("exp", [](Device& d, const Array& x) { return unlocked([&] { return d.exp(x); }); }, "x"_a)
-      .def("sample",
-           [](Device& d, const NumPy<float, 1>& logits, double temperature, int64_t top_k, double top_p, double min_p,
-              double share) {
-             if (logits.size() == 0) throw std::invalid_argument("there are no logits to choose from");
-             const SamplingSettings settings = {temperature, top_k, top_p, min_p};
-             return unlocked([&] { return d.sample(span(logits), settings, share); });
+      .def("choose",
+           [](Device& d, const Array& logits, const nb::sequence& draws) {
+             spoil_recording();
+             const std::vector<Draw> read = draws_of(draws);
+             return unlocked([&] { return d.choose(logits, read); });
            },
-           "logits"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "share"_a)
+           "logits"_a, "draws"_a)
       .def("split", [](Device&, const Array& x, int n) { return Device::split(x, n); }, "x"_a, "n"_a)
       .def("take",
            [](Device& d, const Array& x, const NumPy<int32_t, 1>& rows) { return d.take(x, span(rows)); }, "x"_a,

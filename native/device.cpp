@@ -237,6 +237,27 @@ Array Device::take(const Array& x, std::span<const int32_t> rows) {
   return out;
 }
 
+std::vector<int32_t> Device::choose(const Array& logits, std::span<const Draw> draws) {
+  require(logits.rows == static_cast<int64_t>(draws.size()), "there are as many rows as draws");
+  require(logits.columns > 0, "there are no logits to choose from");
+  for (const Draw& draw : draws) {
+    require(draw.ids.size() == draw.factors.size() && draw.ids.size() == draw.offsets.size(),
+            "ids, factors and offsets differ in length");
+    require(std::ranges::all_of(draw.ids, [&](int32_t id) { return id >= 0 && id < logits.columns; }),
+            "an id is beyond the logits");
+    require(draw.allowed.empty() || static_cast<int64_t>(draw.allowed.size()) == logits.columns,
+            "it is not said of every token whether it is allowed");
+  }
+  std::vector<int32_t> chosen(draws.size());
+  pool_.share(logits.rows, kElementsAPart / logits.columns + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const std::span row(logits.row(i), static_cast<size_t>(logits.columns));
+      chosen[static_cast<size_t>(i)] = rushlight::choose(row, draws[static_cast<size_t>(i)], kernels_);
+    }
+  });
+  return chosen;
+}
+
 Array Device::windows(const Array& x, std::span<const int32_t> rows, int64_t size) {
   reads(x);
   reads(rows, x.rows);

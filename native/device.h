@@ -94,9 +94,8 @@ class Device : public std::enable_shared_from_this<Device> {
   Array attention(const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache, int layer,
                   float scale);
 
-  int64_t sample(std::span<const float> logits, const SamplingSettings& settings, double share) const {
-    return rushlight::sample(logits, settings, share, kernels_);
-  }
+  // A token for each row of logits, by its draw; see sample.h.
+  std::vector<int32_t> choose(const Array& logits, std::span<const Draw> draws);
 
   // n parts of 0 to `columns`, as views.
   static std::vector<Array> split(const Array& x, int n);

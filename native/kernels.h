@@ -70,8 +70,8 @@ struct Kernels {
   void (*attention)(const AttentionJob& job, int row_begin, int row_end, float* scratch);
   // exp of n floats, for sampling and for tests.
   void (*exp)(const float* x, float* out, int n);
-  // The greatest of each kStretch of n floats, and of what is left.
-  void (*maxima)(const float* x, int n, float* out);
+  // The greatest of each kStretch of n floats, and of what is left. False if one is NaN.
+  bool (*maxima)(const float* x, int n, float* out);
   // Reads bytes, a multiple of 64, and returns what depends on all of them.
   uint32_t (*read)(const uint8_t* from, size_t bytes);
 };

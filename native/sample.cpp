@@ -17,10 +17,11 @@ constexpr float kLeast = -std::numeric_limits<float>::infinity();
 
 // Kept from draw to draw: fresh memory of this size would come from the operating system, page by page.
 struct Scratch {
-  std::vector<float> maxima;   // of each kStretch logits
-  std::vector<float> values;   // to be partitioned
-  std::vector<int32_t> ids;    // the tokens that may be drawn, in order; all if it is empty
-  std::vector<float> weights;  // theirs
+  std::vector<float> adjusted;  // the logits, where the draw changes some
+  std::vector<float> maxima;    // of each kStretch logits
+  std::vector<float> values;    // to be partitioned
+  std::vector<int32_t> ids;     // the tokens that may be drawn, in order; all if it is empty
+  std::vector<float> weights;   // theirs
 };
 
 float kth_greatest(std::span<const float> values, size_t k, std::vector<float>& scratch) {
@@ -107,31 +108,57 @@ size_t at_share(std::span<const float> weights, double share) {
   return last;
 }
 
-}  // namespace
+std::span<const float> adjusted(std::span<const float> logits, const Draw& draw, std::vector<float>& to) {
+  if (draw.ids.empty() && draw.allowed.empty()) return logits;
+  to.assign(logits.begin(), logits.end());
+  for (size_t i = 0; i < draw.ids.size(); ++i) {
+    float& logit = to[static_cast<size_t>(draw.ids[i])];
+    const auto factor = static_cast<float>(draw.factors[i]);
+    logit = static_cast<float>(double{logit > 0 ? logit / factor : logit * factor} + draw.offsets[i]);
+  }
+  for (size_t i = 0; i < draw.allowed.size(); ++i) to[i] = draw.allowed[i] ? to[i] : kLeast;
+  return to;
+}
 
-int64_t sample(std::span<const float> logits, const SamplingSettings& settings, double share, const Kernels& kernels) {
-  thread_local Scratch scratch;
-  auto& [maxima, values, ids, weights] = scratch;
+// The first of the greatest logits.
+int32_t likeliest(std::span<const float> logits, const std::vector<float>& maxima, float most) {
+  const auto first = (std::ranges::find(maxima, most) - maxima.begin()) * ptrdiff_t{kStretch};
+  return static_cast<int32_t>(std::find(logits.begin() + first, logits.end(), most) - logits.begin());
+}
+
+int32_t sample(std::span<const float> logits, const Draw& draw, float most, Scratch& scratch, const Kernels& kernels) {
+  auto& ids = scratch.ids;
+  auto& weights = scratch.weights;
   ids.clear(), weights.clear();
-  maxima.resize((logits.size() + kStretch - 1) / kStretch);
-  kernels.maxima(logits.data(), static_cast<int>(logits.size()), maxima.data());
-  const float most = *std::ranges::max_element(maxima);
-  if (settings.top_k > 0 && settings.top_k < static_cast<int64_t>(logits.size())) {
-    keep_top(logits, static_cast<size_t>(settings.top_k), scratch);
+  if (draw.top_k > 0 && draw.top_k < static_cast<int64_t>(logits.size())) {
+    keep_top(logits, static_cast<size_t>(draw.top_k), scratch);
   } else {
     weights.assign(logits.begin(), logits.end());
   }
-  const auto inverse = static_cast<float>(std::min(1.0 / settings.temperature, 1e38));
+  const auto inverse = static_cast<float>(std::min(1.0 / draw.temperature, 1e38));
   for (float& weight : weights) weight = (weight - most) * inverse;
   kernels.exp(weights.data(), weights.data(), static_cast<int>(weights.size()));
-  if (settings.top_p < 1) keep_top_share(weights, settings.top_p);
-  if (settings.min_p > 0) {
-    auto least = static_cast<float>(settings.min_p);
-    if (least < settings.min_p) least = std::nextafter(least, 2.0f);
+  if (draw.top_p < 1) keep_top_share(weights, draw.top_p);
+  if (draw.min_p > 0) {
+    auto least = static_cast<float>(draw.min_p);
+    if (least < draw.min_p) least = std::nextafter(least, 2.0f);
     for (float& weight : weights) weight = weight < least ? 0 : weight;
   }
-  const size_t drawn = at_share(weights, share);
-  return ids.empty() ? static_cast<int64_t>(drawn) : ids[drawn];
+  const size_t drawn = at_share(weights, draw.share);
+  return ids.empty() ? static_cast<int32_t>(drawn) : ids[drawn];
+}
+
+}  // namespace
+
+int32_t choose(std::span<const float> logits, const Draw& draw, const Kernels& kernels) {
+  thread_local Scratch scratch;
+  logits = adjusted(logits, draw, scratch.adjusted);
+  auto& maxima = scratch.maxima;
+  maxima.resize((logits.size() + kStretch - 1) / kStretch);
+  const bool ordered = kernels.maxima(logits.data(), static_cast<int>(logits.size()), maxima.data());
+  const float most = *std::ranges::max_element(maxima);
+  if (!ordered || !std::isfinite(most)) return -1;
+  return draw.temperature == 0 ? likeliest(logits, maxima, most) : sample(logits, draw, most, scratch, kernels);
 }
 
 }  // namespace rushlight

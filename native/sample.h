@@ -1,4 +1,4 @@
-// The draw of the next token.
+// The choice of the next token.
 #pragma once
 
 #include <cstdint>
@@ -8,16 +8,22 @@
 
 namespace rushlight {
 
-struct SamplingSettings {
-  double temperature;  // above 0
+// How the token of one row of logits is chosen; see backends/protocol.py.
+struct Draw {
+  double temperature;  // 0: the likeliest token
   int64_t top_k;       // 0: all
   double top_p;        // in (0, 1]
   double min_p;        // in [0, 1]
+  double share;        // in [0, 1)
+  // First, logits above 0 are divided, others multiplied by their factor, and then shifted by their offset.
+  std::span<const int32_t> ids;
+  std::span<const double> factors, offsets;
+  std::span<const bool> allowed;  // which tokens may be chosen; all if it is empty
 };
 
-// The token that stands at `share` (in [0, 1)) of the probabilities of `logits` after temperature, top-k, top-p and
-// min-p, laid one after another in the order of ids: generation/sampler.py in native code, with the exponentials of
-// float32. The greatest logit must be finite.
-int64_t sample(std::span<const float> logits, const SamplingSettings& settings, double share, const Kernels& kernels);
+// The likeliest token, the first of equals; or the one that stands at `share` of the probabilities after temperature,
+// top-k, top-p and min-p, laid one after another in the order of ids: backends/reference.py in native code, with the
+// exponentials of float32. -1 if the greatest logit is NaN or infinite. There is at least one.
+int32_t choose(std::span<const float> logits, const Draw& draw, const Kernels& kernels);
 
 }  // namespace rushlight

@@ -17,11 +17,12 @@ SETTINGS = [{}, {"temperature": 0.9, "seed": 7}, {"temperature": 1.0, "top_p": 0
 
 def alone(model, ids, n, settings):
     """The tokens by the plainest loop there is: one sequence, one token at a time, no engine."""
-    sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._barred, model._backend.sample)
+    sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._allowed)
     context = Context(model.module, model._backend, model.config.kv_shape, len(ids) + n)
     feed, text = ids, []
     for _ in range(n):
-        token = sampler.choose(context.feed(feed)[-1], context.length)
+        token = context.choose(feed, sampler.draw(context.length + len(feed)))
+        sampler.take(token)
         text.append(token)
         feed = [token]
     return text
@@ -118,7 +119,7 @@ def test_with_guesses_or_without(dtype, speculate, monkeypatch):
     model = rushlight.load(dtype=dtype, threads=1)
     n_rows = []
     engine = fresh_engine(model)
-    run = engine._run
+    run = engine._run.on_device
 
     def count(chunks):
         n_rows.append(sum(len(chunk.ids) for chunk in chunks))
@@ -126,7 +127,7 @@ def test_with_guesses_or_without(dtype, speculate, monkeypatch):
 
     asked = repetitive(model, 8)
     right = expected(model, asked)
-    engine._run = count
+    engine._run.on_device = count
     for max_active in (1, 3):
         guessed = [Request(r.prompt, (), {**r.settings, "speculate": speculate}) for r in asked]
         n_rows.clear()
@@ -176,8 +177,8 @@ def test_with_a_draft_model_or_without(model, asked, right):
     guessing.use_draft(own_draft)
     steps = []
     engine = guessing._plain.engine
-    run = engine._run
-    engine._run = lambda chunks: steps.append(len(chunks)) or run(chunks)
+    run = engine._run.on_device
+    engine._run.on_device = lambda chunks: steps.append(len(chunks)) or run(chunks)
     guessed = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]
     assert texts(guessing, guessed, max_active=1) == right[:9]
     assert len(steps) < 0.6 * sum(map(len, right[:9]))

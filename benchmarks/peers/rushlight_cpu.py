@@ -54,7 +54,7 @@ class Runtime:
         for _ in range(n_tokens):
             chosen.append(sequences.step(chosen[-1]))
         seconds = perf_counter() - start
-        return seconds, [[int(i) for i in tokens] for tokens in zip(*chosen, strict=True)]
+        return seconds, [list(tokens) for tokens in zip(*chosen, strict=True)]
 
     # What is measured of rushlight alone.
 
@@ -93,12 +93,15 @@ class Runtime:
             frequency_penalty=0.1,
             seed=1,
         )
-        sampler = Sampler(params, self.model.config.vocab_size, range(16), draw=self.model.module.ops.sample)
+        ops = self.model.module.ops
+        sampler = Sampler(params, self.model.config.vocab_size, range(16))
         rows = np.random.default_rng(0).normal(0, 2, (n + 1, self.model.config.vocab_size)).astype(np.float32)
         times = []
-        for position, logits in enumerate(rows):
+        for position in range(n + 1):
+            logits = ops.from_numpy(rows[position : position + 1])
             start = perf_counter()
-            sampler.choose(logits, position)
+            [token] = ops.choose(logits, [sampler.draw(position)])
+            sampler.take(token)
             times.append(perf_counter() - start)
         return {"seconds": times[1:]}
 

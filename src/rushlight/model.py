@@ -117,6 +117,10 @@ class Model:
         if tokenizer is not None:
             barred = tokenizer.missing_ids(config.vocab_size)
             self._barred = np.array(barred, np.int32) if barred else None
+        self._allowed = None
+        if self._barred is not None:
+            self._allowed = np.ones(config.vocab_size, np.bool_)
+            self._allowed[self._barred] = False
 
     @property
     def device(self) -> str:
@@ -247,8 +251,7 @@ class Model:
                 own,
                 self.config.vocab_size,
                 prompt_ids,
-                self._barred,
-                self._backend.sample,
+                self._allowed,
                 constraint and constraint.copy(),
             )
             sequence = Sequence(

@@ -1,4 +1,4 @@
-"""What the CUDA backend has beyond the shared suite: Triton kernels, draws on the device, memory that runs out."""
+"""What the CUDA backend has beyond the shared suite: Triton kernels, what a choice waits for, memory that runs out."""
 
 import contextlib
 import os
@@ -10,9 +10,8 @@ import pytest
 
 from rushlight.backends import devices, open_backend
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
+from rushlight.backends.protocol import Changes, Draw
 from rushlight.errors import DeviceError
-from rushlight.generation import SamplingParams
-from rushlight.generation.sampler import Sampler
 
 pytestmark = pytest.mark.devices
 
@@ -115,32 +114,33 @@ def test_kernels_compile_for_ampere_and_hopper():
     assert len(done.stdout.splitlines()) == 6
 
 
-SETTINGS = [
-    {"temperature": 0.7},
-    {"temperature": 1.3, "top_k": 40},
-    {"temperature": 1.0, "top_p": 0.8},
-    {"temperature": 0.5, "min_p": 0.1},
-    {"temperature": 1.1, "top_k": 100, "top_p": 0.9, "min_p": 0.01},
-    {"temperature": 1.0, "top_k": 1},
-]
-
-
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_draws_are_those_of_the_sampler(torch, settings):
+def test_a_choice_waits_for_the_device_once(torch, monkeypatch):
+    """Whatever is asked for: the ids come back, and nothing before them."""
     ops = open_backend("torch-cpu" if ON == "cpu" else ON)
-    logits = 3 * np.random.default_rng(0).standard_normal((60, 500)).astype(np.float32)
-    logits[:, 100:110] = -np.inf
-    chosen = []
-    for draw in (None, ops.sample):
-        sampler = Sampler(SamplingParams(seed=5, **settings), 500, draw=draw)
-        chosen.append([sampler.choose(row, position) for position, row in enumerate(logits)])
-    assert chosen[0] == chosen[1]
+    changes = Changes(np.array([1, 4], np.int32), np.array([1.2, 1.0]), np.array([0.0, 2.0]))
+    allowed = np.arange(500) % 2 == 0
+    draws = [Draw(), Draw(0.7, 40, 0.9, 0.01, 0.3, changes), Draw(1.0, share=0.9, allowed=allowed)]
+    waits = []
+    for name in ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
+        original = getattr(torch.Tensor, name)
+
+        def wait(self, *args, name=name, original=original):
+            waits.append(name)
+            return original(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, wait)
+    ops.choose(torch.linspace(0, 3, 1500, device=ON).view(3, 500), draws)
+    assert waits == ["tolist"]
 
 
-def test_draws_take_logits_where_they_are(torch):
+def test_the_mask_of_a_model_is_sent_once(torch, monkeypatch):
     ops = open_backend("torch-cpu" if ON == "cpu" else ON)
-    logits = torch.linspace(0, 3, 7, device=ON)
-    assert ops.sample(logits, 1.0, 0, 1.0, 0.0, 0.99) == ops.sample(logits.cpu().numpy(), 1.0, 0, 1.0, 0.0, 0.99)
+    allowed, sent = np.arange(7) < 5, []
+    original = ops._sent
+    monkeypatch.setattr(ops, "_sent", lambda values: sent.append(values) or original(values))
+    for _ in range(3):
+        assert ops.choose(torch.arange(14.0, device=ON).view(2, 7), [Draw(allowed=allowed)] * 2) == [4, 4]
+    assert len(sent) == 1
 
 
 def test_graphs_are_recorded_once_a_shape_and_replayed(torch, monkeypatch):

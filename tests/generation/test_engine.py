@@ -8,8 +8,10 @@ from toy import BLOCK_BYTES, V, expected, ids_of, read_all, sequence, toy_engine
 
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
+from rushlight.generation import Sampler, SamplingParams
 from rushlight.generation.scheduler import MIXED_ROWS
 from rushlight.generation.sequence import MAX_UNREAD
+from rushlight.generation.speculation import PromptLookup
 
 
 def submit(engine, *sequences):
@@ -236,13 +238,71 @@ def test_what_cannot_fit_is_refused_with_need_and_have():
 
 def test_a_sequence_that_goes_wrong_ends_alone():
     engine, _ = toy_engine()
-    submitted = submit(engine, sequence([1]), sequence([2], logit_bias=dict.fromkeys(range(V), -1e308)), sequence([3]))
-    submitted[1].sampler.choose = lambda *_: (_ for _ in ()).throw(GenerationError("no finite maximum"))
+    submitted = submit(engine, sequence([1]), sequence([2, 3]), sequence([3]))
+    submitted[1].sampler = Sampler(SamplingParams(), V, allowed=np.zeros(V, np.bool_))
     assert ids_of(read_all(engine, submitted[0])) == expected([1], 20)
-    with pytest.raises(GenerationError, match="no finite maximum"):
+    with pytest.raises(GenerationError, match="logits at position 2 have no finite maximum"):
         read_all(engine, submitted[1])
     assert ids_of(read_all(engine, submitted[2])) == expected([3], 20)
     assert engine.pool.n_held == 0
+
+
+class Tells(PromptLookup):
+    """Guesses what it was told, for a text that repeats nothing."""
+
+    def __init__(self, ids):
+        super().__init__()
+        self.all = ids
+
+    def look(self, ids):
+        self.at = len(ids)
+        return 0.99
+
+    def guess(self, n):
+        return self.all[self.at : self.at + n]
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_calls"), [({}, 1), ({"logprobs": 2}, 1), ({"presence_penalty": 1e-9}, 5), ({"top_k": 3}, 1)]
+)
+def test_a_step_is_chosen_from_in_one_call(settings, n_calls):
+    """But for guesses of a text whose draws follow it: then as many as guesses came true."""
+    engine, model = toy_engine()
+    calls = []
+    choose = model.ops.choose
+
+    def count(logits, draws):
+        calls.append(len(draws))
+        return choose(logits, draws)
+
+    model.ops.choose = count
+    right = expected([3, 4], 20)
+    wrong = [*right[:5], right[5] ^ 1, *right[6:]]
+    other = sequence([5], max_tokens=9)
+    guessing = sequence([3, 4], guessers=[Tells([3, 4, *wrong])], speculate=True, **settings)
+    submit(engine, guessing, other)
+    while engine.step():
+        pass
+    assert [token.id for token in guessing.unread] == right
+    assert [token.id for token in other.unread] == expected([5], 9)
+    # The prompts' step; then one in which four guesses come true and the fifth does not.
+    n_rows = 1 + min(15, 20 - 2)
+    assert calls[0] == 2
+    assert calls[1 : 1 + n_calls] == ([n_rows + 1] if n_calls == 1 else [2, 1, 1, 1, 1])
+    if settings.get("logprobs"):
+        assert all(token.logprob.id == token.logprob.top[0][0] == token.id for token in guessing.unread)
+
+
+def test_a_prompt_in_pieces_is_chosen_from_once():
+    engine, model = toy_engine(max_rows=50)
+    calls = []
+    choose = model.ops.choose
+    model.ops.choose = lambda logits, draws: calls.append(len(draws)) or choose(logits, draws)
+    [one] = submit(engine, sequence(prompt_of(170), max_tokens=2, prompt_logprobs=0))
+    assert ids_of(read_all(engine, one)) == expected(prompt_of(170), 2)
+    assert len(model.batches) == 5
+    assert calls == [1, 1]
+    assert len(one.prompt_logprobs) == 169
 
 
 @pytest.mark.parametrize("error", [MemoryError("no more"), KeyboardInterrupt()])

@@ -1,15 +1,25 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rushlight.errors import GenerationError, RequestError
+from rushlight.backends import open_backend
+from rushlight.backends.reference import probabilities
+from rushlight.errors import RequestError
 from rushlight.generation import Sampler, SamplingParams
-from rushlight.generation.sampler import probabilities
 
 LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 2.5], np.float32)
 
 
+def take(sampler, position, logits=LOGITS):
+    """The token that comes of the sampler's draw; it then belongs to the text."""
+    [token] = open_backend("reference").choose(np.array(logits, np.float32)[None], [sampler.draw(position)])
+    sampler.take(token)
+    return token
+
+
 def choose(logits=LOGITS, prompt_ids=(), position=0, **settings):
-    return Sampler(SamplingParams(**settings), len(logits), prompt_ids).choose(np.asarray(logits, np.float32), position)
+    return take(Sampler(SamplingParams(**settings), len(logits), prompt_ids), position, logits)
 
 
 def kept(logits=LOGITS, **settings):
@@ -54,14 +64,14 @@ def test_temperature_sharpens_and_flattens():
 def test_draws_follow_the_probabilities():
     expected = np.exp(LOGITS) / np.exp(LOGITS).sum()
     sampler = Sampler(SamplingParams(temperature=1, seed=5), 5)
-    counts = np.bincount([sampler.choose(LOGITS, position) for position in range(5000)], minlength=5)
+    counts = np.bincount([take(sampler, position) for position in range(5000)], minlength=5)
     assert np.abs(counts / 5000 - expected).max() < 4 * np.sqrt(0.25 / 5000)
 
 
 def test_a_draw_depends_on_seed_and_position_alone():
     draws = [choose(temperature=1, seed=9, position=position) for position in range(50)]
     sampler = Sampler(SamplingParams(temperature=1, seed=9), 5)
-    assert [sampler.choose(LOGITS, position) for position in reversed(range(50))] == draws[::-1]
+    assert [take(sampler, position) for position in reversed(range(50))] == draws[::-1]
     assert draws != [choose(temperature=1, seed=10, position=position) for position in range(50)]
 
 
@@ -70,13 +80,13 @@ def test_without_a_seed_one_is_drawn_and_told():
     first, second = Sampler(params, 5), Sampler(params, 5)
     assert first.seed != second.seed
     again = Sampler(SamplingParams(temperature=1, seed=first.seed), 5)
-    assert [first.choose(LOGITS, i) for i in range(30)] == [again.choose(LOGITS, i) for i in range(30)]
+    assert [take(first, i) for i in range(30)] == [take(again, i) for i in range(30)]
 
 
 def test_the_repetition_penalty_weakens_tokens_of_prompt_and_text():
     assert choose(prompt_ids=[1], repetition_penalty=1.3) == 4
     sampler = Sampler(SamplingParams(repetition_penalty=1.3), 5)
-    assert [sampler.choose(LOGITS, i) for i in range(3)] == [1, 4, 1]
+    assert [take(sampler, i) for i in range(3)] == [1, 4, 1]
     # a negative logit is multiplied, which weakens it too
     assert choose([-1.0, -1.1], prompt_ids=[0], repetition_penalty=1.2) == 1
 
@@ -84,9 +94,9 @@ def test_the_repetition_penalty_weakens_tokens_of_prompt_and_text():
 def test_presence_and_frequency_penalties_count_the_text_but_not_the_prompt():
     assert choose(prompt_ids=[1, 1, 1], presence_penalty=2, frequency_penalty=2) == 1
     once = Sampler(SamplingParams(presence_penalty=0.6), 5)
-    assert [once.choose(LOGITS, i) for i in range(4)] == [1, 4, 1, 1]
+    assert [take(once, i) for i in range(4)] == [1, 4, 1, 1]
     each = Sampler(SamplingParams(frequency_penalty=0.6), 5)
-    assert [each.choose(LOGITS, i) for i in range(5)] == [1, 4, 1, 2, 4]
+    assert [take(each, i) for i in range(5)] == [1, 4, 1, 2, 4]
 
 
 def test_logit_bias_is_added():
@@ -96,29 +106,62 @@ def test_logit_bias_is_added():
         choose(logit_bias={5: 1.0})
 
 
-def test_the_callers_logits_are_left_alone():
-    logits = LOGITS.copy()
+def test_penalties_and_biases_of_one_token_add_up():
     sampler = Sampler(
-        SamplingParams(temperature=1, top_k=2, logit_bias={0: 1.0}, repetition_penalty=2.0), 5, barred=np.array([4])
+        SamplingParams(repetition_penalty=2.0, presence_penalty=0.5, frequency_penalty=0.25, logit_bias={1: 4.0, 3: 9}),
+        5,
+        [1, 4],
     )
-    sampler.choose(logits, 0)
-    assert np.array_equal(logits, LOGITS)
+    for token in (1, 1, 0):
+        sampler.take(token)
+    ids, factors, offsets = sampler.draw(9).changes
+    changes = {int(i): (f, o) for i, f, o in zip(ids, factors, offsets, strict=True)}
+    assert changes == {1: (2.0, 4 - 0.5 - 0.5), 3: (1.0, 9.0), 4: (2.0, 0.0), 0: (2.0, -0.75)}
 
 
-@pytest.mark.parametrize("temperature", [0, 1])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_no_distribution_are_an_error(temperature, bad):
-    with pytest.raises(GenerationError, match="position 7"):
-        choose([1.0, bad, 2.0], position=7, temperature=temperature)
+def test_a_draw_follows_the_text_only_where_settings_do():
+    for settings in ({}, {"temperature": 1.0, "seed": 1}, {"logit_bias": {2: 1.0}}):
+        sampler = Sampler(SamplingParams(**settings), 5, [1, 2])
+        before = sampler.draw(3)
+        sampler.take(4)
+        assert not sampler.follows_text
+        assert sampler.draw(3) == before
+    assert Sampler(SamplingParams(presence_penalty=0.1), 5).follows_text
 
 
-@pytest.mark.parametrize("temperature", [0, 1])
-def test_all_tokens_masked_is_an_error(temperature):
-    sampler = Sampler(SamplingParams(temperature=temperature), 3, barred=np.arange(3))
-    with pytest.raises(GenerationError, match="no finite maximum"):
-        sampler.choose(np.zeros(3, np.float32), 0)
+@given(st.lists(st.integers(0, 99), max_size=300), st.lists(st.integers(0, 99), max_size=300))
+def test_penalties_count_a_text_of_any_length(prompt, text):
+    sampler = Sampler(SamplingParams(repetition_penalty=1.5, frequency_penalty=0.5), 100, prompt)
+    for token in text:
+        sampler.take(token)
+    changes = sampler.draw(0).changes
+    found = {} if changes is None else dict(zip(changes.ids.tolist(), changes.offsets.tolist(), strict=True))
+    assert found == {token: -0.5 * text.count(token) for token in {*prompt, *text}}
+    assert changes is None or (changes.factors == 1.5).all()
 
 
-def test_barred_tokens_are_never_chosen():
-    sampler = Sampler(SamplingParams(temperature=2, seed=1), 5, barred=np.array([1, 4]))
-    assert {sampler.choose(LOGITS, i) for i in range(200)} == {0, 2, 3}
+class Odd:
+    """A constraint: every token is odd, and none is taken twice."""
+
+    def __init__(self):
+        self.taken = []
+
+    def allowed(self):
+        return np.array([i % 2 == 1 and i not in self.taken for i in range(5)])
+
+    def take(self, token):
+        self.taken.append(token)
+
+
+def test_a_constraint_is_asked_anew_for_each_token_and_barred_ids_stay_out():
+    sampler = Sampler(SamplingParams(), 5, allowed=np.array([True, True, True, True, False]), constraint=Odd())
+    assert sampler.follows_text
+    assert [take(sampler, i) for i in range(2)] == [1, 3]
+    assert not sampler.draw(2).allowed.any()
+
+
+def test_ids_without_a_token_are_never_chosen():
+    allowed = np.array([True, False, True, True, False])
+    sampler = Sampler(SamplingParams(temperature=2, seed=1), 5, allowed=allowed)
+    assert {take(sampler, i) for i in range(200)} == {0, 2, 3}
+    assert sampler.draw(0).allowed is allowed  # shared by all texts of a model

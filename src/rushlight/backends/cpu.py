@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
-    from rushlight.backends.protocol import Array, Draw, Forward, Tensor
+    from rushlight.backends.protocol import Array, Forward, Tensor
 
 DTYPES = ("auto", "f32", "f16", "bf16", "int8", "int4")
 """What the weights are kept in; auto is the checkpoint's own. Activations, keys and values are float32."""
@@ -75,7 +75,7 @@ class CPUBackend:
         self.split = self._native.split
         self.take = self._native.take
         self.windows = self._native.windows
-        self.sample: Draw | None = self._native.sample
+        self.choose = self._native.choose
 
     def place(self, tensor: Tensor, role: Role) -> _native.Vector | _native.Weight:
         if role is Role.VECTOR:

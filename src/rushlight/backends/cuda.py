@@ -96,7 +96,7 @@ class TorchBackend:
         self._steps = LastStep(self._upload)
         self._records = self._on.type == "cuda"
         self._kernels: Any = None
-        self.sample: Draw | None = self._draw
+        self._allowed: tuple[NDArray[np.bool_], torch.Tensor] | None = None
         if self._on.type == "cuda":
             self._start_cuda()
         elif threads is not None:
@@ -224,6 +224,48 @@ class TorchBackend:
             out[rows] = prefill_attention(q[rows], keys, values, blocks, length, scale)
         return out.flatten(1)
 
+    def choose(self, logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
+        x = self._changed(logits.float(), draws)
+        most, ids = x.max(1)  # a NaN counts as the greatest
+        sampled = [row for row, draw in enumerate(draws) if draw.temperature]
+        if sampled:
+            numbers = self._sent([(row, *_settings(draws[row])) for row in sampled]).T
+            rows = numbers[0].long()
+            some = x if len(sampled) == len(x) else x[rows]
+            most_k = max(draws[row].top_k if draws[row].top_k < x.shape[1] else 0 for row in sampled)
+            sorts = any(draws[row].top_p < 1 for row in sampled)
+            ids = ids.index_copy(0, rows, draw_tokens(some, *numbers[1:, :, None], most_k=most_k, sorts=sorts))
+        chosen: list[int] = torch.where(most.isfinite(), ids, -1).tolist()  # the one wait for the device
+        return chosen
+
+    def _changed(self, x: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+        """The logits after the draws' changes, and minus infinity where a token is not allowed."""
+        changes = [(row, draw.changes) for row, draw in enumerate(draws) if draw.changes is not None]
+        if changes:
+            parts = [np.stack([np.full(len(one.ids), row), *one]) for row, one in changes]
+            numbers = self._sent(np.concatenate(parts, axis=1))
+            at = numbers[0].long(), numbers[1].long()
+            values, factors = x[at], numbers[2].float()
+            values = torch.where(values > 0, values / factors, values * factors).double() + numbers[3]
+            x = x.index_put(at, values.float())
+        first = draws[0].allowed if draws else None
+        if all(draw.allowed is first for draw in draws):
+            return x if first is None else torch.where(self._mask(first), x, -torch.inf)
+        everything = np.ones(x.shape[1], np.bool_)
+        allowed = np.stack([everything if draw.allowed is None else draw.allowed for draw in draws])
+        return torch.where(self._sent(allowed), x, -torch.inf)
+
+    def _mask(self, allowed: NDArray[np.bool_]) -> torch.Tensor:
+        """A mask that is the same step after step, sent once."""
+        if self._allowed is None or self._allowed[0] is not allowed:
+            self._allowed = allowed, self._sent(allowed)
+        return self._allowed[1]
+
+    def _sent(self, values: Any) -> torch.Tensor:
+        """Numbers on the device, by a copy that the host does not wait for; those of Python in float64."""
+        host = torch.from_numpy(np.asarray(values))
+        return (host.pin_memory() if self._on.type == "cuda" else host).to(self._on, non_blocking=True)
+
     def from_numpy(self, values: NDArray[np.floating]) -> torch.Tensor:
         return torch.tensor(values, dtype=self._type, device=self._on)
 
@@ -269,11 +311,6 @@ class TorchBackend:
         if isinstance(numbers, torch.Tensor):
             return numbers
         return self._upload([numbers])[0]
-
-    def _draw(self, logits: Any, temperature: float, top_k: int, top_p: float, min_p: float, share: float) -> int:
-        """See `protocol.Draw`. The logits may be an array of NumPy's, or be on the device and stay there."""
-        x = torch.as_tensor(logits, device=self._on)
-        return int(draw(x, temperature, top_k, top_p, min_p, share))
 
     @contextmanager
     def _memory_for(self, what: str) -> Iterator[None]:
@@ -359,25 +396,43 @@ def prefill_attention(
     return F.scaled_dot_product_attention(q.transpose(0, 1)[None], k, v, attn_mask=mask, scale=scale)[0].transpose(0, 1)
 
 
-def draw(
-    logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float, share: float
+def draw_tokens(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    share: torch.Tensor,
+    *,
+    most_k: int,
+    sorts: bool,
 ) -> torch.Tensor:
-    """(V,) logits -> () the token that `rushlight.generation.sampler` draws, computed where the logits are."""
-    scaled = logits.double() / temperature
-    if 0 < top_k < len(scaled):
-        scaled = torch.where(scaled < scaled.topk(top_k).values[-1], -torch.inf, scaled)
-    weights = (scaled - scaled.max()).exp()
-    if top_p < 1:
-        ordered, order = weights.sort(descending=True, stable=True)
-        cumulative = ordered.cumsum(0)
-        needed = torch.cat([cumulative.new_zeros(1), cumulative[:-1]]) < top_p * cumulative[-1]
-        weights = torch.zeros_like(weights).scatter(0, order, torch.where(needed, ordered, 0))
-    if min_p > 0:
-        weights = torch.where(weights < min_p * weights.max(), 0, weights)
-    cumulative = weights.cumsum(0)
-    token = torch.searchsorted(cumulative, share * cumulative[-1:], right=True)[0]
-    last = torch.where(weights > 0, torch.arange(len(weights), device=weights.device), 0).max()
-    return torch.minimum(token, last)
+    """(S, V) float32 logits, (S, 1) settings of `protocol.Draw` in float64 -> (S,) tokens, without a wait.
+
+    Args:
+        most_k: the greatest top_k below V; 0 if there is none.
+        sorts: whether a top_p is below 1.
+    """
+    if most_k:
+        least = logits.topk(most_k).values.gather(1, (top_k.long() - 1).clamp(0, most_k - 1))
+        cuts = (top_k > 0) & (top_k < logits.shape[1])
+        logits = torch.where(cuts & (logits < least), -torch.inf, logits)
+    weights = ((logits - logits.amax(1, keepdim=True)).double() / temperature).exp()
+    if sorts:
+        order = logits.argsort(dim=1, descending=True, stable=True)
+        likeliest = weights.gather(1, order)
+        reached = likeliest.cumsum(1)
+        needed = (reached - likeliest < top_p * reached[:, -1:]) | (top_p >= 1)
+        weights = torch.zeros_like(weights).scatter(1, order, torch.where(needed, likeliest, 0))
+    weights = torch.where(weights < min_p * weights.amax(1, keepdim=True), 0, weights)
+    # Parallel sums need not grow at every place: only a token that has a weight counts, and one of them always does.
+    reached = torch.where(weights > 0, weights.cumsum(1), 0)
+    return (reached > share * reached.amax(1, keepdim=True)).int().argmax(1)
+
+
+def _settings(draw: Draw) -> tuple[float, float, float, float, float]:
+    """The numbers that a token is drawn by, the share so far below 1 that its product with a sum is below the sum."""
+    return draw.temperature, draw.top_k, draw.top_p, draw.min_p, min(draw.share, 1 - 2**-51)
 
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -100,8 +100,6 @@ class MLXBackend:
         DtypeError: there is no such dtype here.
     """
 
-    sample: Draw | None = None
-
     def __init__(self, device: str = "metal", dtype: str = "auto") -> None:
         if dtype not in DTYPES:
             raise DtypeError(f"the {device} backend does not compute in {dtype}", expected=" or ".join(DTYPES))
@@ -226,6 +224,18 @@ class MLXBackend:
             out[rows] = prefill_attention(q[rows], keys, values, blocks, length, scale)
         return out.reshape(n, -1)
 
+    def choose(self, logits: mx.array, draws: Sequence[Draw]) -> list[int]:
+        x = _changed(logits.astype(mx.float32), draws)
+        most, ids = mx.max(x, axis=1), mx.argmax(x, axis=1)
+        sampled = [row for row, draw in enumerate(draws) if draw.temperature]
+        if sampled:
+            rows = mx.array(sampled)
+            settings = mx.array([_settings(draws[row]) for row in sampled]).T[:, :, None]
+            ids[rows] = draw_tokens(x[rows], *settings)
+        usable = mx.isfinite(most) & ~mx.isnan(x).any(axis=1)
+        chosen: list[int] = mx.where(usable, ids.astype(mx.int32), -1).tolist()
+        return chosen
+
     def from_numpy(self, values: NDArray[np.floating]) -> mx.array:
         return mx.array(values, self._type)
 
@@ -254,6 +264,54 @@ class MLXBackend:
             return logits[: len(batch.logit_rows)]
 
         return run
+
+
+def _changed(x: mx.array, draws: Sequence[Draw]) -> mx.array:
+    """The logits after the draws' changes, and minus infinity where a token is not allowed."""
+    changes = [(row, draw.changes) for row, draw in enumerate(draws) if draw.changes is not None]
+    if changes:
+        rows = mx.array(np.concatenate([np.full(len(one.ids), row) for row, one in changes]))
+        with np.errstate(over="ignore"):  # what is beyond float32 is infinite
+            ids, factors, offsets = (
+                mx.array(np.concatenate([one[i] for _, one in changes]).astype(kind))
+                for i, kind in enumerate((np.int32, np.float32, np.float32))
+            )
+        values = x[rows, ids]
+        values = mx.where(values > 0, values / factors, values * factors) + offsets
+        x = x + 0  # a copy: the logits stay as they are
+        x[rows, ids] = values
+    first = draws[0].allowed if draws else None
+    if all(draw.allowed is first for draw in draws):
+        return x if first is None else mx.where(mx.array(first), x, -mx.inf)
+    everything = np.ones(x.shape[1], np.bool_)
+    allowed = np.stack([everything if draw.allowed is None else draw.allowed for draw in draws])
+    return mx.where(mx.array(allowed), x, -mx.inf)
+
+
+def draw_tokens(
+    logits: mx.array, temperature: mx.array, top_k: mx.array, top_p: mx.array, min_p: mx.array, share: mx.array
+) -> mx.array:
+    """(S, V) float32 logits, (S, 1) settings of `protocol.Draw` -> (S,) tokens."""
+    n = logits.shape[1]
+    order = mx.argsort(-logits, axis=1)
+    last = mx.where(top_k > 0, mx.minimum(top_k, n), n).astype(mx.int32) - 1
+    least = mx.take_along_axis(mx.take_along_axis(logits, order, axis=1), last, axis=1)
+    logits = mx.where(logits < least, -mx.inf, logits)
+    weights = mx.exp((logits - mx.max(logits, axis=1, keepdims=True)) / temperature)
+    likeliest = mx.take_along_axis(weights, order, axis=1)
+    reached = mx.cumsum(likeliest, axis=1)
+    needed = (reached - likeliest < top_p * reached[:, -1:]) | (top_p >= 1)
+    weights = mx.put_along_axis(mx.zeros_like(weights), order, mx.where(needed, likeliest, 0), axis=1)
+    weights = mx.where(weights < min_p * mx.max(weights, axis=1, keepdims=True), 0, weights)
+    # Parallel sums need not grow at every place: only a token that has a weight counts, and one of them always does.
+    reached = mx.where(weights > 0, mx.cumsum(weights, axis=1), 0)
+    return mx.argmax(reached > share * mx.max(reached, axis=1, keepdims=True), axis=1)
+
+
+def _settings(draw: Draw) -> tuple[float, float, float, float, float]:
+    """The numbers that a token is drawn by, where float32 rounds none of them to 0 or 1."""
+    least, most = 2**-100, 1 - 2**-22
+    return max(draw.temperature, least), min(draw.top_k, 2**30), draw.top_p, draw.min_p, min(draw.share, most)
 
 
 def _upload(numbers: Sequence[NDArray[np.integer]]) -> list[mx.array]:

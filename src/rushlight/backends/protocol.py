@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,11 +28,46 @@ Array = Any
 Forward = Callable[[Any], Array]
 """A model: a `Batch` of N rows -> (R, V) logits on the device."""
 
-Draw = Callable[["NDArray[np.float32]", float, int, float, float, float], int]
-"""(V,) logits, temperature, top_k, top_p, min_p, share -> the token at that share, in [0, 1), of the probabilities."""
-
 Weight = Any
 """A parameter as the backend has placed it: packed, quantised or plain, as it likes."""
+
+
+class Changes(NamedTuple):
+    """What becomes of some logits before a token is chosen: (l / factor if l > 0 else l * factor) + offset.
+
+    Attributes:
+        ids: (K,) the tokens', each at most once.
+        factors: (K,) above 0; the repetition penalty of Keskar et al., arXiv:1909.05858. 1 changes nothing.
+        offsets: (K,) what is added then.
+    """
+
+    ids: NDArray[np.int32]
+    factors: NDArray[np.float64]
+    offsets: NDArray[np.float64]
+
+
+class Draw(NamedTuple):
+    """How the token of one row of logits is chosen. The steps are in this order, but for what is allowed: see below.
+
+    Attributes:
+        temperature: logits are divided by it; 0 takes the likeliest, of equals the first, and nothing below counts.
+        top_k: only the k likeliest, and all that equal the last of them; 0 is all.
+        top_p: only the fewest, likeliest first and of equals the first, that have this probability together.
+        min_p: only those at least so likely as this share of the likeliest.
+        share: in [0, 1): the token is the one that stands at this share of the probabilities that are left, laid one
+            after another in the order of ids.
+        changes: made before all else.
+        allowed: (V,) the tokens that may be chosen, settled before the temperature; None is all. Rows that share the
+            same array cost a device less than rows that have equal ones.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    share: float = 0.0
+    changes: Changes | None = None
+    allowed: NDArray[np.bool_] | None = None
 
 
 class Role(Enum):
@@ -100,8 +135,6 @@ class Backend(Protocol):
     """The device word a user types: cpu, metal, cuda."""
     dtype: str
     """The word for what it computes in: f32, f64, bf16, ..."""
-    sample: Draw | None
-    """The backend's own way to draw a token, where it has one faster than `rushlight.generation.sampler`'s."""
 
     def place(self, tensor: Tensor, role: Role) -> Weight:
         """Lays a parameter out for its role. It may be read later: it is there after `settle`."""
@@ -171,6 +204,14 @@ class Backend(Protocol):
 
         Writes k and v into the cache's layer at the rows' positions, then for each row and head takes
         softmax(scale · q · kᵀ) v over positions 0 to the row's own.
+        """
+        ...
+
+    def choose(self, logits: Array, draws: Sequence[Draw]) -> list[int]:
+        """(R, V) logits and R draws -> a token for each row; -1 where the greatest logit is NaN or infinite.
+
+        The logits stay as they are. What comes back to the host is the ids alone, and where the device computes on its
+        own, that is what the host waits for.
         """
         ...
 

@@ -17,7 +17,7 @@ from rushlight.backends.protocol import Role
 from rushlight.errors import DtypeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,7 +42,6 @@ class ReferenceBackend:
     """Every operation in NumPy, in float32, or in float64 for tests. Implements `protocol.Backend`."""
 
     device = "cpu"
-    sample: Draw | None = None
 
     def __init__(self, dtype: str = "f32") -> None:
         if dtype not in DTYPES:
@@ -114,6 +113,9 @@ class ReferenceBackend:
             out[span.rows] = _attend(q[span.rows], k[span.rows], v[span.rows], span.position, span.blocks, keys, values)
         return out.reshape(n, c)
 
+    def choose(self, logits: Floats, draws: Sequence[Draw]) -> list[int]:
+        return [_choose(row, draw) for row, draw in zip(logits, draws, strict=True)]
+
     def from_numpy(self, values: Floats) -> Floats:
         return values.astype(self._float, copy=False)
 
@@ -158,6 +160,54 @@ def _attend(
         o[seen] = o[seen] * rescale + np.matmul(p[:, :, None, :], held)[:, :, 0, :]
         m[seen] = m_new
     return o / total
+
+
+def _choose(logits: Floats, draw: Draw) -> int:
+    """(V,) logits -> the token of the draw."""
+    with np.errstate(all="ignore"):  # what overflows is infinite, and said to be
+        logits = _changed(logits, draw)
+    best = int(np.argmax(logits))  # a NaN counts as the greatest
+    if not np.isfinite(logits[best]):
+        return -1
+    if draw.temperature == 0:
+        return best
+    weights = probabilities(logits, draw.temperature, draw.top_k, draw.top_p, draw.min_p)
+    cumulative = np.cumsum(weights)
+    token = np.searchsorted(cumulative, draw.share * cumulative[-1], side="right")
+    return int(min(token, np.flatnonzero(weights)[-1]))  # rounding may reach the very end
+
+
+def _changed(logits: Floats, draw: Draw) -> Floats:
+    """The logits after the draw's changes, and minus infinity where a token is not allowed."""
+    if draw.changes is not None:
+        ids, factors, offsets = draw.changes
+        values, factors = logits[ids], factors.astype(logits.dtype)
+        logits = logits.copy()
+        logits[ids] = np.where(values > 0, values / factors, values * factors) + offsets
+    return logits if draw.allowed is None else np.where(draw.allowed, logits, logits.dtype.type(-np.inf))
+
+
+def probabilities(
+    logits: Floats, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> NDArray[np.float64]:
+    """(V,) logits -> (V,) unnormalised probabilities after temperature, top-k, top-p and min-p; 0 for what is left out.
+
+    As transformers' logits processors in the same order: equals at the edge of top-k all stay, and top-p keeps the
+    fewest tokens, likeliest first, whose probabilities reach it.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    if 0 < top_k < scaled.size:
+        least = np.partition(scaled, -top_k)[-top_k]
+        scaled[scaled < least] = -np.inf
+    weights: NDArray[np.float64] = np.exp(scaled - scaled.max())
+    if top_p < 1:
+        order = np.argsort(-weights, kind="stable")
+        cumulative = np.cumsum(weights[order])
+        n_kept = np.searchsorted(cumulative, top_p * cumulative[-1]) + 1
+        weights[order[n_kept:]] = 0
+    if min_p > 0:
+        weights[weights < min_p * weights.max()] = 0
+    return weights
 
 
 def _gelu_tanh(x: Floats) -> Floats:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
+from rushlight.backends.protocol import Draw
 from rushlight.generation import Context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from rushlight.model import Model
 
@@ -31,7 +30,7 @@ def time_prefill(model: Model, n_tokens: int) -> float:
     ids = random_ids(n_tokens, model.config.vocab_size)
     context = Context(model.forward, model.module.ops, model.config.kv_shape, n_tokens)
     start = perf_counter()
-    context.feed(ids).argmax()
+    context.choose(ids, Draw())
     return perf_counter() - start
 
 
@@ -63,19 +62,18 @@ class Sequences:
         self._cache = self._ops.kv_cache(model.config.kv_shape, n * n_blocks)
         self.length = 0
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.intp]:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[int]:
         """Feeds prompts of one length, one after the other. Returns the tokens chosen next, (S,)."""
         chosen = [self._choose([Chunk(ids, 0, blocks)])[0] for ids, blocks in zip(prompts, self._blocks, strict=True)]
         self.length = len(prompts[0])
-        return np.array(chosen)
+        return chosen
 
-    def step(self, ids: NDArray[np.intp]) -> NDArray[np.intp]:
+    def step(self, ids: Sequence[int]) -> list[int]:
         """Feeds one token to each. Returns the tokens chosen next, (S,)."""
-        chunks = [Chunk((int(i),), self.length, blocks) for i, blocks in zip(ids, self._blocks, strict=True)]
+        chunks = [Chunk((i,), self.length, blocks) for i, blocks in zip(ids, self._blocks, strict=True)]
         self.length += 1
         return self._choose(chunks)
 
-    def _choose(self, chunks: list[Chunk]) -> NDArray[np.intp]:
-        logits = self._ops.to_numpy(self._model.forward(Batch.of(chunks, self._cache)))
-        chosen: NDArray[np.intp] = logits.argmax(axis=-1)
-        return chosen
+    def _choose(self, chunks: list[Chunk]) -> list[int]:
+        logits = self._model.forward(Batch.of(chunks, self._cache))
+        return self._ops.choose(logits, [Draw()] * len(chunks))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Backend
+    from rushlight.backends.protocol import Array, Backend, Draw
 
 Forward = Callable[[Batch], Any]
 """A model: a batch of N rows -> (R, V) logits on the device."""
@@ -39,10 +39,14 @@ class Runner:
         self._backend = backend
         self._cache = backend.kv_cache(kv_shape, n_blocks)
 
-    def __call__(self, chunks: Sequence[Chunk]) -> NDArray[np.floating]:
+    def on_device(self, chunks: Sequence[Chunk]) -> Array:
         """The next tokens of some sequences, in one step -> (R, V) logits, chunk after chunk."""
-        with np.errstate(all="ignore"):  # what overflows shows in the logits, and the sampler refuses those
-            return self._backend.to_numpy(self._forward(Batch.of(chunks, self._cache)))
+        with np.errstate(all="ignore"):  # what overflows shows in the logits, and no token is chosen from those
+            return self._forward(Batch.of(chunks, self._cache))
+
+    def __call__(self, chunks: Sequence[Chunk]) -> NDArray[np.floating]:
+        """The same, on the host."""
+        return self._backend.to_numpy(self.on_device(chunks))
 
 
 class Context:
@@ -57,6 +61,7 @@ class Context:
 
     def __init__(self, forward: Forward, backend: Backend, kv_shape: KVShape, capacity: int) -> None:
         self._blocks = range(-(-capacity // BLOCK_SIZE))
+        self._backend = backend
         self._run = Runner(forward, backend, kv_shape, len(self._blocks))
         self.length = 0
         """Tokens fed so far; the position of the next."""
@@ -69,11 +74,21 @@ class Context:
         Returns:
             (len(ids), V) logits, or (1, V) of the last token alone. The same bits for every `chunk_rows`.
         """
+        logits = self._feed(ids, all_logits, chunk_rows)
+        return np.concatenate([self._backend.to_numpy(part) for part in logits])
+
+    def choose(self, ids: Sequence[int], draw: Draw) -> int:
+        """Runs the next tokens and chooses the one after them, on the device: see `Backend.choose`."""
+        [logits] = self._feed(ids, all_logits=False, chunk_rows=PREFILL_ROWS)
+        [token] = self._backend.choose(logits, [draw])
+        return token
+
+    def _feed(self, ids: Sequence[int], all_logits: bool, chunk_rows: int) -> list[Array]:
         logits = []
         for start in range(0, len(ids), chunk_rows):
             chunk = Chunk(ids[start : start + chunk_rows], self.length, self._blocks, all_logits)
-            out = self._run([chunk])
+            out = self._run.on_device([chunk])
             self.length += len(chunk.ids)
             if all_logits or start + chunk_rows >= len(ids):
                 logits.append(out)
-        return np.concatenate(logits)
+        return logits

@@ -10,8 +10,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
-from rushlight.errors import GenerationError
 from rushlight.generation.blocks import BlockPool
+from rushlight.generation.choice import rows_of
 from rushlight.generation.context import PREFILL_ROWS, Runner
 from rushlight.generation.costs import StepCosts, learned_rate, n_right
 
@@ -96,6 +96,7 @@ class Drafts:
         self.pool = BlockPool(n_blocks, n_idle)
         self.costs = StepCosts()
         """Of one guess for each of so many sequences."""
+        self._backend = model.backend
         self._run = Runner(model.forward, model.backend, model.kv_shape, n_blocks)
         self._holding: dict[Draft, None] = {}
 
@@ -118,17 +119,21 @@ class Drafts:
     def _round(self, feed: Mapping[Draft, Sequence[int]], wanted: Mapping[Draft, int]) -> dict[Draft, Sequence[int]]:
         """Feeds tokens to the model and takes a guess for each that has been shown all; what to feed next."""
         start = perf_counter()
-        logits = self._run([Chunk(ids, draft.n_fed, draft.blocks) for draft, ids in feed.items()])
+        logits = self._run.on_device([Chunk(ids, draft.n_fed, draft.blocks) for draft, ids in feed.items()])
+        shown: dict[int, Draft] = {}  # all of it, by its row of the logits
+        for row, (draft, ids) in enumerate(feed.items()):
+            draft.n_fed += len(ids)
+            if draft.n_fed >= len(draft.ids):
+                shown[row] = draft
+        if not shown:
+            return {}
+        draws = [draft.sampler.draw(draft.n_fed) for draft in shown.values()]
+        tokens = self._backend.choose(rows_of(self._backend, logits, list(shown)), draws)
         if sum(map(len, feed.values())) <= 2 * len(feed):  # what it has to catch up with is no guess's cost
             self.costs.measured(len(feed), perf_counter() - start)
         following: dict[Draft, Sequence[int]] = {}
-        for (draft, ids), row in zip(feed.items(), logits, strict=True):
-            draft.n_fed += len(ids)
-            if draft.n_fed < len(draft.ids):
-                continue
-            try:
-                token = draft.sampler.peek(row, draft.n_fed)
-            except GenerationError:  # no guess is as good as a wrong one
+        for draft, token in zip(shown.values(), tokens, strict=True):
+            if token < 0:  # no guess is as good as a wrong one
                 continue
             draft.guessed.append(token)
             if len(draft.guessed) < wanted[draft] and draft.n_fed < self.context_length:

@@ -9,8 +9,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
-from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError, RushlightError
+from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
 from rushlight.generation.blocks import BlockPool
+from rushlight.generation.choice import Choice, choose, host_rows
 from rushlight.generation.context import PREFILL_ROWS, Runner
 from rushlight.generation.draft import Draft, Drafts
 from rushlight.generation.reader import watch
@@ -19,9 +20,6 @@ from rushlight.generation.speculation import Speculation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from rushlight.backends.batch import KVShape
     from rushlight.backends.protocol import Backend
@@ -97,6 +95,7 @@ class Engine:
         n_idle = IDLE_CONTEXTS * context_blocks
         self.pool = BlockPool(n_blocks, n_idle, shares=prefix_cache)
         self._scheduler = Scheduler(self.pool, max_sequences, max_rows)
+        self._backend = backend
         self._run = Runner(forward, backend, kv_shape, n_blocks)
         self.drafts = Drafts(draft, n_blocks, n_idle) if draft else None
         self._speculation = Speculation(self.drafts)
@@ -292,7 +291,8 @@ class Engine:
         except BaseException as error:
             # What was interrupted is in no known state: all of it ends here, and its blocks are free.
             for sequence in rows:
-                self._fail(sequence, error if isinstance(error, Exception) else GenerationError("interrupted"))
+                sequence.fail(error if isinstance(error, Exception) else GenerationError("interrupted"))
+                self._left.append(sequence)
             if not isinstance(error, Exception):
                 raise
         elapsed_s = perf_counter() - start
@@ -321,43 +321,27 @@ class Engine:
             for s, n in rows.items()
         ]
         start = perf_counter()
-        logits = self._run(chunks)
+        logits = self._run.on_device(chunks)
+        self._is_whole = False
+        choices: list[Choice] = []
+        end = 0  # of the sequence's rows among the logits
+        for (sequence, n), chunk in zip(rows.items(), chunks, strict=True):
+            begin, end = end, end + (len(chunk.ids) if chunk.all_logits else 1)
+            if sequence.scores_prompt:
+                sequence.score(host_rows(self._backend, logits, range(begin, end)))
+            sequence.n_fed += n
+            if sequence.n_pending or sequence.done:
+                continue
+            if len(sequence.ids) == sequence.end:
+                sequence.done = True  # only the prompt was asked about
+            else:
+                guessed = guesses.get(sequence, [])
+                choices.append(Choice(sequence, range(end - 1 - len(guessed), end), guessed))
+        choose(self._backend, logits, choices)
         if decoding:
             self._speculation.costs.measured(sum(len(chunk.ids) for chunk in chunks), perf_counter() - start)
-        self._is_whole = False
-        at = 0
-        for (sequence, n), chunk in zip(rows.items(), chunks, strict=True):
-            n_logits = len(chunk.ids) if chunk.all_logits else 1
-            self._take(sequence, n, guesses.get(sequence, []), logits[at : at + n_logits])
-            at += n_logits
+        for sequence in rows:
+            self.pool.learn_full(sequence)
+            if sequence.done:
+                self._left.append(sequence)
         self._is_whole = True
-
-    def _take(self, sequence: Sequence, n: int, guesses: list[int], logits: NDArray[np.floating]) -> None:
-        """Takes the logits after the n tokens that were fed, or after the last, and after guesses behind them."""
-        if sequence.scores_prompt:
-            sequence.score(logits)
-        sequence.n_fed += n
-        if not sequence.n_pending and not sequence.done:
-            try:
-                self._choose(sequence, guesses, logits[-1 - len(guesses) :])
-            except RushlightError as error:
-                self._fail(sequence, error)
-        self.pool.learn_full(sequence)
-        if sequence.done:
-            self._left.append(sequence)
-
-    def _choose(self, sequence: Sequence, guesses: list[int], logits: NDArray[np.floating]) -> None:
-        if len(sequence.ids) == sequence.end:
-            sequence.done = True  # only the prompt was asked about
-            return
-        token = sequence.choose(logits[0])
-        for guess, after in zip(guesses, logits[1:], strict=True):
-            # What was computed for a wrong guess, and behind it, is written over in the next step.
-            if token != guess or sequence.done:
-                break
-            sequence.n_fed += 1
-            token = sequence.choose(after)
-
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
-        sequence.error, sequence.done = error, True
-        self._left.append(sequence)

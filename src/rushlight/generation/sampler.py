@@ -1,4 +1,4 @@
-"""From logits to the next token."""
+"""What a sequence asks of the choice of each token: its settings, its random numbers, and what its text forbids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from rushlight.errors import GenerationError
+from rushlight.backends.protocol import Changes, Draw
 from rushlight.generation.philox import uniform
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.protocol import Draw
     from rushlight.generation.params import SamplingParams
 
 
@@ -32,7 +31,7 @@ class Constraint(Protocol):
 
 
 class Sampler:
-    """Chooses the tokens of one sequence, one after the other.
+    """Says how each token of one sequence is to be chosen; the device chooses (`Backend.choose`).
 
     The draw at a position depends on the logits, the seed and the position alone: a sequence comes out the same
     whatever is generated beside it.
@@ -41,9 +40,11 @@ class Sampler:
         params: how to choose.
         vocab_size: V.
         prompt_ids: what stands before the text; only the repetition penalty looks at it.
-        barred: ids never to be chosen, because no token has them.
-        draw: draws a token; None is the one in NumPy below.
+        allowed: (V,) the tokens that there are, where ids have none; sequences of one model share the array.
         constraint: what the text must match.
+
+    Attributes:
+        follows_text: whether a draw depends on the tokens before it, so that there is none before they are chosen.
 
     Raises:
         RequestError: `params` names tokens that the vocabulary does not have.
@@ -54,95 +55,93 @@ class Sampler:
         params: SamplingParams,
         vocab_size: int,
         prompt_ids: Iterable[int] = (),
-        barred: NDArray[np.int32] | None = None,
-        draw: Draw | None = None,
+        allowed: NDArray[np.bool_] | None = None,
         constraint: Constraint | None = None,
     ) -> None:
         params.check_vocabulary(vocab_size)
         self.params = params
         self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else int(params.seed)
-        self._barred = barred
         self._constraint = constraint
-        self._draw = _draw if draw is None else draw
-        self._seen = dict.fromkeys(prompt_ids, 0)
-        """The tokens of prompt and text, each with how often it stands in the text."""
+        self._penalties = Penalties(params, prompt_ids)
+        self.follows_text = constraint is not None or self._penalties.grow
+        self._draw = Draw(
+            params.temperature,
+            params.top_k,
+            params.top_p,
+            params.min_p,
+            changes=self._penalties.changes(),
+            allowed=allowed,
+        )
 
-    def choose(self, logits: NDArray[np.floating], position: int) -> int:
-        """The token to stand at `position`, given the (V,) logits for it; it then belongs to the text.
+    def draw(self, position: int) -> Draw:
+        """How the token to stand at `position` is chosen, behind those that were taken."""
+        draw = self._draw
+        if self.follows_text:
+            draw = draw._replace(changes=self._penalties.changes(), allowed=self._allowed())
+        return draw._replace(share=uniform(self.seed, position)) if draw.temperature else draw
+
+    def take(self, token: int) -> None:
+        """Takes the token that was chosen: it now belongs to the text.
 
         Raises:
-            GenerationError: the logits hold NaN or infinity, or no token is left.
+            GenerationError: the constraint gives up.
         """
-        token = self.peek(logits, position)
-        self._seen[token] = self._seen.get(token, 0) + 1
-        if self._constraint is not None:
-            self._constraint.take(token)
-        return token
+        if self.follows_text:
+            self._penalties.take(token)
+            if self._constraint is not None:
+                self._constraint.take(token)
 
-    def peek(self, logits: NDArray[np.floating], position: int) -> int:
-        """The same, and it belongs to nothing yet."""
-        params, logits = self.params, self._adjusted(logits)
-        best = int(np.argmax(logits))  # a NaN counts as the greatest
-        if not np.isfinite(logits[best]):
-            raise GenerationError(
-                f"the model's logits at position {position} have no finite maximum: {logits[best]}",
-                remedy="look for NaN or infinity in the weights",
-            )
-        if params.temperature == 0:
-            return best
-        share = uniform(self.seed, position)
-        return self._draw(logits, params.temperature, params.top_k, params.top_p, params.min_p, share)
-
-    def _adjusted(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The logits after penalties and biases, as a copy where there are any."""
-        params = self.params
-        repeats = params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty
-        if not (repeats or params.logit_bias or self._barred is not None or self._constraint is not None):
-            return logits
-        logits = logits.copy()
-        if repeats:
-            seen = np.fromiter(self._seen, np.int64, len(self._seen))
-            counts = np.fromiter(self._seen.values(), np.int64, len(self._seen))
-            values = logits[seen]
-            values = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-            logits[seen] = values - params.presence_penalty * (counts > 0) - params.frequency_penalty * counts
-        if params.logit_bias:
-            logits[list(params.logit_bias)] += np.array(list(params.logit_bias.values()), logits.dtype)
-        if self._barred is not None:
-            logits[self._barred] = -np.inf
-        if self._constraint is not None:
-            logits[~self._constraint.allowed()] = -np.inf
-        return logits
+    def _allowed(self) -> NDArray[np.bool_] | None:
+        allowed = self._draw.allowed
+        if self._constraint is None:
+            return allowed
+        return self._constraint.allowed() if allowed is None else self._constraint.allowed() & allowed
 
 
-def _draw(
-    logits: NDArray[np.floating], temperature: float, top_k: int, top_p: float, min_p: float, share: float
-) -> int:
-    """The token at `share` of the running sum of the probabilities, in the order of ids."""
-    weights = probabilities(logits, temperature, top_k, top_p, min_p)
-    cumulative = np.cumsum(weights)
-    token = np.searchsorted(cumulative, share * cumulative[-1], side="right")
-    return int(min(token, np.flatnonzero(weights)[-1]))  # rounding may reach the very end
+class Penalties:
+    """What penalties and biases do to logits, as the text grows.
 
+    Args:
+        params: theirs.
+        prompt_ids: what the repetition penalty sees before the text.
 
-def probabilities(
-    logits: NDArray[np.floating], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
-) -> NDArray[np.float64]:
-    """(V,) logits -> (V,) unnormalised probabilities after temperature, top-k, top-p and min-p; 0 for what is left out.
-
-    As transformers' logits processors in the same order: equals at the edge of top-k all stay, and top-p keeps the
-    fewest tokens, likeliest first, whose probabilities reach it.
+    Attributes:
+        grow: whether they depend on the text.
     """
-    scaled = logits.astype(np.float64) / temperature
-    if 0 < top_k < scaled.size:
-        least = np.partition(scaled, -top_k)[-top_k]
-        scaled[scaled < least] = -np.inf
-    weights: NDArray[np.float64] = np.exp(scaled - scaled.max())
-    if top_p < 1:
-        order = np.argsort(-weights, kind="stable")
-        cumulative = np.cumsum(weights[order])
-        n_kept = np.searchsorted(cumulative, top_p * cumulative[-1]) + 1
-        weights[order[n_kept:]] = 0
-    if min_p > 0:
-        weights[weights < min_p * weights.max()] = 0
-    return weights
+
+    def __init__(self, params: SamplingParams, prompt_ids: Iterable[int]) -> None:
+        self._params = params
+        self._bias = params.logit_bias or {}
+        repeats = params.repetition_penalty != 1
+        self.grow = repeats or params.presence_penalty != 0 or params.frequency_penalty != 0
+        self._counts = dict.fromkeys(prompt_ids, 0) if repeats else {}
+        """The tokens whose logits change for their presence, each with how often it stands in the text."""
+        self._places: dict[int, int] = {}
+        self._ids, self._factors, self._offsets = np.empty(0, np.int32), np.empty(0), np.empty(0)
+        for token in {**self._bias, **self._counts}:
+            self._set(token)
+
+    def take(self, token: int) -> None:
+        """Takes a token of the text."""
+        if self.grow:
+            self._counts[token] = self._counts.get(token, 0) + 1
+            self._set(token)
+
+    def changes(self) -> Changes | None:
+        """As they are now, until the next token is taken."""
+        n = len(self._places)
+        return Changes(self._ids[:n], self._factors[:n], self._offsets[:n]) if n else None
+
+    def _set(self, token: int) -> None:
+        params, count = self._params, self._counts.get(token)
+        place = self._places.setdefault(token, len(self._places))
+        if place == len(self._ids):
+            more = 64 + len(self._ids)
+            self._ids, self._factors, self._offsets = (
+                np.concatenate([array, np.zeros(more, array.dtype)])
+                for array in (self._ids, self._factors, self._offsets)
+            )
+        penalty = params.presence_penalty * (1 if count else 0) + params.frequency_penalty * (count or 0)
+        self._ids[place] = token
+        self._factors[place] = 1.0 if count is None else params.repetition_penalty
+        self._offsets[place] = self._bias.get(token, 0.0) - penalty

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.errors import GenerationError
 from rushlight.generation.logprobs import TokenLogprob, token_logprob
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rushlight.backends.protocol import Draw
     from rushlight.generation.draft import Draft
     from rushlight.generation.reader import ReaderRef
     from rushlight.generation.sampler import Sampler
@@ -46,7 +48,7 @@ class Sequence:
 
     Args:
         prompt_ids: at least one.
-        sampler: chooses its tokens.
+        sampler: says how its tokens are chosen.
         max_tokens: at most so many new ones.
         context_length: the most tokens that prompt and text have together.
         stop_ids: tokens that end it.
@@ -107,6 +109,11 @@ class Sequence:
         """Whether the logits after every prompt token are wanted."""
         return self.sampler.params.prompt_logprobs is not None
 
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether its reader asks how likely the tokens are."""
+        return self.sampler.params.logprobs is not None
+
     def is_ready(self) -> bool:
         """Whether its reader has no need to wait."""
         return bool(self.unread) or self.done
@@ -142,15 +149,32 @@ class Sequence:
             if len(self.prompt_logprobs) + 1 == position < self.n_prompt:
                 self.prompt_logprobs.append(token_logprob(row, self.ids[position], n_top))
 
-    def choose(self, logits: NDArray[np.floating]) -> int:
-        """Takes the next token from the (V,) logits after all that there are; it may be the last.
+    def draws(self, n: int) -> list[Draw]:
+        """How the next tokens are chosen: n of them, or one where the second depends on the first.
 
         Raises:
-            GenerationError: the logits hold NaN or infinity, or no token is left.
+            GenerationError: the text cannot be held to its constraint.
         """
-        n_top = self.sampler.params.logprobs
-        token = self.sampler.choose(logits, len(self.ids))
-        logprob = None if n_top is None else token_logprob(logits, token, n_top)
+        n = 1 if self.sampler.follows_text else n
+        return [self.sampler.draw(position) for position in range(len(self.ids), len(self.ids) + n)]
+
+    def take(self, token: int, logits: NDArray[np.floating] | None) -> None:
+        """Takes the token chosen after all that there are; it may be the last.
+
+        Args:
+            token: negative if there was none to choose.
+            logits: (V,) that it was chosen from; None where nobody asked how likely it is.
+
+        Raises:
+            GenerationError: there was none to choose, or the text cannot be held to its constraint.
+        """
+        if token < 0:
+            raise GenerationError(
+                f"the model's logits at position {len(self.ids)} have no finite maximum",
+                remedy="look for NaN or infinity in the weights",
+            )
+        self.sampler.take(token)
+        logprob = None if logits is None else token_logprob(logits, token, self.sampler.params.logprobs or 0)
         reason: FinishReason | None = None
         if token in self._stop_ids:
             reason = "stop"
@@ -160,7 +184,10 @@ class Sequence:
                 reason = self._ends_as
         self.unread.append(Token(token, reason, logprob))
         self.done = reason is not None
-        return token
+
+    def fail(self, error: Exception) -> None:
+        """Ends it with an error."""
+        self.error, self.done = error, True
 
     def read(self) -> Token | None:
         """The next token that was chosen; None if there is none yet, or no more.
