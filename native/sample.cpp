@@ -110,13 +110,18 @@ size_t at_share(std::span<const float> weights, double share) {
 
 std::span<const float> adjusted(std::span<const float> logits, const Draw& draw, std::vector<float>& to) {
   if (draw.ids.empty() && draw.allowed.empty()) return logits;
-  to.assign(logits.begin(), logits.end());
+  to.resize(logits.size());
+  if (draw.allowed.empty()) std::ranges::copy(logits, to.begin());
+  float* kept = to.data();
+  for (size_t i = 0; i < draw.allowed.size(); ++i) {
+    const float logit = logits[i];  // read also where it is not needed, so that several are done at a time
+    kept[i] = draw.allowed[i] ? logit : kLeast;
+  }
   for (size_t i = 0; i < draw.ids.size(); ++i) {
     float& logit = to[static_cast<size_t>(draw.ids[i])];
     const auto factor = static_cast<float>(draw.factors[i]);
     logit = static_cast<float>(double{logit > 0 ? logit / factor : logit * factor} + draw.offsets[i]);
   }
-  for (size_t i = 0; i < draw.allowed.size(); ++i) to[i] = draw.allowed[i] ? to[i] : kLeast;
   return to;
 }
 

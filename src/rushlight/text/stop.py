@@ -52,6 +52,8 @@ class StopStrings:
         """Text to show after `piece`, and whether a stop string has come; after one, nothing more is shown."""
         if self._stopped:
             return "", True
+        if not self._root.children:  # there are no stop strings
+            return piece, False
         text, start = self._held + piece, len(self._held)
         for end, character in enumerate(piece, start + 1):
             self._state = self._state.after(character)
