@@ -24,7 +24,7 @@ class Choice(NamedTuple):
 
     Attributes:
         sequence: whose tokens.
-        rows: of the step's logits: those after its last token, and after each guess behind that.
+        rows: of the step's logits: those after its last token, and after each guess that follows it.
         guesses: one fewer than rows.
     """
 
@@ -37,7 +37,7 @@ class Choice(NamedTuple):
         n = 0
         for n, (token, row) in enumerate(zip(tokens, self.rows, strict=False), 1):
             self.sequence.take(token, logits.get(row))
-            # What was computed for a wrong guess, and behind it, is written over in the next step.
+            # What was computed for a wrong guess, and after it, is written over in the next step.
             if self.sequence.done or n == len(self.rows) or token != self.guesses[n - 1]:
                 return None
             self.sequence.n_fed += 1
@@ -47,7 +47,7 @@ class Choice(NamedTuple):
 def choose(backend: Backend, logits: Array, choices: list[Choice]) -> None:
     """Takes the next token for every sequence, and as many more as guesses are right.
 
-    One call of the device does for a step. Only where a guess is right, and how the token behind it is chosen depends
+    One call of the device does for a step. Only where a guess is right, and how the token after it is chosen depends
     on that, is there another: penalties and constraints follow the text. A sequence for which no token can be chosen
     ends with its error.
 

@@ -74,7 +74,7 @@ class Sampler:
         )
 
     def draw(self, position: int) -> Draw:
-        """How the token to stand at `position` is chosen, behind those that were taken."""
+        """How the token to stand at `position` is chosen, after those that were taken."""
         draw = self._draw
         if self.follows_text:
             draw = draw._replace(changes=self._penalties.changes(), allowed=self._allowed())
