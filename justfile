@@ -59,3 +59,7 @@ ci:
 # Build the native extension with sanitizers and run its tests: `just sanitize thread`.
 sanitize which="address,undefined":
     native/sanitize.sh {{ which }}
+
+# Build the AVX-512 kernels of AVX2 instructions and test them, where the processor has no AVX-512.
+emulate *args:
+    native/emulate.sh {{ args }}

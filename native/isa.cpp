@@ -31,11 +31,14 @@ std::vector<const Kernels*> available_kernels() {
   // The compiler's runtime asks the processor, and the operating system whether it saves the wide registers.
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#if defined(RUSHLIGHT_EMULATE)
+  const bool avx512 = avx2, vnni = avx2;  // what they are compiled to here
+#else
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")) {
-    found.push_back(&avx512vnni::kKernels);
-  }
+  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+#endif
+  if (vnni) found.push_back(&avx512vnni::kKernels);
   if (avx512) found.push_back(&avx512::kKernels);
   if (avx2) found.push_back(&avx2::kKernels);
 #endif

@@ -167,12 +167,12 @@ struct BF16Kernel {
       } else if (k % kTile == 0) {
         Ahead::fetch<kGroups>(ahead, static_cast<size_t>(k) * kPanel * 2);
       }
-      I32 pair[kM];
-      for (int m = 0; m < kM; ++m) pair[m] = broadcast(reinterpret_cast<const int32_t*>(x + m * x_stride)[k / 2]);
-      for (int s = 0; s < kS; ++s) {
-        const auto weights = reinterpret_cast<__m512bh>(load<U32>(w + s * kLanes * 4));
-        for (int m = 0; m < kM; ++m) {
-          acc[m][s] = _mm512_dpbf16_ps(acc[m][s], weights, reinterpret_cast<__m512bh>(pair[m]));
+      __m512bh weights[kS];
+      for (int s = 0; s < kS; ++s) weights[s] = reinterpret_cast<__m512bh>(load<U32>(w + s * kLanes * 4));
+      for (int m = 0; m < kM; ++m) {
+        const I32 pair = broadcast(reinterpret_cast<const int32_t*>(x + m * x_stride)[k / 2]);
+        for (int s = 0; s < kS; ++s) {
+          acc[m][s] = _mm512_dpbf16_ps(acc[m][s], weights[s], reinterpret_cast<__m512bh>(pair));
         }
       }
     }

@@ -10,7 +10,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__x86_64__)
+#if defined(RUSHLIGHT_EMULATE_AVX512)
+#include "emulate.h"
+#elif defined(__x86_64__)
 #include <immintrin.h>
 #endif
 

@@ -33,6 +33,9 @@ TOLERANCES = {"auto": 4e-6, "f32": 4e-6, "f16": 5e-3, "bf16": 3e-2, "int8": 0.12
 """Of the greatest logit, against float64: two to four times what was seen. f32 and auto are as exact as float32 goes;
 in the others the weights are rounded, and these models, with large weights in groups of about 20, feel it most."""
 
+ROUNDED_ACTIVATIONS = 1e-2
+"""The same for bf16 checkpoints as they are, where products of bf16 round the activations to it as well."""
+
 
 def load(name, ops):
     """The fixture's model on a backend, and its config."""
@@ -52,7 +55,9 @@ def test_logits_are_those_of_transformers(isa, name, dtype):
     expected = load_file(FIXTURES / name / "expected.safetensors")
     ids = expected["prompt_ids"].tolist()
     logits = Context(model, ops, config.kv_shape, len(ids)).feed(ids, all_logits=True)
-    assert np.abs(logits - expected["logits_f64"]).max() <= TOLERANCES[dtype] * np.abs(expected["logits_f64"]).max()
+    rounded = dtype == "auto" and ops.dtype == "bf16" and isa == "avx512vnni"
+    tolerance = ROUNDED_ACTIVATIONS if rounded else TOLERANCES[dtype]
+    assert np.abs(logits - expected["logits_f64"]).max() <= tolerance * np.abs(expected["logits_f64"]).max()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,128 @@
+// AVX-512 for a processor without it, so that tests can run its kernels anywhere: the instructions that simd.h and
+// linear.h call by name, as the operations in Intel's Software Developer's Manual, volume 2, define them. Vectors of 64
+// bytes are no matter: the compiler makes them of two. Included instead of the compiler's own header where
+// RUSHLIGHT_EMULATE_AVX512 is defined; RUSHLIGHT_EMULATE_VNNI_BF16 adds what those extensions have.
+#pragma once
+
+#include <immintrin.h>
+
+// After the header, which would otherwise hold that the compiler may use such instructions.
+#define __AVX512F__ 1
+#if defined(RUSHLIGHT_EMULATE_VNNI_BF16)
+#define __AVX512VNNI__ 1
+#define __AVX512BF16__ 1
+#endif
+#undef _mm512_cvtps_ph  // a macro in some compilers
+
+namespace rushlight::RUSHLIGHT_ISA {
+
+#define RUSHLIGHT_EMULATED [[gnu::always_inline, maybe_unused]] static inline
+
+// What AVX2 does within each 128 bits, AVX-512 does within each of more of them.
+
+struct Floats {
+  __m256 low, high;
+};
+
+struct Ints {
+  __m256i low, high;
+};
+
+struct Halves {
+  __m128i low, high;
+};
+
+RUSHLIGHT_EMULATED __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) {
+  const auto x = __builtin_bit_cast(Floats, a), y = __builtin_bit_cast(Floats, b), z = __builtin_bit_cast(Floats, c);
+  const Floats sum = {_mm256_fmadd_ps(x.low, y.low, z.low), _mm256_fmadd_ps(x.high, y.high, z.high)};
+  return __builtin_bit_cast(__m512, sum);
+}
+
+RUSHLIGHT_EMULATED __m512 _mm512_cvtph_ps(__m256i a) {
+  const auto x = __builtin_bit_cast(Halves, a);
+  const Floats floats = {_mm256_cvtph_ps(x.low), _mm256_cvtph_ps(x.high)};
+  return __builtin_bit_cast(__m512, floats);
+}
+
+RUSHLIGHT_EMULATED __m256i _mm512_cvtps_ph(__m512 a, int rounding) {
+  const auto x = __builtin_bit_cast(Floats, a);
+  const Halves halves = {_mm256_cvtps_ph(x.low, rounding), _mm256_cvtps_ph(x.high, rounding)};
+  return __builtin_bit_cast(__m256i, halves);
+}
+
+RUSHLIGHT_EMULATED __m512i _mm512_setzero_si512() { return __m512i{}; }
+
+RUSHLIGHT_EMULATED __m512i _mm512_set1_epi16(short a) {
+  const Ints ints = {_mm256_set1_epi16(a), _mm256_set1_epi16(a)};
+  return __builtin_bit_cast(__m512i, ints);
+}
+
+RUSHLIGHT_EMULATED __m512i _mm512_add_epi16(__m512i a, __m512i b) {
+  const auto x = __builtin_bit_cast(Ints, a), y = __builtin_bit_cast(Ints, b);
+  const Ints sum = {_mm256_add_epi16(x.low, y.low), _mm256_add_epi16(x.high, y.high)};
+  return __builtin_bit_cast(__m512i, sum);
+}
+
+RUSHLIGHT_EMULATED __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
+  const auto x = __builtin_bit_cast(Ints, a), y = __builtin_bit_cast(Ints, b);
+  const Ints sums = {_mm256_madd_epi16(x.low, y.low), _mm256_madd_epi16(x.high, y.high)};
+  return __builtin_bit_cast(__m512i, sums);
+}
+
+RUSHLIGHT_EMULATED __m512i _mm512_maddubs_epi16(__m512i a, __m512i b) {
+  const auto x = __builtin_bit_cast(Ints, a), y = __builtin_bit_cast(Ints, b);
+  const Ints sums = {_mm256_maddubs_epi16(x.low, y.low), _mm256_maddubs_epi16(x.high, y.high)};
+  return __builtin_bit_cast(__m512i, sums);
+}
+
+#if defined(RUSHLIGHT_EMULATE_VNNI_BF16)
+
+using Lanes = uint32_t __attribute__((vector_size(64)));
+using SignedLanes = int32_t __attribute__((vector_size(64)));
+
+// VPDPBUSD: to each lane four products of an unsigned byte of a and a signed byte of b; the sum wraps around.
+RUSHLIGHT_EMULATED __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
+  auto lanes = reinterpret_cast<Lanes>(sum);
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    const Lanes x = reinterpret_cast<Lanes>(a) << (24 - shift) >> 24;
+    const SignedLanes y = reinterpret_cast<SignedLanes>(reinterpret_cast<Lanes>(b) << (24 - shift)) >> 24;
+    lanes += x * reinterpret_cast<Lanes>(y);
+  }
+  return reinterpret_cast<__m512i>(lanes);
+}
+
+// Floats, but for subnormal ones zeros of their sign, which is how bf16 instructions take and give them whatever MXCSR
+// says.
+RUSHLIGHT_EMULATED Lanes flushed(Lanes bits) {
+  const auto normal = reinterpret_cast<Lanes>((bits & 0x7f800000u) != 0);
+  return bits & (normal | 0x80000000u);
+}
+
+// VCVTNEPS2BF16: to nearest, ties to even; a NaN stays one and becomes quiet.
+RUSHLIGHT_EMULATED __m256bh _mm512_cvtneps_pbh(__m512 a) {
+  const Lanes bits = flushed(reinterpret_cast<Lanes>(a));
+  const Lanes nearest = bits + 0x7fffu + (bits >> 16 & 1u);  // of infinity it changes no upper bit
+  const Lanes rounded = (bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x00400000u : nearest;
+  using Halves16 = uint16_t __attribute__((vector_size(32)));
+  return reinterpret_cast<__m256bh>(__builtin_convertvector(rounded >> 16, Halves16));
+}
+
+RUSHLIGHT_EMULATED Lanes fma_flushed(Lanes a, Lanes b, Lanes c) {
+  const auto x = reinterpret_cast<__m512>(flushed(a)), y = reinterpret_cast<__m512>(flushed(b));
+  return flushed(reinterpret_cast<Lanes>(_mm512_fmadd_ps(x, y, reinterpret_cast<__m512>(c))));
+}
+
+// VDPBF16PS: to each lane the product of the pair's upper values, then that of the lower ones, each in one rounding. (A
+// result that only rounding lifts to the least normal number would be zero there.)
+RUSHLIGHT_EMULATED __m512 _mm512_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
+  Lanes lanes = flushed(reinterpret_cast<Lanes>(sum));
+  const auto x = reinterpret_cast<Lanes>(a), y = reinterpret_cast<Lanes>(b);
+  lanes = fma_flushed(x & 0xffff0000u, y & 0xffff0000u, lanes);
+  return reinterpret_cast<__m512>(fma_flushed(x << 16, y << 16, lanes));
+}
+
+#endif
+
+#undef RUSHLIGHT_EMULATED
+
+}  // namespace rushlight::RUSHLIGHT_ISA
