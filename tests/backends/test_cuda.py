@@ -10,7 +10,7 @@ import pytest
 
 from rushlight.backends import devices, open_backend
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
-from rushlight.backends.fusion import Fused, Norm
+from rushlight.backends.fusion import Fused, Norm, value_of
 from rushlight.backends.rows import HostStep
 from rushlight.errors import DeviceError
 from rushlight.generation import SamplingParams
@@ -346,29 +346,29 @@ def test_draws_take_logits_where_they_are(torch):
     assert ops.sample(logits, 1.0, 0, 1.0, 0.0, 0.99) == ops.sample(logits.cpu().numpy(), 1.0, 0, 1.0, 0.0, 0.99)
 
 
-def test_graphs_are_recorded_once_a_shape_and_replayed(torch, monkeypatch):
-    """With stand-ins for what needs a GPU: a graph here computes the forward again, from and into the same memory."""
-    ops = open_backend("torch-cpu", "f32")
-    table = torch.randn(50, 8)
-    calls, recorded = [], []
+@pytest.fixture
+def graphs(torch, monkeypatch):
+    """`graphs(ops)`: stand-ins for what needs a GPU. A graph here computes again, from and into the same memory.
 
-    def forward(step):
-        x = ops.embedding(step.ids, table)
-        calls.append((step, ops.attention(x, x, x, step, layer=0, n_head=2, scale=0.5)))
-        return calls[-1][1]
+    It returns the pools in which graphs were recorded, in that order.
+    """
+    pools = []
 
     class Graph:
+        def pool(self):
+            return self.own_pool
+
         def replay(self):
-            step, logits = self.call
-            logits.copy_(forward(step))
+            step, forward, out = self.recorded
+            out.copy_(value_of(forward(step)))
 
     @contextlib.contextmanager
     def recording(graph, *, pool, stream, capture_error_mode):
         assert capture_error_mode == "thread_local"
-        assert len(calls) == len(recorded) + 1  # warmed up
+        graph.own_pool = object() if pool is None else pool
+        pools.append(graph.own_pool)
+        Graph.last = graph
         yield
-        graph.call = calls[-1]
-        recorded.append(tuple(calls[-1][0].tables.shape))
 
     class Stream:
         def wait_stream(self, other):
@@ -382,20 +382,53 @@ def test_graphs_are_recorded_once_a_shape_and_replayed(torch, monkeypatch):
         "current_stream": Stream,
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    ops._records, ops._stream, ops._pool = True, Stream(), None
 
+    def graphs(ops):
+        ops._records, ops._stream = True, Stream()
+        return pools
+
+    graphs.Graph = Graph
+    return graphs
+
+
+def test_graphs_are_recorded_once_a_shape_and_replayed(torch, graphs):
+    ops = open_backend("torch-cpu", "f32")
+    pools = graphs(ops)
+    table, calls = torch.randn(50, 8), []
+
+    class Forward:
+        revision = 0
+
+        def __call__(self, step):
+            calls.append(tuple(step.ids.shape))
+            x = ops.embedding(step.ids, table)
+            out = ops.linear(ops.attention(x, x, x, step, layer=0, n_head=2, scale=0.5), table, None)
+            if len(calls) == 2 * len(pools):  # a warm-up comes before each recording
+                graphs.Graph.last.recorded = step, plain, out.value
+            return out
+
+    def plain(step):
+        x = ops.embedding(step.ids, table)
+        return ops.linear(ops.attention(x, x, x, step, layer=0, n_head=2, scale=0.5), table, None)
+
+    forward = Forward()
     run, shape = ops.capture(forward), KVShape(1, 2, 4)
-    cache, plain = ops.kv_cache(shape, 6), ops.kv_cache(shape, 6)
+    cache, other = ops.kv_cache(shape, 15), ops.kv_cache(shape, 15)
     kept = []
-    for position in (62, 63, 64, 65):
+    for position in (254, 255, 256, 257):
         for n in (3, 1):
-            chunks = [Chunk([position % 50 + s], position, [2 * s, 2 * s + 1]) for s in range(n)]
-            calls[len(recorded) :] = []  # so that the next recording sees its own warm-up
-            kept.append((run(Batch.of(chunks, cache)), forward(Batch.of(chunks, plain))))
-    assert recorded == [(4, 1), (1, 1), (4, 2), (1, 2)]
+            chunks = [Chunk([position % 50 + s], position, range(5 * s, 5 * s + 5)) for s in range(n)]
+            kept.append((run(Batch.of(chunks, cache)), plain(Batch.of(chunks, other)).value))
     for found, expected in kept:
         assert found.shape == expected.shape
         assert torch.allclose(found, expected, atol=1e-6)
+    assert calls == [(4,), (4,), (1,), (1,)] * 2  # recorded for tables of four and of eight blocks
+    assert len(pools) == 4
+    assert len(set(pools)) == 1
+
+    forward.revision = 1
+    run(Batch.of(chunks, cache))
+    assert pools[-1] not in pools[:-1]  # a pool is not opened again when its graphs are gone
 
 
 def test_memory_that_runs_out_is_said(torch, monkeypatch):

@@ -21,7 +21,7 @@ from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.fusion import Deferred, Fused, Norm, value_of
 from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import Role
-from rushlight.backends.rows import HostStep, LastStep, Recorded, padded
+from rushlight.backends.rows import HostStep, LastStep, Recorded, Run, attend, padded
 from rushlight.errors import DeviceError, DtypeError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -124,7 +124,6 @@ class TorchBackend:
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         with torch.cuda.device(self._on):
             self._stream = torch.cuda.Stream()
-            self._pool = torch.cuda.graph_pool_handle()
         try:
             from rushlight.backends import cuda_kernels
         except ImportError:  # PyTorch for Windows comes without Triton
@@ -228,18 +227,20 @@ class TorchBackend:
         step = self._steps.of(batch)
         keys, values = batch.cache.keys[layer], batch.cache.values[layer]
         q, k, v = (value_of(x).unflatten(-1, (n_head, -1)).to(keys.dtype) for x in (q, k, v))  # (N, H, D)
-        decode = self._kernels.decode_attention if self._kernels else decode_attention
-        if not step.runs:
-            return decode(q, k, v, keys, values, step.slots, step.tables, step.lengths, scale).flatten(1)
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        if len(step.single):
-            q_alone, k_alone, v_alone, slots = (x[step.single] for x in (q, k, v, step.slots))
-            out[step.single] = decode(q_alone, k_alone, v_alone, keys, values, slots, step.tables, step.lengths, scale)
-        for run in step.runs:
+        attention = self._kernels.decode_attention if self._kernels else decode_attention
+
+        def decode(rows: Any) -> torch.Tensor:
+            of_rows = q[rows], k[rows], v[rows], keys, values, step.slots[rows]
+            out: torch.Tensor = attention(*of_rows, step.tables, step.lengths, scale)
+            return out
+
+        def prefill(run: Run) -> torch.Tensor:
             rows = run.rows
             write(k[rows], v[rows], keys, values, step.slots[rows])
-            out[rows] = prefill_attention(q[rows], keys, values, run.blocks, run.length, scale)
-        return out.flatten(1)
+            return prefill_attention(q[rows], keys, values, run.blocks, run.length, scale)
+
+        heads: torch.Tensor = attend(step, lambda: torch.empty_like(q), decode, prefill)
+        return heads.flatten(1)
 
     def from_numpy(self, values: NDArray[np.floating]) -> torch.Tensor:
         return torch.tensor(values, dtype=self._type, device=self._on)
@@ -253,8 +254,10 @@ class TorchBackend:
     def capture(self, forward: Forward) -> Forward:
         """`forward`, with decode steps on a GPU replayed from CUDA graphs, and one copy to the device a step.
 
-        Decode steps are padded to powers of two in rows and blocks. Each shape is recorded when it first occurs; since
-        they double, the memory of all those of fewer rows together is at most that of the largest.
+        Decode steps are padded to powers of two in rows and blocks, and each shape is recorded when it first occurs.
+        To record all of them ahead, the largest first, would take the least memory, but a command that answers one
+        prompt needs three of the dozens that there are. What comes late costs little: all graphs of a cache share one
+        pool, rows double from one to the next, and so those recorded before a larger one add at most as much again.
         """
 
         def run(batch: Batch) -> torch.Tensor:
@@ -264,8 +267,8 @@ class TorchBackend:
                 return value_of(forward(host.on_device(self._upload(host.numbers))))[: len(batch.logit_rows)]
             numbers = self._pinned(host.numbers)
 
-            def record() -> _Graph:
-                return _Graph(forward, host, numbers.to(self._on), self._stream, self._pool)
+            def record(other: _Graph | None) -> _Graph:
+                return _Graph(forward, host, numbers.to(self._on), self._stream, other)
 
             with torch.cuda.device(self._on):
                 graph = batch.cache.graphs.of(forward, host, record)
@@ -450,7 +453,7 @@ class _Graph:
         host: HostStep,
         numbers: torch.Tensor,
         stream: torch.cuda.Stream,
-        pool: Any,
+        other: _Graph | None,
     ) -> None:
         self._numbers = numbers
         step = host.on_device(_views(numbers, host.numbers))
@@ -458,13 +461,15 @@ class _Graph:
         with torch.cuda.stream(stream):
             value_of(forward(step))  # kernels are compiled, and libraries take their workspaces, before the recording
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads, such as a server's, may go on using the device.
+        # The pool of a graph that lives: PyTorch does not open one again whose graphs are all gone. Other threads, such
+        # as a server's, may go on using the device.
+        pool = None if other is None else other._graph.pool()
         with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._logits = value_of(forward(step))
         torch.cuda.current_stream().wait_stream(stream)
 
     def replay(self, numbers: torch.Tensor) -> torch.Tensor:
-        """The logits, until the next replay of any graph in the pool."""
+        """The logits, until the next replay of this graph, or of another in its pool."""
         self._numbers.copy_(numbers, non_blocking=True)
         self._graph.replay()
         return self._logits
