@@ -84,11 +84,13 @@ class Rushlight:
         self._ops: Any = self._model.module.ops
         self._run = self._ops.capture(self._model.module)
         self._longest = plan.longest
+        self._blocks: list[range] = []
 
     def prefill(self, prompts: NDArray[np.int64]) -> torch.Tensor:
         n_blocks = -(-self._longest // BLOCK_SIZE)
-        self._blocks = [range(s * n_blocks, (s + 1) * n_blocks) for s in range(len(prompts))]
-        self._cache = self._ops.kv_cache(self._model.config.kv_shape, len(prompts) * n_blocks)
+        if len(self._blocks) != len(prompts):  # graphs belong to their cache, which is therefore kept between repeats
+            self._blocks = [range(s * n_blocks, (s + 1) * n_blocks) for s in range(len(prompts))]
+            self._cache = self._ops.kv_cache(self._model.config.kv_shape, len(prompts) * n_blocks)
         self._length = prompts.shape[1]
         logits = []
         for first in range(0, len(prompts), PREFILL_SEQUENCES):
@@ -114,16 +116,20 @@ class Transformers:
         self._longest = plan.longest
         self._compiled = compiled
         mode = "reduce-overhead" if self._on.type == "cuda" else "default"
-        self._forward = torch.compile(self._model, mode=mode) if compiled else self._model
+        self._forward = torch.compile(self._model, mode=mode, dynamic=False) if compiled else self._model
+        self._sequences = 0
 
     def prefill(self, prompts: NDArray[np.int64]) -> torch.Tensor:
         from transformers import DynamicCache, StaticCache
 
         config = self._model.config
-        self._cache = (
-            StaticCache(config, max_cache_len=self._longest) if self._compiled else DynamicCache(config=config)
-        )
-        self._length = 0
+        if not self._compiled:
+            self._cache = DynamicCache(config=config)
+        elif self._sequences == len(prompts):
+            self._cache.reset()  # what is compiled holds this cache's addresses, and would be compiled again for others
+        else:
+            self._cache = StaticCache(config, max_cache_len=self._longest)
+        self._sequences, self._length = len(prompts), 0
         return self._logits(self._model, torch.from_numpy(prompts).to(self._on))
 
     def step(self, ids: list[int]) -> torch.Tensor:

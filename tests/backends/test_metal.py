@@ -89,11 +89,12 @@ def test_a_compiled_step_writes_the_cache_and_keeps_its_shape(monkeypatch):
             return ops.attention(x, x, x, batch, layer=0, n_head=2, scale=0.5)
 
         table = ops.place(ArrayTensor(np.random.default_rng(0).standard_normal((50, 8))), Role.TABLE)
-        n_steps = BLOCK_SIZE + 3
-        compiled, plain = (ops.kv_cache(KVShape(1, 2, 4), 4) for _ in range(2))
+        compiled, plain = (ops.kv_cache(KVShape(1, 2, 4), 10) for _ in range(2))
         run = ops.capture(forward)
-        for position in range(n_steps):
-            chunks = [Chunk([position % 50], position, [1, 3]), Chunk([7], position, [0, 2])]
+        first = 4 * BLOCK_SIZE - 2
+        for position, n in [(0, first), *((position, 1) for position in range(first, first + 5))]:
+            ids = [(position + i) % 50 for i in range(n)]
+            chunks = [Chunk(ids, position, range(5), True), Chunk([7] * n, position, range(5, 10), True)]
             found = ops.to_numpy(run(Batch.of(chunks, compiled)))
             n_traces = len(traces)
             expected = ops.to_numpy(forward(Batch.of(chunks, plain)))
@@ -102,4 +103,4 @@ def test_a_compiled_step_writes_the_cache_and_keeps_its_shape(monkeypatch):
     finally:
         mx.disable_compile()
     # One of the prompt, which is not compiled, and one of each width.
-    assert traces == [2, 2, 2]
+    assert traces == [2 * first, 2, 2]

@@ -1,5 +1,7 @@
 """How a batch is laid out for libraries of array operations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ def test_rows_alone_are_laid_side_by_side_and_runs_apart():
     ]  # fmt: skip
     assert step.single.tolist() == [3, 4]
     assert step.lengths.tolist() == [6, BLOCK_SIZE + 1]
-    assert step.tables.tolist() == [[1, SPARE], [3, 7]]
+    assert step.tables.tolist() == [[1, SPARE, SPARE, SPARE], [3, 7, SPARE, SPARE]]
     (run,) = step.runs
     assert (run.rows, run.length, run.blocks.tolist()) == (slice(0, 3), BLOCK_SIZE + 2, [4, 2])
     assert (step.ids.tolist(), step.positions.tolist()) == (batch.ids.tolist(), batch.positions.tolist())
@@ -41,9 +43,9 @@ def test_rows_alone_are_laid_side_by_side_and_runs_apart():
     assert step.cache is batch.cache
 
 
-@pytest.mark.parametrize(("position", "width"), [(0, 1), (63, 1), (64, 2), (127, 2), (128, 4), (255, 4), (256, 8)])
+@pytest.mark.parametrize(("position", "width"), [(0, 4), (63, 4), (255, 4), (256, 8), (511, 8), (512, 16)])
 def test_tables_are_as_wide_as_the_longest_needs_up_to_a_power_of_two(position, width):
-    batch = Batch.of([Chunk([1], position, range(9)), Chunk([1], 0, [9])], Cache())
+    batch = Batch.of([Chunk([1], position, range(16)), Chunk([1], 0, [16])], Cache())
     assert on_device(batch).tables.shape == (2, width)
     assert on_device(batch).tables[0].tolist() == list(range(width))
 
@@ -72,8 +74,9 @@ def test_decode_steps_are_padded_to_powers_of_two(n, rows):
         decode_batch(*range(1, MAX_PADDED_ROWS + 2)),
         decode_batch(3, 0),  # a prompt of one token
         Batch.of([Chunk([1, 2], 4, [0]), Chunk([3], 1, [1])], Cache()),
+        replace(decode_batch(3, 4), logit_rows=np.array([1], np.int32)),
     ],
-    ids=["too many rows", "a prompt", "a run"],
+    ids=["too many rows", "a prompt", "a run", "not every row's logits"],
 )
 def test_other_steps_are_not(batch):
     assert padded(batch, SPARE) is None
@@ -96,13 +99,17 @@ def test_what_is_recorded_serves_its_forward_and_shape_until_a_module_changes():
 
     made = []
 
-    def make():
-        made.append(len(made))
+    def make(other):
+        made.append((len(made), other))
         return made[-1]
 
     recorded, first, second = Recorded(), Forward(), Forward()
-    one, two = (HostStep.of(decode_batch(*positions), SPARE) for positions in ([1], [1, 70]))
-    assert [recorded.of(*words, make) for words in ((first, one), (first, two), (second, one))] == [0, 1, 2]
-    assert [recorded.of(*words, make) for words in ((first, one), (first, two), (second, one))] == [0, 1, 2]
+    one, two = (HostStep.of(decode_batch(*positions), SPARE) for positions in ([1], [1, 300]))
+    for _ in range(2):
+        for words, number in (((first, one), 0), ((first, two), 1), ((second, one), 2)):
+            assert recorded.of(*words, make)[0] == number
     first.revision = second.revision = 2
-    assert [recorded.of(*words, make) for words in ((first, one), (first, one), (second, one))] == [3, 3, 4]
+    for words, number in (((first, one), 3), ((first, one), 3), ((second, one), 4)):
+        assert recorded.of(*words, make)[0] == number
+    # Each is given one that there is, and after a change none of those before it.
+    assert [other and other[0] for _, other in made] == [None, 0, 0, None, 3]

@@ -18,9 +18,10 @@ import torch.nn.functional as F  # noqa: N812, PyTorch's own name for it
 from torch.nn.attention.bias import causal_lower_right
 
 from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.fusion import Deferred, Fused, Norm, value_of
 from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import Role
-from rushlight.backends.rows import HostStep, LastStep, Recorded, padded
+from rushlight.backends.rows import HostStep, LastStep, Recorded, Run, attend, padded
 from rushlight.errors import DeviceError, DtypeError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
-    from rushlight.backends.protocol import Draw, Forward, Tensor
+    from rushlight.backends.protocol import Array, Draw, Forward, Tensor
 
 DTYPES = ("auto", "f32", "f16", "bf16", "int8")
 """What the weights are kept in; auto is the checkpoint's own. Activations, keys and values are in the same, with int8
@@ -40,6 +41,10 @@ _FORMATS = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 _TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "int8": torch.bfloat16}
 """What is computed in."""
+
+MAX_FUSED_ROWS = 16
+"""Up to so many rows a launch takes as long as what it launches, and neighbouring operations become one. Beyond them
+PyTorch's products win, which read each weight once for many rows."""
 
 _FILE_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -54,6 +59,10 @@ class Int8Weight(NamedTuple):
 
     values: torch.Tensor
     scales: torch.Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.values.shape
 
 
 class TorchKVCache:
@@ -115,7 +124,6 @@ class TorchBackend:
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         with torch.cuda.device(self._on):
             self._stream = torch.cuda.Stream()
-            self._pool = torch.cuda.graph_pool_handle()
         try:
             from rushlight.backends import cuda_kernels
         except ImportError:  # PyTorch for Windows comes without Triton
@@ -182,50 +190,60 @@ class TorchBackend:
             return (table.values[at] * table.scales[at, None]).to(torch.bfloat16)
         return F.embedding(at, table)
 
-    def linear(self, x: torch.Tensor, weight: torch.Tensor | Int8Weight, bias: torch.Tensor | None) -> torch.Tensor:
-        if isinstance(weight, Int8Weight):
-            if self._kernels and len(x) <= self._kernels.MAX_LINEAR_ROWS:
-                return self._kernels.int8_linear(x, *weight, bias)
-            return int8_linear(x, *weight, bias)
-        return F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
+    def linear(self, x: Array, weight: torch.Tensor | Int8Weight, bias: torch.Tensor | None) -> Array:
+        normed = x.normed() if isinstance(x, Deferred) else None
+        return self._fuse((normed or Fused(value_of(x)))._replace(weight=weight, bias=bias))
 
-    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-        return F.layer_norm(x, x.shape[1:], weight.to(x.dtype), bias.to(x.dtype), eps)
+    def layer_norm(self, x: Array, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> Array:
+        return self._fuse(Fused(value_of(x), Norm(weight, bias, eps)))
 
-    def activation(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return ACTIVATION_FUNCTIONS[name](x)
+    def activation(self, x: Array, name: str) -> Array:
+        product = x.product() if isinstance(x, Deferred) else None
+        if product is not None and product.activation is None:
+            return self._fuse(product._replace(activation=name))
+        return ACTIVATION_FUNCTIONS[name](value_of(x))
 
-    def split(self, x: torch.Tensor, n: int) -> Sequence[torch.Tensor]:
-        parts: Sequence[torch.Tensor] = x.chunk(n, dim=-1)
+    def _fuse(self, fused: Fused) -> Array:
+        """With few rows, what waits for the operation after it; else its value."""
+        return Deferred(fused, self._compute) if len(fused.x) <= MAX_FUSED_ROWS else compute(fused)
+
+    def _compute(self, fused: Fused) -> torch.Tensor:
+        return self._kernels.linear(fused) if self._kernels and fused.weight is not None else compute(fused)
+
+    def split(self, x: Array, n: int) -> Sequence[torch.Tensor]:
+        parts: Sequence[torch.Tensor] = value_of(x).chunk(n, dim=-1)
         return parts
 
-    def take(self, x: torch.Tensor, rows: NDArray[np.int32] | torch.Tensor) -> torch.Tensor:
-        return x.index_select(0, self._index(rows))
+    def take(self, x: Array, rows: NDArray[np.int32] | torch.Tensor) -> torch.Tensor:
+        return value_of(x).index_select(0, self._index(rows))
 
-    def windows(self, x: torch.Tensor, rows: NDArray[np.int32]) -> torch.Tensor:
+    def windows(self, x: Array, rows: NDArray[np.int32]) -> torch.Tensor:
         at = self._index(rows)
-        return torch.where(at[:, :, None] >= 0, x[at.clamp(min=0)], 0).flatten(1)
+        return torch.where(at[:, :, None] >= 0, value_of(x)[at.clamp(min=0)], 0).flatten(1)
 
     def attention(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, *, layer: int, n_head: int, scale: float
+        self, q: Array, k: Array, v: Array, batch: Batch, *, layer: int, n_head: int, scale: float
     ) -> torch.Tensor:
         step = self._steps.of(batch)
         keys, values = batch.cache.keys[layer], batch.cache.values[layer]
-        q, k, v = (x.unflatten(-1, (n_head, -1)).to(keys.dtype) for x in (q, k, v))  # (N, H, D)
-        keys.index_copy_(0, step.slots, k)
-        values.index_copy_(0, step.slots, v)
-        decode = self._kernels.decode_attention if self._kernels else decode_attention
-        if not step.runs:
-            return decode(q, keys, values, step.tables, step.lengths, scale).flatten(1)
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        if len(step.single):
-            out[step.single] = decode(q[step.single], keys, values, step.tables, step.lengths, scale)
-        for rows, length, blocks in step.runs:
-            out[rows] = prefill_attention(q[rows], keys, values, blocks, length, scale)
-        return out.flatten(1)
+        q, k, v = (value_of(x).unflatten(-1, (n_head, -1)).to(keys.dtype) for x in (q, k, v))  # (N, H, D)
+        attention = self._kernels.decode_attention if self._kernels else decode_attention
 
-    def choose(self, logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
-        x = self._changed(logits.float(), draws)
+        def decode(rows: Any) -> torch.Tensor:
+            of_rows = q[rows], k[rows], v[rows], keys, values, step.slots[rows]
+            out: torch.Tensor = attention(*of_rows, step.tables, step.lengths, scale)
+            return out
+
+        def prefill(run: Run) -> torch.Tensor:
+            rows = run.rows
+            write(k[rows], v[rows], keys, values, step.slots[rows])
+            return prefill_attention(q[rows], keys, values, run.blocks, run.length, scale)
+
+        heads: torch.Tensor = attend(step, lambda: torch.empty_like(q), decode, prefill)
+        return heads.flatten(1)
+
+    def choose(self, logits: torch.Tensor | Deferred, draws: Sequence[Draw]) -> list[int]:
+        x = self._changed(value_of(logits).float(), draws)
         most, ids = x.max(1)  # a NaN counts as the greatest
         sampled = [row for row, draw in enumerate(draws) if draw.temperature]
         if sampled:
@@ -269,8 +287,8 @@ class TorchBackend:
     def from_numpy(self, values: NDArray[np.floating]) -> torch.Tensor:
         return torch.tensor(values, dtype=self._type, device=self._on)
 
-    def to_numpy(self, x: torch.Tensor) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = x.float().numpy(force=True)
+    def to_numpy(self, x: Array) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = value_of(x).float().numpy(force=True)
         return values
 
     # Steps
@@ -278,19 +296,21 @@ class TorchBackend:
     def capture(self, forward: Forward) -> Forward:
         """`forward`, with decode steps on a GPU replayed from CUDA graphs, and one copy to the device a step.
 
-        Decode steps are padded to powers of two in rows and blocks. Each shape is recorded when it first occurs; since
-        they double, the memory of all those of fewer rows together is at most that of the largest.
+        Decode steps are padded to powers of two in rows and blocks, and each shape is recorded when it first occurs.
+        To record all of them ahead, the largest first, would take the least memory, but a command that answers one
+        prompt needs three of the dozens that there are. What comes late costs little: all graphs of a cache share one
+        pool, rows double from one to the next, and so those recorded before a larger one add at most as much again.
         """
 
         def run(batch: Batch) -> torch.Tensor:
             whole = padded(batch, batch.cache.spare)
             host = HostStep.of(batch if whole is None else whole, batch.cache.spare)
             if whole is None or not self._records:
-                return forward(host.on_device(self._upload(host.numbers)))[: len(batch.logit_rows)]
+                return value_of(forward(host.on_device(self._upload(host.numbers))))[: len(batch.logit_rows)]
             numbers = self._pinned(host.numbers)
 
-            def record() -> _Graph:
-                return _Graph(forward, host, numbers.to(self._on), self._stream, self._pool)
+            def record(other: _Graph | None) -> _Graph:
+                return _Graph(forward, host, numbers.to(self._on), self._stream, other)
 
             with torch.cuda.device(self._on):
                 graph = batch.cache.graphs.of(forward, host, record)
@@ -351,23 +371,50 @@ def int8_linear(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, bia
     return (y if bias is None else y + bias).to(x.dtype)
 
 
+def compute(fused: Fused) -> torch.Tensor:
+    """One operation after another."""
+    x, norm, weight, bias, activation, residual = fused
+    if norm is not None:
+        x = F.layer_norm(x, x.shape[1:], norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
+    if weight is None:
+        return x
+    if isinstance(weight, Int8Weight):
+        y = int8_linear(x, *weight, bias)
+    else:
+        y = F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
+    if activation is not None:
+        y = ACTIVATION_FUNCTIONS[activation](y)
+    return y if residual is None else residual + y
+
+
+def write(k: torch.Tensor, v: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor) -> None:
+    """Puts rows' keys and values (N, H, D) into the cache, at their places."""
+    keys.index_copy_(0, slots, k)
+    values.index_copy_(0, slots, v)
+
+
 def decode_attention(
     q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
+    slots: torch.Tensor,
     tables: torch.Tensor,
     lengths: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """Attention of one row a sequence over its blocks: (S, H, D) queries -> (S, H, D).
+    """Attention of one row a sequence, which is its last, over its blocks: (S, H, D) -> (S, H, D).
 
     Args:
-        q: the queries.
-        keys, values: (n_places, H, D), BLOCK_SIZE places a block.
+        q, k, v: the rows' queries, keys and values.
+        keys, values: (n_places, H, D), BLOCK_SIZE places a block; k and v are written there.
+        slots: (S,) the rows' places.
         tables: (S, W) each sequence's blocks.
-        lengths: (S,) how many of their places each sees.
+        lengths: (S,) how many of their places each sees, its row's own the last of them.
         scale: of the scores.
     """
+    write(k, v, keys, values, slots)
     seen = torch.arange(tables.shape[1] * BLOCK_SIZE, device=q.device) < lengths[:, None]  # (S, T)
     # What a place held before may be NaN, which no mask takes out of a sum.
     k, v = (
@@ -461,21 +508,23 @@ class _Graph:
         host: HostStep,
         numbers: torch.Tensor,
         stream: torch.cuda.Stream,
-        pool: Any,
+        other: _Graph | None,
     ) -> None:
         self._numbers = numbers
         step = host.on_device(_views(numbers, host.numbers))
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            forward(step)  # kernels are compiled, and libraries take their workspaces, before the recording
+            value_of(forward(step))  # kernels are compiled, and libraries take their workspaces, before the recording
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads, such as a server's, may go on using the device.
+        # The pool of a graph that lives: PyTorch does not open one again whose graphs are all gone. Other threads, such
+        # as a server's, may go on using the device.
+        pool = None if other is None else other._graph.pool()
         with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            self._logits = forward(step)
+            self._logits = value_of(forward(step))
         torch.cuda.current_stream().wait_stream(stream)
 
     def replay(self, numbers: torch.Tensor) -> torch.Tensor:
-        """The logits, until the next replay of any graph in the pool."""
+        """The logits, until the next replay of this graph, or of another in its pool."""
         self._numbers.copy_(numbers, non_blocking=True)
         self._graph.replay()
         return self._logits

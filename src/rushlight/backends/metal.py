@@ -9,7 +9,7 @@ differ in the last places between batch sizes.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import Role
-from rushlight.backends.rows import HostStep, LastStep, Recorded, Step, padded
+from rushlight.backends.rows import HostStep, LastStep, Recorded, Run, Step, attend, padded
 from rushlight.errors import DtypeError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -211,18 +211,17 @@ class MLXBackend:
         if not isinstance(batch, Step):
             cache.hold(batch)
         step = self._steps.of(batch)
-        n = len(q)
-        q, k, v = (x.reshape(n, n_head, -1).astype(cache.keys[layer].dtype) for x in (q, k, v))  # (N, H, D)
+        q, k, v = (x.reshape(len(x), n_head, -1).astype(cache.keys[layer].dtype) for x in (q, k, v))  # (N, H, D)
         keys, values = cache.keys[layer], cache.values[layer]
         keys[step.slots], values[step.slots] = k, v
-        if not step.runs:
-            return decode_attention(q, keys, values, step.tables, step.lengths, scale).reshape(n, -1)
-        out = mx.zeros_like(q)
-        if len(step.single):
-            out[step.single] = decode_attention(q[step.single], keys, values, step.tables, step.lengths, scale)
-        for rows, length, blocks in step.runs:
-            out[rows] = prefill_attention(q[rows], keys, values, blocks, length, scale)
-        return out.reshape(n, -1)
+
+        def decode(rows: Any) -> mx.array:
+            return decode_attention(q[rows], keys, values, step.tables, step.lengths, scale)
+
+        def prefill(run: Run) -> mx.array:
+            return prefill_attention(q[run.rows], keys, values, run.blocks, run.length, scale)
+
+        return attend(step, lambda: mx.zeros_like(q), decode, prefill).reshape(len(q), -1)
 
     def choose(self, logits: mx.array, draws: Sequence[Draw]) -> list[int]:
         x = _changed(logits.astype(mx.float32), draws)
@@ -259,7 +258,7 @@ class MLXBackend:
             if whole is None:
                 logits = forward(host.on_device(numbers))
             else:
-                logits = cache.compiled.of(forward, host, lambda: _compile(forward, host, cache))(numbers)
+                logits = cache.compiled.of(forward, host, lambda _: _compile(forward, host, cache))(numbers)
             mx.async_eval(logits, cache.keys, cache.values)
             return logits[: len(batch.logit_rows)]
 

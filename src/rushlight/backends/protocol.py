@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rushlight.backends.batch import Batch, KVCache, KVShape
 
 Array = Any
-"""An activation on the device: (N, C), with `.shape`, `+` and `*`. NumPy's, MLX's and PyTorch's arrays all are."""
+"""An activation on the device: (N, C), with `.shape`, `+` and `*`. NumPy's, MLX's and PyTorch's arrays all are, and
+what a backend has not computed yet (`rushlight.backends.fusion`)."""
 
 Forward = Callable[[Any], Array]
 """A model: a `Batch` of N rows -> (R, V) logits on the device."""
@@ -164,7 +165,8 @@ class Backend(Protocol):
         ...
 
     def capture(self, forward: Forward) -> Forward:
-        """The forward as this device runs it best: its results are the same bits, its errors the same.
+        """The forward as this device runs it best: its results are as near as the device promises of any two ways to
+        compute a row (on cpu and reference the same bits), its errors the same.
 
         A device may record what a forward asks of it and repeat that without asking, as long as `forward.revision`
         (see `rushlight.nn.Module`) stays; where it does not, this is `forward` itself.

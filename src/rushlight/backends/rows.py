@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MAX_PADDED_ROWS = 256
 """Decode steps of more rows come in too many shapes to keep one of each ready."""
 
+LEAST_TABLE_WIDTH = 4
+"""Blocks in a table of rows that are alone, at the least: narrower ones would save little, and be more shapes."""
+
 Upload = Callable[[Sequence["NDArray[np.int32]"]], Sequence[Any]]
 """Arrays on the host -> the same on the device."""
 
@@ -51,7 +54,8 @@ class Step(NamedTuple):
         slots: (N,) each row's place in the cache, which has BLOCK_SIZE places a block.
         single: (S,) the rows that are alone in their sequence.
         lengths: (S,) how many positions each of them sees, itself included.
-        tables: (S, W) their blocks, W what the longest needs, up to a power of two; `spare` where one has no more.
+        tables: (S, W) their blocks, W what the longest needs, up to a power of two and at least LEAST_TABLE_WIDTH;
+            `spare` where one has no more.
         runs: the other sequences' rows.
     """
 
@@ -93,7 +97,7 @@ class HostStep(NamedTuple):
         alone = counts == 1
         single = batch.row_starts[:-1][alone]
         lengths = batch.positions[single] + 1
-        width = _power_of_two(-(-int(lengths.max(initial=1)) // BLOCK_SIZE))
+        width = max(LEAST_TABLE_WIDTH, _power_of_two(-(-int(lengths.max(initial=1)) // BLOCK_SIZE)))
         known = batch.block_tables[alone, :width]
         tables = np.full((len(single), width), spare, np.int32)
         tables[:, : known.shape[1]] = np.where(known < 0, spare, known)
@@ -108,6 +112,25 @@ class HostStep(NamedTuple):
         of_rows, of_runs = numbers[:7], zip(self.spans, numbers[7:], strict=True)
         runs = tuple(Run(span.rows, _length(span), blocks) for span, blocks in of_runs)
         return Step(self.batch.cache, self.batch.windows, runs, *of_rows)
+
+
+def attend(step: Step, out: Callable[[], Any], decode: Callable[[Any], Any], prefill: Callable[[Run], Any]) -> Any:
+    """Attention of a step's N rows: those that are alone side by side, the runs one after another. -> (N, H, D)
+
+    Args:
+        step: whose rows.
+        out: makes room for the result, where there are runs.
+        decode: some rows that are alone, as an index of the N -> (S, H, D).
+        prefill: a run of n rows -> (n, H, D).
+    """
+    if not step.runs:
+        return decode(slice(None))
+    result = out()
+    if len(step.single):
+        result[step.single] = decode(step.single)
+    for run in step.runs:
+        result[run.rows] = prefill(run)
+    return result
 
 
 class LastStep:
@@ -143,15 +166,18 @@ class Recorded(Generic[Recording]):
         self._revision = 0
         self._made: dict[tuple[object, ...], Recording] = {}
 
-    def of(self, forward: Forward, host: HostStep, make: Callable[[], Recording]) -> Recording:
-        """What was made for this forward and a step of this shape, while no module has changed; else what is made."""
+    def of(self, forward: Forward, host: HostStep, make: Callable[[Recording | None], Recording]) -> Recording:
+        """What was made for this forward and a step of this shape, while no module has changed; else what is made.
+
+        `make` is given one of the others that there are, if there are any.
+        """
         revision: int = getattr(forward, "revision", 0)  # plain functions do not change
         if revision != self._revision:
             self._made.clear()
             self._revision = revision
         key = (forward, *host.tables.shape)
         if key not in self._made:
-            self._made[key] = make()
+            self._made[key] = make(next(iter(self._made.values()), None))
         return self._made[key]
 
 
@@ -161,7 +187,7 @@ def padded(batch: Batch, spare: int) -> Batch | None:
     The rows added come last. Each is a sequence of its own with one position, in the block `spare`.
     """
     n = len(batch.ids)
-    one_each = n == len(batch.row_starts) - 1
+    one_each = n == len(batch.row_starts) - 1 == len(batch.logit_rows)
     # At position 0 a row is a whole prompt, which some models treat otherwise than one that goes on.
     if not one_each or n > MAX_PADDED_ROWS or not batch.positions.all():
         return None

@@ -1,0 +1,95 @@
+"""Operations that wait for the next one: what becomes one computation, and what asks for a value."""
+
+import numpy as np
+import pytest
+
+from rushlight.backends.fusion import Deferred, Fused, Norm, value_of
+
+
+class Computer:
+    """Computes with NumPy, and keeps what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def defer(self, fused):
+        return Deferred(fused, self.compute)
+
+    def compute(self, fused):
+        self.asked.append(fused)
+        y = fused.x if fused.weight is None else fused.x @ fused.weight.T
+        y = y if fused.bias is None else y + fused.bias
+        return y if fused.residual is None else y + np.asarray(fused.residual)
+
+
+@pytest.fixture
+def computer():
+    return Computer()
+
+
+X, WEIGHT, BIAS = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(4, 3), np.arange(4.0)
+NORM = Norm(np.ones(3), np.zeros(3), 1e-5)
+
+
+def test_a_value_is_computed_once_and_when_it_is_asked_for(computer):
+    deferred = computer.defer(Fused(X, weight=WEIGHT))
+    assert deferred.shape == (2, 4)
+    assert not computer.asked
+    assert deferred.value is deferred.value
+    assert value_of(deferred) is deferred.value
+    assert len(computer.asked) == 1
+    assert value_of(X) is X
+
+
+def test_a_norm_can_go_into_a_product_until_somebody_sees_it(computer):
+    norm = computer.defer(Fused(X, NORM))
+    assert norm.shape == (2, 3)
+    assert norm.normed() == Fused(X, NORM)
+    assert norm.product() is None
+    assert norm.value is X
+    assert norm.normed() is None
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_sum_with_an_array_is_part_of_the_product(computer, order):
+    residual = np.full((2, 4), 0.5)
+    parts = [residual.view(Unwilling), computer.defer(Fused(X, weight=WEIGHT, bias=BIAS))][::order]
+    total = parts[0] + parts[1]
+    assert np.array_equal(total.value, X @ WEIGHT.T + BIAS + residual)
+    assert len(computer.asked) == 1
+    assert total.product() is None
+
+
+class Unwilling(np.ndarray):
+    """Leaves a sum with what it does not know to the other side, as PyTorch's tensors do."""
+
+    __array_ufunc__ = None
+
+    def __add__(self, other):
+        return NotImplemented
+
+
+def test_of_two_products_one_takes_the_other_as_its_residual(computer):
+    first, second = computer.defer(Fused(X, weight=WEIGHT)), computer.defer(Fused(X + 1, weight=WEIGHT))
+    total = first + second
+    assert np.array_equal(total.value, X @ WEIGHT.T + (X + 1) @ WEIGHT.T)
+    assert [fused.residual is None for fused in computer.asked] == [True, False]
+
+
+def test_a_stream_that_was_seen_goes_into_the_next_product(computer):
+    """As between the halves of a transformer block."""
+    stream = computer.defer(Fused(X, weight=WEIGHT))
+    seen = stream.value
+    total = stream + computer.defer(Fused(X, weight=WEIGHT, bias=BIAS))
+    assert total.value is not seen
+    assert computer.asked[1].residual is seen
+    assert np.array_equal(total.value, 2 * (X @ WEIGHT.T) + BIAS)
+
+
+def test_other_sums_and_products_ask_for_the_value(computer):
+    norm, product = computer.defer(Fused(X, NORM)), computer.defer(Fused(X, weight=WEIGHT))
+    assert np.array_equal(norm + np.ones((2, 3)), X + 1)
+    assert np.array_equal(product + np.ones(4), X @ WEIGHT.T + 1)  # another shape
+    assert np.array_equal(product * product, (X @ WEIGHT.T) ** 2)
+    assert np.array_equal(computer.defer(Fused(X, NORM)) * np.full((2, 3), 2.0), 2 * X)
+    assert len(computer.asked) == 3
