@@ -79,7 +79,7 @@ class Model:
 
     Attributes:
         module: the tree of layers, `model.module.h[0].attn.c_attn`.
-        forward: the module as its device runs it best; the same bits.
+        forward: the module as its device runs it best: on `cpu` the same bits.
         config: the sizes, under config.json's keys.
         tokenizer: text to token ids and back; None if the checkpoint has none.
         name: what was loaded, in the user's word.
@@ -363,8 +363,8 @@ class Model:
 
     def _stops(self, strings: Ids[str]) -> Callable[[Ids[int]], bool]:
         """Whether new tokens hold a stop string."""
-        decode = self._prompts.need_tokenizer("stop strings need a tokenizer").decode
         StopStrings(strings)  # which says what is wrong with them
+        decode = self._prompts.need_tokenizer("stop strings need a tokenizer").decode
 
         def stops(ids: Ids[int]) -> bool:
             text = decode(ids)

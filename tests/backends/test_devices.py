@@ -72,7 +72,7 @@ def test_a_device_that_is_not_there_is_an_error_with_the_next_step(machine, devi
     message = refused(device)
     assert message.startswith(f"device {device} is not available: ")
     assert why in message, message
-    assert message.endswith(f". {next_step}")
+    assert message.endswith(f"; {next_step}")
 
 
 def test_there_is_a_line_for_each_gpu(machine):

@@ -193,6 +193,8 @@ class TestAtATerminal:
         assert "Traceback" not in stopped
         assert "years" in somebody.say("/show")
         somebody.child.send("half a line")
+        somebody.child.expect("half a line")
+        time.sleep(0.2)  # Python's input() misses a Ctrl-C that comes just before it begins to wait
         somebody.child.sendintr()
         assert "Ctrl-D or /exit ends" in somebody.wait()
         somebody.say("/set max_tokens 2")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gc
 import io
 import sys
-from functools import cache
 from typing import TYPE_CHECKING
 
 from rushlight.cli.interrupt import INTERRUPTED, prompt_interrupts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
@@ -22,33 +21,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 done; 1 a check failed; 2 wrong usage or bad input; 70 a defect in rushlight; 130 interrupted; 141
     whoever read the output went away. What went wrong is said on stderr, with its traceback if `--debug` asks for it.
     """
+    is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does with what its encoding lacks
     try:
         with prompt_interrupts():
-            _run(arguments)
+            _run(arguments, is_program)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _run(arguments: Sequence[str], is_program: bool) -> None:
     try:
         # Imported here, so that an interrupt during these imports is as quiet as a later one.
-        _imported()(arguments, prog_name="rushlight")
+        if is_program:  # what is imported stays to the end: looking through it for garbage is a seventh of `--help`
+            gc.disable()
+        from rushlight.cli.app import app
+
+        if is_program:
+            gc.freeze()
+            gc.enable()
+        app(arguments, prog_name="rushlight")
     except Exception as error:  # the last place where one can be said in a line
         from rushlight.cli.failure import report
 
         sys.exit(report(error, arguments))
-
-
-@cache
-def _imported() -> Callable[..., object]:
-    """The commands. What is imported stays to the end: looking through it for garbage is a seventh of `--help`."""
-    gc.disable()
-    try:
-        from rushlight.cli.app import app
-    finally:
-        gc.enable()
-    gc.freeze()
-    return app
