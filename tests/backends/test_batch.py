@@ -48,3 +48,8 @@ def test_a_whole_sequence_needs_no_cache():
         [0, 1, 2],
     )
     assert batch.windows(2, 1).tolist() == [[-1, 0], [0, 1], [1, 2]]
+
+
+def test_ids_may_be_an_array():
+    batch = Batch.of([Chunk([7, 8], 0, [0]), Chunk(np.array([4, 5]), 0, [1])], cache=None)
+    assert batch.ids.tolist() == [7, 8, 4, 5]

@@ -86,7 +86,7 @@ class Batch:
         logit_rows: list[int] = []
         for chunk in chunks:
             start, stop = len(ids), len(ids) + len(chunk.ids)
-            ids += chunk.ids
+            ids.extend(chunk.ids)  # += would add an array, element by element
             positions += range(chunk.position, chunk.position + len(chunk.ids))
             row_starts.append(stop)
             logit_rows += range(start if chunk.all_logits else stop - 1, stop)
