@@ -21,7 +21,7 @@ from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.fusion import Deferred, Fused, Norm, value_of
 from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import Role
-from rushlight.backends.rows import HostStep, LastStep, Recorded, Run, attend, padded
+from rushlight.backends.rows import HostStep, LastStep, Recorded, Run, allowed_tokens, attend, padded
 from rushlight.errors import DeviceError, DtypeError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -266,12 +266,10 @@ class TorchBackend:
             values, factors = x[at], numbers[2].float()
             values = torch.where(values > 0, values / factors, values * factors).double() + numbers[3]
             x = x.index_put(at, values.float())
-        first = draws[0].allowed if draws else None
-        if all(draw.allowed is first for draw in draws):
-            return x if first is None else torch.where(self._mask(first), x, -torch.inf)
-        everything = np.ones(x.shape[1], np.bool_)
-        allowed = np.stack([everything if draw.allowed is None else draw.allowed for draw in draws])
-        return torch.where(self._sent(allowed), x, -torch.inf)
+        allowed = allowed_tokens(draws, x.shape[1])
+        if allowed is None:
+            return x
+        return torch.where(self._mask(allowed) if allowed.ndim == 1 else self._sent(allowed), x, -torch.inf)
 
     def _mask(self, allowed: NDArray[np.bool_]) -> torch.Tensor:
         """A mask that is the same step after step, sent once."""

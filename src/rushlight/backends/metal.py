@@ -17,7 +17,7 @@ import numpy as np
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import Role
-from rushlight.backends.rows import HostStep, LastStep, Recorded, Run, Step, attend, padded
+from rushlight.backends.rows import HostStep, LastStep, Recorded, Run, Step, allowed_tokens, attend, padded
 from rushlight.errors import DtypeError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -279,12 +279,8 @@ def _changed(x: mx.array, draws: Sequence[Draw]) -> mx.array:
         values = mx.where(values > 0, values / factors, values * factors) + offsets
         x = x + 0  # a copy: the logits stay as they are
         x[rows, ids] = values
-    first = draws[0].allowed if draws else None
-    if all(draw.allowed is first for draw in draws):
-        return x if first is None else mx.where(mx.array(first), x, -mx.inf)
-    everything = np.ones(x.shape[1], np.bool_)
-    allowed = np.stack([everything if draw.allowed is None else draw.allowed for draw in draws])
-    return mx.where(mx.array(allowed), x, -mx.inf)
+    allowed = allowed_tokens(draws, x.shape[1])
+    return x if allowed is None else mx.where(mx.array(allowed), x, -mx.inf)
 
 
 def draw_tokens(

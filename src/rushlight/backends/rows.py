@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Span
-    from rushlight.backends.protocol import Forward
+    from rushlight.backends.protocol import Draw, Forward
 
 MAX_PADDED_ROWS = 256
 """Decode steps of more rows come in too many shapes to keep one of each ready."""
@@ -204,6 +204,18 @@ def padded(batch: Batch, spare: int) -> Batch | None:
         logit_rows=np.arange(rows, dtype=np.int32),
         cache=batch.cache,
     )
+
+
+def allowed_tokens(draws: Sequence[Draw], vocab_size: int) -> NDArray[np.bool_] | None:
+    """Which tokens may be chosen: (V,) where the draws agree, and then the very array that they hold; else (R, V).
+
+    None is every token.
+    """
+    first = draws[0].allowed if draws else None
+    if all(draw.allowed is first for draw in draws):
+        return first
+    everything = np.ones(vocab_size, np.bool_)
+    return np.stack([everything if draw.allowed is None else draw.allowed for draw in draws])
 
 
 def _length(span: Span) -> int:

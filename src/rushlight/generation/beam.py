@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
-from rushlight.errors import GenerationError, MemoryLimitError, RequestError
-from rushlight.generation.context import PREFILL_ROWS, Runner
+from rushlight.errors import GenerationError, RequestError
+from rushlight.generation.context import PREFILL_ROWS, Runner, require_room
 from rushlight.generation.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -187,14 +187,8 @@ class _Beams:
         shared = len(prompt_ids) // BLOCK_SIZE
         own = -(-(len(prompt_ids) + max_tokens) // BLOCK_SIZE) - shared
         self._n_blocks = shared + n_beams * own
-        need, have = self._n_blocks * backend.kv_block_bytes(kv_shape), backend.available_bytes()
-        if need > have:
-            raise MemoryLimitError(
-                f"keys and values of {n_beams} beams of {len(prompt_ids) + max_tokens} tokens do not fit in memory",
-                need_bytes=need,
-                have_bytes=have,
-                remedy="search with fewer beams, or for a shorter text",
-            )
+        what = f"{n_beams} beams of {len(prompt_ids) + max_tokens} tokens"
+        require_room(self._n_blocks, backend, kv_shape, what, "search with fewer beams, or for a shorter text")
         self._run = Runner(forward, backend, kv_shape, self._n_blocks)
         self._tables: list[list[int]] = []
 

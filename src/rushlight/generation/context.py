@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
+from rushlight.errors import MemoryLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,19 @@ Forward = Callable[[Batch], Any]
 
 PREFILL_ROWS = 256
 """Tokens of prompts that go through the model at once: bounds the memory of activations."""
+
+
+def require_room(n_blocks: int, backend: Backend, kv_shape: KVShape, what: str, remedy: str) -> None:
+    """Require that a cache of so many blocks, for `what`, fits in memory.
+
+    Raises:
+        MemoryLimitError: it does not; says what it needs and what there is.
+    """
+    need, have = n_blocks * backend.kv_block_bytes(kv_shape), backend.available_bytes()
+    if need > have:
+        raise MemoryLimitError(
+            f"keys and values of {what} do not fit in memory", need_bytes=need, have_bytes=have, remedy=remedy
+        )
 
 
 class Runner:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
-from rushlight.errors import GenerationError, MemoryLimitError, RushlightError
-from rushlight.generation.context import PREFILL_ROWS, Runner
+from rushlight.errors import GenerationError, RushlightError
+from rushlight.generation.context import PREFILL_ROWS, Runner, require_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -102,14 +102,7 @@ class Scorer:
         self, forward: Forward, backend: Backend, kv_shape: KVShape, capacity: int, *, in_one_piece: bool = False
     ) -> None:
         self._n_blocks = max(-(-capacity // BLOCK_SIZE), MAX_LANES)
-        need, have = self._n_blocks * backend.kv_block_bytes(kv_shape), backend.available_bytes()
-        if need > have:
-            raise MemoryLimitError(
-                f"keys and values of {self._n_blocks * BLOCK_SIZE} tokens do not fit in memory",
-                need_bytes=need,
-                have_bytes=have,
-                remedy="free memory",
-            )
+        require_room(self._n_blocks, backend, kv_shape, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
         self._run = Runner(forward, backend, kv_shape, self._n_blocks)
         self._in_one_piece = in_one_piece
 
