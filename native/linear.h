@@ -24,29 +24,23 @@ RUSHLIGHT_INLINE void prefetch(const uint8_t* w) {
   for (size_t i = 0; i < kBytes; i += 64) __builtin_prefetch(w + kPrefetchBytes<kFormat> + i, 0, 3);
 }
 
-// How many groups of rows pass a block of weights one after another.
-enum class Groups : uint8_t { kOne, kFew, kMany };
+// How often a block of weights is passed: once for each group of rows, and for each strip of a panel's outputs that fits
+// in the registers beside so many rows.
+enum class Passes : uint8_t { kOne, kSeveral };
 
-inline constexpr int kFewGroups = 3;
+// Bytes of weights in a block of several passes: half of a first-level cache.
+inline constexpr size_t kBlockBytes = 16384;
 
-// What one of several passes over a block fetches: its share of the block that comes next, so that the memory works while
-// the processor does. Of few groups each has much to fetch in little time: small blocks come to the first-level cache, a
-// line now and then, since whatever misses that cache waits for a place among what is under way from memory. Many have
-// time: large blocks come to the second level.
-struct Ahead {
-  const uint8_t* from;  // in the first tile
-  size_t bytes;         // of each tile
+// The passes over a block fetch the block that comes next, each a quarter from its beginning on, so that the memory works
+// while the processor does. Line after line, which the hardware's own prefetcher follows, and a few at a time, since
+// whatever misses the cache waits for a place among what is under way from memory.
+inline constexpr int kFetchers = 4;
 
-  template <Groups kGroups>
-  RUSHLIGHT_INLINE void fetch(const Ahead& ahead, size_t offset) {
-    for (size_t i = 0; i < ahead.bytes; i += 64) {
-      __builtin_prefetch(ahead.from + offset + i, 0, kGroups == Groups::kFew ? 3 : 2);
-    }
-  }
-};
+// Lines to fetch with each so many bytes of weights that are multiplied.
+template <size_t kBytes>
+inline constexpr int kLinesAhead = (kBytes / 64 + kFetchers - 1) / kFetchers;
 
-// Bytes of weights in a block that few groups pass.
-inline constexpr size_t kFewBlockBytes = 4096;
+RUSHLIGHT_INLINE void fetch(const uint8_t* line) { __builtin_prefetch(line, 0, 3); }
 
 // The most vectors of a panel whose sums, for so many rows, fit in so many registers.
 constexpr int strip_of(int rows, int registers) {
@@ -57,16 +51,16 @@ constexpr int strip_of(int rows, int registers) {
 
 // A format's kernel provides
 //     kRows     rows side by side, as many as the registers hold
-//     kBlockK   inputs to a block that many rows pass: its weights stay in the first-level cache meanwhile
 //     XTile     what a row's 32 activations are stored in
 //     kStrip    vectors of outputs that are computed at a time for kM rows
-//     run       acc[m][s] += x[m][0 to n_k] W of the outputs from vector v on
+//     run       acc[m][s] += x[m][0 to n_k] W of the outputs from vector v on, fetching lines from `ahead` on
 
 // Floats times f32, f16 and bf16: one input at a time.
 template <Format kFormat>
 struct Plain {
-  static constexpr int kRows = (kRegisters - 4) / 2;
-  static constexpr int kBlockK = 192;
+  // With few registers loads are the limit: three rows by a panel's whole width need the fewest. What has to be converted
+  // first is better shared by more rows.
+  static constexpr int kRows = kFormat == Format::kF32 && kRegisters == 16 ? 3 : (kRegisters - 4) / 2;
   using XTile = float[kTile];
 
   // Beside the sums wait activations or, of many rows, the weights of two vectors, then one of the other side, and what
@@ -74,28 +68,29 @@ struct Plain {
   template <int kM>
   static constexpr int kStrip = strip_of(kM, kRegisters - (kM < 4 ? kM : 2) - 1 - (kFormat == Format::kBF16 ? 1 : 0));
 
-  template <Groups kGroups, int kM, int kS>
-  RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
+  template <Passes kPasses, int kM, int kS>
+  RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* ahead,
                             F32 (&acc)[kM][kS]) {
-    constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
     constexpr int kStep = kFormat == Format::kBF16 ? 2 : 1;  // inputs that lie together
-    constexpr size_t kStepBytes = kBytes / kTile * kStep;
+    constexpr size_t kStepBytes = kTileBytes[static_cast<int>(kFormat)] / kTile * kStep;
+    constexpr int kUnrolled = kPasses == Passes::kOne ? kStep : 8;
+    constexpr int kInputsALine = kUnrolled / kLinesAhead<kStepBytes / kStep * kUnrolled>;
     w += static_cast<size_t>(v) * kStepBytes / kVectors;
-    for (size_t fetched = 0; n_k > 0; n_k -= kTile, fetched += kBytes, x += sizeof(XTile)) {
-      if constexpr (kGroups == Groups::kMany) Ahead::fetch<kGroups>(ahead, fetched);
-      const int n = n_k < kTile ? n_k : kTile;
-      int k = 0;
-      if constexpr (kGroups == Groups::kFew) {
-        for (size_t i = 0; i < ahead.bytes && k + kStep <= n; i += 64, k += kStep, w += kStepBytes) {
-          Ahead::fetch<kGroups>({ahead.from + fetched + i, 64}, 0);
-          for (int j = 0; j < kStep; ++j) add_input(w, j, x + (k + j) * sizeof(float), x_stride, acc);
+    int k = 0;
+    for (; k + kUnrolled <= n_k; k += kUnrolled) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kUnrolled; i += kStep, w += kStepBytes, x += kStep * sizeof(float)) {
+        if constexpr (kPasses == Passes::kOne) {
+          prefetch<kFormat, kStepBytes>(w);
+        } else if (i % kInputsALine == 0) {
+          fetch(ahead);
+          ahead += 64;
         }
+        for (int j = 0; j < kStep; ++j) add_input(w, j, x + j * sizeof(float), x_stride, acc);
       }
-      for (; k + kStep <= n; k += kStep, w += kStepBytes) {
-        if constexpr (kGroups == Groups::kOne) prefetch<kFormat, kStepBytes>(w);
-        for (int i = 0; i < kStep; ++i) add_input(w, i, x + (k + i) * sizeof(float), x_stride, acc);
-      }
-      if (k < n) add_input(w, 0, x + k * sizeof(float), x_stride, acc);
+    }
+    for (; k < n_k; k += kStep, w += kStepBytes, x += kStep * sizeof(float)) {
+      for (int j = 0; j < kStep && k + j < n_k; ++j) add_input(w, j, x + j * sizeof(float), x_stride, acc);
     }
   }
 
@@ -141,7 +136,6 @@ using F16Kernel = Plain<Format::kF16>;
 // bf16 with the dot product of pairs: the activations are rounded to bf16 too.
 struct BF16Kernel {
   static constexpr int kRows = (kRegisters - 4) / kVectors;
-  static constexpr int kBlockK = 256;
   using XTile = uint16_t[kTile];
 
   template <int kM>
@@ -158,14 +152,15 @@ struct BF16Kernel {
     }
   }
 
-  template <Groups kGroups, int kM, int kS>
-  RUSHLIGHT_INLINE void run(const uint8_t* w, int, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
+  template <Passes kPasses, int kM, int kS>
+  RUSHLIGHT_INLINE void run(const uint8_t* w, int, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* ahead,
                             F32 (&acc)[kM][kS]) {
     for (int k = 0; k < n_k; k += 2, w += kPanel * 4) {
-      if constexpr (kGroups == Groups::kOne) {
+      if constexpr (kPasses == Passes::kOne) {
         prefetch<Format::kBF16, kPanel * 4>(w);
-      } else if (k % kTile == 0) {
-        Ahead::fetch<kGroups>(ahead, static_cast<size_t>(k) * kPanel * 2);
+      } else if (k % (kFetchers * 64 / (kPanel * 2)) == 0) {
+        fetch(ahead);
+        ahead += 64;
       }
       __m512bh weights[kS];
       for (int s = 0; s < kS; ++s) weights[s] = reinterpret_cast<__m512bh>(load<U32>(w + s * kLanes * 4));
@@ -186,9 +181,10 @@ using BF16Kernel = Plain<Format::kBF16>;
 #endif
 
 // A row of activations, quantised in groups of 32 to integers from -kMost to kMost.
-template <int kMost>
+template <int kBits>
 void quantize_row(const float* x, int n_in, void* prepared) {
-  auto* group = static_cast<QuantizedGroup*>(prepared);
+  constexpr int kMost = Dot<kBits>::kMost;
+  auto* group = static_cast<QuantizedGroup<kBits>*>(prepared);
   for (int start = 0; start < n_in; start += kTile, ++group) {
     F32 values[kVectors];
     F32 most = {}, spoiled = {};
@@ -211,8 +207,13 @@ void quantize_row(const float* x, int n_in, void* prepared) {
       sum += q[v];
     }
     store_bytes(group->q, q);
-    group->sum = 0;
-    for (int i = 0; i < kLanes; ++i) group->sum += sum[i];
+    int total = 0;
+    for (int i = 0; i < kLanes; ++i) total += sum[i];
+    if constexpr (kBits == 8) {
+      group->sum = -kInt8Zero * total;
+    } else {
+      group->sum = group->scale * static_cast<float>(total);
+    }
   }
 }
 
@@ -220,41 +221,49 @@ void quantize_row(const float* x, int n_in, void* prepared) {
 template <int kBits>
 struct Integer {
   static constexpr int kRows = kRegisters / 4;
-  static constexpr int kBlockK = 512;
   static constexpr Format kFormat = kBits == 8 ? Format::kInt8 : Format::kInt4;
   static constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
-  using XTile = QuantizedGroup;
+  using XTile = QuantizedGroup<kBits>;
 
   template <int kM>
   static constexpr int kStrip = strip_of(kM, kRegisters / 2);
 
   static size_t prepared_bytes(int n_in) {
-    return static_cast<size_t>(n_in + kTile - 1) / kTile * sizeof(QuantizedGroup);
+    return static_cast<size_t>(n_in + kTile - 1) / kTile * sizeof(XTile);
   }
-  static constexpr auto prepare = quantize_row<Dot<kBits>::kMost>;
+  static constexpr auto prepare = quantize_row<kBits>;
 
-  template <Groups kGroups, int kM, int kS>
-  RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead,
+  template <Passes kPasses, int kM, int kS>
+  RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* ahead,
                             F32 (&acc)[kM][kS]) {
-    for (size_t fetched = 0; n_k > 0; n_k -= kTile, fetched += kBytes, w += kBytes, x += sizeof(QuantizedGroup)) {
-      if constexpr (kGroups == Groups::kOne) {
+    for (; n_k > 0; n_k -= kTile, w += kBytes, x += sizeof(XTile)) {
+      if constexpr (kPasses == Passes::kOne) {
         prefetch<kFormat, kBytes>(w);
       } else {
-        Ahead::fetch<kGroups>(ahead, fetched);
+        for (int i = 0; i < kLinesAhead<kBytes>; ++i, ahead += 64) fetch(ahead);
       }
       Dot<kBits> dots[kM][kS];
+      if constexpr (kBits == 8) {
+        for (int m = 0; m < kM; ++m) {
+          for (int s = 0; s < kS; ++s) dots[m][s].sum = broadcast(group_of(x, m, x_stride).sum);
+        }
+      }
       sum_group(w + v * kLanes * 4, x, x_stride, dots);
       for (int m = 0; m < kM; ++m) {
-        const auto* group = reinterpret_cast<const QuantizedGroup*>(x + m * x_stride);
-        for (int s = 0; s < kS; ++s) add_group(w, (v + s) * kLanes, *group, dots[m][s], acc[m][s]);
+        const XTile& group = group_of(x, m, x_stride);
+        for (int s = 0; s < kS; ++s) add_group(w, (v + s) * kLanes, group, dots[m][s], acc[m][s]);
       }
     }
   }
 
  private:
+  RUSHLIGHT_INLINE const XTile& group_of(const uint8_t* x, int m, size_t x_stride) {
+    return *reinterpret_cast<const XTile*>(x + m * x_stride);
+  }
+
   template <int kM, int kS>
   RUSHLIGHT_INLINE void sum_group(const uint8_t* w, const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kS]) {
-#pragma GCC unroll 2  // unrolled wholly, it is more than the registers hold
+#pragma GCC unroll 4
     for (int i = 0; i < kTile * kBits / 32; ++i, w += kPanel * 4) {
       U8 bytes[kS];
       for (int s = 0; s < kS; ++s) bytes[s] = load<U8>(w + s * kLanes * 4);
@@ -277,50 +286,53 @@ struct Integer {
     }
   }
 
-  RUSHLIGHT_INLINE void add_group(const uint8_t* w, int output, const QuantizedGroup& group, const Dot<kBits>& dot,
+  RUSHLIGHT_INLINE void add_group(const uint8_t* w, int output, const XTile& group, const Dot<kBits>& dot,
                                   F32& acc) {
     if constexpr (kBits == 8) {
       const F32 scale = load_f16(w + kInt8Scales + 2 * output) * group.scale;
-      acc = fma(to_f32(Dot<8>::total(dot) - kInt8Zero * group.sum), scale, acc);
+      acc = fma(to_f32(Dot<8>::total(dot)), scale, acc);
     } else {
       const F32 scale = load_f16(w + kInt4Scales + 2 * output) * group.scale;
       acc = fma(to_f32(Dot<4>::total(dot)), scale, acc);
-      const F32 sum = broadcast(group.scale * static_cast<float>(group.sum));
-      acc = fma(load_f16(w + kInt4Minima + 2 * output), sum, acc);
+      acc = fma(load_f16(w + kInt4Minima + 2 * output), broadcast(group.sum), acc);
     }
   }
 };
 
-// One group of rows over a block of a panel. From block to block the sums wait in y.
-template <class Kernel, Groups kGroups, int kM>
-void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead, float* y,
+// The group-th group of rows over a block of a panel. From block to block the sums wait in y.
+template <class Kernel, Passes kPasses, int kM>
+void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, int group, float* y,
               size_t y_stride, bool first) {
   constexpr int kStrip = Kernel::template kStrip<kM>;
   for (int v = 0; v < kVectors; v += kStrip) {
+    const int pass = (group * kVectors + v) / kStrip;
+    const uint8_t* ahead = next + static_cast<size_t>(pass % kFetchers) * (kBlockBytes / kFetchers);
     F32 acc[kM][kStrip];
     for (int m = 0; m < kM; ++m) {
       for (int s = 0; s < kStrip; ++s) acc[m][s] = first ? F32{} : load<F32>(y + m * y_stride + (v + s) * kLanes);
     }
-    Kernel::template run<kGroups>(w, v, x, x_stride, n_k, v == 0 ? ahead : Ahead{nullptr, 0}, acc);
+    Kernel::template run<kPasses>(w, v, x, x_stride, n_k, ahead, acc);
     for (int m = 0; m < kM; ++m) {
       for (int s = 0; s < kStrip; ++s) store(y + m * y_stride + (v + s) * kLanes, acc[m][s]);
     }
   }
 }
 
-using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const Ahead& ahead, float* y,
-                         size_t y_stride, bool first);
+using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, int group,
+                         float* y, size_t y_stride, bool first);
 
-// run_rows for 1 to kRows rows, each for one group of rows, a few and many.
+// run_rows for 1 to kRows rows.
 template <class Kernel>
-struct Passes {
-  RunRows of[3][Kernel::kRows];
+struct Groups {
+  bool whole[Kernel::kRows];  // whether so many rows pass a whole panel at once
+  RunRows alone[Kernel::kRows], among_others[Kernel::kRows];
 
   template <int... kLess>
-  constexpr explicit Passes(std::integer_sequence<int, kLess...>)
-      : of{{run_rows<Kernel, Groups::kOne, kLess + 1>...},
-           {run_rows<Kernel, Groups::kFew, kLess + 1>...},
-           {run_rows<Kernel, Groups::kMany, kLess + 1>...}} {}
+  constexpr explicit Groups(std::integer_sequence<int, kLess...>)
+      : whole{Kernel::template kStrip<kLess + 1> == kVectors...},
+        alone{run_rows<Kernel, Kernel::template kStrip<kLess + 1> == kVectors ? Passes::kOne : Passes::kSeveral,
+                       kLess + 1>...},
+        among_others{run_rows<Kernel, Passes::kSeveral, kLess + 1>...} {}
 };
 
 inline void add_bias(const float* bias, float* y, size_t y_stride, int n_rows) {
@@ -339,14 +351,12 @@ inline constexpr size_t kActivationBytes = size_t{256} << 10;
 template <class Kernel, Format kFormat>
 void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_begin, int row_end) {
   constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
-  static constexpr Passes<Kernel> kPasses(std::make_integer_sequence<int, Kernel::kRows>{});
+  static constexpr Groups<Kernel> kGroups(std::make_integer_sequence<int, Kernel::kRows>{});
   const int n_rows = row_end - row_begin, n_panels = panel_end - panel_begin;
   const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
-  const Groups groups = n_groups == 1 ? Groups::kOne : n_groups <= kFewGroups ? Groups::kFew : Groups::kMany;
-  constexpr int kFewBlockK = static_cast<int>(kFewBlockBytes / kBytes) * kTile;
-  const int block_k = groups == Groups::kOne   ? job.n_in  // a steady stream over the whole panel is fastest
-                      : groups == Groups::kFew ? kFewBlockK
-                                               : Kernel::kBlockK;
+  constexpr int kBlockK = static_cast<int>(kBlockBytes / kBytes) * kTile;
+  // In one pass a steady stream over the whole panel is fastest.
+  const int block_k = n_groups == 1 && kGroups.whole[n_rows - 1] ? job.n_in : kBlockK;
   const int n_blocks = (job.n_in + block_k - 1) / block_k;
   // All of a panel while the rows stay in the cache; otherwise a block of all panels while that block of the rows does.
   const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= kActivationBytes;
@@ -368,11 +378,9 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
     float* y = job.y + static_cast<size_t>(row_begin) * job.y_stride + static_cast<size_t>(panel) * kPanel;
     for (int group = 0, row = 0; group < n_groups; ++group) {  // as even as can be
       const int m = n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
-      const size_t from = kBytes * static_cast<size_t>(group) / static_cast<size_t>(n_groups);
-      const size_t to = kBytes * static_cast<size_t>(group + 1) / static_cast<size_t>(n_groups);
-      const RunRows run = kPasses.of[static_cast<int>(groups)][m - 1];
-      run(w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k,
-          {next + from, to - from}, y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
+      const RunRows run = (n_groups == 1 ? kGroups.alone : kGroups.among_others)[m - 1];
+      run(w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k, next, group,
+          y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
       row += m;
     }
     if (job.bias != nullptr && block == n_blocks - 1) {

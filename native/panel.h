@@ -32,10 +32,21 @@ inline constexpr size_t kInt4Scales = 512;
 inline constexpr size_t kInt4Minima = 512 + 64;
 
 // 32 activations of a row as the integer formats multiply them: x ≈ scale · q.
-struct QuantizedGroup {
+template <int kBits>
+struct QuantizedGroup;
+
+template <>
+struct QuantizedGroup<8> {
   int8_t q[kTile];
   float scale;
-  int32_t sum;  // of q
+  int32_t sum;  // of -kInt8Zero · q: where a sum of byte · q starts
+};
+
+template <>
+struct QuantizedGroup<4> {
+  int8_t q[kTile];
+  float scale;
+  float sum;  // of scale · q: what a minimum is multiplied by
 };
 
 }  // namespace rushlight

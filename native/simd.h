@@ -218,11 +218,12 @@ struct Dot;
 template <int kBits>
 struct Dot {
   static constexpr int kMost = 127;
-  __m512i sum = _mm512_setzero_si512();
+  I32 sum = {};
   RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
-    dot.sum = _mm512_dpbusd_epi32(dot.sum, reinterpret_cast<__m512i>(w), reinterpret_cast<__m512i>(x.bytes));
+    const auto of = [](auto v) { return reinterpret_cast<__m512i>(v); };
+    dot.sum = reinterpret_cast<I32>(_mm512_dpbusd_epi32(of(dot.sum), of(w), of(x.bytes)));
   }
-  RUSHLIGHT_INLINE I32 total(const Dot& dot) { return reinterpret_cast<I32>(dot.sum); }
+  RUSHLIGHT_INLINE I32 total(const Dot& dot) { return dot.sum; }
 };
 
 #elif defined(__AVX2__)
@@ -235,7 +236,11 @@ RUSHLIGHT_INLINE Bytes add_pairs(Bytes a) { return _mm512_madd_epi16(a, _mm512_s
 #else
 using Bytes = __m256i;
 RUSHLIGHT_INLINE Bytes multiply_pairs(Bytes w, Bytes x) { return _mm256_maddubs_epi16(w, x); }
-RUSHLIGHT_INLINE Bytes add_words(Bytes a, Bytes b) { return _mm256_add_epi16(a, b); }
+RUSHLIGHT_INLINE Bytes add_words(Bytes a, Bytes b) {
+  Bytes sum = _mm256_add_epi16(a, b);
+  asm("" : "+x"(sum));  // or the compiler adds products to each other first, more than there are registers for
+  return sum;
+}
 RUSHLIGHT_INLINE Bytes add_pairs(Bytes a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
 #endif
 
