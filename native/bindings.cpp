@@ -145,7 +145,10 @@ NB_MODULE(_native, m) {
       .def_prop_ro("format", [](const Weight& w) { return kFormatNames[static_cast<int>(w.format)]; })
       .def_prop_ro("nbytes", &Weight::bytes);
 
-  nb::class_<KVCache>(m, "KVCache").def_ro("n_blocks", &KVCache::n_blocks);
+  nb::class_<KVCache>(m, "KVCache")
+      .def_ro("n_blocks", &KVCache::n_blocks)
+      .def_prop_ro("format", [](const KVCache& c) { return kFormatNames[static_cast<int>(c.format)]; })
+      .def_prop_ro("nbytes", &KVCache::bytes);
 
   nb::class_<Rows>(m, "Rows");
 
@@ -240,10 +243,11 @@ NB_MODULE(_native, m) {
            },
            "values"_a)
       .def("kv_cache",
-           [](Device&, int n_layer, int n_head, int head_dim, int n_blocks) {
-             return KVCache(n_layer, n_head, head_dim, n_blocks);
+           [](Device&, const std::string& format, int n_layer, int n_head, int head_dim, int n_blocks) {
+             const auto kept = static_cast<Format>(index_of(kFormatNames, format, "format"));
+             return KVCache(kept, n_layer, n_head, head_dim, n_blocks);
            },
-           "n_layer"_a, "n_head"_a, "head_dim"_a, "n_blocks"_a)
+           "format"_a, "n_layer"_a, "n_head"_a, "head_dim"_a, "n_blocks"_a)
       .def("rows",
            [](Device&, const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& positions,
               const NumPy<int32_t, 2>& block_tables, int n_blocks) {

@@ -29,14 +29,16 @@ void reads(const Read&... what) {
 
 }  // namespace
 
-KVCache::KVCache(int n_layer, int n_head, int head_dim, int n_blocks)
-    : n_layer(n_layer),
+KVCache::KVCache(Format format, int n_layer, int n_head, int head_dim, int n_blocks)
+    : format(format),
+      n_layer(n_layer),
       n_head(n_head),
       head_dim(head_dim),
       n_blocks(n_blocks),
       value_stride(static_cast<size_t>(round_up(head_dim, 16))) {
   require(n_layer > 0 && n_head > 0 && head_dim > 0 && n_blocks >= 0, "a KV cache of no size");
-  memory = map_pages(n_blocks * block_step() * sizeof(float));
+  require(static_cast<int>(format) < kKVFormats, "a KV cache in no format of keys and values");
+  memory = map_pages(bytes());
 }
 
 Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positions,
@@ -293,30 +295,27 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   require(layer >= 0 && layer < cache.n_layer && rows.n_blocks() == cache.n_blocks, "another cache's batch or layer");
   reads(q), reads(k), reads(v), reads(rows, cache);
   const int head_dim = cache.head_dim;
-  const size_t block_step = cache.block_step();
+  const auto keep = kernels_.keep[static_cast<int>(cache.format)];
+  const auto attend = kernels_.attention[static_cast<int>(cache.format)];
   const int64_t items = n * cache.n_head;  // head by head, all rows of each
 
   // First all keys and values into the cache, then the products: a row's position may be another part's row.
   share(items, kElementsAPart / head_dim + 1, View{},
-        [&rows, &cache, k = View(k), v = View(v), n, layer, head_dim, block_step](const View&, int64_t begin,
-                                                                                          int64_t end) {
+        [&rows, &cache, k = View(k), v = View(v), n, layer, head_dim, keep](const View&, int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) {
             const int head = static_cast<int>(i / n), row = static_cast<int>(i % n), s = rows.sequence(row);
             const int position = rows.position(s) + row - rows.begin(s), at = position % kBlock;
             const auto block = static_cast<size_t>(rows.blocks(s)[position / kBlock]);
-            float* key = cache.key_base(layer, head) + block * block_step + at;
-            float* value = cache.value_base(layer, head) + block * block_step + at * cache.value_stride;
-            const float* k_row = k.row(row) + head * head_dim;
-            for (int d = 0; d < head_dim; ++d) key[d * kBlock] = k_row[d];
-            std::memcpy(value, v.row(row) + head * head_dim, static_cast<size_t>(head_dim) * sizeof(float));
+            keep(k.row(row) + head * head_dim, v.row(row) + head * head_dim, head_dim,
+                 cache.keys(layer, head, block) + at * cache.item_bytes(),
+                 cache.values(layer, head, block) + at * cache.value_stride * cache.item_bytes());
           }
         });
 
   // Rows of one sequence and head go through its cache a few at a time.
   Array out = array(n, columns);
   share(items, 1, out,
-        [this, &rows, &cache, q = View(q), n, layer, head_dim, block_step, scale](const View& out,
-                                                                                            int64_t begin, int64_t end) {
+        [&rows, &cache, q = View(q), n, layer, head_dim, attend, scale](const View& out, int64_t begin, int64_t end) {
           thread_local std::vector<float> scratch;
           scratch.resize(attention_scratch(cache.value_stride));
           for (int64_t i = begin, last = 0; i < end; i = last) {
@@ -326,16 +325,16 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
                                       static_cast<size_t>(q.stride),
                                       out.row(rows.begin(s)) + head * head_dim,
                                       static_cast<size_t>(out.stride),
-                                      cache.key_base(layer, head),
-                                      cache.value_base(layer, head),
-                                      block_step,
+                                      cache.keys(layer, head, 0),
+                                      cache.values(layer, head, 0),
+                                      cache.block_step(),
                                       cache.value_stride,
                                       rows.blocks(s),
                                       rows.position(s),
                                       head_dim,
                                       scale};
             const int first = row - rows.begin(s);
-            kernels_.attention(job, first, first + static_cast<int>(last - i), scratch.data());
+            attend(job, first, first + static_cast<int>(last - i), scratch.data());
           }
         });
   return out;

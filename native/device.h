@@ -18,24 +18,30 @@
 namespace rushlight {
 
 // Keys and values of all layers, block after block, so that memory is taken only as blocks are first used. In each block
-// a layer's keys are [head][D][64] and its values [head][64][D padded to whole vectors]; see AttentionJob.
+// a layer's keys are [head][D][64] and its values [head][64][D padded to whole vectors]; see AttentionJob. Sizes and
+// steps count elements of the format.
 struct KVCache {
-  KVCache(int n_layer, int n_head, int head_dim, int n_blocks);
+  KVCache(Format format, int n_layer, int n_head, int head_dim, int n_blocks);
 
+  Format format;
   int n_layer, n_head, head_dim, n_blocks;
   size_t value_stride;
   std::shared_ptr<uint8_t> memory;
 
+  size_t item_bytes() const { return format == Format::kF32 ? 4 : 2; }
+  size_t bytes() const { return n_blocks * block_step() * item_bytes(); }
   size_t key_head() const { return static_cast<size_t>(head_dim) * kBlock; }
   size_t value_head() const { return value_stride * kBlock; }
   size_t layer_step() const { return static_cast<size_t>(n_head) * (key_head() + value_head()); }
   size_t block_step() const { return static_cast<size_t>(n_layer) * layer_step(); }
-  float* key_base(int layer, int head) const {
-    return reinterpret_cast<float*>(memory.get()) + layer * layer_step() + head * key_head();
+  // Where a layer's keys and values of a head are in a block.
+  uint8_t* keys(int layer, int head, size_t block) const {
+    return at(block * block_step() + layer * layer_step() + head * key_head());
   }
-  float* value_base(int layer, int head) const {
-    return reinterpret_cast<float*>(memory.get()) + layer * layer_step() + n_head * key_head() + head * value_head();
+  uint8_t* values(int layer, int head, size_t block) const {
+    return at(block * block_step() + layer * layer_step() + n_head * key_head() + head * value_head());
   }
+  uint8_t* at(size_t element) const { return memory.get() + element * item_bytes(); }
 };
 
 // Whose the rows of a step are: sequence s has rows row_starts[s] to row_starts[s + 1], the first of them at position

@@ -30,15 +30,16 @@ struct LinearKernels {
 };
 
 // A block has keys [head][D][64] and values [head][64][value_stride], so that both products of attention run along rows.
+// Strides of the cache count elements, which are floats, halves or bf16.
 struct AttentionJob {
   const float* q;  // of the sequence's first row and this head
   size_t q_stride;
   float* out;
   size_t out_stride;
-  const float* keys;  // of this layer and head, in block 0
-  const float* values;
-  size_t block_stride;  // floats from one block to the next
-  size_t value_stride;  // floats from one position to the next
+  const void* keys;  // of this layer and head, in block 0
+  const void* values;
+  size_t block_stride;  // from one block to the next
+  size_t value_stride;  // from one position to the next
   const int32_t* blocks;
   int position;  // of the sequence's first row
   int head_dim;
@@ -48,6 +49,9 @@ struct AttentionJob {
 inline constexpr int kBlock = 64;          // positions in a block of the cache
 inline constexpr int kAttentionRows = 16;  // rows that share a pass over the cache
 inline constexpr int kBeside = 4;          // of them, rows that are multiplied side by side
+
+// Keys and values may be in the first of the formats: f32, f16 and bf16.
+inline constexpr int kKVFormats = 3;
 
 // Floats of scratch that `attention` needs.
 inline size_t attention_scratch(size_t value_stride) { return kAttentionRows * (value_stride + 2) + kBeside * kBlock; }
@@ -66,8 +70,11 @@ struct Kernels {
   void (*multiply)(const float* a, const float* b, float* out, int n);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* out, int n);
   void (*activation[kActivations])(const float* x, float* out, int n);
+  // Puts the key and the value of one position and head, D floats each, into their places in a block: the elements of
+  // the key are kBlock apart. What is not finite in the cache's format becomes NaN.
+  void (*keep[kKVFormats])(const float* k, const float* v, int head_dim, void* key, void* value);
   // Rows row_begin to row_end of a sequence, at most kAttentionRows of them.
-  void (*attention)(const AttentionJob& job, int row_begin, int row_end, float* scratch);
+  void (*attention[kKVFormats])(const AttentionJob& job, int row_begin, int row_end, float* scratch);
   // exp of n floats, for sampling and for tests.
   void (*exp)(const float* x, float* out, int n);
   // The greatest of each kStretch of n floats, and of what is left. False if one is NaN.

@@ -116,7 +116,8 @@ std::optional<Array> Plan::run(const StepInputs& inputs) {
   const std::unique_lock lock(running_, std::try_to_lock);
   if (!lock || inputs.ids.size() != ids_.size() || inputs.positions.size() != positions_.size() ||
       inputs.logit_rows.size() != logit_rows_.size() || inputs.rows.n_rows() != rows_.n_rows() ||
-      inputs.rows.n_blocks() != inputs.cache.n_blocks || inputs.cache.n_layer != cache_.n_layer ||
+      inputs.rows.n_blocks() != inputs.cache.n_blocks || inputs.cache.format != cache_.format ||
+      inputs.cache.n_layer != cache_.n_layer ||
       inputs.cache.n_head != cache_.n_head || inputs.cache.head_dim != cache_.head_dim) {
     return std::nullopt;
   }

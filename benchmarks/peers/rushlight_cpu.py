@@ -68,13 +68,13 @@ class Runtime:
         return {"seconds": self._reader.time(), "bytes": self._reader.nbytes, "reader": self._reader.name}
 
     def memory(self, n_tokens: int) -> dict[str, object]:
-        """Bytes of the placed weights, a tied head counted once, and of n_tokens of keys and values in float32."""
-        config = self.model.config
+        """Bytes of the placed weights, a tied head counted once, and of keys and values of n_tokens."""
+        config, ops = self.model.config, self.model.module.ops
         modules = [(path, module) for path, module in self.model.module.named_modules() if hasattr(module, "weight")]
         placed = [module.weight for path, module in modules if path != "wte" or not config.tie_word_embeddings]
         return {
             "weights": sum(int(weight.nbytes) for weight in placed if hasattr(weight, "nbytes")),
-            "kv": 2 * config.n_layer * config.n_embd * 4 * n_tokens,
+            "kv": 2 * config.n_layer * config.n_embd * (4 if ops.kv_dtype == "f32" else 2) * n_tokens,
         }
 
     def sampling(self, n: int) -> dict[str, object]:

@@ -52,6 +52,9 @@ ALWAYS = [
     Subject("reference", "f32", 4e-6, 4e-6, same_bits=True),
     Subject("reference", "f64", 1e-14, 3e-12, same_bits=True),  # transformers' gelu_fast has √(2/π) to ten digits only
     Subject("cpu", "f32", 4e-6, 4e-6, same_bits=True),
+    Subject("cpu", "f16", 6e-3, 1e-2, same_bits=True),
+    Subject("cpu", "bf16", 5e-2, 8e-2, same_bits=True),
+    Subject("cpu", "int8", 3e-2, 0.12, same_bits=True),
 ]
 WITH_LIBRARIES = [
     *(Subject("torch-cpu", *row) for row in TORCH),

@@ -5,6 +5,7 @@ import numpy as np
 from rushlight.backends import _native
 
 FORMATS = ("f32", "f16", "bf16", "int8", "int4")
+KV_FORMATS = ("f32", "f16", "bf16")
 ISAS = _native.instruction_sets()
 
 
@@ -22,6 +23,18 @@ class ArrayTensor:
 
     def read_into(self, raw, start):
         raw[:] = self.values.reshape(-1).view(np.uint8)[start : start + raw.size]
+
+
+def rounded_to_bf16(x):
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+
+
+def as_kept(x, kept):
+    """Keys or values as a cache of a format keeps them: rounded, and NaN where they are then not finite."""
+    with np.errstate(over="ignore"):
+        rounded = {"f32": x, "f16": x.astype(np.float16).astype(np.float32), "bf16": rounded_to_bf16(x)}[kept]
+    return np.where(np.isfinite(x) & np.isfinite(rounded), rounded, np.float32(np.nan))
 
 
 def random(*shape, seed=0):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from native_helpers import FORMATS, place, random, unpacked
+from native_helpers import FORMATS, place, random, rounded_to_bf16, unpacked
 
 from rushlight.backends import _native
 
@@ -25,11 +25,6 @@ def quantized(x, most):
     greatest = np.abs(padded).max(-1, keepdims=True)
     q = np.rint(padded * (np.float32(most) / np.where(greatest > 0, greatest, 1)))
     return (q.astype(np.float64) * (greatest / np.float32(most))).reshape(len(x), padded.shape[1] * 32)[:, : x.shape[1]]
-
-
-def rounded_to_bf16(x):
-    bits = x.view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
 
 
 def seen(x, weights, isa):

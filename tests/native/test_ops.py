@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from native_helpers import random
+from native_helpers import as_kept, random
 
 from rushlight.backends import _native
 from rushlight.nn import ACTIVATIONS
@@ -101,12 +101,12 @@ def textbook_attention(q, k, v, n_head, scale):
 
 
 class Sequences:
-    """Sequences of (q, k, v) side by side in one cache, fed in steps of any size."""
+    """Sequences of (q, k, v) side by side in one cache of a format, fed in steps of any size."""
 
-    def __init__(self, device, sequences, n_head):
+    def __init__(self, device, sequences, n_head, kept="f32"):
         self.device, self.sequences, self.n_head = device, sequences, n_head
         n_blocks = [-(-len(q) // 64) for q, _, _ in sequences]
-        self.cache = device.kv_cache(2, n_head, sequences[0][0].shape[1] // n_head, sum(n_blocks) + 1)
+        self.cache = device.kv_cache(kept, 2, n_head, sequences[0][0].shape[1] // n_head, sum(n_blocks) + 1)
         free = list(range(sum(n_blocks), 0, -1))  # dealt out backwards
         self.tables = np.full((len(sequences), max(n_blocks)), -1, np.int32)
         for table, n in zip(self.tables, n_blocks, strict=True):
@@ -135,12 +135,44 @@ class Sequences:
 
 @pytest.mark.parametrize("t", [1, 2, 63, 64, 65, 197])
 @pytest.mark.parametrize(("n_head", "head_dim"), [(1, 1), (3, 5), (2, 16), (2, 33), (1, 64), (1, 200)])
-def test_attention(device, t, n_head, head_dim):
-    qkv = [3 * random(t, n_head * head_dim, seed=seed) for seed in range(3)]
+def test_attention(device, kept, t, n_head, head_dim):
+    """As exact in every format: the textbook gets keys and values as they are kept."""
+    q, k, v = (3 * random(t, n_head * head_dim, seed=seed) for seed in range(3))
     scale = 0.5 / math.sqrt(head_dim)
-    expected = textbook_attention(*qkv, n_head, scale)
-    result = Sequences(device, [qkv], n_head).feed_in([[t]], scale)[0]
+    expected = textbook_attention(q, as_kept(k, kept), as_kept(v, kept), n_head, scale)
+    result = Sequences(device, [(q, k, v)], n_head, kept).feed_in([[t]], scale)[0]
     assert np.abs(result - expected).max() <= 4e-6 * np.abs(expected).max()
+
+
+def every_value_in_16_bits(kept):
+    """Each value of the format, as floats, and what lies in the middle between it and the next."""
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    if kept == "bf16":
+        return np.concatenate([bits.astype(np.uint32) << 16, bits.astype(np.uint32) << 16 | 0x8000]).view(np.float32)
+    halves = bits.view(np.float16).astype(np.float32)
+    finite = halves[np.isfinite(halves)]
+    edges = np.array([65504, 65519.996, 65520, 1e30, np.inf], np.float32)
+    return np.concatenate([halves, (finite[:-1] + finite[1:]) / 2, edges, -edges])
+
+
+def test_values_are_kept_to_the_nearest_even_and_never_infinite(device, kept):
+    values = np.resize(every_value_in_16_bits(kept), (1, 1 << 17))
+    zeros = np.zeros_like(values)
+    found = Sequences(device, [(zeros, zeros, values)], 1 << 11, kept).feed_in([[1]], 1.0)[0]
+    np.testing.assert_array_equal(found, as_kept(values, kept))
+
+
+@pytest.mark.parametrize("beyond", [65520.0, -65520.0, 1e38, -np.inf])
+def test_a_key_beyond_the_format_is_not_taken_for_an_unlikely_one(device, kept, beyond):
+    """An infinite score would vanish in softmax, and leave a text that is quietly another."""
+    qkv = [random(70, 8, seed=seed) for seed in range(3)]
+    qkv[1][66, 5] = beyond
+    result = Sequences(device, [qkv], 2, kept).feed_in([[60, 10]], 1e-6)[0]
+    lost = np.isnan(as_kept(qkv[1], kept)[66, 5])
+    assert lost == (kept == "f16" or np.isinf(beyond))
+    assert np.isfinite(result[:66]).all()
+    assert np.isfinite(result[:, :4]).all()
+    assert (np.isnan(result[66:, 4:]) == lost).all()
 
 
 def test_attention_scores_far_apart_do_not_overflow(device):
@@ -152,28 +184,34 @@ def test_attention_scores_far_apart_do_not_overflow(device):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("steps", [[1] * 70, [69, 1], [7] * 10, [64, 6], [17, 53]])
-def test_attention_is_the_same_bits_however_the_sequence_is_cut(isa, threads, steps):
+def test_attention_is_the_same_bits_however_the_sequence_is_cut(isa, kept, threads, steps):
     qkv = [random(70, 10, seed=seed) for seed in range(3)]
-    cut = Sequences(_native.Device(threads, isa), [qkv], 2).feed_in([steps], 0.4)[0]
-    assert np.array_equal(cut, Sequences(_native.Device(1, isa), [qkv], 2).feed_in([[70]], 0.4)[0])
+    cut = Sequences(_native.Device(threads, isa), [qkv], 2, kept).feed_in([steps], 0.4)[0]
+    assert np.array_equal(cut, Sequences(_native.Device(1, isa), [qkv], 2, kept).feed_in([[70]], 0.4)[0])
 
 
-def test_sequences_in_a_batch_do_not_see_each_other(device):
+def test_sequences_in_a_batch_do_not_see_each_other(device, kept):
     sequences = [[random(t, 12, seed=10 * t + i) for i in range(3)] for t in (5, 90, 66)]
-    together = Sequences(device, sequences, 3).feed_in([[3, 2], [80, 10], [2, 64]], 0.5)
+    together = Sequences(device, sequences, 3, kept).feed_in([[3, 2], [80, 10], [2, 64]], 0.5)
     for sequence, result in zip(sequences, together, strict=True):
-        alone = Sequences(device, [sequence], 3).feed_in([[len(sequence[0])]], 0.5)[0]
+        alone = Sequences(device, [sequence], 3, kept).feed_in([[len(sequence[0])]], 0.5)[0]
         assert np.array_equal(result, alone)
 
 
-def test_what_was_left_in_the_cache_is_not_seen(device):
+def test_what_was_left_in_the_cache_is_not_seen(device, kept):
     rubbish = [np.full((64, 8), np.nan, np.float32)] * 3
     qkv = [random(64, 8, seed=seed) for seed in range(3)]
-    used = Sequences(device, [qkv], 2)
+    used = Sequences(device, [qkv], 2, kept)
     used.sequences = [rubbish]
     used.feed([(0, 64)], 1.0)
     used.sequences = [qkv]
-    assert np.array_equal(used.feed_in([[10, 54]], 1.0)[0], Sequences(device, [qkv], 2).feed_in([[64]], 1.0)[0])
+    fresh = Sequences(device, [qkv], 2, kept)
+    assert np.array_equal(used.feed_in([[10, 54]], 1.0)[0], fresh.feed_in([[64]], 1.0)[0])
+
+
+def test_a_cache_is_in_floats_of_some_kind(device):
+    with pytest.raises(ValueError, match="no format of keys and values"):
+        device.kv_cache("int8", 1, 1, 4, 1)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,23 @@ def test_a_plan_is_for_any_split_of_its_rows_into_sequences():
     assert calls.n == 2
 
 
+def test_a_cache_in_another_format_is_written_in_its_own():
+    ops = CPUBackend("f16", threads=2)
+    model = gpt2(ops)
+    forward = ops.capture(model)
+    chunks = steps(2, 6)
+    run(forward, ops, chunks)
+    shape = CONFIG.kv_shape
+    plain, captured = (
+        [np.array(each(Batch.of(step, cache))) for step in chunks]
+        for each in (model, forward)
+        for cache in [ops._native.kv_cache("f32", shape.n_layer, shape.n_head, shape.head_dim, 16)]
+    )
+    for a, b, halves in zip(plain, captured, run(model, ops, chunks), strict=True):
+        assert np.array_equal(a, b)
+        assert not np.array_equal(a, halves)
+
+
 def test_results_stay_when_the_plan_is_run_again():
     ops = CPUBackend(threads=2)
     forward = ops.capture(gpt2(ops))

@@ -77,7 +77,7 @@ def test_random_models(torch, random_gpt2, tmp_path, seed):
 @pytest.mark.parametrize("prompt", ["Once upon a time", "The king said to the fox", "Far away"])
 def test_the_embedded_model(torch, transformers, prompt):
     theirs = transformers.GPT2LMHeadModel.from_pretrained(demo.folder(), dtype=torch.float32).eval()
-    ours = rushlight.load()
+    ours = rushlight.load(dtype="f32")
     for early_stopping in (False, True):
         found = ours.beam_search(prompt, n_beams=4, n=4, max_tokens=60, early_stopping=early_stopping)
         texts, _ = theirs_found(
@@ -98,7 +98,7 @@ def test_the_embedded_model(torch, transformers, prompt):
 def test_stop_strings(torch, transformers, stop, early_stopping):
     theirs = transformers.GPT2LMHeadModel.from_pretrained(demo.folder(), dtype=torch.float32).eval()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(demo.folder() / "tokenizer.json"))
-    ours = rushlight.load()
+    ours = rushlight.load(dtype="f32")
     for prompt in ("Once upon a time", "The king said to the fox"):
         found = ours.beam_search(prompt, n_beams=4, n=4, max_tokens=40, stop=stop, early_stopping=early_stopping)
         texts, scores = theirs_found(

@@ -50,7 +50,7 @@ def test_perplexity_of_a_random_model(torch, random_gpt2, tmp_path, n_ids, windo
 
 def test_perplexity_of_the_embedded_model(torch, transformers):
     theirs = transformers.GPT2LMHeadModel.from_pretrained(demo.folder(), dtype=torch.float32).eval()
-    ours = rushlight.load()
+    ours = rushlight.load(dtype="f32")
     text = "Once upon a time there was a king who had three sons, and the youngest was called Boots. " * 60
     ids = ours.tokenizer.encode(text)
     assert len(ids) > 2 * 512
@@ -63,7 +63,7 @@ def test_perplexity_of_the_embedded_model(torch, transformers):
 
 def test_scores(torch, transformers):
     theirs = transformers.GPT2LMHeadModel.from_pretrained(demo.folder(), dtype=torch.float32).eval()
-    ours = rushlight.load()
+    ours = rushlight.load(dtype="f32")
     for prompt, continuation in [("Once upon a time", " there was a king"), ("The wolf said", ", “Let me in!”")]:
         score = ours.score(prompt, continuation)
         ids = torch.tensor([score.prompt_ids + score.ids])

@@ -47,6 +47,10 @@ class KVCache:
 
     @property
     def n_blocks(self) -> int: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
 
 class Rows:
     """A batch's rows, checked against a cache: whose they are and where their blocks lie."""
@@ -134,7 +138,9 @@ class Device:
         """A vector of these values, or room for so many."""
 
     def array(self, values: NDArray[np.float32]) -> Array: ...
-    def kv_cache(self, n_layer: int, n_head: int, head_dim: int, n_blocks: int) -> KVCache: ...
+    def kv_cache(self, format: str, n_layer: int, n_head: int, head_dim: int, n_blocks: int) -> KVCache:  # noqa: A002
+        """Zeros, in f32, f16 or bf16."""
+
     def rows(
         self,
         row_starts: NDArray[np.int32],

@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from rushlight.backends.protocol import Array, Forward, Tensor
 
 DTYPES = ("auto", "f32", "f16", "bf16", "int8", "int4")
-"""What the weights are kept in; auto is the checkpoint's own. Activations, keys and values are float32."""
+"""What the weights are kept in; auto is the checkpoint's own. Activations are float32; for keys and values see
+`CPUBackend.kv_dtype`."""
 
 ISA_VARIABLE = "RUSHLIGHT_ISA"
 
 _FORMATS = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 """The format that keeps a checkpoint's dtype; f64 is rounded."""
+
+_KV_DTYPES = {"f16": "f16", "bf16": "bf16", "int8": "f16", "int4": "f16"}
+"""What keys and values are kept in beside matrices of one dtype; otherwise it is f32."""
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
@@ -133,12 +137,24 @@ class CPUBackend:
         """Reads every byte of the weight as a product of one row does, and computes nothing: to measure the memory."""
         self._native.read(weight)
 
+    @property
+    def kv_dtype(self) -> str:
+        """What keys and values are kept in, once the weights are placed: f32, f16 or bf16.
+
+        The dtype of the matrices; f16 beside int8 and int4, and f32 where a checkpoint's matrices are of several. Keys
+        and values are rounded to nearest as they are written, and read from there by every row, its own included.
+        Scores, softmax and sums are float32. A value beyond f16's range is kept as NaN, so that the logits that depend
+        on it are NaN as well, from which no token is chosen.
+        """
+        return _KV_DTYPES.get(self.dtype, "f32")
+
     def kv_cache(self, shape: KVShape, n_blocks: int) -> _native.KVCache:
-        return self._native.kv_cache(shape.n_layer, shape.n_head, shape.head_dim, n_blocks)
+        return self._native.kv_cache(self.kv_dtype, shape.n_layer, shape.n_head, shape.head_dim, n_blocks)
 
     def kv_block_bytes(self, shape: KVShape) -> int:
         value_dim = -(-shape.head_dim // 16) * 16  # values are padded to whole vectors
-        return shape.n_layer * shape.n_head * (shape.head_dim + value_dim) * BLOCK_SIZE * 4
+        item_bytes = 4 if self.kv_dtype == "f32" else 2
+        return shape.n_layer * shape.n_head * (shape.head_dim + value_dim) * BLOCK_SIZE * item_bytes
 
     def available_bytes(self) -> int:
         return available_bytes()

@@ -56,7 +56,7 @@ def verify(
     text: Texts = None,
     ids: Ids = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: Dtype = "f32",
     threads: Threads = None,
     offline: Offline = False,
     revision: Revision = None,
@@ -80,7 +80,8 @@ def verify(
     """Compare a model with PyTorch, module by module. Exit code 1 if they differ.
 
     Needs no PyTorch but for --against. The first module that diverges by itself is named, with the cause if trying
-    finds it. Without a recording, OpenAI's GPT-2 124M is compared with published answers.
+    finds it. Without a recording, OpenAI's GPT-2 124M is compared with published answers. Computes in f32, exactly,
+    whatever the checkpoint's dtype; --dtype says what else to prove.
     """
     from rushlight.checkpoint import open_checkpoint
     from rushlight.proof import read_golden

@@ -140,7 +140,8 @@ class BeamSearch:
         """(B, V) logits behind the prompt and each of B texts -> their log-softmax, with biases and penalties."""
         if not np.isfinite(logits).all():
             raise GenerationError(
-                "the model's logits hold NaN or infinity", remedy="look for NaN or infinity in the weights"
+                "the model's logits hold NaN or infinity",
+                remedy="look for NaN or infinity in the weights, or compute in f32",
             )
         shifted = logits.astype(np.float64)
         shifted -= shifted.max(axis=1, keepdims=True)

@@ -74,7 +74,7 @@ class _Job:
             position = self.first + 1 + int(np.argmin(np.isfinite(likelihood.logprobs)))
             raise GenerationError(
                 f"the model's logits for position {position} are not finite",
-                remedy="look for NaN or infinity in the weights",
+                remedy="look for NaN or infinity in the weights, or compute in f32",
             )
         return likelihood
 

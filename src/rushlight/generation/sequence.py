@@ -171,7 +171,7 @@ class Sequence:
         if token < 0:
             raise GenerationError(
                 f"the model's logits at position {len(self.ids)} have no finite maximum",
-                remedy="look for NaN or infinity in the weights",
+                remedy="look for NaN or infinity in the weights, or compute in f32",
             )
         self.sampler.take(token)
         logprob = None if logits is None else token_logprob(logits, token, self.sampler.params.logprobs or 0)

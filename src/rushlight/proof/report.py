@@ -15,8 +15,8 @@ TOLERANCES = {"f64": 1e-5, "f32": 1e-5, "f16": 2e-3, "bf16": 1e-2, "int8": 5e-2,
 """How far a module that is given the recorded input may be off: max |difference| / max |recorded|.
 
 Three times and more of what was seen of right ports, up to the sizes of GPT-2 124M, and below what the mildest of the
-sabotage tests does. The weights decide: those of a BF16 checkpoint are computed with exactly, so that f32's tolerance
-holds unless rounding was asked for, by `--dtype` or by a recording in that dtype.
+sabotage tests does. What a backend computes in decides, or a recording in a rounder dtype: f32 holds the weights of a
+BF16 checkpoint exactly, and in bf16 keys and values are rounded, whatever the weights were.
 """
 DRIFT = 100
 """How many times the tolerance a module may be off in the run, where rounding adds up and deep models enlarge it.
