@@ -68,10 +68,28 @@ struct Ids {
   std::span<const int32_t> values;
 };
 
-StepInputs inputs_of(const NumPy<int32_t, 1>& ids, const NumPy<int32_t, 1>& positions,
-                     const NumPy<int32_t, 1>& logit_rows, const Rows& rows, const KVCache& cache) {
-  return {span(ids), span(positions), span(logit_rows), rows, cache};
+Rows rows_of(const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& positions,
+             const NumPy<int32_t, 2>& block_tables, int n_blocks) {
+  return Rows(span(row_starts), span(positions), span(block_tables), static_cast<int64_t>(block_tables.shape(1)),
+              n_blocks);
 }
+
+// batch.py's Batch, with views of the arrays that it holds.
+struct Batch {
+  explicit Batch(nb::handle batch)
+      : ids(nb::cast<NumPy<int32_t, 1>>(batch.attr("ids"), false)),
+        positions(nb::cast<NumPy<int32_t, 1>>(batch.attr("positions"), false)),
+        logit_rows(nb::cast<NumPy<int32_t, 1>>(batch.attr("logit_rows"), false)),
+        cache(nb::cast<const KVCache&>(batch.attr("cache"))),
+        rows(rows_of(nb::cast<NumPy<int32_t, 1>>(batch.attr("row_starts"), false), positions,
+                     nb::cast<NumPy<int32_t, 2>>(batch.attr("block_tables"), false), cache.n_blocks)) {}
+
+  StepInputs inputs() const { return {span(ids), span(positions), span(logit_rows), rows, cache}; }
+
+  NumPy<int32_t, 1> ids, positions, logit_rows;
+  const KVCache& cache;
+  Rows rows;
+};
 
 // protocol.py's Draws, with views of the arrays that they hold: of nothing that was converted, and would be gone.
 std::vector<Draw> draws_of(const nb::sequence& draws) {
@@ -189,12 +207,11 @@ NB_MODULE(_native, m) {
            "forward"_a)
       .def("finish", &Plan::finish, "out"_a)
       .def("run",
-           [](Plan& p, const NumPy<int32_t, 1>& ids, const NumPy<int32_t, 1>& positions,
-              const NumPy<int32_t, 1>& logit_rows, const Rows& rows, const KVCache& cache) {
-             const StepInputs inputs = inputs_of(ids, positions, logit_rows, rows, cache);
-             return unlocked([&] { return p.run(inputs); });
+           [](Plan& p, nb::handle batch) {
+             const Batch read(batch);
+             return unlocked([&] { return p.run(read.inputs()); });
            },
-           "ids"_a, "positions"_a, "logit_rows"_a, "rows"_a, "cache"_a);
+           "batch"_a);
 
   nb::class_<Device>(m, "Device")
       .def(nb::new_(&make_device), "threads"_a, "isa"_a)
@@ -250,10 +267,8 @@ NB_MODULE(_native, m) {
            "format"_a, "n_layer"_a, "n_head"_a, "head_dim"_a, "n_blocks"_a)
       .def("rows",
            [](Device&, const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& positions,
-              const NumPy<int32_t, 2>& block_tables, int n_blocks) {
-             return Rows(span(row_starts), span(positions), span(block_tables),
-                         static_cast<int64_t>(block_tables.shape(1)), n_blocks);
-           },
+              const NumPy<int32_t, 2>& block_tables,
+              int n_blocks) { return rows_of(row_starts, positions, block_tables, n_blocks); },
            "row_starts"_a, "positions"_a, "block_tables"_a, "n_blocks"_a)
       .def("embedding",
            [](Device& d, const NumPy<int32_t, 1>& ids, const Weight& table) {
@@ -301,11 +316,10 @@ NB_MODULE(_native, m) {
            },
            "x"_a, "rows"_a)
       .def("plan",
-           [](Device& d, const NumPy<int32_t, 1>& ids, const NumPy<int32_t, 1>& positions,
-              const NumPy<int32_t, 1>& logit_rows, const Rows& rows, const KVCache& cache) {
-             return std::make_unique<Plan>(d.shared_from_this(), inputs_of(ids, positions, logit_rows, rows, cache));
+           [](Device& d, nb::handle batch) {
+             return std::make_unique<Plan>(d.shared_from_this(), Batch(batch).inputs());
            },
-           "ids"_a, "positions"_a, "logit_rows"_a, "rows"_a, "cache"_a)
+           "batch"_a)
       .def("attention",
            [](Device& d, const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache,
               int layer, int n_head, float scale) {

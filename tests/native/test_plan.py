@@ -117,7 +117,7 @@ def test_results_stay_when_the_plan_is_run_again():
 def test_steps_of_many_rows_are_not_planned():
     ops = CPUBackend()
     calls = Calls(gpt2(ops))
-    run(ops.capture(calls), ops, [[Chunk([1] * (MOST_PLANNED_ROWS + 1), 0, [0])]] * 4)
+    run(ops.capture(calls), ops, [[Chunk([1] * (MOST_PLANNED_ROWS + 1), 0, [0, 1])]] * 4)
     assert calls.n == 4
 
 

@@ -7,6 +7,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from rushlight.backends.batch import Batch
 from rushlight.backends.protocol import Draw
 
 def instruction_sets() -> list[str]:
@@ -98,15 +99,8 @@ class Plan:
     def finish(self, out: Array) -> Array | None:
         """Ends the recording of what came out: a copy of it, or None if the plan cannot be run."""
 
-    def run(
-        self,
-        ids: NDArray[np.int32],
-        positions: NDArray[np.int32],
-        logit_rows: NDArray[np.int32],
-        rows: Rows,
-        cache: KVCache,
-    ) -> Array | None:
-        """The same step on other inputs. None if another thread is running it, or the inputs do not fit it."""
+    def run(self, batch: Batch) -> Array | None:
+        """The same step on another batch. None if another thread is running it, or the batch does not fit it."""
 
 class Device:
     """The operations, by a number of threads with one instruction set. Any thread may call it; the GIL is released."""
@@ -148,15 +142,8 @@ class Device:
         block_tables: NDArray[np.int32],
         n_blocks: int,
     ) -> Rows: ...
-    def plan(
-        self,
-        ids: NDArray[np.int32],
-        positions: NDArray[np.int32],
-        logit_rows: NDArray[np.int32],
-        rows: Rows,
-        cache: KVCache,
-    ) -> Plan:
-        """A plan to be recorded with these inputs."""
+    def plan(self, batch: Batch) -> Plan:
+        """A plan to be recorded with this batch."""
 
     def embedding(self, ids: NDArray[np.int32] | Ids, table: Weight) -> Array: ...
     def linear(self, x: Array, weight: Weight, bias: Vector | None) -> Array: ...

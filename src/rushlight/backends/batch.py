@@ -83,20 +83,22 @@ class Batch:
         ids: list[int] = []
         positions: list[int] = []
         row_starts = [0]
+        block_tables: list[int] = []
         logit_rows: list[int] = []
-        for chunk in chunks:
-            start, stop = len(ids), len(ids) + len(chunk.ids)
-            ids.extend(chunk.ids)  # += would add an array, element by element
-            positions += range(chunk.position, chunk.position + len(chunk.ids))
+        width = max([len(chunk.blocks) for chunk in chunks])
+        for chunk_ids, position, blocks, all_logits in chunks:
+            start, stop = len(ids), len(ids) + len(chunk_ids)
+            ids.extend(chunk_ids)  # += would add an array, element by element
+            positions += range(position, position + len(chunk_ids))
             row_starts.append(stop)
-            logit_rows += range(start if chunk.all_logits else stop - 1, stop)
-        width = max(len(chunk.blocks) for chunk in chunks)
-        block_tables = [[*chunk.blocks, *[-1] * (width - len(chunk.blocks))] for chunk in chunks]
+            block_tables.extend(blocks)
+            block_tables += [-1] * (width - len(blocks))
+            logit_rows += range(start if all_logits else stop - 1, stop)
         return cls(
             ids=np.array(ids, np.int32),
             positions=np.array(positions, np.int32),
             row_starts=np.array(row_starts, np.int32),
-            block_tables=np.array(block_tables, np.int32),
+            block_tables=np.array(block_tables, np.int32).reshape(len(chunks), width),
             logit_rows=np.array(logit_rows, np.int32),
             cache=cache,
         )

@@ -39,7 +39,7 @@ _KV_DTYPES = {"f16": "f16", "bf16": "bf16", "int8": "f16", "int4": "f16"}
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
-MOST_PLANNED_ROWS = 32
+MOST_PLANNED_ROWS = 64
 """A step of more rows computes for so long that what Python takes beside it is not seen."""
 
 MOST_PLANS = 16
@@ -220,7 +220,7 @@ class CPUBackend:
 
     def plan_of(self, forward: Forward, batch: Batch) -> tuple[_native.Plan | None, Array]:
         """The forward of a batch, and the plan of it, if it could be recorded."""
-        plan = self._native.plan(batch.ids, batch.positions, batch.logit_rows, self.rows_of(batch), batch.cache)
+        plan = self._native.plan(batch)
         try:
             out = plan.record(forward)
         except Exception:  # it wanted to know more than a plan tells; or it is wrong, and will say so again
@@ -253,12 +253,8 @@ class _Captured:
         plans = self._plans
         if shape in plans:
             plan = plans[shape] = plans.pop(shape, None)  # the last used is last
-            if plan is not None:
-                rows = self._backend.rows_of(batch)
-                out = plan.run(batch.ids, batch.positions, batch.logit_rows, rows, batch.cache)
-                if out is not None:
-                    return out
-            return self._forward(batch)
+            out = None if plan is None else plan.run(batch)
+            return self._forward(batch) if out is None else out
         if shape not in self._seen:
             self._seen.add(shape)
             return self._forward(batch)
