@@ -61,7 +61,7 @@ inline constexpr int kActivations = 7;
 inline constexpr const char* kActivationNames[kActivations] = {"gelu_tanh",  "gelu_erf", "relu", "silu",
                                                                "quick_gelu", "sigmoid",  "tanh"};
 
-inline constexpr int kStretch = 32;
+inline constexpr int kStretch = 64;
 
 struct Kernels {
   const char* name;
