@@ -16,6 +16,12 @@ def test_the_words_are_numpys(seed, position):
     assert list(philox((position, 0, 0, 0), (seed, 7))) == generator.random_raw(4).tolist()
 
 
+@pytest.mark.parametrize("seed", WORDS)
+@pytest.mark.parametrize("position", [0, 31, 32, 1000, 2**64 - 1])
+def test_uniform_numbers_are_of_the_first_word(seed, position):
+    assert uniform(seed, position) == (philox((position, 0, 0, 0), (seed, 0))[0] >> 11) * 2.0**-53
+
+
 def test_uniform_numbers_fill_the_unit_interval():
     numbers = np.array([uniform(3, position) for position in range(4000)])
     assert 0 <= numbers.min() < numbers.max() < 1
