@@ -22,7 +22,7 @@ class StepCosts:
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
-        self._measured: dict[int, int] = {}
+        self._measured: dict[int, int] = {}  # after how many steps; the one measured last comes last
         self._n_steps = 0
 
     def measured(self, n_rows: int, seconds: float) -> None:
@@ -31,9 +31,10 @@ class StepCosts:
         # One step that was interrupted, or the first of its kind, is not to decide for the next hundreds.
         before = self.estimate(n_rows) if self._seconds else seconds
         self._seconds[n_rows] = before + LEARNING_RATE * (min(seconds, 3 * before) - before)
+        self._measured.pop(n_rows, None)
         self._measured[n_rows] = self._n_steps
-        for stale in [n for n, at in self._measured.items() if self._n_steps - at > FORGET_STEPS]:
-            del self._seconds[stale], self._measured[stale]
+        while self._n_steps - self._measured[oldest := next(iter(self._measured))] > FORGET_STEPS:
+            del self._seconds[oldest], self._measured[oldest]
 
     def knows(self, n_rows: int) -> bool:
         """Whether such a step was measured lately."""
@@ -44,6 +45,8 @@ class StepCosts:
 
         Nothing before there is a measure, so that there will be one.
         """
+        if n_rows in self._seconds:
+            return self._seconds[n_rows]
         if not self._seconds:
             return 0.0
         known = sorted(self._seconds)

@@ -78,13 +78,14 @@ class Scheduler:
                 rows[s] = min(s.n_pending, left, SCORED_ROWS if s.scores_prompt else left)
                 left -= rows[s]
         for s in active:
-            if s in rows and s in self.running:
+            if s in rows:
                 self._grow(s, rows)
         return rows
 
     def _admit(self) -> None:
-        n_active = sum(s.runnable for s in self.running)
-        for sequence in [s for s in self.waiting if s.runnable]:
+        waiting = [s for s in self.waiting if s.runnable]
+        n_active = sum(s.runnable for s in self.running) if waiting else 0
+        for sequence in waiting:
             if n_active >= self.max_sequences:
                 return
             found = [] if sequence.scores_prompt else self.pool.find(sequence.ids[:-1])

@@ -58,6 +58,9 @@ class Sequence:
     Attributes:
         ids: prompt and text.
         n_prompt: how many of them are the prompt.
+        scores_prompt: whether the logits after every prompt token are wanted.
+        wants_logprobs: whether its reader asks how likely the tokens are.
+        always_guesses: whether every guess is checked, also where it does not pay.
         end: the most that there will be.
         n_fed: of how many the keys and values are in the cache: the next that the model sees is ids[n_fed].
         n_found: prompt tokens that the prefix cache had.
@@ -86,7 +89,10 @@ class Sequence:
         self.n_prompt = len(self.ids)
         self.end = min(self.n_prompt + max_tokens, context_length)
         self.sampler = sampler
+        self.scores_prompt = sampler.params.prompt_logprobs is not None
+        self.wants_logprobs = sampler.params.logprobs is not None
         self.guessers = guessers
+        self.always_guesses = bool(sampler.params.speculate)
         self.notify = notify
         self._stop_ids = stop_ids
         self._ends_as: FinishReason = "length" if self.n_prompt + max_tokens <= context_length else "context"
@@ -103,16 +109,6 @@ class Sequence:
         self.reader: ReaderRef | None = None
         self.prefill_s = 0.0
         self.decode_s = 0.0
-
-    @property
-    def scores_prompt(self) -> bool:
-        """Whether the logits after every prompt token are wanted."""
-        return self.sampler.params.prompt_logprobs is not None
-
-    @property
-    def wants_logprobs(self) -> bool:
-        """Whether its reader asks how likely the tokens are."""
-        return self.sampler.params.logprobs is not None
 
     def is_ready(self) -> bool:
         """Whether its reader has no need to wait."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections import Counter
+from heapq import heapify, heappop, heapreplace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 from rushlight.generation.costs import StepCosts, learned_rate, n_right
@@ -67,14 +69,17 @@ class PromptLookup:
         self._guessed: list[int] = []
 
     def look(self, ids: Ids[int]) -> float:
-        new = ids[len(self._index.ids) :]
-        self._rates[self._kind] = learned_rate(self._rates[self._kind], n_right(self._guessed, new), len(self._guessed))
+        index, rates = self._index, self._rates
+        new = ids[len(index.ids) :]
+        if self._guessed:
+            right = n_right(self._guessed, new)
+            rates[self._kind] = learned_rate(rates[self._kind], right, len(self._guessed))
         for token in new:
-            self._index.append(token)
-        length, _ = self._index.match()
+            index.append(token)
+        length, end = index.match()
         self._kind = bisect(self._LENGTHS, length)
-        self.guess(1)  # whether it comes true costs nothing to see
-        return self._rates[self._kind] if length else 0.0
+        self._guessed = index.ids[end : end + 1] if length else []  # whether it comes true costs nothing to see
+        return rates[self._kind] if length else 0.0
 
     def forget(self) -> None:
         self._index = SuffixIndex()
@@ -101,35 +106,33 @@ class Speculation:
 
     def guesses(self, sequences: Ids[Sequence]) -> dict[Sequence, list[int]]:
         """For each decoding sequence of a step, the tokens to be checked beside its next row; none for most texts."""
+        if not any(sequence.guessers for sequence in sequences):
+            return {}
         likelihoods, guessers = [], []
         for sequence in sequences:
-            likelihood, guesser = max(
-                ((guesser.look(sequence.ids), guesser) for guesser in sequence.guessers),
-                key=lambda pair: pair[0],
-                default=(0.0, None),
-            )
+            looks = [(guesser.look(sequence.ids), guesser) for guesser in sequence.guessers]
+            likelihood, guesser = max(looks, key=itemgetter(0)) if looks else (0.0, None)
             likelihoods.append(likelihood)
             guessers.append(guesser)
-        if not any(likelihoods) and not any(sequence.sampler.params.speculate for sequence in sequences):
+        always = [i for i, sequence in enumerate(sequences) if sequence.always_guesses]
+        if not any(likelihoods) and not always:
             return {}
+        limits = [sequence.n_spare for sequence in sequences]
         counts: Counter[int] = Counter()
         if self.costs.knows(len(sequences)):
-            limits = [sequence.n_spare for sequence in sequences]
             drafted = [isinstance(guesser, Draft) for guesser in guessers]
             draft_s = self._drafts.costs.estimate if self._drafts else None
             counts = worthwhile(likelihoods, limits, self.costs.estimate, drafted, draft_s)
+        counts |= Counter({i: min(MAX_GUESSES, limits[i]) for i in always})
         guessed: dict[Sequence, list[int]] = {}
         wanted: dict[Draft, int] = {}
-        for i, (sequence, guesser) in enumerate(zip(sequences, guessers, strict=True)):
-            always = sequence.sampler.params.speculate
-            n = min(MAX_GUESSES, sequence.n_spare) if always else counts[i]
-            if guesser is None or n <= 0:
-                continue
+        for i, n in sorted(counts.items()):
+            guesser = guessers[i]
             if isinstance(guesser, Draft):
                 wanted[guesser] = n
-                guessed[sequence] = guesser.guessed  # filled below, for all of them together
-            else:
-                guessed[sequence] = guesser.guess(n)
+                guessed[sequences[i]] = guesser.guessed  # filled below, for all of them together
+            elif guesser is not None:
+                guessed[sequences[i]] = guesser.guess(n)
         if self._drafts is not None:
             self._drafts.guess(wanted)
         return {sequence: tokens for sequence, tokens in guessed.items() if tokens}
@@ -155,26 +158,26 @@ def worthwhile(
         draft_s: the seconds that the draft model takes for a guess of so many sequences.
     """
     n = len(likelihoods)
-    rows = sorted(
-        (
-            (likelihood**j, i, j)
-            for i, (likelihood, limit) in enumerate(zip(likelihoods, limits, strict=True))
-            for j in range(1, min(limit, MAX_GUESSES) + 1)
-            if likelihood**j >= LEAST_LIKELIHOOD
-        ),
-        reverse=True,
-    )
+    # The next row of each sequence, the likeliest first.
+    rows = [(-p, i, 1) for i, p in enumerate(likelihoods) if p >= LEAST_LIKELIHOOD and limits[i] > 0]
+    heapify(rows)
+    taken: list[int] = []  # whose rows
     ahead = max(ROWS_AHEAD, sum(drafted))  # the first row of a round pays for the draft's forward
     rounds: Counter[int] = Counter()
     tokens, guessing_s, n_best, best = float(n), 0.0, 0, LEAST_GAIN * n / step_s(n)
-    for m, (gain, i, j) in enumerate(rows, 1):
-        tokens += gain
+    while rows and len(taken) - n_best < ahead:
+        loss, i, j = rows[0]
+        gain = likelihoods[i] ** (j + 1)
+        if j < min(limits[i], MAX_GUESSES) and gain >= LEAST_LIKELIHOOD:
+            heapreplace(rows, (-gain, i, j + 1))
+        else:
+            heappop(rows)
+        taken.append(i)
+        tokens -= loss
         if draft_s is not None and drafted[i]:
             guessing_s += draft_s(rounds[j] + 1) - (draft_s(rounds[j]) if rounds[j] else 0.0)
             rounds[j] += 1
-        rate = tokens / (step_s(n + m) + guessing_s)
+        rate = tokens / (step_s(n + len(taken)) + guessing_s)
         if rate > best:
-            n_best, best = m, rate
-        elif m - n_best >= ahead:
-            break
-    return Counter(i for _, i, _ in rows[:n_best])
+            n_best, best = len(taken), rate
+    return Counter(taken[:n_best])
