@@ -12,6 +12,7 @@ import pytest
 import rushlight
 from rushlight import Request
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
+from rushlight.generation.context import Runner
 
 PROMPT = "Once upon a time"
 
@@ -103,6 +104,23 @@ def test_a_stop_string_ends_the_text_and_is_not_shown(model):
     assert result.ids == whole.ids[: len(result.ids)]
     assert stop in model.tokenizer.decode(result.ids)
     assert model.generate(PROMPT, max_tokens=30, stop=["never in it", stop]).text == result.text
+
+
+def test_no_step_is_run_after_a_stop_string(model, monkeypatch):
+    n_steps = 0
+    on_device = Runner.on_device
+
+    def counted(self, chunks):
+        nonlocal n_steps
+        n_steps += 1
+        return on_device(self, chunks)
+
+    monkeypatch.setattr(Runner, "on_device", counted)
+    whole = model.generate(PROMPT, max_tokens=30, speculate=False)
+    assert n_steps == 30
+    n_steps = 0
+    result = model.generate(PROMPT, max_tokens=30, speculate=False, stop=whole.text[20:24])
+    assert n_steps == len(result.ids) < 30
 
 
 def test_a_stop_string_that_only_begins_is_shown_in_the_end(model):

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rushlight.text import StopStrings, Tokenizer
 
 
+TOKENS_TOGETHER = 16
+"""Tokens of a text that are read together where it is given out whole."""
+
+
 @dataclass(slots=True)
 class Stats:
     """What a generation took: counts in tokens, times in seconds.
@@ -172,6 +176,14 @@ class Writer:
         self.ended = False
         self._stop = stop
         self._decoder = tokenizer.stream() if tokenizer else None
+        self._together = 1 if stop else TOKENS_TOGETHER
+
+    def is_due(self) -> bool:
+        """Whether to take what there is, where the text is given out whole.
+
+        Several tokens are faster taken together; but any may complete a stop string.
+        """
+        return self.sequence.done or len(self.sequence.unread) >= self._together
 
     def take(self) -> str | None:
         """The text that the next token makes certain, often none; None if there is no token yet, or no more.
@@ -302,7 +314,7 @@ def write_many(
                 yield index, error
         if not active:
             return
-        engine.run_until(partial(_any_ready, list(chain.from_iterable(active.values()))))
+        engine.run_until(partial(_any_due, list(chain.from_iterable(active.values()))))
         for index, writers in list(active.items()):
             try:
                 ended = [_catch_up(engine, writer) for writer in writers]
@@ -316,14 +328,14 @@ def write_many(
                 yield index, result
 
 
-def _any_ready(writers: Iterable[Writer]) -> bool:
-    return any(writer.sequence.is_ready() for writer in writers if not writer.ended)
+def _any_due(writers: Iterable[Writer]) -> bool:
+    return any(writer.is_due() for writer in writers if not writer.ended)
 
 
 def _catch_up(engine: Engine, writer: Writer) -> bool:
     """Writes what there is to read; whether the text has ended, and its memory is given back."""
-    while writer.take() is not None:
-        pass
+    while writer.sequence.is_ready() and not writer.ended:
+        writer.take()
     if writer.ended:
         engine.cancel(writer.sequence)
     return writer.ended

@@ -48,11 +48,15 @@ class StopStrings:
         self._held = ""
         self._stopped = False
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._root.children)
+
     def push(self, piece: str) -> tuple[str, bool]:
         """Text to show after `piece`, and whether a stop string has come; after one, nothing more is shown."""
         if self._stopped:
             return "", True
-        if not self._root.children:  # there are no stop strings
+        if not self:
             return piece, False
         text, start = self._held + piece, len(self._held)
         for end, character in enumerate(piece, start + 1):
