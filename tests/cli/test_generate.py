@@ -305,7 +305,7 @@ def test_settings_are_checked_before_the_model_is_looked_for(rushlight):
 def test_huge_settings_are_clamped(rushlight, bare_gpt2):
     """BAD_INPUTS 41, 43: max_tokens to the context, top_k to the vocabulary."""
     flags = ["--ignore-eos", "--temp", "1", "--seed", "1"]
-    done = rushlight("generate", bare_gpt2, "-p", PROMPT, "-n", 10**12, "--top-k", 10**12, "--json", *flags)
+    done = rushlight("generate", bare_gpt2, "-p", PROMPT, "-n", 10**30, "--top-k", 10**30, "--json", *flags)
     record = json.loads(done.out)
     assert record["finish_reason"] == "context"
     assert record["stats"]["prompt_tokens"] + len(record["ids"]) == library.load(bare_gpt2).context_length

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
@@ -22,6 +23,8 @@ MAX_GRAMMAR_CHARS = 1 << 18
 """Of a JSON schema or a pattern."""
 MAX_LOGPROBS = 20
 """Alternatives to a token; the most that OpenAI's API gives too."""
+MAX_CHANGE = 1e30
+"""Of a logit, by a penalty or a bias: a float32 holds millions of them together."""
 
 
 class SamplingSettings(TypedDict, total=False):
@@ -134,13 +137,13 @@ def _whole(value: Any, at_least: int, at_most: float = math.inf) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and at_least <= int(value) <= at_most
 
 
-def _number(value: Any, at_least: float = -math.inf, at_most: float = math.inf) -> bool:
-    return (
-        isinstance(value, Real)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and at_least <= float(value) <= at_most
-    )
+def _number(value: Any, at_least: float, at_most: float) -> bool:
+    """Whether it is a number in the range, which is compared as it is: an int may be none that a float can hold."""
+    return isinstance(value, Real) and not isinstance(value, bool) and at_least <= value <= at_most
+
+
+def _change(value: Any) -> bool:
+    return _number(value, -MAX_CHANGE, MAX_CHANGE)
 
 
 def _grammar(value: Any) -> bool:
@@ -151,20 +154,26 @@ def _biases(value: Any) -> bool:
     return value is None or (
         isinstance(value, Mapping)
         and len(value) <= MAX_LOGIT_BIASES
-        and all(_whole(i, 0) and _number(bias) for i, bias in value.items())
+        and all(_whole(i, 0) and _change(bias) for i, bias in value.items())
     )
 
 
 _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max_tokens": ("a whole number, 0 or more", lambda value: _whole(value, 0)),
-    "temperature": ("a number, 0 or more", lambda value: _number(value, 0)),
+    "temperature": ("a number, 0 or more", lambda value: _number(value, 0, sys.float_info.max)),
     "top_k": ("a whole number, 0 or more", lambda value: _whole(value, 0)),
     "top_p": ("above 0 and at most 1", lambda value: _number(value, 0, 1) and value > 0),
     "min_p": ("from 0 to 1", lambda value: _number(value, 0, 1)),
-    "repetition_penalty": ("a number above 0", lambda value: _number(value, 0) and value > 0),
-    "presence_penalty": ("a number", _number),
-    "frequency_penalty": ("a number", _number),
-    "logit_bias": (f"at most {MAX_LOGIT_BIASES} token ids, each with a number", _biases),
+    "repetition_penalty": (
+        f"from {1 / MAX_CHANGE:g} to {MAX_CHANGE:g}",
+        lambda value: _number(value, 1 / MAX_CHANGE, MAX_CHANGE),
+    ),
+    "presence_penalty": (f"from {-MAX_CHANGE:g} to {MAX_CHANGE:g}", _change),
+    "frequency_penalty": (f"from {-MAX_CHANGE:g} to {MAX_CHANGE:g}", _change),
+    "logit_bias": (
+        f"at most {MAX_LOGIT_BIASES} token ids, each with a number from {-MAX_CHANGE:g} to {MAX_CHANGE:g}",
+        _biases,
+    ),
     "seed": ("from 0 to 2^64 - 1", lambda value: value is None or _whole(value, 0, 2**64 - 1)),
     "stop_ids": ("token ids", lambda value: isinstance(value, Collection) and all(_whole(i, 0) for i in value)),
     "ignore_eos": ("true or false", lambda value: isinstance(value, bool)),

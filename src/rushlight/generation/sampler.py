@@ -66,7 +66,7 @@ class Sampler:
         self.follows_text = constraint is not None or self._penalties.grow
         self._draw = Draw(
             params.temperature,
-            params.top_k,
+            min(params.top_k, vocab_size),
             params.top_p,
             params.min_p,
             changes=self._penalties.changes(),

@@ -83,10 +83,14 @@ class Grammars:
             RequestError: it is no schema, or needs what is not known.
         """
         try:
-            text = json.dumps(json.loads(schema) if isinstance(schema, str) else dict(schema))
+            text = json.dumps(json.loads(schema) if isinstance(schema, str) else dict(schema), allow_nan=False)
         except (RecursionError, TypeError, ValueError) as error:
             raise RequestError(f"json_schema is not JSON: {error}") from None
-        return self._constraint("json_schema", self._matcher.grammar_from_json_schema(text, defaults=_SPACES))
+        try:
+            grammar = self._matcher.grammar_from_json_schema(text, defaults=_SPACES)
+        except ValueError as error:
+            raise RequestError(f"json_schema cannot be used: {error}") from None
+        return self._constraint("json_schema", grammar)
 
     def regex(self, pattern: str) -> Constraint:
         """Text that a pattern matches from its beginning to its end, in the syntax of Rust's regex crate.
