@@ -263,6 +263,20 @@ def test_several_texts_of_one_prompt_have_seeds_of_their_own(model):
         model.stream(PROMPT, n=2)
 
 
+def test_more_texts_than_the_queue_and_the_memory_hold(monkeypatch):
+    model = rushlight.load(kv_bytes=2_500_000)
+    engine = model._plain.engine
+    monkeypatch.setattr(engine, "_max_waiting", 2)
+    settings = {"max_tokens": 80, "temperature": 1.0, "seed": 1}
+    requests = [Request(prompt, settings={**settings, "n": 12}) for prompt in (PROMPT, "The king")]
+    results = dict(model.generate_many(requests))
+    for i, request in enumerate(requests):
+        texts = [results[i], *results[i].others]
+        assert texts[0].ids == model.generate(request.prompt, **settings).ids
+        assert [len(text.ids) for text in texts] == [80] * 12
+    assert engine.pool.n_held == 0
+
+
 def test_a_longer_prompt_computes_only_what_is_new(model):
     first = model.generate([7] * 200, max_tokens=10)
     assert first.stats.cached_tokens == 0

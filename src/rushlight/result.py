@@ -307,10 +307,14 @@ def write_many(
             index, make = pulled
             try:
                 active[index] = make()
-                for writer in active[index]:
-                    engine.submit(writer.sequence, reader, wait=True)
             except RushlightError as error:
-                _cancel(engine, active.pop(index, ()))
+                yield index, error
+        for index in [index for index, writers in active.items() if not writers[-1].sequence.arrival]:
+            alone = not any(map(_under_way, chain.from_iterable(active.values())))
+            try:
+                _submit(engine, active[index], reader, alone=alone)
+            except RushlightError as error:
+                _cancel(engine, active.pop(index))
                 yield index, error
         if not active:
             return
@@ -326,6 +330,28 @@ def write_many(
                 del active[index]
                 result, *result.others = (writer.result for writer in writers)
                 yield index, result
+
+
+def _under_way(writer: Writer) -> bool:
+    return bool(writer.sequence.arrival) and not writer.ended
+
+
+def _submit(engine: Engine, writers: Iterable[Writer], reader: Reader, *, alone: bool) -> None:
+    """Queues the texts that are not queued yet, in order, as far as there is room.
+
+    Args:
+        alone: no text that is read here is under way, so that there is nothing better to do than to wait for room.
+
+    Raises:
+        QueueFullError: there is none, and there will be none.
+    """
+    for writer in writers:
+        if writer.sequence.arrival:
+            continue
+        if engine.full and not alone:
+            return  # there will be, once those under way have been read
+        engine.submit(writer.sequence, reader, wait=True)
+        alone = False
 
 
 def _any_due(writers: Iterable[Writer]) -> bool:

@@ -1,6 +1,7 @@
 """The engine over a toy model: what is computed, when, and in whose blocks."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from toy import BLOCK_BYTES, V, expected, ids_of, read_all, sequence, toy_engine
 
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
-from rushlight.generation import Sampler, SamplingParams
+from rushlight.generation import Engine, Sampler, SamplingParams
 from rushlight.generation.scheduler import MIXED_ROWS
 from rushlight.generation.sequence import MAX_UNREAD
 from rushlight.generation.speculation import PromptLookup
@@ -225,6 +226,26 @@ def test_a_full_queue_refuses_or_runs_the_others_first():
     third = sequence([3])
     engine.submit(third, wait=True)
     assert ids_of(read_all(engine, third)) == expected([3], 20)
+
+
+def test_threads_that_wait_for_room_each_find_some(monkeypatch):
+    is_full = Engine.full.fget
+    engine, _ = toy_engine(max_waiting=1, max_sequences=2)
+    texts = {}
+
+    def ask(thread):
+        for i in range(30):
+            one = sequence([thread + 1, i % V], max_tokens=3)
+            engine.submit(one, wait=True)
+            texts[thread, i] = ids_of(read_all(engine, one))
+
+    monkeypatch.setattr(Engine, "full", property(lambda engine: bool(time.sleep(0)) or is_full(engine)))
+    threads = [threading.Thread(target=ask, args=(thread,)) for thread in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == {(thread, i): expected([thread + 1, i % V], 3) for thread in range(6) for i in range(30)}
 
 
 def test_what_cannot_fit_is_refused_with_need_and_have():

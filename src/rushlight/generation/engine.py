@@ -142,13 +142,10 @@ class Engine:
             QueueFullError: too many wait already, and nothing was queued; with `wait`, none of them can go on.
         """
         self.check(sequence)
-        if wait and self.full:
-            self.run_until(lambda: not self.full)
-        with self._lock:
+
+        def queued() -> bool:
             if self.full:
-                raise QueueFullError(
-                    "too many texts are waiting for their turn", expected=f"at most {self._max_waiting}"
-                )
+                return False
             sequence.arrival = next(self._arrivals)
             if reader is not None:
                 watch(reader, sequence, self._forgotten)
@@ -157,6 +154,16 @@ class Engine:
             if sequence.notify is not None:
                 self._followed.add(sequence)
             self._settle_if_free()
+            return True
+
+        # Asked and done under one lock: of several that wait for room, each takes what it saw.
+        if wait:
+            self.run_until(queued)
+        else:
+            with self._lock:
+                queued()
+        if not sequence.arrival:
+            raise QueueFullError("too many texts are waiting for their turn", expected=f"at most {self._max_waiting}")
 
     @property
     def full(self) -> bool:
@@ -228,6 +235,8 @@ class Engine:
         me = threading.get_ident()
         with self._lock:
             while not wanted():
+                if self._arrived or self._left:
+                    self._settle_if_free()  # whoever had the turn may not have come to it
                 # A turn that is still mine was cut off by an interrupt, between two lines.
                 if self._turn_of in {None, me}:
                     self._turn_of = me

@@ -69,7 +69,7 @@ class Sequence:
         prompt_logprobs: of each prompt token but the first, as far as they are computed.
         done: nothing more will come.
         error: why it ended, if it went wrong.
-        arrival: its place in the order of arrival.
+        arrival: its place in the order of arrival, from 1; 0 before it is queued.
         reader: whom it is written for; None ends only when it is cancelled.
         prefill_s, decode_s: seconds of the steps it took part in, up to the first token and after it.
     """
