@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import rushlight
 from rushlight import demo
-from rushlight.errors import ConfigError, FormatError, RushlightError, SourceError, TokenizerError
+from rushlight.errors import ConfigError, FormatError, RequestError, RushlightError, SourceError, TokenizerError
 
 
 @pytest.fixture
@@ -26,6 +26,12 @@ def set_config(folder, **changes):
 
 def test_no_source_is_the_embedded_model():
     assert rushlight.load().name == "tales"
+
+
+@pytest.mark.parametrize("kv_bytes", [-1, 1e8, "1 GB"])
+def test_a_bound_of_memory_that_is_none(kv_bytes):
+    with pytest.raises(RequestError, match="kv_bytes is .*: it should be a whole number of bytes"):
+        rushlight.load(kv_bytes=kv_bytes)
 
 
 def test_a_named_model_is_never_replaced_by_the_embedded_one():

@@ -180,7 +180,7 @@ def test_ids_out_of_the_vocabulary_are_refused(model, prompt):
             call(prompt)
 
 
-@pytest.mark.parametrize("prompt", [[1.5], ["a"], [None], [True], 3, None])
+@pytest.mark.parametrize("prompt", [[1.5], ["a"], [None], [True], 3, None, b"abc", bytearray(b"abc")])
 def test_a_prompt_is_text_or_token_ids(model, prompt):
     for call in (model.generate, model.logits):
         with pytest.raises(RequestError, match="text, or token ids"):
@@ -237,8 +237,16 @@ def test_many_requests_come_out_as_each_alone(model):
         else:
             alone = model.generate(prompts[i], **requests[i].settings)
             assert (result.text, result.ids, result.finish_reason) == (alone.text, alone.ids, alone.finish_reason)
-    with pytest.raises(RequestError, match="max_active"):
-        model.generate_many([], max_active=0)
+    for max_active in (0, 2.5, "many"):
+        with pytest.raises(RequestError, match="max_active"):
+            model.generate_many([], max_active=max_active)
+
+
+def test_what_is_no_request_harms_no_other(model):
+    results = dict(model.generate_many(["Once", Request("Once", "x", {"max_tokens": 2}), Request("Once", 3)]))
+    assert [type(results[i]) for i in range(3)] == [RequestError, rushlight.Generation, RequestError]
+    assert "no request (found str)" in str(results[0])
+    assert "no text (found 3)" in str(results[2])
 
 
 def test_many_requests_end_at_their_own_stop_strings(model):

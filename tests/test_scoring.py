@@ -210,6 +210,8 @@ def test_perplexity_tells_how_far_it_is(model):
     [
         ({"window": 1}, "the window is 1 tokens .*2 to 512"),
         ({"window": 513}, "the window is 513"),
+        ({"window": 64.0}, "the window is 64.0"),
+        ({"stride": "8"}, "the stride is '8'"),
         ({"stride": 0}, "the stride is 0 tokens .*1 to 512"),
         ({"window": 100, "stride": 101}, "the stride is 101 tokens .*1 to 100"),
     ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.checkpoint import Checkpoint, open_checkpoint, read_json_object
-from rushlight.errors import ConfigError, FormatError, PortError
+from rushlight.errors import ConfigError, FormatError, PortError, RequestError
 from rushlight.models import ARCHITECTURES, load_port, recognise
 from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
 from rushlight.models.schema import Fields
@@ -66,6 +66,8 @@ def load(
     Raises:
         RushlightError: one of its kinds, and nothing is loaded: never other weights, another device or dtype.
     """
+    if kv_bytes is not None and (not isinstance(kv_bytes, int) or kv_bytes < 0):
+        raise RequestError(f"kv_bytes is {kv_bytes!r}: it should be a whole number of bytes, 0 or more")
     ops = open_backend(device, dtype, threads=threads)
     ported = None if port is None else load_port(port)
     with ExitStack() as files:

@@ -213,15 +213,20 @@ class Model:
             error: the others go on.
 
         Raises:
-            RequestError: max_active is no number above 0.
+            RequestError: max_active is no whole number above 0.
         """
-        if max_active < 1:
-            raise RequestError("max_active is too small", expected="1 or more", found=max_active)
+        if not isinstance(max_active, int) or max_active < 1:
+            raise RequestError(f"max_active is {max_active!r}: it should be a whole number, 1 or more")
         engine = self._here.engine
-        texts = (
-            (index, partial(self._writers, engine, request.prompt, request.stop, request.settings))
-            for index, request in enumerate(requests)
-        )
+
+        def writers(request: Request) -> list[Writer]:
+            if not isinstance(request, Request):
+                raise RequestError(
+                    "this is no request", found=type(request).__name__, remedy="make one: rushlight.Request(prompt)"
+                )
+            return self._writers(engine, request.prompt, request.stop, request.settings)
+
+        texts = ((index, partial(writers, request)) for index, request in enumerate(requests))
         return write_many(engine, texts, max_active)
 
     def _writer(
@@ -337,7 +342,7 @@ class Model:
         )
         params.check_vocabulary(self.config.vocab_size)
         prompt_ids = self._prompts.continued(prompt, max_tokens)
-        strings = [stop] if isinstance(stop, str) else list(stop)
+        strings = StopStrings(stop).strings
         ends = {*stop_ids, *(() if ignore_eos else self.eos_ids)}
         search = BeamSearch(
             n_beams=n_beams,
@@ -363,7 +368,6 @@ class Model:
 
     def _stops(self, strings: Ids[str]) -> Callable[[Ids[int]], bool]:
         """Whether new tokens hold a stop string."""
-        StopStrings(strings)  # which says what is wrong with them
         decode = self._prompts.need_tokenizer("stop strings need a tokenizer").decode
 
         def stops(ids: Ids[int]) -> bool:
@@ -486,11 +490,11 @@ class Model:
             GenerationError: the logits hold NaN or infinity.
         """
         window = self.context_length if window is None else window
-        if not 2 <= window <= self.context_length:
-            raise RequestError(f"the window is {window} tokens", expected=f"2 to {self.context_length}, the context")
+        if not isinstance(window, int) or not 2 <= window <= self.context_length:
+            raise RequestError(f"the window is {window!r} tokens", expected=f"2 to {self.context_length}, the context")
         stride = min(512, window) if stride is None else stride
-        if not 1 <= stride <= window:
-            raise RequestError(f"the stride is {stride} tokens", expected=f"1 to {window}, the window")
+        if not isinstance(stride, int) or not 1 <= stride <= window:
+            raise RequestError(f"the stride is {stride!r} tokens", expected=f"1 to {window}, the window")
         result = Perplexity(window, stride)
         read: deque[int] = deque()
 

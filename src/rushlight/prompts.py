@@ -59,7 +59,7 @@ class Prompts:
         """
         if isinstance(prompt, str):
             return self.need_tokenizer("the prompt is text").encode(prompt)
-        if not isinstance(prompt, Iterable):
+        if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | bytearray):  # whose numbers are no tokens
             raise RequestError("a prompt is text, or token ids", found=type(prompt).__name__)
         ids: list[int] = []
         for i in prompt:

@@ -209,10 +209,27 @@ def test_half_of_a_surrogate_pair(chat):
     assert roles(chat) == ["system"]
 
 
-def test_wrong_settings_are_told_before_anything(chat):
-    with pytest.raises(RequestError, match="temperature"):
-        chat.send("Hi", temperature=-1)
+@pytest.mark.parametrize("text", [None, 5, b"Hi"])
+def test_a_message_is_text(chat, text):
+    with pytest.raises(RequestError, match="a message is text"):
+        chat.send(text)
     assert roles(chat) == ["system"]
+
+
+@pytest.mark.parametrize("settings", [{"temperature": -1}, {"max_tokens": "5"}, {"max_tokens": None}])
+def test_wrong_settings_are_told_before_anything(chat, tales, settings):
+    [name] = settings
+    with pytest.raises(RequestError, match=name):
+        chat.send("Hi", **settings)
+    assert roles(chat) == ["system"]
+    with pytest.raises(RequestError, match=name):
+        Chat(tales, **settings)
+
+
+def test_stop_strings_beside_those_of_the_turns_are_counted_at_once(tales):
+    Chat(tales, stop=["x"] * 13)
+    with pytest.raises(RequestError, match="too many stop strings .*found 17"):
+        Chat(tales, stop=["x"] * 14)
 
 
 LONG = "Tell me more of it, please, and of the king and of the queen. "

@@ -11,6 +11,8 @@ from rushlight.chat.prompt import PromptEncoder
 from rushlight.chat.template import ChatTemplate, find_template
 from rushlight.chat.transcript import Message, check_messages, read_transcript, write_transcript
 from rushlight.errors import ContextLengthError, RequestError, RushlightError, TokenizerError
+from rushlight.generation import SamplingParams
+from rushlight.text import StopStrings
 
 if TYPE_CHECKING:
     import os
@@ -108,7 +110,7 @@ class Chat:
     Raises:
         TokenizerError: the model has no tokenizer.
         TemplateError: there is no sound template where there should be one.
-        RequestError: a setting is out of its range.
+        RequestError: a setting is out of its range, or the stop strings are too many or too long.
     """
 
     def __init__(
@@ -129,8 +131,10 @@ class Chat:
             )
         self.model = model
         self.template = find_template(model, template, variables=variables, now=now or datetime.now())
-        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        self.stop = StopStrings(stop).strings
         self.settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **settings}
+        SamplingParams(**self.settings)  # which says what is wrong with them, as this does where there are too many:
+        StopStrings((*self.template.stop, *self.stop))
         self.messages: list[Message] = []
         self.n_forgotten = 0
         self._tokenizer = model.tokenizer
@@ -162,7 +166,7 @@ class Chat:
         Raises:
             ContextLengthError: the message does not fit beside the system prompt and the room for the answer. As after
                 any error, the conversation is as it was.
-            RequestError: the message is empty or not Unicode, or a setting is out of its range.
+            RequestError: the message is empty, no text or not Unicode, or a setting is out of its range.
             TemplateError: the template refuses the conversation, or takes too much.
             GenerationError: the logits hold NaN or infinity.
         """
@@ -174,6 +178,8 @@ class Chat:
     def stream(self, text: str, **settings: Unpack[SamplingSettings]) -> Answer:
         """As `send`, piece by piece. What is wrong is raised here, before the first piece."""
         self._close_answer()
+        if not isinstance(text, str):
+            raise RequestError("a message is text", found=type(text).__name__)
         if not text.strip():
             raise RequestError("the message is empty")
         return self._reply([*self.messages, {"role": "user", "content": text}], settings)
@@ -259,7 +265,7 @@ class Chat:
     def _reply(self, messages: list[Message], overrides: SamplingSettings) -> Answer:
         messages = check_messages(messages)
         settings: SamplingSettings = {**self.settings, **overrides}
-        reserve = min(settings.get("max_tokens", MAX_TOKENS), self.model.context_length // 2)
+        reserve = min(SamplingParams(**settings).max_tokens, self.model.context_length // 2)
         rendered, ids, n_forgotten = self._fitting(messages, self.model.context_length - reserve)
         settings["stop_ids"] = (*settings.get("stop_ids", ()), *self._turn_ends())
         stream = self.model.stream(ids, stop=(*self.template.stop, *self.stop), **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rushlight.errors import RequestError
@@ -28,21 +29,27 @@ class StopStrings:
         stop: one string or several, at most `MAX_STOP_STRINGS` of at most `MAX_STOP_CHARS` characters; with none, all
             text passes.
 
+    Attributes:
+        strings: all of them.
+
     Raises:
-        RequestError: too many, too long, or an empty one.
+        RequestError: too many, too long, an empty one, or one that is no text.
     """
 
     def __init__(self, stop: str | Sequence[str] = ()) -> None:
-        strings = [stop] if isinstance(stop, str) else list(stop)
+        strings = [stop] if isinstance(stop, str) or not isinstance(stop, Iterable) else list(stop)
         if len(strings) > MAX_STOP_STRINGS:
             raise RequestError("too many stop strings", expected=f"at most {MAX_STOP_STRINGS}", found=len(strings))
         for string in strings:
+            if not isinstance(string, str):
+                raise RequestError("a stop string is no text", found=repr(string))
             if not 1 <= len(string) <= MAX_STOP_CHARS:
                 raise RequestError(
                     "a stop string is empty or too long",
                     expected=f"1 to {MAX_STOP_CHARS} characters",
                     found=f"{len(string):,}",
                 )
+        self.strings = tuple(strings)
         self._root = _automaton(strings)
         self._state = self._root
         self._held = ""
