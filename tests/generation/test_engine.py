@@ -268,6 +268,27 @@ def test_a_sequence_that_goes_wrong_ends_alone():
     assert engine.pool.n_held == 0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_prompt_whose_logits_are_not_finite_has_no_likelihoods(value):
+    engine, model = toy_engine()
+    run = engine._run._forward
+
+    def forward(batch):
+        logits = run(batch)
+        logits[batch.ids[batch.logit_rows] == 9] = value
+        return logits
+
+    engine._run._forward = forward
+    sound, broken = submit(
+        engine, sequence([1, 2, 3], prompt_logprobs=0), sequence([1, 9, 3], prompt_logprobs=0, max_tokens=0)
+    )
+    with pytest.raises(GenerationError, match="logits for position 2 are not finite"):
+        read_all(engine, broken)
+    assert ids_of(read_all(engine, sound))[:1] == expected([1, 2, 3], 1)
+    assert len(sound.prompt_logprobs) == 2
+    assert engine.pool.n_held == 0
+
+
 class Tells(PromptLookup):
     """Guesses what it was told, for a text that repeats nothing."""
 

@@ -337,7 +337,10 @@ class Engine:
         for (sequence, n), chunk in zip(rows.items(), chunks, strict=True):
             begin, end = end, end + (len(chunk.ids) if chunk.all_logits else 1)
             if sequence.scores_prompt:
-                sequence.score(host_rows(self._backend, logits, range(begin, end)))
+                try:
+                    sequence.score(host_rows(self._backend, logits, range(begin, end)))
+                except GenerationError as error:
+                    sequence.fail(error)
             sequence.n_fed += n
             if sequence.n_pending or sequence.done:
                 continue

@@ -31,8 +31,9 @@ class TokenLogprob(NamedTuple):
 def token_logprob(logits: NDArray[np.floating], token: int, n_top: int) -> TokenLogprob:
     """(V,) logits -> how likely `token` was, and the n_top likeliest."""
     values = logits.astype(np.float64)
-    values -= values.max()
-    values -= np.log(np.exp(values).sum())
+    with np.errstate(invalid="ignore"):  # what is not finite gives NaN, for the caller to see
+        values -= values.max()
+        values -= np.log(np.exp(values).sum())
     top: list[int] = []
     if n_top:
         least = np.partition(values, -n_top)[-n_top] if n_top < values.size else -np.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from math import isfinite
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rushlight.backends.batch import BLOCK_SIZE
@@ -139,11 +140,21 @@ class Sequence:
         return -(-length // BLOCK_SIZE) - len(self.blocks)
 
     def score(self, logits: NDArray[np.floating]) -> None:
-        """Takes the (n, V) logits after the next n tokens, for as many as are followed by one of the prompt."""
+        """Takes the (n, V) logits after the next n tokens, for as many as are followed by one of the prompt.
+
+        Raises:
+            GenerationError: they hold NaN or infinity.
+        """
         n_top = self.sampler.params.prompt_logprobs or 0
         for position, row in enumerate(logits, self.n_fed + 1):
             if len(self.prompt_logprobs) + 1 == position < self.n_prompt:
-                self.prompt_logprobs.append(token_logprob(row, self.ids[position], n_top))
+                found = token_logprob(row, self.ids[position], n_top)
+                if not isfinite(found.logprob):
+                    raise GenerationError(
+                        f"the model's logits for position {position} are not finite",
+                        remedy="look for NaN or infinity in the weights",
+                    )
+                self.prompt_logprobs.append(found)
 
     def draws(self, n: int) -> list[Draw]:
         """How the next tokens are chosen: n of them, or one where the second depends on the first.
