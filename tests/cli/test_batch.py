@@ -52,6 +52,8 @@ def test_other_settings_are_refused_until_forced(rushlight, folder):
         assert "line 1 of the input is not the request that its result answers" in refused.err
         assert "--force" in refused.err
         assert (folder / "out.jsonl").read_bytes() == before
+    assert rushlight(*command, "--force", "-m", "no/such/model", "--offline").code == 2
+    assert (folder / "out.jsonl").read_bytes() == before
     assert rushlight(*command, "-n", "2", "--force").code == 0
     assert len(records((folder / "out.jsonl").read_text(encoding="utf-8"))[0]["ids"]) == 2
 
@@ -82,6 +84,29 @@ def test_lines_of_text(rushlight, folder):
     assert done.code == 0
     found = {record["index"]: record["prompt"] for record in records(done.out)}
     assert found == {0: "The “king”", 2: "{not JSON"}
+
+
+@pytest.mark.parametrize("line", ["- -o prompts.jsonl --force < prompts.jsonl", "prompts.jsonl -o - >> prompts.jsonl"])
+def test_an_input_is_never_written_to(process, folder, line):
+    done = process(f"$rushlight batch {line}", cwd=folder)
+    assert (done.code, done.out) == (2, "")
+    assert "input and output are one file" in done.err
+    assert (folder / "prompts.jsonl").read_text(encoding="utf-8") == PROMPTS
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(rushlight, folder):
+    (folder / "prompts.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "The king"}\r\n')
+    done = rushlight("batch", "prompts.jsonl", "-o", "-", "-n", "2")
+    assert done.code == 0
+    assert done.err.startswith("batch: 1 line done; 2 tokens in ")
+
+
+def test_every_penalty_has_a_flag(rushlight, folder):
+    flags = ["--presence-penalty", "1.5", "--frequency-penalty", "0.5", "--logit-bias", "5=-3", "-n", "20"]
+    done = rushlight("batch", "prompts.jsonl", "-o", "-", "--ordered", *flags)
+    alone = rushlight("generate", "-p", "The king", "--json", *flags)
+    assert records(done.out)[0]["text"] == json.loads(alone.out)["text"]
+    assert records(done.out)[0]["text"] != json.loads(rushlight("generate", "-p", "The king", "--json", "-n", "20").out)["text"]
 
 
 def test_an_empty_input_has_empty_results(rushlight, folder):

@@ -16,6 +16,8 @@ from rushlight.jobs.lines import MAX_LINE_BYTES
         (b"a\r\nb", [(0, b"a", 3), (1, b"b", 1)]),
         (b"\n \na\n\n", [(2, b"a", 2)]),
         (b" a \n", [(0, b" a ", 4)]),
+        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", [(0, b"a", 5), (1, b"\xef\xbb\xbfb", 5)]),
+        (b"\xef\xbb\xbf\n", []),
     ],
 )
 def test_lines_that_are_not_blank(data, expected):

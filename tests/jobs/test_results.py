@@ -87,6 +87,22 @@ def test_only_one_process_writes(tmp_path):
     assert len(path.read_bytes().splitlines()) == 1
 
 
+def test_what_is_given_up_is_there_until_there_is_something_else(tmp_path):
+    path = tmp_path / "out.jsonl"
+    before = written(path, 0, 1, 2)
+    with pytest.raises(RuntimeError), ResultsFile(path, force=True):
+        raise RuntimeError
+    assert path.read_bytes() == before
+    with ResultsFile(path, force=True) as results:
+        assert (len(results), results.digest(1)) == (0, None)
+        results.append(result(7))
+        results.append(result(8))
+    assert [json.loads(line)["index"] for line in path.read_bytes().splitlines()] == [7, 8]
+    with ResultsFile(path, force=True):
+        pass
+    assert path.read_bytes() == b""
+
+
 def test_a_job_that_came_to_nothing_leaves_no_file(tmp_path):
     path = tmp_path / "out.jsonl"
     with pytest.raises(RuntimeError), ResultsFile(path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -19,11 +21,14 @@ from rushlight.cli.options import (
     Debug,
     Device,
     Dtype,
+    FrequencyPenalty,
     IgnoreEos,
+    LogitBias,
     MaxTokens,
     MinP,
     Offline,
     Port,
+    PresencePenalty,
     RepetitionPenalty,
     Revision,
     Stop,
@@ -31,6 +36,7 @@ from rushlight.cli.options import (
     Threads,
     TopK,
     TopP,
+    parse_biases,
 )
 from rushlight.cli.progress import progress_bar
 from rushlight.cli.terminal import out, say, status
@@ -102,6 +108,9 @@ def batch(
     top_p: TopP = 1.0,
     min_p: MinP = 0.0,
     repetition_penalty: RepetitionPenalty = 1.0,
+    presence_penalty: PresencePenalty = 0.0,
+    frequency_penalty: FrequencyPenalty = 0.0,
+    logit_bias: LogitBias = None,
     seed: Annotated[
         int,
         typer.Option(
@@ -143,6 +152,9 @@ def batch(
         "top_p": top_p,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "logit_bias": parse_biases(logit_bias),
         "ignore_eos": ignore_eos,
     }
     SamplingParams(**(settings | {"seed": seed}))
@@ -154,8 +166,8 @@ def batch(
     requests = RequestLines(settings, tuple(stop or ()), seed, text_lines)
     with ExitStack() as stack:
         file = stack.enter_context(_open(prompts))
-        if output != "-" and prompts != "-" and Path(output).exists() and Path(output).samefile(prompts):
-            raise JobError("input and output are one file", file=output)
+        if _is_output(file, output):
+            raise JobError("input and output are one file", file="standard output" if output == "-" else output)
         results = _Stdout() if output == "-" else stack.enter_context(ResultsFile(output, force=force))
         with status(f"loading {model or 'the embedded model'}"):
             loaded = rushlight.load(
@@ -210,8 +222,17 @@ def _open(prompts: str) -> BinaryIO:
     return sys.stdin.buffer
 
 
+def _is_output(file: BinaryIO, output: str) -> bool:
+    """Whether the input is the file that the results would go to."""
+    try:
+        read, written = os.fstat(file.fileno()), os.fstat(sys.stdout.fileno()) if output == "-" else os.stat(output)
+    except OSError:  # an input that is no file of the system's, or an output that is not there yet
+        return False
+    return stat.S_ISREG(read.st_mode) and os.path.samestat(read, written)
+
+
 def _sentence(summary: Summary) -> str:
-    parts = [f"{summary.n_done:,} lines done"]
+    parts = [f"{summary.n_done:,} line{'' if summary.n_done == 1 else 's'} done"]
     if summary.n_failed:
         parts.append(f"{summary.n_failed:,} failed")
     if summary.n_skipped:

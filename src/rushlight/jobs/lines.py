@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,10 @@ class Line:
 
 
 def read_lines(file: BinaryIO) -> Iterator[Line]:
-    r"""Every line that is not blank, as it is read. Lines end with \n or \r\n; the last may have no end."""
+    r"""Every line that is not blank, as it is read. Lines end with \n or \r\n; the last may have no end.
+
+    A byte order mark at the beginning, as some editors on Windows write it, is no part of the first line.
+    """
     index = 0
     while raw := file.readline(MAX_LINE_BYTES + 2):
         n_bytes = len(raw)
@@ -42,6 +46,8 @@ def read_lines(file: BinaryIO) -> Iterator[Line]:
         while not part.endswith(b"\n") and (part := file.readline(MAX_LINE_BYTES)):
             n_bytes += len(part)
         raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+        if not index:
+            raw = raw.removeprefix(BOM_UTF8)
         if raw.strip():
             yield Line(index, raw, n_bytes)
         index += 1

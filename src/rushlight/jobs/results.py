@@ -39,7 +39,8 @@ class ResultsFile:
 
     Args:
         path: the file; made if there is none.
-        force: begin again, whatever the file holds.
+        force: begin again, whatever the file holds; it keeps that until there is the first result, or the end of a job
+            that has none.
 
     Raises:
         JobError: it is no regular file, not of a batch job, or damaged elsewhere than at its end; or another process
@@ -61,9 +62,8 @@ class ResultsFile:
         self._file: BinaryIO = self.path.open("a+b", buffering=0)
         try:
             self._lock()
-            if force:
-                self._file.truncate(0)
-            else:
+            self._holds_others = force
+            if not force:
                 self._recover()
         except BaseException:
             self._file.close()
@@ -74,6 +74,8 @@ class ResultsFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._clear()
         self.close()
         if kind is not None and self._is_new and not len(self):
             self.path.unlink(missing_ok=True)  # nothing came of it, not even an empty job
@@ -88,6 +90,7 @@ class ResultsFile:
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds the result of a request; `record` begins with "index" and has its digest under "request"."""
+        self._clear()
         self._note(record)
         data = memoryview(json.dumps(record, ensure_ascii=False).encode() + b"\n")
         while data:
@@ -100,6 +103,12 @@ class ResultsFile:
         if not self._file.closed:
             self._sync()
             self._file.close()
+
+    def _clear(self) -> None:
+        """Takes out what `force` gives up."""
+        if self._holds_others:
+            self._file.truncate(0)
+            self._holds_others = False
 
     def _note(self, record: dict[str, Any]) -> None:
         index = record["index"]
