@@ -60,7 +60,17 @@ class TestLineByLine:
     def test_a_line_that_is_no_text(self, rushlight):
         done = rushlight("chat", "-n", "2", stdin=b"Once\n\xff\xfe\n")
         assert done.code == 2
-        assert "error: standard input: byte 0: a message is not UTF-8" in done.err
+        assert "error: standard input, line 2: byte 0: a message is not UTF-8" in done.err
+
+    def test_a_line_of_any_length_harms_no_other(self, piped):
+        done = piped(stdin=f"Once\n{'x' * (9 << 20)}\nAnd?\n")
+        assert done.code == 2
+        assert "error: standard input, line 2: a message is too long (found 9,437,185 bytes)" in done.err
+        assert done.out == piped(stdin="Once\nAnd?\n").out
+
+    def test_a_byte_order_mark_is_no_part_of_the_first_line(self, piped):
+        assert piped(stdin="\ufeffOnce\n").out == piped(stdin="Once\n").out
+        assert piped("--json", stdin='\ufeff{"content": "Once"}\n').code == 0
 
     def test_slashes_are_text_there(self, piped):
         assert piped(stdin="/exit\nOnce\n").out.count("\n") >= 2
@@ -107,6 +117,8 @@ class Person:
 
     def __init__(self, folder, *arguments, columns=80, program=("-m", "rushlight")):
         env = os.environ | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "XDG_STATE_HOME": str(folder / "state")}
+        env["HOME"] = str(folder / "home")
+        (folder / "home").mkdir(exist_ok=True)
         env.pop("INPUTRC", None)
         self.child = pexpect.spawn(
             sys.executable,
@@ -172,12 +184,18 @@ class TestAtATerminal:
         assert "nothing was said yet" in somebody.say("/undo")
         assert "3 messages" in somebody.say("/load talk.json")
         assert "user: Once upon a time" in somebody.say("/show")
-        somebody.say("/clear")
+        assert "the conversation is forgotten" in somebody.say("/clear")
         assert "user:" not in somebody.say("/show")
-        somebody.say("/system")
+        assert "the system prompt is set" in somebody.say("/system Be brief.")
+        assert "there is no system prompt" in somebody.say("/system")
         assert "system:" not in somebody.say("/show")
         assert "no such file" in somebody.say("/load nowhere.json")
-        assert "error: " in somebody.say("/save /proc/none/talk.json")
+        assert "error: no/talk.json: No such file or directory\n" in somebody.say("/save no/talk.json")
+        assert "error: /proc/talk.json: " in somebody.say("/save /proc/talk.json")
+        assert "no such file" in somebody.say("/load ~/nowhere.json")
+        assert "saved 0 messages in ~/talk.json" in somebody.say("/save ~/talk.json")
+        assert (tmp_path / "home" / "talk.json").is_file()
+        assert "0 messages" in somebody.say("/load ~/talk.json")
         somebody.say("//help me")
         assert "user: /help me" in somebody.say("/show")
         somebody.child.sendline("/exit")
@@ -212,6 +230,14 @@ class TestAtATerminal:
         shown = somebody.say("/show")
         assert "user: A fox 🦊 met a crane 鶴 in the wood\nand said:\n" in shown
         assert shown.count("user:") == 1
+
+    def test_a_paste_that_begins_with_a_path_is_no_command(self, person):
+        somebody = person()
+        somebody.child.send("\x1b[200~/usr/bin/fox: not found\nWhat now?\x1b[201~")
+        time.sleep(0.3)
+        somebody.child.send("\r")
+        assert "(cut at 12 tokens" in somebody.wait()
+        assert "user: /usr/bin/fox: not found\nWhat now?\n" in somebody.say("/show")
 
     def test_unicode_is_edited_by_the_character(self, person):
         somebody = person()

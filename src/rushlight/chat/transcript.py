@@ -69,6 +69,14 @@ def write_transcript(path: str | os.PathLike[str], messages: Sequence[Message], 
         OSError: it cannot be written.
     """
     path = Path(path)
+    try:
+        _write(path, {"format": FORMAT, "version": VERSION, "model": model, "messages": messages})
+    except OSError as error:
+        error.filename, error.filename2 = os.fspath(path), None  # nobody has heard of the temporary file
+        raise
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
     if os.path.lexists(path):
         try:
             read_transcript(path)
@@ -76,7 +84,6 @@ def write_transcript(path: str | os.PathLike[str], messages: Sequence[Message], 
             raise RequestError(
                 "there is a file that is no saved conversation, and it stays", file=path, remedy="choose another name"
             ) from error
-    record = {"format": FORMAT, "version": VERSION, "model": model, "messages": messages}
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # readable to its owner alone
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -12,18 +12,21 @@ from rushlight.cli.terminal import out, say
 from rushlight.errors import RequestError, RushlightError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rushlight.chat import Chat
+    from rushlight.jobs import Line
     from rushlight.result import Generation
 
 
 def answer_lines(conversation: Chat, *, as_json: bool, stats: bool) -> bool:
     """Answers each line of standard input in one turn; whether all went well. A turn that fails harms no other."""
+    from rushlight.jobs import read_lines
+
     sound = True
-    for text in _lines():
+    if sys.stdin is None:
+        raise RequestError("standard input is closed", remedy="pipe the messages in, one a line")
+    for line in read_lines(sys.stdin.buffer):
         try:
-            answer = conversation.stream(_content(text) if as_json else _decoded(text))
+            answer = conversation.stream(_message(line, as_json=as_json))
             if as_json:
                 for _ in answer:
                     pass
@@ -41,36 +44,22 @@ def answer_lines(conversation: Chat, *, as_json: bool, stats: bool) -> bool:
     return sound
 
 
-def _lines() -> Iterator[bytes]:
-    """The lines of standard input that are not empty, each of a length that can be a message."""
-    from rushlight.text.tokenizer import MAX_PROMPT_BYTES
-
-    if sys.stdin is None:
-        raise RequestError("standard input is closed", remedy="pipe the messages in, one a line")
-    while line := sys.stdin.buffer.readline(MAX_PROMPT_BYTES):
-        if len(line) == MAX_PROMPT_BYTES and not line.endswith(b"\n"):
-            raise RequestError(
-                "a message is too long", file="standard input", expected=f"fewer than {MAX_PROMPT_BYTES:,} bytes"
-            )
-        if line.strip():
-            yield line
-
-
-def _decoded(line: bytes) -> str:
-    try:
-        return line.decode().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise RequestError("a message is not UTF-8", file="standard input", offset=error.start) from None
-
-
-def _content(line: bytes) -> str:
-    """The message of a line of JSON."""
+def _message(line: Line, *, as_json: bool) -> str:
+    """What a line says: all of it, or the content of its JSON object."""
     from rushlight.strict_json import parse_json_object
 
-    values = parse_json_object(line, file="standard input", error=RequestError)
+    file = f"standard input, line {line.index + 1}"
+    if not line.is_whole:
+        raise RequestError("a message is too long", file=file, found=f"{line.n_bytes:,} bytes")
+    if not as_json:
+        try:
+            return line.raw.decode()
+        except UnicodeDecodeError as error:
+            raise RequestError("a message is not UTF-8", file=file, offset=error.start) from None
+    values = parse_json_object(line.raw, file=file, error=RequestError)
     content = values.get("content")
     if not isinstance(content, str) or values.get("role", "user") != "user" or values.keys() - {"role", "content"}:
-        raise RequestError("not a message", file="standard input", expected='{"role": "user", "content": "..."}')
+        raise RequestError("not a message", file=file, expected='{"role": "user", "content": "..."}')
     return content
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
 from rushlight.cli.chat_answer import out_whole, summary, without_leading_space
+from rushlight.cli.failure import in_words
 from rushlight.cli.interrupt import Interrupts
 from rushlight.cli.terminal import out, say
 from rushlight.errors import RequestError, RushlightError, printable_name
@@ -68,18 +70,19 @@ class Terminal:
             except KeyboardInterrupt:
                 say("\n(stopped)")
             except (RushlightError, OSError) as error:
-                say(f"error: {error}")
+                say(f"error: {in_words(error)}")
 
     def _turn(self, text: str) -> bool:
         """Does what a line asks for; False once that is to end."""
         text = text.strip()
         if text.startswith("/") and not text.startswith("//"):
-            word, _, rest = text.partition(" ")
-            if word not in self._commands:
+            word = text.split(maxsplit=1)[0]
+            if word in self._commands:
+                self._commands[word][2](text.removeprefix(word).strip())
+                return word != "/exit"
+            if "\n" not in text:  # what has several lines was pasted, and may begin with a path
                 say(f"error: no command {printable_name(word)}; /help lists them, and // begins a message with a slash")
                 return True
-            self._commands[word][2](rest.strip())
-            return word != "/exit"
         if text:
             self._answer(self._chat.stream(text.removeprefix("/") if text.startswith("//") else text))
         return True
@@ -110,9 +113,11 @@ class Terminal:
 
     def _clear(self, _: str) -> None:
         self._chat.reset()
+        say("the conversation is forgotten")
 
     def _system(self, text: str) -> None:
         self._chat.system_prompt = text or None
+        say("the system prompt is set" if text else "there is no system prompt")
 
     def _set(self, text: str) -> None:
         from rushlight.generation.params import SamplingParams
@@ -149,13 +154,13 @@ class Terminal:
     def _save(self, path: str) -> None:
         if not path:
             raise RequestError("/save needs the name of a file")
-        self._chat.save(path)
+        self._chat.save(os.path.expanduser(path))
         say(f"saved {len(self._chat.messages)} messages in {printable_name(path)}")
 
     def _load(self, path: str) -> None:
         if not path:
             raise RequestError("/load needs the name of a file")
-        self._chat.load(path)
+        self._chat.load(os.path.expanduser(path))
         say(f"{len(self._chat.messages)} messages")
 
     def _exit(self, _: str) -> None:

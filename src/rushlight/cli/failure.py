@@ -26,11 +26,9 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
     # Read from the arguments, since an error may come before or outside of their parsing.
     if "--debug" in arguments:
         say(printable("".join(traceback.format_exception(error))).rstrip())
-    if isinstance(error, RushlightError):
-        code, message, exit_code = error.code, str(error), BAD_INPUT
-    elif isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        code, message, exit_code = "system_error", printable(f"{where}{error.strerror or error}"), BAD_INPUT
+    if isinstance(error, RushlightError | OSError):
+        code = error.code if isinstance(error, RushlightError) else "system_error"
+        message, exit_code = in_words(error), BAD_INPUT
     elif place := _line_of_a_port(error):
         code, exit_code = "port_failed", BAD_INPUT
         message = printable(f"{place[0]}: line {place[1]} raises {type(error).__name__}: {error}")
@@ -45,6 +43,13 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
         out(json.dumps({"error": {"code": code, "message": message}}, ensure_ascii=False) + "\n")
     say(f"error: {message}")
     return exit_code
+
+
+def in_words(error: RushlightError | OSError) -> str:
+    """What is wrong with the input, the disk or a path."""
+    if isinstance(error, RushlightError):
+        return str(error)
+    return printable(f"{error.filename}: " if error.filename else "") + printable(str(error.strerror or error))
 
 
 def _line_of_a_port(error: Exception) -> tuple[str, int] | None:
