@@ -32,6 +32,13 @@ def test_the_record_is_what_the_model_says(rushlight, text):
     assert record["tok_s"] > 0
 
 
+def test_the_model_by_argument_or_flag(rushlight, text):
+    folder = package.demo.folder()
+    by_flag, by_argument = (rushlight("eval", *which, "--text", text).out for which in (["-m", folder], [folder]))
+    assert by_flag.splitlines()[:-1] == by_argument.splitlines()[:-1] != []
+    assert "two models" in rushlight("eval", folder, "-m", "other", "--text", text).err
+
+
 def test_the_table(rushlight, text):
     done = rushlight("eval", "--text", text)
     assert (done.code, done.err) == (0, "")

@@ -102,6 +102,18 @@ def test_stats_are_on_stderr(rushlight):
     assert re.search(r" \d+\.\d\d s$", lines[2])
 
 
+def test_stats_of_several_texts_are_of_all(rushlight):
+    done = rushlight("generate", "-p", PROMPT, "-n", 5, "--samples", 3, "--temp", 1, "--ignore-eos", "--stats")
+    assert re.search(r"^generated +15 tokens +[\d,.]+ tok/s\nload +\d+\.\d\d s\n\Z", done.err, re.MULTILINE)
+
+
+def test_several_texts_that_would_be_the_same_are_told(rushlight):
+    said = "at temperature 0 all texts are the same"
+    assert said in rushlight("generate", "-p", PROMPT, "-n", 1, "--samples", 2).err
+    assert said not in rushlight("generate", "-p", PROMPT, "-n", 1, "--samples", 2, "--temp", 1).err
+    assert said not in rushlight("generate", "-p", PROMPT, "-n", 1).err
+
+
 def test_json(rushlight, tales):
     done = rushlight("generate", "-p", PROMPT, "-n", 20, "--temp", "0.7", "--seed", "3", "--json")
     expected = tales.generate(PROMPT, max_tokens=20, temperature=0.7, seed=3)
@@ -164,7 +176,13 @@ def test_a_text_held_to_a_pattern_or_a_schema(rushlight, tmp_path):
     assert json.loads(done.out) in {"red", "green"}
     missing = rushlight("generate", "-p", PROMPT, "--json-schema", tmp_path / "missing.json")
     assert (missing.code, missing.out) == (2, "")
-    assert "missing.json: the JSON schema cannot be read" in missing.err
+    assert f"error: {tmp_path / 'missing.json'}: No such file or directory\n" in missing.err
+    schema.write_bytes(b'{"enum": ["\xff"]}')
+    assert "schema.json: byte 11: the JSON schema is not UTF-8" in rushlight(
+        "generate", "-p", PROMPT, "--json-schema", schema
+    ).err
+    schema.write_bytes(b" " * 300_000)
+    assert len(rushlight("generate", "-p", PROMPT, "--json-schema", schema).err) < 200
 
 
 def test_a_draft_with_other_tokens_is_refused(rushlight, bare_gpt2):
@@ -353,6 +371,7 @@ def test_a_beam_search_with_stop_strings_and_penalties(rushlight):
         (["--temp", "0.5", "--seed", "1"], "has no --temperature, --seed"),
         (["--stop", "a", "--min-p", "0.1", "--top-k", "3"], "has no --top-k, --min-p"),
         (["--stats"], "has no --stats"),
+        (["--draft", "no/such/model"], "has no --draft"),
         (["-n", "0"], "max_tokens is 0"),
     ],
 )

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import OUTPUT, TEXT, Debug, Device, Dtype, Offline, Port, Revision, Source, Threads
+from rushlight.cli.options import (
+    OUTPUT,
+    TEXT,
+    Debug,
+    Device,
+    Dtype,
+    ModelFlag,
+    Offline,
+    Port,
+    Revision,
+    Source,
+    Threads,
+    one_of,
+)
 from rushlight.cli.progress import progress_bar
 from rushlight.cli.terminal import out, status
 
@@ -29,6 +42,7 @@ Examples:
 
 def evaluate(
     source: Source = None,
+    model: ModelFlag = None,
     *,
     text: Annotated[
         str,
@@ -67,13 +81,14 @@ def evaluate(
     import rushlight
     from rushlight.text.pieces import read_pieces
 
+    name = one_of(source, model)
     if text == "-" and sys.stdin is None:
         raise typer.BadParameter("standard input is closed", param_hint="--text")
     with sys.stdin.buffer if text == "-" else Path(text).open("rb") as file:
         total = None if text == "-" else os.fstat(file.fileno()).st_size
-        with status(f"loading {source or 'the embedded model'}"):
+        with status(f"loading {name or 'the embedded model'}"):
             loaded = rushlight.load(
-                source, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision, port=port
+                name, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision, port=port
             )
         with progress_bar("eval", total) as update:
 

@@ -185,7 +185,9 @@ def generate(
     # The model checks these too, but by then it may have been downloaded for nothing.
     params = SamplingParams(**settings)
     StopStrings(stop or ())
-    _check_beams(beams, params, {"--stats": stats})
+    _check_beams(beams, params, {"--stats": stats, "--draft": draft is not None})
+    if samples > 1 and not temperature:
+        say("note: at temperature 0 all texts are the same: --temp 0.8 draws them")
     prompt = _read_stdin() if prompt is None else prompt
     if name is None:
         say("note: no model named: this is the embedded one, of tales; or try: rushlight generate gpt2 -p ...")
@@ -232,7 +234,7 @@ def generate(
         for text in (result, *result.others):
             print_text(prompt if echo else "", [text.text])
     if stats:
-        say(_table(result.stats, times))
+        say(_table([text.stats for text in (result, *result.others)], times))
 
 
 def print_text(prompt: str, pieces: Iterable[str]) -> None:
@@ -306,8 +308,8 @@ def _read_schema(file: str) -> str:
     try:
         with Path(file).open(encoding="utf-8") as opened:
             return opened.read(MAX_GRAMMAR_CHARS + 1)  # one more is refused
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"the JSON schema cannot be read: {error}", file=file) from None
+    except UnicodeDecodeError as error:
+        raise RequestError("the JSON schema is not UTF-8", file=file, offset=error.start) from None
 
 
 def _read_stdin() -> str:
@@ -329,11 +331,17 @@ def _read_stdin() -> str:
     return re.sub(r"\r?\n\Z", "", text)
 
 
-def _table(stats: Stats, times: Mapping[str, float]) -> str:
+def _table(texts: Sequence[Stats], times: Mapping[str, float]) -> str:
+    first = texts[0]
+    n_generated = sum(text.generated_tokens for text in texts)
+    decode_s = max(text.decode_s for text in texts)  # they were generated together
+    decode_tok_s = (n_generated - len(texts)) / decode_s if decode_s else 0.0
     rows = [
-        ("prompt", f"{stats.prompt_tokens:,} tokens", f"{stats.prefill_tok_s:,.1f} tok/s"),
-        ("generated", f"{stats.generated_tokens:,} tokens", f"{stats.decode_tok_s:,.1f} tok/s"),
+        ("prompt", f"{first.prompt_tokens:,} tokens", f"{first.prefill_tok_s:,.1f} tok/s"),
+        ("generated", f"{n_generated:,} tokens", f"{decode_tok_s:,.1f} tok/s"),
         ("load", f"{times['load_s']:.2f} s", ""),
         ("first text", f"{times['first_text_s']:.2f} s" if "first_text_s" in times else "none", ""),
     ]
+    if len(texts) > 1:
+        del rows[-1]  # they are printed when all are there
     return "\n".join(f"{what:<10}  {amount:>14}  {rate:>15}".rstrip() for what, amount, rate in rows)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
+from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from rushlight.errors import RequestError
@@ -103,7 +104,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} is {getattr(self, name)!r}: it should be {wanted}"
+            f"{name} is {short_repr(getattr(self, name))}: it should be {wanted}"
             for name, (wanted, fits) in _CHECKS.items()
             if not fits(getattr(self, name))
         ]
