@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -165,6 +167,18 @@ def test_weights_with_nan_end_in_an_error_and_not_in_text(folder, name):
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(RushlightError, match="finite"):
         rushlight.load(folder).generate([0, 1], max_tokens=5)
+
+
+def test_a_process_may_end_while_weights_are_read():
+    script = """
+from contextlib import ExitStack
+import rushlight
+from rushlight.loader import _Beside
+model = rushlight.load(threads=1)
+_Beside(lambda: [model.logits([1]) for _ in range(100)], ExitStack())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_saving_over_the_file_that_was_loaded_is_safe(folder):

@@ -161,12 +161,15 @@ def _bind(
 
 
 class _Beside:
-    """A call on a thread of its own, which closes what it needs open; an interrupt or an error here does not wait."""
+    """A call on a thread of its own, which closes what it needs open; an interrupt or an error here does not wait.
+
+    The end of the process does: a thread that came out of a kernel once Python is being taken down would abort it.
+    """
 
     def __init__(self, call: Callable[[], None], needs: ExitStack) -> None:
         self._call, self._needs = call, needs
         self._error: BaseException | None = None
-        self._thread = Thread(target=self._run, daemon=True)
+        self._thread = Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:

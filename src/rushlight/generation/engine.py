@@ -91,6 +91,7 @@ class Engine:
             )
         context_blocks = -(-context_length // BLOCK_SIZE)
         allowed = int(available * KV_SHARE) if kv_bytes is None else kv_bytes
+        self._more_memory = "free memory" if kv_bytes is None else "allow more kv_bytes"
         n_blocks = min(max_sequences * context_blocks, allowed // self._block_bytes)
         n_idle = IDLE_CONTEXTS * context_blocks
         self.pool = BlockPool(n_blocks, n_idle, shares=prefix_cache)
@@ -126,7 +127,7 @@ class Engine:
                 f"keys and values of {sequence.end} tokens do not fit in memory",
                 need_bytes=n_blocks * self._block_bytes,
                 have_bytes=self.pool.n_blocks * self._block_bytes,
-                remedy="ask for fewer tokens, or free memory",
+                remedy=f"ask for fewer tokens, or {self._more_memory}",
             )
 
     def submit(self, sequence: Sequence, reader: Reader | None = None, *, wait: bool = False) -> None:
