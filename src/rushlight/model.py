@@ -435,7 +435,7 @@ class Model:
             yield
 
     def score(self, prompt: str | Ids[int], continuation: str | Ids[int]) -> Score:
-        """How likely `continuation` is behind `prompt`: lm-evaluation-harness's loglikelihood.
+        """How likely `continuation` is after `prompt`: lm-evaluation-harness's loglikelihood.
 
         Two texts are encoded as that harness does: white space at the end of the prompt is moved to the continuation,
         and the continuation's tokens are those that the whole has beyond the prompt's own. Token ids are taken as they
@@ -569,7 +569,7 @@ class Model:
     def _check_causal(self) -> None:
         if not self.module.causal:
             raise RequestError(
-                f"{type(self.module).__name__} looks at what stands behind a token too: it cannot go on with a text",
+                f"{type(self.module).__name__} looks at what stands after a token too: it cannot go on with a text",
                 remedy="`logits` gives what it computes for each token",
             )
 

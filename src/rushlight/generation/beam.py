@@ -137,7 +137,7 @@ class BeamSearch:
     def _logprobs(
         self, logits: NDArray[np.floating], prompt_ids: Sequence[int], texts: Sequence[tuple[int, ...]]
     ) -> NDArray[np.float64]:
-        """(B, V) logits behind the prompt and each of B texts -> their log-softmax, with biases and penalties."""
+        """(B, V) logits after the prompt and each of B texts -> their log-softmax, with biases and penalties."""
         if not np.isfinite(logits).all():
             raise GenerationError(
                 "the model's logits hold NaN or infinity",

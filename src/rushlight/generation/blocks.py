@@ -114,7 +114,7 @@ class BlockPool:
         return block
 
     def learn(self, link: int, tokens: Sequence[int], block: int) -> int:
-        """Makes a block known that is now full of these tokens, behind the block with that link.
+        """Makes a block known that is now full of these tokens, after the block with that link.
 
         Returns:
             The block to go on with: where another is known by the same tokens, that one, since it holds the same bits;

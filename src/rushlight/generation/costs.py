@@ -72,6 +72,6 @@ def n_right(guessed: Sequence[int], tokens: Sequence[int]) -> int:
 
 
 def learned_rate(rate: float, right: int, n_guessed: int) -> float:
-    """The share of guesses that were right, the last ones counting most; those behind a wrong one prove nothing."""
+    """The share of guesses that were right, the last ones counting most; those after a wrong one prove nothing."""
     rate = 1 - (1 - rate) * (1 - LEARNING_RATE) ** right
     return rate if right == n_guessed else rate * (1 - LEARNING_RATE)

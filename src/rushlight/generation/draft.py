@@ -47,7 +47,7 @@ class Draft:
 
     Attributes:
         ids: prompt and text, as they were last looked at.
-        n_fed: of how many tokens, guesses behind the text among them, the keys and values are in the cache.
+        n_fed: of how many tokens, guesses after the text among them, the keys and values are in the cache.
         n_known: of the blocks, how many are full, and known to the pool.
         blocks: of the drafts' cache.
         guessed: the last guesses.

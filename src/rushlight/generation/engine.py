@@ -316,7 +316,7 @@ class Engine:
         return True
 
     def _run_rows(self, rows: dict[Sequence, int]) -> None:
-        """Feeds to each sequence so many of its next tokens, with guesses behind them where they pay."""
+        """Feeds to each sequence so many of its next tokens, and guesses after them where they pay."""
         decoding = all(s.decoding for s in rows)
         self._is_whole = False
         guesses = self._speculation.guesses(list(rows)) if decoding else {}

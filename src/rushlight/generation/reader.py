@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """Whoever reads some sequences has one, and lets it go when he goes, in whatever way."""
+    """Held by whoever reads some sequences, and let go when they leave, in whatever way."""
 
     __slots__ = ("__weakref__",)
 

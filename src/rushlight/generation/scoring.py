@@ -1,4 +1,4 @@
-"""How likely given tokens are: log-probabilities behind a prompt, and perplexity over sliding windows."""
+"""How likely given tokens are: log-probabilities after a prompt, and perplexity over sliding windows."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _Job:
         return -(-len(self.inputs) // BLOCK_SIZE)
 
     def take(self, logits: NDArray[np.floating]) -> None:
-        """Takes the (R, V) logits behind the next R of the tokens from `first` on."""
+        """Takes the (R, V) logits after the next R of the tokens from `first` on."""
         start = self.first + 1 + sum(len(part.logprobs) for part in self._parts)
         self._parts.append(_likelihood(logits, self.ids[start : start + len(logits)]))
 
@@ -111,7 +111,7 @@ class Scorer:
 
         Args:
             asked: sequences, each with how many tokens at its end are scored: one or more stand before them. At most
-                MAX_JOBS are read ahead; what is raised in reading comes behind what was read before.
+                MAX_JOBS are read ahead; what is raised in reading comes after what was read before.
 
         Raises:
             GenerationError: the logits hold NaN or infinity.
