@@ -1,6 +1,7 @@
 """The object that a user holds, with the embedded model."""
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -373,6 +374,25 @@ def test_an_asynchronous_stream_that_is_left_gives_its_blocks_back(model):
     assert asyncio.run(read_some()) == 0
     with pytest.raises(RequestError, match="temperature"):
         model.astream(PROMPT, temperature=-1)
+
+
+def test_an_asynchronous_stream_whose_loop_is_closed_gives_its_blocks_back(model):
+    engine = model._plain.engine
+
+    def read_one():
+        loop = asyncio.new_event_loop()
+        stream = model.astream(PROMPT, max_tokens=300, ignore_eos=True)
+        loop.run_until_complete(anext(stream))
+        while any(sequence.runnable for sequence in engine._live):  # it goes on until it waits for its reader
+            time.sleep(0.01)
+        loop.close()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python says that the stream was not closed
+        read_one()
+        gc.collect()
+    engine.settle()
+    assert (engine.pool.n_held, len(engine._live)) == (0, 0)
 
 
 def test_the_thread_of_asynchronous_readers_ends_when_they_have(model):

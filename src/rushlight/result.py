@@ -386,7 +386,8 @@ def _pieces(engine: Engine, writer: Writer) -> Generator[str]:
 async def _async_pieces(engine: Engine, writer: Writer) -> AsyncGenerator[str]:
     import asyncio  # half a hundred modules, which the way to a first token does without
 
-    sequence, ready = writer.sequence, asyncio.Event()
+    # The reader goes with this frame, also where a loop that was closed cannot bring it to its end.
+    sequence, ready, reader = writer.sequence, asyncio.Event(), Reader()
     loop = asyncio.get_running_loop()
 
     def notify() -> None:
@@ -397,7 +398,7 @@ async def _async_pieces(engine: Engine, writer: Writer) -> AsyncGenerator[str]:
 
     sequence.notify = notify
     try:
-        engine.submit(sequence)
+        engine.submit(sequence, reader)
         engine.follow()
         while not writer.ended:
             stalled = not sequence.runnable
