@@ -39,6 +39,12 @@ def test_the_model_by_argument_or_flag(rushlight, text):
     assert "two models" in rushlight("eval", folder, "-m", "other", "--text", text).err
 
 
+def test_a_perplexity_beyond_a_double_is_null(rushlight, text, monkeypatch):
+    monkeypatch.setattr(package.Perplexity, "nll", 1e4)
+    done = rushlight("eval", "--text", text, "--json")
+    assert json.loads(done.out, parse_constant=pytest.fail)["perplexity"] is None
+
+
 def test_the_table(rushlight, text):
     done = rushlight("eval", "--text", text)
     assert (done.code, done.err) == (0, "")

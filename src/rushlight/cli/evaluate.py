@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -107,8 +108,8 @@ def evaluate(
 def _record(result: Perplexity) -> dict[str, float | None]:
     return {
         "nll": result.nll,
-        "perplexity": result.perplexity,
-        "guide_perplexity": result.guide_perplexity,
+        "perplexity": _finite(result.perplexity),
+        "guide_perplexity": _finite(result.guide_perplexity),
         "bits_per_byte": result.bits_per_byte,
         "nll_sum": result.nll_sum,
         "tokens": result.n_ids,
@@ -120,6 +121,11 @@ def _record(result: Perplexity) -> dict[str, float | None]:
         "elapsed_s": result.elapsed_s,
         "tok_s": result.tok_s,
     }
+
+
+def _finite(value: float) -> float | None:
+    """The value; None where JSON has no number for it."""
+    return value if math.isfinite(value) else None
 
 
 def _table(result: Perplexity) -> str:
