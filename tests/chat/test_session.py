@@ -319,6 +319,8 @@ def test_saved_and_loaded(chat, tales, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["talk.json"]
     record = json.loads(path.read_text(encoding="utf-8"))
     assert (record["format"], record["version"], record["model"]) == ("rushlight conversation", 1, "tales")
+    with pytest.raises(FileNotFoundError, match=rf"No such file or directory: '{tmp_path}/no/talk.json'$"):
+        chat.save(tmp_path / "no" / "talk.json")
     with Chat(tales, max_tokens=3) as other:
         other.load(path)
         assert other.messages == chat.messages

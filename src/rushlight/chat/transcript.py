@@ -72,8 +72,8 @@ def write_transcript(path: str | os.PathLike[str], messages: Sequence[Message], 
     try:
         _write(path, {"format": FORMAT, "version": VERSION, "model": model, "messages": messages})
     except OSError as error:
-        error.filename, error.filename2 = os.fspath(path), None  # nobody has heard of the temporary file
-        raise
+        # Nobody has heard of the temporary file.
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
