@@ -32,7 +32,7 @@ def test_no_source_is_the_embedded_model():
 
 @pytest.mark.parametrize("kv_bytes", [-1, 1e8, "1 GB"])
 def test_a_bound_of_memory_that_is_none(kv_bytes):
-    with pytest.raises(RequestError, match="kv_bytes is .*: it should be a whole number of bytes"):
+    with pytest.raises(RequestError, match=r"kv_bytes is .*: it should be a whole number of bytes"):
         rushlight.load(kv_bytes=kv_bytes)
 
 

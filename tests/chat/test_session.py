@@ -228,7 +228,7 @@ def test_wrong_settings_are_told_before_anything(chat, tales, settings):
 
 def test_stop_strings_beside_those_of_the_turns_are_counted_at_once(tales):
     Chat(tales, stop=["x"] * 13)
-    with pytest.raises(RequestError, match="too many stop strings .*found 17"):
+    with pytest.raises(RequestError, match=r"too many stop strings .*found 17"):
         Chat(tales, stop=["x"] * 14)
 
 

@@ -178,9 +178,10 @@ def test_a_text_held_to_a_pattern_or_a_schema(rushlight, tmp_path):
     assert (missing.code, missing.out) == (2, "")
     assert f"error: {tmp_path / 'missing.json'}: No such file or directory\n" in missing.err
     schema.write_bytes(b'{"enum": ["\xff"]}')
-    assert "schema.json: byte 11: the JSON schema is not UTF-8" in rushlight(
-        "generate", "-p", PROMPT, "--json-schema", schema
-    ).err
+    assert (
+        "schema.json: byte 11: the JSON schema is not UTF-8"
+        in rushlight("generate", "-p", PROMPT, "--json-schema", schema).err
+    )
     schema.write_bytes(b" " * 300_000)
     assert len(rushlight("generate", "-p", PROMPT, "--json-schema", schema).err) < 200
 

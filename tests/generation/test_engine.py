@@ -250,7 +250,7 @@ def test_threads_that_wait_for_room_each_find_some(monkeypatch):
 
 def test_what_cannot_fit_is_refused_with_need_and_have():
     engine, _ = toy_engine(n_blocks=2)
-    with pytest.raises(MemoryLimitError, match="129 tokens .*allow more kv_bytes") as error:
+    with pytest.raises(MemoryLimitError, match=r"129 tokens .*allow more kv_bytes") as error:
         engine.submit(sequence([1], max_tokens=128))
     assert (error.value.need_bytes, error.value.have_bytes) == (3 * BLOCK_BYTES, 2 * BLOCK_BYTES)
     with pytest.raises(MemoryLimitError, match="more than there is"):
@@ -270,7 +270,7 @@ def test_a_sequence_that_goes_wrong_ends_alone():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_prompt_whose_logits_are_not_finite_has_no_likelihoods(value):
-    engine, model = toy_engine()
+    engine, _ = toy_engine()
     run = engine._run._forward
 
     def forward(batch):

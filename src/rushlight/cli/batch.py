@@ -225,7 +225,8 @@ def _open(prompts: str) -> BinaryIO:
 def _is_output(file: BinaryIO, output: str) -> bool:
     """Whether the input is the file that the results would go to."""
     try:
-        read, written = os.fstat(file.fileno()), os.fstat(sys.stdout.fileno()) if output == "-" else os.stat(output)
+        read = os.fstat(file.fileno())
+        written = os.fstat(sys.stdout.fileno()) if output == "-" else Path(output).stat()
     except OSError:  # an input that is no file of the system's, or an output that is not there yet
         return False
     return stat.S_ISREG(read.st_mode) and os.path.samestat(read, written)

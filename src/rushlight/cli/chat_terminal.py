@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight.cli.chat_answer import out_whole, summary, without_leading_space
@@ -154,13 +154,13 @@ class Terminal:
     def _save(self, path: str) -> None:
         if not path:
             raise RequestError("/save needs the name of a file")
-        self._chat.save(os.path.expanduser(path))
+        self._chat.save(_path(path))
         say(f"saved {len(self._chat.messages)} messages in {printable_name(path)}")
 
     def _load(self, path: str) -> None:
         if not path:
             raise RequestError("/load needs the name of a file")
-        self._chat.load(os.path.expanduser(path))
+        self._chat.load(_path(path))
         say(f"{len(self._chat.messages)} messages")
 
     def _exit(self, _: str) -> None:
@@ -170,6 +170,14 @@ class Terminal:
 def visible(text: str) -> str:
     """`text` with control characters escaped, so that what a model writes cannot drive the terminal."""
     return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def _path(text: str) -> Path:
+    """The path that a person means, who is not at a shell here: `~` is the home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # there is none
+        return Path(text)
 
 
 def _parse_value(text: str) -> Any:

@@ -186,11 +186,8 @@ def generate(
     params = SamplingParams(**settings)
     StopStrings(stop or ())
     _check_beams(beams, params, {"--stats": stats, "--draft": draft is not None})
-    if samples > 1 and not temperature:
-        say("note: at temperature 0 all texts are the same: --temp 0.8 draws them")
     prompt = _read_stdin() if prompt is None else prompt
-    if name is None:
-        say("note: no model named: this is the embedded one, of tales; or try: rushlight generate gpt2 -p ...")
+    _say_beforehand(name, params)
 
     began = perf_counter()
     with status(f"loading {name or 'the embedded model'}"):
@@ -235,6 +232,13 @@ def generate(
             print_text(prompt if echo else "", [text.text])
     if stats:
         say(_table([text.stats for text in (result, *result.others)], times))
+
+
+def _say_beforehand(name: str | None, params: SamplingParams) -> None:
+    if name is None:
+        say("note: no model named: this is the embedded one, of tales; or try: rushlight generate gpt2 -p ...")
+    if params.n > 1 and not params.temperature:
+        say("note: at temperature 0 all texts are the same: --temp 0.8 draws them")
 
 
 def print_text(prompt: str, pieces: Iterable[str]) -> None:

@@ -140,7 +140,8 @@ def _whole(value: Any, at_least: int, at_most: float = math.inf) -> bool:
 
 def _number(value: Any, at_least: float, at_most: float) -> bool:
     """Whether it is a number in the range, which is compared as it is: an int may be none that a float can hold."""
-    return isinstance(value, Real) and not isinstance(value, bool) and at_least <= value <= at_most
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and bool(at_least <= value <= at_most)
 
 
 def _change(value: Any) -> bool:
