@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rushlight.generation.philox import philox, uniform
+from rushlight.generation.philox import new_seed, philox, seed_of_line, seed_of_text, uniform
 
 WORDS = [0, 1, 12345, 2**63, 2**64 - 1]
 
@@ -20,6 +20,15 @@ def test_the_words_are_numpys(seed, position):
 @pytest.mark.parametrize("position", [0, 31, 32, 1000, 2**64 - 1])
 def test_uniform_numbers_are_of_the_first_word(seed, position):
     assert uniform(seed, position) == (philox((position, 0, 0, 0), (seed, 0))[0] >> 11) * 2.0**-53
+
+
+def test_seeds_that_are_chosen_are_their_own_in_json():
+    """In JavaScript and jq a number is a double."""
+    seeds = [f(seed, i) for f in (seed_of_text, seed_of_line) for seed in (0, 1, 2**64 - 1) for i in range(1, 100)]
+    seeds += [new_seed() for _ in range(100)]
+    assert len(set(seeds)) == len(seeds)
+    assert max(seeds) < 2**53
+    assert seed_of_text(2**64 - 1, 0) == 2**64 - 1
 
 
 def test_uniform_numbers_fill_the_unit_interval():

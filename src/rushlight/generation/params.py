@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from rushlight.errors import RequestError
-from rushlight.generation.philox import seed_of_text
+from rushlight.generation.philox import new_seed, seed_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,7 +117,7 @@ class SamplingParams:
 
         The prompt is scored with the first alone.
         """
-        seed = int.from_bytes(os.urandom(8), "little") if self.seed is None else int(self.seed)
+        seed = new_seed() if self.seed is None else int(self.seed)
         return [
             replace(self, n=1, seed=seed_of_text(seed, i), prompt_logprobs=self.prompt_logprobs if i == 0 else None)
             for i in range(self.n)

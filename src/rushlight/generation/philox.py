@@ -5,6 +5,7 @@ Philox 4x64-10, from Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 
 _MASK = 2**64 - 1
@@ -51,6 +52,16 @@ def _uniforms(seed: int, i: int) -> list[float]:
     return [(words >> _LANE_BITS * lane + 11 & 2**53 - 1) * 2.0**-53 for lane in range(_TOGETHER)]
 
 
+def new_seed() -> int:
+    """A seed by chance, below 2⁵³ as all that are chosen here: as a number of JSON it is read back the same anywhere."""
+    return int.from_bytes(os.urandom(8), "little") >> 11
+
+
 def seed_of_text(seed: int, i: int) -> int:
     """The seed of the i-th text of one prompt: that of the first is the one given."""
-    return philox((i, 0, 0, 0), (seed, 1))[0] if i else seed
+    return philox((i, 0, 0, 0), (seed, 1))[0] >> 11 if i else seed
+
+
+def seed_of_line(seed: int, i: int) -> int:
+    """The seed of the i-th prompt of many."""
+    return philox((i, 1, 0, 0), (seed, 0))[0] >> 11  # the draws themselves have 0 there

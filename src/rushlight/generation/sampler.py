@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from rushlight.backends.protocol import Changes, Draw
-from rushlight.generation.philox import uniform
+from rushlight.generation.philox import new_seed, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,7 +59,7 @@ class Sampler:
     ) -> None:
         params.check_vocabulary(vocab_size)
         self.params = params
-        self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else int(params.seed)
+        self.seed = new_seed() if params.seed is None else int(params.seed)
         self._constraint = constraint
         self._penalties = Penalties(params, prompt_ids)
         self.follows_text = constraint is not None or self._penalties.grow

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rushlight.errors import RequestError, printable_name
 from rushlight.generation import SamplingParams
-from rushlight.generation.philox import philox
+from rushlight.generation.philox import seed_of_line
 from rushlight.jobs.lines import MAX_LINE_BYTES
 from rushlight.model import Request
 from rushlight.strict_json import parse_json_object
@@ -72,7 +72,7 @@ class RequestLines:
     def _settings(self, line: Line, given: dict[str, Any]) -> SamplingSettings:
         settings: dict[str, Any] = {**self.settings, **given}
         if settings.get("seed") is None:
-            settings["seed"] = philox((line.index, 1, 0, 0), (self.seed, 0))[0]  # the draws themselves have 0 there
+            settings["seed"] = seed_of_line(self.seed, line.index)
         if isinstance(settings.get("logit_bias"), dict):
             settings["logit_bias"] = {_token_id(key): value for key, value in settings["logit_bias"].items()}
         return cast("SamplingSettings", settings)
