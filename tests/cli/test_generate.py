@@ -107,6 +107,14 @@ def test_stats_of_several_texts_are_of_all(rushlight):
     assert re.search(r"^generated +15 tokens +[\d,.]+ tok/s\nload +\d+\.\d\d s\n\Z", done.err, re.MULTILINE)
 
 
+def test_a_full_context_is_told(rushlight):
+    said = "note: the model's context of 512 tokens is full\n"
+    command = ("generate", "-p", "word " * 500, "--ignore-eos")
+    assert said in rushlight(*command, "-n", 50).err
+    assert said not in rushlight(*command, "-n", 5).err
+    assert said not in rushlight(*command, "-n", 50, "--json").err
+
+
 def test_several_texts_that_would_be_the_same_are_told(rushlight):
     said = "at temperature 0 all texts are the same"
     assert said in rushlight("generate", "-p", PROMPT, "-n", 1, "--samples", 2).err

@@ -222,16 +222,19 @@ def generate(
                 pass
         else:
             print_text(prompt if echo else "", timed(stream))
+    texts = [result, *result.others]
     if as_json:
         record = result.to_json(loaded.tokenizer)
         rates = {"prefill_tok_s": result.stats.prefill_tok_s, "decode_tok_s": result.stats.decode_tok_s}
         record = {"model": loaded.name, "prompt": prompt, **record, "stats": asdict(result.stats) | rates | times}
         out(json.dumps(record, ensure_ascii=False) + "\n")
     elif samples > 1:
-        for text in (result, *result.others):
+        for text in texts:
             print_text(prompt if echo else "", [text.text])
+    if not as_json and any(text.finish_reason == "context" for text in texts):
+        say(f"note: the model's context of {loaded.context_length:,} tokens is full")
     if stats:
-        say(_table([text.stats for text in (result, *result.others)], times))
+        say(_table([text.stats for text in texts], times))
 
 
 def _say_beforehand(name: str | None, params: SamplingParams) -> None:

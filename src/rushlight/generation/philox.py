@@ -53,7 +53,7 @@ def _uniforms(seed: int, i: int) -> list[float]:
 
 
 def new_seed() -> int:
-    """A seed by chance, below 2⁵³ as all that are chosen here: as a number of JSON it is read back the same anywhere."""
+    """A seed by chance, below 2⁵³ as all that are chosen here: a number of JSON that is read back the same anywhere."""
     return int.from_bytes(os.urandom(8), "little") >> 11
 
 
