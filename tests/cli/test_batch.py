@@ -241,7 +241,7 @@ def test_a_disk_that_fills_up(process, rushlight, folder):
     (folder / "many.jsonl").write_text(many(12))
     done = process(f"cd {folder} && ulimit -f 1 && $rushlight batch many.jsonl -n 2 -o out.jsonl")
     assert done.code == 2
-    assert done.err.splitlines()[-1] == "error: File too large"
+    assert done.err.splitlines()[-1] == "error: out.jsonl: File too large"
     assert len((folder / "out.jsonl").read_bytes()) == 1024
     assert rushlight("batch", "many.jsonl", "-n", "2", "-o", "out.jsonl").code == 0
     assert len(records((folder / "out.jsonl").read_text())) == 12

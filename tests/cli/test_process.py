@@ -123,7 +123,7 @@ def test_the_exit_code_for_a_reader_that_goes_away(process):
 
 @pytest.mark.parametrize(
     ("redirection", "line"),
-    [("> /dev/full", "error: No space left on device"), (">&-", "error: standard output is closed")],
+    [("> /dev/full", "error: standard output: No space left on device"), (">&-", "error: standard output is closed")],
 )
 def test_a_stdout_that_cannot_be_written(process, redirection, line):
     done = process(f"$rushlight generate -p Once -n 2 {redirection}")

@@ -36,7 +36,7 @@ def out(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(READER_GONE)
-        raise
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def show(renderable: RenderableType) -> None:

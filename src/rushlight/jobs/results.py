@@ -93,8 +93,11 @@ class ResultsFile:
         self._clear()
         self._note(record)
         data = memoryview(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        while data:
-            data = data[self._file.write(data) :]
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:  # a full disk knows no names
+            raise OSError(error.errno, error.strerror, os.fspath(self.path)) from None
         if time.monotonic() - self._synced_s > SYNC_S:
             self._sync()
 
