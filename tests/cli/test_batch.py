@@ -36,7 +36,7 @@ def test_a_job_and_the_same_job_again(rushlight, folder):
     ]
     again = rushlight("batch", "prompts.jsonl", "-o", "out.jsonl", "-n", "3", "--json")
     assert again.code == 0
-    assert again.err.startswith("batch: 0 lines done, 2 were there; 0 tokens in ")
+    assert again.err.startswith("batch: 0 lines done, 2 done before; 0 tokens in ")
     summary = json.loads(again.out)
     assert (summary["n_done"], summary["n_failed"], summary["n_skipped"]) == (0, 0, 2)
     assert (folder / "out.jsonl").read_text(encoding="utf-8") == results
@@ -75,7 +75,7 @@ def test_pipes(rushlight, folder):
     assert piped.code == 0
     assert piped.out == (folder / "out.jsonl").read_text(encoding="utf-8")
     resumed = rushlight("batch", "-", "-o", "out.jsonl", "-n", "3", stdin=PROMPTS.encode())
-    assert "2 were there" in resumed.err
+    assert "2 done before" in resumed.err
 
 
 def test_lines_of_text(rushlight, folder):
@@ -207,7 +207,7 @@ def test_killed_and_gone_on_with(rushlight, folder, waiting, ordered):
     arguments = ("batch", "many.jsonl", "-n", "6", *ordered)
     resumed = rushlight(*arguments, "-o", "out.jsonl")
     assert resumed.code == 0
-    assert f"{24 - len(there)} lines done, {len(there)} were there" in resumed.err
+    assert f" done, {len(there)} done before; " in resumed.err
     assert rushlight(*arguments, "-o", "whole.jsonl").code == 0
     found, whole = (path.read_bytes().splitlines() for path in (out, folder / "whole.jsonl"))
     assert found == whole if ordered else sorted(found) == sorted(whole)

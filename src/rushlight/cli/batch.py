@@ -237,6 +237,6 @@ def _sentence(summary: Summary) -> str:
     if summary.n_failed:
         parts.append(f"{summary.n_failed:,} failed")
     if summary.n_skipped:
-        parts.append(f"{summary.n_skipped:,} were there")
+        parts.append(f"{summary.n_skipped:,} done before")
     rate = f"{summary.generated_tokens:,} tokens in {summary.elapsed_s:.1f} s, {summary.tok_s:,.0f} tok/s"
     return f"batch: {', '.join(parts)}; {rate}"
