@@ -133,7 +133,8 @@ class Chat:
         self.template = find_template(model, template, variables=variables, now=now or datetime.now())
         self.stop = StopStrings(stop).strings
         self.settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **settings}
-        SamplingParams(**self.settings)  # which says what is wrong with them, as this does where there are too many:
+        # Made for what they say is wrong, before anything is asked of the model.
+        SamplingParams(**self.settings)
         StopStrings((*self.template.stop, *self.stop))
         self.messages: list[Message] = []
         self.n_forgotten = 0
