@@ -8,29 +8,22 @@
 
 namespace rushlight::RUSHLIGHT_ISA {
 
-// The elements of a cache in 16 bits.
+// The elements of a cache in f16.
 struct Half {
-  uint16_t bits;
-};
-struct BFloat {
   uint16_t bits;
 };
 
 RUSHLIGHT_INLINE F32 widened(const float* from) { return load<F32>(from); }
 RUSHLIGHT_INLINE F32 widened(const Half* from) { return load_f16(from); }
-RUSHLIGHT_INLINE F32 widened(const BFloat* from) { return load_bf16(from); }
 
 // NaN for what would be infinite: softmax would take an infinite key for a very unlikely one, and nobody would know.
 template <class Element>
 RUSHLIGHT_INLINE void keep_vector(Element* to, F32 v) {
-  // The least magnitudes that round to infinity.
-  constexpr bool kHalf = __is_same(Element, Half), kBFloat = __is_same(Element, BFloat);
-  constexpr float kBeyond = kHalf ? 65520.0f : kBFloat ? 0x1.ffp127f : __builtin_inff();
+  constexpr bool kHalf = __is_same(Element, Half);
+  constexpr float kBeyond = kHalf ? 65520.0f : __builtin_inff();  // the least magnitude that rounds to infinity
   v = select(abs(v) < kBeyond, v, broadcast(__builtin_nanf("")));
   if constexpr (kHalf) {
     store_f16(to, v);
-  } else if constexpr (kBFloat) {
-    store_bf16(to, v);
   } else {
     store(to, v);
   }

@@ -50,12 +50,6 @@ RUSHLIGHT_EMULATED __m256i _mm512_cvtps_ph(__m512 a, int rounding) {
   return __builtin_bit_cast(__m256i, halves);
 }
 
-RUSHLIGHT_EMULATED __m512i _mm512_cvtepu16_epi32(__m256i a) {
-  const auto x = __builtin_bit_cast(Halves, a);
-  const Ints ints = {_mm256_cvtepu16_epi32(x.low), _mm256_cvtepu16_epi32(x.high)};
-  return __builtin_bit_cast(__m512i, ints);
-}
-
 RUSHLIGHT_EMULATED __m512i _mm512_setzero_si512() { return __m512i{}; }
 
 RUSHLIGHT_EMULATED __m512i _mm512_set1_epi16(short a) {

@@ -30,7 +30,7 @@ struct LinearKernels {
 };
 
 // A block has keys [head][D][64] and values [head][64][value_stride], so that both products of attention run along rows.
-// Strides of the cache count elements, which are floats, halves or bf16.
+// Strides of the cache count elements, which are floats or halves.
 struct AttentionJob {
   const float* q;  // of the sequence's first row and this head
   size_t q_stride;
@@ -50,8 +50,8 @@ inline constexpr int kBlock = 64;          // positions in a block of the cache
 inline constexpr int kAttentionRows = 16;  // rows that share a pass over the cache
 inline constexpr int kBeside = 4;          // of them, rows that are multiplied side by side
 
-// Keys and values may be in the first of the formats: f32, f16 and bf16.
-inline constexpr int kKVFormats = 3;
+// Keys and values may be in the first of the formats: f32 and f16.
+inline constexpr int kKVFormats = 2;
 
 // Floats of scratch that `attention` needs.
 inline size_t attention_scratch(size_t value_stride) { return kAttentionRows * (value_stride + 2) + kBeside * kBlock; }

@@ -189,25 +189,6 @@ RUSHLIGHT_INLINE void store_f16(void* to, F32 v) {
 #endif
 }
 
-// bf16, kLanes values: the upper halves of floats. Exact.
-RUSHLIGHT_INLINE F32 load_bf16(const void* from) {
-#if defined(__AVX512F__)
-  return as_f32(reinterpret_cast<U32>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(from)))) << 16);
-#elif defined(__AVX2__)
-  return as_f32(reinterpret_cast<U32>(_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from)))) << 16);
-#else
-  return as_f32(__builtin_convertvector(load<U16>(from), U32) << 16);
-#endif
-}
-
-// Floats to bf16, to nearest, ties to even; infinite beyond the range.
-RUSHLIGHT_INLINE void store_bf16(void* to, F32 v) {
-  const U32 bits = reinterpret_cast<U32>(v);
-  const U32 nearest = bits + 0x7fffu + (bits >> 16 & 1u);
-  const U32 rounded = v == v ? nearest : bits | 0x00400000u;  // of a NaN, rounding could make infinity
-  store(to, __builtin_convertvector(rounded >> 16, U16));
-}
-
 // A row's four activations (signed bytes) beside each other, in the form that DotU8 multiplies by.
 struct Quad {
 #if defined(__AVX2__)

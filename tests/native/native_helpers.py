@@ -5,7 +5,7 @@ import numpy as np
 from rushlight.backends import _native
 
 FORMATS = ("f32", "f16", "bf16", "int8", "int4")
-KV_FORMATS = ("f32", "f16", "bf16")
+KV_FORMATS = ("f32", "f16")
 ISAS = _native.instruction_sets()
 
 
@@ -33,7 +33,7 @@ def rounded_to_bf16(x):
 def as_kept(x, kept):
     """Keys or values as a cache of a format keeps them: rounded, and NaN where they are then not finite."""
     with np.errstate(over="ignore"):
-        rounded = {"f32": x, "f16": x.astype(np.float16).astype(np.float32), "bf16": rounded_to_bf16(x)}[kept]
+        rounded = x if kept == "f32" else x.astype(np.float16).astype(np.float32)
     return np.where(np.isfinite(x) & np.isfinite(rounded), rounded, np.float32(np.nan))
 
 

@@ -34,9 +34,6 @@ ISA_VARIABLE = "RUSHLIGHT_ISA"
 _FORMATS = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 """The format that keeps a checkpoint's dtype; f64 is rounded."""
 
-_KV_DTYPES = {"f16": "f16", "bf16": "bf16", "int8": "f16", "int4": "f16"}
-"""What keys and values are kept in beside matrices of one dtype; otherwise it is f32."""
-
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 MOST_PLANNED_ROWS = 64
@@ -139,14 +136,13 @@ class CPUBackend:
 
     @property
     def kv_dtype(self) -> str:
-        """What keys and values are kept in, once the weights are placed: f32, f16 or bf16.
+        """What keys and values are kept in, once the weights are placed: f32 beside any matrix in f32, otherwise f16.
 
-        The dtype of the matrices; f16 beside int8 and int4, and f32 where a checkpoint's matrices are of several. Keys
-        and values are rounded to nearest as they are written, and read from there by every row, its own included.
-        Scores, softmax and sums are float32. A value beyond f16's range is kept as NaN, so that the logits that depend
-        on it are NaN as well, from which no token is chosen.
+        So they are rounded less than bf16 weights were. They are rounded to nearest as they are written, and read from
+        there by every row, its own included. Scores, softmax and sums are float32. A value beyond f16's range is kept
+        as NaN, so that the logits that depend on it are NaN as well, from which no token is chosen.
         """
-        return _KV_DTYPES.get(self.dtype, "f32")
+        return "f32" if "f32" in self.dtype else "f16"
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> _native.KVCache:
         return self._native.kv_cache(self.kv_dtype, shape.n_layer, shape.n_head, shape.head_dim, n_blocks)
