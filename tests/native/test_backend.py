@@ -36,8 +36,8 @@ TOLERANCES = {"auto": 4e-6, "f32": 4e-6, "f16": 5e-3, "bf16": 3e-2, "int8": 0.12
 in the others the weights are rounded, and these models, with large weights in groups of about 20, feel it most."""
 
 ROUNDED = {"f16": 2e-3, "bf16": 1e-2}
-"""The same for checkpoints of these as they are: keys and values are rounded to f16, and activations to bf16 where there
-are products of it."""
+"""The same for checkpoints of these as they are: keys and values are rounded to f16, and activations to bf16 where the
+processor multiplies it."""
 
 
 def load(name, ops):
