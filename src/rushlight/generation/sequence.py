@@ -152,7 +152,7 @@ class Sequence:
                 if not isfinite(found.logprob):
                     raise GenerationError(
                         f"the model's logits for position {position} are not finite",
-                        remedy="look for NaN or infinity in the weights",
+                        remedy="look for NaN or infinity in the weights, or compute in f32",
                     )
                 self.prompt_logprobs.append(found)
 
