@@ -256,8 +256,10 @@ class Engine:
             self._is_whole = False
             while self._arrived:
                 self._scheduler.add(self._arrived.popleft())
-            while self._forgotten:
-                self._left.append(self._forgotten.popleft().sequence)
+            while n_gone := len(self._forgotten):
+                self._left.extend(s for s in self._live if s.reader is not None and s.reader() is None)
+                for _ in range(n_gone):
+                    self._forgotten.popleft()
             while self._left:
                 self._let_out(self._left.popleft())
             self._is_whole = True

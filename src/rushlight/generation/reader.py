@@ -22,14 +22,12 @@ class Reader:
     __slots__ = ("__weakref__",)
 
 
-class ReaderRef(weakref.ref[Reader]):
-    """The reader of a sequence, referred to weakly."""
-
-    __slots__ = ("sequence",)
-    sequence: Sequence
+ReaderRef = weakref.ref[Reader]
 
 
-def watch(reader: Reader, sequence: Sequence, queue: deque[ReaderRef]) -> None:
-    """Has the sequence's reference to its reader put into a queue when the reader has gone."""
-    sequence.reader = ReaderRef(reader, queue.append)
-    sequence.reader.sequence = sequence
+def watch(reader: Reader, sequence: Sequence, gone: deque[ReaderRef]) -> None:
+    """Has the sequence's reference to its reader put into a queue when the reader has gone.
+
+    All in one line, so that no interrupt leaves a reference that says less than another.
+    """
+    sequence.reader = weakref.ref(reader, gone.append)
