@@ -19,7 +19,7 @@ struct Stage {
   int64_t least;
 };
 
-// Threads wait for work by spinning for less than a millisecond, in which the next step of a decode comes,
+// Threads wait for work by spinning for a few hundred microseconds at most, in which the next step of a decode comes,
 // and then sleep until there is some: a wake-up costs as much as a small operation, and an idle program must not
 // burn a core.
 //
