@@ -51,7 +51,7 @@ class FakeHub:
             self.thread.join()
 
     def bodies(self) -> list[str]:
-        """The files whose bodies were sent, in order; `requests` starts anew."""
+        """The files whose bodies were asked for, in order; `requests` starts anew."""
         asked = [request for request in self.requests if request.startswith("GET") and "/resolve/" in request]
         self.requests.clear()
         return [request.rpartition("/")[2] for request in asked]
@@ -78,6 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self):
         path = unquote(urlsplit(self.path).path).strip("/")
+        self.hub.requests.append(f"{self.command} {path}")  # before whoever asks can go on
         match path.split("/"):
             case _ if self.hub.status is not None:
                 self.send(self.hub.status, b'{"error": "refused"}', {"X-Error-Code": self.hub.error_code or ""})
@@ -87,8 +88,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self.file(f"{owner}/{name}", revision, "/".join(file))
             case _:
                 self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
-                return
-        self.hub.requests.append(f"{self.command} {path}")
 
     def api(self, repo, rest):
         files = self.hub.repos.get(repo)
