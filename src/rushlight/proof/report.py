@@ -16,7 +16,7 @@ TOLERANCES = {"f64": 1e-5, "f32": 1e-5, "f16": 2e-3, "bf16": 1e-2, "int8": 5e-2,
 
 Three times and more of what was seen of right ports, up to the sizes of GPT-2 124M, and below what the mildest of the
 sabotage tests does. What a backend computes in decides, or a recording in a rounder dtype: f32 holds the weights of a
-BF16 checkpoint exactly, and in bf16 keys and values are rounded, whatever the weights were.
+BF16 checkpoint exactly; in bf16 keys and values at least are rounded, whatever the weights were.
 """
 DRIFT = 100
 """How many times the tolerance a module may be off in the run, where rounding adds up and deep models enlarge it.
