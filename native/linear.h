@@ -373,7 +373,8 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
     const int n_k = job.n_in - k < block_k ? job.n_in - k : block_k;
     const uint8_t* w = weights_of(step);
     // After the last, what follows it in memory: most often where this thread goes on.
-    const uint8_t* next = step + 1 < n_steps ? weights_of(step + 1) : w + kBytes * static_cast<size_t>((n_k + kTile - 1) / kTile);
+    const uint8_t* after = w + kBytes * static_cast<size_t>((n_k + kTile - 1) / kTile);
+    const uint8_t* next = step + 1 < n_steps ? weights_of(step + 1) : after;
     const auto* x = static_cast<const uint8_t*>(job.x) + static_cast<size_t>(row_begin) * job.x_stride_bytes +
                     static_cast<size_t>(k / kTile) * sizeof(typename Kernel::XTile);
     float* y = job.y + static_cast<size_t>(row_begin) * job.y_stride + static_cast<size_t>(panel) * kPanel;

@@ -69,12 +69,14 @@ class Runtime:
 
     def memory(self, n_tokens: int) -> dict[str, object]:
         """Bytes of the placed weights, a tied head counted once, and of keys and values of n_tokens."""
+        from rushlight.backends.batch import BLOCK_SIZE
+
         config, ops = self.model.config, self.model.module.ops
         modules = [(path, module) for path, module in self.model.module.named_modules() if hasattr(module, "weight")]
         placed = [module.weight for path, module in modules if path != "wte" or not config.tie_word_embeddings]
         return {
             "weights": sum(int(weight.nbytes) for weight in placed if hasattr(weight, "nbytes")),
-            "kv": 2 * config.n_layer * config.n_embd * (4 if ops.kv_dtype == "f32" else 2) * n_tokens,
+            "kv": ops.kv_block_bytes(config.kv_shape) // BLOCK_SIZE * n_tokens,
         }
 
     def sampling(self, n: int) -> dict[str, object]:

@@ -19,6 +19,7 @@ import numpy as np
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, RequestError
 from rushlight.generation.context import PREFILL_ROWS, Runner, require_room
+from rushlight.generation.logprobs import NOT_FINITE_REMEDY
 from rushlight.generation.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class BeamSearch:
         if not np.isfinite(logits).all():
             raise GenerationError(
                 "the model's logits hold NaN or infinity",
-                remedy="look for NaN or infinity in the weights, or compute in f32",
+                remedy=NOT_FINITE_REMEDY,
             )
         shifted = logits.astype(np.float64)
         shifted -= shifted.max(axis=1, keepdims=True)

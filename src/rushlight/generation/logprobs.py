@@ -9,6 +9,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+NOT_FINITE_REMEDY = "look for NaN or infinity in the weights, or compute in f32"
+"""What to do about logits that are not finite."""
+
 
 class TokenLogprob(NamedTuple):
     """How likely a token was at its place.

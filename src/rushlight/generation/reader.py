@@ -28,6 +28,6 @@ ReaderRef = weakref.ref[Reader]
 def watch(reader: Reader, sequence: Sequence, gone: deque[ReaderRef]) -> None:
     """Has the sequence's reference to its reader put into a queue when the reader has gone.
 
-    All in one line, so that no interrupt leaves a reference that says less than another.
+    In one line: between two, an interrupt could leave a reference that is half made.
     """
     sequence.reader = weakref.ref(reader, gone.append)

@@ -12,6 +12,7 @@ import numpy as np
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, RushlightError
 from rushlight.generation.context import PREFILL_ROWS, Runner, require_room
+from rushlight.generation.logprobs import NOT_FINITE_REMEDY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -74,7 +75,7 @@ class _Job:
             position = self.first + 1 + int(np.argmin(np.isfinite(likelihood.logprobs)))
             raise GenerationError(
                 f"the model's logits for position {position} are not finite",
-                remedy="look for NaN or infinity in the weights, or compute in f32",
+                remedy=NOT_FINITE_REMEDY,
             )
         return likelihood
 

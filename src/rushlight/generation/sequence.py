@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.errors import GenerationError
-from rushlight.generation.logprobs import TokenLogprob, token_logprob
+from rushlight.generation.logprobs import NOT_FINITE_REMEDY, TokenLogprob, token_logprob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -152,7 +152,7 @@ class Sequence:
                 if not isfinite(found.logprob):
                     raise GenerationError(
                         f"the model's logits for position {position} are not finite",
-                        remedy="look for NaN or infinity in the weights, or compute in f32",
+                        remedy=NOT_FINITE_REMEDY,
                     )
                 self.prompt_logprobs.append(found)
 
@@ -178,7 +178,7 @@ class Sequence:
         if token < 0:
             raise GenerationError(
                 f"the model's logits at position {len(self.ids)} have no finite maximum",
-                remedy="look for NaN or infinity in the weights, or compute in f32",
+                remedy=NOT_FINITE_REMEDY,
             )
         self.sampler.take(token)
         logprob = None if logits is None else token_logprob(logits, token, self.sampler.params.logprobs or 0)
