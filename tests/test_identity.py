@@ -136,7 +136,9 @@ def test_with_guesses_or_without(dtype, speculate, monkeypatch):
             assert len(n_rows) < 8 * 40
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize(
+    "dtype", ["f32", "int8", *(pytest.param(d, marks=pytest.mark.slow) for d in ("f16", "bf16", "int4"))]
+)
 def test_at_every_dtype_by_any_number_of_threads(dtype):
     found = []
     for threads in (1, 2, 3):

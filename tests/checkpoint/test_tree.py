@@ -170,6 +170,7 @@ def test_ten_thousand_dots():
     assert labels(tree.root.entries)[0] == ["." * 9_999, ["a", "b"]]
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_tensors_take_seconds():
     tensors = [f32(f"model.layers.{i // 10}.e.{i}.w", 2, 2) for i in range(200_000)]
     start = time.process_time()
