@@ -86,23 +86,25 @@ struct Plain {
           fetch(ahead);
           ahead += 64;
         }
-        for (int j = 0; j < kStep; ++j) add_input(w, j, x + j * sizeof(float), x_stride, acc);
+        for (int j = 0; j < kStep; ++j) add_input<kPasses>(w, j, x + j * sizeof(float), x_stride, acc);
       }
     }
     for (; k < n_k; k += kStep, w += kStepBytes, x += kStep * sizeof(float)) {
-      for (int j = 0; j < kStep && k + j < n_k; ++j) add_input(w, j, x + j * sizeof(float), x_stride, acc);
+      for (int j = 0; j < kStep && k + j < n_k; ++j) add_input<kPasses>(w, j, x + j * sizeof(float), x_stride, acc);
     }
   }
 
  private:
-  template <int kM, int kS>
+  template <Passes kPasses, int kM, int kS>
   RUSHLIGHT_INLINE void add_input(const uint8_t* w, int i, const uint8_t* x, size_t x_stride, F32 (&acc)[kM][kS]) {
     // The fewer of the two sides wait in registers.
     if constexpr (kM < kS) {
       F32 activation[kM];
       for (int m = 0; m < kM; ++m) activation[m] = broadcast(*reinterpret_cast<const float*>(x + m * x_stride));
       for (int s = 0; s < kS; ++s) {
-        const F32 weight = load_weights(w, i, s);
+        F32 weight = load_weights(w, i, s);
+        // Or the compiler loads it for each of two rows, which only a stream that waits for memory does not mind.
+        if constexpr (kPasses == Passes::kSeveral && kM == 2) keep_in_register(weight);
         for (int m = 0; m < kM; ++m) acc[m][s] = fma(weight, activation[m], acc[m][s]);
       }
     } else {

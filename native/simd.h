@@ -53,6 +53,16 @@ RUSHLIGHT_INLINE void store(void* to, V v) {
   __builtin_memcpy(to, &v, sizeof v);
 }
 
+// The compiler may not look through what it has in a register: it computes nothing again, nor in another order.
+template <class V>
+RUSHLIGHT_INLINE void keep_in_register(V& v) {
+#if defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+}
+
 // The first n lanes, the others 0.
 RUSHLIGHT_INLINE F32 load_n(const float* from, int n) {
   F32 v = {};
@@ -238,7 +248,7 @@ using Bytes = __m256i;
 RUSHLIGHT_INLINE Bytes multiply_pairs(Bytes w, Bytes x) { return _mm256_maddubs_epi16(w, x); }
 RUSHLIGHT_INLINE Bytes add_words(Bytes a, Bytes b) {
   Bytes sum = _mm256_add_epi16(a, b);
-  asm("" : "+x"(sum));  // or the compiler adds products to each other first, more than there are registers for
+  keep_in_register(sum);  // or products are added to each other first, more than there are registers for
   return sum;
 }
 RUSHLIGHT_INLINE Bytes add_pairs(Bytes a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
