@@ -72,7 +72,7 @@ def test_greedy_text_is_that_of_transformers(isa, name):
     assert logits[len(prompt) - 1 :].argmax(1).tolist() == text
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_solo_batched_chunked_and_cached_are_the_same_bits(isa, weights, threads):
     ops = CPUBackend(weights, threads=threads, isa=isa)
     model, config = load("long_prompt", ops)
