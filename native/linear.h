@@ -25,15 +25,15 @@ RUSHLIGHT_INLINE void prefetch(const uint8_t* w) {
 }
 
 // How often a block of weights is passed: once for each group of rows, and for each strip of a panel's outputs that fits
-// in the registers beside so many rows.
-enum class Passes : uint8_t { kOne, kSeveral };
+// in the registers beside so many rows. Of several passes the first fetch the block that comes next.
+enum class Pass : uint8_t { kOnly, kFirst, kLater };
 
 // Bytes of weights in a block of several passes: half of a first-level cache.
 inline constexpr size_t kBlockBytes = 16384;
 
-// The passes over a block fetch the block that comes next, each a quarter from its beginning on, so that the memory works
-// while the processor does. Line after line, which the hardware's own prefetcher follows, and a few at a time, since
-// whatever misses the cache waits for a place among what is under way from memory.
+// So many passes over a block fetch the block that comes next, each a quarter from its beginning on, so that the memory
+// works while the processor does. Line after line, which the hardware's own prefetcher follows, and a few at a time,
+// since whatever misses the cache waits for a place among what is under way from memory.
 inline constexpr int kFetchers = 4;
 
 // Lines to fetch with each so many bytes of weights that are multiplied.
@@ -68,34 +68,34 @@ struct Plain {
   template <int kM>
   static constexpr int kStrip = strip_of(kM, kRegisters - (kM < 4 ? kM : 2) - 1 - (kFormat == Format::kBF16 ? 1 : 0));
 
-  template <Passes kPasses, int kM, int kS>
+  template <Pass kPass, int kM, int kS>
   RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* ahead,
                             F32 (&acc)[kM][kS]) {
     constexpr int kStep = kFormat == Format::kBF16 ? 2 : 1;  // inputs that lie together
     constexpr size_t kStepBytes = kTileBytes[static_cast<int>(kFormat)] / kTile * kStep;
-    constexpr int kUnrolled = kPasses == Passes::kOne ? kStep : 8;
+    constexpr int kUnrolled = kPass == Pass::kOnly ? kStep : 8;
     constexpr int kInputsALine = kUnrolled / kLinesAhead<kStepBytes / kStep * kUnrolled>;
     w += static_cast<size_t>(v) * kStepBytes / kVectors;
     int k = 0;
     for (; k + kUnrolled <= n_k; k += kUnrolled) {
 #pragma GCC unroll 8
       for (int i = 0; i < kUnrolled; i += kStep, w += kStepBytes, x += kStep * sizeof(float)) {
-        if constexpr (kPasses == Passes::kOne) {
+        if constexpr (kPass == Pass::kOnly) {
           prefetch<kFormat, kStepBytes>(w);
-        } else if (i % kInputsALine == 0) {
+        } else if (kPass == Pass::kFirst && i % kInputsALine == 0) {
           fetch(ahead);
           ahead += 64;
         }
-        for (int j = 0; j < kStep; ++j) add_input<kPasses>(w, j, x + j * sizeof(float), x_stride, acc);
+        for (int j = 0; j < kStep; ++j) add_input<kPass>(w, j, x + j * sizeof(float), x_stride, acc);
       }
     }
     for (; k < n_k; k += kStep, w += kStepBytes, x += kStep * sizeof(float)) {
-      for (int j = 0; j < kStep && k + j < n_k; ++j) add_input<kPasses>(w, j, x + j * sizeof(float), x_stride, acc);
+      for (int j = 0; j < kStep && k + j < n_k; ++j) add_input<kPass>(w, j, x + j * sizeof(float), x_stride, acc);
     }
   }
 
  private:
-  template <Passes kPasses, int kM, int kS>
+  template <Pass kPass, int kM, int kS>
   RUSHLIGHT_INLINE void add_input(const uint8_t* w, int i, const uint8_t* x, size_t x_stride, F32 (&acc)[kM][kS]) {
     // The fewer of the two sides wait in registers.
     if constexpr (kM < kS) {
@@ -104,7 +104,7 @@ struct Plain {
       for (int s = 0; s < kS; ++s) {
         F32 weight = load_weights(w, i, s);
         // Or the compiler loads it for each of two rows, which only a stream that waits for memory does not mind.
-        if constexpr (kPasses == Passes::kSeveral && kM == 2) keep_in_register(weight);
+        if constexpr (kPass != Pass::kOnly && kM == 2) keep_in_register(weight);
         for (int m = 0; m < kM; ++m) acc[m][s] = fma(weight, activation[m], acc[m][s]);
       }
     } else {
@@ -154,13 +154,13 @@ struct BF16Kernel {
     }
   }
 
-  template <Passes kPasses, int kM, int kS>
+  template <Pass kPass, int kM, int kS>
   RUSHLIGHT_INLINE void run(const uint8_t* w, int, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* ahead,
                             F32 (&acc)[kM][kS]) {
     for (int k = 0; k < n_k; k += 2, w += kPanel * 4) {
-      if constexpr (kPasses == Passes::kOne) {
+      if constexpr (kPass == Pass::kOnly) {
         prefetch<Format::kBF16, kPanel * 4>(w);
-      } else if (k % (kFetchers * 64 / (kPanel * 2)) == 0) {
+      } else if (kPass == Pass::kFirst && k % (kFetchers * 64 / (kPanel * 2)) == 0) {
         fetch(ahead);
         ahead += 64;
       }
@@ -235,13 +235,13 @@ struct Integer {
   }
   static constexpr auto prepare = quantize_row<kBits>;
 
-  template <Passes kPasses, int kM, int kS>
+  template <Pass kPass, int kM, int kS>
   RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* ahead,
                             F32 (&acc)[kM][kS]) {
     for (; n_k > 0; n_k -= kTile, w += kBytes, x += sizeof(XTile)) {
-      if constexpr (kPasses == Passes::kOne) {
+      if constexpr (kPass == Pass::kOnly) {
         prefetch<kFormat, kBytes>(w);
-      } else {
+      } else if constexpr (kPass == Pass::kFirst) {
         for (int i = 0; i < kLinesAhead<kBytes>; ++i, ahead += 64) fetch(ahead);
       }
       Dot<kBits> dots[kM][kS];
@@ -301,40 +301,41 @@ struct Integer {
   }
 };
 
-// The group-th group of rows over a block of a panel. From block to block the sums wait in y.
-template <class Kernel, Passes kPasses, int kM>
-void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, int group, float* y,
+// All outputs of a panel for kM rows over a block, by its pass-th pass and those that follow. From block to block the
+// sums wait in y.
+template <class Kernel, Pass kPass, int kM>
+void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, int pass, float* y,
               size_t y_stride, bool first) {
   constexpr int kStrip = Kernel::template kStrip<kM>;
-  for (int v = 0; v < kVectors; v += kStrip) {
-    const int pass = (group * kVectors + v) / kStrip;
+  for (int v = 0; v < kVectors; v += kStrip, ++pass) {
     const uint8_t* ahead = next + static_cast<size_t>(pass % kFetchers) * (kBlockBytes / kFetchers);
     F32 acc[kM][kStrip];
     for (int m = 0; m < kM; ++m) {
       for (int s = 0; s < kStrip; ++s) acc[m][s] = first ? F32{} : load<F32>(y + m * y_stride + (v + s) * kLanes);
     }
-    Kernel::template run<kPasses>(w, v, x, x_stride, n_k, ahead, acc);
+    Kernel::template run<kPass>(w, v, x, x_stride, n_k, ahead, acc);
     for (int m = 0; m < kM; ++m) {
       for (int s = 0; s < kStrip; ++s) store(y + m * y_stride + (v + s) * kLanes, acc[m][s]);
     }
   }
 }
 
-using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, int group,
+using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, int pass,
                          float* y, size_t y_stride, bool first);
 
 // run_rows for 1 to kRows rows.
 template <class Kernel>
 struct Groups {
-  bool whole[Kernel::kRows];  // whether so many rows pass a whole panel at once
-  RunRows alone[Kernel::kRows], among_others[Kernel::kRows];
+  int n_passes[Kernel::kRows];
+  RunRows alone[Kernel::kRows], first[Kernel::kRows], later[Kernel::kRows];
 
   template <int... kLess>
   constexpr explicit Groups(std::integer_sequence<int, kLess...>)
-      : whole{Kernel::template kStrip<kLess + 1> == kVectors...},
-        alone{run_rows<Kernel, Kernel::template kStrip<kLess + 1> == kVectors ? Passes::kOne : Passes::kSeveral,
+      : n_passes{kVectors / Kernel::template kStrip<kLess + 1>...},
+        alone{run_rows<Kernel, Kernel::template kStrip<kLess + 1> == kVectors ? Pass::kOnly : Pass::kFirst,
                        kLess + 1>...},
-        among_others{run_rows<Kernel, Passes::kSeveral, kLess + 1>...} {}
+        first{run_rows<Kernel, Pass::kFirst, kLess + 1>...},
+        later{run_rows<Kernel, Pass::kLater, kLess + 1>...} {}
 };
 
 inline void add_bias(const float* bias, float* y, size_t y_stride, int n_rows) {
@@ -358,7 +359,7 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
   const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
   constexpr int kBlockK = static_cast<int>(kBlockBytes / kBytes) * kTile;
   // In one pass a steady stream over the whole panel is fastest.
-  const int block_k = n_groups == 1 && kGroups.whole[n_rows - 1] ? job.n_in : kBlockK;
+  const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1 ? job.n_in : kBlockK;
   const int n_blocks = (job.n_in + block_k - 1) / block_k;
   // All of a panel while the rows stay in the cache; otherwise a block of all panels while that block of the rows does.
   const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= kActivationBytes;
@@ -380,12 +381,13 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
     const auto* x = static_cast<const uint8_t*>(job.x) + static_cast<size_t>(row_begin) * job.x_stride_bytes +
                     static_cast<size_t>(k / kTile) * sizeof(typename Kernel::XTile);
     float* y = job.y + static_cast<size_t>(row_begin) * job.y_stride + static_cast<size_t>(panel) * kPanel;
-    for (int group = 0, row = 0; group < n_groups; ++group) {  // as even as can be
+    for (int group = 0, row = 0, pass = 0; group < n_groups; ++group) {  // as even as can be
       const int m = n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
-      const RunRows run = (n_groups == 1 ? kGroups.alone : kGroups.among_others)[m - 1];
-      run(w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k, next, group,
-          y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
+      const auto& kernels = n_groups == 1 ? kGroups.alone : pass < kFetchers ? kGroups.first : kGroups.later;
+      kernels[m - 1](w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k, next, pass,
+                     y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
       row += m;
+      pass += kGroups.n_passes[m - 1];
     }
     if (job.bias != nullptr && block == n_blocks - 1) {
       add_bias(job.bias + static_cast<size_t>(panel) * kPanel, y, job.y_stride, n_rows);
