@@ -38,10 +38,10 @@ def text_s(model: Model, n_tokens: int, *, repeats_itself: bool, speculate: bool
 
 def no_hits_ratio(model: Model, n_tokens: int) -> float:
     """The rate of texts that do not repeat themselves, guesses on over off: n_tokens of each, in PIECES."""
+    n_piece = max(2, n_tokens // PIECES)
     times_s: dict[bool | None, float] = {False: 0.0, None: 0.0}
     for seed in range(PIECES):
         for speculate in (False, None) if seed % 2 else (None, False):
-            n_piece = max(2, n_tokens // PIECES)
             times_s[speculate] += text_s(model, n_piece, repeats_itself=False, speculate=speculate, seed=seed)
     return times_s[False] / times_s[None]
 

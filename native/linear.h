@@ -326,7 +326,7 @@ using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, in
 // run_rows for 1 to kRows rows.
 template <class Kernel>
 struct Groups {
-  int n_passes[Kernel::kRows];
+  int n_passes[Kernel::kRows];  // over a block
   RunRows alone[Kernel::kRows], first[Kernel::kRows], later[Kernel::kRows];
 
   template <int... kLess>
