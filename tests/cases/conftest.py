@@ -53,7 +53,13 @@ def make_gpt2(tmp_path: Path) -> MakeGPT2:
     """
 
     def make(
-        name: str = "m", *, vocab_size: int = 257, n_positions: int = 64, seed: int = 0, files: dict | None = None, **config
+        name: str = "m",
+        *,
+        vocab_size: int = 257,
+        n_positions: int = 64,
+        seed: int = 0,
+        files: dict | None = None,
+        **config,
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
