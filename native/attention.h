@@ -125,11 +125,13 @@ void attend(const float* q, size_t q_stride, const Element* keys, const Element*
       peak = max(score, peak);
     }
     const float new_most = reduce_max(peak);
-    F32 total = {};
-    for (int i = 0; i < padded(m); i += kLanes) {
-      const F32 p = exp(load<F32>(row + i) - new_most);
-      store(row + i, p);
-      total += p;
+    PartialSums total;
+    for (int i = 0; i < n[m]; i += kSumLanes) {
+      for (int v = 0; v < kSumVectors && i + v * kLanes < n[m]; ++v) {
+        const F32 p = exp(load<F32>(row + i + v * kLanes) - new_most);
+        store(row + i + v * kLanes, p);
+        total.of[v] += p;
+      }
     }
     rescale[m] = exp(broadcast(most[m] - new_most))[0];
     most[m] = new_most;

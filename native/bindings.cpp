@@ -50,10 +50,10 @@ std::vector<std::string> names(const std::vector<const Kernels*>& kernels) {
   return names;
 }
 
-std::shared_ptr<Device> make_device(int n_threads, const std::string& isa) {
+std::shared_ptr<Device> make_device(int n_threads, const std::string& isa, bool exact) {
   if (n_threads < 1) throw std::invalid_argument("a device needs a thread");
   for (const Kernels* kernels : available_kernels()) {
-    if (kernels->name == isa) return std::make_shared<Device>(n_threads, *kernels);
+    if (kernels->name == isa) return std::make_shared<Device>(n_threads, *kernels, exact);
   }
   throw std::invalid_argument("this processor has no " + isa);
 }
@@ -214,9 +214,12 @@ NB_MODULE(_native, m) {
            "batch"_a);
 
   nb::class_<Device>(m, "Device")
-      .def(nb::new_(&make_device), "threads"_a, "isa"_a)
+      .def(nb::new_(&make_device), "threads"_a, "isa"_a, "exact"_a = false)
       .def_prop_ro("threads", &Device::n_threads)
       .def_prop_ro("isa", &Device::isa)
+      .def("is_exact", [](const Device& device, const std::string& format) {
+        return device.is_exact(static_cast<Format>(index_of(kFormatNames, format, "format")));
+      }, "format"_a)
       .def("weight",
            [](Device& d, const std::string& format, int n_in, int n_out) {
              spoil_recording();

@@ -65,7 +65,8 @@ Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positio
   }
 }
 
-Device::Device(int n_threads, const Kernels& kernels) : kernels_(kernels), pool_(n_threads) {}
+Device::Device(int n_threads, const Kernels& kernels, bool exact)
+    : kernels_(kernels), exact_(exact), pool_(n_threads) {}
 
 Weight Device::weight(Format format, int n_in, int n_out) {
   require(n_in > 0 && n_out > 0, "a weight of no size");
@@ -144,7 +145,7 @@ Array Device::linear(const Array& x, const Weight& weight, const Vector* bias) {
                                         std::to_string(weight.n_in) + " inputs");
   require(bias == nullptr || bias->n == weight.n_out, "the bias is not as long as the outputs");
   reads(x);
-  const LinearKernels& kernels = kernels_.linear[static_cast<int>(weight.format)];
+  const LinearKernels& kernels = linear_kernels(weight.format);
   Array out = array(x.rows, weight.n_out);
   const uint8_t* input = reinterpret_cast<const uint8_t*>(x.data);
   size_t input_stride = static_cast<size_t>(x.stride) * sizeof(float);

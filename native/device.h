@@ -70,10 +70,13 @@ class Rows {
 // Each operation is done when it returns, and is recorded where this thread records a Plan.
 class Device : public std::enable_shared_from_this<Device> {
  public:
-  Device(int n_threads, const Kernels& kernels);
+  // With `exact`, results are the same bits on every instruction set, which costs speed where it has faster products.
+  Device(int n_threads, const Kernels& kernels, bool exact);
 
   int n_threads() const { return pool_.n_threads(); }
   const char* isa() const { return kernels_.name; }
+  // Whether products of weights in this format are the same bits on every instruction set.
+  bool is_exact(Format format) const { return linear_kernels(format).prepare == kernels_.exact_of(format).prepare; }
 
   // Room for a matrix, to be filled by `pack`.
   Weight weight(Format format, int n_in, int n_out);
@@ -121,7 +124,12 @@ class Device : public std::enable_shared_from_this<Device> {
 
   std::shared_ptr<float> allocate(size_t floats);
 
+  const LinearKernels& linear_kernels(Format format) const {
+    return exact_ ? kernels_.exact_of(format) : kernels_.linear[static_cast<int>(format)];
+  }
+
   const Kernels& kernels_;
+  const bool exact_;
   Pool pool_;
   Arena arena_;
   std::mutex arena_mutex_;

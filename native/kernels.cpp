@@ -30,6 +30,7 @@ const Kernels kKernels = {
                linear_kernels<BF16Kernel, Format::kBF16>(pack_bf16),
                linear_kernels<Integer<8>, Format::kInt8>(pack_int8),
                linear_kernels<Integer<4>, Format::kInt4>(pack_int4)},
+    .exact_bf16 = linear_kernels<Plain<Format::kBF16>, Format::kBF16>(pack_bf16),
     .add = add,
     .multiply = multiply,
     .layer_norm = layer_norm,

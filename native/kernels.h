@@ -66,6 +66,9 @@ inline constexpr int kStretch = 64;
 struct Kernels {
   const char* name;
   LinearKernels linear[kFormats];
+  // Of bf16 weights, with the activations in f32: the same on every instruction set. Those with instructions for bf16
+  // round the activations to it in `linear`.
+  LinearKernels exact_bf16;
   void (*add)(const float* a, const float* b, float* out, int n);
   void (*multiply)(const float* a, const float* b, float* out, int n);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* out, int n);
@@ -81,6 +84,10 @@ struct Kernels {
   bool (*maxima)(const float* x, int n, float* out);
   // Reads bytes, a multiple of 64, and returns what depends on all of them.
   uint32_t (*read)(const uint8_t* from, size_t bytes);
+
+  const LinearKernels& exact_of(Format format) const {
+    return format == Format::kBF16 ? exact_bf16 : linear[static_cast<int>(format)];
+  }
 };
 
 }  // namespace rushlight

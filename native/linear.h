@@ -185,24 +185,24 @@ using BF16Kernel = Plain<Format::kBF16>;
 // A row of activations, quantised in groups of 32 to integers from -kMost to kMost.
 template <int kBits>
 void quantize_row(const float* x, int n_in, void* prepared) {
-  constexpr int kMost = Dot<kBits>::kMost;
   auto* group = static_cast<QuantizedGroup<kBits>*>(prepared);
   for (int start = 0; start < n_in; start += kTile, ++group) {
     F32 values[kVectors];
-    F32 most = {}, spoiled = {};
+    F32 most = {};
+    PartialSums spoiled;
     for (int v = 0; v < kVectors; ++v) {
       const int from = start + v * kLanes;
       const int n = n_in - from < 0 ? 0 : n_in - from < kLanes ? n_in - from : kLanes;
       values[v] = n == kLanes ? load<F32>(x + from) : load_n(x + from, n);
       most = max(abs(values[v]), most);
-      spoiled += values[v] * 0.0f;  // NaN if the value is infinite or NaN, which no byte can be
+      spoiled.of[v % kSumVectors] += values[v] * 0.0f;  // NaN if the value is infinite or NaN, which no byte can be
     }
     const float greatest = reduce_max(most);
     // A subnormal scale would have an infinite reciprocal; what it scales is nothing beside any other group.
     const bool counts = greatest > 1e-30f;
-    group->scale = (counts ? greatest / float{kMost} : 0.0f) + reduce_add(spoiled);
+    group->scale = (counts ? greatest / float{kMost<kBits>} : 0.0f) + reduce_add(spoiled);
     const bool finite = group->scale == group->scale;
-    const F32 inverse = broadcast(counts ? float{kMost} / greatest : 0.0f);
+    const F32 inverse = broadcast(counts ? float{kMost<kBits>} / greatest : 0.0f);
     I32 q[kVectors], sum = {};
     for (int v = 0; v < kVectors; ++v) {
       q[v] = __builtin_convertvector(round_small(finite ? values[v] * inverse : F32{}), I32);

@@ -17,29 +17,44 @@ inline void multiply(const float* a, const float* b, float* out, int n) {
   if (i < n) store_n(out + i, load_n(a + i, n - i) * load_n(b + i, n - i), n - i);
 }
 
+// term(i, v) for each vector of x, v its place among the partial sums: whole vectors first, then with n the values that
+// are left in one.
+template <class Whole, class Rest>
+RUSHLIGHT_INLINE void for_each_vector(int n, Whole&& whole, Rest&& rest) {
+  int i = 0;
+  for (; i + kSumLanes <= n; i += kSumLanes) {
+    for (int v = 0; v < kSumVectors; ++v) whole(i + v * kLanes, v);
+  }
+  for (int v = 0; v < kSumVectors && i < n; ++v, i += kLanes) {
+    if (i + kLanes <= n) {
+      whole(i, v);
+    } else {
+      rest(i, v, n - i);
+    }
+  }
+}
+
 // (x - mean) / √(variance + eps) · weight + bias, the variance from the differences, which cannot cancel.
 inline void layer_norm(const float* x, const float* weight, const float* bias, float eps, float* out, int n) {
-  const int whole = n / kLanes * kLanes, rest = n - whole;
-  F32 sum = {};
-  for (int i = 0; i < whole; i += kLanes) sum += load<F32>(x + i);
-  sum += load_n(x + whole, rest);
-  const F32 mean = broadcast(reduce_add(sum) / static_cast<float>(n));
+  PartialSums sums;
+  for_each_vector(
+      n, [&](int i, int v) { sums.of[v] += load<F32>(x + i); },
+      [&](int i, int v, int left) { sums.of[v] += load_n(x + i, left); });
+  const F32 mean = broadcast(reduce_add(sums) / static_cast<float>(n));
 
-  F32 squares = {};
-  for (int i = 0; i < whole; i += kLanes) {
-    const F32 centred = load<F32>(x + i) - mean;
-    squares = fma(centred, centred, squares);
-  }
-  const F32 centred_rest = select(lane_index() < rest, load_n(x + whole, rest) - mean, F32{});
-  squares = fma(centred_rest, centred_rest, squares);
+  PartialSums squares;
+  const auto add_square = [&](F32 centred, int v) { squares.of[v] = fma(centred, centred, squares.of[v]); };
+  for_each_vector(
+      n, [&](int i, int v) { add_square(load<F32>(x + i) - mean, v); },
+      [&](int i, int v, int left) { add_square(select(lane_index() < left, load_n(x + i, left) - mean, F32{}), v); });
   const F32 deviation = broadcast(__builtin_sqrtf(reduce_add(squares) / static_cast<float>(n) + eps));
 
-  for (int i = 0; i < whole; i += kLanes) {
-    const F32 normal = (load<F32>(x + i) - mean) / deviation;
-    store(out + i, fma(normal, load<F32>(weight + i), load<F32>(bias + i)));
+  const auto normal = [&](F32 values, F32 w, F32 b) { return fma((values - mean) / deviation, w, b); };
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    store(out + i, normal(load<F32>(x + i), load<F32>(weight + i), load<F32>(bias + i)));
   }
-  const F32 normal_rest = centred_rest / deviation;
-  store_n(out + whole, fma(normal_rest, load_n(weight + whole, rest), load_n(bias + whole, rest)), rest);
+  if (i < n) store_n(out + i, normal(load_n(x + i, n - i), load_n(weight + i, n - i), load_n(bias + i, n - i)), n - i);
 }
 
 }  // namespace rushlight::RUSHLIGHT_ISA

@@ -35,6 +35,7 @@ inline constexpr int kRegisters = 16;
 using F32 = float __attribute__((vector_size(kLanes * 4)));
 using I32 = int32_t __attribute__((vector_size(kLanes * 4)));
 using U32 = uint32_t __attribute__((vector_size(kLanes * 4)));
+using U64 = uint64_t __attribute__((vector_size(kLanes * 8)));  // two registers
 using U16 = uint16_t __attribute__((vector_size(kLanes * 2)));  // half a register: one value for each lane of F32
 using I8 = int8_t __attribute__((vector_size(kLanes)));        // a quarter, likewise
 using U8 = uint8_t __attribute__((vector_size(kLanes * 4)));   // a whole one: four values for each lane
@@ -92,7 +93,7 @@ RUSHLIGHT_INLINE I32 lane_index() {
   return v;
 }
 
-// a b + c in one rounding where the machine has it, in two where it has not: the same everywhere in one build.
+// a b + c in one rounding, on every instruction set.
 RUSHLIGHT_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
@@ -103,18 +104,50 @@ RUSHLIGHT_INLINE F32 fma(F32 a, F32 b, F32 c) {
   for (int i = 0; i < kLanes; ++i) v[i] = __builtin_fmaf(a[i], b[i], c[i]);
   return v;
 #else
-  return a * b + c;
+  // In double the product is exact and the sum is rounded to odd, which leaves the last rounding, to float, as if it were
+  // the only one (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", IEEE Trans. Computers 57, 2008).
+  using F64 = double __attribute__((vector_size(kLanes * 8)));
+  using I64 = int64_t __attribute__((vector_size(kLanes * 8)));
+  const F64 product = __builtin_convertvector(a, F64) * __builtin_convertvector(b, F64);
+  const F64 addend = __builtin_convertvector(c, F64), sum = product + addend;
+  const F64 part = sum - product, error = (product - (sum - part)) + (addend - part);  // exact: Knuth's TwoSum
+  const I64 bits = reinterpret_cast<I64>(sum), error_bits = reinterpret_cast<I64>(error);
+  const I64 inexact = (error > 0.0) | (error < 0.0);  // false for NaN, which is the error of infinity
+  const I64 even = (bits & 1) - 1;
+  const I64 shrinks = reinterpret_cast<I64>(reinterpret_cast<U64>(bits ^ error_bits) >> 63);
+  const I64 odd = bits + (inexact & even & (1 - 2 * shrinks));
+  return __builtin_convertvector(reinterpret_cast<F64>(odd), F32);
 #endif
 }
 
-// Sums and maxima over the lanes, always by halves.
-RUSHLIGHT_INLINE float reduce_add(F32 v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int n = kLanes / 2; n > 0; n /= 2) {
+// Sums over a row are 16 partial sums, one for every 16th value, whatever the width of a vector: so every instruction
+// set adds the same numbers in the same order.
+inline constexpr int kSumLanes = 16;
+inline constexpr int kSumVectors = kSumLanes / kLanes;
+
+struct PartialSums {
+  F32 of[kSumVectors] = {};
+};
+
+// The sum of the partial sums, by halves.
+RUSHLIGHT_INLINE float reduce_add(const PartialSums& sums) {
+#if defined(__AVX2__)
+  struct Halves {
+    __m256 low, high;
+  };
+  const auto halves = __builtin_bit_cast(Halves, sums);
+  const __m256 eight = halves.low + halves.high;
+  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+  const __m128 two = four + _mm_movehl_ps(four, four);
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+  float lanes[kSumLanes];
+  __builtin_memcpy(lanes, &sums, sizeof lanes);
+  for (int n = kSumLanes / 2; n > 0; n /= 2) {
     for (int i = 0; i < n; ++i) lanes[i] += lanes[i + n];
   }
   return lanes[0];
+#endif
 }
 
 RUSHLIGHT_INLINE float reduce_max(F32 v) {
@@ -218,6 +251,12 @@ RUSHLIGHT_INLINE Quad load_quad(const int8_t* x) {
 #endif
 }
 
+// Activations beside int8 and int4 weights are integers from -kMost to kMost. AVX2 adds two products of an unsigned and a
+// signed byte in 16 bits: beside 8-bit weights they stay within them only up to 64, 255 · 64 · 2 = 32,640. More would have
+// to be multiplied in halves, which takes half as long again; all instruction sets keep to it, for the same results.
+template <int kBits>
+inline constexpr int kMost = kBits == 8 ? 64 : 127;
+
 // For each of kLanes outputs the sum of w · x over the 32 values of a group, four at a time, exact: w are unsigned
 // bytes of kBits bits, four beside each other for each output, x signed bytes from -kMost to kMost.
 template <int kBits>
@@ -227,7 +266,6 @@ struct Dot;
 
 template <int kBits>
 struct Dot {
-  static constexpr int kMost = 127;
   I32 sum = {};
   RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
     const auto of = [](auto v) { return reinterpret_cast<__m512i>(v); };
@@ -257,7 +295,6 @@ RUSHLIGHT_INLINE Bytes add_pairs(Bytes a) { return _mm256_madd_epi16(a, _mm256_s
 // 16 products of at most 15 · 127 in a signed word are at most 30,480: no saturation within a group.
 template <>
 struct Dot<4> {
-  static constexpr int kMost = 127;
   Bytes sum = {};
   RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
     const Bytes products = multiply_pairs(reinterpret_cast<Bytes>(w), reinterpret_cast<Bytes>(x.bytes));
@@ -266,11 +303,8 @@ struct Dot<4> {
   RUSHLIGHT_INLINE I32 total(const Dot& dot) { return reinterpret_cast<I32>(add_pairs(dot.sum)); }
 };
 
-// Two products of at most 255 · 64 are at most 32,640: activations have 7 bits here. With 8, the halves of a weight
-// would have to be multiplied apart, which takes half as long again.
 template <>
 struct Dot<8> {
-  static constexpr int kMost = 64;
   I32 sum = {};
   RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
     const Bytes products = multiply_pairs(reinterpret_cast<Bytes>(w), reinterpret_cast<Bytes>(x.bytes));
@@ -283,7 +317,6 @@ struct Dot<8> {
 
 template <int kBits>
 struct Dot {
-  static constexpr int kMost = 127;
   I32 sum = {};
   RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
     const U32 bytes = reinterpret_cast<U32>(w);

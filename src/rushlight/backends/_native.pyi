@@ -105,11 +105,14 @@ class Plan:
 class Device:
     """The operations, by a number of threads with one instruction set. Any thread may call it; the GIL is released."""
 
-    def __init__(self, threads: int, isa: str) -> None: ...
+    def __init__(self, threads: int, isa: str, exact: bool = False) -> None: ...
     @property
     def threads(self) -> int: ...
     @property
     def isa(self) -> str: ...
+    def is_exact(self, format: str) -> bool:  # noqa: A002
+        """Whether products of weights in this format are the same bits on every instruction set."""
+
     def weight(self, format: str, n_in: int, n_out: int) -> Weight:  # noqa: A002
         """Room for a matrix; `pack` fills it."""
 
