@@ -42,9 +42,9 @@ def test_a_named_model_is_never_replaced_by_the_embedded_one():
 
 
 @pytest.mark.parametrize("dtype", ["auto", "f32", "f64"])
-def test_a_checkpoint_in_bf16_is_computed_exactly(dtype):
+def test_auto_is_the_dtype_of_the_checkpoint(dtype):
     model = rushlight.load(dtype=dtype)
-    assert model.dtype == ({"auto": "bf16"}.get(dtype, dtype))
+    assert model.dtype == ({"auto": "f16"}.get(dtype, dtype))
     assert model.logits("The").dtype == (np.float64 if dtype == "f64" else np.float32)
 
 

@@ -32,7 +32,7 @@ def ids_only():
 
 
 def test_a_model_says_what_it_is(model):
-    assert repr(model) == "<Model tales: 3,554,304 parameters, cpu, bf16>"
+    assert repr(model) == "<Model tales: 3,554,304 parameters, cpu, f16>"
     assert (model.context_length, model.config.n_layer, model.eos_ids) == (512, 6, (0,))
 
 

@@ -1,4 +1,4 @@
-"""Make a GPT-2 that transformers saved into what rushlight ships: BF16, the original file's tensor names, small JSON.
+"""Make a GPT-2 that transformers saved into what rushlight ships: F16, the original file's tensor names, small JSON.
 
 python pack.py TRAINED PACKED
 """
@@ -24,16 +24,16 @@ def pack(trained: Path, packed: Path) -> None:
 
 
 def pack_weights(trained: Path, packed: Path) -> None:
-    """Round to BF16, to nearest, ties to even; name as in openai-community/gpt2, without the prefix of the class."""
+    """Round to F16, to nearest, ties to even; name as in openai-community/gpt2, without the prefix of the class."""
     tensors = load_file(trained)
-    rounded = {name.removeprefix("transformer."): tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    rounded = {name.removeprefix("transformer."): tensor.to(torch.float16) for name, tensor in tensors.items()}
     save_file(rounded, packed, metadata={"format": "pt"})
 
 
 def pack_config(trained: Path, packed: Path) -> None:
     """Keep what the language model is made of; leave training, other heads and versions."""
     config = json.loads(trained.read_text())
-    kept = {key: config[key] for key in CONFIG_KEYS} | {"dtype": "bfloat16"}
+    kept = {key: config[key] for key in CONFIG_KEYS} | {"dtype": "float16"}
     packed.write_text(json.dumps(kept, indent=2) + "\n")
 
 

@@ -39,6 +39,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
+    exact: bool | None = None,
     offline: bool = False,
     revision: str | None = None,
     port: str | os.PathLike[str] | None = None,
@@ -54,6 +55,8 @@ def load(
         dtype: auto, the checkpoint's own; or what to keep the weights in: f32, f16, bf16, int8, int4; f64 is there for
             comparisons.
         threads: how many the CPU computes with; None is RUSHLIGHT_NUM_THREADS, or as many cores as it may use.
+        exact: the CPU computes the same bits on every processor in every dtype; slower for bf16 weights where the
+            processor multiplies bf16. None is RUSHLIGHT_EXACT, or False. f32, f16, int8 and int4 are always so.
         offline: ask nothing of the network; the hub's cache must have it.
         revision: the branch, tag or commit of a hub id.
         port: your own Python file with the model, as `rushlight port` writes it; it is run. Without one, it is the
@@ -68,7 +71,7 @@ def load(
     """
     if kv_bytes is not None and (not isinstance(kv_bytes, int) or kv_bytes < 0):
         raise RequestError(f"kv_bytes is {kv_bytes!r}: it should be a whole number of bytes, 0 or more")
-    ops = open_backend(device, dtype, threads=threads)
+    ops = open_backend(device, dtype, threads=threads, exact=exact)
     ported = None if port is None else load_port(port)
     with ExitStack() as files:
         checkpoint = files.enter_context(
@@ -108,7 +111,7 @@ def load(
         folder=checkpoint.folder,
     )
     if draft is not None:
-        model.use_draft(load(draft, device=device, dtype=dtype, threads=threads, offline=offline))
+        model.use_draft(load(draft, device=device, dtype=dtype, threads=threads, exact=exact, offline=offline))
     return model
 
 
@@ -119,18 +122,19 @@ def load_module(
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
+    exact: bool | None = None,
     offline: bool = False,
     revision: str | None = None,
 ) -> Module:
     """Loads a ported model of any kind as a module to call: its weights in their slots, its backend under `ops`.
 
     Args:
-        source, port, device, dtype, threads, offline, revision: as `load` takes them.
+        source, port, device, dtype, threads, exact, offline, revision: as `load` takes them.
 
     Raises:
         RushlightError: as `load`.
     """
-    ops = open_backend(device, dtype, threads=threads)
+    ops = open_backend(device, dtype, threads=threads, exact=exact)
     ported = load_port(port)
     with open_checkpoint(source, offline=offline, revision=revision) as checkpoint:
         architecture, config = identify(checkpoint, ported)

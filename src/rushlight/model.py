@@ -133,6 +133,13 @@ class Model:
         return self._backend.dtype
 
     @property
+    def arithmetic(self) -> str:
+        """What the bits of its results depend on beside weights and input: "exact" for nothing else, or a word for the
+        arithmetic that computes, such as an instruction set or a device.
+        """
+        return self._backend.arithmetic
+
+    @property
     def context_length(self) -> int:
         """The most tokens that prompt and text can have together."""
         return self.config.context_length

@@ -1,4 +1,4 @@
-"""The embedded model's files: an ordinary, whole, small GPT-2 checkpoint in BF16."""
+"""The embedded model's files: an ordinary, whole, small GPT-2 checkpoint in F16."""
 
 import json
 from pathlib import Path
@@ -36,25 +36,25 @@ def gpt2_shapes(*, n_layer: int, n_embd: int, n_positions: int, vocab_size: int)
     return blocks | ends
 
 
-def test_every_tensor_is_there_and_in_bf16() -> None:
+def test_every_tensor_is_there_and_in_f16() -> None:
     sizes = {key: CONFIG[key] for key in ("n_layer", "n_embd", "n_positions", "vocab_size")}
     with safe_open(WEIGHTS, framework="np") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
         assert {name: slice_.get_shape() for name, slice_ in slices.items()} == gpt2_shapes(**sizes)
-        assert {slice_.get_dtype() for slice_ in slices.values()} == {"BF16"}
+        assert {slice_.get_dtype() for slice_ in slices.values()} == {"F16"}
 
 
 def test_every_weight_is_a_number() -> None:
     raw = WEIGHTS.read_bytes()
     data_start = 8 + int.from_bytes(raw[:8], "little")
-    exponents = np.frombuffer(raw, "<u2", offset=data_start) & 0x7F80
+    exponents = np.frombuffer(raw, "<u2", offset=data_start) & 0x7C00
     assert exponents.size == 3_554_304
-    assert exponents.max() < 0x7F80
+    assert exponents.max() < 0x7C00
 
 
 def test_the_config_is_gpt2s() -> None:
     assert CONFIG["model_type"] == "gpt2"
-    assert CONFIG["dtype"] == "bfloat16"
+    assert CONFIG["dtype"] == "float16"
     assert CONFIG["n_embd"] == 64 * CONFIG["n_head"]
 
 

@@ -53,3 +53,36 @@ def unpacked(device, weight):
     """What a weight is to the model: (n_in, n_out) in float64, read off output by output."""
     n_out = weight.shape[0]
     return np.asarray(device.embedding(np.arange(n_out, dtype=np.int32), weight)).T.astype(np.float64)
+
+
+class Sequences:
+    """Sequences of (q, k, v) side by side in one cache of a format, fed in steps of any size."""
+
+    def __init__(self, device, sequences, n_head, kept="f32"):
+        self.device, self.sequences, self.n_head = device, sequences, n_head
+        n_blocks = [-(-len(q) // 64) for q, _, _ in sequences]
+        self.cache = device.kv_cache(kept, 2, n_head, sequences[0][0].shape[1] // n_head, sum(n_blocks) + 1)
+        free = list(range(sum(n_blocks), 0, -1))  # dealt out backwards
+        self.tables = np.full((len(sequences), max(n_blocks)), -1, np.int32)
+        for table, n in zip(self.tables, n_blocks, strict=True):
+            table[:n] = [free.pop(0) for _ in range(n)]
+
+    def feed(self, cuts, scale):
+        """The rows cuts[s] of each sequence s."""
+        starts = np.cumsum([0, *(stop - start for start, stop in cuts)], dtype=np.int32)
+        positions = np.concatenate([np.arange(start, stop, dtype=np.int32) for start, stop in cuts])
+        rows = self.device.rows(starts, positions, self.tables, self.cache.n_blocks)
+        qkv = [
+            self.device.array(np.concatenate([s[i][a:b] for s, (a, b) in zip(self.sequences, cuts, strict=True)]))
+            for i in range(3)
+        ]
+        out = np.asarray(self.device.attention(*qkv, rows, self.cache, 1, self.n_head, scale))
+        return np.split(out, starts[1:-1])
+
+    def feed_in(self, steps, scale):
+        """Everything, in steps[s] rows at a time; each sequence's whole output."""
+        outputs = [
+            self.feed([(sum(sizes[:step]), sum(sizes[: step + 1])) for sizes in steps], scale)
+            for step in range(len(steps[0]))
+        ]
+        return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]

@@ -30,8 +30,7 @@ def quantized(x, most):
 def seen(x, weights, isa):
     """The activations that a product multiplies by."""
     if weights.startswith("int"):
-        seven_bits = weights == "int8" and isa in {"avx2", "avx512"}
-        return quantized(x, 64 if seven_bits else 127)
+        return quantized(x, 64 if weights == "int8" else 127)
     return rounded_to_bf16(x) if weights == "bf16" and isa == "avx512vnni" else x
 
 

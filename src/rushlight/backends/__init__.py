@@ -39,7 +39,9 @@ def devices() -> list[DeviceStatus]:
     return [status for probe in DEVICES.values() for status in probe()]
 
 
-def open_backend(device: str = "auto", dtype: str = "auto", *, threads: int | None = None) -> Backend:
+def open_backend(
+    device: str = "auto", dtype: str = "auto", *, threads: int | None = None, exact: bool | None = None
+) -> Backend:
     """The backend for a device word and a dtype word.
 
     `auto` takes the fastest device that is there: a GPU if there is one with its library, else the CPU. A device or
@@ -51,10 +53,12 @@ def open_backend(device: str = "auto", dtype: str = "auto", *, threads: int | No
         dtype: one of DTYPES.
         threads: how many the native CPU backend and PyTorch on the CPU compute with; None is RUSHLIGHT_NUM_THREADS, or
             all that it may use.
+        exact: the native CPU backend computes the same bits on every processor, where that is slower too; None is what
+            RUSHLIGHT_EXACT says there.
 
     Raises:
-        DeviceError: the device is unknown, or not on this machine, or there is something wrong with the number of
-            threads; says what to do.
+        DeviceError: the device is unknown, or not on this machine, or does not compute exactly, or there is something
+            wrong with the number of threads; says what to do.
         DtypeError: the dtype is unknown, or the device does not compute in it.
     """
     name, index = _name_and_index(device)
@@ -74,7 +78,13 @@ def open_backend(device: str = "auto", dtype: str = "auto", *, threads: int | No
         thread_count(threads)
         if name not in {"cpu", "torch-cpu"}:
             _log.warning("the %s backend leaves the number of threads to its library, whatever --threads says", name)
-    return _OPENERS[name](device, dtype, threads)
+    if exact and not (name == "cpu" and dtype != "f64" and _native_problem() is None):
+        raise DeviceError(
+            f"device {device} with dtype {dtype} does not compute the same bits on every machine",
+            expected="the native kernels of device cpu",
+            remedy="leave out --exact",
+        )
+    return _OPENERS[name](device, dtype, threads, exact)
 
 
 def _name_and_index(device: str) -> tuple[str, int]:
@@ -96,29 +106,29 @@ def _fastest() -> str:
 # Opening: the only places where a device's library is imported
 
 
-def _open_cpu(_device: str, dtype: str, threads: int | None) -> Backend:
+def _open_cpu(_device: str, dtype: str, threads: int | None, exact: bool | None) -> Backend:
     if dtype != "f64" and _native_problem() is None:
         from rushlight.backends.cpu import CPUBackend
 
-        return CPUBackend(dtype, threads=threads)
+        return CPUBackend(dtype, threads=threads, exact=exact)
     if dtype != "f64":
         _say_that_it_is_slow()
-    return _open_reference("cpu", dtype, threads)
+    return _open_reference("cpu", dtype, threads, None)
 
 
-def _open_reference(_device: str, dtype: str, _threads: int | None) -> Backend:
+def _open_reference(_device: str, dtype: str, _threads: int | None, _exact: bool | None) -> Backend:
     from rushlight.backends.reference import ReferenceBackend
 
     return ReferenceBackend("f32" if dtype == "auto" else dtype)
 
 
-def _open_torch(device: str, dtype: str, threads: int | None) -> Backend:
+def _open_torch(device: str, dtype: str, threads: int | None, _exact: bool | None) -> Backend:
     from rushlight.backends.cuda import TorchBackend
 
     return TorchBackend(device, dtype, threads=threads)
 
 
-def _open_mlx(device: str, dtype: str, _threads: int | None) -> Backend:
+def _open_mlx(device: str, dtype: str, _threads: int | None, _exact: bool | None) -> Backend:
     from rushlight.backends.metal import MLXBackend
 
     return MLXBackend(device, dtype)
@@ -231,7 +241,7 @@ DEVICES: dict[str, Callable[[], list[DeviceStatus]]] = {
 }
 """How each device is looked for."""
 
-_OPENERS: dict[str, Callable[[str, str, int | None], Backend]] = {
+_OPENERS: dict[str, Callable[[str, str, int | None, bool | None], Backend]] = {
     "cpu": _open_cpu,
     "metal": _open_mlx,
     "mlx-cpu": _open_mlx,

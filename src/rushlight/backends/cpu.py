@@ -30,6 +30,7 @@ DTYPES = ("auto", "f32", "f16", "bf16", "int8", "int4")
 `CPUBackend.kv_dtype`."""
 
 ISA_VARIABLE = "RUSHLIGHT_ISA"
+EXACT_VARIABLE = "RUSHLIGHT_EXACT"
 
 _FORMATS = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 """The format that keeps a checkpoint's dtype; f64 is rounded."""
@@ -50,15 +51,25 @@ class CPUBackend:
         dtype: of the weights, a word of DTYPES.
         threads: how many to compute with; None is RUSHLIGHT_NUM_THREADS, or as many as this process has cores for.
         isa: the instruction set; None is RUSHLIGHT_ISA, or the best that this processor has.
+        exact: compute the same bits on every instruction set for bf16 weights too, where that is slower; None is
+            RUSHLIGHT_EXACT. See `arithmetic`.
 
     Raises:
         DtypeError: there is no such dtype here.
-        DeviceError: a number of threads that is none, or an instruction set that this processor does not have.
+        DeviceError: the number of threads is not valid, RUSHLIGHT_EXACT is neither 0 nor 1, or this processor does not
+            have the instruction set.
     """
 
     device = "cpu"
 
-    def __init__(self, dtype: str = "auto", *, threads: int | None = None, isa: str | None = None) -> None:
+    def __init__(
+        self,
+        dtype: str = "auto",
+        *,
+        threads: int | None = None,
+        isa: str | None = None,
+        exact: bool | None = None,
+    ) -> None:
         if dtype not in DTYPES:
             raise DtypeError(f"the CPU backend does not compute in {dtype}", expected=" or ".join(DTYPES))
         self._requested = dtype
@@ -66,7 +77,7 @@ class CPUBackend:
         self._unread: list[_Unread] = []
         self.dtype = "f32" if dtype == "auto" else dtype
         """What the weights are kept in; with auto, what they turn out to be as they are placed."""
-        self._native = _native.Device(thread_count(threads), _instruction_set(isa))
+        self._native = _native.Device(thread_count(threads), _instruction_set(isa), _exact(exact))
         self._rows: _KeptRows | None = None
         # Bound once: the calls of a step go straight into native code.
         self.embedding = self._native.embedding
@@ -151,6 +162,16 @@ class CPUBackend:
         value_dim = -(-shape.head_dim // 16) * 16  # values are padded to whole vectors
         item_bytes = 4 if self.kv_dtype == "f32" else 2
         return shape.n_layer * shape.n_head * (shape.head_dim + value_dim) * BLOCK_SIZE * item_bytes
+
+    @property
+    def arithmetic(self) -> str:
+        """The word "exact" where results are the same bits on every instruction set; otherwise the name of the set.
+
+        f32, f16, int8 and int4 weights are always exact. bf16 weights are not where the processor has products of bf16
+        (AVX-512 BF16), which round the activations too, unless the backend is opened with `exact`.
+        """
+        exact = all(self._native.is_exact(dtype) for dtype in self.dtype.split("/"))
+        return "exact" if exact else self._native.isa
 
     def available_bytes(self) -> int:
         return available_bytes()
@@ -296,6 +317,20 @@ def _instruction_set(asked: str | None) -> str:
             f"{problem}, named by {ISA_VARIABLE}", expected=" or ".join(available), remedy="or leave it out"
         )
     return name
+
+
+def _exact(asked: bool | None) -> bool:
+    """Whether to compute the same bits on every instruction set: `asked`, else what RUSHLIGHT_EXACT says.
+
+    Raises:
+        DeviceError: the variable is neither 0 nor 1.
+    """
+    if asked is not None:
+        return asked
+    value = os.environ.get(EXACT_VARIABLE, "")
+    if value not in {"", "0", "1"}:
+        raise DeviceError(f"{EXACT_VARIABLE} is {value!r}", expected="0 or 1", remedy="or leave it out")
+    return value == "1"
 
 
 def _raw(tensor: Tensor) -> NDArray[np.uint8]:

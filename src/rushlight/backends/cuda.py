@@ -96,7 +96,7 @@ class TorchBackend:
     def __init__(self, device: str = "cuda", dtype: str = "auto", *, threads: int | None = None) -> None:
         if dtype not in DTYPES:
             raise DtypeError(f"the {device} backend does not compute in {dtype}", expected=" or ".join(DTYPES))
-        self.device = device
+        self.device = self.arithmetic = device
         self._requested = dtype
         self._placed: set[str] = set()
         self.dtype = "f32" if dtype == "auto" else dtype

@@ -106,7 +106,7 @@ class MLXBackend:
         mx.set_default_device(mx.Device(mx.cpu if device == "mlx-cpu" else mx.gpu))
         if device == "mlx-cpu":
             mx.disable_compile()  # on a CPU it runs a C++ compiler, which may not be there
-        self.device = device
+        self.device = self.arithmetic = device
         self._requested = dtype
         self._placed: set[str] = set()
         self.dtype = "f32" if dtype == "auto" else dtype

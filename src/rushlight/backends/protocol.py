@@ -137,6 +137,13 @@ class Backend(Protocol):
     dtype: str
     """The word for what it computes in: f32, f64, bf16, ..."""
 
+    @property
+    def arithmetic(self) -> str:
+        """What the bits of a result depend on beside the weights and the input: "exact" for nothing else, or a word for
+        the arithmetic that computes, such as an instruction set or a device.
+        """
+        ...
+
     def place(self, tensor: Tensor, role: Role) -> Weight:
         """Lays a parameter out for its role. It may be read later: it is there after `settle`."""
         ...

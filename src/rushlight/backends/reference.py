@@ -42,6 +42,7 @@ class ReferenceBackend:
     """Every operation in NumPy, in float32, or in float64 for tests. Implements `protocol.Backend`."""
 
     device = "cpu"
+    arithmetic = "numpy"  # BLAS chooses its kernels by the processor
 
     def __init__(self, dtype: str = "f32") -> None:
         if dtype not in DTYPES:

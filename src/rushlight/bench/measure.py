@@ -29,7 +29,7 @@ class Plan:
     """What to measure.
 
     Attributes:
-        source, device, threads, offline, revision, port: as `rushlight.load` takes them.
+        source, device, threads, exact, offline, revision, port: as `rushlight.load` takes them.
         prompt_tokens: of the prompt whose prefill is timed; None is 512, or the model's context if that is less.
         tokens: how far each sequence is decoded.
         sequences: how many sequences decode together; each number is measured.
@@ -39,6 +39,7 @@ class Plan:
     source: str | None = None
     device: str = "auto"
     threads: int | None = None
+    exact: bool | None = None
     offline: bool = False
     revision: str | None = None
     port: str | None = None
@@ -77,7 +78,7 @@ class Measurement:
     """A model at one dtype.
 
     Attributes:
-        model, n_parameters, device, dtype: what ran, where, and what it computed in.
+        model, n_parameters, device, dtype, arithmetic: what ran, where, and what it computed in; see `Model`.
         step_bytes: of weights that a decode step reads.
         prefill_tokens, prefill_tok_s: tokens of the prompt, and how many a second.
         decode: for each number of sequences.
@@ -91,6 +92,7 @@ class Measurement:
     n_parameters: int
     device: str
     dtype: str
+    arithmetic: str
     step_bytes: int
     prefill_tokens: int
     prefill_tok_s: Sample
@@ -147,6 +149,7 @@ def measure(
             device=plan.device,
             dtype=dtype,
             threads=plan.threads,
+            exact=plan.exact,
             offline=plan.offline,
             revision=plan.revision,
             port=plan.port,
@@ -187,6 +190,7 @@ def measure(
         n_parameters=model.n_parameters,
         device=model.device,
         dtype=model.dtype,
+        arithmetic=model.arithmetic,
         step_bytes=reader.nbytes,
         prefill_tokens=prompt_tokens,
         prefill_tok_s=prefill_s.per(prompt_tokens),
@@ -210,6 +214,7 @@ def _fresh(model: Model, plan: Plan, dtype: str) -> tuple[Sample | None, int | N
     command += ["--revision", plan.revision] if plan.revision else []
     command += ["--port", plan.port] if plan.port else []
     command += ["--threads", str(plan.threads)] if plan.threads is not None else []
+    command += ["--exact"] if plan.exact else []
     command += ["--", plan.source] if plan.source else []
     run_fresh(command, PROMPT)
     first_s, peak_bytes = [], 0

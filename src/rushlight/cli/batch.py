@@ -21,6 +21,7 @@ from rushlight.cli.options import (
     Debug,
     Device,
     Dtype,
+    Exact,
     FrequencyPenalty,
     IgnoreEos,
     LogitBias,
@@ -90,6 +91,7 @@ def batch(
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
+    exact: Exact = False,
     offline: Offline = False,
     revision: Revision = None,
     port: Port = None,
@@ -171,7 +173,14 @@ def batch(
         results = _Stdout() if output == "-" else stack.enter_context(ResultsFile(output, force=force))
         with status(f"loading {model or 'the embedded model'}"):
             loaded = rushlight.load(
-                model, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision, port=port
+                model,
+                device=device,
+                dtype=dtype,
+                threads=threads,
+                exact=exact or None,
+                offline=offline,
+                revision=revision,
+                port=port,
             )
         job = Job(loaded, requests, results, max_active=parallel, ordered=ordered, echo=echo)
         total = Path(prompts).stat().st_size if Path(prompts).is_file() else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, Debug, Device, Offline, Port, Revision, Source, Threads
+from rushlight.cli.options import MODEL, OUTPUT, Debug, Device, Exact, Offline, Port, Revision, Source, Threads
 from rushlight.cli.terminal import out, show, status
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def bench(
         ),
     ] = "auto",
     threads: Threads = None,
+    exact: Exact = False,
     offline: Offline = False,
     revision: Revision = None,
     port: Port = None,
@@ -80,6 +81,7 @@ def bench(
         source=source,
         device=device,
         threads=threads,
+        exact=exact or None,
         offline=offline,
         revision=revision,
         port=port,

@@ -17,6 +17,7 @@ from rushlight.cli.options import (
     Debug,
     Device,
     Dtype,
+    Exact,
     ModelFlag,
     Offline,
     Port,
@@ -67,6 +68,7 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
+    exact: Exact = False,
     offline: Offline = False,
     revision: Revision = None,
     port: Port = None,
@@ -89,7 +91,14 @@ def evaluate(
         total = None if text == "-" else os.fstat(file.fileno()).st_size
         with status(f"loading {name or 'the embedded model'}"):
             loaded = rushlight.load(
-                name, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision, port=port
+                name,
+                device=device,
+                dtype=dtype,
+                threads=threads,
+                exact=exact or None,
+                offline=offline,
+                revision=revision,
+                port=port,
             )
         with progress_bar("eval", total) as update:
 

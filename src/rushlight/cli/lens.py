@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rushlight.cli.options import OUTPUT, TEXT, Debug, Device, Dtype, Offline, Revision, Source, Threads
+from rushlight.cli.options import OUTPUT, TEXT, Debug, Device, Dtype, Exact, Offline, Revision, Source, Threads
 from rushlight.cli.terminal import out, say, show, status, stdout_console
 from rushlight.cli.web_page import Html, Open, deliver
 from rushlight.errors import printable
@@ -41,6 +41,7 @@ def lens(
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
+    exact: Exact = False,
     offline: Offline = False,
     revision: Revision = None,
     last: Annotated[
@@ -72,7 +73,9 @@ def lens(
     from rushlight.logit_lens import lens as look
 
     with status(f"loading {source or 'the embedded model'}"):
-        model = rushlight.load(source, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision)
+        model = rushlight.load(
+            source, device=device, dtype=dtype, threads=threads, exact=exact or None, offline=offline, revision=revision
+        )
     wants_page = html is not None or open_page
     fitting = None if as_json or wants_page or not sys.stdout.isatty() else _columns_that_fit(model)
     with status("reading"):

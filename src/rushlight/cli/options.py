@@ -74,6 +74,15 @@ Threads = Annotated[
         help="Compute with N threads. Without it: RUSHLIGHT_NUM_THREADS, or a thread a core.",
     ),
 ]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact",
+        rich_help_panel=MODEL,
+        help="Compute the same bits on every processor in every dtype. Slower for bf16 weights where the processor"
+        " multiplies bf16; the other dtypes are always so. Without it: RUSHLIGHT_EXACT.",
+    ),
+]
 Offline = Annotated[
     bool, typer.Option("--offline", rich_help_panel=MODEL, help="Ask nothing of the network: use what was downloaded.")
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rushlight.cli.options import OUTPUT, Debug, Device, Dtype, Offline, Port, Revision, Source, Threads
+from rushlight.cli.options import OUTPUT, Debug, Device, Dtype, Exact, Offline, Port, Revision, Source, Threads
 from rushlight.cli.record import Ids, Texts, parse_ids
 from rushlight.cli.terminal import out, say, show, status
 from rushlight.cli.web_page import Html, Open, deliver
@@ -58,6 +58,7 @@ def verify(
     device: Device = "auto",
     dtype: Dtype = "f32",
     threads: Threads = None,
+    exact: Exact = False,
     offline: Offline = False,
     revision: Revision = None,
     port: Port = None,
@@ -100,7 +101,9 @@ def verify(
             _check_known(checkpoint)
             recording = None
         with status(f"loading {source or 'the embedded model'}"):
-            model = _load(source, checkpoint, port, device=device, dtype=dtype, threads=threads, **options)
+            model = _load(
+                source, checkpoint, port, device=device, dtype=dtype, threads=threads, exact=exact or None, **options
+            )
         if recording is None:
             right = _known_answers(model, as_json)
         else:

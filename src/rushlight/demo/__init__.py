@@ -1,6 +1,6 @@
 """The embedded model: tales, a small GPT-2 that writes fairy tales, so that everything can be tried offline.
 
-6 blocks, 192 channels, 512 positions, 3.6 M parameters in BF16, its own byte-level BPE of 4,096 tokens; trained from
+6 blocks, 192 channels, 512 positions, 3.6 M parameters in F16, its own byte-level BPE of 4,096 tokens; trained from
 nothing on public-domain books by `examples/train_tales`, whose README.md says how well. A demonstration and a test
 object, not a good writer: it has learnt from stretches of 256 tokens, and what it writes beyond that is worse.
 

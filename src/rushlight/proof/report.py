@@ -121,7 +121,7 @@ class Report:
 
     Attributes:
         source, golden: the two sides, in the user's words.
-        device, dtype: what the port computed with.
+        device, dtype, arithmetic: what the port computed with; see `rushlight.Model`.
         recorded_dtype, made_with: what PyTorch computed in, and which versions.
         weights_sha256: the digest of all the recorded weights, as `digest.py` defines it.
         prompts: tokens in each.
@@ -138,6 +138,7 @@ class Report:
     golden: str
     device: str
     dtype: str
+    arithmetic: str
     recorded_dtype: str
     made_with: dict[str, str]
     weights_sha256: str
@@ -169,6 +170,7 @@ class Report:
             "golden": self.golden,
             "device": self.device,
             "dtype": self.dtype,
+            "arithmetic": self.arithmetic,
             "recorded_dtype": self.recorded_dtype,
             "made_with": self.made_with,
             "recorded_weights_sha256": self.weights_sha256,

@@ -96,6 +96,7 @@ def verify(
         golden=golden.name,
         device=module.ops.device,
         dtype=module.ops.dtype,
+        arithmetic=module.ops.arithmetic,
         recorded_dtype=golden.dtype,
         made_with=golden.made_with,
         weights_sha256=digest_of_all(golden.weights),

@@ -1,0 +1,173 @@
+"""Every instruction set computes the same bits, here and on the machines where the digests below were taken."""
+
+import hashlib
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_helpers import FORMATS, ISAS, Sequences, _native, place, random
+from test_backend import NAMES, load
+
+import rushlight
+from rushlight.backends.cpu import CPUBackend
+from rushlight.errors import DeviceError
+from rushlight.generation import Context
+from rushlight.nn import ACTIVATIONS
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "gpt2"
+OTHERS = ISAS[:-1]
+"""The sets beside `portable`, which each is compared with. Empty on a processor that has no other."""
+
+LENGTHS = [*range(1, 50), 63, 64, 65, 100, 192, 200, 768]
+
+
+def on(isa, *, exact=True):
+    return _native.Device(2, isa, exact)
+
+
+def assert_same(compute, isa):
+    """compute(device) gives the same bits on a set as on the portable one, NaN for NaN."""
+    np.testing.assert_array_equal(compute(on(isa)), compute(on("portable")))
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("n_in", [1, 2, 31, 33, 64, 515, 1100])
+def test_products(other, weights, n_in):
+    matrix, x, bias = random(n_in, 100), 3 * random(17, n_in, seed=1), random(100, seed=2)
+
+    def compute(device):
+        weight = place(device, matrix, weights)
+        rows = [device.linear(device.array(x[:n]), weight, device.vector(bias)) for n in (1, 2, 5, 17)]
+        table = device.embedding(np.arange(100, dtype=np.int32), weight)
+        return np.concatenate([np.asarray(each).ravel() for each in (*rows, table)])
+
+    assert_same(compute, other)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("n", LENGTHS)
+def test_layer_norm(other, n):
+    x, weight, bias = 3 * random(5, n) + 5, random(n, seed=1), random(n, seed=2)
+    assert_same(
+        lambda device: np.asarray(device.layer_norm(device.array(x), device.vector(weight), device.vector(bias), 1e-5)),
+        other,
+    )
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_activations_and_exp(other):
+    x = np.concatenate([random(40_001) * 10, np.linspace(-110, 110, 40_001, dtype=np.float32), [np.inf, -np.inf, 0]])
+    x = x.astype(np.float32)[None]
+    for name in ACTIVATIONS:
+        assert_same(lambda device, name=name: np.asarray(device.activation(device.array(x), name)), other)
+    assert_same(lambda device: np.asarray(device.exp(device.array(x))), other)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize(("n_head", "head_dim"), [(1, 1), (3, 5), (2, 16), (2, 33), (1, 64), (1, 200)])
+def test_attention(other, kept, n_head, head_dim):
+    qkv = [3 * random(150, n_head * head_dim, seed=seed) for seed in range(3)]
+    assert_same(lambda device: Sequences(device, [qkv], n_head, kept).feed_in([[1, 1, 15, 60, 73]], 0.3)[0], other)
+
+
+def nearest_float32(exact):
+    """A Fraction, rounded once, ties to even."""
+    near = np.float32(float(exact))
+    around = [np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf))]
+    finite = [value for value in around if np.isfinite(value)]
+    return min(finite, key=lambda value: (abs(Fraction(float(value)) - exact), int(value.view(np.uint32)) & 1))
+
+
+def hard_sums():
+    """Triples w, x, c for which w x + c is near a tie, cancels, or is subnormal; and some of any size."""
+    generator = np.random.default_rng(5)
+    w, x = generator.standard_normal((2, 600)).astype(np.float32)
+    products = w.astype(np.float64) * x
+    c = [*generator.standard_normal(150).astype(np.float32), *-products[150:300].astype(np.float32)]
+    # A sum halfway between two floats but for the least part of the product.
+    c += [*(products[300:450] * 2.0**25).astype(np.float32), *(products[450:] * 2.0**49).astype(np.float32)]
+    w[::7] *= np.float32(1e-30)
+    x[::14] *= np.float32(1e-12)
+    ties = [(1 + 2.0**-12, 1 + 2.0**-12, 2.0**k) for k in range(-4, 30)]
+    ties += [(1 + 2.0**-23, 1 - 2.0**-24, sign * 2.0**k) for k in range(-30, 30) for sign in (1, -1)]
+    return np.array([*zip(w, x, c, strict=True), *ties], np.float32)
+
+
+def test_a_multiply_add_rounds_once(isa):
+    w, x, c = hard_sums().T
+    expected = [
+        nearest_float32(Fraction(float(a)) * Fraction(float(b)) + Fraction(float(d)))
+        for a, b, d in zip(w, x, c, strict=True)
+    ]
+    device = on(isa)
+    found = []
+    for weight, activation, addend in zip(w, x, c, strict=True):  # the sum begins with 1 · c, which is exact
+        matrix = np.array([[addend], [weight]], np.float32)
+        row = device.array(np.array([[1, activation]], np.float32))
+        found.append(np.asarray(device.linear(row, place(device, matrix, "f32"), None))[0, 0])
+    np.testing.assert_array_equal(np.array(found), np.array(expected))
+    assert (np.array(found) != w * x + c).any()  # two roundings would be seen
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["auto", *FORMATS])
+def test_logits_of_whole_models(other, name, dtype):
+    found = []
+    for each in (other, "portable"):
+        ops = CPUBackend(dtype, threads=2, isa=each, exact=True)
+        model, config = load(name, ops)
+        assert ops.arithmetic == "exact"
+        ids = json.loads((FIXTURES / name / "config.json").read_text())["vocab_size"] // 2 - np.arange(9)
+        found.append(Context(model, ops, config.kv_shape, 9).feed(ids.tolist(), all_logits=True))
+    np.testing.assert_array_equal(*found)
+
+
+PROMPT = "Once upon a time there was a king who had three sons, and the youngest"
+DIGESTS = {
+    "f32": "f1b00dabdfb02ca4",
+    "f16": "3ff91dbf4f4f48b5",
+    "bf16": "cccdb19809f1a4d5",
+    "int8": "b1bd99539e23a3bd",
+    "int4": "823b77a78bbb8242",
+}
+"""SHA-256, cut, of the logits of the embedded model after each token of PROMPT."""
+
+
+@pytest.mark.parametrize("dtype", DIGESTS)
+def test_logits_are_those_of_every_other_machine(isa, dtype, monkeypatch):
+    monkeypatch.setenv("RUSHLIGHT_ISA", isa)
+    logits = rushlight.load(dtype=dtype, exact=True).logits(PROMPT)
+    assert hashlib.sha256(np.ascontiguousarray(logits, "<f4").tobytes()).hexdigest()[:16] == DIGESTS[dtype]
+
+
+def test_sampled_text_is_that_of_every_other_machine(isa, monkeypatch):
+    monkeypatch.setenv("RUSHLIGHT_ISA", isa)
+    result = rushlight.load(device="cpu").generate(PROMPT, max_tokens=16, temperature=0.9, top_p=0.9, top_k=200, seed=7)
+    assert result.text == ", the first he had always said, was found that the wrecks"
+
+
+def test_arithmetic_names_the_set_only_where_the_bits_depend_on_it(isa):
+    products_of_bf16 = isa == "avx512vnni"
+    for dtype in FORMATS:
+        ops = CPUBackend(dtype, isa=isa)
+        assert ops.arithmetic == (isa if dtype == "bf16" and products_of_bf16 else "exact")
+        assert CPUBackend(dtype, isa=isa, exact=True).arithmetic == "exact"
+
+
+def test_the_environment_asks_for_exact_results(isa, monkeypatch):
+    monkeypatch.setenv("RUSHLIGHT_EXACT", "1")
+    assert CPUBackend("bf16", isa=isa).arithmetic == "exact"
+    monkeypatch.setenv("RUSHLIGHT_EXACT", "0")
+    assert CPUBackend("bf16", isa=isa, exact=True).arithmetic == "exact"
+    monkeypatch.setenv("RUSHLIGHT_EXACT", "yes")
+    with pytest.raises(DeviceError, match=r"RUSHLIGHT_EXACT is 'yes'.*expected 0 or 1"):
+        CPUBackend("bf16", isa=isa)
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("reference", "f32"), ("cpu", "f64")])
+def test_a_device_that_is_not_exact_refuses_to_be(device, dtype):
+    with pytest.raises(DeviceError, match=r"does not compute the same bits on every machine.*leave out --exact"):
+        rushlight.load(device=device, dtype=dtype, exact=True)
