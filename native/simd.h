@@ -15,6 +15,9 @@
 #elif defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#if defined(__x86_64__) && !defined(__FMA__)
+#include "fma_sse2.h"
+#endif
 
 namespace rushlight::RUSHLIGHT_ISA {
 
@@ -35,7 +38,6 @@ inline constexpr int kRegisters = 16;
 using F32 = float __attribute__((vector_size(kLanes * 4)));
 using I32 = int32_t __attribute__((vector_size(kLanes * 4)));
 using U32 = uint32_t __attribute__((vector_size(kLanes * 4)));
-using U64 = uint64_t __attribute__((vector_size(kLanes * 8)));  // two registers
 using U16 = uint16_t __attribute__((vector_size(kLanes * 2)));  // half a register: one value for each lane of F32
 using I8 = int8_t __attribute__((vector_size(kLanes)));        // a quarter, likewise
 using U8 = uint8_t __attribute__((vector_size(kLanes * 4)));   // a whole one: four values for each lane
@@ -99,24 +101,12 @@ RUSHLIGHT_INLINE F32 fma(F32 a, F32 b, F32 c) {
   return _mm512_fmadd_ps(a, b, c);
 #elif defined(__FMA__)
   return _mm256_fmadd_ps(a, b, c);
-#elif defined(__FP_FAST_FMAF)
+#elif defined(__x86_64__)
+  return fma_sse2(a, b, c);
+#else
   F32 v;
   for (int i = 0; i < kLanes; ++i) v[i] = __builtin_fmaf(a[i], b[i], c[i]);
   return v;
-#else
-  // In double the product is exact and the sum is rounded to odd, which leaves the last rounding, to float, as if it were
-  // the only one (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", IEEE Trans. Computers 57, 2008).
-  using F64 = double __attribute__((vector_size(kLanes * 8)));
-  using I64 = int64_t __attribute__((vector_size(kLanes * 8)));
-  const F64 product = __builtin_convertvector(a, F64) * __builtin_convertvector(b, F64);
-  const F64 addend = __builtin_convertvector(c, F64), sum = product + addend;
-  const F64 part = sum - product, error = (product - (sum - part)) + (addend - part);  // exact: Knuth's TwoSum
-  const I64 bits = reinterpret_cast<I64>(sum), error_bits = reinterpret_cast<I64>(error);
-  const I64 inexact = (error > 0.0) | (error < 0.0);  // false for NaN, which is the error of infinity
-  const I64 even = (bits & 1) - 1;
-  const I64 shrinks = reinterpret_cast<I64>(reinterpret_cast<U64>(bits ^ error_bits) >> 63);
-  const I64 odd = bits + (inexact & even & (1 - 2 * shrinks));
-  return __builtin_convertvector(reinterpret_cast<F64>(odd), F32);
 #endif
 }
 
