@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the native extension with its AVX-512 kernels made of AVX2 instructions (native/emulate.h) and runs with it the
-# tests of kernels, backends and models, so that a machine without AVX-512 sees what one with it would compute.
+# tests of kernels, backends, models, documents and cases: a machine without AVX-512 sees what one with it computes.
 #
 #     native/emulate.sh [pytest arguments]
 #
@@ -24,5 +24,5 @@ export PYTHONPATH=$PWD/$build/src
 # Of the native suite what is parametrised by instruction set; the models once for each of the two, the best first.
 python -m pytest tests/native -q -p no:cacheprovider -k avx512 "$@"
 for isa in avx512vnni avx512; do
-    RUSHLIGHT_ISA=$isa python -m pytest tests/backends tests/models -q -p no:cacheprovider "$@"
+    RUSHLIGHT_ISA=$isa python -m pytest tests/backends tests/models tests/docs tests/cases -q -p no:cacheprovider "$@"
 done
