@@ -254,7 +254,14 @@ class Stream:
     def __init__(self, engine: Engine, writer: Writer) -> None:
         self.result = writer.result
         self._engine = engine
+        self._sequence = writer.sequence
         self._pieces = _pieces(engine, writer)
+
+    @property
+    def prompt_progress(self) -> tuple[int, int]:
+        """(prompt tokens computed or found in the prefix cache so far, all of them); any thread may ask."""
+        n_prompt = self._sequence.n_prompt
+        return min(self._sequence.n_fed, n_prompt), n_prompt
 
     def __iter__(self) -> Iterator[str]:
         return self

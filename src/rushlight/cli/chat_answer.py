@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 from rushlight.cli.terminal import out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from rushlight.chat import Answer
     from rushlight.result import Generation
 
 
-def without_leading_space(pieces: Answer) -> Iterator[str]:
+def without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
     """The pieces without the white space that models begin an answer with."""
     begun = False
     for piece in pieces:
