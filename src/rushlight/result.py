@@ -261,7 +261,8 @@ class Stream:
     def prompt_progress(self) -> tuple[int, int]:
         """(prompt tokens computed or found in the prefix cache so far, all of them); any thread may ask."""
         n_prompt = self._sequence.n_prompt
-        return min(self._sequence.n_fed, n_prompt), n_prompt
+        has_begun = self.result.stats.generated_tokens > 0  # what was computed is let go of at the end
+        return n_prompt if has_begun else min(self._sequence.n_fed, n_prompt), n_prompt
 
     def __iter__(self) -> Iterator[str]:
         return self

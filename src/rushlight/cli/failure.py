@@ -31,7 +31,7 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
     if "--debug" in arguments:
         say(printable("".join(traceback.format_exception(error))).rstrip())
     if isinstance(error, UsageError):
-        code, message, exit_code = "wrong_usage", _usage(error), BAD_INPUT
+        code, message, exit_code = "wrong_usage", _usage(error, arguments), BAD_INPUT
     elif isinstance(error, RushlightError | OSError):
         code = error.code if isinstance(error, RushlightError) else "system_error"
         message, exit_code = in_words(error), BAD_INPUT
@@ -59,18 +59,18 @@ def in_words(error: RushlightError | OSError) -> str:
     return name + printable(str(error.strerror or error))
 
 
-def _usage(error: Any) -> str:
+def _usage(error: Any, arguments: Sequence[str]) -> str:
     """Typer's message in the form of every other one, and where to read more."""
     if type(error) is typer.BadParameter:
         hint = error.param_hint or (error.param and _name(error.param))
         message = f"{hint}: {error.message}" if hint else error.message
     else:
         message = error.message or error.format_message()
-        message = (message[:1].lower() + message[1:]).removesuffix(".").replace(". Did you mean", "; did you mean")
+        message = (message[:1].lower() + message[1:]).replace(". Did you mean", "; did you mean")
     if possible := getattr(error, "possibilities", None):
         message = f"{message}; did you mean {' or '.join(sorted(possible))}?"
-    command = error.ctx.command_path if error.ctx else "rushlight"
-    return f"{printable_name(message)} (see `{command} --help`)"
+    command = error.ctx.command_path if error.ctx else " ".join(["rushlight", *arguments[:1]])
+    return f"{printable_name(message.removesuffix('.'))} (see `{command} --help`)"
 
 
 def _name(param: Any) -> str:

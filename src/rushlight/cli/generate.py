@@ -43,7 +43,7 @@ from rushlight.cli.options import (
     parse_biases,
 )
 from rushlight.cli.prompt_progress import showing_progress
-from rushlight.cli.terminal import is_watched, out_json, out_text, say, status
+from rushlight.cli.terminal import is_watched, out_json, out_text, say, say_wrapped, status
 from rushlight.errors import RequestError, printable_name
 
 if TYPE_CHECKING:
@@ -249,9 +249,9 @@ def generate(
 def _say_of_request(is_named: bool, params: SamplingParams) -> None:
     """Said once nothing is wrong with the request, and before its text."""
     if not is_named:
-        say("note: no model named: this is the embedded one, of tales; or try: rushlight generate gpt2 -p ...")
+        say_wrapped("note: no model named: this is the embedded one, of tales; or try: rushlight generate gpt2 -p ...")
     if params.n > 1 and not params.temperature:
-        say("note: at temperature 0 all texts are the same: --temp 0.8 draws them")
+        say_wrapped("note: at temperature 0 all texts are the same: --temp 0.8 draws them")
 
 
 def _say_of_ends(
@@ -262,9 +262,9 @@ def _say_of_ends(
     has_form = params.json_schema is not None or params.regex is not None
     broken = ": the text may not have the form that was asked for" if has_form else ""
     if "context" in reasons and (has_form or not as_json):
-        say(f"note: the model's context of {context_length:,} tokens is full{broken}")
+        say_wrapped(f"note: the model's context of {context_length:,} tokens is full{broken}")
     if "length" in reasons and (has_form or (is_watched() and params.max_tokens and not as_json)):
-        say(f"note: cut after {params.max_tokens:,} tokens (--max-tokens){broken}")
+        say_wrapped(f"note: cut after {params.max_tokens:,} tokens (--max-tokens){broken}")
 
 
 def print_text(prompt: str, pieces: Iterable[str]) -> None:

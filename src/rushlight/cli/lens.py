@@ -21,7 +21,7 @@ from rushlight.cli.options import (
     one_of,
     one_prompt,
 )
-from rushlight.cli.terminal import out_json, say, show, status, stdout_console
+from rushlight.cli.terminal import out_json, say_wrapped, show, status, stdout_console
 from rushlight.cli.web_page import Html, Open, deliver
 from rushlight.errors import printable
 
@@ -90,7 +90,7 @@ def lens(
     name = one_of(source, model)
     prompt = one_prompt(words, prompt, name)
     if prompt is None:
-        raise typer.BadParameter("none was given", param_hint="--prompt")
+        raise typer.BadParameter("none was given; write it after SOURCE, or with -p", param_hint="--prompt")
     with status(f"loading {name or 'the embedded model'}"):
         loaded = rushlight.load(name, device=device, dtype=dtype, threads=threads, offline=offline, revision=revision)
     wants_page = html is not None or open_page
@@ -106,7 +106,7 @@ def lens(
     elif not as_json:
         if seen.first and last is None:
             n_tokens = len(seen.prompt_ids)
-            say(f"note: the last {n_tokens - seen.first} of {n_tokens} tokens; --last or --html shows more")
+            say_wrapped(f"note: the last {n_tokens - seen.first} of {n_tokens} tokens; --last or --html shows more")
         show(_table(loaded, seen))
 
 
