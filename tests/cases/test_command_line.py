@@ -50,10 +50,10 @@ def run(capsys, monkeypatch):
 def at_terminal(tmp_path):
     """Runs `rushlight ARGUMENTS` at a terminal to its end; what it shows there."""
 
-    def run(*arguments, columns=40):
+    def run(*arguments, columns=40, program=("-m", "rushlight")):
         child = pexpect.spawn(
             sys.executable,
-            ["-m", "rushlight", *map(str, arguments)],
+            [str(argument) for argument in (*program, *arguments)],
             env=os.environ | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"},
             cwd=tmp_path,
             encoding="utf-8",
@@ -275,6 +275,14 @@ class TestTerminal:
         shown = at_terminal("generate", "tales", "a", "-n", "3", *self.ESCAPES)
         assert r"a\x1b\x1b\x1b" in shown
         assert run("generate", "tales", "a", "-n", "3", *self.ESCAPES)[1] == "a\x1b\x1b\x1b\n"
+
+    def test_an_answer_to_a_piped_message_too(self, at_terminal, tmp_path):
+        script = tmp_path / "piped.py"
+        script.write_text(
+            "import io, sys\nfrom rushlight.cli import main\nsys.stdin = io.TextIOWrapper(io.BytesIO(b'a'))\nmain()\n"
+        )
+        flags = ["chat", "tales", "--temp", "0", "-n", "3", *self.ESCAPES]
+        assert r"\x1b\x1b\x1b" in at_terminal(*flags, program=(script,))
 
     def test_the_original_line_too(self, at_terminal, tmp_path):
         for path in demo.folder().iterdir():

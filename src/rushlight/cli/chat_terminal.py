@@ -105,7 +105,7 @@ class Terminal:
         with Interrupts() as interrupts:
             try:
                 pieces = without_leading_space(showing_progress(answer))
-                out_whole(interrupts.passing(wrap.push(visible(piece)) for piece in pieces))
+                out_whole(interrupts.passing(wrap.push(visible(piece)) for piece in pieces), out)
             except KeyboardInterrupt:
                 pass
             finally:

@@ -37,7 +37,8 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
         message, exit_code = in_words(error), BAD_INPUT
     elif place := _line_of_a_port(error):
         code, exit_code = "port_failed", BAD_INPUT
-        message = printable(f"{place[0]}: line {place[1]} raises {type(error).__name__}: {error}")
+        what = printable(f"{type(error).__name__}: {error}")
+        message = f"{printable_name(str(place[0]))}: line {place[1]} raises {what}"
     else:
         what = printable(f"{type(error).__name__}: {error}")
         code, message, exit_code = (
