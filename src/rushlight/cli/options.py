@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from string import ascii_letters
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,8 +39,9 @@ def complete_source(incomplete: str) -> list[str]:
 
     if not demo.NAME.startswith(incomplete):
         return []
-    paths = [path for path in Path().iterdir() if path.name.startswith(incomplete or tuple(ascii_letters))]
-    return [demo.NAME, *sorted(f"{path}/" if path.is_dir() else str(path) for path in paths)]
+    paths = Path().glob(f"{incomplete}*")
+    shown = sorted(f"{path}/" if path.is_dir() else str(path) for path in paths if not path.name.startswith("."))
+    return [demo.NAME, *shown]
 
 
 Source = Annotated[
