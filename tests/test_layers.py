@@ -27,7 +27,8 @@ models/                               one file an architecture
 nn/            generation/            layers and binding; cache, sampling and the loop
 backends/                             one file a device
 viewer/                               a module tree as a web page
-checkpoint/    text/        demo/     files and their tensors; tokens and text; the embedded model
+checkpoint/    text/                  files and their tensors; tokens and text
+demo/                                 the embedded model
 strict_json.py                        JSON from strangers
 errors.py                             every error
 """
@@ -55,7 +56,7 @@ LIBRARIES = {
 
 
 def rows() -> list[list[str]]:
-    """The picture's names, row by row: ["cli"], ["__init__"], ... ["checkpoint", "text", "demo"], ["errors"]."""
+    """The picture's names, row by row: ["cli"], ["__init__"], ... ["demo"], ["strict_json"], ["errors"]."""
     return [re.findall(r"(\w+)(?:/|\.py)(?=\s)", line) for line in LAYERS.splitlines()]
 
 

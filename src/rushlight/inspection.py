@@ -28,7 +28,7 @@ def inspect(source: str | os.PathLike[str], *, offline: bool = False, revision: 
     """The module tree of a checkpoint, read from its headers.
 
     Args:
-        source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, a hub id such as
+        source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, `tales`, a hub id such as
             `openai-community/gpt2`, or the https:// URL of a file or index. What is elsewhere is not downloaded: its
             headers are fetched and nothing more.
         offline: ask nothing of the network; the hub's cache must have it.

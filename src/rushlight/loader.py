@@ -50,7 +50,8 @@ def load(
 
     Args:
         source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, or a hub id such as
-            `openai-community/gpt2`. None is the small model of tales that comes with the package.
+            `openai-community/gpt2`. None is the small model that comes with the package, as is the name `tales` unless
+            there is a path of that name.
         device: auto, or a word of `rushlight devices`.
         dtype: auto, the checkpoint's own; or what to keep the weights in: f32, f16, bf16, int8, int4; f64 is there for
             comparisons.
@@ -104,7 +105,7 @@ def load(
         config=config,
         backend=ops,
         tokenizer=tokenizer,
-        name="tales" if source is None else checkpoint.source,
+        name=demo.NAME if source is None else checkpoint.source,
         n_parameters=n_parameters,
         eos_ids=ends,
         kv_bytes=kv_bytes,

@@ -254,7 +254,15 @@ class Stream:
     def __init__(self, engine: Engine, writer: Writer) -> None:
         self.result = writer.result
         self._engine = engine
+        self._sequence = writer.sequence
         self._pieces = _pieces(engine, writer)
+
+    @property
+    def prompt_progress(self) -> tuple[int, int]:
+        """(prompt tokens computed or found in the prefix cache so far, all of them); any thread may ask."""
+        n_prompt = self._sequence.n_prompt
+        has_begun = self.result.stats.generated_tokens > 0  # what was computed is let go of at the end
+        return n_prompt if has_begun else min(self._sequence.n_fed, n_prompt), n_prompt
 
     def __iter__(self) -> Iterator[str]:
         return self

@@ -20,6 +20,7 @@ import pytest
 from safetensors.numpy import save
 
 from rushlight.checkpoint import open_checkpoint
+from rushlight.checkpoint.sniff import QUOTED_BYTES, sniff
 from rushlight.errors import CheckpointError, FormatError, RushlightError, SourceError, TruncatedError
 
 WEIGHTS = {"a": np.arange(6, dtype="<f4").reshape(2, 3), "b": np.ones(5, "<f2")}
@@ -145,10 +146,10 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
         (b"  \n<HTML>", "an HTML page", "download it again"),
         (b"\xef\xbb\xbf<html>x", "an HTML page", "download it again"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied', "an XML document", "download it again"),
-        (b'{"error":"Invalid credentials in Authorization header"}', "Invalid credentials", "download it again"),
-        (b'\n{\n  "message": "Not Found"\n}\n', "text, as servers send it with an error: ", "download it again"),
-        (b'[{"error": "x"}]', "text, as servers send it with an error: ", "download it again"),
-        (b"Entry not found", "text, as servers send it with an error: Entry not found", "download it again"),
+        (b'{"error":"Invalid credentials in Authorization header"}', "JSON, such as", "download it again"),
+        (b'\n{\n  "message": "Not Found"\n}\n', "JSON, such as a server's error message", "download it again"),
+        (b'[{"error": "x"}]', "JSON, such as a server's error message", "download it again"),
+        (b"Entry not found", "text, such as a server's error message", "download it again"),
         (b"GGUF\x03\0\0\0" + bytes(16), "GGUF", ".safetensors"),
         (npy(), ".npy", ".safetensors"),
         (npz(), ".npz", ".safetensors"),
@@ -196,11 +197,17 @@ def test_a_bare_pickle_is_named_and_not_unpickled(path, tmp_path, protocol):
     assert not canary.exists()
 
 
-def test_a_message_shows_only_the_beginning_of_a_file_and_escapes_it(path):
-    path.write_bytes(b'{"error": "\x1b[31m' + b"x" * 10_000 + b'"}')
-    message = str(refusal(path))
-    assert len(message) < 400
-    assert r"\x1b[31m" in message
+def test_a_message_shows_nothing_of_a_file_on_this_machine(path):
+    path.write_bytes(b'{"error": "secret' + b"x" * 10_000 + b'"}')
+    assert "secret" not in str(refusal(path))
+
+
+def test_a_message_shows_how_a_text_from_a_server_begins(path):
+    start = b'{"error": "\x1b[31m' + b"x" * 500
+    kind = sniff(start, path, quote=True)
+    assert kind.name == rf"""JSON, such as a server's error message: {start[:QUOTED_BYTES].decode()}""".replace(
+        "\x1b", r"\x1b"
+    )
 
 
 @pytest.mark.parametrize("n_bytes", [0x7B, 0x3C, 0x0280, 0x0480, 0x8B1F, 0x4B50])

@@ -11,9 +11,9 @@ import time
 import pexpect
 import pytest
 
-from rushlight.cli.chat_terminal import visible
 from rushlight.cli.interrupt import Interrupts
 from rushlight.cli.line_editor import MAX_ENTRIES, LineEditor, history_path
+from rushlight.cli.terminal import visible
 
 READY = "\x1b\\[\\?2004h> "
 """The prompt, once the terminal marks pastes."""
@@ -228,7 +228,7 @@ class TestAtATerminal:
         answer = somebody.wait()
         assert "(cut at 12 tokens" in answer
         shown = somebody.say("/show")
-        assert "user: A fox 🦊 met a crane 鶴 in the wood\nand said:\n" in shown
+        assert "user: A fox 🦊 met a \ncrane 鶴 in the wood\nand said:\n" in shown
         assert shown.count("user:") == 1
 
     def test_a_paste_that_begins_with_a_path_is_no_command(self, person):

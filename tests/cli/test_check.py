@@ -157,9 +157,9 @@ def test_data_is_read_unless_it_is_not_wanted(rushlight, write, monkeypatch):
     ("arguments", "said"),
     [
         (["./nothing.safetensors"], "no such file"),
-        (["{path}", "--model", "gpt3"], "no architecture 'gpt3' (expected gpt2)"),
+        (["{path}", "--architecture", "gpt3"], "no architecture 'gpt3' (expected gpt2)"),
         (["{path}", "--port", "no.py"], "no.py: no such file"),
-        (["{path}", "--port", "no.py", "--model", "gpt2"], "both given"),
+        (["{path}", "--port", "no.py", "-a", "gpt2"], "both given"),
         ([], "SOURCE"),
     ],
 )

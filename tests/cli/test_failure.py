@@ -91,7 +91,7 @@ def test_what_the_library_notes_is_on_stderr(rushlight, monkeypatch):
     [
         ["nonsense"],
         ["generate", "--nonsense"],
-        ["generate", "a", "b"],
+        ["generate", "a", "b", "c"],
         ["inspect", "a", "--depth", "x"],
         ["--nonsense"],
     ],
@@ -101,4 +101,8 @@ def test_wrong_usage(rushlight, arguments):
     done = rushlight(*arguments)
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
-    assert "Error:" in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    command = " ".join(["rushlight", *(word for word in arguments[:1] if word in ("generate", "inspect"))])
+    assert done.err.endswith(f"(see `{command} --help`)\n")
+    assert json.loads(rushlight(*arguments, "--json").out)["error"]["code"] == "wrong_usage"

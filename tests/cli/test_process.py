@@ -83,8 +83,8 @@ def test_ctrl_c_while_loading(terminal, work):
 
 def test_a_person_sees_the_status_and_then_does_not(terminal):
     child = terminal("-m", "rushlight", "generate", "-p", "Once", "-n", "2", "--no-echo")
-    child.expect("note: no model named")
     child.expect(r"loading the embedded model \.\.\.\r\x1b\[2K")
+    child.expect("note: no model named")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0

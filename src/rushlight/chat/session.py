@@ -45,6 +45,11 @@ class Answer:
         self._keep, self._drop = keep, drop
         self._ended = False
 
+    @property
+    def prompt_progress(self) -> tuple[int, int]:
+        """(prompt tokens computed or found in the prefix cache so far, all of them); any thread may ask."""
+        return self._stream.prompt_progress
+
     def __iter__(self) -> Self:
         return self
 

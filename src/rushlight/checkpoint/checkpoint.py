@@ -78,7 +78,10 @@ def read_header(file: ByteSource) -> Header:
     try:
         n_bytes = header_bytes(file.read(0, min(START_BYTES, file.size)), file.size, file=file.path)
     except CheckpointError:
-        kind = sniff(file.read(0, min(SNIFF_BYTES, file.size)), file.path) if file.size > PREFIX_BYTES else None
+        if file.size <= PREFIX_BYTES:
+            raise
+        start = file.read(0, min(SNIFF_BYTES, file.size))
+        kind = sniff(start, file.path, quote=not isinstance(file, File))
         if kind is None:
             raise
         raise FormatError(f"not safetensors but {kind.name}", file=file.path, remedy=kind.remedy) from None

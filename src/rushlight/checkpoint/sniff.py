@@ -16,6 +16,7 @@ __all__ = ["PICKLE_SUFFIXES", "SNIFF_BYTES", "Kind", "how_to_convert", "sniff"]
 
 SNIFF_BYTES = 512
 """How many of a file's first bytes `sniff` wants to see."""
+QUOTED_BYTES = 80
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 """What the names of files that torch.save wrote end in."""
 
@@ -56,8 +57,14 @@ _ZIP = b"PK\x03\x04"
 _TORCH_ENTRIES = (b"/data.pkl", b"/byteorder", b"/.format_version", b"/.storage_alignment")
 
 
-def sniff(start: bytes, path: Path) -> Kind | None:
-    """The kind of the file at `path` that starts with `start`, its first `SNIFF_BYTES` bytes; None if it is unknown."""
+def sniff(start: bytes, path: Path, *, quote: bool = False) -> Kind | None:
+    """The kind of a file that is not safetensors; None if it is unknown.
+
+    Args:
+        start: its first `SNIFF_BYTES` bytes.
+        path: where it is.
+        quote: show how a text begins: for what a server sent, which says why, and never for a file of the user's.
+    """
     if pointer := _LFS_POINTER.match(start):
         return Kind(
             f"a Git LFS pointer; the real file has {int(pointer[1]):,} bytes", "run `git lfs pull` in its folder"
@@ -68,10 +75,11 @@ def sniff(start: bytes, path: Path) -> Kind | None:
         return Kind("a Python pickle, such as torch.save writes; it is never unpickled here", how_to_convert(path))
     if known := next((kind for pattern, kind in _KINDS if pattern.match(start)), None):
         return known
-    if _JSON.fullmatch(start) or _TEXT.fullmatch(start):
-        beginning = printable_name(start[:80].decode("utf-8", errors="replace"))
-        return Kind(f"text, as servers send it with an error: {beginning}", _DOWNLOAD_AGAIN)
-    return None
+    kind = "JSON" if _JSON.fullmatch(start) else "text" if _TEXT.fullmatch(start) else None
+    if kind is None:
+        return None
+    beginning = f": {printable_name(start[:QUOTED_BYTES].decode('utf-8', errors='replace'))}" if quote else ""
+    return Kind(f"{kind}, such as a server's error message{beginning}", _DOWNLOAD_AGAIN)
 
 
 def how_to_convert(*paths: Path) -> str:

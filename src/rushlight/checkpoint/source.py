@@ -1,4 +1,4 @@
-"""From what a user names to an open checkpoint: a file, a folder, the index of shards, or a model on the hub."""
+"""From what a user names to an open checkpoint: a path, the embedded model, or a model on the hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from rushlight import demo
 from rushlight.checkpoint import hub
 from rushlight.checkpoint.checkpoint import Checkpoint, open_shard
 from rushlight.checkpoint.listing import first_ten
@@ -14,7 +15,7 @@ from rushlight.checkpoint.shards import open_shards
 from rushlight.checkpoint.sniff import PICKLE_SUFFIXES, how_to_convert
 from rushlight.errors import SourceError, printable_name
 
-__all__ = ["open_checkpoint", "open_headers"]
+__all__ = ["could_be_source", "open_checkpoint", "open_headers"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:huggingface\.co/([\w.-]+/[\w.-]+))?", re.ASCII)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -29,8 +30,8 @@ def open_checkpoint(
 
     Args:
         source: a .safetensors file; a folder that holds model.safetensors, or model.safetensors.index.json with its
-            shards, or a single other .safetensors file; the path of such an index; or, as a string, the name of a model
-            on the hub, "owner/name". What exists as a path is a path.
+            shards, or a single other .safetensors file; the path of such an index; or, as a string, "tales", the
+            embedded model, or the name of a model on the hub, "owner/name". What exists as a path is a path.
         revision: the branch, tag or commit of a model on the hub.
         offline: ask nothing of the network; a model on the hub must then be in the cache. HF_HUB_OFFLINE=1 in the
             environment does the same.
@@ -74,6 +75,19 @@ def open_headers(source: str | os.PathLike[str], *, revision: str | None = None,
     return Checkpoint(name, found.folder, open_remote(found.url, hub.authorization(found.url)))
 
 
+def could_be_source(name: str) -> bool:
+    """Whether text has the form of a source: it exists as a path, or could be a path, a URL or the name of a model."""
+    return bool(_URL.match(name) or _HUB_ID.fullmatch(name) or _has_form_of_path(name) or _exists(name))
+
+
+def _exists(name: str) -> bool:
+    return "\0" not in name and os.path.lexists(name)
+
+
+def _has_form_of_path(name: str) -> bool:
+    return name.startswith(_PATH_STARTS) or name.lower().endswith(_FILE_SUFFIXES)
+
+
 def _open_url(url: str, hub_id: str | None, revision: str | None, offline: bool) -> Checkpoint:
     if offline:
         raise SourceError("a URL cannot be read offline", file=url, remedy="download the file and name its path")
@@ -87,7 +101,7 @@ def _open_url(url: str, hub_id: str | None, revision: str | None, offline: bool)
 
 
 def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | None:
-    """The path that a source names, or None if it has the form of a hub id.
+    """The path that a source names, the embedded model's for its name, or None if it has the form of a hub id.
 
     Raises:
         SourceError: it can be neither.
@@ -110,8 +124,16 @@ def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | 
                 remedy="leave the revision out, or name the model as owner/name from another folder",
             )
         return path
-    if isinstance(source, os.PathLike) or name.startswith(_PATH_STARTS) or name.lower().endswith(_FILE_SUFFIXES):
+    if isinstance(source, os.PathLike) or _has_form_of_path(name):
         raise SourceError("no such file or folder", file=path, remedy="check the path")
+    if name == demo.NAME:
+        if revision is not None:
+            raise SourceError(
+                f"a revision is for a model on the hub, and {shown} is the embedded model",
+                found=f"revision {printable_name(revision)}",
+                remedy="leave the revision out",
+            )
+        return demo.folder()
     if not _HUB_ID.fullmatch(name):
         raise SourceError(
             f"{shown} is neither a path that exists nor the name of a model on the hub", remedy="check the spelling"

@@ -42,7 +42,7 @@ def _run(arguments: Sequence[str], is_program: bool) -> None:
         if is_program:
             gc.freeze()
             gc.enable()
-        app(arguments, prog_name="rushlight")
+        sys.exit(app(arguments, prog_name="rushlight", standalone_mode=False))
     except Exception as error:  # the last place where one can be said in a line
         from rushlight.cli.failure import report
 

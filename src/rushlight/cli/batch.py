@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -37,10 +36,11 @@ from rushlight.cli.options import (
     Threads,
     TopK,
     TopP,
+    complete_source,
     parse_biases,
 )
 from rushlight.cli.progress import progress_bar
-from rushlight.cli.terminal import out, say, status
+from rushlight.cli.terminal import out_json, say, status
 from rushlight.errors import JobError
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ def batch(
             "--model",
             "-m",
             metavar="SOURCE",
+            autocompletion=complete_source,
             rich_help_panel=MODEL,
-            help="A .safetensors file, a folder, or a hub id. Without it: the embedded model of tales.",
+            help="A .safetensors file, a folder, tales, or a hub id. Without it: tales, the embedded model.",
         ),
     ] = None,
     device: Device = "auto",
@@ -198,7 +199,7 @@ def batch(
         finally:
             say(_sentence(job.summary))
         if as_json:
-            out(json.dumps(asdict(job.summary) | {"tok_s": job.summary.tok_s}) + "\n")
+            out_json(asdict(job.summary) | {"tok_s": job.summary.tok_s})
         if results.n_failed:
             raise typer.Exit(SOME_FAILED)
 
@@ -220,7 +221,7 @@ class _Stdout:
 
     def append(self, record: dict[str, Any]) -> None:
         self.n_failed += "error" in record
-        out(json.dumps(record, ensure_ascii=False) + "\n")
+        out_json(record)
 
 
 def _open(prompts: str) -> BinaryIO:

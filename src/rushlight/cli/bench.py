@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, Debug, Device, Exact, Offline, Port, Revision, Source, Threads
-from rushlight.cli.terminal import out, show, status
+from rushlight.cli.options import (
+    MODEL,
+    OUTPUT,
+    Debug,
+    Device,
+    Exact,
+    ModelFlag,
+    Offline,
+    Port,
+    Revision,
+    Source,
+    Threads,
+    one_of,
+)
+from rushlight.cli.terminal import out, out_json, show, status
+from rushlight.errors import printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +45,7 @@ Examples:
 
 def bench(
     source: Source = None,
+    model: ModelFlag = None,
     device: Device = "auto",
     dtype: Annotated[
         str,
@@ -78,7 +92,7 @@ def bench(
     from rushlight.bench import Plan, dtypes_of, machine, measure
 
     plan = Plan(
-        source=source,
+        source=one_of(source, model),
         device=device,
         threads=threads,
         exact=exact or None,
@@ -95,10 +109,11 @@ def bench(
     on = machine()
     if as_json:
         record = on | {"plan": asdict(plan), "measurements": [each.to_json() for each in measurements]}
-        out(json.dumps(record, ensure_ascii=False) + "\n")
+        out_json(record)
         return
     first = measurements[0]
-    out(f"{first.model}: {first.n_parameters:,} parameters, {first.device}: {on['cores']} cores of {on['cpu']}\n\n")
+    where = f"{first.device}: {on['cores']} cores of {on['cpu']}"
+    out(f"{printable_name(first.model)}: {first.n_parameters:,} parameters, {where}\n\n")
     show(rates(measurements))
     out("\n")
     show(costs(measurements))

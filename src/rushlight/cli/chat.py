@@ -37,9 +37,10 @@ from rushlight.cli.options import (
     TopK,
     TopP,
     one_of,
+    one_prompt,
     parse_biases,
 )
-from rushlight.cli.terminal import say, status
+from rushlight.cli.terminal import say_wrapped, status
 
 if TYPE_CHECKING:
     from rushlight.generation.params import SamplingSettings
@@ -48,6 +49,7 @@ EXAMPLES = """
 \b
 Examples:
   rushlight chat
+  rushlight chat tales "Who lived in the wood?"
   rushlight chat ./folder --system-prompt "Answer in one sentence."
   rushlight chat gpt2 --chat-template template.jinja --temp 0.9 --seed 7
   echo "Who are you?" | rushlight chat microsoft/DialoGPT-small
@@ -58,6 +60,9 @@ FAILED = 2
 
 def chat(
     source: Source = None,
+    words: Annotated[
+        str | None, typer.Argument(metavar="MESSAGE", rich_help_panel=TEXT, help="The same as --prompt.")
+    ] = None,
     model: ModelFlag = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -68,6 +73,12 @@ def chat(
     port: Port = None,
     speculate: Speculate = None,
     draft: Draft = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", "-p", metavar="TEXT", rich_help_panel=TEXT, help="The first message; the conversation goes on."
+        ),
+    ] = None,
     system_prompt: Annotated[
         str | None,
         typer.Option(
@@ -121,6 +132,7 @@ def chat(
     from rushlight.text.stop import StopStrings
 
     name = one_of(source, model)
+    prompt = one_prompt(words, prompt, name)
     settings: SamplingSettings = {
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -137,8 +149,6 @@ def chat(
     # The model checks these too, but by then it may have been downloaded for nothing.
     SamplingParams(**settings)
     StopStrings(stop or ())
-    if name is None:
-        say("note: no model named: this is the embedded one, of tales; or try: rushlight chat gpt2")
     with status(f"loading {name or 'the embedded model'}"):
         loaded = rushlight.load(
             name,
@@ -158,12 +168,14 @@ def chat(
             conversation.load(load)
             if system_prompt is not None:
                 conversation.system_prompt = system_prompt
+        if name is None:
+            say_wrapped("note: no model named: this is the embedded one, of tales; or try: rushlight chat gpt2")
         if as_json or not _at_terminal():
-            if not answer_lines(conversation, as_json=as_json, stats=stats):
+            if not answer_lines(conversation, prompt, as_json=as_json, stats=stats):
                 raise typer.Exit(FAILED)
         else:
             with interrupts_end_no_process():
-                Terminal(conversation, history=history, stats=stats).run()
+                Terminal(conversation, history=history, stats=stats).run(prompt)
 
 
 def _at_terminal() -> bool:

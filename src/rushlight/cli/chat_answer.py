@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rushlight.cli.terminal import out
+from rushlight.cli.terminal import out_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    from rushlight.chat import Answer
     from rushlight.result import Generation
 
 
-def without_leading_space(pieces: Answer) -> Iterator[str]:
+def without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
     """The pieces without the white space that models begin an answer with."""
     begun = False
     for piece in pieces:
@@ -23,14 +22,14 @@ def without_leading_space(pieces: Answer) -> Iterator[str]:
             yield text
 
 
-def out_whole(pieces: Iterator[str]) -> None:
+def out_whole(pieces: Iterable[str], write: Callable[[str], None] = out_text) -> None:
     """The pieces as they come, then the end of the line, whatever ends them."""
     last = ""
     try:
         for last in pieces:
-            out(last)
+            write(last)
     finally:
-        out("" if last.endswith("\n") else "\n")
+        write("" if last.endswith("\n") else "\n")
 
 
 def summary(result: Generation) -> str:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rushlight.cli.chat_answer import out_whole, summary, without_leading_space
-from rushlight.cli.terminal import out, say
+from rushlight.cli.terminal import out_json, say
 from rushlight.errors import RequestError, RushlightError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from rushlight.chat import Chat
     from rushlight.jobs import Line
     from rushlight.result import Generation
 
 
-def answer_lines(conversation: Chat, *, as_json: bool, stats: bool) -> bool:
-    """Answers each line of standard input in one turn; whether all went well. A turn that fails harms no other."""
-    from rushlight.jobs import read_lines
+def answer_lines(conversation: Chat, first: str | None, *, as_json: bool, stats: bool) -> bool:
+    """Answers the first message, if there is one, and then each line of standard input, a turn each.
 
+    A turn that fails harms no other. Returns whether all went well.
+    """
     sound = True
-    if sys.stdin is None:
-        raise RequestError("standard input is closed", remedy="pipe the messages in, one a line")
-    for line in read_lines(sys.stdin.buffer):
+    for message in _messages(first, as_json=as_json):
         try:
-            answer = conversation.stream(_message(line, as_json=as_json))
+            answer = conversation.stream(message())
             if as_json:
                 for _ in answer:
                     pass
-                out(json.dumps(_record(answer.result), ensure_ascii=False) + "\n")
+                out_json(_record(answer.result))
             else:
                 out_whole(without_leading_space(answer))
             if stats:
@@ -38,10 +39,21 @@ def answer_lines(conversation: Chat, *, as_json: bool, stats: bool) -> bool:
         except RushlightError as error:
             sound = False
             if as_json:
-                record = {"error": {"code": error.code, "message": str(error)}}
-                out(json.dumps(record, ensure_ascii=False) + "\n")
+                out_json({"error": {"code": error.code, "message": str(error)}})
             say(f"error: {error}")
     return sound
+
+
+def _messages(first: str | None, *, as_json: bool) -> Iterator[Callable[[], str]]:
+    """What gives each message, or raises what is wrong with its line."""
+    from rushlight.jobs import read_lines
+
+    if first is not None:
+        yield lambda: first
+    if sys.stdin is None:
+        raise RequestError("standard input is closed", remedy="pipe the messages in, one a line")
+    for line in read_lines(sys.stdin.buffer):
+        yield partial(_message, line, as_json=as_json)
 
 
 def _message(line: Line, *, as_json: bool) -> str:

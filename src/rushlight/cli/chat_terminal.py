@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight.cli.chat_answer import out_whole, summary, without_leading_space
 from rushlight.cli.failure import in_words
 from rushlight.cli.interrupt import Interrupts
-from rushlight.cli.terminal import out, say
+from rushlight.cli.prompt_progress import showing_progress
+from rushlight.cli.terminal import columns, out, say_wrapped, visible
+from rushlight.cli.wrap import WordWrap
 from rushlight.errors import RequestError, RushlightError, printable_name
 
 if TYPE_CHECKING:
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from rushlight.chat import Answer, Chat
     from rushlight.result import Generation
 
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SETTINGS = (
     "max_tokens temperature top_k top_p min_p repetition_penalty presence_penalty frequency_penalty seed ignore_eos"
 ).split()
@@ -45,13 +47,17 @@ class Terminal:
             "/undo": ("", "take the last message and its answer back", self._undo),
             "/save": ("FILE", "save the conversation", self._save),
             "/load": ("FILE", "go on with a saved conversation", self._load),
-            "/exit": ("", "end, as does Ctrl-D", self._exit),
+            "/exit": ("", "end, as do /bye and Ctrl-D", self._exit),
+            "/bye": ("", "", self._exit),
         }
         self._editor = LineEditor(history_path() if history else None, tuple(self._commands))
 
-    def run(self) -> None:
-        """Reads and answers until /exit or Ctrl-D."""
-        say("/help lists the commands. Ctrl-C stops an answer, Ctrl-D ends.")
+    def run(self, first: str | None = None) -> None:
+        """Answers the first message, if there is one; then reads and answers until /exit or Ctrl-D."""
+        say_wrapped("/help lists the commands. Ctrl-C stops an answer, Ctrl-D ends.")
+        if first is not None:
+            out(f"> {visible(first)}\n")
+            self._go_on(lambda: self._answer(self._chat.stream(first)))
         while True:
             try:
                 text = self._editor.read("> ")
@@ -59,18 +65,23 @@ class Terminal:
                 out("\n")
                 return
             except KeyboardInterrupt:
-                say("\n(Ctrl-D or /exit ends)")
+                say_wrapped("\n(Ctrl-D or /exit ends)")
                 continue
             except UnicodeDecodeError:
-                say("error: what was typed is not text in the terminal's encoding")
+                say_wrapped("error: what was typed is not text in the terminal's encoding")
                 continue
-            try:
-                if not self._turn(text):
-                    return
-            except KeyboardInterrupt:
-                say("\n(stopped)")
-            except (RushlightError, OSError) as error:
-                say(f"error: {in_words(error)}")
+            if self._go_on(partial(self._turn, text)) is False:
+                return
+
+    def _go_on(self, step: Callable[[], bool | None]) -> bool | None:
+        """What the step returns; if it fails or is stopped, that is said, and the conversation goes on."""
+        try:
+            return step()
+        except KeyboardInterrupt:
+            say_wrapped("\n(stopped)")
+        except (RushlightError, OSError) as error:
+            say_wrapped(f"error: {in_words(error)}")
+        return None
 
     def _turn(self, text: str) -> bool:
         """Does what a line asks for; False once that is to end."""
@@ -79,45 +90,52 @@ class Terminal:
             word = text.split(maxsplit=1)[0]
             if word in self._commands:
                 self._commands[word][2](text.removeprefix(word).strip())
-                return word != "/exit"
+                return self._commands[word][2] != self._exit
             if "\n" not in text:  # what has several lines was pasted, and may begin with a path
-                say(f"error: no command {printable_name(word)}; /help lists them, and // begins a message with a slash")
+                say_wrapped(
+                    f"error: no command {printable_name(word)}; /help lists them, and // begins a message with a slash"
+                )
                 return True
         if text:
             self._answer(self._chat.stream(text.removeprefix("/") if text.startswith("//") else text))
         return True
 
     def _answer(self, answer: Answer) -> None:
+        wrap = WordWrap(lambda: columns(sys.stdout))
         with Interrupts() as interrupts:
             try:
-                out_whole(interrupts.passing(visible(piece) for piece in without_leading_space(answer)))
+                pieces = without_leading_space(showing_progress(answer))
+                out_whole(interrupts.passing(wrap.push(visible(piece)) for piece in pieces), out)
             except KeyboardInterrupt:
                 pass
             finally:
                 answer.close()
         self._last = result = answer.result
         if interrupts.came:
-            say("(stopped: what came is kept)" if result.text.strip() else "(stopped: the message is taken back)")
+            say_wrapped(
+                "(stopped: what came is kept)" if result.text.strip() else "(stopped: the message is taken back)"
+            )
         elif result.finish_reason == "length":
-            say(f"(cut at {len(result.ids)} tokens: /set max_tokens N)")
+            say_wrapped(f"(cut at {len(result.ids)} tokens: /set max_tokens N)")
         elif result.finish_reason == "context":
-            say("(cut: the context is full)")
+            say_wrapped("(cut: the context is full)")
         if self._stats:
             self._show_stats("")
         out("\n")
 
     def _help(self, _: str) -> None:
         for name, (argument, what, _command) in self._commands.items():
-            say(f"{name} {argument}".ljust(22) + what)
-        say("A line that ends with \\ goes on in the next. A pasted text is one message.")
+            if what:
+                say_wrapped(f"{name} {argument}".ljust(22) + what)
+        say_wrapped("A line that ends with \\ goes on in the next. A pasted text is one message.")
 
     def _clear(self, _: str) -> None:
         self._chat.reset()
-        say("the conversation is forgotten")
+        say_wrapped("the conversation is forgotten")
 
     def _system(self, text: str) -> None:
         self._chat.system_prompt = text or None
-        say("the system prompt is set" if text else "there is no system prompt")
+        say_wrapped("the system prompt is set" if text else "there is no system prompt")
 
     def _set(self, text: str) -> None:
         from rushlight.generation.params import SamplingParams
@@ -126,7 +144,7 @@ class Terminal:
         current = {key: getattr(SamplingParams(**self._chat.settings), key) for key in SETTINGS}
         if not name:
             for key, now in current.items():
-                say(f"{key} {now}")
+                say_wrapped(f"{key} {now}")
             return
         if name not in SETTINGS:
             raise RequestError(f"no setting {printable_name(name)}", expected=", ".join(SETTINGS))
@@ -136,40 +154,37 @@ class Terminal:
 
     def _show(self, _: str) -> None:
         model = self._chat.model
-        say(f"{model.name}, context {model.context_length}; written as {self._chat.template.name}")
+        say_wrapped(f"{model.name}, context {model.context_length}; written as {self._chat.template.name}")
         head = self._chat.system_prompt is not None
         for i, message in enumerate(self._chat.messages):
             unread = head <= i < head + self._chat.n_forgotten
-            say(f"{message['role']}{' (no longer read)' if unread else ''}: {visible(message['content'].strip())}")
+            say_wrapped(
+                f"{message['role']}{' (no longer read)' if unread else ''}: {visible(message['content'].strip())}"
+            )
 
     def _show_stats(self, _: str) -> None:
-        say("nothing was said yet" if self._last is None else summary(self._last))
+        say_wrapped("nothing was said yet" if self._last is None else summary(self._last))
 
     def _retry(self, _: str) -> None:
         self._answer(self._chat.retry())
 
     def _undo(self, _: str) -> None:
-        say(f"taken back: {visible(self._chat.undo())}")
+        say_wrapped(f"taken back: {visible(self._chat.undo())}")
 
     def _save(self, path: str) -> None:
         if not path:
             raise RequestError("/save needs the name of a file")
         self._chat.save(_path(path))
-        say(f"saved {len(self._chat.messages)} messages in {printable_name(path)}")
+        say_wrapped(f"saved {len(self._chat.messages)} messages in {printable_name(path)}")
 
     def _load(self, path: str) -> None:
         if not path:
             raise RequestError("/load needs the name of a file")
         self._chat.load(_path(path))
-        say(f"{len(self._chat.messages)} messages")
+        say_wrapped(f"{len(self._chat.messages)} messages")
 
     def _exit(self, _: str) -> None:
         self._chat.close()
-
-
-def visible(text: str) -> str:
-    """`text` with control characters escaped, so that what a model writes cannot drive the terminal."""
-    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def _path(text: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import textwrap
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, Debug, HeaderSource, Offline, Port, Revision
+from rushlight.cli.options import MODEL, OUTPUT, Debug, HeaderSource, ModelFlag, Offline, Port, Revision, need_source
 from rushlight.cli.progress import reading
-from rushlight.cli.terminal import out, show, status
+from rushlight.cli.terminal import out_json, show, status
 from rushlight.errors import printable, printable_name
 
 if TYPE_CHECKING:
@@ -30,23 +29,31 @@ EXAMPLES = """
 \b
 Examples:
   rushlight check model.safetensors
-  rushlight check ./folder --model gpt2
+  rushlight check ./folder --architecture gpt2
   rushlight check openai-community/gpt2
   rushlight check ./folder --port my_model.py
   rushlight check ./folder --json | jq '.findings[].cause'
 """
 
 
+def _architectures(incomplete: str) -> list[str]:
+    from rushlight.models import ARCHITECTURES
+
+    return [name for name in ARCHITECTURES if name.startswith(incomplete)]
+
+
 def check(
-    source: HeaderSource,
-    model: Annotated[
+    source: HeaderSource = None,
+    model: ModelFlag = None,
+    architecture: Annotated[
         str | None,
         typer.Option(
-            "--model",
-            "-m",
+            "--architecture",
+            "-a",
             metavar="NAME",
+            autocompletion=_architectures,
             rich_help_panel=MODEL,
-            help="The model that it should fit, such as gpt2. Without it: what config.json or the names say.",
+            help="The architecture that it should fit, such as gpt2. Without it: what config.json or the names say.",
         ),
     ] = None,
     port: Port = None,
@@ -72,22 +79,34 @@ def check(
     from rushlight.checkpoint import open_headers
     from rushlight.porting.doctor import examine, model_named
 
-    architecture = model_named(model, port)
-    with status(f"opening {source}"):
-        checkpoint = open_headers(source, offline=offline, revision=revision)
+    _refuse_architecture(source, model)
+    name = need_source(source, model)
+    expected = model_named(architecture, port)
+    with status(f"opening {name}"):
+        checkpoint = open_headers(name, offline=offline, revision=revision)
     with (
         checkpoint,
         reading(
             sum(tensor.nbytes for tensor in checkpoint.values()), watch=data and not checkpoint.is_remote
         ) as advance,
     ):
-        report = examine(checkpoint, architecture, data=data, advance=advance)
+        report = examine(checkpoint, expected, data=data, advance=advance)
     if as_json:
-        out(json.dumps(report.to_json(), ensure_ascii=False) + "\n")
+        out_json(report.to_json())
     else:
         show(page(report, _width()))
     if not report.fits:
         raise typer.Exit(DOES_NOT_FIT)
+
+
+def _refuse_architecture(source: str | None, model: str | None) -> None:
+    """Refuse the name of an architecture beside SOURCE: until 0.1, that was what --model took here."""
+    from rushlight.models import ARCHITECTURES
+
+    if source is not None and model != source and model in ARCHITECTURES:
+        raise typer.BadParameter(
+            f"it names the checkpoint, as SOURCE does; the architecture is --architecture {model}", param_hint="--model"
+        )
 
 
 def _width() -> int:

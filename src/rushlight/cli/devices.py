@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from rushlight.cli.options import OUTPUT, Debug
-from rushlight.cli.terminal import out, show
+from rushlight.cli.terminal import out_json, show
 
 EXAMPLES = """
 \b
@@ -29,7 +28,7 @@ def devices(
 
     found = devices()
     if as_json:
-        out(json.dumps([device._asdict() for device in found], indent=2) + "\n")
+        out_json([device._asdict() for device in found], indent=2)
         return
 
     from rich.table import Table

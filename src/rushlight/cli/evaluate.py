@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -27,7 +26,7 @@ from rushlight.cli.options import (
     one_of,
 )
 from rushlight.cli.progress import progress_bar
-from rushlight.cli.terminal import out, status
+from rushlight.cli.terminal import out, out_json, status
 
 if TYPE_CHECKING:
     from rushlight.generation import Perplexity
@@ -109,7 +108,7 @@ def evaluate(
             result = loaded.perplexity(pieces, window=window, stride=stride, progress=show)
 
     if as_json:
-        out(json.dumps({"model": loaded.name, "dtype": loaded.dtype, "text": text} | _record(result)) + "\n")
+        out_json({"model": loaded.name, "dtype": loaded.dtype, "text": text} | _record(result))
     else:
         out(_table(result))
 

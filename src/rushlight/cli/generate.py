@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import asdict, fields
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rushlight.cli.options import (
+    MAX_SHOWN,
     OUTPUT,
     SAMPLING,
     TEXT,
@@ -40,23 +40,26 @@ from rushlight.cli.options import (
     TopK,
     TopP,
     one_of,
+    one_prompt,
     parse_biases,
 )
-from rushlight.cli.terminal import out, say, status
-from rushlight.errors import RequestError
+from rushlight.cli.prompt_progress import showing_progress
+from rushlight.cli.terminal import is_watched, out_json, out_text, say, say_wrapped, status
+from rushlight.errors import RequestError, printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rushlight.generation import SamplingParams, SamplingSettings
     from rushlight.model import Model
-    from rushlight.result import Stats
+    from rushlight.result import Beam, Generation, Stats
 
 EXAMPLES = """
 \b
 Examples:
   rushlight generate -p "Once upon a time"
-  rushlight generate openai-community/gpt2 -p "My name is" -n 40 --stats
+  rushlight generate tales "Once upon a time"
+  rushlight generate openai-community/gpt2 "My name is" -n 40 --stats
   rushlight generate ./folder -p "Dear" --temp 0.8 --top-p 0.9 --seed 7
   rushlight generate gpt2 -p "1, 2, 3," --stop $'\\n' --no-echo
   rushlight generate ./folder --port my_model.py -p "Dear"
@@ -66,6 +69,9 @@ Examples:
 
 def generate(
     source: Source = None,
+    words: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", rich_help_panel=TEXT, help="The same as --prompt.")
+    ] = None,
     model: ModelFlag = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -163,6 +169,7 @@ def generate(
     from rushlight.text.stop import StopStrings
 
     name = one_of(source, model)
+    prompt = one_prompt(words, prompt, name)
     settings: SamplingSettings = {
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -188,8 +195,7 @@ def generate(
     params = SamplingParams(**settings)
     StopStrings(stop or ())
     _check_beams(beams, params, {"--stats": stats, "--draft": draft is not None})
-    prompt = _read_stdin() if prompt is None else prompt
-    _say_beforehand(name, params)
+    prompt = _read_stdin(name) if prompt is None else prompt
 
     began = perf_counter()
     with status(f"loading {name or 'the embedded model'}"):
@@ -206,7 +212,7 @@ def generate(
         )
     ready = perf_counter()
     if beams is not None:
-        _search(loaded, prompt, beams, params, stop or (), echo=echo, as_json=as_json)
+        _search(loaded, prompt, beams, params, stop or (), echo=echo, as_json=as_json, is_named=name is not None)
         return
     times = {"load_s": ready - began}
 
@@ -216,45 +222,65 @@ def generate(
             yield piece
 
     if samples > 1:
-        result = loaded.generate(prompt, stop=stop or (), **settings)
+        with status(f"generating {samples} texts"):
+            result = loaded.generate(prompt, stop=stop or (), **settings)
+        _say_of_request(name is not None, params)
     else:
         stream = loaded.stream(prompt, stop=stop or (), **settings)
         result = stream.result
+        _say_of_request(name is not None, params)
+        pieces = timed(showing_progress(stream))
         if as_json:
-            for _ in timed(stream):
+            for _ in pieces:
                 pass
         else:
-            print_text(prompt if echo else "", timed(stream))
+            print_text(prompt if echo else "", pieces)
     texts = [result, *result.others]
     if as_json:
         record = result.to_json(loaded.tokenizer)
         rates = {"prefill_tok_s": result.stats.prefill_tok_s, "decode_tok_s": result.stats.decode_tok_s}
         record = {"model": loaded.name, "prompt": prompt, **record, "stats": asdict(result.stats) | rates | times}
-        out(json.dumps(record, ensure_ascii=False) + "\n")
+        out_json(record)
     elif samples > 1:
         for text in texts:
             print_text(prompt if echo else "", [text.text])
-    if not as_json and any(text.finish_reason == "context" for text in texts):
-        say(f"note: the model's context of {loaded.context_length:,} tokens is full")
+    _say_of_ends(texts, loaded.context_length, params, as_json=as_json)
     if stats:
         say(_table([text.stats for text in texts], times))
 
 
-def _say_beforehand(name: str | None, params: SamplingParams) -> None:
-    if name is None:
-        say("note: no model named: this is the embedded one, of tales; or try: rushlight generate gpt2 -p ...")
+def _say_of_request(is_named: bool, params: SamplingParams) -> None:
+    """Said once nothing is wrong with the request, and before its text."""
+    if not is_named:
+        say_wrapped("note: no model named: this is the embedded one, of tales; or try: rushlight generate gpt2 -p ...")
     if params.n > 1 and not params.temperature:
-        say("note: at temperature 0 all texts are the same: --temp 0.8 draws them")
+        say_wrapped("note: at temperature 0 all texts are the same: --temp 0.8 draws them")
+
+
+def _say_of_ends(
+    texts: Iterable[Generation | Beam], context_length: int, params: SamplingParams, *, as_json: bool
+) -> None:
+    """Say what cut a text: where its form is then broken, or a person reads it; the JSON record says it to programs."""
+    reasons = {text.finish_reason for text in texts}
+    has_form = params.json_schema is not None or params.regex is not None
+    broken = ": the text may not have the form that was asked for" if has_form else ""
+    if "context" in reasons and (has_form or not as_json):
+        say_wrapped(f"note: the model's context of {context_length:,} tokens is full{broken}")
+    if "length" in reasons and (has_form or (is_watched() and params.max_tokens and not as_json)):
+        say_wrapped(f"note: cut after {params.max_tokens:,} tokens (--max-tokens){broken}")
 
 
 def print_text(prompt: str, pieces: Iterable[str]) -> None:
-    """The prompt and the pieces as they come, then the end of the line, whatever ends them."""
+    """The prompt and the pieces as they come, then the end of the line, whatever ends them.
+
+    The prompt comes with the first piece: until then the row is that of the status.
+    """
     try:
-        out(prompt)
         for piece in pieces:
-            out(piece)
+            out_text(prompt + piece)
+            prompt = ""
     finally:
-        out("\n")
+        out_text(f"{prompt}\n")
 
 
 _BEAM_SETTINGS = (
@@ -289,11 +315,21 @@ def _check_beams(beams: int | None, params: SamplingParams, flags: dict[str, obj
 
 
 def _search(
-    model: Model, prompt: str, beams: int, params: SamplingParams, stop: Sequence[str], *, echo: bool, as_json: bool
+    model: Model,
+    prompt: str,
+    beams: int,
+    params: SamplingParams,
+    stop: Sequence[str],
+    *,
+    echo: bool,
+    as_json: bool,
+    is_named: bool,
 ) -> None:
     """Print the best text of a beam search."""
     settings = {name: getattr(params, name) for name in _BEAM_SETTINGS}
-    [best] = model.beam_search(prompt, n_beams=beams, stop=stop, **settings)
+    with status("searching"):
+        [best] = model.beam_search(prompt, n_beams=beams, stop=stop, **settings)
+    _say_of_request(is_named, params)
     if as_json:
         record = {
             "model": model.name,
@@ -305,9 +341,10 @@ def _search(
             "logprob": best.logprob,
             "score": best.score,
         }
-        out(json.dumps(record, ensure_ascii=False) + "\n")
+        out_json(record)
     else:
         print_text(prompt if echo else "", [best.text])
+    _say_of_ends([best], model.context_length, params, as_json=as_json)
 
 
 def _read_schema(file: str) -> str:
@@ -322,12 +359,19 @@ def _read_schema(file: str) -> str:
         raise RequestError("the JSON schema is not UTF-8", file=file, offset=error.start) from None
 
 
-def _read_stdin() -> str:
-    """The prompt that is piped in, exactly, but for the one newline that `echo` and editors put at the end."""
+def _read_stdin(source: str | None) -> str:
+    """The prompt that is piped in, exactly, but for the one newline that `echo` and editors put at the end.
+
+    Args:
+        source: what was given as SOURCE, which may have been meant as the prompt.
+    """
     from rushlight.text.tokenizer import MAX_PROMPT_BYTES
 
     if sys.stdin is None or sys.stdin.isatty():
-        raise typer.BadParameter("none was given, and none is piped in", param_hint="--prompt")
+        meant = (
+            "" if source is None else f"; '{printable_name(source[:MAX_SHOWN])}' is SOURCE, the prompt comes after it"
+        )
+        raise typer.BadParameter(f"none was given, and none is piped in{meant}", param_hint="--prompt")
     data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:
         raise RequestError(

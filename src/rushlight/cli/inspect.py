@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import OUTPUT, Debug, HeaderSource, Offline, Revision
+from rushlight.cli.options import OUTPUT, Debug, HeaderSource, ModelFlag, Offline, Revision, need_source
 from rushlight.cli.progress import reading
-from rushlight.cli.terminal import out, show, status
+from rushlight.cli.terminal import out_json, show, status
 from rushlight.cli.web_page import Html, Open, deliver
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 \b
 Examples:
+  rushlight inspect tales
   rushlight inspect model.safetensors
   rushlight inspect openai-community/gpt2 --depth 1
   rushlight inspect ./folder --full | grep attn
@@ -28,7 +28,8 @@ Examples:
 
 
 def inspect(
-    source: HeaderSource,
+    source: HeaderSource = None,
+    model: ModelFlag = None,
     offline: Offline = False,
     revision: Revision = None,
     depth: Annotated[
@@ -61,13 +62,14 @@ def inspect(
     from rushlight.checkpoint import open_headers
     from rushlight.inspection import module_tree
 
-    with status(f"opening {source}"):
-        checkpoint = open_headers(source, offline=offline, revision=revision)
+    name = need_source(source, model)
+    with status(f"opening {name}"):
+        checkpoint = open_headers(name, offline=offline, revision=revision)
     with checkpoint:
         tree = module_tree(checkpoint)
         stats = _measured(checkpoint) if with_stats else None
     if as_json:
-        out(json.dumps(tree.to_json(stats), ensure_ascii=False) + "\n")
+        out_json(tree.to_json(stats))
     if html is not None or open_page:
         from rushlight.viewer import tree_page
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rushlight.cli.options import OUTPUT, TEXT, Debug, Device, Dtype, Exact, Offline, Revision, Source, Threads
-from rushlight.cli.terminal import out, say, show, status, stdout_console
+from rushlight.cli.options import (
+    OUTPUT,
+    TEXT,
+    Debug,
+    Device,
+    Dtype,
+    Exact,
+    ModelFlag,
+    Offline,
+    Revision,
+    Source,
+    Threads,
+    one_of,
+    one_prompt,
+)
+from rushlight.cli.terminal import out_json, say_wrapped, show, status, stdout_console
 from rushlight.cli.web_page import Html, Open, deliver
 from rushlight.errors import printable
 
@@ -23,7 +36,7 @@ EXAMPLES = """
 \b
 Examples:
   rushlight lens -p "Once upon a time there was a"
-  rushlight lens openai-community/gpt2 -p "The capital of France is" --last 3
+  rushlight lens openai-community/gpt2 "The capital of France is" --last 3
   rushlight lens ./folder -p "Two and two is" --html lens.html --open
   rushlight lens gpt2 -p "Hello" --top 3 --json | jq '.blocks[-1]'
 """
@@ -33,11 +46,15 @@ CELL = 14
 
 
 def lens(
-    prompt: Annotated[
-        str,
-        typer.Option("--prompt", "-p", metavar="TEXT", show_default=False, rich_help_panel=TEXT, help="What to read."),
-    ],
     source: Source = None,
+    words: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", rich_help_panel=TEXT, help="The same as --prompt.")
+    ] = None,
+    model: ModelFlag = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", "-p", metavar="TEXT", rich_help_panel=TEXT, help="What to read."),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -72,25 +89,29 @@ def lens(
     import rushlight
     from rushlight.logit_lens import lens as look
 
-    with status(f"loading {source or 'the embedded model'}"):
-        model = rushlight.load(
-            source, device=device, dtype=dtype, threads=threads, exact=exact or None, offline=offline, revision=revision
+    name = one_of(source, model)
+    prompt = one_prompt(words, prompt, name)
+    if prompt is None:
+        raise typer.BadParameter("none was given; write it after SOURCE, or with -p", param_hint="--prompt")
+    with status(f"loading {name or 'the embedded model'}"):
+        loaded = rushlight.load(
+            name, device=device, dtype=dtype, threads=threads, exact=exact or None, offline=offline, revision=revision
         )
     wants_page = html is not None or open_page
-    fitting = None if as_json or wants_page or not sys.stdout.isatty() else _columns_that_fit(model)
+    fitting = None if as_json or wants_page or not sys.stdout.isatty() else _columns_that_fit(loaded)
     with status("reading"):
-        seen = look(model, prompt, last=last or fitting, top_k=top)
+        seen = look(loaded, prompt, last=last or fitting, top_k=top)
     if as_json:
-        out(json.dumps(_record(model, seen), ensure_ascii=False) + "\n")
+        out_json(_record(loaded, seen))
     if wants_page:
         from rushlight.viewer import render_page
 
-        deliver(render_page("lens", f"{model.name}: logit lens", _record(model, seen)), html, open_page=open_page)
+        deliver(render_page("lens", f"{loaded.name}: logit lens", _record(loaded, seen)), html, open_page=open_page)
     elif not as_json:
         if seen.first and last is None:
             n_tokens = len(seen.prompt_ids)
-            say(f"note: the last {n_tokens - seen.first} of {n_tokens} tokens; --last or --html shows more")
-        show(_table(model, seen))
+            say_wrapped(f"note: the last {n_tokens - seen.first} of {n_tokens} tokens; --last or --html shows more")
+        show(_table(loaded, seen))
 
 
 def _columns_that_fit(model: Model) -> int:

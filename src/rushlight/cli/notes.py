@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rushlight.cli.terminal import ERASE_LINE, say
-from rushlight.errors import printable
+from rushlight.cli.terminal import erase_status, say_wrapped
+from rushlight.errors import printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,5 +27,5 @@ def notes_on_stderr() -> Iterator[None]:
 
 class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        erase = ERASE_LINE if sys.stderr is not None and sys.stderr.isatty() else ""
-        say(f"{erase}note: {printable(record.getMessage())}")
+        erase_status()
+        say_wrapped(f"note: {printable_name(record.getMessage())}")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from rushlight.errors import printable_name
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MODEL, TEXT, SAMPLING, OUTPUT = "Model", "Text", "Sampling", "Output"
+
+MAX_SHOWN = 60
+"""Characters of an argument that an error shows."""
 
 
 def _devices(incomplete: str) -> list[str]:
@@ -25,21 +31,37 @@ def _dtypes(incomplete: str) -> list[str]:
     return [word for word in DTYPES if word.startswith(incomplete)]
 
 
+def complete_source(incomplete: str) -> list[str]:
+    """The embedded model's name and the paths that begin alike; nothing, so that the shell completes paths, where the
+    name does not begin so.
+    """
+    from rushlight import demo
+
+    if not demo.NAME.startswith(incomplete):
+        return []
+    paths = Path().glob(f"{incomplete}*")
+    shown = sorted(f"{path}/" if path.is_dir() else str(path) for path in paths if not path.name.startswith("."))
+    return [demo.NAME, *shown]
+
+
 Source = Annotated[
     str | None,
     typer.Argument(
         metavar="SOURCE",
+        autocompletion=complete_source,
         rich_help_panel=MODEL,
-        help="A .safetensors file, a folder, or a hub id. Without it: the embedded model of tales.",
+        help="A .safetensors file, a folder, tales, or a hub id. Without it: tales, the embedded model.",
     ),
 ]
 HeaderSource = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="SOURCE",
+        autocompletion=complete_source,
         show_default=False,
         rich_help_panel=MODEL,
-        help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, or a URL.",
+        help="A .safetensors file, a folder, an index of shards, tales (the embedded model), a hub id such as"
+        " openai-community/gpt2, or a URL.",
     ),
 ]
 """For commands that read headers alone, which URLs have too."""
@@ -100,7 +122,15 @@ Port = Annotated[
     ),
 ]
 ModelFlag = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="SOURCE", rich_help_panel=MODEL, help="The same as SOURCE.")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="SOURCE",
+        autocompletion=complete_source,
+        rich_help_panel=MODEL,
+        help="The same as SOURCE.",
+    ),
 ]
 MaxTokens = Annotated[
     int, typer.Option("--max-tokens", "-n", metavar="N", rich_help_panel=TEXT, help="Generate at most N tokens.")
@@ -191,6 +221,39 @@ def one_of(source: str | None, model: str | None) -> str | None:
     if source is not None and model is not None and source != model:
         raise typer.BadParameter(f"{model!r} and SOURCE {source!r} are two models", param_hint="--model")
     return model if source is None else source
+
+
+def need_source(source: str | None, model: str | None) -> str:
+    """As `one_of`, for a command that does not take the embedded model for none.
+
+    Raises:
+        typer.BadParameter: no model is named.
+    """
+    name = one_of(source, model)
+    if name is None:
+        raise typer.BadParameter(
+            "none was given, and this command needs one; tales is the embedded model", param_hint="SOURCE"
+        )
+    return name
+
+
+def one_prompt(argument: str | None, flag: str | None, source: str | None) -> str | None:
+    """The prompt that is given as the second argument, by --prompt, or by neither.
+
+    Raises:
+        typer.BadParameter: it is given twice, or is the first argument: `source` cannot be a source.
+    """
+    from rushlight.checkpoint.source import could_be_source
+
+    if argument is not None and flag is not None:
+        raise typer.BadParameter("the prompt is there already, as the second argument", param_hint="--prompt")
+    if source and not could_be_source(source):
+        shown = printable_name(source if len(source) <= MAX_SHOWN else f"{source[:MAX_SHOWN]}...")
+        raise typer.BadParameter(
+            f"'{shown}' is neither a path that exists nor the name of a model; if it is the prompt, write -p before it",
+            param_hint="SOURCE",
+        )
+    return flag if argument is None else argument
 
 
 def parse_biases(texts: Sequence[str] | None) -> dict[int, float]:

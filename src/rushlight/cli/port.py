@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rushlight.cli.options import OUTPUT, Debug, HeaderSource, Offline, Revision
+from rushlight.cli.options import OUTPUT, Debug, HeaderSource, ModelFlag, Offline, Revision, need_source
 from rushlight.cli.terminal import out, say, status
-from rushlight.errors import PortError, printable
+from rushlight.errors import PortError, printable_name
 
 EXAMPLES = """
 \b
@@ -22,7 +22,9 @@ Examples:
 
 
 def port(
-    source: HeaderSource,
+    source: HeaderSource = None,
+    model: ModelFlag = None,
+    *,
     output: Annotated[
         str,
         typer.Option(
@@ -49,6 +51,7 @@ def port(
     from rushlight.checkpoint import open_headers
     from rushlight.porting.scaffold import scaffold
 
+    name = need_source(source, model)
     module = Path("my_model.py" if output == "-" else output)
     test = module.with_name(f"test_{module.name}")
     if module.suffix != ".py":
@@ -58,8 +61,8 @@ def port(
         raise PortError(
             f"{' and '.join(there)} would be written over", remedy="name another file, or give --force if that is meant"
         )
-    with status(f"opening {source}"):
-        checkpoint = open_headers(source, offline=offline, revision=revision)
+    with status(f"opening {name}"):
+        checkpoint = open_headers(name, offline=offline, revision=revision)
     with checkpoint:
         written = scaffold(checkpoint, module.name)
     if output == "-":
@@ -67,7 +70,7 @@ def port(
         return
     for path, text in ((module, written.module), (test, written.test)):
         _write(path, text)
-    say(printable(f"wrote {module} and {test}"))
+    say(printable_name(f"wrote {module} and {test}"))
     if written.to_write:
         names = ", ".join(written.to_write[:8]) + (" …" if len(written.to_write) > 8 else "")
         say(f"every tensor has its place; what these compute is to be written: {names}")

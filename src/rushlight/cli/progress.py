@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rushlight.cli.terminal import stderr_console
+from rushlight.cli.terminal import is_watched, stderr_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int, str],
         title: what is being done.
         total: in any unit; None where it is not known, and then there is no time left to tell.
     """
-    if not _is_watched():
+    if not is_watched():
         yield lambda _done, _note: None
         return
     from rich.progress import (
@@ -52,7 +51,7 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int, str],
 @contextmanager
 def reading(n_bytes: int, *, watch: bool = True) -> Iterator[Callable[[int], object]]:
     """Draw a bar of bytes while the block reads them; yields what is told of each more that are read."""
-    if not (watch and _is_watched()):
+    if not (watch and is_watched()):
         yield lambda _more: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -61,7 +60,3 @@ def reading(n_bytes: int, *, watch: bool = True) -> Iterator[Callable[[int], obj
     with Progress(*columns, console=stderr_console(), transient=True) as progress:
         task = progress.add_task("reading", total=n_bytes)
         yield lambda more: progress.advance(task, more)
-
-
-def _is_watched() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, TEXT, Debug, Offline, Revision
+from rushlight.cli.options import MODEL, OUTPUT, TEXT, Debug, ModelFlag, Offline, Revision, complete_source, need_source
 from rushlight.cli.terminal import say, status
-from rushlight.errors import printable
+from rushlight.errors import printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,14 +35,17 @@ Ids = Annotated[
 
 def record(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="SOURCE",
+            autocompletion=complete_source,
             show_default=False,
             rich_help_panel=MODEL,
-            help="A folder as transformers has it, or a hub id.",
+            help="A folder as transformers has it, tales (the embedded model), or a hub id.",
         ),
-    ],
+    ] = None,
+    model: ModelFlag = None,
+    *,
     output: Annotated[
         Path,
         typer.Option(
@@ -75,15 +78,16 @@ def record(
     from rushlight.proof.record import write_golden
     from rushlight.proof.record_source import record_source
 
+    name = need_source(source, model)
     prompts = parse_ids(ids)
-    with status(f"recording {source}"):
+    with status(f"recording {name}"):
         golden = record_source(
-            source, texts=text or (), ids=prompts, dtype=dtype, greedy=tokens, offline=offline, revision=revision
+            name, texts=text or (), ids=prompts, dtype=dtype, greedy=tokens, offline=offline, revision=revision
         )
     write_golden(golden, output)
     n = len(golden.cases)
     modules = len(golden.cases[0].calls)
-    say(printable(f"wrote {output}: {n} prompt{'s' if n > 1 else ''}, {modules} modules of {golden.model}"))
+    say(printable_name(f"wrote {output}: {n} prompt{'s' if n > 1 else ''}, {modules} modules of {golden.model}"))
 
 
 def parse_ids(given: Sequence[str] | None) -> list[list[int]]:

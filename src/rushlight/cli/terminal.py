@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rushlight.errors import printable
+from rushlight.cli.wrap import shortened, wrapped
+from rushlight.errors import printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TextIO
 
     from rich.console import Console, RenderableType
 
@@ -22,6 +26,10 @@ UNBOUNDED = 100_000
 """Columns of a pipe: nothing in it is wrapped or cut."""
 
 ERASE_LINE = "\r\x1b[2K"
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What drives a terminal or reorders what it shows: control characters but tabs and newlines, Unicode's line and
+paragraph separators, and its bidirectional embeddings, overrides and isolates."""
 
 
 def out(text: str) -> None:
@@ -37,6 +45,26 @@ def out(text: str) -> None:
         if isinstance(error, BrokenPipeError):
             sys.exit(READER_GONE)
         raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def out_text(text: str) -> None:
+    """As `out`, for what a model or a user wrote: at a terminal its control characters are escaped."""
+    out(visible(text) if sys.stdout is not None and sys.stdout.isatty() else text)
+
+
+def out_json(value: object, *, indent: int | None = None) -> None:
+    """Write a JSON value and a newline; at a terminal without control characters, by JSON's own escapes."""
+    import json  # not for --help
+
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if sys.stdout is not None and sys.stdout.isatty():
+        text = CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    out(text + "\n")
+
+
+def visible(text: str) -> str:
+    """`text` with control characters escaped, so that what a model writes cannot drive the terminal."""
+    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def show(renderable: RenderableType) -> None:
@@ -68,14 +96,45 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def say_wrapped(text: str) -> None:
+    """As `say`, at a terminal broken between words; for sentences, not for what is to be copied."""
+    say(wrapped(text, columns(sys.stderr)) if is_watched() else text)
+
+
+def is_watched() -> bool:
+    """Whether a person can see stderr as it is written."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def columns(stream: TextIO) -> int:
+    """The width of the terminal behind the stream, now."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or shutil.get_terminal_size().columns
+    except (OSError, ValueError):
+        return shutil.get_terminal_size().columns
+
+
 @contextmanager
 def status(text: str) -> Iterator[None]:
     """Show `text` on stderr while the block runs, if a person is watching; nothing is left of it afterwards."""
-    watched = sys.stderr is not None and sys.stderr.isatty()
-    if watched:
-        print(f"{printable(text)} ...", end="", file=sys.stderr, flush=True)
+    if is_watched():
+        show_status(f"{text} ...")
     try:
         yield
     finally:
-        if watched:
-            print(ERASE_LINE, end="", file=sys.stderr, flush=True)
+        erase_status()
+
+
+def show_status(text: str) -> None:
+    """Put `text` on the row of stderr's terminal, in place of what is there.
+
+    It is never more than a row, since a second one would stay when it is erased: its middle is left out.
+    """
+    row = shortened(printable_name(text), columns(sys.stderr) - 1)
+    print(f"{ERASE_LINE}{row}", end="", file=sys.stderr, flush=True)
+
+
+def erase_status() -> None:
+    """Erase the row of stderr's terminal, if there is one."""
+    if is_watched():
+        print(ERASE_LINE, end="", file=sys.stderr, flush=True)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rushlight.cli.options import OUTPUT, Debug, Device, Dtype, Exact, Offline, Port, Revision, Source, Threads
+from rushlight.cli.options import (
+    OUTPUT,
+    Debug,
+    Device,
+    Dtype,
+    Exact,
+    ModelFlag,
+    Offline,
+    Port,
+    Revision,
+    Source,
+    Threads,
+    one_of,
+)
 from rushlight.cli.record import Ids, Texts, parse_ids
-from rushlight.cli.terminal import out, say, show, status
+from rushlight.cli.terminal import out_json, say_wrapped, show, status
 from rushlight.cli.web_page import Html, Open, deliver
-from rushlight.errors import RequestError, printable
+from rushlight.errors import RequestError, printable_name
 
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
@@ -38,6 +50,7 @@ Examples:
 
 def verify(
     source: Source = None,
+    model: ModelFlag = None,
     golden: Annotated[
         Path | None,
         typer.Option(
@@ -90,6 +103,7 @@ def verify(
 
     wants_page = html is not None or open_page
     _check_flags(golden, against, bool(text or ids), wants_page or tolerance is not None)
+    source = one_of(source, model)
     name = _name(source)
     options = {"offline": offline, "revision": revision}
     with open_checkpoint(name, offline=offline, revision=revision) as checkpoint:
@@ -101,14 +115,16 @@ def verify(
             _check_known(checkpoint)
             recording = None
         with status(f"loading {source or 'the embedded model'}"):
-            model = _load(
+            loaded = _load(
                 source, checkpoint, port, device=device, dtype=dtype, threads=threads, exact=exact or None, **options
             )
         if recording is None:
-            right = _known_answers(model, as_json)
+            right = _known_answers(loaded, as_json)
         else:
             with status("comparing"):
-                report = compare(model, recording, checkpoint=checkpoint, tolerance=tolerance, source=checkpoint.source)
+                report = compare(
+                    loaded, recording, checkpoint=checkpoint, tolerance=tolerance, source=checkpoint.source
+                )
             _tell(report, as_json, wants_page, html, open_page)
             right = report.passed
     if not right:
@@ -158,11 +174,11 @@ def _tell(report: Report, as_json: bool, wants_page: bool, html: Path | None, op
     from rushlight.cli.verify_view import report_view
 
     if as_json:
-        out(json.dumps(report.to_json(), ensure_ascii=False) + "\n")
+        out_json(report.to_json())
     else:
         show(report_view(report, table=not wants_page))
         for note in report.notes:
-            say(printable(f"note: {note}"))
+            say_wrapped(printable_name(f"note: {note}"))
     if wants_page:
         from rushlight.viewer import render_page
 
@@ -199,7 +215,7 @@ def _known_answers(model: Model | Module, as_json: bool) -> bool:
     right = all(answer.right for answer in answers)
     if as_json:
         record = {"passed": right, "answers": [answer.to_json() for answer in answers]}
-        out(json.dumps(record, ensure_ascii=False) + "\n")
+        out_json(record)
     else:
         show(answers_view(answers))
     return right

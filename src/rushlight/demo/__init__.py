@@ -9,7 +9,10 @@ The folder is an ordinary checkpoint: model.safetensors under the original GPT-2
 
 from pathlib import Path
 
-__all__ = ["folder"]
+__all__ = ["NAME", "folder"]
+
+NAME = "tales"
+"""What it is called wherever a source is named; a path of that name comes first."""
 
 
 def folder() -> Path:

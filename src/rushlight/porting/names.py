@@ -160,6 +160,6 @@ def look_at_unknown(exam: Examination, model_type: object) -> None:
             "a model that rushlight does not know",
             f"The names are not those of {ours}; {told}rushlight has no other model.",
             "`rushlight port SOURCE -o my_model.py` writes a model file under these names to begin with; "
-            "`--model NAME` compares them with a model of rushlight's all the same",
+            "`--architecture NAME` compares them with a model of rushlight's all the same",
             [(seen, str(seen.shape)) for seen in list(exam.tensors.values())[:5]],
         )

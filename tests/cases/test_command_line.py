@@ -1,0 +1,459 @@
+"""What newcomers and attackers met at the command line: names, prompts, wrong usage, and what a terminal shows."""
+
+import io
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pexpect
+import pytest
+
+import rushlight as library
+from rushlight import demo
+from rushlight.cli import main, prompt_progress, terminal
+from rushlight.cli.failure import in_words
+from rushlight.cli.options import complete_source
+from rushlight.cli.prompt_progress import showing_progress
+from rushlight.cli.wrap import WordWrap, cells, shortened, wrapped
+from rushlight.errors import SourceError
+
+PROMPT = "Once upon a time"
+
+
+class Tty(io.StringIO):
+    """Standard input at a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Runs `rushlight ARGUMENTS`: its exit code, standard output and standard error."""
+
+    def run(*arguments, stdin=None):
+        monkeypatch.setattr(sys, "stdin", Tty() if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def at_terminal(tmp_path):
+    """Runs `rushlight ARGUMENTS` at a terminal to its end; what it shows there."""
+
+    def run(*arguments, columns=40, program=("-m", "rushlight")):
+        child = pexpect.spawn(
+            sys.executable,
+            [str(argument) for argument in (*program, *arguments)],
+            env=os.environ | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"},
+            cwd=tmp_path,
+            encoding="utf-8",
+            timeout=60,
+            dimensions=(24, columns),
+        )
+        child.expect(pexpect.EOF)
+        child.close()
+        return child.before.replace("\r\n", "\n")
+
+    return run
+
+
+@pytest.fixture
+def tty(capsys, monkeypatch):
+    """Makes standard error a terminal of 40 columns; returns what gives the text written since it was last asked."""
+
+    def begin():
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        monkeypatch.setattr(terminal, "columns", lambda _: 40)
+        return lambda: capsys.readouterr().err
+
+    return begin
+
+
+class TestTales:
+    """The embedded model has a name."""
+
+    def test_in_python(self):
+        assert library.load("tales").name == "tales"
+        assert library.inspect("tales").source == "tales"
+        with library.open_checkpoint("tales") as checkpoint:
+            assert checkpoint.folder == demo.folder()
+
+    def test_a_path_of_that_name_comes_first(self, make_gpt2, monkeypatch):
+        folder = make_gpt2("tales")
+        monkeypatch.chdir(folder.parent)
+        with library.open_checkpoint("tales") as checkpoint:
+            assert checkpoint.folder == Path("tales")
+        assert library.load().config.vocab_size == 4096
+
+    def test_a_path_that_is_not_there_is_not_the_name(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for source in (Path("tales"), "./tales"):
+            with pytest.raises(SourceError, match="no such file or folder"):
+                library.open_checkpoint(source)
+
+    def test_it_has_no_revisions(self):
+        with pytest.raises(SourceError, match="tales is the embedded model"):
+            library.open_checkpoint("tales", revision="main")
+
+    @pytest.mark.parametrize(
+        ("command", "flags"),
+        [
+            ("generate", ["-p", "a", "-n", "2"]),
+            ("chat", ["-n", "2", "--temp", "0"]),
+            ("lens", ["-p", "a", "--json"]),
+            ("inspect", ["--json"]),
+            ("check", ["--json"]),
+            ("port", ["-o", "-"]),
+        ],
+    )
+    def test_by_argument_or_flag(self, run, command, flags):
+        by_argument = run(command, "tales", *flags, stdin=b"a\n")
+        by_flag = run(command, "-m", "tales", *flags, stdin=b"a\n")
+        assert by_argument[0] == 0
+        assert by_argument[1]
+        assert by_flag == by_argument
+        assert "no model named" not in by_argument[2]
+
+    @pytest.mark.parametrize("which", [["tales"], ["--model", "tales"]])
+    def test_where_times_are_printed(self, run, tmp_path, which):
+        text = tmp_path / "text.txt"
+        text.write_text("Once upon a time", encoding="utf-8")
+        assert json.loads(run("eval", *which, "--text", text, "--json")[1])["model"] == "tales"
+        flags = ["--tokens", "1", "--repeats", "1", "--batch", "1", "--prompt-tokens", "4", "--json"]
+        [measured] = json.loads(run("bench", *which, *flags)[1])["measurements"]
+        assert measured["model"] == "tales"
+        code, _, err = run("verify", *which)
+        assert (code, "nothing to compare tales with" in err) == (2, True)
+
+    def test_batch(self, run, tmp_path):
+        prompts, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+        prompts.write_text('{"prompt": "a"}\n', encoding="utf-8")
+        assert run("batch", prompts, "-o", results, "-m", "tales", "-n", "2")[0] == 0
+        assert json.loads(results.read_text(encoding="utf-8"))["finish_reason"] == "length"
+
+    def test_the_shell_completes_it_beside_paths(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "tame").mkdir()
+        (tmp_path / "other.safetensors").touch()
+        assert complete_source("ta") == ["tales", "tame/"]
+        assert complete_source("") == ["tales", "other.safetensors", "tame/"]
+        assert complete_source("o") == []  # the shell's own completion of paths
+
+
+class TestPrompts:
+    """A prompt is the second argument, or -p."""
+
+    def test_as_an_argument(self, run):
+        by_flag = run("generate", "tales", "-p", PROMPT, "-n", "3")
+        assert run("generate", "tales", PROMPT, "-n", "3") == by_flag
+        assert by_flag[1].startswith(PROMPT)
+        assert run("lens", "tales", "a", "--json") == run("lens", "tales", "-p", "a", "--json")
+
+    def test_the_first_message_of_a_chat(self, run):
+        flags = ["tales", "-n", "3", "--temp", "0"]
+        expected = run("chat", *flags, stdin=b"One\nTwo\n")
+        assert run("chat", *flags[:1], "One", *flags[1:], stdin=b"Two\n") == expected
+        assert run("chat", *flags, "-p", "One", stdin=b"Two\n") == expected
+        assert expected[1].count("\n") >= 2
+
+    def test_the_first_message_at_a_terminal_and_an_end_by_habit(self, tmp_path):
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "rushlight", "chat", "tales", "Once\x1b[2J", "--temp", "0", "-n", "3", "--no-history"],
+            env=os.environ | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"},
+            encoding="utf-8",
+            timeout=60,
+        )
+        child.expect_exact("> Once\\x1b[2J\r\n")
+        child.expect_exact("(cut at 3 tokens: /set max_tokens N)")
+        child.expect_exact("> ")
+        child.sendline("/bye")
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus == 0
+
+    def test_given_twice(self, run):
+        for command in ("generate", "chat", "lens"):
+            code, out, err = run(command, "tales", "a", "-p", "b", stdin=b"")
+            assert (code, out) == (2, "")
+            assert "--prompt: the prompt is there already" in err
+
+    @pytest.mark.parametrize("stdin", [None, b"text"])
+    def test_in_place_of_the_source(self, run, stdin):
+        for command in ("generate", "chat", "lens"):
+            code, out, err = run(command, "Once upon a time", stdin=stdin)
+            assert (code, out, err.count("\n")) == (2, "", 1)
+            assert "'Once upon a time' is neither a path" in err
+            assert "-p" in err
+
+    def test_a_word_in_place_of_the_source(self, run):
+        code, _, err = run("generate", "Hello")
+        assert code == 2
+        assert "'Hello' is SOURCE, the prompt comes after it" in err
+
+
+class TestUsage:
+    """One voice for what is wrong, and no note before it."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "line"),
+        [
+            (["genrate"], "no such command 'genrate'; did you mean 'generate'? (see `rushlight --help`)"),
+            (["generate", "--max-token", "3"], "no such option: --max-token; did you mean --max-tokens? (see"),
+            (["generate", "-n"], "option '-n' requires an argument (see `rushlight generate --help`)"),
+            (
+                ["inspect", "a", "--depth", "-1"],
+                "--depth: -1 is not in the range x>=0 (see `rushlight inspect --help`)",
+            ),
+            (["inspect"], "SOURCE: none was given, and this command needs one; tales is the embedded model (see"),
+            (["batch"], "missing argument 'INPUT' (see `rushlight batch --help`)"),
+            (["-p", "x"], "--model-path is missing; for the embedded model: rushlight generate -p TEXT (see `rush"),
+            (["\x1b[2J\n"], r"no such command '\x1b[2J\n' (see"),
+        ],
+    )
+    def test_wrong_usage(self, run, arguments, line):
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"error: {line}")
+
+    @pytest.mark.parametrize("flags", [["--top-p", "0"], ["--device", "tpu"], ["--logit-bias", "4096=1"]])
+    def test_no_model_named_is_not_said_before_an_error(self, run, flags):
+        code, _, err = run("generate", "-p", "a", *flags)
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith("error: ")
+        assert "no model named" in run("generate", "-p", "a", "-n", "1")[2]
+
+    def test_the_architecture_of_check(self, run):
+        assert run("check", "tales", "--architecture", "gpt2")[0] == 0
+        assert run("check", "-m", "tales", "-a", "gpt2")[0] == 0
+        code, _, err = run("check", "tales", "--model", "gpt2")
+        assert code == 2
+        assert "the architecture is --architecture gpt2" in err
+
+    def test_a_local_file_is_not_quoted(self, run, tmp_path):
+        secret = tmp_path / "passwd"
+        secret.write_text("root:x:0:0:root:/root:/bin/bash\n", encoding="utf-8")
+        code, _, err = run("generate", secret, "-p", "a")
+        assert (code, "root:x" in err) == (2, False)
+        assert "not safetensors but text" in err
+
+
+class TestCut:
+    """What cut a text is said where it matters."""
+
+    def test_to_a_person(self, at_terminal):
+        assert at_terminal("generate", "tales", "a", "-n", "3").endswith("\nnote: cut after 3 tokens (--max-tokens)\n")
+
+    def test_not_to_a_program(self, run):
+        assert run("generate", "tales", "a", "-n", "3")[2] == ""
+        assert run("generate", "tales", "a", "-n", "3", "--json")[2] == ""
+
+    @pytest.mark.parametrize("flags", [[], ["--json"], ["--samples", "2", "--temp", "1", "--seed", "1"]])
+    def test_always_where_a_form_is_broken(self, run, flags):
+        code, _, err = run("generate", "tales", "a", "-n", "3", "--regex", "(la )+end", *flags)
+        said = "note: cut after 3 tokens (--max-tokens): the text may not have the form that was asked for\n"
+        assert (code, err) == (0, said)
+
+
+class TestTerminal:
+    """Nothing that a model or a file says drives the terminal, and nothing is left of what is passing."""
+
+    ESCAPES = ("--logit-bias", "216=1000")
+
+    def test_text_is_escaped_at_a_terminal_alone(self, at_terminal, run):
+        assert library.load().tokenizer.decode([216]) == "\x1b"
+        shown = at_terminal("generate", "tales", "a", "-n", "3", *self.ESCAPES)
+        assert r"a\x1b\x1b\x1b" in shown
+        assert run("generate", "tales", "a", "-n", "3", *self.ESCAPES)[1] == "a\x1b\x1b\x1b\n"
+
+    def test_an_answer_to_a_piped_message_too(self, at_terminal, tmp_path):
+        script = tmp_path / "piped.py"
+        script.write_text(
+            "import io, sys\nfrom rushlight.cli import main\nsys.stdin = io.TextIOWrapper(io.BytesIO(b'a'))\nmain()\n"
+        )
+        flags = ["chat", "tales", "--temp", "0", "-n", "3", *self.ESCAPES]
+        assert r"\x1b\x1b\x1b" in at_terminal(*flags, program=(script,))
+
+    def test_the_original_line_too(self, at_terminal, tmp_path):
+        for path in demo.folder().iterdir():
+            if path.suffix in {".json", ".safetensors"}:
+                shutil.copy(path, tmp_path)
+        shown = at_terminal("-m", "./model.safetensors", "-d", "cpu", "-p", "a\x1b]0;title\x07")
+        assert r"Model loaded successfully!" in shown
+        assert r"a\x1b]0;title\x07" in shown
+
+    @pytest.mark.parametrize("character", ["\x9b", "\x7f", "\u202e", "\u2066", "\u2028", "\u2029", "\x1b"])
+    def test_json_is_escaped_at_a_terminal_alone(self, capsys, monkeypatch, character):
+        value = {"na" + character: [character, "é木\t"]}
+        terminal.out_json(value)
+        piped = capsys.readouterr().out
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        terminal.out_json(value)
+        shown = capsys.readouterr().out
+        assert json.loads(piped) == json.loads(shown) == value
+        assert character not in shown
+        assert "é木" in shown
+        terminal.out_text(character)
+        assert character not in capsys.readouterr().out
+
+    def test_a_name_cannot_forge_a_line(self, tty):
+        written = tty()
+        assert in_words(FileNotFoundError(2, "No such file", "a\nerror: b\u202e")) == (
+            r"a\nerror: b\u202e: No such file"
+        )
+        with terminal.status("opening a\nnote: b"):
+            pass
+        assert r"opening a\nnote: b ..." in written()
+
+    @pytest.mark.parametrize("name", ["/a/long/path/" * 9 + "end", "木" * 60, "short"])
+    def test_a_status_is_one_row_and_is_erased(self, tty, name):
+        written = tty()
+        with terminal.status(f"opening {name}"):
+            row = written().removeprefix(terminal.ERASE_LINE)
+            assert row.startswith("opening ")
+            assert cells(row) <= 39
+        assert written() == terminal.ERASE_LINE
+
+    def test_a_long_path_leaves_nothing_behind(self, at_terminal, make_gpt2):
+        folder = make_gpt2("m" * 100)
+        shown = at_terminal("inspect", folder, "--depth", "0", columns=60)
+        status, _, rest = shown.rpartition(terminal.ERASE_LINE)
+        assert cells(status.rpartition(terminal.ERASE_LINE)[2]) <= 59
+        assert "opening" not in rest
+
+
+class Reading:
+    """A text whose prompt takes a while."""
+
+    prompt_progress = (450, 900)
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __iter__(self):
+        time.sleep(self.seconds)
+        yield from ("a", "b")
+
+
+class TestPromptProgress:
+    """A sign while a long prompt is read."""
+
+    @pytest.mark.parametrize(("seconds", "is_shown"), [(0.2, True), (0.0, False)])
+    def test_at_a_terminal(self, tty, monkeypatch, seconds, is_shown):
+        monkeypatch.setattr(prompt_progress, "DELAY_S", 0.02)
+        written = tty()
+        pieces = showing_progress(Reading(seconds))
+        assert next(pieces) == "a"
+        shown = written()
+        assert ("reading 900 tokens ... 50%" in shown) == is_shown
+        assert shown.endswith(terminal.ERASE_LINE if is_shown else "")
+        assert list(pieces) == ["b"]
+
+    def test_nowhere_else(self, capsys, monkeypatch):
+        monkeypatch.setattr(prompt_progress, "DELAY_S", 0.0)
+        assert list(showing_progress(Reading(0.05))) == ["a", "b"]
+        assert capsys.readouterr().err == ""
+
+    def test_it_counts_the_tokens_of_the_prompt(self):
+        stream = library.load().stream(PROMPT, max_tokens=4)
+        total = len(stream.result.prompt_ids)
+        assert stream.prompt_progress == (0, total)
+        list(stream)
+        assert stream.prompt_progress == (total, total)
+
+    def test_an_error_erases_it(self, tty, monkeypatch):
+        class Failing(Reading):
+            def __iter__(self):
+                time.sleep(0.2)
+                raise KeyboardInterrupt
+                yield
+
+        monkeypatch.setattr(prompt_progress, "DELAY_S", 0.02)
+        written = tty()
+        with pytest.raises(KeyboardInterrupt):
+            next(showing_progress(Failing(0)))
+        shown = written()
+        assert "reading" in shown
+        assert shown.endswith(terminal.ERASE_LINE)
+
+
+TEXT = (
+    "The wolf was falling, and the little fox—who had seen it all—said:\n\tOnce upon a time there was a "
+    "Donaudampfschifffahrtsgesellschaftskapitän   in the wood; 狐はどこへ行きましたか、森の中で🦊 e\u0301nd of it.\n\n"
+)
+
+
+def screen(written):
+    """What is left of the rows once erased words are gone."""
+    while match := re.search("\x1b\\[(\\d+)D\x1b\\[K", written):
+        before, columns = written[: match.start()], int(match[1])
+        while columns > 0:
+            columns -= cells(before[-1])
+            before = before[:-1]
+        written = before + written[match.end() :]
+    return written
+
+
+class TestWordWrap:
+    """Rows break between words, whatever pieces the text comes in."""
+
+    @pytest.mark.parametrize("columns", [4, 11, 24, 80])
+    def test_rows(self, columns):
+        rows = wrapped(TEXT, columns).split("\n")
+        assert all(cells(row.expandtabs(8)) < columns for row in rows if columns > 8 or "\t" not in row)
+        assert "".join(wrapped(TEXT, columns).split()) == "".join(TEXT.split())
+        assert "\x1b" not in wrapped(TEXT, columns)
+
+    def test_words_stay_whole(self):
+        assert wrapped("the wolf was falling", 11) == "the wolf \nwas \nfalling"
+        assert wrapped("a incomprehensible", 8) == "a \nincompr\nehensib\nle"
+        assert wrapped("狐はどこへ行く", 8) == "狐はど\nこへ行\nく"
+
+    @pytest.mark.parametrize("columns", [4, 11, 24, 80])
+    def test_in_pieces(self, columns):
+        drawn = random.Random(1)
+        for longest in (1, 2, 5, 20):
+            wrap, written, at = WordWrap(lambda: columns), "", 0
+            while at < len(TEXT):
+                end = at + drawn.randint(1, longest)
+                written += wrap.push(TEXT[at:end])
+                at = end
+            assert screen(written) == wrapped(TEXT, columns)
+
+    def test_a_middle_is_left_out(self):
+        assert shortened("/home/user/models/gpt2", 12) == "/home...gpt2"
+        assert shortened("short", 12) == "short"
+        assert cells(shortened("木" * 30, 12)) <= 12
+
+    def test_an_answer_at_a_terminal(self, tmp_path):
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "rushlight", "chat", "tales", "Once upon a time", "--temp", "0", "-n", "60", "--no-history"],
+            env=os.environ | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"},
+            encoding="utf-8",
+            timeout=60,
+            dimensions=(24, 40),
+        )
+        child.expect_exact("> Once upon a time\r\n")
+        child.expect_exact("\r\n(cut at 60 tokens")
+        rows = screen(child.before.replace("\r\n", "\n")).split("\n")
+        child.close(force=True)
+        answer = subprocess.run(
+            [sys.executable, "-m", "rushlight", "chat", "tales", "Once upon a time", "--temp", "0", "-n", "60"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+        ).stdout
+        assert len(rows) > 3
+        assert max(map(len, rows)) < 40
+        assert " ".join(" ".join(rows).split()) == " ".join(answer.split())
