@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import textwrap
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -70,11 +71,14 @@ def check(
     Ends with 0 if it fits, 1 if it does not, and 2 if there is nothing sound to look at.
     """
     from rushlight.checkpoint import open_headers
+    from rushlight.models.tied import tied_heads
     from rushlight.porting.doctor import examine, model_named
 
     architecture = model_named(model, port)
     with status(f"opening {source}"):
-        checkpoint = open_headers(source, offline=offline, revision=revision)
+        checkpoint = open_headers(
+            source, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=architecture)
+        )
     with (
         checkpoint,
         reading(

@@ -60,9 +60,10 @@ def inspect(
     """
     from rushlight.checkpoint import open_headers
     from rushlight.inspection import module_tree
+    from rushlight.models.tied import tied_heads
 
     with status(f"opening {source}"):
-        checkpoint = open_headers(source, offline=offline, revision=revision)
+        checkpoint = open_headers(source, offline=offline, revision=revision, may_lack=tied_heads)
     with checkpoint:
         tree = module_tree(checkpoint)
         stats = _measured(checkpoint) if with_stats else None

@@ -47,6 +47,7 @@ def port(
     it says where the forward is to be written.
     """
     from rushlight.checkpoint import open_headers
+    from rushlight.models.tied import tied_heads
     from rushlight.porting.scaffold import scaffold
 
     module = Path("my_model.py" if output == "-" else output)
@@ -59,7 +60,7 @@ def port(
             f"{' and '.join(there)} would be written over", remedy="name another file, or give --force if that is meant"
         )
     with status(f"opening {source}"):
-        checkpoint = open_headers(source, offline=offline, revision=revision)
+        checkpoint = open_headers(source, offline=offline, revision=revision, may_lack=tied_heads)
     with checkpoint:
         written = scaffold(checkpoint, module.name)
     if output == "-":
