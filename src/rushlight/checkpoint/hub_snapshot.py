@@ -28,10 +28,12 @@ from huggingface_hub import (
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
     RevisionResolutionError,
 )
 
-from rushlight.errors import CheckpointError
+from rushlight.errors import CheckpointError, printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,15 +149,18 @@ class _Hub(HfApi):
         self.has_answered = False
 
     def commit(self, repo_id: str, revision: str | None) -> ResolvedRevision:
-        """The commit of a revision; the last that the cache knows if the hub does not answer."""
+        """The commit of a revision; the last that the cache knows if the hub does not answer, or not as a hub does."""
         try:
             return self.resolve_revision(repo_id, revision=revision, local_files_only=self.wait_s == 0)
-        except TimeoutError as error:
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            raise
+        except Exception as error:
             try:
                 commit = self.resolve_revision(repo_id, revision=revision, local_files_only=True)
-            except RevisionResolutionError as unknown:
-                raise unknown from error
-            _log.warning("%s: %s; using what is in the cache", repo_id, error)
+            except RevisionResolutionError:
+                raise error from error.__cause__
+            first_line = printable_name(str(error).strip().partition("\n")[0])
+            _log.warning("%s: the hub does not answer as it should, and the cache is used: %s", repo_id, first_line)
             return commit
 
     def answers(self, repo_id: str, commit: ResolvedRevision) -> bool:
