@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -29,6 +30,11 @@ __all__ = ["File"]
 
 _PIECE_BYTES = 16 << 20
 """The most that one system call reads, so that Ctrl-C is honoured within a piece."""
+
+_MOMENT_NS = 10_000_000
+"""A write that one system call makes of a piece of a file is over by then."""
+_PATIENCE = 10
+_LATER = "load it again once whatever writes it has finished"
 
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
@@ -48,12 +54,17 @@ class File:
 
     Raises:
         SourceError: nothing is there, it is not a regular file, or it may not be read.
+        TruncatedError: it is being written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._file = _open(self.path)
-        self._opened = os.fstat(self._file.fileno())
+        try:
+            self._opened = _at_rest(self._file.fileno(), self.path)
+        except BaseException:
+            self._file.close()
+            raise
         self._again: Path | None = None
         self.size = self._opened.st_size
 
@@ -152,7 +163,7 @@ class File:
             file=self.path,
             expected=f"{self.size:,} bytes",
             found=found,
-            remedy="load it again once whatever writes it has finished",
+            remedy=_LATER,
         )
 
 
@@ -174,6 +185,23 @@ def _open(path: Path) -> FileIO:
         file.close()
         raise
     return file
+
+
+def _at_rest(descriptor: int, path: Path) -> os.stat_result:
+    """The status of a file that was not written to in the last moment.
+
+    A write sets the file's time first and the bytes then, so that in between the time tells of nothing to come.
+
+    Raises:
+        TruncatedError: it is written to all the time.
+    """
+    for _ in range(_PATIENCE):
+        status = os.fstat(descriptor)
+        age_ns = time.time_ns() - status.st_mtime_ns
+        if not 0 <= age_ns < _MOMENT_NS:
+            return status
+        time.sleep((_MOMENT_NS - age_ns) / 1e9)
+    raise TruncatedError("the file is being written", file=path, remedy=_LATER)
 
 
 def _require_regular(path: Path, status: os.stat_result) -> None:
