@@ -43,7 +43,7 @@ LIBRARIES = {
     ),
     "tokenizers": ("text/",),
     "llguidance": ("text/constraint.py",),
-    "huggingface_hub": ("checkpoint/hub.py",),
+    "huggingface_hub": ("checkpoint/hub.py", "checkpoint/hub_"),
     "safetensors": ("proof/record.py",),
     "torch": ("backends/cuda.py", "backends/cuda_kernels.py"),
     "triton": ("backends/cuda_kernels.py",),

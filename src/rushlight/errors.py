@@ -96,12 +96,14 @@ class RushlightError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        where = [printable_name(name) or '""' for name in (self.file, self.tensor) if name is not None]
+        where = [] if self.file is None else [printable_line(self.file) or '""']
+        if self.tensor is not None:
+            where.append(printable_name(self.tensor) or '""')
         if self.offset is not None:
             where.append(f"byte {self.offset:,}")
         text = ": ".join([*where, printable(self.message)])
         sides = [("expected", self.expected), ("found", self.found)]
-        named = ", ".join(f"{side} {printable_name(str(value))}" for side, value in sides if value is not None)
+        named = ", ".join(f"{side} {printable_line(str(value))}" for side, value in sides if value is not None)
         if named:
             text += f" ({named})"
         if not self.remedy:
@@ -120,11 +122,23 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
+MOST_SHOWN = 400
+"""Characters of a name that are shown."""
+
+
 def printable_name(name: str) -> str:
-    """`name` on one line, with every character that is not printable escaped."""
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    """As `printable_line`, but with the middle left out of a name that is long, as those in a file may be."""
+    if len(name) <= MOST_SHOWN:
+        return printable_line(name)
+    start, end = MOST_SHOWN * 3 // 4, MOST_SHOWN // 4
+    return printable_line(f"{name[:start]}… ({len(name):,} characters) …{name[-end:]}")
+
+
+def printable_line(text: str) -> str:
+    """`text` on one line, with every character that is not printable escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class SourceError(RushlightError):

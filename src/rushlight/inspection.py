@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from rushlight.checkpoint import open_headers, read_json_object
+from rushlight.checkpoint import open_headers
 from rushlight.checkpoint.tree import ModuleTree
-from rushlight.errors import ConfigError
 from rushlight.models import recognise
+from rushlight.models.tied import tied_by_config, tied_heads
 
 if TYPE_CHECKING:
     import os
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rushlight.nn import NameRules
 
 __all__ = ["inspect", "module_tree"]
-
-MAX_CONFIG_BYTES = 2**20
 
 _log = logging.getLogger("rushlight")
 
@@ -38,7 +36,7 @@ def inspect(source: str | os.PathLike[str], *, offline: bool = False, revision: 
         SourceError: the source leads to no checkpoint.
         CheckpointError: a file is not sound safetensors, or index and files disagree.
     """
-    with open_headers(source, offline=offline, revision=revision) as checkpoint:
+    with open_headers(source, offline=offline, revision=revision, may_lack=tied_heads) as checkpoint:
         return module_tree(checkpoint)
 
 
@@ -48,7 +46,7 @@ def module_tree(checkpoint: Checkpoint) -> ModuleTree:
     return ModuleTree.build(
         ((tensor.name, tensor.dtype, tensor.shape, tensor.nbytes) for tensor in checkpoint.values()),
         source=checkpoint.source,
-        files=[path.name for path in checkpoint.files],
+        files=checkpoint.file_names,
         metadata=checkpoint.metadata,
         architecture=architecture.model_type if architecture else None,
         marks=_marks(checkpoint, architecture.rules) if architecture else None,
@@ -61,7 +59,7 @@ def _marks(checkpoint: Checkpoint, rules: NameRules) -> dict[str, Mark]:
     names = {rules.canonical(name): name for name in checkpoint}
     for head, table in rules.tied.items():
         if head in names and table in names:
-            told = _tied_by_config(checkpoint)
+            told = tied_by_config(checkpoint)
             if told is None and checkpoint.is_remote:
                 _log.warning(
                     "whether %s is tied is not known without config.json or the data: it is counted", names[head]
@@ -70,15 +68,3 @@ def _marks(checkpoint: Checkpoint, rules: NameRules) -> dict[str, Mark]:
             if checkpoint[names[head]].same_data(checkpoint[names[table]]) if told is None else told:
                 marks[names[head]] = "tied"
     return marks
-
-
-def _tied_by_config(checkpoint: Checkpoint) -> bool | None:
-    """What config.json says, by a word or by saying nothing; None without one, or with one that only a load refuses."""
-    path = checkpoint.sidecar("config.json")
-    if path is None:
-        return None
-    try:
-        told = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError).get("tie_word_embeddings", True)
-    except ConfigError:
-        return None
-    return told if isinstance(told, bool) else None

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.checkpoint import Checkpoint, open_checkpoint, read_json_object
+from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import ConfigError, FormatError, PortError, RequestError
 from rushlight.models import ARCHITECTURES, load_port, recognise
 from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
 from rushlight.models.schema import Fields
+from rushlight.models.tied import tied_heads
 from rushlight.nn import bind
 
 if TYPE_CHECKING:
@@ -76,7 +79,12 @@ def load(
     ported = None if port is None else load_port(port)
     with ExitStack() as files:
         checkpoint = files.enter_context(
-            open_checkpoint(demo.folder() if source is None else source, offline=offline, revision=revision)
+            open_checkpoint(
+                demo.folder() if source is None else source,
+                offline=offline,
+                revision=revision,
+                may_lack=partial(tied_heads, architecture=ported),
+            )
         )
         architecture, config = identify(checkpoint, ported)
         if missing := [name for name in LANGUAGE_MODEL if not hasattr(config, name)]:
@@ -137,7 +145,9 @@ def load_module(
     """
     ops = open_backend(device, dtype, threads=threads, exact=exact)
     ported = load_port(port)
-    with open_checkpoint(source, offline=offline, revision=revision) as checkpoint:
+    with open_checkpoint(
+        source, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=ported)
+    ) as checkpoint:
         architecture, config = identify(checkpoint, ported)
         module = architecture(config)
         _bind(module, architecture, config, checkpoint, ops)
@@ -153,7 +163,7 @@ def _bind(
     *,
     settle: bool = True,
 ) -> None:
-    bind(
+    other_heads = bind(
         module,
         checkpoint,
         ops,
@@ -163,6 +173,8 @@ def _bind(
         file=checkpoint.source,
         settle=settle,
     )
+    if other_heads:
+        _log.warning("left out, of other heads that text does not need: %s", ", ".join(first_ten(other_heads)))
 
 
 class _Beside:

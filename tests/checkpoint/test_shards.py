@@ -161,7 +161,8 @@ def test_an_index_that_is_not_strict_json_is_refused(tmp_path, content, message)
     [
         "../secret.safetensors",
         "/etc/secret.safetensors",
-        "sub/secret.safetensors",
+        "sub/../../secret.safetensors",
+        "https://example.org/secret.safetensors",
         "..\\secret.safetensors",
         "C:\\secret.safetensors",
         "secret.bin",
@@ -170,16 +171,16 @@ def test_an_index_that_is_not_strict_json_is_refused(tmp_path, content, message)
         ".",
         "..",
         "secret\0.safetensors",
-        "sub/\x1b[31m.safetensors",
+        "/\x1b[31m.safetensors",
         "\x1b[31m.bin",
     ],
 )
-def test_an_index_names_only_files_beside_it(tmp_path, name):
+def test_an_index_names_only_files_inside_its_folder(tmp_path, name):
     folder = write_shards(tmp_path / "model", weight_map={"a": FIRST, "b": name})
     save_file({"b": np.zeros(1)}, tmp_path / "secret.safetensors")
     error = refusal(folder)
     assert isinstance(error, FormatError)
-    assert "not the bare name of a .safetensors file" in error.message
+    assert "not a .safetensors file inside the folder" in error.message
     assert "1 problem" in error.message
     assert "\x1b" not in str(error)
     assert "in its own folder" in error.remedy

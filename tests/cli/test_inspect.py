@@ -271,7 +271,7 @@ def test_deep_names(rushlight, path):
     """BAD_INPUTS 12: ten thousand dots are no recursion."""
     done = rushlight("inspect", write(path, {"." * 10_000 + end: (1,) for end in "ab"} | {"x." * 99 + "y": (1,)}))
     assert done.code == 0
-    assert "." * 9_999 in done.out
+    assert " characters) " in done.out
 
 
 def test_a_ten_gigabyte_checkpoint_opens_at_once(path):

@@ -85,7 +85,8 @@ def test_missing(edit, refused):
         "transformer.h.0.mlp.bias",
         "attn.bias",
         "x.h.0.attn.bias",
-        "score.weight",
+        "transformer.score.weight",
+        "scores.weight",
         "lm_head.bias",
     ],
 )

@@ -92,7 +92,7 @@ def test_a_gigabyte_is_refused_unread(edit, refused):
 
 
 @ONE
-@pytest.mark.parametrize("key", ["n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "n_inner", "n_ctx"])
+@pytest.mark.parametrize("key", ["n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "n_inner"])
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "12", 10**18, [12]], ids=repr)
 def test_sizes_out_of_range(edit, key, value):
     edit.config[key] = value
@@ -135,9 +135,9 @@ def test_heads_divide_the_channels(edit, refused):
 
 @ONE
 def test_two_names_of_one_size_agree(edit, refused):
-    edit.config["n_ctx"] = 128
+    edit.config["max_position_embeddings"] = 128
     error = str(refused(edit.write(), ConfigError))
-    assert "n_ctx is 128" in error
+    assert "max_position_embeddings is 128" in error
     assert "n_positions 257" in error
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rushlight.backends import _native
 from rushlight.backends.batch import BLOCK_SIZE
@@ -42,6 +43,9 @@ MOST_PLANNED_ROWS = 64
 
 MOST_PLANS = 16
 """Kept of a model, the last used: each has the memory of its step's activations."""
+
+READ_TOGETHER = 64
+"""Tensors that are read at the same time, and so the most files that this holds open."""
 
 
 class CPUBackend:
@@ -98,8 +102,7 @@ class CPUBackend:
         n_in, n_out = tensor.shape if rows_are_inputs else tensor.shape[::-1]
         weight = self._weight(tensor, role, n_in, n_out)
         if isinstance(tensor, FileTensor):
-            load = _native.Load(weight, *tensor.location(), tensor.dtype, rows_are_inputs)
-            self._unread.append(_Unread(tensor, weight.format, load))
+            self._unread.append(_Unread(tensor, weight.format, weight, (rows_are_inputs,)))
         elif not self._native.pack(weight, _raw(tensor), tensor.dtype, tensor.shape[1], rows_are_inputs, 0):
             raise _not_finite(tensor, weight.format)
         return weight
@@ -107,7 +110,7 @@ class CPUBackend:
     def _place_vector(self, tensor: Tensor) -> _native.Vector:
         if isinstance(tensor, FileTensor):
             vector = self._native.vector(math.prod(tensor.shape))  # a port may have parameters of any rank
-            self._unread.append(_Unread(tensor, "f32", _native.Load(vector, *tensor.location(), tensor.dtype)))
+            self._unread.append(_Unread(tensor, "f32", vector))
             return vector
         import numpy as np
 
@@ -130,13 +133,15 @@ class CPUBackend:
     def settle(self) -> None:
         """Raises NonFiniteError if a value of a weight is not finite in the weight's format."""
         unread, self._unread = self._unread, []
-        problems = self._native.load([load for _, _, load in unread])
-        for (tensor, dtype, _), problem in zip(unread, problems, strict=True):
-            tensor.require_unchanged()
-            if problem == _native.LoadProblem.NOT_READ:
-                _raw(tensor)  # which says why
-            elif problem == _native.LoadProblem.NOT_FINITE:
-                raise _not_finite(tensor, dtype)
+        for first in range(0, len(unread), READ_TOGETHER):
+            some = unread[first : first + READ_TOGETHER]
+            with ExitStack() as files:
+                problems = self._native.load([each.load(*files.enter_context(each.tensor.opened())) for each in some])
+            for each, problem in zip(some, problems, strict=True):
+                if problem == _native.LoadProblem.NOT_READ:
+                    _raw(each.tensor)  # which says why
+                elif problem == _native.LoadProblem.NOT_FINITE:
+                    raise _not_finite(each.tensor, each.dtype)
 
     def tie(self, table: _native.Weight) -> _native.Weight:
         return table
@@ -291,7 +296,11 @@ class _Unread(NamedTuple):
 
     tensor: FileTensor
     dtype: str
-    load: _native.Load
+    to: Any  # a Weight, or a Vector, which has no orientation
+    orientation: tuple[bool, ...] = ()
+
+    def load(self, descriptor: int, offset: int) -> _native.Load:
+        return _native.Load(self.to, descriptor, offset, self.tensor.dtype, *self.orientation)
 
 
 class _KeptRows(NamedTuple):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
@@ -113,14 +114,13 @@ class Tensor(Protocol):
 
 @runtime_checkable
 class FileTensor(Tensor, Protocol):
-    """A tensor that lies in an open file on this machine, for readers other than itself."""
+    """A tensor that lies in a file on this machine, for readers other than itself."""
 
-    def location(self) -> tuple[int, int]:
-        """The file's descriptor, and the offset of the tensor's first byte."""
-        ...
+    def opened(self) -> AbstractContextManager[tuple[int, int]]:
+        """The file's descriptor, and the offset of the tensor's first byte.
 
-    def require_unchanged(self) -> None:
-        """To be called when its bytes were read; raises TruncatedError if the file has changed since it was opened."""
+        On leaving, raises TruncatedError if the file has changed since the checkpoint was opened.
+        """
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,7 +33,7 @@ class ByteSource(Protocol):
     """What a safetensors file is read from: a `File` on this machine, a `RemoteFile` on another.
 
     Attributes:
-        path: the path; of a file elsewhere, the bare name.
+        path: the path; of a file elsewhere, the name, as the index has it if one does.
         size: bytes in the file.
     """
 
@@ -53,8 +53,10 @@ class Shard:
     header: Header
 
 
-def open_shard(path: Path) -> Shard:
+def open_shard(path: Path, *, hold: bool = True) -> Shard:
     """Open a safetensors file and read its header, and nothing of its data.
+
+    With `hold` it stays open; otherwise each read of its data opens it again.
 
     Raises:
         SourceError: there is no regular file that may be read.
@@ -63,7 +65,10 @@ def open_shard(path: Path) -> Shard:
     """
     file = File(path)
     try:
-        return Shard(file, read_header(file))
+        shard = Shard(file, read_header(file))
+        if not hold:
+            file.release()
+        return shard
     except BaseException:
         file.close()
         raise
@@ -130,28 +135,18 @@ class Tensor:
     def file(self) -> Path:
         return self._shard.file.path
 
-    def location(self) -> tuple[int, int]:
-        """The descriptor of the open file and the offset of the first byte in it, for readers that are not Python.
-
-        They call `require_unchanged` when they have read.
+    @contextmanager
+    def opened(self) -> Iterator[tuple[int, int]]:
+        """The file's descriptor and the offset of the tensor's first byte, for readers that are not Python.
 
         Raises:
             SourceError: the file is on another machine.
+            TruncatedError: on leaving, the file was changed or cut since it was opened first.
         """
-        return self._local_file().fileno(), self._shard.header.data_start + self._info.begin
-
-    def require_unchanged(self) -> None:
-        """Checks that the file is what it was when it was opened.
-
-        Raises:
-            TruncatedError: it is not.
-        """
-        self._local_file().require_unchanged()
-
-    def _local_file(self) -> File:
         if not isinstance(self._shard.file, File):
             raise SourceError("only its header is read on another machine", file=self.file, tensor=self.name)
-        return self._shard.file
+        with self._shard.file.opened() as descriptor:
+            yield descriptor, self._shard.header.data_start + self._info.begin
 
     def __repr__(self) -> str:
         return f"Tensor({self.name!r}, {self.dtype}, {list(self.shape)})"
@@ -278,6 +273,15 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.source!r}: {len(self)} tensors>"
+
+    @property
+    def file_names(self) -> list[str]:
+        """The files of the weights as an index names them: from the folder, with slashes."""
+        inside = [
+            path.relative_to(self.folder) if self.folder and path.is_relative_to(self.folder) else path
+            for path in self.files
+        ]
+        return [path.as_posix() for path in inside]
 
     def sidecar(self, name: str) -> Path | None:
         """The path of a file beside the weights, such as "config.json", or None if there is none."""

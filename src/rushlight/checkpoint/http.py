@@ -122,24 +122,25 @@ def get_range(
             raise SourceError("the server redirects to nowhere", file=url, remedy=_DOWNLOAD)
         if _origin(parts) != origin:
             secret = {}  # a way back does not bring it back
-        previous, parts = parts, _check_redirect(urljoin(parts.geturl(), location), url)
+        previous, parts = parts, _redirected(parts, location, url)
         if previous.scheme == "https" and parts.scheme != "https":
             raise SourceError("the server redirects from https to http", file=url, remedy=_DOWNLOAD)
     raise SourceError(f"the server redirects more than {MAX_REDIRECTS} times", file=url, remedy=_DOWNLOAD)
 
 
-def _check_redirect(target: str, url: str) -> SplitResult:
-    """As `check_url`, of where the server at `url` redirects to.
+def _redirected(previous: SplitResult, location: str, url: str) -> SplitResult:
+    """As `check_url`, of where a request for `url` is redirected to from `previous`.
 
     Raises:
-        SourceError: it may not be asked.
+        SourceError: it is not an address, or may not be asked.
     """
     try:
-        return check_url(target)
+        return check_url(urljoin(previous.geturl(), location))
+    except ValueError as error:
+        problem = f"not an address: {printable_name(str(error))}"
     except SourceError as error:
-        raise SourceError(
-            f"the server redirects to where nothing is read: {error.message}", file=url, remedy=_DOWNLOAD
-        ) from None
+        problem = error.message
+    raise SourceError(f"the server redirects to where nothing is read: {problem}", file=url, remedy=_DOWNLOAD)
 
 
 def _read(

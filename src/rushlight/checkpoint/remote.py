@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from rushlight.checkpoint.checkpoint import Shard, read_header
 from rushlight.checkpoint.header import MAX_HEADER_BYTES, PREFIX_BYTES, START_BYTES
 from rushlight.checkpoint.http import get_range
-from rushlight.checkpoint.shards import MAX_INDEX_BYTES, check_agreement, weight_map_of
+from rushlight.checkpoint.shards import MAX_INDEX_BYTES, Index
 from rushlight.checkpoint.sniff import SNIFF_BYTES
 from rushlight.errors import CheckpointError, FormatError, SourceError, TruncatedError
 from rushlight.strict_json import parse_json_object
@@ -29,8 +29,8 @@ _AT_ONCE = 8
 _CHECK = "check that this is the address of the file that was meant"
 
 
-def open_remote(url: str, authorization: str | None = None) -> list[Shard]:
-    """The safetensors file at `url`, or the shards of the index there, with their headers and nothing else.
+def open_remote(url: str, authorization: str | None = None) -> tuple[list[Shard], Index | None]:
+    """The safetensors file at `url`, or the shards of the index there and that index; their headers and nothing else.
 
     Args:
         url: of an index if its path ends in .json, and else of a safetensors file.
@@ -38,21 +38,21 @@ def open_remote(url: str, authorization: str | None = None) -> list[Shard]:
 
     Raises:
         SourceError: the server refuses, is too slow, or cannot be reached.
-        CheckpointError: what is there is not sound safetensors, or index and files disagree.
+        CheckpointError: what is there is not sound safetensors, or the index is malformed.
     """
     if not urlsplit(url).path.endswith(".json"):
-        return [_open_shard(url, authorization)]
-    index = RemoteFile(url, authorization, enough=lambda _: MAX_INDEX_BYTES)
-    if index.size > MAX_INDEX_BYTES:
+        return [_open_shard(url, authorization)], None
+    file = RemoteFile(url, authorization, enough=lambda _: MAX_INDEX_BYTES)
+    if file.size > MAX_INDEX_BYTES:
         raise FormatError(
             "too large to be an index",
             file=url,
             expected=f"at most {MAX_INDEX_BYTES:,} bytes",
-            found=f"{index.size:,}",
+            found=f"{file.size:,}",
             remedy=_CHECK,
         )
-    weight_map = weight_map_of(parse_json_object(index.read(0, index.size), file=url), url)
-    names = sorted(set(weight_map.values()))
+    index = Index.parse(parse_json_object(file.read(0, file.size), file=url), url)
+    names = index.names
     if len(names) > MAX_SHARDS:
         raise FormatError(
             "too many files",
@@ -62,18 +62,17 @@ def open_remote(url: str, authorization: str | None = None) -> list[Shard]:
             remedy="download them and name their index",
         )
     with ThreadPoolExecutor(min(_AT_ONCE, len(names))) as pool:
-        opening = [pool.submit(_open_shard, urljoin(url, quote(name)), authorization) for name in names]
+        opening = [pool.submit(_open_shard, urljoin(url, quote(name)), authorization, name) for name in names]
         try:
             shards = [shard.result() for shard in opening]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    check_agreement(url, weight_map, shards)
-    return shards
+    return shards, index
 
 
-def _open_shard(url: str, authorization: str | None) -> Shard:
-    file = RemoteFile(url, authorization)
+def _open_shard(url: str, authorization: str | None, name: str | None = None) -> Shard:
+    file = RemoteFile(url, authorization, name=name)
     try:
         return Shard(file, read_header(file))
     except CheckpointError as error:
@@ -87,16 +86,23 @@ class RemoteFile:
 
     Attributes:
         url: where it is.
-        path: its bare name.
+        path: its name, as the index has it if one does.
         size: bytes in the file, as the server tells.
 
     Raises:
         SourceError, FormatError, TruncatedError: as `http.get_range`.
     """
 
-    def __init__(self, url: str, authorization: str | None = None, enough: Callable[[bytearray], int] | None = None):
+    def __init__(
+        self,
+        url: str,
+        authorization: str | None = None,
+        *,
+        enough: Callable[[bytearray], int] | None = None,
+        name: str | None = None,
+    ) -> None:
         self.url = url
-        self.path = Path(unquote(urlsplit(url).path).rpartition("/")[2] or "checkpoint")
+        self.path = Path(name or unquote(urlsplit(url).path).rpartition("/")[2] or "checkpoint")
         self._authorization = authorization
         first = get_range(url, 0, FIRST_BYTES, enough=enough or _header_end, authorization=authorization)
         self._start = bytearray(first.body)

@@ -2,14 +2,17 @@
 
     {"metadata": {"total_size": ...}, "weight_map": {"wte.weight": "model-00001-of-00002.safetensors", ...}}
 
-Written by `save_pretrained` of transformers and `save_torch_state_dict` of huggingface_hub.
+Written by `save_pretrained` of transformers and `save_torch_state_dict` of huggingface_hub. The index alone says what
+the files are called; they may lie anywhere in its folder, and nowhere else.
 """
 
 from __future__ import annotations
 
 import os
+import posixpath
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,109 +22,152 @@ from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import FormatError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
     from typing import Any
 
-__all__ = ["MAX_INDEX_BYTES", "check_agreement", "open_shards", "weight_map_of"]
+__all__ = ["INDEX", "MAX_INDEX_BYTES", "Index", "open_shards", "read_index"]
 
+INDEX = "model.safetensors.index.json"
+"""What the index of a folder or a repository is called."""
 MAX_INDEX_BYTES = 32 << 20
+HELD_OPEN = 16
+"""The files of a checkpoint of more shards are not held open, since a process may have only so many: 256 on macOS."""
 
-_BARE_NAMES = "the index may name only .safetensors files in its own folder"
+_INSIDE = "the index may name only .safetensors files in its own folder, or in folders below"
 
 
-def open_shards(index: Path) -> list[Shard]:
-    """Open the files that an index names, in the order of their names.
+@dataclass(frozen=True)
+class Index:
+    """Which tensor is in which file.
 
-    A shard stands beside the index, or is a link as the cache of huggingface_hub makes them; no other path is followed.
+    Attributes:
+        file: the path or the URL of the index.
+        weight_map: tensor -> file, a relative path with slashes that leads into the index's folder or below it.
+    """
+
+    file: str | os.PathLike[str]
+    weight_map: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], file: str | os.PathLike[str]) -> Index:
+        """The index that a JSON object is.
+
+        Raises:
+            FormatError: it is none, or it names what is not a .safetensors file inside its folder.
+        """
+        weight_map = values.get("weight_map")
+        if weight_map is None:
+            raise FormatError(
+                "not the index of a checkpoint: it has no weight_map",
+                file=file,
+                remedy="name the folder, the .safetensors file or the .safetensors.index.json",
+            )
+        if (
+            not isinstance(weight_map, dict)
+            or not weight_map
+            or not all(isinstance(name, str) for name in weight_map.values())
+        ):
+            raise FormatError("weight_map does not map tensor names to file names", file=file)
+        paths = {name: _inside(name) for name in sorted(set(weight_map.values()))}
+        if bad := [
+            f"{name}: not a .safetensors file inside the folder" for name, path in paths.items() if path is None
+        ]:
+            raise _disagreement(file, bad, _INSIDE)
+        return cls(file, {tensor: paths[name] or "" for tensor, name in weight_map.items()})
+
+    @property
+    def names(self) -> list[str]:
+        """The files, in the order of their names."""
+        return sorted(set(self.weight_map.values()))
+
+    def check(self, shards: Sequence[Shard], may_lack: Collection[str] = ()) -> None:
+        """Require that the files hold what the index says, each tensor once.
+
+        Args:
+            shards: the files, in the order of `names`.
+            may_lack: tensors that may be listed although no file holds them.
+
+        Raises:
+            FormatError: they do not; ten of the differences are listed.
+        """
+        holder: dict[str, str] = {}
+        problems = []
+        for file, shard in zip(self.names, shards, strict=True):
+            for tensor in shard.header.tensors:
+                if tensor in holder:
+                    problems.append(f"{tensor} stands in {holder[tensor]} and in {file}")
+                holder.setdefault(tensor, file)
+        for tensor, file in self.weight_map.items():
+            if tensor not in holder:
+                if tensor not in may_lack:
+                    problems.append(f"{tensor} is not in {file}, nor in any other file")
+            elif holder[tensor] != file:
+                problems.append(f"{tensor} is in {holder[tensor]}, not in {file}")
+        if problems:
+            raise _disagreement(self.file, problems, "download index and files again, all from the same revision")
+
+
+def read_index(path: Path) -> Index:
+    """The index in a file.
 
     Raises:
-        FormatError: the index is malformed, or index and files disagree: every problem at once, ten of them listed.
+        FormatError: as `Index.parse`, or the file is not strict JSON.
+    """
+    return Index.parse(read_json_object(path, max_bytes=MAX_INDEX_BYTES), path)
+
+
+def open_shards(index: Index) -> list[Shard]:
+    """Open the files that an index on this machine names, in the order of their names.
+
+    A shard lies in the index's folder or below it, or is a link as the cache of huggingface_hub makes them; no other
+    path is followed. Of more than `HELD_OPEN`, each is closed again once its header is read.
+
+    Raises:
+        FormatError: files lie elsewhere, or are missing: every problem at once, ten of them listed.
         CheckpointError: a file is not sound safetensors.
         SourceError: a file cannot be opened.
     """
-    weight_map = weight_map_of(read_json_object(index, max_bytes=MAX_INDEX_BYTES), index)
-    names = sorted(set(weight_map.values()))
-    if bad := [f"{name}: {why}" for name in names if (why := _refusal(index.parent, name))]:
-        raise _disagreement(index, bad, _BARE_NAMES)
-    missing = [name for name in names if not os.path.lexists(index.parent / name)]
+    folder = Path(index.file).parent
+    names = index.names
+    if bad := [f"{name}: {why}" for name in names if (why := _refusal(folder, name))]:
+        raise _disagreement(index.file, bad, _INSIDE)
+    missing = [name for name in names if not os.path.lexists(folder / name)]
     if missing:
-        n_tensors = Counter(weight_map.values())
+        n_tensors = Counter(index.weight_map.values())
         raise _disagreement(
-            index,
+            index.file,
             [f"{name} is missing; it holds {_count(n_tensors[name], 'tensor')}" for name in missing],
             "download the missing files, all from the same revision",
         )
     with ExitStack() as opened:
         shards = []
         for name in names:
-            shards.append(open_shard(index.parent / name))
+            shards.append(open_shard(folder / name, hold=len(names) <= HELD_OPEN))
             opened.callback(shards[-1].file.close)
-        check_agreement(index, weight_map, shards)
         opened.pop_all()
     return shards
 
 
-def weight_map_of(values: dict[str, Any], index: str | os.PathLike[str]) -> dict[str, str]:
-    """From tensor to file name, as the index with these `values` says.
-
-    Raises:
-        FormatError: it is no index, or it names what is not the bare name of a .safetensors file.
-    """
-    weight_map = values.get("weight_map")
-    if weight_map is None:
-        raise FormatError(
-            "not the index of a checkpoint: it has no weight_map",
-            file=index,
-            remedy="name the folder, the .safetensors file or the .safetensors.index.json",
-        )
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise FormatError("weight_map does not map tensor names to file names", file=index)
-    names = sorted(set(weight_map.values()))
-    if bad := [name for name in names if not name.endswith(".safetensors") or any(c in name for c in "/\\\0")]:
-        problems = [f"{name}: not the bare name of a .safetensors file" for name in bad]
-        raise _disagreement(index, problems, _BARE_NAMES)
-    return weight_map
-
-
-def check_agreement(index: str | os.PathLike[str], weight_map: dict[str, str], shards: list[Shard]) -> None:
-    """Require that the files hold what the index says, each tensor once.
-
-    Raises:
-        FormatError: they do not; ten of the differences are listed.
-    """
-    if problems := _disagreements(weight_map, shards):
-        raise _disagreement(index, problems, "download index and files again, all from the same revision")
+def _inside(name: str) -> str | None:
+    """The path that a name in an index leads to, from the index's folder; None if it is not a file inside of it."""
+    path = posixpath.normpath(name)
+    leads_out = path.startswith(("/", "../")) or "://" in name or "\\" in name
+    return None if leads_out or "\0" in name or not path.endswith(".safetensors") else path
 
 
 def _refusal(folder: Path, name: str) -> str | None:
-    """Why a shard of this bare name is not opened, or None."""
+    """Why a shard of this name is not opened, or None."""
     root = Path(os.path.realpath(folder))
     target = Path(os.path.realpath(root / name))
-    if target.parent == root:
+    if target.is_relative_to(root):
         return None
     # <cache>/models--owner--name/snapshots/<revision>/ links to ../../blobs, or to the blobs that all models share.
-    repository = root.parent.parent
-    if root.parent.name == "snapshots" and any(
-        target.is_relative_to(place / "blobs") for place in (repository, repository.parent)
-    ):
-        return None
+    for snapshots in root.parents:
+        if snapshots.name == "snapshots":
+            repository = snapshots.parent
+            if any(target.is_relative_to(place / "blobs") for place in (repository, repository.parent)):
+                return None
     return f"a link out of the folder, to {target}"
-
-
-def _disagreements(weight_map: dict[str, str], shards: list[Shard]) -> list[str]:
-    """What the index says and the files do not bear out."""
-    holder: dict[str, str] = {}
-    problems = []
-    for shard in shards:
-        for name in shard.header.tensors:
-            if name in holder:
-                problems.append(f"{name} stands in {holder[name]} and in {shard.file.path.name}")
-            holder.setdefault(name, shard.file.path.name)
-    for name, file in weight_map.items():
-        if name not in holder:
-            problems.append(f"{name} is not in {file}, nor in any other file")
-        elif holder[name] != file:
-            problems.append(f"{name} is in {holder[name]}, not in {file}")
-    return problems
 
 
 def _disagreement(index: str | os.PathLike[str], problems: list[str], remedy: str) -> FormatError:

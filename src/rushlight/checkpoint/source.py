@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
+from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rushlight import demo
 from rushlight.checkpoint import hub
 from rushlight.checkpoint.checkpoint import Checkpoint, open_shard
 from rushlight.checkpoint.listing import first_ten
-from rushlight.checkpoint.shards import open_shards
+from rushlight.checkpoint.shards import INDEX, open_shards, read_index
 from rushlight.checkpoint.sniff import PICKLE_SUFFIXES, how_to_convert
 from rushlight.errors import SourceError, printable_name
 
-__all__ = ["could_be_source", "open_checkpoint", "open_headers"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rushlight.checkpoint.checkpoint import Shard
+    from rushlight.checkpoint.shards import Index
+
+__all__ = ["MayLack", "could_be_source", "open_checkpoint", "open_headers"]
+
+MayLack = Callable[[Checkpoint], Collection[str]]
+"""The names of tensors that a checkpoint's index may list although none of its files holds them."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:huggingface\.co/([\w.-]+/[\w.-]+))?", re.ASCII)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -24,7 +35,11 @@ _FILE_SUFFIXES = (".safetensors", ".json", *PICKLE_SUFFIXES, ".gguf", ".npz", ".
 
 
 def open_checkpoint(
-    source: str | os.PathLike[str], *, revision: str | None = None, offline: bool = False
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    may_lack: MayLack = lambda _: (),
 ) -> Checkpoint:
     """Open a checkpoint and read its headers, and nothing of its data.
 
@@ -35,6 +50,8 @@ def open_checkpoint(
         revision: the branch, tag or commit of a model on the hub.
         offline: ask nothing of the network; a model on the hub must then be in the cache. HF_HUB_OFFLINE=1 in the
             environment does the same.
+        may_lack: from the open checkpoint, the names that its index may list although no file holds them, such as a
+            tied head's; by default none.
 
     Raises:
         SourceError: the source leads to no checkpoint.
@@ -48,10 +65,18 @@ def open_checkpoint(
             remedy=f"name the model as {hub_id}" if hub_id else "download the file and name its path",
         )
     path = _local_path(source, revision)
-    return _open_path(name, hub.download(name, revision=revision, offline=offline) if path is None else path)
+    if path is None:
+        path = hub.download(name, revision=revision, offline=offline)
+    return _open_path(name, path, may_lack)
 
 
-def open_headers(source: str | os.PathLike[str], *, revision: str | None = None, offline: bool = False) -> Checkpoint:
+def open_headers(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    may_lack: MayLack = lambda _: (),
+) -> Checkpoint:
     """Open a checkpoint for what its headers say: as `open_checkpoint`, but what is elsewhere is not downloaded.
 
     Of a model on the hub that is not whole in the cache, of a file at an https:// URL, and of the shards that an index
@@ -63,16 +88,16 @@ def open_headers(source: str | os.PathLike[str], *, revision: str | None = None,
     """
     name = os.fsdecode(source)
     if url := _URL.match(name):
-        return _open_url(name, url[1], revision, offline)
+        return _open_url(name, url[1], revision, offline, may_lack)
     path = _local_path(source, revision)
     if path is not None:
-        return _open_path(name, path)
+        return _open_path(name, path, may_lack)
     from rushlight.checkpoint.remote import open_remote
 
     found = hub.locate(name, revision=revision, offline=offline)
     if isinstance(found, Path):
-        return _open_path(name, found)
-    return Checkpoint(name, found.folder, open_remote(found.url, hub.authorization(found.url)))
+        return _open_path(name, found, may_lack)
+    return _checked(name, found.folder, *open_remote(found.url, hub.authorization(found.url)), may_lack)
 
 
 def could_be_source(name: str) -> bool:
@@ -88,7 +113,7 @@ def _has_form_of_path(name: str) -> bool:
     return name.startswith(_PATH_STARTS) or name.lower().endswith(_FILE_SUFFIXES)
 
 
-def _open_url(url: str, hub_id: str | None, revision: str | None, offline: bool) -> Checkpoint:
+def _open_url(url: str, hub_id: str | None, revision: str | None, offline: bool, may_lack: MayLack) -> Checkpoint:
     if offline:
         raise SourceError("a URL cannot be read offline", file=url, remedy="download the file and name its path")
     if revision is not None:
@@ -97,7 +122,7 @@ def _open_url(url: str, hub_id: str | None, revision: str | None, offline: bool)
         raise SourceError("the page of a model, not a file", file=url, remedy=f"name the model as {hub_id}")
     from rushlight.checkpoint.remote import open_remote
 
-    return Checkpoint(url, None, open_remote(url, hub.authorization(url)))
+    return _checked(url, None, *open_remote(url, hub.authorization(url)), may_lack)
 
 
 def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | None:
@@ -141,18 +166,32 @@ def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | 
     return None
 
 
-def _open_path(source: str, path: Path) -> Checkpoint:
+def _open_path(source: str, path: Path, may_lack: MayLack) -> Checkpoint:
     try:
         path = _weights_in(path) if path.is_dir() else path
     except OSError as error:
         raise SourceError(f"the folder cannot be read: {error.strerror}", file=path) from None
-    shards = open_shards(path) if path.name.endswith(".json") else [open_shard(path)]
-    return Checkpoint(source, path.parent, shards)
+    if not path.name.endswith(".json"):
+        return Checkpoint(source, path.parent, [open_shard(path)])
+    index = read_index(path)
+    return _checked(source, path.parent, open_shards(index), index, may_lack)
+
+
+def _checked(
+    source: str, folder: Path | None, shards: Sequence[Shard], index: Index | None, may_lack: MayLack
+) -> Checkpoint:
+    """A checkpoint whose files hold what their index lists."""
+    with ExitStack() as opened:
+        checkpoint = opened.enter_context(Checkpoint(source, folder, shards))
+        if index is not None:
+            index.check(shards, may_lack(checkpoint))
+        opened.pop_all()
+    return checkpoint
 
 
 def _weights_in(folder: Path) -> Path:
     """The file of a folder to open: its weights, or the index of its shards."""
-    for name in ("model.safetensors", "model.safetensors.index.json"):
+    for name in ("model.safetensors", INDEX):
         if os.path.lexists(folder / name):
             return folder / name
     files = sorted(folder.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -77,13 +78,16 @@ def check(
     Ends with 0 if it fits, 1 if it does not, and 2 if there is nothing sound to look at.
     """
     from rushlight.checkpoint import open_headers
+    from rushlight.models.tied import tied_heads
     from rushlight.porting.doctor import examine, model_named
 
     _refuse_architecture(source, model)
     name = need_source(source, model)
     expected = model_named(architecture, port)
     with status(f"opening {name}"):
-        checkpoint = open_headers(name, offline=offline, revision=revision)
+        checkpoint = open_headers(
+            name, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=expected)
+        )
     with (
         checkpoint,
         reading(

@@ -61,10 +61,11 @@ def inspect(
     """
     from rushlight.checkpoint import open_headers
     from rushlight.inspection import module_tree
+    from rushlight.models.tied import tied_heads
 
     name = need_source(source, model)
     with status(f"opening {name}"):
-        checkpoint = open_headers(name, offline=offline, revision=revision)
+        checkpoint = open_headers(name, offline=offline, revision=revision, may_lack=tied_heads)
     with checkpoint:
         tree = module_tree(checkpoint)
         stats = _measured(checkpoint) if with_stats else None

@@ -49,6 +49,7 @@ def port(
     it says where the forward is to be written.
     """
     from rushlight.checkpoint import open_headers
+    from rushlight.models.tied import tied_heads
     from rushlight.porting.scaffold import scaffold
 
     name = need_source(source, model)
@@ -62,7 +63,7 @@ def port(
             f"{' and '.join(there)} would be written over", remedy="name another file, or give --force if that is meant"
         )
     with status(f"opening {name}"):
-        checkpoint = open_headers(name, offline=offline, revision=revision)
+        checkpoint = open_headers(name, offline=offline, revision=revision, may_lack=tied_heads)
     with checkpoint:
         written = scaffold(checkpoint, module.name)
     if output == "-":

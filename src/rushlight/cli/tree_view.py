@@ -18,7 +18,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from rushlight.checkpoint.tree import Fold, ModuleNode, TensorNode, fold
-from rushlight.errors import printable_name
+from rushlight.errors import printable_line, printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -110,7 +110,7 @@ class TreeView:
         sizes = tree.dtypes
         yield from sizes if len(sizes) == 1 else (f"{dtype} {human_bytes(nbytes)}" for dtype, nbytes in sizes.items())
         yield _counted(len(tree.files), "file")
-        metadata = printable_name(", ".join(f"{key}: {value}" for key, value in tree.metadata.items()))
+        metadata = printable_line(", ".join(f"{key}: {value}" for key, value in tree.metadata.items()))
         if metadata:
             yield metadata if len(metadata) <= MAX_METADATA else metadata[:MAX_METADATA] + "..."
 

@@ -38,7 +38,7 @@ BENIGN_KEYS = frozenset(
     # Training, bookkeeping, other heads, how transformers runs it: none changes the logits of the language model.
     """_attn_implementation_autoset _attn_implementation_internal _commit_hash _name_or_path _num_labels architectures
     attn_pdrop auto_map chunk_size_feed_forward decoder_start_token_id dtype embd_pdrop finetuning_task
-    gradient_checkpointing id2label initializer_range is_decoder is_encoder_decoder label2id language model_type
+    gradient_checkpointing id2label initializer_range is_decoder is_encoder_decoder label2id language model_type n_ctx
     num_labels output_attentions output_hidden_states output_past pad_token_id predict_special_tokens prefix
     problem_type resid_pdrop return_dict sep_token_id summary_activation summary_first_dropout summary_hidden_size
     summary_proj_to_labels summary_type summary_use_proj task_specific_params tf_legacy_loss tokenizer_class
@@ -87,7 +87,8 @@ class GPT2Config:
         """Reads a config.json.
 
         Sizes must stand in it, since a wrong guess of n_head passes every check of shapes; the rest defaults as in
-        transformers. Keys that change nothing are in BENIGN_KEYS; keys that nobody knows are logged.
+        transformers. n_ctx, once the size of the mask that was saved, counts only where n_positions is absent. Keys
+        that change nothing are in BENIGN_KEYS; keys that nobody knows are logged.
 
         Raises:
             ConfigError: fields missing, mistyped, out of range or not honoured: all of them.
@@ -98,7 +99,6 @@ class GPT2Config:
         n_embd, n_head = fields.size("n_embd"), fields.size("n_head")
         n_layer = fields.size("n_layer", at_most=MAX_LAYERS)
         for alias, key, value in (
-            ("n_ctx", "n_positions", n_positions),
             ("max_position_embeddings", "n_positions", n_positions),
             ("hidden_size", "n_embd", n_embd),
             ("num_attention_heads", "n_head", n_head),
@@ -230,6 +230,8 @@ class GPT2(Module):
     rules: ClassVar = NameRules(
         prefixes=("transformer.",),
         buffers=(r"h\.\d+\.attn\.(bias|masked_bias)",),
+        # Of transformers' classes for other tasks, and of reinforcement learning: v_head, value_head, reward_head.
+        heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
         tied={"lm_head.weight": "wte.weight"},
     )
     landmarks: ClassVar = frozenset({"wte.weight", "wpe.weight", "h.0.attn.c_attn.weight"})

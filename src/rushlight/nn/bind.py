@@ -27,11 +27,13 @@ class NameRules:
     Attributes:
         prefixes: what some files write before every name of the model's body, such as `transformer.`.
         buffers: patterns of names that are not weights, matched whole: causal masks that PyTorch once saved.
+        heads: patterns of names, matched whole, that other heads on the same body have: a value head, a classifier.
         tied: head -> table: the head may be absent, and is the table then.
     """
 
     prefixes: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
 
     def canonical(self, name: str) -> str:
@@ -44,6 +46,10 @@ class NameRules:
     def ignored(self, name: str) -> bool:
         """Whether a tensor is a buffer that the model computes by itself."""
         return any(re.fullmatch(pattern, self.canonical(name)) for pattern in self.buffers)
+
+    def other_head(self, name: str) -> bool:
+        """Whether a tensor is of another head: one beside the body, so that nothing the model computes needs it."""
+        return any(re.fullmatch(pattern, name) for pattern in self.heads)
 
 
 class Problem(NamedTuple):
@@ -71,12 +77,14 @@ class Diagnosis:
         found: the tensors that are weights, by the path that their name is for; those without a slot too.
         ties: head -> table, where the head is the table.
         problems: everything that keeps the model from being filled; empty if nothing does.
+        other_heads: names of tensors that are left out: they belong to other heads, and the model is whole without.
     """
 
     slots: Mapping[str, Slot]
     found: Mapping[str, Tensor]
     ties: Mapping[str, str]
     problems: Sequence[Problem]
+    other_heads: Sequence[str]
 
 
 def diagnose(model: Module, tensors: Mapping[str, Tensor], *, rules: NameRules, tie: bool) -> Diagnosis:
@@ -88,9 +96,10 @@ def diagnose(model: Module, tensors: Mapping[str, Tensor], *, rules: NameRules, 
     ties = {head: table for head, table in rules.tied.items() if tie and head in slots}
     found, problems = _by_path(tensors, rules)
     problems += _check_slots(slots, found, ties, rules)
-    problems += _check_unexpected(slots, found)
+    other_heads = _other_heads(slots, found, rules)
+    problems += _check_unexpected(slots, {path: t for path, t in found.items() if path not in other_heads})
     problems += _check_ties(found, ties)
-    return Diagnosis(slots, found, ties, problems)
+    return Diagnosis(slots, found, ties, problems, list(other_heads.values()))
 
 
 def bind(
@@ -103,7 +112,7 @@ def bind(
     title: str,
     file: str | None = None,
     settle: bool = True,
-) -> None:
+) -> Sequence[str]:
     """Fills every slot of `model` from `tensors` and gives every module its backend. Checks all before it reads any.
 
     Args:
@@ -115,6 +124,9 @@ def bind(
         title: the model in words, for the message: `GPT2 (n_layer 12, n_embd 768)`.
         file: the checkpoint, for the message.
         settle: whether to wait until the weights are read; otherwise the caller does, with `ops.settle`.
+
+    Returns:
+        The names of the tensors that are left out, `Diagnosis.other_heads`.
 
     Raises:
         BindError: something does not fit. The message lists every problem; `problems` has them as data.
@@ -137,6 +149,7 @@ def bind(
         setattr(modules[parent], name, weight)
     if settle:
         ops.settle()
+    return diagnosis.other_heads
 
 
 def _by_path(tensors: Mapping[str, Tensor], rules: NameRules) -> tuple[dict[str, Tensor], list[Problem]]:
@@ -178,6 +191,17 @@ def _check_slots(
             yield Problem("wrong shape", tensor.name, sides, _shape_mend(slot, tensor.shape))
         if tensor.dtype not in FLOAT_DTYPES:
             yield Problem("wrong dtype", tensor.name, f"code {' or '.join(FLOAT_DTYPES)}, file {tensor.dtype}")
+
+
+def _other_heads(slots: Mapping[str, Slot], found: Mapping[str, Tensor], rules: NameRules) -> dict[str, str]:
+    """From path to name, the tensors of other heads, but for those that could be one that the model lacks."""
+    own = {path.partition(".")[0] for path in slots}
+    absent = {slot.shape for path, slot in slots.items() if path not in found}
+    return {
+        path: tensor.name
+        for path, tensor in found.items()
+        if rules.other_head(tensor.name) and path.partition(".")[0] not in own and tensor.shape not in absent
+    }
 
 
 def _check_unexpected(slots: Mapping[str, Slot], found: Mapping[str, Tensor]) -> Iterable[Problem]:

@@ -7,6 +7,7 @@ tensors that the next look has. What the last one finds is what binding would st
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import open_headers, read_json_object
@@ -15,6 +16,7 @@ from rushlight.errors import ConfigError, RequestError, TokenizerError
 from rushlight.loader import LANGUAGE_MODEL, MAX_CONFIG_BYTES, eos_ids, tokenizer_beside
 from rushlight.models import ARCHITECTURES, load_port
 from rushlight.models.gpt2 import GPT2, GPT2_VOCAB_SIZE
+from rushlight.models.tied import tied_heads
 from rushlight.porting.examination import Examination
 from rushlight.porting.fit import Fit
 from rushlight.porting.known import NANOGPT_GELU
@@ -58,7 +60,9 @@ def check(
         RequestError: there is no such model, or both a model and a port.
     """
     architecture = model_named(model, port)
-    with open_headers(source, offline=offline, revision=revision) as checkpoint:
+    with open_headers(
+        source, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=architecture)
+    ) as checkpoint:
         return examine(checkpoint, architecture, data=data)
 
 

@@ -68,6 +68,7 @@ class Fit:
         self._look_at_blocks()
         self._look_at_buffers()
         self._look_at_ties(tie=tie)
+        self._look_at_other_heads()
         self._look_at_the_rest()
         self._look_at_dtypes()
 
@@ -257,6 +258,17 @@ class Fit:
                 "Neither a transpose nor another size in the config explains them.",
                 "look whether they are of this model",
                 self._details(wrong),
+            )
+
+    def _look_at_other_heads(self) -> None:
+        if others := self._diagnosis.other_heads:
+            seen = [self.exam.tensors[name] for name in others]
+            self.exam.note(
+                "unexpected",
+                "other heads, which are left out",
+                "They stand beside the model, whose own tensors are what they should be without them.",
+                "",
+                [(each, f"{each.dtype} {each.shape}") for each in seen],
             )
 
     def _look_at_other_names(self) -> None:

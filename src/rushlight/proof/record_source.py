@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import Checkpoint, open_checkpoint
 from rushlight.errors import RecordError
+from rushlight.models.tied import tied_heads
 from rushlight.proof.digest import tensor_digests
 from rushlight.proof.record import record, required_library
 
@@ -50,7 +51,7 @@ def record_source(
     torch, transformers = required_library("torch"), required_library("transformers")
     if dtype not in DTYPES:
         raise RecordError(f"there is no dtype {dtype!r} to record in", expected=", ".join(DTYPES))
-    with open_checkpoint(source, offline=offline, revision=revision) as checkpoint:
+    with open_checkpoint(source, offline=offline, revision=revision, may_lack=tied_heads) as checkpoint:
         folder = _folder(checkpoint)
         weights = tensor_digests(checkpoint)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint.tree import ModuleNode, fold
-from rushlight.errors import printable_name
+from rushlight.errors import printable_line, printable_name
 from rushlight.viewer.page import render_page
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _data(tree: ModuleTree, stats: Mapping[str, TensorStats] | None) -> dict[str
         "source": printable_name(tree.source),
         "architecture": tree.architecture,
         "files": [printable_name(name) for name in tree.files],
-        "metadata": [[printable_name(key), printable_name(value)] for key, value in tree.metadata.items()],
+        "metadata": [[printable_name(key), printable_line(value)] for key, value in tree.metadata.items()],
         "nTensors": len(tree.tensors),
         "parameters": tree.n_parameters,
         "bytes": tree.nbytes,

@@ -1,0 +1,245 @@
+"""Which commit of a model on the hub a revision is, and what files it has: as the hub says, or else as the cache does.
+
+The hub is asked once and for a bounded time. huggingface_hub itself asks six times for the list of files, with 23
+seconds of pauses, and waits without end for the commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import (
+    HfApi,
+    ResolvedRevision,
+    get_cached_repo_tree,
+    hf_hub_download,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+
+from rushlight.errors import CheckpointError, printable_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Snapshot", "find_snapshot"]
+
+_LIBRARY = "rushlight"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+_CLOCK_SLACK_S = 2.0
+"""How much older than the start of a download a file that it wrote may look: file systems round."""
+
+_log = logging.getLogger("rushlight")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The files of one commit of a model.
+
+    Attributes:
+        commit: the commit.
+        names: all of its files if `is_listed`; otherwise those that are in the cache.
+        offline: whether only the cache is asked for files.
+        failure: why the hub did not answer; None if it did, or was not asked.
+        started: the time from which on files in the cache are new, in seconds.
+    """
+
+    repo_id: str
+    commit: ResolvedRevision
+    names: frozenset[str]
+    is_listed: bool
+    offline: bool
+    failure: Exception | None
+    started: float
+
+    def file(self, name: str) -> Path:
+        """A file's path in the cache, after it was downloaded if it is not there.
+
+        Raises:
+            CheckpointError: it arrived damaged; it is removed from the cache again.
+            Exception: what huggingface_hub raises; LocalEntryNotFoundError from `failure` if only the cache is asked.
+        """
+        try:
+            path = Path(
+                hf_hub_download(
+                    self.repo_id,
+                    name,
+                    revision=self.commit,
+                    local_files_only=self.offline,
+                    library_name=_LIBRARY,
+                )
+            )
+        except LocalEntryNotFoundError as error:
+            if self.failure is None:
+                raise
+            raise error from self.failure
+        if path.is_symlink() and path.stat().st_mtime >= self.started:
+            _verify(path, self.repo_id)
+        return path
+
+    def cached(self, name: str) -> Path | None:
+        """A file's path in the cache; None if it is not there."""
+        path = try_to_load_from_cache(self.repo_id, name, revision=self.commit.resolved)
+        return Path(path) if isinstance(path, str) else None
+
+    def url(self, name: str) -> str:
+        """A file's address on the hub."""
+        return hf_hub_url(self.repo_id, name, revision=self.commit.resolved)
+
+
+def find_snapshot(repo_id: str, revision: str | None, *, wait_s: float) -> Snapshot:
+    """The snapshot of a revision; of what the cache knows of it where the hub cannot be asked.
+
+    Args:
+        repo_id: "owner/name".
+        revision: a branch, a tag or a commit; None is the main branch.
+        wait_s: how long the hub may take to answer; 0 is to ask nothing of the network.
+
+    Raises:
+        Exception: what huggingface_hub raises where neither hub nor cache knows the revision.
+    """
+    started = time.time() - _CLOCK_SLACK_S
+    hub = _Hub(wait_s)
+    commit = hub.commit(repo_id, revision)
+    names = _listed(repo_id, commit)
+    if names is None and hub.answers(repo_id, commit):
+        # For one small file, and for the list of all files that this leaves in the cache.
+        snapshot_download(repo_id, revision=commit, allow_patterns=["config.json"], library_name=_LIBRARY)
+        names = _listed(repo_id, commit)
+    return Snapshot(
+        repo_id,
+        commit,
+        names=_in_cache(repo_id, commit) if names is None else names,
+        is_listed=names is not None,
+        offline=wait_s == 0 or hub.failure is not None,
+        failure=hub.failure,
+        started=started,
+    )
+
+
+class _Hub(HfApi):
+    """The hub, which is asked for at most `wait_s` seconds, and remembers its answer.
+
+    Attributes:
+        failure: why it did not answer.
+        has_answered: whether it did.
+    """
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(library_name=_LIBRARY)
+        self.wait_s = wait_s
+        self.failure: Exception | None = None
+        self.has_answered = False
+
+    def commit(self, repo_id: str, revision: str | None) -> ResolvedRevision:
+        """The commit of a revision; the last that the cache knows if the hub does not answer, or not as a hub does."""
+        try:
+            return self.resolve_revision(repo_id, revision=revision, local_files_only=self.wait_s == 0)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            raise
+        except Exception as error:
+            try:
+                commit = self.resolve_revision(repo_id, revision=revision, local_files_only=True)
+            except RevisionResolutionError:
+                raise error from error.__cause__
+            first_line = printable_name(str(error).strip().partition("\n")[0])
+            _log.warning("%s: the hub does not answer as it should, and the cache is used: %s", repo_id, first_line)
+            return commit
+
+    def answers(self, repo_id: str, commit: ResolvedRevision) -> bool:
+        """Whether the hub can be asked for more. For a revision that is a commit already it was not asked so far."""
+        if self.wait_s > 0 and not self.has_answered and self.failure is None:
+            with suppress(Exception):
+                self.repo_info(repo_id, revision=commit.resolved)
+        return self.has_answered
+
+    def repo_info(self, *args: Any, **options: Any) -> Any:
+        """As that of HfApi, which `resolve_revision` calls, but with an end."""
+        try:
+            answer = self._within_wait(super().repo_info, *args, **options)
+        except Exception as error:
+            self.failure = error
+            raise
+        self.has_answered = True
+        return answer
+
+    def _within_wait(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """What a call returns. A timeout of the socket would hold for each address of a host anew, and not for DNS.
+
+        Raises:
+            TimeoutError: it took longer than `wait_s`; it may go on, and nobody waits for it.
+        """
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(call(*args, **options))
+            except Exception as error:
+                future.set_exception(error)
+
+        Thread(target=run, daemon=True).start()
+        try:
+            return future.result(self.wait_s)
+        except TimeoutError:
+            if future.done():  # the call's own
+                raise
+            raise TimeoutError(f"{self.endpoint} did not answer within {self.wait_s:g} s") from None
+
+
+def _listed(repo_id: str, commit: ResolvedRevision) -> frozenset[str] | None:
+    """The names of all files of a commit, as the cache keeps them; None if it has no such list."""
+    try:
+        return frozenset(file.path for file in get_cached_repo_tree(repo_id, revision=commit))
+    except CachedRepoTreeNotFoundError:
+        return None
+
+
+def _in_cache(repo_id: str, commit: ResolvedRevision) -> frozenset[str]:
+    """The names of those files of a commit that the cache has."""
+    try:
+        folder = Path(snapshot_download(repo_id, revision=commit, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return frozenset()
+    return frozenset(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _verify(link: Path, repo_id: str) -> None:
+    """Hold a file against its hash: the name of the blob that the cache links to."""
+    import hashlib  # OpenSSL comes with it
+
+    blob = link.parent / link.readlink()
+    if _SHA256.fullmatch(blob.name):
+        with blob.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    elif _GIT_SHA1.fullmatch(blob.name):  # of the small files
+        content = blob.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    else:  # a mirror with names of its own
+        return
+    if found != blob.name:
+        link.unlink(missing_ok=True)
+        blob.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"the download of {repo_id} is damaged, and was removed",
+            file=link,
+            expected=f"hash {blob.name}",
+            found=found,
+            remedy="load it again; if it stays so, something between here and the hub changes files",
+        )
