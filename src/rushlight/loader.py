@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.checkpoint import Checkpoint, open_checkpoint, read_json_object
-from rushlight.errors import ConfigError, FormatError, PortError, RequestError
+from rushlight.checkpoint.json_file import check_text_file
+from rushlight.checkpoint.listing import first_ten
+from rushlight.errors import ConfigError, FormatError, PortError, RequestError, TokenizerError
 from rushlight.models import ARCHITECTURES, load_port, recognise
 from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
 from rushlight.models.schema import Fields
@@ -19,6 +21,7 @@ from rushlight.nn import bind
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
+    from pathlib import Path
 
     from rushlight.backends.protocol import Backend
     from rushlight.model import Model
@@ -93,7 +96,7 @@ def load(
     # While the weights are read: the modules that need NumPy, which takes long to import, and the tokenizer.
     from rushlight.model import Model
 
-    tokenizer = _tokenizer(checkpoint, config)
+    tokenizer, no_tokenizer = _tokenizer(checkpoint, config)
     ends = eos_ids(checkpoint, config)
     reading.finish()
     model = Model(
@@ -101,6 +104,7 @@ def load(
         config=config,
         backend=ops,
         tokenizer=tokenizer,
+        no_tokenizer=no_tokenizer,
         name="tales" if source is None else checkpoint.source,
         n_parameters=n_parameters,
         eos_ids=ends,
@@ -242,28 +246,40 @@ def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | None:
     """The tokenizer beside the weights; None if there is none.
 
     Raises:
+        ForeignTokenizerError: there is one of a form that is not read here.
         TokenizerError: it is broken.
     """
-    from rushlight.text import Tokenizer
+    from rushlight.text import read_tokenizer
 
-    if path := checkpoint.sidecar("tokenizer.json"):
-        return Tokenizer.from_file(path)
-    if (vocab := checkpoint.sidecar("vocab.json")) and (merges := checkpoint.sidecar("merges.txt")):
-        return Tokenizer.from_vocab_merges(vocab, merges)
-    return None
+    def find(name: str) -> Path | None:
+        if "*" in name:
+            return next(iter(sorted(checkpoint.folder.glob(name))), None) if checkpoint.folder else None
+        path = checkpoint.sidecar(name)
+        if path is not None and path.is_file():
+            check_text_file(path, error=TokenizerError)
+        return path
+
+    return read_tokenizer(find)
 
 
-def _tokenizer(checkpoint: Checkpoint, config: Config) -> Tokenizer | None:
-    """The tokenizer beside the weights; GPT-2's own for a bare file with GPT-2's vocabulary; or None."""
-    from rushlight.text import Tokenizer
+def _tokenizer(checkpoint: Checkpoint, config: Config) -> tuple[Tokenizer | None, TokenizerError | None]:
+    """The tokenizer beside the weights; GPT-2's own for a bare file with GPT-2's vocabulary; or None, and why not."""
+    from rushlight.text import ForeignTokenizerError, Tokenizer
 
-    tokenizer = tokenizer_beside(checkpoint)
+    try:
+        tokenizer = tokenizer_beside(checkpoint)
+    except ForeignTokenizerError as error:  # ids are taken all the same
+        return None, error
     if tokenizer is None and config.vocab_size == GPT2_VOCAB_SIZE:
         _log.warning("no tokenizer beside the weights: using GPT-2's, which has the same %d tokens", GPT2_VOCAB_SIZE)
         tokenizer = Tokenizer.gpt2()
-    if tokenizer is not None:
-        tokenizer.check_fits(config.vocab_size)
-    return tokenizer
+    if tokenizer is not None and (beyond := tokenizer.check_fits(config.vocab_size)):
+        _log.warning(
+            "the model embeds %d tokens, and not the tokenizer's %s: never generated, and refused in a prompt",
+            config.vocab_size,
+            ", ".join(first_ten(beyond)),
+        )
+    return tokenizer, None
 
 
 def eos_ids(checkpoint: Checkpoint, config: Config) -> tuple[int, ...]:

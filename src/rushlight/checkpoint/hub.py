@@ -31,6 +31,7 @@ _SIDECARS = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
     "chat_template.jinja",
 )
 _INDEX = "model.safetensors.index.json"

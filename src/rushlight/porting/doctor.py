@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import open_headers, read_json_object
+from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.stats import measure
 from rushlight.errors import ConfigError, RequestError, TokenizerError
 from rushlight.loader import LANGUAGE_MODEL, MAX_CONFIG_BYTES, eos_ids, tokenizer_beside
@@ -21,6 +22,7 @@ from rushlight.porting.known import NANOGPT_GELU
 from rushlight.porting.names import find_architecture, look_at_shared_table, look_at_unknown, look_at_wrappers
 from rushlight.porting.report import Report
 from rushlight.porting.sizes import look_at_config
+from rushlight.text import ForeignTokenizerError
 
 if TYPE_CHECKING:
     import os
@@ -176,11 +178,20 @@ def _look_at_tokens(exam: Examination, config: Config) -> None:
         exam.problem("config", "generation_config.json is wrong", error.message, "correct it")
     try:
         tokenizer = tokenizer_beside(exam.checkpoint)
-        if tokenizer is not None:
-            tokenizer.check_fits(vocab_size)
+        beyond = tokenizer.check_fits(vocab_size) if tokenizer else []
+    except ForeignTokenizerError as error:
+        what = "the tokenizer beside the weights cannot be read"
+        exam.note("tokenizer", what, f"{error.message}. Prompts have to be token ids.", error.remedy or "")
+        return
     except TokenizerError as error:
         exam.problem("tokenizer", "the tokenizer does not fit", f"{error.message}.", error.remedy or "")
         return
+    if beyond:
+        exam.note(
+            "tokenizer",
+            f"{len(beyond):,} added tokens are not embedded",
+            f"{', '.join(first_ten(beyond))}: never generated, and refused in a prompt.",
+        )
     if tokenizer is None and vocab_size == GPT2_VOCAB_SIZE:
         exam.note("tokenizer", "no tokenizer beside the weights", "GPT-2's, which has as many tokens, is used.")
     elif tokenizer is None:
