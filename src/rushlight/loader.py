@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -251,20 +252,23 @@ def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | None:
     """
     from rushlight.text import read_tokenizer
 
-    def find(name: str) -> Path | None:
-        if "*" in name:
-            return next(iter(sorted(checkpoint.folder.glob(name))), None) if checkpoint.folder else None
-        path = checkpoint.sidecar(name)
-        if path is not None and path.is_file():
-            check_text_file(path, error=TokenizerError)
-        return path
+    return read_tokenizer(partial(_find, checkpoint))
 
-    return read_tokenizer(find)
+
+def _find(checkpoint: Checkpoint, name: str) -> Path | None:
+    """The path of a tokenizer's file, once it is sure that it is text."""
+    if "*" in name:
+        return next(iter(sorted(checkpoint.folder.glob(name))), None) if checkpoint.folder else None
+    path = checkpoint.sidecar(name)
+    if path is not None and path.is_file():
+        check_text_file(path, error=TokenizerError)
+    return path
 
 
 def _tokenizer(checkpoint: Checkpoint, config: Config) -> tuple[Tokenizer | None, TokenizerError | None]:
     """The tokenizer beside the weights; GPT-2's own for a bare file with GPT-2's vocabulary; or None, and why not."""
     from rushlight.text import ForeignTokenizerError, Tokenizer
+    from rushlight.text.settings import read_settings
 
     try:
         tokenizer = tokenizer_beside(checkpoint)
@@ -272,7 +276,7 @@ def _tokenizer(checkpoint: Checkpoint, config: Config) -> tuple[Tokenizer | None
         return None, error
     if tokenizer is None and config.vocab_size == GPT2_VOCAB_SIZE:
         _log.warning("no tokenizer beside the weights: using GPT-2's, which has the same %d tokens", GPT2_VOCAB_SIZE)
-        tokenizer = Tokenizer.gpt2()
+        tokenizer = Tokenizer.gpt2(read_settings(partial(_find, checkpoint)))
     if tokenizer is not None and (beyond := tokenizer.check_fits(config.vocab_size)):
         _log.warning(
             "the model embeds %d tokens, and not the tokenizer's %s: never generated, and refused in a prompt",

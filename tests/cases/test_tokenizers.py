@@ -438,6 +438,8 @@ def test_a_bare_folder_has_gpt2s(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureF
         model = rushlight.load(folder)
     assert [record.getMessage()[:30] for record in caplog.records] == ["no tokenizer beside the weight"]
     assert model.generate("Hello", max_tokens=1).prompt_ids == [15496]
+    (folder / "tokenizer_config.json").write_text(json.dumps({**GPT2, "add_bos_token": True}))
+    assert rushlight.load(folder).prompt_ids("Hello") == [50256, 15496]
 
 
 # Tokens that the model does not embed
@@ -457,6 +459,7 @@ def test_an_added_token_beyond_the_table(make_gpt2: MakeGPT2, caplog: pytest.Log
     with pytest.raises(RequestError, match="257"):
         rushlight.Chat(model, template=template).send("Hi")
     assert rushlight.check(folder, data=False).fits
+    assert model.generate("a", max_tokens=5, regex="[ab]{3}").text.strip("ab") == ""
 
 
 def test_an_added_token_beyond_the_table_in_a_prompt(make_gpt2: MakeGPT2) -> None:

@@ -63,6 +63,7 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b'{"model": {"type": "BPE", "vocab": {"a": 4294967296}, "merges": []}}', "not a tokenizer: .*4294967296"),
         (b'{"model": {"type": "BPE", "vocab": {"a": true}, "merges": []}}', "not a tokenizer: .*"),
         (b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}', "not a tokenizer: .*`b`"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not JSON"),
     ],
 )
 def test_not_a_tokenizer(tmp_path: Path, content: bytes, problem: str) -> None:
@@ -140,7 +141,7 @@ def test_vocab_and_merges_that_are_wrong(tmp_path: Path, change: dict, merges: s
 
 
 def test_a_vocabulary_that_is_not_of_bytes(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match='this is not byte-level BPE .found the token "a</w>"'):
+    with pytest.raises(TokenizerError, match=r'this is not byte-level BPE .found the token "a</w>"'):
         read_vocab_merges(tmp_path, {"a": 0, "a</w>": 1}, "")
 
 

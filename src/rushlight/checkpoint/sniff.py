@@ -58,16 +58,6 @@ _TORCH_ENTRIES = (b"/data.pkl", b"/byteorder", b"/.format_version", b"/.storage_
 
 def sniff(start: bytes, path: Path) -> Kind | None:
     """The kind of the file at `path` that starts with `start`, its first `SNIFF_BYTES` bytes; None if it is unknown."""
-    if known := sniff_text(start, path):
-        return known
-    if _JSON.fullmatch(start) or _TEXT.fullmatch(start):
-        beginning = printable_name(start[:80].decode("utf-8", errors="replace"))
-        return Kind(f"text, as servers send it with an error: {beginning}", _DOWNLOAD_AGAIN)
-    return None
-
-
-def sniff_text(start: bytes, path: Path) -> Kind | None:
-    """The same for a file that should be text, or JSON: None where it may be that."""
     if pointer := _LFS_POINTER.match(start):
         return Kind(
             f"a Git LFS pointer; the real file has {int(pointer[1]):,} bytes", "run `git lfs pull` in its folder"
@@ -76,7 +66,17 @@ def sniff_text(start: bytes, path: Path) -> Kind | None:
         return _zip(start, path)
     if _PICKLE.match(start):
         return Kind("a Python pickle, such as torch.save writes; it is never unpickled here", how_to_convert(path))
-    return next((kind for pattern, kind in _KINDS if pattern.match(start)), None)
+    if known := next((kind for pattern, kind in _KINDS if pattern.match(start)), None):
+        return known
+    if _JSON.fullmatch(start) or _TEXT.fullmatch(start):
+        beginning = printable_name(start[:80].decode("utf-8", errors="replace"))
+        return Kind(f"text, as servers send it with an error: {beginning}", _DOWNLOAD_AGAIN)
+    return None
+
+
+def sniff_text(start: bytes, path: Path) -> Kind | None:
+    """The same for a file that should be text, such as JSON; None where it may be that."""
+    return sniff(start + b"\0", path)  # which no text has
 
 
 def how_to_convert(*paths: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -131,7 +132,7 @@ class Tokenizer:
         if settings.tokenizer_class not in FILE_CLASSES:
             set_prefix_space(library, settings.flag("add_prefix_space"))
         new = [token for token in settings.added if library.token_to_id(token.content) is None]
-        _mark(library, [*new, *(token for token in settings.added if token.id is None and token not in new)])
+        _mark(library, [*new, *(token for token in settings.added if token.id is None)])
         for token in new:
             if token.id is not None:
                 _check_not_renumbered([(token.content, token.id)], library, token.file or path)
@@ -402,7 +403,7 @@ class Tokenizer:
     def _refuse_missing(self, text: str, added: Sequence[tokenizers.AddedToken]) -> None:
         # The library leaves a byte without a token out of the text.
         if added:
-            text = re.sub("|".join(map(_pattern, added)), "", text)
+            text = re.sub("|".join(re.escape(token.content) for token in added), "", text)
         if self._library.normalizer:
             text = self._library.normalizer.normalize_str(text)
         if self._missing_bytes.isdisjoint(text.encode()):
@@ -447,8 +448,10 @@ def _with_added(
                 expected=vocab[token.content],
                 found=token.id,
             )
+    unused = count(max(vocab.values(), default=-1) + 1)
     for token in added:
-        vocab.setdefault(token.content, max(vocab.values(), default=-1) + 1)
+        if token.content not in vocab:
+            vocab[token.content] = next(unused)
     return vocab
 
 
@@ -456,14 +459,28 @@ def _mark(library: tokenizers.Tokenizer, added: Iterable[Added]) -> None:
     """Has added tokens found in a text as a whole."""
     import tokenizers
 
-    for token in added:
-        known = library.token_to_id(token.content)
-        is_named_only = known is not None and token.id is None
-        if is_named_only and known in library.encode(token.content, add_special_tokens=False).ids:
-            continue  # a word that any text may have, such as "!" where a file names it as padding, stays one
-        flags = {"normalized": not token.special, **token.flags}
-        add = library.add_special_tokens if token.special else library.add_tokens
-        add([tokenizers.AddedToken(token.content, special=token.special, **flags)])
+    # A word that any text may have, such as "!" where a file names it as padding, stays one.
+    marked = [token for token in added if token.id is not None or not _is_word(library, token.content)]
+    library.add_tokens(
+        [
+            tokenizers.AddedToken(
+                token.content, special=token.special, **{"normalized": not token.special, **token.flags}
+            )
+            for token in marked
+        ]
+    )
+
+
+def _is_word(library: tokenizers.Tokenizer, content: str) -> bool:
+    """Whether a text that is this token has it among its tokens."""
+    token_id = library.token_to_id(content)
+    if token_id is None:
+        return False
+    try:
+        with _typed("the tokenizer fails on this text", None):
+            return token_id in library.encode(content, add_special_tokens=False).ids
+    except TokenizerError:
+        return False
 
 
 def _beginning(library: tokenizers.Tokenizer) -> list[int]:
