@@ -243,11 +243,10 @@ def _by_model_type(values: dict[str, Any], checkpoint: Checkpoint, file: str) ->
     return ARCHITECTURES[model_type]
 
 
-def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | None:
-    """The tokenizer beside the weights; None if there is none.
+def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | TokenizerError | None:
+    """The tokenizer beside the weights, as `rushlight.text.read_tokenizer` finds it.
 
     Raises:
-        ForeignTokenizerError: there is one of a form that is not read here.
         TokenizerError: it is broken.
     """
     from rushlight.text import read_tokenizer
@@ -267,13 +266,12 @@ def _find(checkpoint: Checkpoint, name: str) -> Path | None:
 
 def _tokenizer(checkpoint: Checkpoint, config: Config) -> tuple[Tokenizer | None, TokenizerError | None]:
     """The tokenizer beside the weights; GPT-2's own for a bare file with GPT-2's vocabulary; or None, and why not."""
-    from rushlight.text import ForeignTokenizerError, Tokenizer
+    from rushlight.text import Tokenizer
     from rushlight.text.settings import read_settings
 
-    try:
-        tokenizer = tokenizer_beside(checkpoint)
-    except ForeignTokenizerError as error:  # ids are taken all the same
-        return None, error
+    tokenizer = tokenizer_beside(checkpoint)
+    if isinstance(tokenizer, TokenizerError):
+        return None, tokenizer
     if tokenizer is None and config.vocab_size == GPT2_VOCAB_SIZE:
         _log.warning("no tokenizer beside the weights: using GPT-2's, which has the same %d tokens", GPT2_VOCAB_SIZE)
         tokenizer = Tokenizer.gpt2(read_settings(partial(_find, checkpoint)))

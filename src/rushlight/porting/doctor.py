@@ -22,7 +22,6 @@ from rushlight.porting.known import NANOGPT_GELU
 from rushlight.porting.names import find_architecture, look_at_shared_table, look_at_unknown, look_at_wrappers
 from rushlight.porting.report import Report
 from rushlight.porting.sizes import look_at_config
-from rushlight.text import ForeignTokenizerError
 
 if TYPE_CHECKING:
     import os
@@ -178,11 +177,11 @@ def _look_at_tokens(exam: Examination, config: Config) -> None:
         exam.problem("config", "generation_config.json is wrong", error.message, "correct it")
     try:
         tokenizer = tokenizer_beside(exam.checkpoint)
+        if isinstance(tokenizer, TokenizerError):
+            what = "the tokenizer beside the weights cannot be read"
+            exam.note("tokenizer", what, f"{tokenizer.message}. Prompts have to be token ids.", tokenizer.remedy or "")
+            return
         beyond = tokenizer.check_fits(vocab_size) if tokenizer else []
-    except ForeignTokenizerError as error:
-        what = "the tokenizer beside the weights cannot be read"
-        exam.note("tokenizer", what, f"{error.message}. Prompts have to be token ids.", error.remedy or "")
-        return
     except TokenizerError as error:
         exam.problem("tokenizer", "the tokenizer does not fit", f"{error.message}.", error.remedy or "")
         return

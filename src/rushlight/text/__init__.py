@@ -1,6 +1,6 @@
 """Text: strings to token ids and back, decoded as the tokens come, cut at stop strings. Knows no model."""
 
-from rushlight.text.beside import ForeignTokenizerError, read_tokenizer
+from rushlight.text.beside import read_tokenizer
 from rushlight.text.pieces import encode_pieces, read_pieces
 from rushlight.text.stop import StopStrings
 from rushlight.text.stream import DecodeStream
@@ -8,7 +8,6 @@ from rushlight.text.tokenizer import Tokenizer
 
 __all__ = [
     "DecodeStream",
-    "ForeignTokenizerError",
     "StopStrings",
     "Tokenizer",
     "encode_pieces",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rushlight.text.settings import Settings
 
-__all__ = ["ForeignTokenizerError", "read_tokenizer"]
+__all__ = ["read_tokenizer"]
 
 GPT2_CLASS = "GPT2Tokenizer"
 BERT_CLASS = "BertTokenizer"
@@ -25,11 +25,7 @@ NOT_READ = ("*.model", "vocab.txt", "vocab.json", "merges.txt")
 """Files of tokenizers: SentencePiece's, and those that are read only with others beside them."""
 
 
-class ForeignTokenizerError(TokenizerError):
-    """There is a tokenizer, and not in a form that is read here. The model still takes token ids."""
-
-
-def read_tokenizer(find: Callable[[str], Path | None]) -> Tokenizer | None:
+def read_tokenizer(find: Callable[[str], Path | None]) -> Tokenizer | TokenizerError | None:
     """The tokenizer of a folder.
 
     That is tokenizer.json; else vocab.json with merges.txt, which are read as GPT-2's; else the vocab.txt of a folder
@@ -40,10 +36,10 @@ def read_tokenizer(find: Callable[[str], Path | None]) -> Tokenizer | None:
         find: the path of a file by its name, or by a pattern such as `*.model`; None if there is no such file.
 
     Returns:
-        None where the folder has no file of a tokenizer, and names no other than GPT-2's.
+        None where the folder has no file of a tokenizer, and names no other than GPT-2's. An error, to be raised where
+        there is text, where it has a tokenizer in a form that is not read here: the model still takes token ids.
 
     Raises:
-        ForeignTokenizerError: it has another tokenizer.
         TokenizerError: a file is broken.
     """
     settings = read_settings(find)
@@ -59,10 +55,10 @@ def read_tokenizer(find: Callable[[str], Path | None]) -> Tokenizer | None:
     if is_gpt2 and vocab and merges:
         return Tokenizer.from_vocab_merges(vocab, merges, settings)
     if there := next(filter(None, map(find, NOT_READ)), None):
-        raise _foreign(there, settings, is_gpt2=is_gpt2)
+        return _unread(there, settings, is_gpt2=is_gpt2)
     if not is_gpt2:
         file = settings.file or find("config.json") or Path("tokenizer.json")
-        raise ForeignTokenizerError(
+        return TokenizerError(
             f"the tokenizer is a {settings.tokenizer_class}, and none of its files are here",
             file=file,
             remedy=f"copy them here, then {_convert(file.parent)}",
@@ -70,10 +66,10 @@ def read_tokenizer(find: Callable[[str], Path | None]) -> Tokenizer | None:
     return None
 
 
-def _foreign(path: Path, settings: Settings, *, is_gpt2: bool) -> ForeignTokenizerError:
+def _unread(path: Path, settings: Settings, *, is_gpt2: bool) -> TokenizerError:
     convert = _convert(path.parent)
     if path.name == "vocab.txt" and is_gpt2:
-        return ForeignTokenizerError(
+        return TokenizerError(
             "no file says which tokenizer this vocabulary belongs to",
             file=path,
             remedy='if it is BERT\'s, put {"tokenizer_class": "BertTokenizer"} into tokenizer_config.json beside it; '
@@ -81,13 +77,13 @@ def _foreign(path: Path, settings: Settings, *, is_gpt2: bool) -> ForeignTokeniz
         )
     if path.name in {"vocab.json", "merges.txt"} and is_gpt2:
         other = "merges.txt" if path.name == "vocab.json" else "vocab.json"
-        return ForeignTokenizerError(
+        return TokenizerError(
             f"a tokenizer without its {other} cannot be read",
             file=path,
             remedy=f"put its {other}, or its tokenizer.json, beside it",
         )
     kind = "a SentencePiece model" if is_gpt2 else f"a {settings.tokenizer_class}"
-    return ForeignTokenizerError(f"{kind} is read from a tokenizer.json only", file=path, remedy=convert)
+    return TokenizerError(f"{kind} is read from a tokenizer.json only", file=path, remedy=convert)
 
 
 def _convert(folder: Path) -> str:

@@ -321,7 +321,8 @@ class Tokenizer:
     @cached_property
     def marks_beginnings(self) -> bool:
         """Whether something is put before the words of a text, such as a space, that it has nowhere else."""
-        return "".join(self._words("a")) != "a"
+        with _typed("the tokenizer fails", self._file):
+            return "".join(self._words("a")) != "a"
 
     def _window(self, before: Sequence[int]) -> list[int]:
         """The last of the tokens before a text, as far as its decoding depends on them."""
