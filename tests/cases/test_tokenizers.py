@@ -516,15 +516,15 @@ LETTERS = {
 
 
 def test_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> None:
-    files = {"vocab.json": LETTERS, "merges.txt": "t h\n", "added_tokens.json": {"É": 29}}
-    model = rushlight.load(make_gpt2(vocab_size=30, eos_token_id=27, bos_token_id=27, files=files))
+    files = {"vocab.json": LETTERS, "merges.txt": "t h\n", "added_tokens.json": {"É": 29, "\n": 30}}
+    model = rushlight.load(make_gpt2(vocab_size=31, eos_token_id=27, bos_token_id=27, files=files))
     assert model.tokenizer.encode("the") == [28, 4]
     assert model.generate("abc the", max_tokens=6).prompt_ids == [0, 1, 2, 26, 28, 4]
     with pytest.raises(RequestError, match=r"vocab.json: the tokenizer has no token for 'A'; leave it out"):
         model.generate("the A")
     with pytest.raises(RequestError, match="no token for 'é'"):
         model.tokenizer.encode("é", allow_special=True)
-    assert model.tokenizer.encode("aÉ") == [0, 29]  # an added token is found as a whole
+    assert model.tokenizer.encode("aÉ\n") == [0, 29, 30]  # an added token is found as a whole
 
 
 def test_the_text_of_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> None:

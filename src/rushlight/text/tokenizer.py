@@ -39,7 +39,7 @@ from rushlight.text.stream import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
     import tokenizers
@@ -52,6 +52,9 @@ MAX_PROMPT_BYTES = 4 << 20
 """The longest text that is encoded at once, about a million tokens; a longer one is refused before any work is done."""
 
 NO_SETTINGS = Settings()
+
+NOT_UTF8 = bytes([0xC0, 0xC1, *range(0xF5, 0x100)])
+"""Bytes that no text in UTF-8 has, and therefore many vocabularies do without."""
 
 FILE_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend")
 """The classes of transformers that take tokenizer.json as it is."""
@@ -91,7 +94,7 @@ class Tokenizer:
         added = library.get_added_tokens_decoder()
         self._special = {token_id: token.content for token_id, token in added.items() if token.special}
         self._added = sorted((token for token in added.values() if token.content.strip()), key=_longest_first)
-        self._missing_bytes = _missing_bytes(library) if is_byte_level(steps) else frozenset()
+        self._missing_bytes = _missing_bytes(library) if is_byte_level(steps) else b""
         self.beginning = tuple(_beginning(library) if beginning is None else beginning)
         for token_id in self.beginning:
             if not self.has_token(token_id):
@@ -259,8 +262,7 @@ class Tokenizer:
             ids = self._library.encode(text, add_special_tokens=False).ids
         if not allow_special:
             self._refuse_forged(text, ids)
-        if self._missing_bytes:
-            self._refuse_missing(text, [token for token in self._added if allow_special or not token.special])
+        self._refuse_missing(text, lambda token: allow_special or not token.special)
         return ids
 
     def encode_marked(self, text: str, typed: Sequence[tuple[int, int]]) -> list[int]:
@@ -391,7 +393,7 @@ class Tokenizer:
         with _typed("the tokenizer fails on this text", self._file):
             ids = [token.id for word in self._words(text) if word for token in self._library.model.tokenize(word)]
         self._refuse_forged(text, ids)
-        self._refuse_missing(text, ())
+        self._refuse_missing(text, lambda _token: False)
         return ids
 
     def _words(self, text: str) -> list[str]:
@@ -401,16 +403,24 @@ class Tokenizer:
             [word for word, _ in library.pre_tokenizer.pre_tokenize_str(normal)] if library.pre_tokenizer else [normal]
         )
 
-    def _refuse_missing(self, text: str, added: Sequence[tokenizers.AddedToken]) -> None:
+    def _refuse_missing(self, text: str, is_found: Callable[[tokenizers.AddedToken], bool]) -> None:
         # The library leaves a byte without a token out of the text.
-        if added:
-            text = re.sub("|".join(re.escape(token.content) for token in added), "", text)
-        if self._library.normalizer:
-            text = self._library.normalizer.normalize_str(text)
-        if self._missing_bytes.isdisjoint(text.encode()):
+        if not self._missing_bytes or not (missing := self._missing_in(text)):
             return
-        character = next(c for c in text if not self._missing_bytes.isdisjoint(c.encode()))
-        raise RequestError(f"the tokenizer has no token for {character!r}", file=self._file, remedy="leave it out")
+        added = filter(is_found, self._library.get_added_tokens_decoder().values())
+        contents = sorted((token.content for token in added), key=len, reverse=True)
+        if contents and not (missing := self._missing_in(re.sub("|".join(map(re.escape, contents)), "", text))):
+            return
+        raise RequestError(f"the tokenizer has no token for {missing!r}", file=self._file, remedy="leave it out")
+
+    def _missing_in(self, text: str) -> str | None:
+        """The first character with a byte that no token has; None if there is none."""
+        normalizer = self._library.normalizer
+        normal = normalizer.normalize_str(text) if normalizer else text
+        raw = normal.encode()
+        if len(raw.translate(None, self._missing_bytes)) == len(raw):
+            return None
+        return next(c for c in normal if c.encode().translate(None, self._missing_bytes) != c.encode())
 
     def _refuse_forged(self, text: str, ids: Sequence[int]) -> None:
         # Unigram and WordLevel models hold special tokens among their words, and find them there in any text.
@@ -495,12 +505,14 @@ def _beginning(library: tokenizers.Tokenizer) -> list[int]:
     return list(processed.ids[: processed.sequence_ids.index(0)]) if 0 in processed.sequence_ids else []
 
 
-def _missing_bytes(library: tokenizers.Tokenizer) -> frozenset[int]:
-    """The bytes that a byte-level BPE would leave out of a text, because no token has them."""
-    model = library.model
-    if getattr(model, "unk_token", None) is not None or not hasattr(model, "byte_fallback"):
-        return frozenset()
-    return frozenset(token_bytes(symbol)[0] for symbol in SYMBOLS if library.token_to_id(symbol) is None)
+def _missing_bytes(library: tokenizers.Tokenizer) -> bytes:
+    """The bytes of UTF-8 that a byte-level BPE would leave out of a text, because no token has them."""
+    from tokenizers import models
+
+    if not isinstance(library.model, models.BPE) or library.model.unk_token is not None:
+        return b""
+    missing = b"".join(token_bytes(symbol) for symbol in SYMBOLS if library.token_to_id(symbol) is None)
+    return missing.translate(None, NOT_UTF8)
 
 
 def _checked_size(ids: Iterable[tuple[str, int]], path: str | os.PathLike[str] | None) -> int:
