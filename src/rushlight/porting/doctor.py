@@ -188,7 +188,7 @@ def _look_at_tokens(exam: Examination, config: Config) -> None:
     if beyond:
         exam.note(
             "tokenizer",
-            f"{len(beyond):,} added tokens are not embedded",
+            "added tokens that the model does not embed",
             f"{', '.join(first_ten(beyond))}: never generated, and refused in a prompt.",
         )
     if tokenizer is None and vocab_size == GPT2_VOCAB_SIZE:

@@ -87,6 +87,6 @@ def _unread(path: Path, settings: Settings, *, is_gpt2: bool) -> TokenizerError:
 
 
 def _convert(folder: Path) -> str:
-    name = repr(str(folder))
-    program = f"from transformers import AutoTokenizer as T; T.from_pretrained({name}).save_pretrained({name})"
-    return f"make one where transformers is: python -c {shlex.quote(program)}"
+    program = "import sys; from transformers import AutoTokenizer as T; "
+    program += "T.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"
+    return f'make one where transformers is: python -c "{program}" {shlex.quote(str(folder))}'
