@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.checkpoint import Checkpoint, open_checkpoint, read_json_object
+from rushlight.checkpoint.json_file import check_text_file
 from rushlight.checkpoint.listing import first_ten
-from rushlight.errors import ConfigError, FormatError, PortError, RequestError
+from rushlight.errors import ConfigError, FormatError, PortError, RequestError, TokenizerError
 from rushlight.models import ARCHITECTURES, load_port, recognise
 from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
 from rushlight.models.schema import Fields
@@ -22,6 +23,7 @@ from rushlight.nn import bind
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
+    from pathlib import Path
 
     from rushlight.backends.protocol import Backend
     from rushlight.model import Model
@@ -105,7 +107,7 @@ def load(
     # While the weights are read: the modules that need NumPy, which takes long to import, and the tokenizer.
     from rushlight.model import Model
 
-    tokenizer = _tokenizer(checkpoint, config)
+    tokenizer, no_tokenizer = _tokenizer(checkpoint, config)
     ends = eos_ids(checkpoint, config)
     reading.finish()
     model = Model(
@@ -113,6 +115,7 @@ def load(
         config=config,
         backend=ops,
         tokenizer=tokenizer,
+        no_tokenizer=no_tokenizer,
         name=demo.NAME if source is None else checkpoint.source,
         n_parameters=n_parameters,
         eos_ids=ends,
@@ -255,32 +258,45 @@ def _by_model_type(values: dict[str, Any], checkpoint: Checkpoint, file: str) ->
     return ARCHITECTURES[model_type]
 
 
-def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | None:
-    """The tokenizer beside the weights; None if there is none.
+def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | TokenizerError | None:
+    """The tokenizer beside the weights, as `rushlight.text.read_tokenizer` finds it.
 
     Raises:
         TokenizerError: it is broken.
     """
+    from rushlight.text import read_tokenizer
+
+    return read_tokenizer(partial(_find, checkpoint))
+
+
+def _find(checkpoint: Checkpoint, name: str) -> Path | None:
+    """The path of a tokenizer's file, once it is sure that it is text."""
+    if "*" in name:
+        return next(iter(sorted(checkpoint.folder.glob(name))), None) if checkpoint.folder else None
+    path = checkpoint.sidecar(name)
+    if path is not None and path.is_file():
+        check_text_file(path, error=TokenizerError)
+    return path
+
+
+def _tokenizer(checkpoint: Checkpoint, config: Config) -> tuple[Tokenizer | None, TokenizerError | None]:
+    """The tokenizer beside the weights; GPT-2's own for a bare file with GPT-2's vocabulary; or None, and why not."""
     from rushlight.text import Tokenizer
-
-    if path := checkpoint.sidecar("tokenizer.json"):
-        return Tokenizer.from_file(path)
-    if (vocab := checkpoint.sidecar("vocab.json")) and (merges := checkpoint.sidecar("merges.txt")):
-        return Tokenizer.from_vocab_merges(vocab, merges)
-    return None
-
-
-def _tokenizer(checkpoint: Checkpoint, config: Config) -> Tokenizer | None:
-    """The tokenizer beside the weights; GPT-2's own for a bare file with GPT-2's vocabulary; or None."""
-    from rushlight.text import Tokenizer
+    from rushlight.text.settings import read_settings
 
     tokenizer = tokenizer_beside(checkpoint)
+    if isinstance(tokenizer, TokenizerError):
+        return None, tokenizer
     if tokenizer is None and config.vocab_size == GPT2_VOCAB_SIZE:
         _log.warning("no tokenizer beside the weights: using GPT-2's, which has the same %d tokens", GPT2_VOCAB_SIZE)
-        tokenizer = Tokenizer.gpt2()
-    if tokenizer is not None:
-        tokenizer.check_fits(config.vocab_size)
-    return tokenizer
+        tokenizer = Tokenizer.gpt2(read_settings(partial(_find, checkpoint)))
+    if tokenizer is not None and (beyond := tokenizer.check_fits(config.vocab_size)):
+        _log.warning(
+            "the model embeds %d tokens, and not the tokenizer's %s: never generated, and refused in a prompt",
+            config.vocab_size,
+            ", ".join(first_ten(beyond)),
+        )
+    return tokenizer, None
 
 
 def eos_ids(checkpoint: Checkpoint, config: Config) -> tuple[int, ...]:

@@ -66,12 +66,12 @@ def lens(model: Model, prompt: str | Sequence[int], *, last: int | None = None, 
     if top_k < 1 or (last is not None and last < 1):
         raise RequestError("a lens needs at least one position and one token")
     blocks = _blocks(module)
-    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) and model.tokenizer else prompt
+    ids = model.prompt_ids(prompt)
     with model.trace(*blocks) as trace:
-        model.logits(ids)  # checks the ids
+        model.logits(ids)
     first = max(0, len(ids) - last) if last else 0
     top = [_top(module, trace[path][first:], top_k) for path in blocks]
-    return Lens(blocks, [int(i) for i in ids], first, np.stack([ids for ids, _ in top]), np.stack([p for _, p in top]))
+    return Lens(blocks, ids, first, np.stack([ids for ids, _ in top]), np.stack([p for _, p in top]))
 
 
 def _blocks(module: Module) -> list[str]:

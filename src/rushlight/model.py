@@ -100,6 +100,7 @@ class Model:
         eos_ids: tuple[int, ...],
         kv_bytes: int | None = None,
         folder: Path | None = None,
+        no_tokenizer: TokenizerError | None = None,
     ) -> None:
         self.module = module
         self.forward = backend.capture(module)
@@ -111,6 +112,7 @@ class Model:
         self.folder = folder
         self._backend = backend
         self._kv_bytes = kv_bytes
+        self._no_tokenizer = no_tokenizer
         self._grammars: Grammars | None = None
         self._plain = self._running(module, self.forward)
         self._barred = None
@@ -169,8 +171,9 @@ class Model:
         """The text that goes on from a prompt: greedy and at most 100 tokens, unless the settings say otherwise.
 
         Args:
-            prompt: text, or token ids. An empty one starts from the end-of-text token. Text that looks like a special
-                token is plain text; as an id, a special token is itself.
+            prompt: text, or token ids. Text is read after what the tokenizer puts before every text, ids as they are.
+                An empty one starts from the end-of-text token. Text that looks like a special token is plain text; as
+                an id, a special token is itself.
             stop: strings that end the text; they are no part of it.
             settings: the fields of `SamplingParams`: max_tokens, temperature, top_k, top_p, min_p,
                 repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop_ids, ignore_eos, n,
@@ -357,7 +360,7 @@ class Model:
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             stop_ids=ends,
-            stops=self._stops(strings) if strings else None,
+            stops=self._stops(strings, prompt_ids) if strings else None,
             params=params,
             barred=self._barred,
         )
@@ -368,20 +371,36 @@ class Model:
             ended = text.ids[-1] in ends
             ids = list(text.ids[:-1] if ended else text.ids)
             shown = StopStrings(strings)
-            words, stopped = shown.push(self.tokenizer.decode(ids) if self.tokenizer else "")
+            words, stopped = shown.push(self.tokenizer.decode(ids, before=prompt_ids) if self.tokenizer else "")
             reason: FinishReason = "stop" if ended or stopped else "length" if len(ids) == max_tokens else "context"
             beams.append(Beam(prompt_ids, ids, words + shown.flush(), reason, text.logprob, text.score))
         return beams
 
-    def _stops(self, strings: Ids[str]) -> Callable[[Ids[int]], bool]:
+    def _stops(self, strings: Ids[str], prompt_ids: Ids[int]) -> Callable[[Ids[int]], bool]:
         """Whether new tokens hold a stop string."""
         decode = self._prompts.need_tokenizer("stop strings need a tokenizer").decode
 
         def stops(ids: Ids[int]) -> bool:
-            text = decode(ids)
+            text = decode(ids, before=prompt_ids)
             return any(string in text for string in strings)
 
         return stops
+
+    def need_tokenizer(self, why: str) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            TokenizerError: there is none, and `why` it is needed.
+        """
+        return self._prompts.need_tokenizer(why)
+
+    def prompt_ids(self, prompt: str | Ids[int]) -> list[int]:
+        """The token ids that the model is given for a prompt: of a text with what the tokenizer puts before it.
+
+        Raises:
+            RequestError, TokenizerError: as `generate`.
+        """
+        return self._prompts.ids(prompt)
 
     def logits(self, prompt: str | Ids[int]) -> NDArray[np.floating]:
         """The model's logits after every token of a text or of token ids: (T, V), float32.
@@ -445,12 +464,14 @@ class Model:
         """How likely `continuation` is after `prompt`: lm-evaluation-harness's loglikelihood.
 
         Two texts are encoded as that harness does: white space at the end of the prompt is moved to the continuation,
-        and the continuation's tokens are those that the whole has beyond the prompt's own. Token ids are taken as they
-        are; a text beside token ids is encoded alone. An empty prompt is the end-of-text token.
+        and the continuation's tokens are those that the whole has beyond the prompt's own. Where a token spans the
+        join, they are the continuation's own. Token ids are taken as they are; a text beside token ids is encoded
+        alone. An empty prompt is the end-of-text token.
 
         Raises:
-            RequestError: the continuation has no tokens, an id is out of range, or prompt and continuation together are
-                longer than the context and one token (ContextLengthError): nothing is cut off.
+            RequestError: the continuation has no tokens, an id is out of range, a token spans the join and the two
+                apart are another text, or prompt and continuation together are longer than the context and one token
+                (ContextLengthError): nothing is cut off.
             TokenizerError: there is text and the model has no tokenizer.
             GenerationError: the logits hold NaN or infinity.
         """
@@ -506,7 +527,7 @@ class Model:
         read: deque[int] = deque()
 
         def sequences() -> Iterator[tuple[list[int], int]]:
-            for ids, n_new in windows(self._prompts.pieces(text, result.count_bytes), window, stride):
+            for ids, n_new in windows(self._prompts.pieces(text, result), window, stride):
                 read.append(n_new)
                 yield ids, min(n_new, len(ids) - 1)
 
@@ -526,7 +547,9 @@ class Model:
     @property
     def _prompts(self) -> Prompts:
         start = self.eos_ids[0] if self.eos_ids else self.config.bos_token_id
-        return Prompts(self.name, self.tokenizer, self.config.vocab_size, self.context_length, start)
+        return Prompts(
+            self.name, self.tokenizer, self.config.vocab_size, self.context_length, start, self._no_tokenizer
+        )
 
     @property
     def _here(self) -> Running:

@@ -12,8 +12,9 @@ from rushlight.errors import ContextLengthError, RequestError, TokenizerError
 from rushlight.text import encode_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from rushlight.generation import Perplexity
     from rushlight.text import Tokenizer
 
     Prompt = str | Sequence[int]
@@ -26,6 +27,7 @@ class Prompts:
     Attributes:
         name: the model's, for its errors.
         tokenizer: None if it has none; then there is no text.
+        no_tokenizer: why it has none, where there is more to say than that.
         vocab_size: V.
         context_length: the most tokens that it takes.
         start_id: what an empty prompt stands for; None if the model has no such token.
@@ -36,6 +38,7 @@ class Prompts:
     vocab_size: int
     context_length: int
     start_id: int | None
+    no_tokenizer: TokenizerError | None = None
 
     def need_tokenizer(self, why: str) -> Tokenizer:
         """The tokenizer.
@@ -43,6 +46,12 @@ class Prompts:
         Raises:
             TokenizerError: there is none, and `why` it is needed.
         """
+        if self.no_tokenizer is not None:
+            raise TokenizerError(
+                f"{why}, and {self.no_tokenizer.message}",
+                file=self.no_tokenizer.file,
+                remedy=f"{self.no_tokenizer.remedy}, or give token ids",
+            )
         if self.tokenizer is None:
             raise TokenizerError(
                 f"{why}, and {self.name} has no tokenizer",
@@ -51,14 +60,14 @@ class Prompts:
         return self.tokenizer
 
     def ids(self, prompt: Prompt) -> list[int]:
-        """The ids of a text, or the ids themselves, each of them in the vocabulary.
+        """The ids of a text, after what the tokenizer puts before every text; or the ids themselves, as they are.
 
         Raises:
-            RequestError: it is neither, or an id is out of range.
+            RequestError: it is neither, or the model does not embed one of the tokens.
             TokenizerError: there is text and no tokenizer.
         """
         if isinstance(prompt, str):
-            return self.need_tokenizer("the prompt is text").encode(prompt)
+            return [*self.need_tokenizer("the prompt is text").beginning, *self.text_ids(prompt)]
         if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | bytearray):  # whose numbers are no tokens
             raise RequestError("a prompt is text, or token ids", found=type(prompt).__name__)
         ids: list[int] = []
@@ -69,6 +78,24 @@ class Prompts:
                 raise RequestError(f"no such token: {i}", expected=f"ids from 0 to {self.vocab_size - 1}")
             ids.append(int(i))
         return ids
+
+    def text_ids(self, text: str) -> list[int]:
+        """The ids of a text alone.
+
+        Raises:
+            RequestError, TokenizerError: as `ids`.
+        """
+        tokenizer = self.need_tokenizer("the prompt is text")
+        return list(self._embedded(tokenizer.encode(text)))
+
+    def _embedded(self, ids: Iterable[int]) -> Iterator[int]:
+        for i in ids:
+            if i >= self.vocab_size:
+                raise RequestError(
+                    f'the model does not embed the token "{self.tokenizer and self.tokenizer.decode([i])}", {i}',
+                    expected=f"ids from 0 to {self.vocab_size - 1}",
+                )
+            yield i
 
     def started(self, prompt: Prompt) -> list[int]:
         """The same, and for an empty prompt the token that a text starts from.
@@ -102,16 +129,19 @@ class Prompts:
         """The ids of a prompt and of what follows it, encoded together where both are text.
 
         White space at the end of the prompt goes to the continuation, whose tokens are those that the whole has beyond
-        the prompt's own, as lm-evaluation-harness has it.
+        the prompt's own, as lm-evaluation-harness has it. Where a token spans the join, so that the whole does not
+        begin with the prompt's tokens, the continuation's are its own.
 
         Raises:
-            RequestError: the continuation has no tokens, or both are too long (ContextLengthError).
+            RequestError: the continuation has no tokens; a token spans the join, and the two apart are another text; or
+                both are too long (ContextLengthError).
         """
         if isinstance(prompt, str) and isinstance(continuation, str):
             prompt_ids = self.ids(prompt.rstrip())
-            ids = self.ids(prompt + continuation)[len(prompt_ids) :]
+            ids = self._continued(prompt_ids, prompt + continuation, prompt[len(prompt.rstrip()) :] + continuation)
         else:
-            prompt_ids, ids = self.ids(prompt), self.ids(continuation)
+            prompt_ids = self.ids(prompt)
+            ids = self.text_ids(continuation) if isinstance(continuation, str) else self.ids(continuation)
         prompt_ids = prompt_ids or self.started(prompt_ids)
         if not ids:
             raise RequestError("the continuation has no tokens")
@@ -123,12 +153,29 @@ class Prompts:
             )
         return prompt_ids, ids
 
-    def pieces(self, text: Iterable[str] | Iterable[int], count: Callable[[int], object]) -> Iterator[int]:
+    def _continued(self, prompt_ids: list[int], whole: str, continuation: str) -> list[int]:
+        """The ids of what follows a prompt in a whole text."""
+        whole_ids = self.ids(whole)
+        if whole_ids[: len(prompt_ids)] == prompt_ids:
+            return whole_ids[len(prompt_ids) :]
+        ids, decode = self.text_ids(continuation), self.need_tokenizer("the prompt is text").decode
+        if decode([*prompt_ids, *ids]) != decode(whole_ids):
+            raise RequestError(
+                "a token spans the join of prompt and continuation, and apart they are another text",
+                expected=repr(decode(whole_ids)[-40:]),
+                found=repr(decode([*prompt_ids, *ids])[-40:]),
+                remedy="cut the text where a word begins, or give token ids",
+            )
+        return ids
+
+    def pieces(self, text: Iterable[str] | Iterable[int], result: Perplexity) -> Iterator[int]:
         """The ids of a text of any length, or of its pieces, or of ids, as they are asked for.
+
+        Before those of text comes what the tokenizer puts before every text.
 
         Args:
             text: read as it is needed.
-            count: called with the bytes of each piece of text.
+            result: it counts the bytes of each piece, and the tokens before the text.
         """
         items = iter([text] if isinstance(text, str) else text)
         first = next(items, None)
@@ -141,7 +188,10 @@ class Prompts:
 
         def counted() -> Iterator[str]:
             for piece in chain([first], cast("Iterator[str]", items)):
-                count(len(piece.encode(errors="surrogatepass")))
+                result.count_bytes(len(piece.encode(errors="surrogatepass")))
                 yield piece
 
-        yield from encode_pieces(self.need_tokenizer("there is text to encode"), counted())
+        tokenizer = self.need_tokenizer("there is text to encode")
+        result.n_beginning = len(tokenizer.beginning)
+        yield from tokenizer.beginning
+        yield from self._embedded(encode_pieces(tokenizer, counted()))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import RushlightError
 from rushlight.generation.reader import Reader
+from rushlight.text.stream import WINDOW_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
@@ -88,14 +89,17 @@ class Generation:
         Args:
             tokenizer: the model's, for the words of single tokens.
         """
+        ids = [*self.prompt_ids, *self.ids]
 
-        def token(token_id: int, logprob: float) -> dict[str, object]:
-            return {"id": token_id, "token": tokenizer and tokenizer.decode([token_id]), "logprob": logprob}
+        def token(position: int, token_id: int, logprob: float) -> dict[str, object]:
+            before = ids[max(0, position - WINDOW_TOKENS) : position]
+            text = tokenizer.decode([token_id], before=before) if tokenizer and tokenizer.has_token(token_id) else None
+            return {"id": token_id, "token": text, "logprob": logprob}
 
-        def entries(logprobs: Iterable[TokenLogprob | None]) -> list[dict[str, object] | None]:
+        def entries(logprobs: Iterable[TokenLogprob | None], start: int) -> list[dict[str, object] | None]:
             return [
-                entry and {**token(entry.id, entry.logprob), "top": [token(*other) for other in entry.top]}
-                for entry in logprobs
+                entry and {**token(i, entry.id, entry.logprob), "top": [token(i, *other) for other in entry.top]}
+                for i, entry in enumerate(logprobs, start)
             ]
 
         record: dict[str, Any] = {
@@ -105,9 +109,9 @@ class Generation:
             "seed": self.seed,
         }
         if self.logprobs is not None:
-            record["logprobs"] = entries(self.logprobs)
+            record["logprobs"] = entries(self.logprobs, len(self.prompt_ids))
         if self.prompt_logprobs is not None:
-            record["prompt_logprobs"] = entries(self.prompt_logprobs)
+            record["prompt_logprobs"] = entries(self.prompt_logprobs, 0)
         if self.others:
             record["others"] = [other.to_json(tokenizer) for other in self.others]
         return record
@@ -175,7 +179,7 @@ class Writer:
         self.result = result
         self.ended = False
         self._stop = stop
-        self._decoder = tokenizer.stream() if tokenizer else None
+        self._decoder = tokenizer.stream(before=result.prompt_ids) if tokenizer else None
         self._together = 1 if stop else TOKENS_TOGETHER
 
     def is_due(self) -> bool:

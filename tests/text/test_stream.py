@@ -143,7 +143,7 @@ def test_work_is_linear_in_the_tokens(tokenizers: dict[str, Tokenizer], name: st
     tokenizer = tokenizers.get(name, GPT2)
     token_id = ID_OF_BYTE[0xFF] if tokenizer is GPT2 else TOKENS.index(token)
     work = Work(tokenizer)
-    stream = decode_stream(tokenizer._decoder, work.token, work.decode)
+    stream = decode_stream(tokenizer._waits, work.token, work.decode)
     text = "".join(stream.push(token_id) for _ in range(n)) + stream.flush()
     assert text == tokenizer.decode([token_id] * n)
     assert n <= work.n_tokens <= 12 * n

@@ -62,20 +62,31 @@ class PromptEncoder:
         for turn in self._turns:
             if _goes_on(rendered, turn.rendered):
                 n_read = len(turn.rendered.text)
-                answer = turn.answer[: self._n_answered(turn.answer, rendered.text[n_read:])]
-                n_chars = n_read + len(self._tokenizer.decode(answer))
-                if n_chars > best[1]:
+                answer = turn.answer[: self._n_answered(turn, rendered.text[n_read:])]
+                n_chars = n_read + len(self._tokenizer.decode(answer, before=turn.ids))
+                if n_chars > best[1] and self._may_be_cut(rendered.text[n_chars:]):
                     best = (turn.ids + answer, n_chars)
         return best
 
-    def _n_answered(self, answer: Sequence[int], text: str) -> int:
+    def _may_be_cut(self, rest: str) -> bool:
+        """Whether the rest of a text has the same tokens when it is encoded alone.
+
+        Some tokenizers put a space before the words of a text, but not before a token that the template writes.
+        """
+        return not self._tokenizer.marks_beginnings or rest.startswith(tuple(self._tokenizer.added_tokens()))
+
+    def _n_answered(self, turn: _Turn, text: str) -> int:
         """How many tokens of an answer `text` begins with: not all of them if it was cut, as at a stop string."""
-        low, high = 0, len(answer)
+
+        def decode(n: int) -> str:
+            return self._tokenizer.decode(turn.answer[:n], before=turn.ids)
+
+        low, high = 0, len(turn.answer)
         while low < high:
             middle = (low + high + 1) // 2
-            piece = self._tokenizer.decode(answer[:middle]).rstrip("\ufffd")  # of a character that is not complete
+            piece = decode(middle).rstrip("\ufffd")  # of a character that is not complete
             low, high = (middle, high) if text.startswith(piece) else (low, middle - 1)
-        while not text.startswith(self._tokenizer.decode(answer[:low])):
+        while not text.startswith(decode(low)):
             low -= 1
         return low
 

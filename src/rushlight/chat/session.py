@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rushlight.chat.prompt import PromptEncoder
 from rushlight.chat.template import ChatTemplate, find_template
 from rushlight.chat.transcript import Message, check_messages, read_transcript, write_transcript
-from rushlight.errors import ContextLengthError, RequestError, RushlightError, TokenizerError
+from rushlight.errors import ContextLengthError, RequestError, RushlightError
 from rushlight.generation import SamplingParams
 from rushlight.text import StopStrings
 
@@ -129,11 +129,7 @@ class Chat:
         stop: str | Sequence[str] = (),
         **settings: Unpack[SamplingSettings],
     ) -> None:
-        if model.tokenizer is None:
-            raise TokenizerError(
-                f"a conversation is text, and {model.name} has no tokenizer",
-                remedy="put its tokenizer.json, or vocab.json and merges.txt, beside the weights",
-            )
+        tokenizer = model.need_tokenizer("a conversation is text")
         self.model = model
         self.template = find_template(model, template, variables=variables, now=now or datetime.now())
         self.stop = StopStrings(stop).strings
@@ -143,8 +139,8 @@ class Chat:
         StopStrings((*self.template.stop, *self.stop))
         self.messages: list[Message] = []
         self.n_forgotten = 0
-        self._tokenizer = model.tokenizer
-        self._prompts = PromptEncoder(model.tokenizer)
+        self._tokenizer = tokenizer
+        self._prompts = PromptEncoder(tokenizer)
         self._answer: Answer | None = None
         self._end_ids: tuple[int, ...] | None = None
         self.system_prompt = system_prompt
@@ -343,4 +339,5 @@ class Chat:
             return ()
         after = rendered.text[rendered.typed[-1][1] :].lstrip()
         end = max((token for token in self._tokenizer.added_tokens() if after.startswith(token)), key=len, default="")
-        return tuple(self._tokenizer.encode(end, allow_special=True))
+        ids = self._tokenizer.encode(end, allow_special=True)
+        return tuple(i for i in ids if i < self.model.config.vocab_size)

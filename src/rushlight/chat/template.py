@@ -151,7 +151,14 @@ def find_template(
             )
         text, name = named["default"], "chat_template in tokenizer_config.json"
     elif _is_dialogpt(model):
-        return EndOfTextTurns(_special_tokens(model, config)["eos_token"])
+        end = _special_tokens(model, config).get("eos_token")
+        if end is None:
+            raise TemplateError(
+                f"DialoGPT's turns end with the end-of-text token, and no token has the model's id {model.eos_ids[0]}",
+                file=folder,
+                remedy="name it as eos_token in tokenizer_config.json",
+            )
+        return EndOfTextTurns(end)
     else:
         return PlainTurns()
     tokens = _special_tokens(model, config)
@@ -219,7 +226,7 @@ def _special_tokens(model: Model, config: Mapping[str, Any]) -> dict[str, str]:
             text = value.get("content") if isinstance(value, dict) else value
             if isinstance(text, str):
                 tokens.setdefault(key, text)
-    if model.eos_ids and model.tokenizer is not None:
+    if model.eos_ids and model.tokenizer is not None and model.tokenizer.has_token(model.eos_ids[0]):
         end = model.tokenizer.decode(model.eos_ids[:1])
         tokens.setdefault("eos_token", end)
         tokens.setdefault("bos_token", end)

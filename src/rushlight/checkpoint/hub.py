@@ -31,6 +31,11 @@ _SIDECARS = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
+    # Not read, but without them a folder would look as if the model had no tokenizer of its own.
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "chat_template.jinja",
 )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint.file import File
+from rushlight.checkpoint.sniff import SNIFF_BYTES, sniff_text
 from rushlight.errors import FormatError, RushlightError
 from rushlight.strict_json import parse_json_object
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     import os
     from typing import Any
 
-__all__ = ["read_json_object"]
+__all__ = ["check_text_file", "read_json_object"]
 
 
 def read_json_object(
@@ -30,4 +32,22 @@ def read_json_object(
                 "too large to be read", file=path, expected=f"at most {max_bytes:,} bytes", found=f"{file.size:,}"
             )
         raw = file.read(0, file.size)
+    _refuse_other_kinds(raw[:SNIFF_BYTES], path, error)
     return parse_json_object(raw, file=path, error=error)
+
+
+def check_text_file(path: str | os.PathLike[str], *, error: type[RushlightError] = FormatError) -> None:
+    """Require that a file which should be text does not begin as another kind of file, such as a Git LFS pointer.
+
+    Raises:
+        error: it does; it names the kind.
+        SourceError: there is no such file, or it is not a regular one.
+    """
+    with File(path) as file:
+        start = file.read(0, min(SNIFF_BYTES, file.size))
+    _refuse_other_kinds(start, path, error)
+
+
+def _refuse_other_kinds(start: bytes, path: str | os.PathLike[str], error: type[RushlightError]) -> None:
+    if kind := sniff_text(start, Path(path)):
+        raise error(f"not a text file but {kind.name}", file=path, remedy=kind.remedy)

@@ -12,7 +12,7 @@ from rushlight.errors import printable_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PICKLE_SUFFIXES", "SNIFF_BYTES", "Kind", "how_to_convert", "sniff"]
+__all__ = ["PICKLE_SUFFIXES", "SNIFF_BYTES", "Kind", "how_to_convert", "sniff", "sniff_text"]
 
 SNIFF_BYTES = 512
 """How many of a file's first bytes `sniff` wants to see."""
@@ -80,6 +80,11 @@ def sniff(start: bytes, path: Path, *, quote: bool = False) -> Kind | None:
         return None
     beginning = f": {printable_name(start[:QUOTED_BYTES].decode('utf-8', errors='replace'))}" if quote else ""
     return Kind(f"{kind}, such as a server's error message{beginning}", _DOWNLOAD_AGAIN)
+
+
+def sniff_text(start: bytes, path: Path) -> Kind | None:
+    """The same for a file that should be text, such as JSON; None where it may be that."""
+    return sniff(start + b"\0", path)  # which no text has
 
 
 def how_to_convert(*paths: Path) -> str:

@@ -126,16 +126,16 @@ def _record(model: Model, seen: Lens) -> dict[str, Any]:
     return {
         "model": model.name,
         "first": seen.first,
-        "tokens": [{"id": token, "text": _text(model, token)} for token in shown],
+        "tokens": [{"id": token, "text": _text(model, seen, i, token)} for i, token in enumerate(shown)],
         "blocks": [
             {
                 "path": path,
                 "top": [
                     [
-                        {"id": int(token), "text": _text(model, int(token)), "p": round(float(p), 6)}
+                        {"id": int(token), "text": _text(model, seen, at + 1, int(token)), "p": round(float(p), 6)}
                         for token, p in zip(*cell, strict=True)
                     ]
-                    for cell in zip(seen.top_ids[i], seen.top_probabilities[i], strict=True)
+                    for at, cell in enumerate(zip(seen.top_ids[i], seen.top_probabilities[i], strict=True))
                 ],
             }
             for i, path in enumerate(seen.blocks)
@@ -150,12 +150,12 @@ def _table(model: Model, seen: Lens) -> Table:
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("")
-    for token in seen.prompt_ids[seen.first :]:
-        table.add_column(Text(_fitted(_text(model, token), CELL), style="bold"), width=CELL, no_wrap=True)
+    for i, token in enumerate(seen.prompt_ids[seen.first :]):
+        table.add_column(Text(_fitted(_text(model, seen, i, token), CELL), style="bold"), width=CELL, no_wrap=True)
     for path, ids, probabilities in zip(seen.blocks, seen.top_ids, seen.top_probabilities, strict=True):
         cells = [
-            Text(f"{_padded(_text(model, int(token[0])), CELL - 4)} {100 * p[0]:3.0f}", style=_style(p[0]))
-            for token, p in zip(ids, probabilities, strict=True)
+            Text(f"{_padded(_text(model, seen, i + 1, int(token[0])), CELL - 4)} {100 * p[0]:3.0f}", style=_style(p[0]))
+            for i, (token, p) in enumerate(zip(ids, probabilities, strict=True))
         ]
         table.add_row(path, *cells)
     return table
@@ -166,11 +166,14 @@ def _style(p: float) -> str:
     return "dim" if p < 0.1 else "" if p < 0.5 else "green" if p < 0.9 else "bold green"
 
 
-def _text(model: Model, token: int) -> str:
-    """A token to be read: white space made visible, or its number where there is no tokenizer."""
+def _text(model: Model, seen: Lens, i: int, token: int) -> str:
+    """A token at the i-th position shown: white space made visible, or its number where there is no tokenizer."""
+    from rushlight.text.stream import WINDOW_TOKENS
+
     if model.tokenizer is None or not model.tokenizer.has_token(token):
         return f"#{token}"
-    text = model.tokenizer.decode([token])
+    at = seen.first + i
+    text = model.tokenizer.decode([token], before=seen.prompt_ids[max(0, at - WINDOW_TOKENS) : at])
     return printable(text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥"))
 
 

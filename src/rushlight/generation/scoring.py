@@ -222,10 +222,11 @@ class Perplexity:
     Attributes:
         window, stride: in tokens.
         n_windows: so far.
-        n_ids: tokens of the text so far.
+        n_ids: tokens of the text so far, with those that the tokenizer puts before it.
         n_scored: those that were predicted: not the first, and where windows do not overlap, not the first of any.
         nll_sum: negative log-likelihood of those together, in nats.
         n_bytes: of the text in UTF-8; None where only token ids were given.
+        n_beginning: how many of the tokens the tokenizer put before the text.
         elapsed_s: seconds so far.
     """
 
@@ -236,6 +237,7 @@ class Perplexity:
     n_scored: int = 0
     nll_sum: float = 0.0
     n_bytes: int | None = None
+    n_beginning: int = 0
     elapsed_s: float = 0.0
     _guide_sum: float = 0.0
     _guide_weight: int = 0
@@ -277,7 +279,7 @@ class Perplexity:
     @property
     def bits_per_byte(self) -> float | None:
         """The nll in bits, times tokens a byte (Gao et al., arXiv:2101.00027, 3.1): comparable across tokenizers."""
-        return self.nll / math.log(2) * self.n_ids / self.n_bytes if self.n_bytes else None
+        return self.nll / math.log(2) * (self.n_ids - self.n_beginning) / self.n_bytes if self.n_bytes else None
 
     @property
     def tok_s(self) -> float:

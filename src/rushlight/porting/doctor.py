@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import open_headers, read_json_object
+from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.stats import measure
 from rushlight.errors import ConfigError, RequestError, TokenizerError
 from rushlight.loader import LANGUAGE_MODEL, MAX_CONFIG_BYTES, eos_ids, tokenizer_beside
@@ -180,11 +181,20 @@ def _look_at_tokens(exam: Examination, config: Config) -> None:
         exam.problem("config", "generation_config.json is wrong", error.message, "correct it")
     try:
         tokenizer = tokenizer_beside(exam.checkpoint)
-        if tokenizer is not None:
-            tokenizer.check_fits(vocab_size)
+        if isinstance(tokenizer, TokenizerError):
+            what = "the tokenizer beside the weights cannot be read"
+            exam.note("tokenizer", what, f"{tokenizer.message}. Prompts have to be token ids.", tokenizer.remedy or "")
+            return
+        beyond = tokenizer.check_fits(vocab_size) if tokenizer else []
     except TokenizerError as error:
         exam.problem("tokenizer", "the tokenizer does not fit", f"{error.message}.", error.remedy or "")
         return
+    if beyond:
+        exam.note(
+            "tokenizer",
+            "added tokens that the model does not embed",
+            f"{', '.join(first_ten(beyond))}: never generated, and refused in a prompt.",
+        )
     if tokenizer is None and vocab_size == GPT2_VOCAB_SIZE:
         exam.note("tokenizer", "no tokenizer beside the weights", "GPT-2's, which has as many tokens, is used.")
     elif tokenizer is None:

@@ -25,12 +25,13 @@ _SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator"
 class Constraint:
     """What may come next in one text, as it grows."""
 
-    def __init__(self, matcher: Any) -> None:
+    def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher = matcher
+        self._vocab_size = vocab_size
 
     def allowed(self) -> NDArray[np.bool_]:
         """(V,): whether each token may be the next. The end-of-text tokens may where the text is complete."""
-        return np.frombuffer(self._matcher.compute_logit_bias(), np.uint8) > 0
+        return np.frombuffer(self._matcher.compute_logit_bias(), np.uint8)[: self._vocab_size] > 0
 
     def take(self, token_id: int) -> None:
         """Takes the token that was chosen.
@@ -44,7 +45,7 @@ class Constraint:
 
     def copy(self) -> Constraint:
         """The same for another text, from here on."""
-        return Constraint(self._matcher.deep_copy())
+        return Constraint(self._matcher.deep_copy(), self._vocab_size)
 
 
 class Grammars:
@@ -71,8 +72,10 @@ class Grammars:
         if not eos_ids:
             raise RequestError("json_schema and regex need an end-of-text token, and the model has none")
         self._matcher = llguidance.LLMatcher
+        self._vocab_size = vocab_size
+        n_vocab = max(vocab_size, tokenizer.vocab_size)  # there may be tokens that the model does not embed
         try:
-            self._tokens = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=vocab_size, eos_token=list(eos_ids))
+            self._tokens = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=n_vocab, eos_token=list(eos_ids))
         except ValueError as error:
             raise RequestError(f"json_schema and regex do not work with this tokenizer: {error}") from None
 
@@ -104,7 +107,7 @@ class Grammars:
         matcher = self._matcher(self._tokens, grammar, log_level=0)
         if matcher.is_error():
             raise RequestError(f"{name} cannot be used: {_words(matcher.get_error())}")
-        return Constraint(matcher)
+        return Constraint(matcher, self._vocab_size)
 
 
 def _words(error: str) -> str:

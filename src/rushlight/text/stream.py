@@ -4,7 +4,8 @@ The pieces add up to exactly what all ids decode to at once, in time linear in t
 broken. There are two ways to that, by the decoder that tokenizer.json names:
 
 - ByteLevel (GPT-2 and most models since): a token is bytes, and the text is those bytes as UTF-8. `ByteLevelStream`.
-- any other: what a token adds is seen by decoding it after its left neighbours. `WindowStream`.
+- any other: what a token adds is seen by decoding it after its left neighbours, those of the prompt at first.
+  `WindowStream`.
 
 The DecodeStream of tokenizers is not used: it raises where a run of byte tokens turns out not to be UTF-8, and its time
 is quadratic in a run of U+FFFD.
@@ -13,16 +14,31 @@ is quadratic in a run of U+FFFD.
 from __future__ import annotations
 
 import codecs
+import json
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
 from rushlight.text.byte_level import token_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
 
-__all__ = ["ByteLevelStream", "DecodeStream", "WindowStream", "decode_stream", "decoder_steps"]
+__all__ = [
+    "WINDOW_TOKENS",
+    "ByteLevelStream",
+    "DecodeStream",
+    "WindowStream",
+    "decode_stream",
+    "decoder_steps",
+    "is_byte_level",
+    "text_after",
+    "waits_for_more",
+    "window_before",
+]
+
+WINDOW_TOKENS = 16
+"""Of what stands before a text, the tokens that it is decoded with: one would do, if every token had a text."""
 
 _TOKEN_BY_TOKEN = {"BPEDecoder", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece"}
 
@@ -71,17 +87,22 @@ class WindowStream(DecodeStream):
         token: a token's string by its id; raises RequestError where there is none.
         decode: token ids to text, all at once.
         waits: of a token's string, whether its text depends on what follows.
+        before: the tokens that stand before the text (see `window_before`).
     """
 
     def __init__(
-        self, token: Callable[[int], str], decode: Callable[[Sequence[int]], str], waits: Callable[[str], bool]
+        self,
+        token: Callable[[int], str],
+        decode: Callable[[Sequence[int]], str],
+        waits: Callable[[str], bool],
+        before: Sequence[int] = (),
     ) -> None:
         self._token = token
         self._decode = decode
         self._waits = waits
         self._first: list[int] = []
-        self._context: list[int] = []
-        self._context_text = ""
+        self._context = list(before)
+        self._context_text = decode(before) if before else ""
         self._new: list[int] = []
 
     def push(self, token_id: int) -> str:
@@ -100,30 +121,67 @@ class WindowStream(DecodeStream):
         return piece
 
     def flush(self) -> str:
-        return self._decode(self._context + self._new)[len(self._context_text) :]
+        return text_after(self._context_text, self._decode(self._context + self._new))
 
 
 def decode_stream(
-    steps: Sequence[Mapping[str, Any]], token: Callable[[int], str], decode: Callable[[Sequence[int]], str]
+    waits: Callable[[str], bool] | None,
+    token: Callable[[int], str],
+    decode: Callable[[Sequence[int]], str],
+    before: Sequence[int] = (),
 ) -> DecodeStream:
-    """The stream for a decoder of these steps; one whose text is not certain before the end gives it all in `flush`."""
-    kinds = [step.get("type") for step in steps]
-    if kinds == ["ByteLevel"]:
-        return ByteLevelStream(token)
+    """The stream of a tokenizer: as `WindowStream` takes them; `waits` is None for a byte-level one."""
+    return ByteLevelStream(token) if waits is None else WindowStream(token, decode, waits, before)
+
+
+def text_after(before: str, whole: str) -> str:
+    """What `whole` has beyond `before`.
+
+    Where `before` ends within a character, what stands for its first bytes is not in `whole`, and does not count.
+    """
+    if whole.startswith(before):
+        return whole[len(before) :]
+    return whole[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))) :]
+
+
+def window_before(
+    before: Sequence[int], *, is_special: Callable[[int], bool], waits: Callable[[int], bool]
+) -> list[int]:
+    """The last of the tokens before a text, as far as its decoding depends on them.
+
+    Args:
+        before: all of them.
+        is_special: whether a token is a special one: at the beginning those are of no text.
+        waits: whether a token's text depends on what follows: the window begins with none of those.
+    """
+    n_special = sum(1 for _ in takewhile(is_special, before))
+    start = max(len(before) - WINDOW_TOKENS, n_special)
+    while start > n_special and waits(before[start]):
+        start -= 1
+    return list(before[start:])
+
+
+def is_byte_level(steps: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a decoder of these steps takes a token as bytes, and the text as those bytes."""
+    return [step["type"] for step in steps] == ["ByteLevel"]
+
+
+def waits_for_more(steps: Sequence[Mapping[str, Any]]) -> Callable[[str], bool]:
+    """Of a token's string, whether its text depends on what follows, with a decoder of these steps."""
     if not _is_local(steps):
-        return WindowStream(token, decode, waits=lambda _token: True)
-    if "ByteFallback" in kinds:
-        return WindowStream(token, decode, waits=_is_byte)
-    return WindowStream(token, decode, waits=lambda _token: False)
+        return lambda _token: True
+    return _is_byte if any(step["type"] == "ByteFallback" for step in steps) else lambda _token: False
 
 
-def decoder_steps(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """The `decoder` of a tokenizer.json as a flat list: none, one, or the members of a Sequence."""
-    if decoder is None:
-        return []
-    if decoder.get("type") != "Sequence":
+def decoder_steps(decoder: Any) -> list[Mapping[str, Any]]:
+    """The steps of a decoder of the tokenizers library: none, one, or the members of a Sequence."""
+    return [] if decoder is None else _flat(json.loads(decoder.__getstate__()))
+
+
+def _flat(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    if decoder["type"] != "Sequence":
         return [decoder]
-    return [step for member in decoder["decoders"] for step in decoder_steps(member)]
+    return [step for member in decoder["decoders"] for step in _flat(member)]
 
 
 def _is_byte(token: str) -> bool:
@@ -133,8 +191,8 @@ def _is_byte(token: str) -> bool:
 
 def _is_local(steps: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a token's text follows from its left neighbours; for a run of byte tokens, once the run is over."""
-    kinds = [step.get("type") for step in steps]
+    kinds = [step["type"] for step in steps]
     whole_text = steps[kinds.index("Fuse") + 1 :] if "Fuse" in kinds else []
     return _TOKEN_BY_TOKEN.issuperset(kinds) and all(
-        step.get("type") == "Strip" and step.get("start") in {0, 1} and step.get("stop") == 0 for step in whole_text
+        step["type"] == "Strip" and step["start"] in {0, 1} and step["stop"] == 0 for step in whole_text
     )

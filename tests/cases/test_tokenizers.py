@@ -1,0 +1,611 @@
+"""Tokenizers that people found read otherwise than by transformers; what is right comes from transformers 5.24."""
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, pre_tokenizers, processors
+
+import rushlight
+from rushlight.errors import ConfigError, RequestError, TemplateError, TokenizerError
+from rushlight.logit_lens import lens
+from rushlight.text import Tokenizer
+from rushlight.text.byte_level import SYMBOLS, token_bytes
+
+MakeGPT2 = Callable[..., Path]
+GPT2 = {"tokenizer_class": "GPT2Tokenizer"}
+FILE = {"tokenizer_class": "PreTrainedTokenizerFast"}
+ADDED = {"<|user|>": 257, "<|bot|>": 258}
+TURNS = (
+    "{% for m in messages %}{{ '<|user|>' if m.role == 'user' else '<|bot|>' }}{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|bot|>{% endif %}"
+)
+NO_SLOW = {"vocab.json": None, "merges.txt": None}
+
+
+def byte_vocabulary() -> dict[str, int]:
+    return {symbol: token_bytes(symbol)[0] for symbol in SYMBOLS} | {"<|endoftext|>": 256}
+
+
+def byte_level(*extra: str, end: str = "<|endoftext|>", post=None, add_prefix_space: bool = False) -> dict:
+    """A tokenizer.json of the 256 bytes and special tokens."""
+    vocab = byte_vocabulary()
+    vocab[end] = vocab.pop("<|endoftext|>")
+    library = Library(models.BPE(vocab, []))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    library.decoder = decoders.ByteLevel()
+    library.add_special_tokens([end, *extra])
+    if post is not None:
+        library.post_processor = post
+    return json.loads(library.to_str())
+
+
+def metaspace() -> dict:
+    """A tokenizer.json of SentencePiece's kind: ten pieces, a space written as ▁."""
+    words = "<unk> ▁the ▁king ▁was ▁a ▁man ▁of ▁sea s ▁old".split()
+    library = Library(models.Unigram([(word, -float(i)) for i, word in enumerate(words)], unk_id=0))
+    library.add_special_tokens(["<unk>"])
+    library.pre_tokenizer = pre_tokenizers.Metaspace()
+    library.decoder = decoders.Metaspace()
+    return json.loads(library.to_str())
+
+
+@pytest.fixture
+def old_king(make_gpt2: MakeGPT2) -> Path:
+    """A model that says "old" after "the king"."""
+    files = {**NO_SLOW, "tokenizer.json": metaspace(), "tokenizer_config.json": FILE}
+    return make_gpt2(vocab_size=10, seed=2, eos_token_id=0, bos_token_id=0, files=files)
+
+
+# Added tokens
+
+
+def test_added_tokens_json(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_gpt2(
+        vocab_size=259, files={"added_tokens.json": ADDED, "tokenizer_config.json": {**GPT2, "chat_template": TURNS}}
+    )
+    model = rushlight.load(folder)
+    chat = rushlight.Chat(model, max_tokens=6)
+    assert chat.send("Hi").prompt_ids == [257, 72, 105, 258]
+    chat.reset()
+    assert chat.send("<|bot|>Hi").prompt_ids == [257, *b"<|bot|>Hi", 258]  # typed: plain characters
+    assert model.tokenizer.decode([257, 258]) == "<|user|><|bot|>"
+    assert model.generate([65], max_tokens=1, logit_bias={257: 1000.0}).text == "<|user|>"
+    assert not caplog.records
+
+
+def test_an_added_token_is_at_the_id_of_its_file(make_gpt2: MakeGPT2) -> None:
+    tokenizer = rushlight.load(make_gpt2(vocab_size=300, files={"added_tokens.json": {"<x>": 280}})).tokenizer
+    assert tokenizer.encode("<x>a", allow_special=True) == [280, 97]
+    assert not tokenizer.has_token(270)
+
+
+def test_ids_without_a_token_stay_barred(make_gpt2: MakeGPT2) -> None:
+    model = rushlight.load(make_gpt2(vocab_size=262, files={"added_tokens.json": ADDED}))
+    bias = {259: 1000.0, 260: 1000.0, 258: 500.0}
+    assert model.generate("a", max_tokens=3, logit_bias=bias).ids == [258] * 3
+
+
+@pytest.mark.parametrize(
+    ("files", "added"),
+    [
+        ({"added_tokens.json": ADDED}, {257: ("<|user|>", False), 258: ("<|bot|>", False)}),
+        (
+            {"added_tokens.json": ADDED, "special_tokens_map.json": {"pad_token": "<|bot|>", "sep_token": "<sep>"}},
+            {257: ("<|user|>", False), 258: ("<|bot|>", True), 259: ("<sep>", True)},
+        ),
+        (
+            {"tokenizer_config.json": {**GPT2, "pad_token": "[PAD]", "bos_token": {"content": "<s>", "lstrip": False}}},
+            {257: ("<s>", True), 258: ("[PAD]", True)},
+        ),
+        (
+            {
+                "tokenizer_config.json": {
+                    **GPT2,
+                    "added_tokens_decoder": {"257": {"content": "<a>", "special": False}},
+                    "pad_token": "[PAD]",
+                },
+                "special_tokens_map.json": {"sep_token": "<sep>"},
+                "added_tokens.json": {"<b>": 258},
+            },
+            {257: ("<a>", False), 258: ("[PAD]", True)},
+        ),
+        (
+            {**NO_SLOW, "tokenizer.json": byte_level(), "added_tokens.json": ADDED, "tokenizer_config.json": FILE},
+            {257: ("<|user|>", False), 258: ("<|bot|>", False)},
+        ),
+    ],
+    ids=["added_tokens.json", "special_tokens_map.json", "names", "added_tokens_decoder", "tokenizer.json"],
+)
+def test_which_tokens_there_are(make_gpt2: MakeGPT2, files: dict, added: dict) -> None:
+    tokenizer = rushlight.load(make_gpt2(vocab_size=300, files=files)).tokenizer
+    found = {i: tokenizer.decode([i]) for i in range(257, 300) if tokenizer.has_token(i)}
+    assert found == {i: content for i, (content, _) in added.items()}
+    for i, (content, special) in added.items():
+        assert tokenizer.encode(content, allow_special=True) == [i]
+        assert tokenizer.encode(content) == (list(content.encode()) if special else [i])
+
+
+def test_a_character_named_as_padding_stays_a_character(make_gpt2: MakeGPT2) -> None:
+    model = rushlight.load(make_gpt2(files={"tokenizer_config.json": {**GPT2, "pad_token": "!"}}))
+    assert model.tokenizer.encode("Hi!") == list(b"Hi!")
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        (
+            {"added_tokens.json": {"a": 257}},
+            'added_tokens.json: "a" has another id in the vocabulary .expected 97, found 257',
+        ),
+        ({"added_tokens.json": {"<x>": 5}}, "have the same id 5"),
+        ({"added_tokens.json": {"<x>": "257"}}, "added_tokens.json: '<x>' has no id"),
+        ({"added_tokens.json": "["}, "added_tokens.json: not JSON"),
+        ({"tokenizer_config.json": {"bos_token": 5}}, "tokenizer_config.json: bos_token is not a token"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"x": {}}}}, "added_tokens_decoder is wrong"),
+        ({"tokenizer_config.json": {"add_prefix_space": "yes"}}, "add_prefix_space is wrong .expected true or false"),
+        ({"tokenizer_config.json": {"tokenizer_class": 5}}, "tokenizer_class is wrong"),
+        ({"tokenizer_config.json": {"add_bos_token": True, "bos_token": None}, "vocab.json": {"a": 0}}, "no token is"),
+        (
+            {**NO_SLOW, "tokenizer.json": byte_level(), "added_tokens.json": {"<x>": 280}},
+            'added_tokens.json: .*"<x>" another id .expected 257, found 280',
+        ),
+    ],
+)
+def test_files_that_are_wrong(make_gpt2: MakeGPT2, files: dict, problem: str) -> None:
+    with pytest.raises(TokenizerError, match=problem):
+        rushlight.load(make_gpt2(vocab_size=300, files=files))
+
+
+# What stands before a text
+
+
+@pytest.mark.parametrize(
+    ("files", "vocab_size", "n_positions", "prompt_ids", "ids"),
+    [
+        (
+            {
+                "tokenizer.json": byte_level(
+                    "<s>", post=processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 257)])
+                ),
+                "tokenizer_config.json": FILE,
+            },
+            258,
+            32,
+            [257, 72, 105],
+            [193, 180, 180, 107, 193, 254],
+        ),
+        (
+            {"tokenizer_config.json": {**GPT2, "add_bos_token": True}},
+            257,
+            64,
+            [256, 72, 105],
+            [147, 115, 93, 122, 180, 213],
+        ),
+    ],
+    ids=["post_processor", "add_bos_token"],
+)
+def test_a_beginning_of_text_token(
+    make_gpt2: MakeGPT2, files: dict, vocab_size: int, n_positions: int, prompt_ids: list[int], ids: list[int]
+) -> None:
+    model = rushlight.load(make_gpt2(vocab_size=vocab_size, n_positions=n_positions, files=files))
+    result = model.generate("Hi", max_tokens=6)
+    assert (result.prompt_ids, result.ids) == (prompt_ids, ids)
+    assert model.generate("", max_tokens=1).prompt_ids == prompt_ids[:1]
+    assert model.generate([72, 105], max_tokens=1).prompt_ids == [72, 105]  # ids are left alone
+    assert model.stream("Hi").result.prompt_ids == prompt_ids
+    assert model.beam_search("Hi", n_beams=2, max_tokens=2)[0].prompt_ids == prompt_ids
+    assert model.score("Hi", "!").prompt_ids == prompt_ids
+    assert model.score("Hi", "!").ids == model.score([72], "!").ids == [33]
+    assert len(model.logits("Hi")) == 3
+    assert lens(model, "Hi").prompt_ids == prompt_ids
+    with model.trace("h.0") as trace:
+        model.logits("Hi")
+    assert len(trace["h.0"]) == 3
+    assert model.tokenizer.encode("Hi") == [72, 105]
+
+
+def test_perplexity_as_in_the_guide_with_a_beginning(make_gpt2: MakeGPT2) -> None:
+    """1363.2887 is what the loop of transformers' guide prints, with 176 tokens, a window of 32 and a stride of 16."""
+    post = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 257)])
+    files = {"tokenizer.json": byte_level("<s>", post=post), "tokenizer_config.json": FILE}
+    model = rushlight.load(make_gpt2(vocab_size=258, n_positions=32, files=files))
+    text = "Once upon a time there was a king. " * 5
+    found = model.perplexity(text, stride=16)
+    assert found.n_ids == 176
+    assert found.guide_perplexity == pytest.approx(1363.28870, rel=1e-5)
+    assert model.perplexity(iter([text[:7], text[7:]]), stride=16).nll == found.nll
+    assert found.bits_per_byte == pytest.approx(found.nll_sum / math.log(2) / len(text))
+    assert model.perplexity(list(text.encode()), stride=16).n_ids == 175
+
+
+def test_what_comes_after_a_text_is_left_out(make_gpt2: MakeGPT2) -> None:
+    """A model goes on with a text: one that was ended before would be another text."""
+    post = processors.BertProcessing(("</s>", 258), ("<s>", 257))
+    files = {"tokenizer.json": byte_level("<s>", "</s>", post=post), "tokenizer_config.json": FILE}
+    model = rushlight.load(make_gpt2(vocab_size=259, files=files))
+    assert model.generate("Hi", max_tokens=1).prompt_ids == [257, 72, 105]
+
+
+def test_a_chat_has_the_beginning_that_its_template_writes(make_gpt2: MakeGPT2) -> None:
+    config = {**GPT2, "add_bos_token": True, "chat_template": TURNS}
+    model = rushlight.load(
+        make_gpt2(vocab_size=259, files={"added_tokens.json": ADDED, "tokenizer_config.json": config})
+    )
+    assert rushlight.Chat(model, max_tokens=1).send("Hi").prompt_ids == [257, 72, 105, 258]
+
+
+MERGED = {
+    "vocab.json": {**byte_vocabulary(), "ĠH": 257, "ĠHi": 258},
+    "merges.txt": "Ġ H\nĠH i\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        ({**MERGED, "tokenizer_config.json": {**GPT2, "add_prefix_space": True}}, [258, 32, 105, 115]),
+        ({**MERGED, "tokenizer_config.json": {**GPT2, "add_prefix_space": False}}, [72, 105, 32, 105, 115]),
+        ({**MERGED}, [72, 105, 32, 105, 115]),
+        (
+            {"tokenizer.json": byte_level(), "tokenizer_config.json": {**GPT2, "add_prefix_space": True}},
+            [32, 72, 105, 32, 105, 115],
+        ),
+        (
+            {
+                "tokenizer.json": byte_level(add_prefix_space=True),
+                "tokenizer_config.json": {**GPT2, "add_prefix_space": False},
+            },
+            [72, 105, 32, 105, 115],
+        ),
+        (
+            {"tokenizer.json": byte_level(), "tokenizer_config.json": {**FILE, "add_prefix_space": True}},
+            [72, 105, 32, 105, 115],
+        ),
+    ],
+    ids=["slow", "slow, false", "slow, none", "over the file", "over the file, false", "the file alone"],
+)
+def test_add_prefix_space(make_gpt2: MakeGPT2, files: dict, ids: list[int]) -> None:
+    model = rushlight.load(make_gpt2(vocab_size=259, files=files))
+    assert model.generate("Hi is", max_tokens=1).prompt_ids == ids
+
+
+def test_generating_after_a_prefix_space(make_gpt2: MakeGPT2) -> None:
+    files = {**MERGED, "tokenizer_config.json": {**GPT2, "add_prefix_space": True}}
+    model = rushlight.load(make_gpt2(vocab_size=259, files=files))
+    assert model.generate("Hi is", max_tokens=6).ids == [194, 114, 114, 114, 191, 114]
+
+
+# Text after other text
+
+
+def test_a_new_word_has_its_space(old_king: Path) -> None:
+    model = rushlight.load(old_king)
+    assert model.generate("the king", max_tokens=6).text == " old" * 6
+    assert list(model.stream("the king", max_tokens=3)) == [" old"] * 3
+    assert [beam.text for beam in model.beam_search("the king", n_beams=2, max_tokens=1)] == [" old"]
+    many = model.generate("the king", max_tokens=2, n=3, temperature=0.5, seed=1)
+    assert all(each.text.startswith((" ", "s", "<unk>")) for each in (many, *many.others))
+    assert model.generate("", max_tokens=1, logit_bias={9: 1000.0}).text == "old"  # nothing stands before it
+    record = model.generate("the king", max_tokens=1, logprobs=1).to_json(model.tokenizer)
+    assert record["logprobs"][0]["token"] == record["logprobs"][0]["top"][0]["token"] == " old"
+
+
+def test_a_stop_string_at_the_first_token(old_king: Path) -> None:
+    model = rushlight.load(old_king)
+    result = model.generate("the king", max_tokens=6, stop=" old")
+    assert (result.ids, result.text, result.finish_reason) == ([9], "", "stop")
+    [beam] = model.beam_search("the king", n_beams=2, max_tokens=3, stop=[" old"])
+    assert (beam.ids, beam.text) == ([9], "")
+
+
+def test_on_the_command_line(old_king: Path, tmp_path: Path) -> None:
+    generated = run("generate", old_king, "-p", "the king", "-n", "6")
+    assert generated.stdout.strip() == "the king old old old old old old"
+    (tmp_path / "in.jsonl").write_text('{"prompt": "the king"}\n')
+    run("batch", tmp_path / "in.jsonl", "-m", old_king, "-o", tmp_path / "out.jsonl", "-n", "2")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["text"] == " old old"
+    shown = json.loads(run("lens", old_king, "-p", "the king", "--json").stdout)
+    assert [token["text"] for token in shown["tokens"]] == ["the", "·king"]
+    assert shown["blocks"][-1]["top"][-1][0]["text"] == "·old"
+
+
+def test_an_answer_of_a_chat_has_its_space(old_king: Path) -> None:
+    model = rushlight.load(old_king)
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with rushlight.Chat(model, template=template, max_tokens=2) as chat:
+        assert chat.send("the king").text == " old old"
+        # What follows an answer is in the middle of a text: no space comes before it that nobody wrote.
+        assert chat.send("s").prompt_ids == [1, 2, 9, 9, 8]
+
+
+WORDS = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n你\n好\n##cc\n秋\n##s\n.\nking\n"
+
+
+def test_bert_vocabulary(make_gpt2: MakeGPT2) -> None:
+    """A Chinese GPT-2 of BERT's vocab.txt; `[CLS]` begins a text, and the `[SEP]` that would end it is left out."""
+    files = {**NO_SLOW, "vocab.txt": WORDS, "tokenizer_config.json": {"tokenizer_class": "BertTokenizer"}}
+    model = rushlight.load(make_gpt2(vocab_size=12, seed=2, eos_token_id=3, bos_token_id=2, files=files))
+    result = model.generate("你好", max_tokens=6)
+    assert result.prompt_ids == [2, 5, 6]
+    assert (result.ids, result.text) == ([11, 1, 9, 9, 0, 1], " king [UNK]ss [PAD] [UNK]")
+    assert model.tokenizer.encode("KINGs 你x。") == [11, 9, 5, 1, 1]
+
+
+def test_bert_vocabulary_by_config_json(make_gpt2: MakeGPT2) -> None:
+    files = {**NO_SLOW, "vocab.txt": WORDS, "tokenizer_config.json": {"do_lower_case": False}}
+    folder = make_gpt2(vocab_size=12, eos_token_id=3, tokenizer_class="BertTokenizer", bos_token_id=2, files=files)
+    assert rushlight.load(folder).tokenizer.encode("KING king") == [1, 11]
+    (folder / "vocab.txt").write_text("a\nb\n")
+    with pytest.raises(TokenizerError, match=r"vocab.txt: this is not BERT's vocabulary: it has no \[UNK\]"):
+        rushlight.load(folder)
+
+
+@pytest.mark.parametrize("split", [0, 1, 3, 6])
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        decoders.Metaspace(),
+        decoders.WordPiece(),
+        decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        ),
+        decoders.CTC(),
+    ],
+    ids=lambda decoder: type(decoder).__name__,
+)
+def test_a_text_goes_on_where_the_prompt_ends(tmp_path: Path, decoder: decoders.Decoder, split: int) -> None:
+    pieces = "a ▁a ▁ ##s <0xE4> <0xBD> <0xA0> .".split()
+    library = Library(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, "a"))
+    library.decoder = decoder
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    rng = np.random.default_rng(split)
+    for _ in range(100):
+        ids = rng.integers(0, len(pieces), 6 + split).tolist()
+        # Within a run of bytes, what stands for the first of them may change as more come.
+        if split and pieces[ids[split - 1]].startswith("<") and pieces[ids[split]].startswith("<"):
+            continue
+        if isinstance(decoder, decoders.CTC) and split and ids[split] == ids[split - 1]:
+            continue
+        before, new = ids[:split], ids[split:]
+        text = tokenizer.decode(new, before=before)
+        assert tokenizer.decode(before) + text == tokenizer.decode(ids)
+        stream = tokenizer.stream(before=before)
+        assert "".join([*map(stream.push, new), stream.flush()]) == text
+
+
+def test_the_bytes_of_a_character_on_both_sides(tmp_path: Path) -> None:
+    pieces = "a <0xE4> <0xBD> <0xA0>".split()
+    library = Library(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, "a"))
+    library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    assert tokenizer.decode([3, 0], before=[0, 1, 2]) == "你a"
+    assert tokenizer.decode([0], before=[0, 1, 2]) == "a"
+
+
+# Which tokenizer a folder has
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"merges.txt": None}, "vocab.json: the prompt is text, and a tokenizer without its merges.txt cannot be read"),
+        ({"vocab.json": None}, "merges.txt: .* without its vocab.json"),
+        (
+            {**NO_SLOW, "tokenizer.model": "x"},
+            "tokenizer.model: .*SentencePiece model is read from a tokenizer.json only",
+        ),
+        ({**NO_SLOW, "spiece.model": "x"}, "spiece.model: .*transformers is: python -c .*AutoTokenizer"),
+        ({**NO_SLOW, "vocab.txt": WORDS}, "vocab.txt: .*no file says .*BertTokenizer"),
+        (
+            {**NO_SLOW, "tokenizer_config.json": {"tokenizer_class": "T5Tokenizer"}},
+            "tokenizer_config.json: .*a T5Tokenizer, and none of its files are here",
+        ),
+        (
+            {"tokenizer_config.json": {"tokenizer_class": "RobertaTokenizer"}},
+            "a RobertaTokenizer is read from a tokeni",
+        ),
+    ],
+)
+def test_no_other_tokenizer_in_place_of_the_models(
+    make_gpt2: MakeGPT2, files: dict, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = rushlight.load(make_gpt2(vocab_size=50257, files=files))
+    assert not caplog.records
+    assert model.tokenizer is None
+    with pytest.raises(TokenizerError, match=problem):
+        model.generate("Olá mundo")
+    with pytest.raises(TokenizerError, match="a conversation is text"):
+        rushlight.Chat(model)
+    assert len(model.generate([1, 2], max_tokens=2).ids) == 2  # ids need no tokenizer
+    report = rushlight.check(make_gpt2("checked", vocab_size=50257, files=files), data=False)
+    assert [finding for finding in report.findings if "tokenizer beside the weights cannot be read" in finding.title]
+
+
+def test_a_bare_folder_has_gpt2s(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_gpt2(vocab_size=50257, files={**NO_SLOW, "tokenizer_config.json": GPT2})
+    with caplog.at_level(logging.WARNING, "rushlight"):
+        model = rushlight.load(folder)
+    assert [record.getMessage()[:30] for record in caplog.records] == ["no tokenizer beside the weight"]
+    assert model.generate("Hello", max_tokens=1).prompt_ids == [15496]
+    (folder / "tokenizer_config.json").write_text(json.dumps({**GPT2, "add_bos_token": True}))
+    assert rushlight.load(folder).prompt_ids("Hello") == [50256, 15496]
+
+
+# Tokens that the model does not embed
+
+
+def test_an_added_token_beyond_the_table(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_gpt2(files={"tokenizer.json": byte_level("[PAD]"), "tokenizer_config.json": FILE})
+    with caplog.at_level(logging.WARNING, "rushlight"):
+        model = rushlight.load(folder)
+    [note] = [record.getMessage() for record in caplog.records]
+    assert note.startswith("the model embeds 257 tokens, and not the tokenizer's [PAD]")
+    assert model.generate("Hi", max_tokens=6).ids == [243, 122, 93, 184, 184, 122]
+    assert model.generate("[PAD]", max_tokens=1).prompt_ids == list(b"[PAD]")  # typed: plain characters
+    with pytest.raises(RequestError, match=r"no such token: 257 .expected ids from 0 to 256"):
+        model.generate([257])
+    template = "{% for m in messages %}{{ m.content }}[PAD]{% endfor %}"
+    with pytest.raises(RequestError, match="257"):
+        rushlight.Chat(model, template=template).send("Hi")
+    assert rushlight.check(folder, data=False).fits
+    assert model.generate("a", max_tokens=5, regex="[ab]{3}").text.strip("ab") == ""
+
+
+def test_an_added_token_beyond_the_table_in_a_prompt(make_gpt2: MakeGPT2) -> None:
+    model = rushlight.load(make_gpt2(files={"added_tokens.json": {"<x>": 257}}))
+    problem = 'the model does not embed the token "<x>", 257 .expected ids from 0 to 256'
+    for ask in (model.generate, model.logits, lambda text: model.score(text, "b"), model.perplexity):
+        with pytest.raises(RequestError, match=problem):
+            ask("a<x>b")
+    assert model.generate("a", max_tokens=1).text
+
+
+def test_a_vocabulary_beyond_the_table_is_refused(make_gpt2: MakeGPT2) -> None:
+    folder = make_gpt2(files={"vocab.json": {**byte_vocabulary(), "th": 257}})
+    with pytest.raises(TokenizerError, match="ids up to 257, and the model embeds 257 tokens; take the tokenizer and"):
+        rushlight.load(folder)
+
+
+# A model's end that the tokenizer does not have
+
+
+def test_a_chat_without_the_models_end(make_gpt2: MakeGPT2) -> None:
+    template = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    files = {
+        "tokenizer.json": byte_level(end="<|end|>"),
+        "tokenizer_config.json": {**FILE, "eos_token": "<|end|>", "chat_template": template},
+    }
+    folder = make_gpt2(vocab_size=300, eos_token_id=299, bos_token_id=299, files=files)
+    model = rushlight.load(folder)
+    answer = rushlight.Chat(model, max_tokens=3).send("Hi")
+    assert answer.prompt_ids == [72, 105, 256]
+    assert len(model.generate("Hi", max_tokens=3).ids) == 3
+    assert model.generate("Hi", max_tokens=3, logprobs=20).to_json(model.tokenizer)["logprobs"]
+
+
+def test_dialogpt_without_the_models_end(make_gpt2: MakeGPT2) -> None:
+    folder = make_gpt2(
+        vocab_size=300, eos_token_id=299, bos_token_id=299, task_specific_params={"conversational": {"max_length": 9}}
+    )
+    with pytest.raises(
+        TemplateError, match=r"no token has the model's id 299; name it as eos_token in tokenizer_config"
+    ):
+        rushlight.Chat(rushlight.load(folder))
+
+
+# A vocabulary without every byte
+
+
+LETTERS = {
+    **{letter: i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz")},
+    "Ġ": 26,
+    "<|endoftext|>": 27,
+    "th": 28,
+}
+
+
+def test_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> None:
+    files = {"vocab.json": LETTERS, "merges.txt": "t h\n", "added_tokens.json": {"É": 29, "\n": 30}}
+    model = rushlight.load(make_gpt2(vocab_size=31, eos_token_id=27, bos_token_id=27, files=files))
+    assert model.tokenizer.encode("the") == [28, 4]
+    assert model.generate("abc the", max_tokens=6).prompt_ids == [0, 1, 2, 26, 28, 4]
+    with pytest.raises(RequestError, match=r"vocab.json: the tokenizer has no token for 'A'; leave it out"):
+        model.generate("the A")
+    with pytest.raises(RequestError, match="no token for 'é'"):
+        model.tokenizer.encode("é", allow_special=True)
+    assert model.tokenizer.encode("aÉ\n") == [0, 29, 30]  # an added token is found as a whole
+
+
+def test_the_text_of_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> None:
+    files = {"vocab.json": LETTERS, "merges.txt": "t h\n"}
+    model = rushlight.load(make_gpt2(vocab_size=29, eos_token_id=27, bos_token_id=27, files=files))
+    result = model.generate("abc the", max_tokens=6)
+    assert (result.ids, result.text) == ([24, 24, 24, 4, 1, 24], "yyyeby")
+
+
+@pytest.mark.parametrize("vocab", [{"a": 0, "a</w>": 1}, {"▁": 0, "a": 1}, {"é": 0, "日": 1}])
+def test_a_vocabulary_of_another_kind(make_gpt2: MakeGPT2, vocab: dict) -> None:
+    with pytest.raises(TokenizerError, match=r"vocab.json: this is not byte-level BPE .found the token"):
+        rushlight.load(make_gpt2(vocab_size=300, files={"vocab.json": vocab}))
+
+
+# A token over the join of prompt and continuation
+
+
+def test_the_continuation_after_a_token_over_the_join() -> None:
+    model = rushlight.load()
+    encode = model.tokenizer.encode
+    assert (encode("a"), encode("b"), encode("ab")) == ([65], [66], [605])
+    one = model.score("a", "b")
+    assert (one.prompt_ids, one.ids) == ([65], [66])
+    assert one.logprob == pytest.approx(-6.306, abs=0.02)
+    two, same = model.score_many([("a", "b "), ([65], [66, 221])])
+    assert two.ids == [66, 221] == same.ids
+    assert two.logprobs == pytest.approx([-6.306, -9.390], abs=0.02)
+    assert two == same
+
+
+def test_a_join_that_changes_the_text_is_refused(make_gpt2: MakeGPT2) -> None:
+    files = {**NO_SLOW, "vocab.txt": WORDS + "kings\n", "tokenizer_config.json": {"tokenizer_class": "BertTokenizer"}}
+    model = rushlight.load(make_gpt2(vocab_size=13, eos_token_id=3, bos_token_id=2, files=files))
+    with pytest.raises(RequestError, match=r"a token spans the join .* give token ids"):
+        model.score("king", "s")
+    assert model.score("king", " 你").ids == [5]
+
+
+# What a file is
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1355256\n"
+PAGE = "<!DOCTYPE html><html><body>404</body></html>"
+
+
+@pytest.mark.parametrize(("content", "kind"), [(POINTER, "a Git LFS pointer"), (PAGE, "an HTML page")])
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer_config.json", "config.json"])
+def test_a_download_that_is_something_else(make_gpt2: MakeGPT2, name: str, content: str, kind: str) -> None:
+    folder = make_gpt2()
+    (folder / name).write_text(content)
+    with pytest.raises(ConfigError if name == "config.json" else TokenizerError, match=rf"{name}: not .* but {kind}"):
+        rushlight.load(folder)
+
+
+def test_a_tokenizer_of_a_newer_library(make_gpt2: MakeGPT2) -> None:
+    tokenizer = byte_level()
+    tokenizer["pre_tokenizer"] = {"type": "OfTomorrow"}
+    with pytest.raises(TokenizerError, match=r"tokenizer.json: not a tokenizer: .*pip install --upgrade tokenizers"):
+        rushlight.load(make_gpt2(files={"tokenizer.json": tokenizer}))
+
+
+def test_a_decoder_with_a_type_that_is_no_text(make_gpt2: MakeGPT2) -> None:
+    tokenizer = byte_level()
+    tokenizer["decoder"] = {"type": ["x"], "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True}
+    model = rushlight.load(make_gpt2(files={"tokenizer.json": tokenizer}))
+    assert isinstance(model.generate("Hi", max_tokens=2).text, str)
+
+
+@pytest.mark.parametrize("charsmap", ["AAAA", "!!", "", None, "CAAAAAAAAAA=", "BAAAAAAAAAD/"])
+def test_a_charsmap_that_makes_the_library_panic(
+    make_gpt2: MakeGPT2, charsmap: str | None, capfd: pytest.CaptureFixture
+) -> None:
+    tokenizer = byte_level()
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [normalizer]}
+    with pytest.raises(TokenizerError, match=r"tokenizer.json: not a tokenizer: Precompiled cannot"):
+        rushlight.load(make_gpt2(files={"tokenizer.json": tokenizer}))
+    assert capfd.readouterr().err == ""
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "rushlight", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
