@@ -86,11 +86,13 @@ class Generation:
         """The text, its ids, why it ended, its seed, and what else was asked for, as values of JSON.
 
         Args:
-            tokenizer: the model's, for the words of single tokens.
+            tokenizer: the model's, for the text of single tokens; None where there is none, and for the rows of a
+                padded vocabulary, which no token has.
         """
 
         def token(token_id: int, logprob: float) -> dict[str, object]:
-            return {"id": token_id, "token": tokenizer and tokenizer.decode([token_id]), "logprob": logprob}
+            text = tokenizer.decode([token_id]) if tokenizer and tokenizer.has_token(token_id) else None
+            return {"id": token_id, "token": text, "logprob": logprob}
 
         def entries(logprobs: Iterable[TokenLogprob | None]) -> list[dict[str, object] | None]:
             return [

@@ -219,7 +219,7 @@ def _special_tokens(model: Model, config: Mapping[str, Any]) -> dict[str, str]:
             text = value.get("content") if isinstance(value, dict) else value
             if isinstance(text, str):
                 tokens.setdefault(key, text)
-    if model.eos_ids and model.tokenizer is not None:
+    if model.eos_ids and model.tokenizer is not None and model.tokenizer.has_token(model.eos_ids[0]):
         end = model.tokenizer.decode(model.eos_ids[:1])
         tokens.setdefault("eos_token", end)
         tokens.setdefault("bos_token", end)
