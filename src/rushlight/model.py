@@ -86,6 +86,7 @@ class Model:
         n_parameters: a tied head counted once.
         eos_ids: the tokens that end a text.
         folder: where its files lie on this machine; None if it was made from none.
+        files: the paths of its weights.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Model:
         eos_ids: tuple[int, ...],
         kv_bytes: int | None = None,
         folder: Path | None = None,
+        files: tuple[Path, ...] = (),
     ) -> None:
         self.module = module
         self.forward = backend.capture(module)
@@ -109,6 +111,7 @@ class Model:
         self.n_parameters = n_parameters
         self.eos_ids = eos_ids
         self.folder = folder
+        self.files = files
         self._backend = backend
         self._kv_bytes = kv_bytes
         self._grammars: Grammars | None = None

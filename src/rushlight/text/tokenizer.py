@@ -311,7 +311,9 @@ def _check_length(text: str) -> None:
     try:
         n_bytes = len(text.encode())
     except UnicodeEncodeError as error:
-        raise RequestError(f"the text is not Unicode: character {error.start + 1} is half of a surrogate pair") from None
+        raise RequestError(
+            f"the text is not Unicode: character {error.start + 1} is half of a surrogate pair"
+        ) from None
     if n_bytes > MAX_PROMPT_BYTES:
         raise RequestError("the text is too long", expected=f"at most {MAX_PROMPT_BYTES:,} bytes", found=f"{n_bytes:,}")
 
