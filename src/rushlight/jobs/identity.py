@@ -56,12 +56,12 @@ def job_identity(
     beside = [] if model.folder is None else [model.folder]
     return {
         "settings": requests.settings_digest(echo),
-        "device": model.device,
+        "device": model.device.partition(":")[0],  # one of several GPUs is as good as another
         "dtype": model.dtype,
         "weights": _weights_digest(model.files),
         "config": _files_digest(folder / name for folder in beside for name in CONFIG_FILES),
         "tokenizer": _files_digest(folder / name for folder in beside for name in TOKENIZER_FILES),
-        **({} if port is None else {"port": _files_digest([Path(port)])}),
+        **({} if port is None else {"port": blake2b(Path(port).read_bytes(), digest_size=8).hexdigest()}),
     }
 
 
@@ -96,4 +96,6 @@ def _weights_digest(paths: Iterable[Path]) -> str:
 
 
 def _piece_digest(file: File, start: int) -> bytes:
-    return sha256(file.read(start, min(_PIECE_BYTES, file.size - start))).digest()
+    piece = memoryview(bytearray(min(_PIECE_BYTES, file.size - start)))
+    file.read_into(piece, start)
+    return sha256(piece).digest()

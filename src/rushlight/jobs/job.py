@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rushlight.model import Model, Request
     from rushlight.result import Generation
 
+MAX_MESSAGE_CHARS = 2000
+
 
 class Results(Protocol):
     """Where results go: a `ResultsFile`, or what only passes them on."""
@@ -206,8 +208,12 @@ class Job:
 
     def _failure(self, line: Line, name: Any, error: RushlightError) -> ResultLine:
         self.summary.n_failed += 1
-        told = {"type": error.code, "message": str(error)}
-        return ResultLine.of({**_head(line, name), "error": told, **self._tail(line)})
+        message = str(error)
+        if len(message) > MAX_MESSAGE_CHARS:  # it quotes the line
+            message = f"{message[:MAX_MESSAGE_CHARS]}... ({len(message):,} characters)"
+        return ResultLine.of(
+            {**_head(line, name), "error": {"type": error.code, "message": message}, **self._tail(line)}
+        )
 
     def _tail(self, line: Line) -> dict[str, Any]:
         return {"request": self._digest(line), "job": self.identity}
