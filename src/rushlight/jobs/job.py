@@ -166,7 +166,10 @@ class Job:
         before = self._results.job
         if before is not None and before != self.identity:
             changed = ", ".join(changes(before, self.identity))
-            raise JobError(f"the results belong to another job; changed since then: {changed}", remedy=_OTHERWISE)
+            raise JobError(
+                "the results belong to another job" + (f"; changed since then: {changed}" if before else ""),
+                remedy=_OTHERWISE,
+            )
 
     def _is_finished(self, line: Line) -> bool:
         there = self._results.digest(line.index)
