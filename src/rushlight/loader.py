@@ -121,6 +121,7 @@ def load(
         eos_ids=ends,
         kv_bytes=kv_bytes,
         folder=checkpoint.folder,
+        files=checkpoint.files,
     )
     if draft is not None:
         model.use_draft(load(draft, device=device, dtype=dtype, threads=threads, exact=exact, offline=offline))

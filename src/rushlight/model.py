@@ -86,6 +86,7 @@ class Model:
         n_parameters: a tied head counted once.
         eos_ids: the tokens that end a text.
         folder: where its files lie on this machine; None if it was made from none.
+        files: the paths of its weights.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Model:
         kv_bytes: int | None = None,
         folder: Path | None = None,
         no_tokenizer: TokenizerError | None = None,
+        files: tuple[Path, ...] = (),
     ) -> None:
         self.module = module
         self.forward = backend.capture(module)
@@ -110,6 +112,7 @@ class Model:
         self.n_parameters = n_parameters
         self.eos_ids = eos_ids
         self.folder = folder
+        self.files = files
         self._backend = backend
         self._kv_bytes = kv_bytes
         self._no_tokenizer = no_tokenizer

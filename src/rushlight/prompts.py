@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Integral
+from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, cast
 
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
@@ -73,7 +74,7 @@ class Prompts:
         ids: list[int] = []
         for i in prompt:
             if not isinstance(i, Integral) or isinstance(i, bool):
-                raise RequestError("a prompt is text, or token ids", found=repr(i))
+                raise RequestError("a prompt is text, or token ids", found=short_repr(i))
             if not 0 <= i < self.vocab_size:
                 raise RequestError(f"no such token: {i}", expected=f"ids from 0 to {self.vocab_size - 1}")
             ids.append(int(i))

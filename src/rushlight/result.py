@@ -87,7 +87,8 @@ class Generation:
         """The text, its ids, why it ended, its seed, and what else was asked for, as values of JSON.
 
         Args:
-            tokenizer: the model's, for the words of single tokens.
+            tokenizer: the model's, for the text of single tokens; None where there is none, and for the rows of a
+                padded vocabulary, which no token has.
         """
         ids = [*self.prompt_ids, *self.ids]
 

@@ -46,10 +46,16 @@ def test_other_settings_are_refused_until_forced(rushlight, folder):
     command = ("batch", "prompts.jsonl", "-o", "out.jsonl")
     rushlight(*command, "-n", "3")
     before = (folder / "out.jsonl").read_bytes()
-    for change in (["-n", "2"], ["-n", "3", "--seed", "1"], ["-n", "3", "--echo"], ["-n", "3", "--dtype", "int8"]):
+    for change, changed in (
+        (["-n", "2"], "settings"),
+        (["-n", "3", "--seed", "1"], "settings"),
+        (["-n", "3", "--echo"], "settings"),
+        (["-n", "3", "--dtype", "int8"], "dtype"),
+        (["-n", "2", "--dtype", "int8"], "settings, dtype"),
+    ):
         refused = rushlight(*command, *change)
         assert (refused.code, refused.out) == (2, "")
-        assert "line 1 of the input is not the request that its result answers" in refused.err
+        assert f"the results belong to another job; changed since then: {changed}; " in refused.err
         assert "--force" in refused.err
         assert (folder / "out.jsonl").read_bytes() == before
     assert rushlight(*command, "--force", "-m", "no/such/model", "--offline").code == 2

@@ -64,7 +64,7 @@ def test_a_line_of_plain_text_is_its_prompt():
         (b'{"custom_id": "a", "body": {}}', 'unknown field "custom_id", "body"'),
         (b'{"prompt": "a", "stop": 3}', '"stop" is neither'),
         (b'{"prompt": "a", "stop": ["a", null]}', '"stop" is neither'),
-        (b'{"prompt": "a", "logit_bias": {"x": 1}}', "a key of logit_bias is no token id"),
+        (b'{"prompt": "a", "logit_bias": {"x": 1}}', "a key of logit_bias is not a token id"),
         (b'{"prompt": "' + b"a" * MAX_LINE_BYTES + b'"}', "the line is too long .*8,388,608"),
     ],
 )
@@ -73,16 +73,27 @@ def test_what_is_no_request(raw, problem):
         RequestLines({}).parse(line(raw))
 
 
-def test_a_digest_is_of_all_that_matters():
-    base = RequestLines({"max_tokens": 3}, ("a",), 1)
-    others = [
-        RequestLines({"max_tokens": 4}, ("a",), 1),
-        RequestLines({"max_tokens": 3}, ("b",), 1),
-        RequestLines({"max_tokens": 3}, ("a",), 2),
-        RequestLines({"max_tokens": 3}, ("a",), 1, plain_text=True),
+def test_a_digest_is_of_every_setting():
+    digests = [
+        lines.settings_digest(echo)
+        for echo in (False, True)
+        for lines in (
+            RequestLines({"max_tokens": 3}, ("a",), 1),
+            RequestLines({"max_tokens": 4}, ("a",), 1),
+            RequestLines({"max_tokens": 3}, ("b",), 1),
+            RequestLines({"max_tokens": 3}, ("a",), 2),
+            RequestLines({"max_tokens": 3}, ("a",), 1, plain_text=True),
+        )
     ]
-    digests = [lines.digest(line({"prompt": "x"}), "gpt2", "f32") for lines in (base, *others)]
-    digests += [base.digest(line({"prompt": "y"}), "gpt2", "f32"), base.digest(line({"prompt": "x"}), "gpt2", "f16")]
-    assert len(set(digests)) == 7
+    assert len(set(digests)) == 10
     assert all(len(digest) == 16 for digest in digests)
-    assert base.digest(line({"prompt": "x"}, 0), "gpt2", "f32") == base.digest(line({"prompt": "x"}, 9), "gpt2", "f32")
+
+
+def test_an_id_has_a_depth():
+    def nested(depth):
+        return line(f'{{"prompt": "a", "id": {"[" * depth + "]" * depth}}}'.encode())
+
+    _, name = RequestLines({}).parse(nested(64))
+    assert json.dumps(name) == "[" * 64 + "]" * 64
+    with pytest.raises(RequestError, match='"id" is nested too deeply'):
+        RequestLines({}).parse(nested(65))

@@ -5,11 +5,17 @@ import json
 import pytest
 
 from rushlight.errors import JobError
-from rushlight.jobs import ResultsFile
+from rushlight.jobs import ResultLine, ResultsFile
+
+JOB = {"weights": "0123456789abcdef", "dtype": "f32"}
+
+
+def record(index, **members):
+    return {"index": index, "text": "é\n\u2028", "request": f"{index + 1:016x}", "job": JOB, **members}
 
 
 def result(index, **members):
-    return {"index": index, "text": "é\n\u2028", **members, "request": f"{index + 1:016x}"}
+    return ResultLine.of(record(index, **members))
 
 
 def written(path, *indices):
@@ -22,7 +28,7 @@ def written(path, *indices):
 def test_results_are_there_again(tmp_path):
     path = tmp_path / "out.jsonl"
     data = written(path, 0, 2, 5)
-    assert [json.loads(line) for line in data.decode().split("\n")[:-1]] == [result(i) for i in (0, 2, 5)]
+    assert [json.loads(line) for line in data.decode().split("\n")[:-1]] == [record(i) for i in (0, 2, 5)]
     with ResultsFile(path) as results:
         assert [results.digest(i) for i in (0, 1, 2, 5, 6)] == [f"{1:016x}", None, f"{3:016x}", f"{6:016x}", None]
         assert (len(results), results.last_index, results.in_order, results.n_failed) == (3, 5, True, 0)
@@ -40,8 +46,28 @@ def test_a_cut_line_is_cut_off_wherever_it_is_cut(tmp_path):
         path.write_bytes(data[:cut])
         with ResultsFile(path) as results:
             assert (len(results), results.digest(1)) == (1, None)
+            assert path.read_bytes() == data[:cut]
             results.append(result(1))
         assert path.read_bytes() == data
+
+
+def test_a_cut_line_is_cut_off_at_the_end_of_a_job_that_adds_none(tmp_path):
+    path = tmp_path / "out.jsonl"
+    data = written(path, 0)
+    path.write_bytes(data + b'{"index": 1, "te')
+    with pytest.raises(RuntimeError), ResultsFile(path):
+        raise RuntimeError
+    assert path.read_bytes() == data + b'{"index": 1, "te'
+    with ResultsFile(path):
+        pass
+    assert path.read_bytes() == data
+
+
+def test_results_of_two_jobs_in_one_file(tmp_path):
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(written(path, 0) + result(1, job=JOB | {"dtype": "f16"}).raw)
+    with pytest.raises(JobError, match=r"out.jsonl: line 2 is of another job than those before it; .*--force"):
+        ResultsFile(path)
 
 
 def test_a_first_line_that_is_cut(tmp_path):
@@ -58,7 +84,8 @@ def test_a_first_line_that_is_cut(tmp_path):
         b'{"prompt": "a"}\n',
         b'{"index": true, "request": "0000000000000001"}\n',
         b'{"index": -1, "request": "0000000000000001"}\n',
-        b'{"index": 1000000000000, "request": "0000000000000001"}\n',
+        b'{"index": 1, "request": "0000000000000001", "job": ["f32"]}\n',
+        b'{"index": 1, "request": "0000000000000001", "job": {"dtype": 1}}\n',
         b'{"index": 1, "request": "0000000000000000"}\n',
         b'{"index": 1, "request": "0x00000000000001"}\n',
         b'{"index": 1, "request": 1}\n',

@@ -95,8 +95,8 @@ def test_without_stop_strings_all_text_passes() -> None:
         ("", "empty or too long .expected 1 to 256 characters, found 0"),
         (["a", ""], "empty or too long"),
         ("a" * (MAX_STOP_CHARS + 1), "empty or too long .*found 257"),
-        ([b"a"], r"no text .found b'a'"),
-        (None, "no text .found None"),
+        ([b"a"], r"not text .found b'a'"),
+        (None, "not text .found None"),
         (["a"] * (MAX_STOP_STRINGS + 1), "too many stop strings .expected at most 16, found 17"),
     ],
 )

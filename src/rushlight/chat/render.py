@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rushlight.errors import TemplateError
+from rushlight.errors import RequestError, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,6 +66,7 @@ class Renderer:
         Raises:
             TemplateError: the template is malformed, or raises an error on the first conversation, or takes more than
                 `CPU_S`, `WALL_S`, `MEMORY_BYTES` or `worker.MAX_TEXT_CHARS`.
+            RequestError: a variable is not a value of JSON.
         """
         request = {
             "template": template,
@@ -73,8 +74,12 @@ class Renderer:
             "variables": variables,
             "now": (now or datetime.now()).isoformat(),
         }
+        try:
+            asked = json.dumps(request).encode() + b"\n"
+        except (RecursionError, TypeError, ValueError) as error:
+            raise RequestError(f"a variable of the chat template is not JSON: {error}", file=file) from None
         with self._lock:
-            answer = self._ask(json.dumps(request).encode() + b"\n")
+            answer = self._ask(asked)
         if answer is None:
             raise TemplateError(
                 f"the chat template takes more than {CPU_S:g} s or {MEMORY_BYTES // 10**6} MB, and was stopped",

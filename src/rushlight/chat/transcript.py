@@ -65,12 +65,14 @@ def write_transcript(path: str | os.PathLike[str], messages: Sequence[Message], 
     """Writes messages, whole or not at all; only a file that is itself a saved conversation is written over.
 
     Raises:
-        RequestError: something else is there.
+        RequestError: something else is there, or it is not a path.
         OSError: it cannot be written.
     """
     path = Path(path)
     try:
-        _write(path, {"format": FORMAT, "version": VERSION, "model": model, "messages": messages})
+        _write(path, {"format": FORMAT, "version": VERSION, "model": printable_name(model), "messages": messages})
+    except ValueError as error:  # a NUL or half of a surrogate pair
+        raise RequestError(f"not a path: {error}", file=path) from None
     except OSError as error:
         # Nobody has heard of the temporary file.
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error

@@ -8,7 +8,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -40,12 +40,14 @@ from rushlight.cli.options import (
     parse_biases,
 )
 from rushlight.cli.progress import progress_bar
-from rushlight.cli.terminal import out_json, say, status
+from rushlight.cli.terminal import out_json, out_json_text, say, status
 from rushlight.errors import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rushlight.generation import SamplingSettings
-    from rushlight.jobs import Summary
+    from rushlight.jobs import ResultLine, Summary
 
 SOME_FAILED = 1
 
@@ -183,7 +185,7 @@ def batch(
                 revision=revision,
                 port=port,
             )
-        job = Job(loaded, requests, results, max_active=parallel, ordered=ordered, echo=echo)
+        job = Job(loaded, requests, results, max_active=parallel, ordered=ordered, echo=echo, port=port)
         total = Path(prompts).stat().st_size if Path(prompts).is_file() else None
         if len(results) and total is not None:
             job.check(read_lines(file))
@@ -209,6 +211,7 @@ class _Stdout:
 
     last_index = -1
     in_order = True
+    job: Mapping[str, str] | None = None
 
     def __init__(self) -> None:
         self.n_failed = 0
@@ -219,9 +222,9 @@ class _Stdout:
     def digest(self, index: int) -> None:
         """None: nothing is kept."""
 
-    def append(self, record: dict[str, Any]) -> None:
-        self.n_failed += "error" in record
-        out_json(record)
+    def append(self, result: ResultLine) -> None:
+        self.n_failed += result.is_error
+        out_json_text(result.raw.decode())
 
 
 def _open(prompts: str) -> BinaryIO:

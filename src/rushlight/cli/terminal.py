@@ -56,10 +56,13 @@ def out_json(value: object, *, indent: int | None = None) -> None:
     """Write a JSON value and a newline; at a terminal without control characters, by JSON's own escapes."""
     import json  # not for --help
 
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    if sys.stdout is not None and sys.stdout.isatty():
-        text = CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-    out(text + "\n")
+    out_json_text(json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+
+
+def out_json_text(text: str) -> None:
+    """As `out_json`, for JSON that is text already, with its newlines."""
+    at_terminal = sys.stdout is not None and sys.stdout.isatty()
+    out(CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) if at_terminal else text)
 
 
 def visible(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ MAX_LOGPROBS = 20
 """Alternatives to a token; the most that OpenAI's API gives too."""
 MAX_CHANGE = 1e30
 """Of a logit, by a penalty or a bias: a float32 holds millions of them together."""
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""Halves of pairs, as which bytes of the command line that are not UTF-8 arrive too."""
 
 
 class SamplingSettings(TypedDict, total=False):
@@ -148,7 +151,7 @@ def _change(value: Any) -> bool:
 
 
 def _grammar(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= MAX_GRAMMAR_CHARS
+    return isinstance(value, str) and len(value) <= MAX_GRAMMAR_CHARS and not _SURROGATES.search(value)
 
 
 def _biases(value: Any) -> bool:
@@ -182,11 +185,11 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "logprobs": (f"from 0 to {MAX_LOGPROBS}", lambda value: value is None or _whole(value, 0, MAX_LOGPROBS)),
     "speculate": ("true or false", lambda value: value is None or isinstance(value, bool)),
     "json_schema": (
-        f"a JSON schema of at most {MAX_GRAMMAR_CHARS:,} characters",
+        f"a JSON schema of at most {MAX_GRAMMAR_CHARS:,} Unicode characters",
         lambda value: value is None or isinstance(value, Mapping) or _grammar(value),
     ),
     "regex": (
-        f"a pattern of at most {MAX_GRAMMAR_CHARS:,} characters",
+        f"a pattern of at most {MAX_GRAMMAR_CHARS:,} Unicode characters",
         lambda value: value is None or _grammar(value),
     ),
     "prompt_logprobs": (f"from 0 to {MAX_LOGPROBS}", lambda value: value is None or _whole(value, 0, MAX_LOGPROBS)),

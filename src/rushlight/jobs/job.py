@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rushlight.errors import JobError, RushlightError
+from rushlight.jobs.identity import changes, job_identity
+from rushlight.jobs.result_line import ResultLine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    import os
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from rushlight.jobs.lines import Line
     from rushlight.jobs.requests import RequestLines
     from rushlight.model import Model, Request
     from rushlight.result import Generation
+
+MAX_MESSAGE_CHARS = 2000
 
 
 class Results(Protocol):
@@ -23,10 +30,11 @@ class Results(Protocol):
 
     last_index: int
     in_order: bool
+    job: Mapping[str, str] | None
 
     def __len__(self) -> int: ...
     def digest(self, index: int) -> str | None: ...
-    def append(self, record: dict[str, Any]) -> None: ...
+    def append(self, result: ResultLine) -> None: ...
 
 
 @dataclass(slots=True)
@@ -66,6 +74,7 @@ class Job:
         max_active: sequences at once.
         ordered: keep the order of the input: a result waits for those before it.
         echo: results hold their prompts.
+        port: the user's model file, if the model was loaded with one.
     """
 
     def __init__(
@@ -77,24 +86,29 @@ class Job:
         max_active: int = 16,
         ordered: bool = False,
         echo: bool = False,
+        port: str | os.PathLike[str] | None = None,
     ) -> None:
         self.summary = Summary()
+        self.identity = job_identity(model, requests, echo=echo, port=port)
+        """What the results have in common, by name: every result holds it under "job"."""
         self._model = model
         self._requests = requests
         self._results = results
         self._max_active = max_active
         self._ordered = ordered
         self._echo = echo
-        self._pending: dict[int, dict[str, Any] | None] = {}
+        self._key = blake2b(json.dumps(self.identity, sort_keys=True).encode()).digest()
+        self._pending: dict[int, ResultLine | None] = {}
         """With `ordered`: lines read and not written, in order, each with its result where it has come."""
 
     def check(self, lines: Iterable[Line]) -> None:
         """Compares the results that are there with the whole input, so that what does not fit is told before any work.
 
         Raises:
-            JobError: a result is of another request, or of a line that the input does not have; or the results are not
-                in order, or have a gap, and the job is `ordered`.
+            JobError: the results are of another job; a result is of another request, or of a line that the input does
+                not have; or the results are not in order, or have a gap, and the job is `ordered`.
         """
+        self._check_identity()
         n_finished = sum(self._is_finished(line) for line in lines)
         if n_finished < len(self._results):
             raise JobError(
@@ -112,14 +126,15 @@ class Job:
         Raises:
             JobError: as `check`, where that was not asked.
         """
+        self._check_identity()
         start, summary = perf_counter(), self.summary
         numbers = count()
         active: dict[int, tuple[Line, Request, Any]] = {}
 
-        def finish(line: Line, result: dict[str, Any]) -> None:
+        def finish(line: Line, result: ResultLine) -> None:
             summary.n_bytes += line.n_bytes
             summary.elapsed_s = perf_counter() - start
-            self._write(line.index, result)
+            self._write(result)
             if progress is not None:
                 progress(summary)
 
@@ -144,8 +159,17 @@ class Job:
             if isinstance(result, RushlightError):
                 finish(line, self._failure(line, name, result))
             else:
-                finish(line, self._success(line, name, request, result))
+                finish(line, self._result(line, name, request, result))
         return summary
+
+    def _check_identity(self) -> None:
+        before = self._results.job
+        if before is not None and before != self.identity:
+            changed = ", ".join(changes(before, self.identity))
+            raise JobError(
+                "the results belong to another job" + (f"; changed since then: {changed}" if before else ""),
+                remedy=_OTHERWISE,
+            )
 
     def _is_finished(self, line: Line) -> bool:
         there = self._results.digest(line.index)
@@ -156,42 +180,52 @@ class Job:
             )
         if there is not None and there != self._digest(line):
             raise JobError(
-                f"line {line.index + 1} of the input is not the request that its result answers: the line, the settings"
-                " or the model have changed",
+                f"line {line.index + 1} of the input is not the request that its result answers: it has changed",
                 remedy=_OTHERWISE,
             )
         return there is not None
 
     def _digest(self, line: Line) -> str:
-        return self._requests.digest(line, self._model.name, self._model.dtype, self._echo)
+        """16 hex digits that tell this request from others: of its line and of what the job has in common."""
+        return blake2b(line.raw, digest_size=8, key=self._key).hexdigest()
 
-    def _success(self, line: Line, name: Any, request: Request, generation: Generation) -> dict[str, Any]:
-        self.summary.n_done += 1
+    def _result(self, line: Line, name: Any, request: Request, generation: Generation) -> ResultLine:
         n_prompt = len(generation.prompt_ids)
         n_new = sum(len(text.ids) for text in (generation, *generation.others))
+        try:
+            result = ResultLine.of(
+                {
+                    **_head(line, name),
+                    **({"prompt": request.prompt} if self._echo else {}),
+                    **generation.to_json(self._model.tokenizer),
+                    "usage": {"prompt_tokens": n_prompt, "completion_tokens": n_new, "total_tokens": n_prompt + n_new},
+                    **self._tail(line),
+                }
+            )
+        except RushlightError as error:
+            return self._failure(line, name, error)
+        self.summary.n_done += 1
         self.summary.prompt_tokens += n_prompt
         self.summary.generated_tokens += n_new
-        return {
-            **_head(line, name),
-            **({"prompt": request.prompt} if self._echo else {}),
-            **generation.to_json(self._model.tokenizer),
-            "usage": {"prompt_tokens": n_prompt, "completion_tokens": n_new, "total_tokens": n_prompt + n_new},
-            "request": self._digest(line),
-        }
+        return result
 
-    def _failure(self, line: Line, name: Any, error: RushlightError) -> dict[str, Any]:
+    def _failure(self, line: Line, name: Any, error: RushlightError) -> ResultLine:
         self.summary.n_failed += 1
-        return {
-            **_head(line, name),
-            "error": {"type": error.code, "message": str(error)},
-            "request": self._digest(line),
-        }
+        message = str(error)
+        if len(message) > MAX_MESSAGE_CHARS:  # it quotes the line
+            message = f"{message[:MAX_MESSAGE_CHARS]}... ({len(message):,} characters)"
+        return ResultLine.of(
+            {**_head(line, name), "error": {"type": error.code, "message": message}, **self._tail(line)}
+        )
 
-    def _write(self, index: int, result: dict[str, Any]) -> None:
+    def _tail(self, line: Line) -> dict[str, Any]:
+        return {"request": self._digest(line), "job": self.identity}
+
+    def _write(self, result: ResultLine) -> None:
         if not self._ordered:
             self._results.append(result)
             return
-        self._pending[index] = result
+        self._pending[result.index] = result
         while (first := next(iter(self._pending), None)) is not None and (ready := self._pending[first]) is not None:
             self._results.append(ready)
             del self._pending[first]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SETTINGS = tuple(field.name for field in fields(SamplingParams))
 FIELDS = ("prompt", "id", "stop", *SETTINGS)
+MAX_ID_DEPTH = 64
+"""Of an id, which is written again with the result, and read again when the job is resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,15 @@ class RequestLines:
         if not isinstance(stop, str) and not all(isinstance(each, str) for each in _list(stop)):
             raise RequestError('"stop" is neither a text nor a list of texts')
         settings = {name: value for name, value in members.items() if name in SETTINGS}
-        return Request(members["prompt"], stop, self._settings(line, settings)), members.get("id")
+        name = members.get("id")
+        if _is_deeper(name, MAX_ID_DEPTH):
+            raise RequestError('"id" is nested too deeply', expected=f"at most {MAX_ID_DEPTH} levels")
+        return Request(members["prompt"], stop, self._settings(line, settings)), name
 
-    def digest(self, line: Line, *rest: object) -> str:
-        """16 hex digits that tell this request from others: its line, these settings, and the rest of what matters."""
+    def settings_digest(self, *rest: object) -> str:
+        """16 hex digits of these settings, and of what else a job is set to."""
         rules = [dict(self.settings), list(self.stop), self.seed, self.plain_text, *rest]
-        return blake2b(line.raw, digest_size=8, key=blake2b(json.dumps(rules).encode()).digest()).hexdigest()
+        return blake2b(json.dumps(rules).encode(), digest_size=8).hexdigest()
 
     def _settings(self, line: Line, given: dict[str, Any]) -> SamplingSettings:
         settings: dict[str, Any] = {**self.settings, **given}
@@ -85,6 +90,17 @@ def _text(raw: bytes) -> str:
         raise RequestError("the prompt is not UTF-8", offset=error.start, found=f"0x{raw[error.start]:02x}") from None
 
 
+def _is_deeper(value: object, most: int) -> bool:
+    """Whether lists and objects are nested more than `most` levels deep."""
+    level = [value]
+    for _ in range(most + 1):
+        parts = [part for part in level if isinstance(part, list | dict)]
+        level = [item for part in parts for item in (part.values() if isinstance(part, dict) else part)]
+        if not parts:
+            return False
+    return True
+
+
 def _list(value: object) -> Sequence[object]:
     return value if isinstance(value, list | tuple) else [value]
 
@@ -94,4 +110,4 @@ def _token_id(key: int | str) -> int:
     try:
         return int(key)
     except ValueError:
-        raise RequestError("a key of logit_bias is no token id", found=printable_name(str(key))) from None
+        raise RequestError("a key of logit_bias is not a token id", found=printable_name(str(key))) from None

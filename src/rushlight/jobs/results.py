@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import time
-from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rushlight.errors import JobError
-from rushlight.jobs.lines import MAX_LINE_BYTES
-from rushlight.strict_json import parse_json_object
+from rushlight.jobs.digests import Digests
+from rushlight.jobs.result_line import MAX_RESULT_BYTES, ResultLine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import BinaryIO, Self
 
 SYNC_S = 5.0
 """A result is in the system's hands at once, and on the disk at the latest so many seconds and one result later."""
 
-MAX_RESULT_BYTES = 8 * MAX_LINE_BYTES
-"""More than any result has, its prompt in it and every character escaped."""
-
-MAX_LINES = 1 << 28
-"""A result of a later line is none that a job wrote."""
-
 _BEGINNING = b'{"index": '
 """Of every result: what a cut line is told by."""
+
+_OTHERWISE = "name another file with -o, or begin this one again with --force"
 
 
 class ResultsFile:
     """Results as lines of JSON, in a file that a later run goes on with.
 
-    Each line is one write, so that a killed process leaves at most the beginning of one; opening the file cuts that
-    off. Memory: 8 bytes for each line of the input.
+    Each line is one write, so that a killed process leaves at most the beginning of one. The next result, or the end of
+    a job that adds none, takes its place; a job that is refused leaves the file as it was. Memory: some 10 bytes for
+    each result.
 
     Args:
         path: the file; made if there is none.
@@ -55,15 +49,20 @@ class ResultsFile:
         """The highest index among the results."""
         self.in_order = True
         """Whether the results stand in the order of the input."""
-        self._digests = array("Q")
+        self.job: Mapping[str, str] | None = None
+        """What the results have in common, by name; None as long as there is no result."""
+        self._digests = Digests()
+        self._end: int | None = None
+        """Where the next result goes, if what the file holds from there on is given up."""
         self._is_new = not self.path.exists()
         if self.path.exists() and not self.path.is_file():
             raise JobError("results go to a regular file", file=self.path, remedy="- is standard output")
         self._file: BinaryIO = self.path.open("a+b", buffering=0)
         try:
             self._lock()
-            self._holds_others = force
-            if not force:
+            if force:
+                self._end = 0
+            else:
                 self._recover()
         except BaseException:
             self._file.close()
@@ -81,18 +80,18 @@ class ResultsFile:
             self.path.unlink(missing_ok=True)  # nothing came of it, not even an empty job
 
     def __len__(self) -> int:
-        return len(self._digests) - self._digests.count(0)
+        return len(self._digests)
 
     def digest(self, index: int) -> str | None:
         """The digest of the request whose result is there; None if there is none."""
-        number = self._digests[index] if index < len(self._digests) else 0
+        number = self._digests.get(index)
         return f"{number:016x}" if number else None
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Adds the result of a request; `record` begins with "index" and has its digest under "request"."""
+    def append(self, result: ResultLine) -> None:
+        """Adds the result of a request."""
         self._clear()
-        self._note(record)
-        data = memoryview(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._note(result)
+        data = memoryview(result.raw)
         try:
             while data:
                 data = data[self._file.write(data) :]
@@ -108,19 +107,18 @@ class ResultsFile:
             self._file.close()
 
     def _clear(self) -> None:
-        """Takes out what `force` gives up."""
-        if self._holds_others:
-            self._file.truncate(0)
-            self._holds_others = False
+        """Takes out what is given up."""
+        if self._end is not None:
+            self._file.truncate(self._end)
+            self._end = None
 
-    def _note(self, record: dict[str, Any]) -> None:
-        index = record["index"]
-        if index >= len(self._digests):
-            self._digests.extend([0] * (index + 1 - len(self._digests)))
-        self._digests[index] = int(record["request"], 16)
-        self.in_order &= index > self.last_index
-        self.last_index = max(self.last_index, index)
-        self.n_failed += "error" in record
+    def _note(self, result: ResultLine) -> None:
+        if self.job is None:
+            self.job = result.job
+        self._digests.set(result.index, int(result.request, 16))
+        self.in_order &= result.index > self.last_index
+        self.last_index = max(self.last_index, result.index)
+        self.n_failed += result.is_error
 
     def _sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -137,41 +135,28 @@ class ResultsFile:
             ) from None
 
     def _recover(self) -> None:
-        """Reads the results that are there, and cuts a last line that was not written to its end."""
+        """Reads the results that are there; a last line that was not written to its end is given up."""
         end = 0
         for number, raw in enumerate(self._lines(), 1):
             is_cut = not raw.endswith(b"\n") and len(raw) < MAX_RESULT_BYTES
             if is_cut and raw[: len(_BEGINNING)] == _BEGINNING[: len(raw)]:
-                self._file.truncate(end)
+                self._end = end
                 return
-            record = _parsed(raw)
-            if record is None or self.digest(record["index"]) is not None:
+            result = ResultLine.parse(raw)
+            if result is None or self.digest(result.index) is not None:
                 raise JobError(
                     f"line {number} is not a result of rushlight batch",
                     file=self.path,
-                    remedy="name another file with -o, or begin this one again with --force",
+                    remedy=_OTHERWISE,
                 )
-            self._note(record)
+            if self.job not in (None, result.job):
+                raise JobError(
+                    f"line {number} is of another job than those before it", file=self.path, remedy=_OTHERWISE
+                )
+            self._note(result)
             end += len(raw)
 
     def _lines(self) -> Iterator[bytes]:
         with self.path.open("rb") as file:
             while raw := file.readline(MAX_RESULT_BYTES):
                 yield raw
-
-
-def _parsed(raw: bytes) -> dict[str, Any] | None:
-    """The result that a line holds; None if it holds none."""
-    try:
-        record = parse_json_object(raw, file="result", error=JobError)
-    except JobError:
-        return None
-    index, digest = record.get("index"), record.get("request")
-    is_one = (
-        type(index) is int
-        and 0 <= index < MAX_LINES
-        and isinstance(digest, str)
-        and re.fullmatch("[0-9a-f]{16}", digest)
-        and int(digest, 16)
-    )
-    return record if is_one else None

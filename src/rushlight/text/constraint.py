@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rushlight.errors import GenerationError, LibraryError, RequestError
+from rushlight.text.schema_cost import MAX_PROPERTIES, check_cost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +21,10 @@ __all__ = ["Constraint", "Grammars"]
 
 _SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As Python's json module writes it: a model that may choose could fill the text with spaces."""
+_MAX_SCHEMA_CHARS = 1 << 18
+"""Of a schema that is given as a mapping, written as JSON."""
+_ITEMS_OF_A_PROPERTY = 5
+"""At most, in the parser's row for an object of optional properties."""
 
 
 class Constraint:
@@ -74,6 +79,7 @@ class Grammars:
         self._matcher = llguidance.LLMatcher
         self._vocab_size = vocab_size
         n_vocab = max(vocab_size, tokenizer.vocab_size)  # there may be tokens that the model does not embed
+        self._limits = llguidance.LLParserLimits(max_items_in_row=_ITEMS_OF_A_PROPERTY * MAX_PROPERTIES)
         try:
             self._tokens = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=n_vocab, eos_token=list(eos_ids))
         except ValueError as error:
@@ -83,12 +89,19 @@ class Grammars:
         """JSON that a schema accepts (json-schema.org; what llguidance does not know of it is refused).
 
         Raises:
-            RequestError: it is no schema, or needs what is not known.
+            RequestError: it is not a schema, needs what is not known, or would take minutes to prepare.
         """
         try:
-            text = json.dumps(json.loads(schema) if isinstance(schema, str) else dict(schema), allow_nan=False)
+            value = json.loads(schema) if isinstance(schema, str) else dict(schema)
+            text = json.dumps(value, allow_nan=False)
+            n_chars = 0 if isinstance(schema, str) else len(json.dumps(value, ensure_ascii=False))
         except (RecursionError, TypeError, ValueError) as error:
             raise RequestError(f"json_schema is not JSON: {error}") from None
+        if n_chars > _MAX_SCHEMA_CHARS:
+            raise RequestError(
+                "json_schema is too long", expected=f"at most {_MAX_SCHEMA_CHARS:,} characters", found=f"{n_chars:,}"
+            )
+        check_cost(value)
         try:
             grammar = self._matcher.grammar_from_json_schema(text, defaults=_SPACES)
         except ValueError as error:
@@ -99,12 +112,12 @@ class Grammars:
         """Text that a pattern matches from its beginning to its end, in the syntax of Rust's regex crate.
 
         Raises:
-            RequestError: it is no pattern, or has what the syntax does not have, such as look-around.
+            RequestError: it is not a pattern, or has what the syntax does not have, such as look-around.
         """
         return self._constraint("regex", self._matcher.grammar_from_regex(pattern))
 
     def _constraint(self, name: str, grammar: str) -> Constraint:
-        matcher = self._matcher(self._tokens, grammar, log_level=0)
+        matcher = self._matcher(self._tokens, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
             raise RequestError(f"{name} cannot be used: {_words(matcher.get_error())}")
         return Constraint(matcher, self._vocab_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from reprlib import repr as short_repr
 from typing import TYPE_CHECKING
 
 from rushlight.errors import RequestError
@@ -33,7 +34,7 @@ class StopStrings:
         strings: all of them.
 
     Raises:
-        RequestError: too many, too long, an empty one, or one that is no text.
+        RequestError: too many, too long, an empty one, or one that is not Unicode text.
     """
 
     def __init__(self, stop: str | Sequence[str] = ()) -> None:
@@ -42,13 +43,15 @@ class StopStrings:
             raise RequestError("too many stop strings", expected=f"at most {MAX_STOP_STRINGS}", found=len(strings))
         for string in strings:
             if not isinstance(string, str):
-                raise RequestError("a stop string is no text", found=repr(string))
+                raise RequestError("a stop string is not text", found=short_repr(string))
             if not 1 <= len(string) <= MAX_STOP_CHARS:
                 raise RequestError(
                     "a stop string is empty or too long",
                     expected=f"1 to {MAX_STOP_CHARS} characters",
                     found=f"{len(string):,}",
                 )
+            if any("\ud800" <= character <= "\udfff" for character in string):
+                raise RequestError("a stop string holds half of a surrogate pair", found=ascii(string)[:80])
         self.strings = tuple(strings)
         self._root = _automaton(strings)
         self._state = self._root

@@ -59,6 +59,13 @@ NOT_UTF8 = bytes([0xC0, 0xC1, *range(0xF5, 0x100)])
 FILE_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend")
 """The classes of transformers that take tokenizer.json as it is."""
 
+_WHITE_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
+    "\u205f\u3000"
+)
+"""Unicode's White_Space, which an added token takes with it; Python's own includes U+001C to U+001F."""
+_NO_WHITE_SPACE = re.compile(f"[^{_WHITE_SPACE}]")
+
 
 class Tokenizer:
     """A tokenizer: text to token ids, token ids to text. Threads may share it.
@@ -246,16 +253,7 @@ class Tokenizer:
                 plain characters.
             TokenizerError: the library fails.
         """
-        try:
-            n_bytes = len(text.encode())
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                f"the text is not Unicode: character {error.start + 1} is half of a surrogate pair"
-            ) from None
-        if n_bytes > MAX_PROMPT_BYTES:
-            raise RequestError(
-                "the text is too long", expected=f"at most {MAX_PROMPT_BYTES:,} bytes", found=f"{n_bytes:,}"
-            )
+        _check_length(text)
         # The setting is the library object's: no other thread may come between making it and using it.
         with self._lock, _typed("the tokenizer fails on this text", self._file):
             self._library.encode_special_tokens = not allow_special
@@ -280,10 +278,10 @@ class Tokenizer:
         """
         if not self._added:
             return self.encode(text)
-        added = self._added_pattern
+        _check_length(text)
         edges = zip([0, *(end for _, end in typed)], [*(start for start, _ in typed), len(text)], strict=True)
-        written = [match.span() for start, end in edges for match in added.finditer(text, start, end)]
-        if written == [match.span() for match in added.finditer(text)]:
+        written = [span for start, end in edges for span in self._find_added(text, start, end)]
+        if written == [*self._find_added(text, 0, len(text))]:
             return self.encode(text, allow_special=True)
         ids, at = [], 0
         for start, end in written:
@@ -384,9 +382,30 @@ class Tokenizer:
         with _typed("the tokenizer fails on these tokens", self._file):
             return self._library.decode(ids, skip_special_tokens=False)
 
+    def _find_added(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Where added tokens stand in text[start:end], each with the white space that it takes with it.
+
+        The token is searched for and then widened, as the library does: a search for white space before a token is
+        quadratic in white space.
+        """
+        while match := self._added_pattern.search(text, start, end):
+            token = self._added_by_content[match[0]]
+            first, last = match.span()
+            if token.lstrip:
+                first = start + len(text[start:first].rstrip(_WHITE_SPACE))
+            if token.rstrip:
+                after = _NO_WHITE_SPACE.search(text, last, end)
+                last = after.start() if after else end
+            yield first, last
+            start = last
+
+    @cached_property
+    def _added_by_content(self) -> dict[str, tokenizers.AddedToken]:
+        return {token.content: token for token in self._added}
+
     @cached_property
     def _added_pattern(self) -> re.Pattern[str]:
-        return re.compile("|".join(map(_pattern, self._added)))
+        return re.compile("|".join(re.escape(token.content) for token in self._added))
 
     def _encode_plain(self, text: str) -> list[int]:
         """The ids of a text in which no added token counts: the library itself can only leave out the special ones."""
@@ -434,9 +453,16 @@ def _longest_first(token: tokenizers.AddedToken) -> int:
     return -len(token.content)
 
 
-def _pattern(token: tokenizers.AddedToken) -> str:
-    """An added token with the white space that it takes with it."""
-    return (r"\s*" if token.lstrip else "") + re.escape(token.content) + (r"\s*" if token.rstrip else "")
+def _check_length(text: str) -> None:
+    """Raises RequestError of a text that is too long, or holds half of a surrogate pair."""
+    try:
+        n_bytes = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"the text is not Unicode: character {error.start + 1} is half of a surrogate pair"
+        ) from None
+    if n_bytes > MAX_PROMPT_BYTES:
+        raise RequestError("the text is too long", expected=f"at most {MAX_PROMPT_BYTES:,} bytes", found=f"{n_bytes:,}")
 
 
 def _unlisted(names: Iterable[str], vocab: Mapping[str, int], settings: Settings) -> list[Added]:

@@ -1,0 +1,102 @@
+"""What decides the text of a line besides the line: the model's files, how it computes, and the job's settings."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from hashlib import blake2b, sha256
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rushlight.backends.threads import usable_cores
+from rushlight.checkpoint.file import File
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+
+    from rushlight.jobs.requests import RequestLines
+    from rushlight.model import Model
+
+CONFIG_FILES = ("config.json", "generation_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+
+_PIECE_BYTES = 16 << 20
+_MOST_THREADS = 16
+
+
+def job_identity(
+    model: Model, requests: RequestLines, *, echo: bool, port: str | os.PathLike[str] | None = None
+) -> dict[str, str]:
+    """What the results of one job have in common, by name: words, and digests of what is longer.
+
+    Weights count by every byte of their files, neither by name, place nor time: a copy of a folder is the same model,
+    and weights of the same shape are another.
+
+    Args:
+        model: generates.
+        requests: how lines are read.
+        echo: results hold their prompts.
+        port: the user's model file.
+
+    Raises:
+        CheckpointError, SourceError: a file of the weights cannot be read any more.
+        OSError: another file cannot be.
+    """
+    beside = [] if model.folder is None else [model.folder]
+    return {
+        "settings": requests.settings_digest(echo),
+        "device": model.device.partition(":")[0],  # one of several GPUs is as good as another
+        "dtype": model.dtype,
+        "arithmetic": model.arithmetic,
+        "weights": _weights_digest(model.files),
+        "config": _files_digest(folder / name for folder in beside for name in CONFIG_FILES),
+        "tokenizer": _files_digest(folder / name for folder in beside for name in TOKENIZER_FILES),
+        **({} if port is None else {"port": blake2b(Path(port).read_bytes(), digest_size=8).hexdigest()}),
+    }
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names under which two jobs differ."""
+    return [name for name in dict.fromkeys(chain(now, before)) if before.get(name) != now.get(name)]
+
+
+def _files_digest(paths: Iterable[Path]) -> str:
+    """16 hex digits of the names and contents of those files that there are."""
+    digest = blake2b(digest_size=8)
+    for path in paths:
+        if path.is_file():
+            content = path.read_bytes()
+            digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _weights_digest(paths: Iterable[Path]) -> str:
+    """16 hex digits of the contents of large files: of the digests of their pieces, which threads share."""
+    digest = blake2b(digest_size=8)
+    pool = ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS))
+    try:
+        for path in paths:
+            with File(path) as file:
+                digest.update(f"{file.size}\n".encode())
+                for piece in pool.map(partial(_piece_digest, file), range(0, file.size, _PIECE_BYTES)):
+                    digest.update(piece)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return digest.hexdigest()
+
+
+def _piece_digest(file: File, start: int) -> bytes:
+    piece = memoryview(bytearray(min(_PIECE_BYTES, file.size - start)))
+    file.read_into(piece, start)
+    return sha256(piece).digest()

@@ -1,0 +1,75 @@
+"""A line of the results, written so that it can always be read again."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rushlight.errors import JobError, RequestError
+from rushlight.jobs.lines import MAX_LINE_BYTES
+from rushlight.strict_json import parse_json_object
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+MAX_RESULT_BYTES = 8 * MAX_LINE_BYTES
+"""Room for the longest prompt with every character escaped."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLine:
+    """The result of a request.
+
+    Attributes:
+        index: the place of its line in the input.
+        request: 16 hex digits: the digest of the request that it answers.
+        job: what the results of its job have in common, by name; empty where an earlier version wrote it.
+        is_error: whether it is an error.
+        raw: the line, with its end.
+    """
+
+    index: int
+    request: str
+    job: Mapping[str, str]
+    is_error: bool
+    raw: bytes
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Self:
+        """The line of a record, which begins with "index".
+
+        Raises:
+            RequestError: it would be longer than MAX_RESULT_BYTES.
+        """
+        raw = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        if len(raw) > MAX_RESULT_BYTES:
+            raise RequestError(
+                "the result is too long",
+                expected=f"at most {MAX_RESULT_BYTES:,} bytes",
+                found=f"{len(raw):,}",
+                remedy="ask for fewer samples, tokens or log-probabilities",
+            )
+        return cls(record["index"], record["request"], record.get("job", {}), "error" in record, raw)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self | None:
+        """The result that a line holds; None if it does not hold one."""
+        try:
+            record = parse_json_object(raw, file="result", error=JobError)
+        except JobError:
+            return None
+        index, request, job = record.get("index"), record.get("request"), record.get("job", {})
+        if (
+            type(index) is not int
+            or index < 0
+            or not isinstance(request, str)
+            or not re.fullmatch("[0-9a-f]{16}", request)
+            or not int(request, 16)
+            or not isinstance(job, dict)
+            or not all(isinstance(value, str) for value in job.values())
+        ):
+            return None
+        return cls(index, request, job, "error" in record, raw)

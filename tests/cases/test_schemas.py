@@ -1,0 +1,115 @@
+"""Schemas and patterns of a few bytes that would compute for minutes, and settings that are not Unicode."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+import rushlight
+from rushlight.errors import RequestError
+from rushlight.text.schema_cost import check_cost
+
+
+@pytest.fixture(scope="module")
+def model():
+    return rushlight.load()
+
+
+@pytest.mark.parametrize(
+    ("schema", "place", "found"),
+    [
+        ('{"type":"integer","multipleOf":99999989}', "#/multipleOf", "99,999,989"),
+        ({"multipleOf": 99999.989}, "#/multipleOf", "99,999,989"),
+        ({"multipleOf": -99999989}, "#/multipleOf", "99,999,989"),
+        ({"multipleOf": 2**30}, "#/multipleOf", "1,073,741,824"),
+        ({"properties": {"a": {"multipleOf": 100_001}}}, "#/properties/a/multipleOf", "100,001"),
+        ({"items": [{"multipleOf": 100_001}]}, "#/items/0/multipleOf", "100,001"),
+        ({"$defs": {"a": {"multipleOf": 3131}}, "multipleOf": 3170}, "#/$defs/a/multipleOf", "9,925,270"),
+        ({"allOf": [{"multipleOf": 0.313}, {"multipleOf": 3.17}]}, None, None),
+        ({"allOf": [{"multipleOf": 0.3133}, {"multipleOf": 3.17}]}, "#/allOf/0/multipleOf", "993,161"),
+        ({"multipleOf": 5e-324}, None, None),
+        ({"multipleOf": 1.2345678901234567e300}, "#/multipleOf", "a number of more than 30 digits"),
+        ({"multipleOf": 100_000}, None, None),
+        ({"multipleOf": 0.01, "allOf": [{"multipleOf": 15}, {"multipleOf": 7}]}, None, None),
+        ({"multipleOf": 1_000_000_000}, None, None),
+        ({"multipleOf": True, "properties": {"multipleOf": {"multipleOf": "9999999999"}}}, None, None),
+    ],
+)
+def test_a_multiple_has_a_bound(schema, place, found):
+    value = json.loads(schema) if isinstance(schema, str) else schema
+    if place is None:
+        check_cost(value)
+        return
+    with pytest.raises(RequestError) as error:
+        check_cost(value)
+    assert f"takes too long to prepare for {place} (expected at most 100,000" in str(error.value)
+    assert str(error.value).endswith(f", found {found})")
+
+
+def test_a_multiple_that_is_affordable_is_honoured(model):
+    result = model.generate("The", json_schema={"type": "integer", "multipleOf": 9973, "minimum": 1}, max_tokens=40)
+    assert re.fullmatch(r"\d+", result.text)
+    if result.finish_reason == "stop":
+        assert int(result.text) % 9973 == 0
+
+
+def test_it_is_refused_at_once(model):
+    start = time.process_time()
+    with pytest.raises(RequestError, match="multipleOf"):
+        model.generate("The", json_schema='{"type":"integer","multipleOf":99999989}')
+    assert time.process_time() - start < 5  # it was minutes
+
+
+def optional(n, first=0):
+    return {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(first, first + n)}}
+
+
+def test_optional_properties_work_up_to_their_bound(model):
+    found = model.generate("The", json_schema=optional(1000), max_tokens=8)
+    assert found.text.startswith("{")
+    with pytest.raises(RequestError, match=r"#/properties \(expected at most 2,000 properties .*, found 8,000\)"):
+        model.generate("The", json_schema=optional(8000))
+    together = {"allOf": [optional(1000), optional(1000, 1000), optional(1000, 2000)]}
+    with pytest.raises(RequestError, match=r"#/allOf/\d/properties \(expected at most 2,000 properties"):
+        model.generate("The", json_schema=together)
+
+
+def test_a_schema_that_is_given_as_a_mapping_has_a_length_too(model):
+    with pytest.raises(RequestError, match=r"json_schema is too long .*262,144 characters"):
+        model.generate("The", json_schema={"description": "a" * 2**18})
+    assert model.generate("The", json_schema={"description": "é" * 200_000, "const": 1}, max_tokens=4).text == "1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"regex": "\ud800"}, r"regex is '\\ud800': it should be a pattern"),
+        ({"json_schema": '{"const": "\ud800"}'}, "json_schema is .*: it should be a JSON schema"),
+        ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be used"),
+        ({"stop": "\ud800"}, "a stop string holds half of a surrogate pair"),
+    ],
+)
+def test_settings_that_are_not_unicode(model, settings, problem):
+    with pytest.raises(RequestError, match=problem):
+        model.generate("a", max_tokens=2, **settings)
+
+
+@pytest.mark.parametrize(("flag", "problem"), [("--regex", rb"'\udcff'"), ("--stop", b"half of a surrogate pair")])
+def test_arguments_that_are_not_utf8(flag, problem):
+    command = [sys.executable, "-m", "rushlight", "generate", "-p", "a", "-n", "2", flag, b"\xff"]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert problem in done.stderr.splitlines()[-1]
+
+
+def test_chat_variables_and_files_that_are_not_json_or_paths(model, tmp_path):
+    with (
+        rushlight.Chat(model, template="{{ x }}", variables={"x": object()}) as chat,
+        pytest.raises(RequestError, match="a variable of the chat template is not JSON"),
+    ):
+        chat.send("a")
+    with pytest.raises(RequestError, match="not a path"):
+        rushlight.Chat(model).save(tmp_path / "\ud800")
