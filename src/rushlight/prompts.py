@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Integral
-from typing import TYPE_CHECKING, cast
+from reprlib import repr as short_repr
+from typing import TYPE_CHECKING, Any, cast
 
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
 from rushlight.text import encode_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from rushlight.text import Tokenizer
 
@@ -54,17 +56,18 @@ class Prompts:
         """The ids of a text, or the ids themselves, each of them in the vocabulary.
 
         Raises:
-            RequestError: it is neither, or an id is out of range.
+            RequestError: it is neither, or several prompts, or an id is out of range.
             TokenizerError: there is text and no tokenizer.
         """
         if isinstance(prompt, str):
             return self.need_tokenizer("the prompt is text").encode(prompt)
-        if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | bytearray):  # whose numbers are no tokens
-            raise RequestError("a prompt is text, or token ids", found=type(prompt).__name__)
         ids: list[int] = []
-        for i in prompt:
+        given: Iterator[int] = _items(prompt, "a prompt is text, or token ids")
+        for i in given:
             if not isinstance(i, Integral) or isinstance(i, bool):
-                raise RequestError("a prompt is text, or token ids", found=repr(i))
+                is_prompt = isinstance(i, str | Sequence) or getattr(i, "ndim", 0) == 1
+                remedy = "this takes one prompt: `generate_many` takes several" if is_prompt else None
+                raise RequestError("a prompt is text, or token ids", found=short_repr(i), remedy=remedy)
             if not 0 <= i < self.vocab_size:
                 raise RequestError(f"no such token: {i}", expected=f"ids from 0 to {self.vocab_size - 1}")
             ids.append(int(i))
@@ -130,7 +133,8 @@ class Prompts:
             text: read as it is needed.
             count: called with the bytes of each piece of text.
         """
-        items = iter([text] if isinstance(text, str) else text)
+        what = "a text is a string, its pieces, or its token ids"
+        items = iter([text]) if isinstance(text, str) else _items(text, what)
         first = next(items, None)
         if first is None:
             return
@@ -141,7 +145,21 @@ class Prompts:
 
         def counted() -> Iterator[str]:
             for piece in chain([first], cast("Iterator[str]", items)):
+                if not isinstance(piece, str):
+                    raise RequestError(what, found=f"{short_repr(piece)} among its pieces")
                 count(len(piece.encode(errors="surrogatepass")))
                 yield piece
 
         yield from encode_pieces(self.need_tokenizer("there is text to encode"), counted())
+
+
+def _items(given: object, what: str) -> Iterator[Any]:
+    """What there is to go through.
+
+    Raises:
+        RequestError: nothing is; it says `what` was wanted.
+    """
+    if not isinstance(given, bytes | bytearray | Mapping):  # the numbers of bytes are no tokens
+        with suppress(TypeError):
+            return iter(cast("Iterable[Any]", given))
+    raise RequestError(what, found=type(given).__name__)

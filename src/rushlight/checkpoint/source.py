@@ -39,7 +39,7 @@ def open_checkpoint(
         SourceError: the source leads to no checkpoint.
         CheckpointError: a file is not sound safetensors, or index and files disagree.
     """
-    name = os.fsdecode(source)
+    name = _name(source)
     if url := _URL.match(name):
         hub_id = url[1]
         raise SourceError(
@@ -60,7 +60,7 @@ def open_headers(source: str | os.PathLike[str], *, revision: str | None = None,
     Raises:
         SourceError, CheckpointError: as `open_checkpoint`.
     """
-    name = os.fsdecode(source)
+    name = _name(source)
     if url := _URL.match(name):
         return _open_url(name, url[1], revision, offline)
     path = _local_path(source, revision)
@@ -84,6 +84,19 @@ def _open_url(url: str, hub_id: str | None, revision: str | None, offline: bool)
     from rushlight.checkpoint.remote import open_remote
 
     return Checkpoint(url, None, open_remote(url, hub.authorization(url)))
+
+
+def _name(source: object) -> str:
+    """The source as text.
+
+    Raises:
+        SourceError: it is neither text nor a path.
+    """
+    if isinstance(source, str | bytes | os.PathLike):
+        return os.fsdecode(source)
+    raise SourceError(
+        "a source is a path, or the name of a model on the hub as owner/name", found=type(source).__name__
+    )
 
 
 def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | None:
