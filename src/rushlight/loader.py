@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight import demo
 from rushlight.backends import open_backend
-from rushlight.checkpoint import Checkpoint, open_checkpoint, read_json_object
+from rushlight.checkpoint import Checkpoint, display_name, open_checkpoint, read_json_object
 from rushlight.errors import ConfigError, FormatError, PortError, RequestError
 from rushlight.models import ARCHITECTURES, load_port, recognise
 from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
@@ -101,7 +101,7 @@ def load(
         config=config,
         backend=ops,
         tokenizer=tokenizer,
-        name="tales" if source is None else checkpoint.source,
+        name="tales" if source is None else display_name(checkpoint.source),
         n_parameters=n_parameters,
         eos_ids=ends,
         kv_bytes=kv_bytes,

@@ -106,7 +106,7 @@ class Model:
         forward: the module as its device runs it best: on `cpu` the same bits.
         config: the sizes, under config.json's keys.
         tokenizer: text to token ids and back; None if the checkpoint has none.
-        name: what was loaded, in the user's word.
+        name: what was loaded: the hub id, or the name of the folder or file without the path to it.
         n_parameters: a tied head counted once.
         eos_ids: the tokens that end a text.
         folder: where its files lie on this machine; None if it was made from none.
