@@ -148,7 +148,7 @@ class Model:
 
     @property
     def device(self) -> str:
-        """The word for where it computes."""
+        """The word for what computes: `reference` where NumPy does, also for f64 on the CPU."""
         return self._backend.device
 
     @property
@@ -486,6 +486,9 @@ class Model:
 
         Pairs are read some dozens ahead and scored several in a step. What pairs in a row begin with, as the answers to
         one question do, is computed once.
+
+        Raises:
+            RequestError, TokenizerError, GenerationError: as `score`, after the figures of the pairs before that one.
         """
         read: deque[tuple[list[int], list[int]]] = deque()
 

@@ -134,17 +134,19 @@ class Prompts:
             count: called with the bytes of each piece of text.
         """
         what = "a text is a string, its pieces, or its token ids"
-        items = iter([text]) if isinstance(text, str) else _items(text, what)
-        first = next(items, None)
-        if first is None:
+        items: Iterator[Any] = iter([text]) if isinstance(text, str) else _items(text, what)
+        nothing = object()
+        first = next(items, nothing)
+        if first is nothing:
             return
+        items = chain([first], items)
         if not isinstance(first, str):
-            for i in chain([cast("int", first)], cast("Iterator[int]", items)):
+            for i in items:
                 yield from self.ids([i])
             return
 
         def counted() -> Iterator[str]:
-            for piece in chain([first], cast("Iterator[str]", items)):
+            for piece in items:
                 if not isinstance(piece, str):
                     raise RequestError(what, found=f"{short_repr(piece)} among its pieces")
                 count(len(piece.encode(errors="surrogatepass")))

@@ -64,8 +64,8 @@ def test_it_generates_what_the_model_does(ported):
 
 
 def test_its_own_test_passes(ported, monkeypatch):
-    path, written = ported(demo.folder())
-    monkeypatch.setenv(written.asks_for, str(demo.folder()))
+    path, _ = ported(demo.folder())
+    monkeypatch.setenv("CHECKPOINT", str(demo.folder()))
     tests = {name: f for name, f in runpy.run_path(path.with_name("test_my_model.py")).items() if name[:5] == "test_"}
     assert len(tests) == 2
     for test in tests.values():

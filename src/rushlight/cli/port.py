@@ -68,8 +68,6 @@ def port(
     for path, text in ((module, written.module), (test, written.test)):
         _write(path, text)
     say(printable(f"wrote {module} and {test}"))
-    if written.asks_for:
-        say(printable(f"the test takes the checkpoint's path from {written.asks_for}: {written.asks_for}={source}"))
     if written.to_write:
         names = ", ".join(written.to_write[:8]) + (" …" if len(written.to_write) > 8 else "")
         say(f"every tensor has its place; what these compute is to be written: {names}")

@@ -55,13 +55,11 @@ class Scaffold:
         module: the text of the model's file.
         test: the text of its test.
         to_write: the classes whose forward is not known.
-        asks_for: the environment variable in which the test wants the checkpoint's path; None where it knows the way.
     """
 
     module: str
     test: str
     to_write: tuple[str, ...]
-    asks_for: str | None = None
 
 
 class Writer:
@@ -326,10 +324,7 @@ class Config:
     def scaffold(self, file: Path) -> Scaffold:
         root = self.class_of(self.root)
         parts = [self.header(), self.config_class(), *self.classes.values(), f"ARCHITECTURE = {root}\n"]
-        imports, source = _source_in_test(self.checkpoint.source, file.parent)
-        test = self.test(file.name, imports, source)
-        asks_for = CHECKPOINT_VARIABLE if CHECKPOINT_VARIABLE in source else None
-        return Scaffold("\n\n".join(parts), test, tuple(self.to_write), asks_for)
+        return Scaffold("\n\n".join(parts), self.test(file), tuple(self.to_write))
 
     def header(self) -> str:
         task = "complete it where it says TO WRITE" if self.to_write else "nothing is left to write"
@@ -361,14 +356,18 @@ class Config:
             "from rushlight.models.schema import Fields",
         ]
 
-    def test(self, file_name: str, imports: str, source: str) -> str:
-        return f'''"""The port in {one_line(file_name)} takes every tensor of its checkpoint."""
+    def test(self, file: Path) -> str:
+        source = _source_in_test(self.checkpoint.source, file.parent)
+        asks = CHECKPOINT_VARIABLE in source
+        how = f"\n\n    {CHECKPOINT_VARIABLE}=PATH pytest {one_line(f'test_{file.name}')}\n" if asks else ""
+        imports = "import os\n" if asks else ""
+        return f'''"""The port in {one_line(file.name)} takes every tensor of its checkpoint.{how}"""
 
 {imports}from pathlib import Path
 
 import rushlight
 
-PORT = Path(__file__).with_name({string_literal(file_name)})
+PORT = Path(__file__).with_name({string_literal(file.name)})
 SOURCE = {source}
 
 
@@ -381,19 +380,20 @@ def test_every_tensor_has_its_place():
         return ""
 
 
-def _source_in_test(source: str, folder: Path) -> tuple[str, str]:
-    """What a test in `folder` imports and writes to name a checkpoint: never an absolute path, which is of no use to
-    others and says who wrote it. What lies near is named from the test's own folder.
+def _source_in_test(source: str, folder: Path) -> str:
+    """How a test in `folder` names a checkpoint: from its own folder if it lies near, else by the environment.
+
+    Never by an absolute path, which is of no use to others and says who wrote it.
     """
     path = Path(source)
     if not path.exists():
-        return "", string_literal(source)  # of the hub
+        return string_literal(source)  # of the hub
     with suppress(ValueError):  # on another drive
         way = Path(os.path.relpath(path, folder)).as_posix()
         if not way.startswith("../.."):
-            return "", f"Path(__file__).parent / {string_literal(way)}"
+            return f"Path(__file__).parent / {string_literal(way)}"
     name = one_line(display_name(source))
-    return "import os\n", f'os.environ["{CHECKPOINT_VARIABLE}"]  # the path of {name}, wherever it is'
+    return f'os.environ["{CHECKPOINT_VARIABLE}"]  # the path of {name}, wherever it is'
 
 
 def _config_values(checkpoint: Checkpoint) -> Mapping[str, Any]:
