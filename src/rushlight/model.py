@@ -491,6 +491,8 @@ class Model:
             RequestError, TokenizerError, GenerationError: as `score`, after the figures of the pairs before that one.
         """
         read: deque[tuple[list[int], list[int]]] = deque()
+        if not isinstance(pairs, Iterable):
+            raise RequestError("score_many takes pairs of (prompt, continuation)", found=short_repr(pairs))
 
         def sequences() -> Iterator[tuple[list[int], int]]:
             for prompt, continuation in map(_checked_pair, pairs):

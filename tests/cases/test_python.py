@@ -79,6 +79,8 @@ def test_what_is_not_a_pair_comes_after_the_scores_before_it(model, pair):
     assert next(scores).ids
     with pytest.raises(RequestError):
         next(scores)
+    with pytest.raises(RequestError, match="pairs"):
+        next(model.score_many(5))
 
 
 # Settings
@@ -101,7 +103,8 @@ def test_what_is_not_a_pair_comes_after_the_scores_before_it(model, pair):
     ],
 )
 def test_a_wrong_setting_names_the_one_that_was_meant(model, given, meant):
-    for call in (model.generate, model.stream, model.astream):
+    chat = rushlight.Chat(model, template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    for call in (model.generate, model.stream, model.astream, chat.send):
         with pytest.raises(RequestError) as caught:
             call(PROMPT, **{given: 3})
         assert str(caught.value) == f"there is no setting {given!r}; did you mean {meant}?"
@@ -155,6 +158,7 @@ def test_perplexity_is_of_text_or_ids(model, text):
         ({"source": []}, SourceError),
         ({"port": 5}, PortError),
         ({"draft": 5}, SourceError),
+        ({"source": demo.folder(), "revision": 5}, SourceError),
     ],
     ids=str,
 )

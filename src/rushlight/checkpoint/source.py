@@ -107,6 +107,8 @@ def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | 
     """
     name = os.fsdecode(source)
     shown = printable_name(name)
+    if revision is not None and not isinstance(revision, str):
+        raise SourceError("a revision is the name of a branch, tag or commit", found=type(revision).__name__)
     if not name or "\0" in name:
         raise SourceError(
             "the source is empty" if not name else f"the source holds a NUL character: {shown}",
