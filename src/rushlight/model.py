@@ -70,7 +70,8 @@ class Request:
     Attributes:
         prompt: text, or token ids.
         stop: strings that end the text.
-        settings: what was given by keyword, and in the mapping `settings`, where a program has them in one.
+        settings: what was given by keyword, and in the mapping `settings`, where a program has them in one; a keyword
+            wins.
     """
 
     prompt: str | Ids[int]
