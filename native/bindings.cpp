@@ -143,6 +143,11 @@ PyType_Slot array_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(get_buffe
                              {Py_bf_releasebuffer, reinterpret_cast<void*>(release_buffer)},
                              {0, nullptr}};
 
+// What NumPy gets of a matrix: without it, it would make an array of one object.
+constexpr const char* kPacked =
+    "a matrix is packed for this device and cannot be read as an array: its values are "
+    "rushlight.open_checkpoint(source)[name].float32()";
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -156,9 +161,19 @@ NB_MODULE(_native, m) {
       .def("__mul__", [](const Array& a, const Array& b) { return unlocked([&] { return a.device->multiply(a, b); }); },
            nb::is_operator());
 
-  nb::class_<Vector>(m, "Vector").def_prop_ro("shape", [](const Vector& v) { return nb::make_tuple(v.n); });
+  nb::class_<Vector> vector(m, "Vector");
+  vector.def_prop_ro("shape", [](const Vector& v) { return nb::make_tuple(v.n); })
+      .def("__array__", [](const Vector& v, const nb::args&, const nb::kwargs&) {
+        auto* values = new float[static_cast<size_t>(v.n)];
+        std::copy_n(v.data(), v.n, values);
+        const nb::capsule owner(values, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+        return nb::ndarray<nb::numpy, float>(values, {static_cast<size_t>(v.n)}, owner);
+      });
+  vector.attr("__array_ufunc__") = nb::none();  // no arithmetic, with a NumPy array neither
 
-  nb::class_<Weight>(m, "Weight")
+  nb::class_<Weight> weight(m, "Weight");
+  weight.attr("__array_ufunc__") = nb::none();
+  weight.def("__array__", [](const Weight&, const nb::args&, const nb::kwargs&) { throw nb::type_error(kPacked); })
       .def_prop_ro("shape", [](const Weight& w) { return nb::make_tuple(w.n_out, w.n_in); })
       .def_prop_ro("format", [](const Weight& w) { return kFormatNames[static_cast<int>(w.format)]; })
       .def_prop_ro("nbytes", &Weight::bytes);

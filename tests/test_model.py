@@ -244,9 +244,9 @@ def test_many_requests_come_out_as_each_alone(model):
 
 
 def test_what_is_no_request_harms_no_other(model):
-    results = dict(model.generate_many(["Once", Request("Once", "x", {"max_tokens": 2}), Request("Once", 3)]))
+    results = dict(model.generate_many([5, Request("Once", "x", {"max_tokens": 2}), Request("Once", 3)]))
     assert [type(results[i]) for i in range(3)] == [RequestError, rushlight.Generation, RequestError]
-    assert "no request (found str)" in str(results[0])
+    assert "a prompt is text, or token ids (found int)" in str(results[0])
     assert "not text (found 3)" in str(results[2])
 
 

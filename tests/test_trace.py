@@ -133,7 +133,8 @@ def test_paths_that_are_none_are_refused_with_the_nearest(model):
 
 
 def test_a_patch_of_another_shape_is_refused(model):
-    with model.patch({"h.0": lambda x: x[:1]}), pytest.raises(ValueError, match=r"the patch of h\.0 made"):
+    refused = pytest.raises(RequestError, match=r"the patch of h\.0 returned another shape")
+    with model.patch({"h.0": lambda x: x[:1]}), refused:
         model.logits(TEXT)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight import demo
 from rushlight.backends import open_backend
-from rushlight.checkpoint import Checkpoint, open_checkpoint, read_json_object
+from rushlight.checkpoint import Checkpoint, display_name, open_checkpoint, read_json_object
 from rushlight.checkpoint.json_file import check_text_file
 from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import ConfigError, FormatError, PortError, RequestError, TokenizerError
@@ -116,7 +116,7 @@ def load(
         backend=ops,
         tokenizer=tokenizer,
         no_tokenizer=no_tokenizer,
-        name=demo.NAME if source is None else checkpoint.source,
+        name=demo.NAME if source is None else display_name(checkpoint.source),
         n_parameters=n_parameters,
         eos_ids=ends,
         kv_bytes=kv_bytes,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from functools import partial
+from reprlib import repr as short_repr
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -26,12 +27,13 @@ from rushlight.generation import (
     SamplingSettings,
     Scorer,
     Sequence,
+    takes_settings,
     windows,
 )
 from rushlight.generation.context import PREFILL_ROWS
 from rushlight.generation.speculation import PromptLookup
 from rushlight.nn import tapped
-from rushlight.nn.trace import Trace, check_paths, patch_hook
+from rushlight.nn.trace import Trace, check_patches, check_patterns, patch_hook
 from rushlight.prompts import Prompts
 from rushlight.result import AsyncStream, Beam, Generation, Score, Stats, Stream, Writer, write_many
 from rushlight.running import Running
@@ -39,7 +41,7 @@ from rushlight.text import StopStrings
 from rushlight.text.constraint import Grammars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from collections.abc import Sequence as Ids
     from pathlib import Path
     from typing import Unpack
@@ -59,13 +61,36 @@ if TYPE_CHECKING:
 __all__ = ["AsyncStream", "Beam", "Generation", "Model", "Request", "Score", "Stats", "Stream"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Request:
-    """One of many prompts, as `Model.generate` takes it."""
+    """One of many prompts, with what `Model.generate` takes beside it: `Request("Once", max_tokens=20, stop=".")`.
+
+    What is wrong with it is said when it is generated, so that it stops no other.
+
+    Attributes:
+        prompt: text, or token ids.
+        stop: strings that end the text.
+        settings: what was given by keyword, and in the mapping `settings`, where a program has them in one; a keyword
+            wins.
+    """
 
     prompt: str | Ids[int]
-    stop: str | Ids[str] = ()
-    settings: SamplingSettings = field(default_factory=SamplingSettings)
+    stop: str | Ids[str]
+    settings: SamplingSettings
+
+    @takes_settings
+    def __init__(
+        self,
+        prompt: str | Ids[int],
+        stop: str | Ids[str] = (),
+        settings: SamplingSettings | None = None,
+        **keywords: Unpack[SamplingSettings],
+    ) -> None:
+        given: Any = settings or {}
+        if keywords and isinstance(given, Mapping):
+            given = {**given, **keywords}
+        for name, value in (("prompt", prompt), ("stop", stop), ("settings", given)):
+            object.__setattr__(self, name, value)
 
 
 _tapped: ContextVar[Mapping[Model, Running] | None] = ContextVar("tapped", default=None)
@@ -82,7 +107,7 @@ class Model:
         forward: the module as its device runs it best: on `cpu` the same bits.
         config: the sizes, under config.json's keys.
         tokenizer: text to token ids and back; None if the checkpoint has none.
-        name: what was loaded, in the user's word.
+        name: what was loaded: the hub id, or the name of the folder or file without the path to it.
         n_parameters: a tied head counted once.
         eos_ids: the tokens that end a text.
         folder: where its files lie on this machine; None if it was made from none.
@@ -129,7 +154,7 @@ class Model:
 
     @property
     def device(self) -> str:
-        """The word for where it computes."""
+        """The word for what computes: `reference` where NumPy does, also for f64 on the CPU."""
         return self._backend.device
 
     @property
@@ -168,6 +193,7 @@ class Model:
                 )
         self._plain = self._running(self.module, self.forward, draft=draft)
 
+    @takes_settings
     def generate(
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
     ) -> Generation:
@@ -194,6 +220,7 @@ class Model:
             raise result
         return result
 
+    @takes_settings
     def stream(
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
     ) -> Stream:
@@ -201,6 +228,7 @@ class Model:
         engine = self._here.engine
         return Stream(engine, self._writer(engine, prompt, stop, settings))
 
+    @takes_settings
     def astream(
         self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
     ) -> AsyncStream:
@@ -213,12 +241,13 @@ class Model:
         return AsyncStream(engine, self._writer(engine, prompt, stop, settings))
 
     def generate_many(
-        self, requests: Iterable[Request], *, max_active: int = 16
+        self, requests: Iterable[Request | str | Ids[int]], *, max_active: int = 16
     ) -> Iterator[tuple[int, Generation | RushlightError]]:
         """Texts for many prompts, several at a time: faster than one after another, and the same texts.
 
         Args:
-            requests: pulled as they are needed, never more than `max_active` ahead of what has been yielded.
+            requests: prompts, each as `generate` takes it, or a Request where it has settings of its own. Pulled as
+                they are needed, never more than `max_active` ahead of what has been yielded.
             max_active: how many are generated together.
 
         Yields:
@@ -226,17 +255,20 @@ class Model:
             error: the others go on.
 
         Raises:
-            RequestError: max_active is no whole number above 0.
+            RequestError: max_active is no whole number above 0, or `requests` is one text or no iterable.
         """
+        if isinstance(requests, str | bytes) or not isinstance(requests, Iterable):
+            raise RequestError(
+                "generate_many takes several prompts",
+                found=short_repr(requests),
+                remedy="put them in a list, or use `generate` for one",
+            )
         if not isinstance(max_active, int) or max_active < 1:
             raise RequestError(f"max_active is {max_active!r}: it should be a whole number, 1 or more")
         engine = self._here.engine
 
-        def writers(request: Request) -> list[Writer]:
-            if not isinstance(request, Request):
-                raise RequestError(
-                    "this is no request", found=type(request).__name__, remedy="make one: rushlight.Request(prompt)"
-                )
+        def writers(given: Request | str | Ids[int]) -> list[Writer]:
+            request = given if isinstance(given, Request) else Request(given)
             return self._writers(engine, request.prompt, request.stop, request.settings)
 
         texts = ((index, partial(writers, request)) for index, request in enumerate(requests))
@@ -255,8 +287,8 @@ class Model:
     ) -> list[Writer]:
         """What a request comes to, checked: a writer for each of its texts."""
         self._check_causal()
-        params = SamplingParams(**settings)
-        if stop:
+        params = SamplingParams.of(settings)
+        if StopStrings(stop):
             self._prompts.need_tokenizer("stop strings need a tokenizer")
         prompt_ids = self._prompts.continued(prompt, params.max_tokens)
         stop_ids = {*params.stop_ids, *(() if params.ignore_eos else self.eos_ids)}
@@ -437,9 +469,7 @@ class Model:
             RequestError: a pattern that no module matches.
         """
         paths = [path for path, _ in self.module.named_modules()]
-        strangers = [pattern for pattern in modules if not any(fnmatchcase(path, pattern) for path in paths)]
-        if strangers:
-            raise RequestError("; ".join(check_paths(strangers, paths)))
+        check_patterns(modules, paths)
         trace = Trace(self._backend, modules)
         with self._tap(trace.hook):
             yield trace
@@ -454,12 +484,15 @@ class Model:
         Each function gets a float32 array of its own, (rows, C), and returns one of the same shape. A prompt goes
         through in one piece, so that row i is position i; after it come the new tokens, a row each.
 
+        Args:
+            patches: a function by the path of a module, or by a pattern of paths as in `trace`: `h.*.attn`. Where
+                several are for one module, each gets what the one before it returned.
+
         Raises:
-            RequestError: there is no such module.
+            RequestError: there is no such module, or a patch is not a function; while the model computes, a function
+                returned another shape.
         """
-        problems = check_paths(patches, [path for path, _ in self.module.named_modules()])
-        if problems:
-            raise RequestError("; ".join(problems))
+        check_patches(patches, [path for path, _ in self.module.named_modules()])
         with self._tap(patch_hook(self._backend, patches)):
             yield
 
@@ -485,12 +518,17 @@ class Model:
 
         Pairs are read some dozens ahead and scored several in a step. What pairs in a row begin with, as the answers to
         one question do, is computed once.
+
+        Raises:
+            RequestError, TokenizerError, GenerationError: as `score`, after the figures of the pairs before that one.
         """
         read: deque[tuple[list[int], list[int]]] = deque()
+        if not isinstance(pairs, Iterable):
+            raise RequestError("score_many takes pairs of (prompt, continuation)", found=short_repr(pairs))
 
         def sequences() -> Iterator[tuple[list[int], int]]:
-            for pair in pairs:
-                prompt_ids, ids = self._prompts.pair(*pair)
+            for prompt, continuation in map(_checked_pair, pairs):
+                prompt_ids, ids = self._prompts.pair(prompt, continuation)
                 read.append((prompt_ids, ids))
                 yield [*prompt_ids, *ids], len(ids)
 
@@ -543,6 +581,12 @@ class Model:
         if not result.n_scored:
             raise RequestError("there is nothing to predict", expected="2 tokens or more", found=result.n_ids)
         return result
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a Model cannot be pickled or copied: its weights are on the device {self.device}; "
+            f"in another process, load it again with rushlight.load(...)"
+        )
 
     def __repr__(self) -> str:
         return f"<Model {self.name}: {self.n_parameters:,} parameters, {self.device}, {self.dtype}>"
@@ -615,3 +659,10 @@ class Model:
             capacity,
             in_one_piece=self._here is not self._plain,
         )
+
+
+def _checked_pair(pair: object) -> Any:
+    """A prompt and its continuation; a text of two characters is none."""
+    if isinstance(pair, tuple | list) and len(pair) == 2:
+        return pair
+    raise RequestError("a pair is (prompt, continuation)", found=short_repr(pair))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Integral
 from reprlib import repr as short_repr
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
 from rushlight.text import encode_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from rushlight.generation import Perplexity
     from rushlight.text import Tokenizer
@@ -64,17 +65,18 @@ class Prompts:
         """The ids of a text, after what the tokenizer puts before every text; or the ids themselves, as they are.
 
         Raises:
-            RequestError: it is neither, or the model does not embed one of the tokens.
+            RequestError: it is neither, or several prompts, or the model does not embed one of the tokens.
             TokenizerError: there is text and no tokenizer.
         """
         if isinstance(prompt, str):
             return [*self.need_tokenizer("the prompt is text").beginning, *self.text_ids(prompt)]
-        if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | bytearray):  # whose numbers are no tokens
-            raise RequestError("a prompt is text, or token ids", found=type(prompt).__name__)
         ids: list[int] = []
-        for i in prompt:
+        given: Iterator[int] = _items(prompt, "a prompt is text, or token ids")
+        for i in given:
             if not isinstance(i, Integral) or isinstance(i, bool):
-                raise RequestError("a prompt is text, or token ids", found=short_repr(i))
+                is_prompt = isinstance(i, str | Sequence) or getattr(i, "ndim", 0) == 1
+                remedy = "this takes one prompt: `generate_many` takes several" if is_prompt else None
+                raise RequestError("a prompt is text, or token ids", found=short_repr(i), remedy=remedy)
             if not 0 <= i < self.vocab_size:
                 raise RequestError(f"no such token: {i}", expected=f"ids from 0 to {self.vocab_size - 1}")
             ids.append(int(i))
@@ -178,17 +180,22 @@ class Prompts:
             text: read as it is needed.
             result: it counts the bytes of each piece, and the tokens before the text.
         """
-        items = iter([text] if isinstance(text, str) else text)
-        first = next(items, None)
-        if first is None:
+        what = "a text is a string, its pieces, or its token ids"
+        items: Iterator[Any] = iter([text]) if isinstance(text, str) else _items(text, what)
+        nothing = object()
+        first = next(items, nothing)
+        if first is nothing:
             return
+        items = chain([first], items)
         if not isinstance(first, str):
-            for i in chain([cast("int", first)], cast("Iterator[int]", items)):
+            for i in items:
                 yield from self.ids([i])
             return
 
         def counted() -> Iterator[str]:
-            for piece in chain([first], cast("Iterator[str]", items)):
+            for piece in items:
+                if not isinstance(piece, str):
+                    raise RequestError(what, found=f"{short_repr(piece)} among its pieces")
                 result.count_bytes(len(piece.encode(errors="surrogatepass")))
                 yield piece
 
@@ -196,3 +203,15 @@ class Prompts:
         result.n_beginning = len(tokenizer.beginning)
         yield from tokenizer.beginning
         yield from self._embedded(encode_pieces(tokenizer, counted()))
+
+
+def _items(given: object, what: str) -> Iterator[Any]:
+    """What there is to go through.
+
+    Raises:
+        RequestError: nothing is; it says `what` was wanted.
+    """
+    if not isinstance(given, bytes | bytearray | Mapping):  # the numbers of bytes are no tokens
+        with suppress(TypeError):
+            return iter(cast("Iterable[Any]", given))
+    raise RequestError(what, found=type(given).__name__)

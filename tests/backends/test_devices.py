@@ -101,7 +101,7 @@ def test_auto_takes_the_fastest_that_is_there_and_says_which(machine, monkeypatc
     monkeypatch.setattr("rushlight.backends._OPENERS", dict.fromkeys(DEVICES, lambda *words: opened.append(words)))
     with caplog.at_level(logging.WARNING, "rushlight"):
         open_backend("auto", "f32")
-    assert opened == [(fastest, "f32", None)]
+    assert opened == [(fastest, "f32", None, None)]
     assert [record.message.partition(" (")[0] for record in caplog.records] == (
         [f"device auto: {fastest}"] if fastest != "cpu" else []
     )

@@ -91,7 +91,7 @@ def test_weights_that_are_not_finite_are_named(subject, ops):
     for role, shape in ((Role.VECTOR, (3,)), (Role.LINEAR, (3, 3)), (Role.TABLE, (3, 3))):
         tensor = ArrayTensor(np.full(shape, np.nan))
         if subject.device == "reference":  # keeps what it reads; the sampler refuses what comes of it
-            assert np.isnan(ops.place(tensor, role)).all()
+            assert np.isnan(ops.place(tensor, role).values).all()
         else:
             with pytest.raises(NonFiniteError, match=r"test: a weight is not a finite .* number"):
                 ops.place(tensor, role)

@@ -29,8 +29,8 @@ def ported(tmp_path):
 
     def ported(source):
         with open_headers(source) as checkpoint:
-            written = scaffold(checkpoint)
-        path = tmp_path / "my_model.py"
+            path = tmp_path / "my_model.py"
+            written = scaffold(checkpoint, path)
         path.write_text(written.module, encoding="utf-8")
         path.with_name("test_my_model.py").write_text(written.test, encoding="utf-8")
         return path, written
@@ -63,8 +63,9 @@ def test_it_generates_what_the_model_does(ported):
         assert np.array_equal(theirs.logits(PROMPT), ours.logits(PROMPT))
 
 
-def test_its_own_test_passes(ported):
+def test_its_own_test_passes(ported, monkeypatch):
     path, _ = ported(demo.folder())
+    monkeypatch.setenv("CHECKPOINT", str(demo.folder()))
     tests = {name: f for name, f in runpy.run_path(path.with_name("test_my_model.py")).items() if name[:5] == "test_"}
     assert len(tests) == 2
     for test in tests.values():

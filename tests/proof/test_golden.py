@@ -67,7 +67,7 @@ def test_no_array_is_kept_twice(golden):
 
 def test_a_checkpoint_is_no_golden_file(gpt2):
     with pytest.raises(GoldenError, match="not a golden file but a checkpoint") as caught:
-        verify(gpt2, Path(gpt2.name) / "model.safetensors")
+        verify(gpt2, gpt2.folder / "model.safetensors")
     assert "rushlight record" in str(caught.value)
 
 

@@ -20,6 +20,9 @@ def browser():
         chromium.close()
 
 
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
 class Page:
     """A page in a tab, with what it asked for and complained of."""
 
@@ -37,6 +40,12 @@ class Page:
 
 
 @pytest.fixture
+def phone():
+    """What opens a page as on a phone: a narrow screen, and fingers."""
+    return PHONE
+
+
+@pytest.fixture
 def open_page(browser, tmp_path):
     """Opens a page. At the end, it must have asked nothing of any network, and complained of nothing."""
     pages = []
@@ -44,7 +53,7 @@ def open_page(browser, tmp_path):
     def run(html, **options):
         path = tmp_path / "page.html"
         write_page(path, html)
-        page = Page(browser.new_page(viewport={"width": 1200, "height": 900}, **options))
+        page = Page(browser.new_page(**{"viewport": {"width": 1200, "height": 900}, **options}))
         pages.append(page)
         page.tab.goto(path.as_uri())
         return page

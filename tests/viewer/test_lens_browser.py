@@ -68,3 +68,28 @@ def test_light_and_dark(open_page):
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
     tab.get_by_role("button", name="Dark").click()
     assert tab.evaluate("document.documentElement.dataset.theme") == "light"
+
+
+def test_on_a_phone_it_says_that_there_is_more_at_the_left(open_page, phone):
+    tokens = [{"id": i, "text": f"·token{i}"} for i in range(12)]
+    blocks = [{"path": f"h.{i}", "top": [cell((5, "·word", 0.25))] * 12} for i in range(2)]
+    tab = open_page(render_page("lens", "t", {**DATA, "tokens": tokens, "blocks": blocks}), **phone).tab
+    from playwright.sync_api import expect
+
+    scroller = tab.locator("#scroller")
+    shade = "th => getComputedStyle(th, '::after').content"
+    expect(scroller).to_have_class("more more-left")  # at the last token
+    assert tab.locator("tbody th").first.evaluate(shade) == '""'
+    scroller.evaluate("s => s.scrollLeft = 0")
+    expect(scroller).to_have_class("more more-right")
+    assert tab.locator("tbody th").first.evaluate(shade) == "none"
+    assert "40px" in scroller.evaluate("s => getComputedStyle(s).maskImage"), "it fades at the right"
+
+
+def test_on_a_phone_cells_have_room_for_a_finger_and_no_key_is_named(open_page, phone):
+    tab = open_page(render_page("lens", "t", DATA), **phone).tab
+    assert tab.locator("td").first.bounding_box()["height"] >= 40
+    assert not tab.locator(".keys").is_visible()
+    desk = open_page(render_page("lens", "t", DATA)).tab
+    assert desk.locator("td").first.bounding_box()["height"] < 40
+    assert desk.locator(".keys").is_visible()

@@ -227,3 +227,20 @@ def test_an_empty_checkpoint(show):
     page = show(tree({}))
     page.press("ArrowDown", "ArrowRight", "End", "/", "Escape", "Enter")
     assert page.labels() == []
+
+
+def test_on_a_phone_rows_have_room_for_a_finger_and_no_key_is_named(open_page, phone):
+    tab = open_page(tree_page(gpt()), **phone).tab
+    first, second = (tab.locator("[role=treeitem]").nth(i).bounding_box() for i in range(2))
+    assert first["height"] == second["y"] - first["y"] == 40
+    assert not tab.locator(".search kbd").is_visible()
+    assert not tab.locator(".keys").is_visible()
+
+
+def test_the_placeholder_ends_before_the_key(open_page):
+    tab = open_page(tree_page(gpt()), viewport={"width": 390, "height": 844}).tab
+    field, key = tab.locator("#search"), tab.locator(".search kbd")
+    padding = field.evaluate("field => parseFloat(getComputedStyle(field).paddingRight)")
+    box = field.bounding_box()
+    assert box["x"] + box["width"] - padding <= key.bounding_box()["x"]
+    assert field.evaluate("field => getComputedStyle(field).textOverflow") == "ellipsis"

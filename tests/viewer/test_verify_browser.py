@@ -57,3 +57,23 @@ def test_a_narrow_window(open_page):
     opened.tab.set_viewport_size({"width": 420, "height": 800})
     assert not opened.tab.locator("td.layer").first.is_visible()
     assert opened.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_on_a_phone_the_chart_fades_where_there_is_more(open_page, phone):
+    tab = open_page(page(), **phone).tab
+    from playwright.sync_api import expect
+
+    plot = tab.locator("#plot")
+    assert plot.evaluate("p => p.scrollWidth > p.clientWidth")
+    expect(plot).to_have_class("scroll more more-right")
+    plot.evaluate("p => p.scrollLeft = 100")
+    expect(plot).to_have_class("scroll more more-right more-left")
+    plot.evaluate("p => p.scrollLeft = 10000")
+    expect(plot).to_have_class("scroll more more-left")
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_it_says_what_computed_and_no_path(open_page):
+    html = page(device="reference")
+    assert str(FIXTURES) not in html
+    assert open_page(html).tab.locator("#facts dd").first.inner_text() == "reference, f32"

@@ -61,7 +61,7 @@ def open_backend(
             wrong with the number of threads; says what to do.
         DtypeError: the dtype is unknown, or the device does not compute in it.
     """
-    name, index = _name_and_index(device)
+    name, index = _name_and_index(device) if isinstance(device, str) else ("", 0)
     if name != "auto" and name not in DEVICES:
         raise DeviceError(f"there is no device {device!r}", remedy=f"use one of: auto, {', '.join(DEVICES)}")
     if dtype not in DTYPES:

@@ -26,18 +26,20 @@ class Array:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Vector:
-    """(C,) float32: a bias or a gain."""
+    """(C,) float32: a bias or a gain. It takes part in no arithmetic; `numpy.asarray(vector)` is a copy."""
 
     @property
     def shape(self) -> tuple[int]: ...
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.float32]: ...
 
 class Weight:
-    """A packed matrix, for rows by id and for products."""
+    """A packed matrix, for rows by id and for products. `numpy.asarray` of it raises TypeError."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n_out, n_in)"""
 
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.float32]: ...
     @property
     def format(self) -> str: ...
     @property

@@ -31,7 +31,11 @@ Forward = Callable[[Any], Array]
 """A model: a `Batch` of N rows -> (R, V) logits on the device."""
 
 Weight = Any
-"""A parameter as the backend has placed it: packed, quantised or plain, as it likes."""
+"""A parameter as the backend has placed it: packed, quantised or plain, as it likes. Only operations compute with it.
+
+On `cpu` and `reference`, numpy.asarray gives the values of a vector, (C,), and raises TypeError for a matrix, whose
+values are `rushlight.open_checkpoint(source)[name].float32()`.
+"""
 
 
 class Changes(NamedTuple):
@@ -133,7 +137,7 @@ class Backend(Protocol):
     """
 
     device: str
-    """The device word a user types: cpu, metal, cuda."""
+    """What computes, as the device word for it: cpu, reference, metal, cuda."""
     dtype: str
     """The word for what it computes in: f32, f64, bf16, ..."""
 

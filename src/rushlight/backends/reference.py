@@ -19,7 +19,7 @@ from rushlight.errors import DtypeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     from rushlight.backends.batch import Batch, KVShape
     from rushlight.backends.protocol import Draw, Forward, Tensor
@@ -27,6 +27,40 @@ if TYPE_CHECKING:
 Floats = Any  # NDArray of float32, or of float64 in that mode
 
 DTYPES: dict[str, type[np.floating[Any]]] = {"f32": np.float32, "f64": np.float64}
+
+
+class Vector:
+    """A bias or a gain, (C,): only operations compute with it. `numpy.asarray(vector)` is a copy of its values.
+
+    A port that passes here must pass on `cpu`, whose weights are opaque; so they are here.
+    """
+
+    __array_ufunc__ = None  # no arithmetic, with a NumPy array neither
+
+    def __init__(self, values: Floats) -> None:
+        self.values = values.reshape(-1)  # a port may have parameters of any rank
+
+    @property
+    def shape(self) -> tuple[int]:
+        return self.values.shape  # type: ignore[no-any-return]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.values, dtype)
+
+
+class Matrix:
+    """A matrix laid out for `x @ values`, or for rows by id: only operations compute with it."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, values: Floats) -> None:
+        self.values = values
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        raise TypeError(
+            "a matrix is packed for this device and cannot be read as an array: its values are "
+            "rushlight.open_checkpoint(source)[name].float32()"
+        )
 
 
 class ReferenceKVCache:
@@ -41,7 +75,7 @@ class ReferenceKVCache:
 class ReferenceBackend:
     """Every operation in NumPy, in float32, or in float64 for tests. Implements `protocol.Backend`."""
 
-    device = "cpu"
+    device = "reference"
     arithmetic = "numpy"  # BLAS chooses its kernels by the processor
 
     def __init__(self, dtype: str = "f32") -> None:
@@ -54,17 +88,19 @@ class ReferenceBackend:
         self.dtype = dtype
         self._float = DTYPES[dtype]
 
-    def place(self, tensor: Tensor, role: Role) -> Floats:
+    def place(self, tensor: Tensor, role: Role) -> Vector | Matrix:
         values = tensor.float32().astype(self._float, copy=False)
+        if role is Role.VECTOR:
+            return Vector(values)
         if role is Role.CONVOLUTION:
-            return values.transpose(2, 1, 0).reshape(-1, len(values))  # (size·in, out)
-        return values.T if role is Role.LINEAR else values
+            return Matrix(values.transpose(2, 1, 0).reshape(-1, len(values)))  # (size·in, out)
+        return Matrix(values.T if role is Role.LINEAR else values)
 
     def settle(self) -> None:
         """`place` has done it all."""
 
-    def tie(self, table: Floats) -> Floats:
-        return table.T
+    def tie(self, table: Matrix) -> Matrix:
+        return Matrix(table.values.T)
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> ReferenceKVCache:
         return ReferenceKVCache(shape, n_blocks, self._float)
@@ -78,18 +114,18 @@ class ReferenceBackend:
     def capture(self, forward: Forward) -> Forward:
         return forward
 
-    def embedding(self, ids: NDArray[np.int32], table: Floats) -> Floats:
-        return table[ids]
+    def embedding(self, ids: NDArray[np.int32], table: Matrix) -> Floats:
+        return table.values[ids]
 
-    def linear(self, x: Floats, weight: Floats, bias: Floats | None) -> Floats:
+    def linear(self, x: Floats, weight: Matrix, bias: Vector | None) -> Floats:
         # One vector-matrix product a row: a matrix-matrix product sums in an order that depends on the number of rows.
-        y = np.matmul(x[:, None, :], weight)[:, 0, :]
-        return y if bias is None else y + bias
+        y = np.matmul(x[:, None, :], weight.values)[:, 0, :]
+        return y if bias is None else y + bias.values
 
-    def layer_norm(self, x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
+    def layer_norm(self, x: Floats, weight: Vector, bias: Vector, eps: float) -> Floats:
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = np.square(centred).mean(axis=-1, keepdims=True)
-        return centred / np.sqrt(variance + self._float(eps)) * weight + bias
+        return centred / np.sqrt(variance + self._float(eps)) * weight.values + bias.values
 
     def activation(self, x: Floats, name: str) -> Floats:
         return ACTIVATION_FUNCTIONS[name](x)
@@ -121,7 +157,7 @@ class ReferenceBackend:
         return values.astype(self._float, copy=False)
 
     def to_numpy(self, x: Floats) -> Floats:
-        return x
+        return np.asarray(x)
 
 
 def _attend(

@@ -135,7 +135,7 @@ class Chat:
         self.stop = StopStrings(stop).strings
         self.settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **settings}
         # Made for what they say is wrong, before anything is asked of the model.
-        SamplingParams(**self.settings)
+        SamplingParams.of(self.settings)
         StopStrings((*self.template.stop, *self.stop))
         self.messages: list[Message] = []
         self.n_forgotten = 0
@@ -267,7 +267,7 @@ class Chat:
     def _reply(self, messages: list[Message], overrides: SamplingSettings) -> Answer:
         messages = check_messages(messages)
         settings: SamplingSettings = {**self.settings, **overrides}
-        reserve = min(SamplingParams(**settings).max_tokens, self.model.context_length // 2)
+        reserve = min(SamplingParams.of(settings).max_tokens, self.model.context_length // 2)
         rendered, ids, n_forgotten = self._fitting(messages, self.model.context_length - reserve)
         settings["stop_ids"] = (*settings.get("stop_ids", ()), *self._turn_ends())
         stream = self.model.stream(ids, stop=(*self.template.stop, *self.stop), **settings)

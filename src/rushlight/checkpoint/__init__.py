@@ -2,6 +2,7 @@
 
 from rushlight.checkpoint.checkpoint import Checkpoint, Tensor
 from rushlight.checkpoint.json_file import read_json_object
+from rushlight.checkpoint.naming import display_name
 from rushlight.checkpoint.source import open_checkpoint, open_headers
 
-__all__ = ["Checkpoint", "Tensor", "open_checkpoint", "open_headers", "read_json_object"]
+__all__ = ["Checkpoint", "Tensor", "display_name", "open_checkpoint", "open_headers", "read_json_object"]

@@ -57,7 +57,7 @@ def open_checkpoint(
         SourceError: the source leads to no checkpoint.
         CheckpointError: a file is not sound safetensors, or index and files disagree.
     """
-    name = os.fsdecode(source)
+    name = _name(source)
     if url := _URL.match(name):
         hub_id = url[1]
         raise SourceError(
@@ -86,7 +86,7 @@ def open_headers(
     Raises:
         SourceError, CheckpointError: as `open_checkpoint`.
     """
-    name = os.fsdecode(source)
+    name = _name(source)
     if url := _URL.match(name):
         return _open_url(name, url[1], revision, offline, may_lack)
     path = _local_path(source, revision)
@@ -125,6 +125,19 @@ def _open_url(url: str, hub_id: str | None, revision: str | None, offline: bool,
     return _checked(url, None, *open_remote(url, hub.authorization(url)), may_lack)
 
 
+def _name(source: object) -> str:
+    """The source as text.
+
+    Raises:
+        SourceError: it is neither text nor a path.
+    """
+    if isinstance(source, str | bytes | os.PathLike):
+        return os.fsdecode(source)
+    raise SourceError(
+        "a source is a path, or the name of a model on the hub as owner/name", found=type(source).__name__
+    )
+
+
 def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | None:
     """The path that a source names, the embedded model's for its name, or None if it has the form of a hub id.
 
@@ -133,6 +146,8 @@ def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | 
     """
     name = os.fsdecode(source)
     shown = printable_name(name)
+    if revision is not None and not isinstance(revision, str):
+        raise SourceError("a revision is the name of a branch, tag or commit", found=type(revision).__name__)
     if not name or "\0" in name:
         raise SourceError(
             "the source is empty" if not name else f"the source holds a NUL character: {shown}",

@@ -65,7 +65,7 @@ def port(
     with status(f"opening {name}"):
         checkpoint = open_headers(name, offline=offline, revision=revision, may_lack=tied_heads)
     with checkpoint:
-        written = scaffold(checkpoint, module.name)
+        written = scaffold(checkpoint, module)
     if output == "-":
         out(written.module)
         return

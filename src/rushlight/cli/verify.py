@@ -97,7 +97,7 @@ def verify(
     finds it. Without a recording, OpenAI's GPT-2 124M is compared with published answers. Computes in f32, exactly,
     whatever the checkpoint's dtype; --dtype says what else to prove.
     """
-    from rushlight.checkpoint import open_checkpoint
+    from rushlight.checkpoint import display_name, open_checkpoint
     from rushlight.models.tied import tied_heads
     from rushlight.proof import read_golden
     from rushlight.proof import verify as compare
@@ -124,7 +124,11 @@ def verify(
         else:
             with status("comparing"):
                 report = compare(
-                    loaded, recording, checkpoint=checkpoint, tolerance=tolerance, source=checkpoint.source
+                    loaded,
+                    recording,
+                    checkpoint=checkpoint,
+                    tolerance=tolerance,
+                    source=display_name(checkpoint.source),
                 )
             _tell(report, as_json, wants_page, html, open_page)
             right = report.passed

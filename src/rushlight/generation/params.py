@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Rational, Real
 from reprlib import repr as short_repr
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from rushlight.errors import RequestError
 from rushlight.generation.philox import new_seed, seed_of_text
+from rushlight.generation.setting_names import unknown_setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Self
 
 MAX_LOGIT_BIASES = 1024
 MAX_TEXTS = 128
@@ -115,6 +118,22 @@ class SamplingParams:
         if problems:
             raise RequestError("; ".join(problems))
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """The parameters that a caller's settings say.
+
+        Raises:
+            RequestError: a name is unknown, and then the nearest one is named; or a value is out of its range.
+        """
+        if not isinstance(settings, Mapping):
+            raise RequestError(
+                "settings map names to values", found=short_repr(settings), remedy='as {"max_tokens": 20}'
+            )
+        known = [field.name for field in fields(cls)]
+        if unknown := [unknown_setting(name, known) for name in settings if name not in known]:
+            raise RequestError("; ".join(unknown))
+        return cls(**settings)
+
     def of_each_text(self) -> list[SamplingParams]:
         """These for each of the n texts, each with its own seed; that of the first is the one that was given.
 
@@ -136,14 +155,35 @@ class SamplingParams:
             )
 
 
+AnyFunction = TypeVar("AnyFunction", bound="Callable[..., Any]")
+
+
+def takes_settings(function: AnyFunction) -> AnyFunction:
+    """Shows the settings that a function takes as **settings in its signature, by name, with their defaults.
+
+    Type checkers read them off SamplingSettings; notebooks complete, and `help` shows, what the signature has.
+    """
+    signature = inspect.signature(function)
+    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    settings = [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+        for each in fields(SamplingParams)
+    ]
+    function.__signature__ = signature.replace(parameters=[*named, *settings])  # type: ignore[attr-defined]
+    return function
+
+
 def _whole(value: Any, at_least: int, at_most: float = math.inf) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and at_least <= int(value) <= at_most
 
 
 def _number(value: Any, at_least: float, at_most: float) -> bool:
-    """Whether it is a number in the range, which is compared as it is: an int may be none that a float can hold."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return is_number and bool(at_least <= value <= at_most)
+    """Whether it is a number in the range."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    # An int may be too large for a float, and the range too large for NumPy's narrower floats.
+    exact: Any = value if isinstance(value, Rational) else float(value)
+    return bool(at_least <= exact <= at_most)
 
 
 def _change(value: Any) -> bool:

@@ -47,6 +47,8 @@ def load_port(path: str | os.PathLike[str]) -> Architecture:
     Raises:
         PortError: there is no such file, it is not Python, it raises an exception, or it has no such class.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise PortError("a port is named by its path", found=type(path).__name__)
     file = Path(path)
     if not file.is_file():
         what = "a port is a Python file, and this is a folder" if file.is_dir() else "no such file"

@@ -66,18 +66,21 @@ class Fields:
         return str(self._refuse(key, value, default, f"one of {', '.join(sorted(choices))}", default))
 
     def token_ids(self, key: str, vocab_size: int) -> tuple[int, ...]:
-        """A token id, several, or none. Ids beyond the vocabulary are left out, and logged by `finish`.
+        """A token id, several, or none; ids of no token are left out, and logged by `finish`.
 
-        They are harmless, and common: transformers writes GPT-2's 50256 for a smaller vocabulary too.
+        They are harmless, and common: transformers writes GPT-2's 50256 for a smaller vocabulary too, and -1 stands for
+        no token, as it does in pad_token_id.
         """
         value = self._get(key, ())
         ids = tuple(value) if isinstance(value, list | tuple) else (value,)
-        if not all(type(i) is int and i >= 0 for i in ids):
+        if not all(type(i) is int and i >= -1 for i in ids):
             self._refuse(key, value, (), "a token id, or a list of them", ())
             return ()
         if strangers := [i for i in ids if i >= vocab_size]:
             self._notes.append(f"{key} {_short(strangers)} is beyond the vocabulary of {vocab_size}: left out")
-        return tuple(i for i in ids if i < vocab_size)
+        if -1 in ids:
+            self._notes.append(f"{key} -1 stands for no token: left out")
+        return tuple(i for i in ids if 0 <= i < vocab_size)
 
     def alias(self, key: str, of: str, value: int) -> None:
         """Another name of a field that was read as `value`: it has to say the same."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from rushlight.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,27 +64,68 @@ class Trace(Mapping[str, "NDArray[np.floating]"]):
 
 
 def patch_hook(ops: Backend, patches: Mapping[str, Patch]) -> Callable[[str, Any], Any]:
-    """For `rushlight.nn.tapped`: puts what a patch makes of a module's output in its place.
+    """For `rushlight.nn.tapped`: puts what the patches make of a module's output in its place.
 
-    The hook raises ValueError if a patch returns another shape.
+    The hook raises RequestError if a patch returns another shape.
     """
 
+    @cache
+    def patches_of(path: str) -> list[Patch]:
+        return [patch for pattern, patch in patches.items() if fnmatchcase(path, pattern)]
+
     def hook(path: str, output: Any) -> Any:
-        if path not in patches:
+        if not patches_of(path):
             return output
-        before = np.array(ops.to_numpy(output))
-        after = np.asarray(patches[path](before.copy()), before.dtype)
-        if after.shape != before.shape:
-            raise ValueError(f"the patch of {path} made {after.shape} of {before.shape}")
-        return ops.from_numpy(after)
+        values = np.array(ops.to_numpy(output))
+        for patch in patches_of(path):
+            values = _patched(path, patch, values)
+        return ops.from_numpy(values)
 
     return hook
 
 
-def check_paths(paths: Iterable[str], known: Iterable[str]) -> list[str]:
-    """What to say of the paths that are not known: one text each, with the nearest one that is."""
+def _patched(path: str, patch: Patch, before: NDArray[np.floating]) -> NDArray[np.floating]:
+    made = patch(before.copy())
+    try:
+        after = np.asarray(made, before.dtype)
+    except (TypeError, ValueError):
+        raise RequestError(f"the patch of {path} returned no numbers", found=type(made).__name__) from None
+    if after.shape != before.shape:
+        raise RequestError(
+            f"the patch of {path} returned another shape",
+            expected=before.shape,
+            found="None" if made is None else after.shape,
+        )
+    return after
+
+
+def check_patches(patches: object, known: Iterable[str]) -> None:
+    """Raises RequestError unless `patches` holds functions, by patterns of paths that are `known`."""
+    if not isinstance(patches, Mapping):
+        raise RequestError(
+            "patches map paths to functions", found=type(patches).__name__, remedy='as {"h.3.attn": lambda x: 0 * x}'
+        )
+    check_patterns(patches, known)
+    for pattern, patch in patches.items():
+        if not callable(patch):
+            raise RequestError(
+                f"the patch of {pattern!r} is not a function",
+                found=type(patch).__name__,
+                remedy=f'give one that returns what is to be put there: {{"{pattern}": lambda x: values}}',
+            )
+
+
+def check_patterns(patterns: Iterable[object], known: Iterable[str]) -> None:
+    """Raises RequestError unless each pattern matches a path that is `known`; it names the nearest one."""
     known = list(known)
-    return [f"there is no module {path!r}{_hint(path, known)}" for path in paths if path not in known]
+    problems = []
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            problems.append(f"a module is named by a path such as {known[-1]!r}, not by {reprlib.repr(pattern)}")
+        elif not any(fnmatchcase(path, pattern) for path in known):
+            problems.append(f"there is no module {pattern!r}{_hint(pattern, known)}")
+    if problems:
+        raise RequestError("; ".join(problems))
 
 
 def _hint(path: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ at most 88 columns, where names allow it, and laid out as `ruff format` and `bla
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import read_json_object
@@ -20,17 +21,19 @@ from rushlight.porting.names import find_architecture
 from rushlight.porting.writer import Scaffold, Writer
 
 if TYPE_CHECKING:
+    import os
+
     from rushlight.checkpoint import Checkpoint
 
 __all__ = ["scaffold"]
 
 
-def scaffold(checkpoint: Checkpoint, file_name: str = "my_model.py") -> Scaffold:
+def scaffold(checkpoint: Checkpoint, file: str | os.PathLike[str] = "my_model.py") -> Scaffold:
     """A port of a checkpoint, from its headers and its config.json.
 
     Args:
         checkpoint: an open checkpoint.
-        file_name: what the module's file will be called, for the test.
+        file: where the module's file will be, for the test beside it.
 
     Raises:
         PortError: the names are such that no module can have them, or there are none.
@@ -40,7 +43,7 @@ def scaffold(checkpoint: Checkpoint, file_name: str = "my_model.py") -> Scaffold
         raise PortError("there are no tensors to write a port for", file=checkpoint.source)
     gpt2 = _as_gpt2(checkpoint)
     writer = GPT2Writer(checkpoint, *gpt2) if gpt2 else Writer(checkpoint)
-    return writer.scaffold(file_name)
+    return writer.scaffold(Path(file))
 
 
 def _as_gpt2(checkpoint: Checkpoint) -> tuple[GPT2Config, tuple[str, ...]] | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import builtins
 import keyword
+import os
 import re
 import textwrap
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rushlight.checkpoint import read_json_object
+from rushlight.checkpoint import display_name, read_json_object
 from rushlight.checkpoint.dtypes import FLOAT_DTYPES
 from rushlight.errors import ConfigError
 from rushlight.loader import MAX_CONFIG_BYTES
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Scaffold", "Writer"]
 
 
+CHECKPOINT_VARIABLE = "CHECKPOINT"
+"""Where a port's test looks for a checkpoint that does not lie near it."""
 LAYERS = ("Activation", "Conv1D", "Convolution", "Embedding", "LayerNorm", "Linear")
 CLASS_NAMES = {"attn": "Attention", "self_attn": "SelfAttention", "mlp": "MLP", "ffn": "FeedForward", "h": "Block"}
 NO_SIZE = re.compile(r"(_ids?|head\w*|layers?|blocks?|depth|version|seed|max_length|type|n_inner)$")
@@ -317,10 +321,10 @@ class Config:
 
     # Files
 
-    def scaffold(self, file_name: str) -> Scaffold:
+    def scaffold(self, file: Path) -> Scaffold:
         root = self.class_of(self.root)
         parts = [self.header(), self.config_class(), *self.classes.values(), f"ARCHITECTURE = {root}\n"]
-        return Scaffold("\n\n".join(parts), self.test(file_name), tuple(self.to_write))
+        return Scaffold("\n\n".join(parts), self.test(file), tuple(self.to_write))
 
     def header(self) -> str:
         task = "complete it where it says TO WRITE" if self.to_write else "nothing is left to write"
@@ -352,18 +356,19 @@ class Config:
             "from rushlight.models.schema import Fields",
         ]
 
-    def test(self, file_name: str) -> str:
-        source = self.checkpoint.source
-        if Path(source).exists():
-            source = str(Path(source).resolve())
-        return f'''"""The port in {one_line(file_name)} takes every tensor of its checkpoint."""
+    def test(self, file: Path) -> str:
+        source = _source_in_test(self.checkpoint.source, file.parent)
+        asks = CHECKPOINT_VARIABLE in source
+        how = f"\n\n    {CHECKPOINT_VARIABLE}=PATH pytest {one_line(f'test_{file.name}')}\n" if asks else ""
+        imports = "import os\n" if asks else ""
+        return f'''"""The port in {one_line(file.name)} takes every tensor of its checkpoint.{how}"""
 
-from pathlib import Path
+{imports}from pathlib import Path
 
 import rushlight
 
-PORT = Path(__file__).with_name({string_literal(file_name)})
-SOURCE = {string_literal(source)}
+PORT = Path(__file__).with_name({string_literal(file.name)})
+SOURCE = {source}
 
 
 def test_every_tensor_has_its_place():
@@ -373,6 +378,22 @@ def test_every_tensor_has_its_place():
 
     def more_tests(self) -> str:
         return ""
+
+
+def _source_in_test(source: str, folder: Path) -> str:
+    """How a test in `folder` names a checkpoint: from its own folder if it lies near, else by the environment.
+
+    Never by an absolute path, which is of no use to others and says who wrote it.
+    """
+    path = Path(source)
+    if not path.exists():
+        return string_literal(source)  # of the hub
+    with suppress(ValueError):  # on another drive
+        way = Path(os.path.relpath(path, folder)).as_posix()
+        if not way.startswith("../.."):
+            return f"Path(__file__).parent / {string_literal(way)}"
+    name = one_line(display_name(source))
+    return f'os.environ["{CHECKPOINT_VARIABLE}"]  # the path of {name}, wherever it is'
 
 
 def _config_values(checkpoint: Checkpoint) -> Mapping[str, Any]:

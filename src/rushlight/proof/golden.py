@@ -22,17 +22,17 @@ There is no date in it: the same model and prompts give the same file.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import open_checkpoint
 from rushlight.checkpoint.listing import first_ten
-from rushlight.errors import GoldenError, printable_name
+from rushlight.errors import GoldenError, SourceError, printable_name
 from rushlight.strict_json import parse_json_object
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     import numpy as np
@@ -151,6 +151,8 @@ def read_golden(path: str | os.PathLike[str]) -> Golden:
         FormatError, TruncatedError: it is not sound safetensors.
         GoldenError: it is safetensors and no golden file, or of another version, or not whole.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise SourceError("a golden file is named by its path", found=type(path).__name__)
     with open_checkpoint(Path(path)) as checkpoint:
         if KEY not in checkpoint.metadata:
             raise GoldenError(

@@ -72,7 +72,7 @@ def record(
             made_with=_versions(),
             model=type(module).__name__,
             dtype=str(torch.float32 if parameter is None else parameter.dtype).removeprefix("torch."),
-            config=_plain(config.to_dict()) if hasattr(config, "to_dict") else {},
+            config=_plain(_config_values(config)) if hasattr(config, "to_dict") else {},
             weights=dict(weights) if weights is not None else _state_digests(torch, module),
             cases=[
                 _case(torch, module, i, prompt, text, greedy)
@@ -271,6 +271,11 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def _config_values(config: Any) -> dict[str, Any]:
+    """The config but for where it was loaded from, which is often a path on the machine that recorded."""
+    return {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
 
 
 def _plain(config: Any) -> Any:

@@ -120,7 +120,7 @@ class Report:
     """A verification.
 
     Attributes:
-        source, golden: the two sides, in the user's words.
+        source, golden: the two sides, named without the paths to them: a report is passed on.
         device, dtype, arithmetic: what the port computed with; see `rushlight.Model`.
         recorded_dtype, made_with: what PyTorch computed in, and which versions.
         weights_sha256: the digest of all the recorded weights, as `digest.py` defines it.

@@ -15,6 +15,7 @@ that is looked up one row too far in the module that counted the positions.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def verify(
     first = min(slips, key=lambda slip: slip.time).path if slips else None
     report = Report(
         source=source or (model.name if isinstance(model, Model) else module.describe()),
-        golden=golden.name,
+        golden=Path(golden.name).name,
         device=module.ops.device,
         dtype=module.ops.dtype,
         arithmetic=module.ops.arithmetic,

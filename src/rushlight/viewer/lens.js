@@ -62,5 +62,6 @@ $("lens").addEventListener("keydown", (event) => {
 });
 
 draw();
+showMore($("scroller"));
 choose(...chosen);
 cells[chosen[0]][chosen[1]].focus({ preventScroll: false });

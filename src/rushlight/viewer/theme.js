@@ -19,6 +19,18 @@ function showFacts(facts) {
   }
 }
 
+// Says on which sides of a scroller there is more than is in view.
+function showMore(scroller) {
+  const update = () => {
+    const hidden = scroller.scrollWidth - scroller.clientWidth - scroller.scrollLeft;
+    scroller.classList.toggle("more-left", scroller.scrollLeft > 1);
+    scroller.classList.toggle("more-right", hidden > 1);
+  };
+  scroller.classList.add("more");
+  scroller.addEventListener("scroll", update, { passive: true });
+  new ResizeObserver(update).observe(scroller);
+}
+
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 
 function setTheme(dark) {

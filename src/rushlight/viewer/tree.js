@@ -1,5 +1,5 @@
 // Draws the tree in #data. Every text from the file goes through textContent or setAttribute, never through HTML.
-const ROW_PX = 28;
+const ROW_PX = matchMedia("(hover: none)").matches ? 40 : 28; // --row in tree.css
 const INDENT_PX = 18;
 const OVERSCAN = 12; // rows beyond the edges, so that a quick scroll shows no gap
 const OPEN_AT_FIRST = 400; // rows; a tree with more starts with its outermost modules

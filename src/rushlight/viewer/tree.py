@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rushlight.checkpoint.naming import display_name
 from rushlight.checkpoint.tree import ModuleNode, fold
 from rushlight.errors import printable_line, printable_name
 from rushlight.viewer.page import render_page
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
 
 def tree_page(tree: ModuleTree, stats: Mapping[str, TensorStats] | None = None) -> str:
     """The page of `tree` as HTML; with the statistics of its tensors by name, if they were taken."""
-    return render_page("tree", tree.source or "checkpoint", _data(tree, stats))
+    return render_page("tree", _name(tree), _data(tree, stats))
+
+
+def _name(tree: ModuleTree) -> str:
+    return display_name(tree.source) if tree.source else "checkpoint"
 
 
 def _data(tree: ModuleTree, stats: Mapping[str, TensorStats] | None) -> dict[str, Any]:
     """What tree.js reads. Names are escaped for people, sizes are numbers, shapes are text."""
     return {
-        "source": printable_name(tree.source),
+        "source": printable_name(_name(tree)),
         "architecture": tree.architecture,
         "files": [printable_name(name) for name in tree.files],
         "metadata": [[printable_name(key), printable_line(value)] for key, value in tree.metadata.items()],

@@ -97,5 +97,6 @@ if (data.logits) {
 }
 showFacts(facts);
 drawPlot();
+document.querySelectorAll(".scroll").forEach(showMore);
 $("modules").append(...data.modules.map(drawRow));
 $("notes").append(...data.notes.map((note) => element("li", "", note)));
