@@ -153,7 +153,7 @@ def test_an_end_of_text_token_beyond_the_vocabulary_is_left_out_and_told(folder,
     assert "generation_config.json: eos_token_id [50256] is beyond the vocabulary of 4096" in caplog.text
 
 
-@pytest.mark.parametrize("eos", ["-1", "true", '"a"', "[1, null]"])
+@pytest.mark.parametrize("eos", ["-2", "true", '"a"', "[1, null]"])
 def test_a_generation_config_that_names_no_token_is_refused(folder, eos):
     (folder / "generation_config.json").write_text(f'{{"eos_token_id": {eos}}}')
     with pytest.raises(ConfigError, match=r"(?s)generation_config.json: .*eos_token_id is"):

@@ -85,6 +85,7 @@ class Model:
         name: what was loaded, in the user's word.
         n_parameters: a tied head counted once.
         eos_ids: the tokens that end a text.
+        suppressed_ids: the tokens that its author forbids, which are never chosen.
         folder: where its files lie on this machine; None if it was made from none.
     """
 
@@ -98,6 +99,8 @@ class Model:
         name: str,
         n_parameters: int,
         eos_ids: tuple[int, ...],
+        suppressed_ids: tuple[int, ...] = (),
+        begin_suppressed_ids: tuple[int, ...] = (),
         kv_bytes: int | None = None,
         folder: Path | None = None,
     ) -> None:
@@ -108,19 +111,17 @@ class Model:
         self.name = name
         self.n_parameters = n_parameters
         self.eos_ids = eos_ids
+        self.suppressed_ids = suppressed_ids
         self.folder = folder
         self._backend = backend
         self._kv_bytes = kv_bytes
         self._grammars: Grammars | None = None
         self._plain = self._running(module, self.forward)
-        self._barred = None
-        if tokenizer is not None:
-            barred = tokenizer.missing_ids(config.vocab_size)
-            self._barred = np.array(barred, np.int32) if barred else None
-        self._allowed = None
-        if self._barred is not None:
-            self._allowed = np.ones(config.vocab_size, np.bool_)
-            self._allowed[self._barred] = False
+        missing = [] if tokenizer is None else tokenizer.missing_ids(config.vocab_size)
+        self._allowed = self._all_but((*missing, *suppressed_ids))
+        self._allowed_first = None
+        if begin_suppressed_ids:
+            self._allowed_first = self._all_but((*missing, *suppressed_ids, *begin_suppressed_ids))
 
     @property
     def device(self) -> str:
@@ -258,6 +259,7 @@ class Model:
                 prompt_ids,
                 self._allowed,
                 constraint and constraint.copy(),
+                allowed_first=self._allowed_first,
             )
             sequence = Sequence(
                 prompt_ids,
@@ -352,7 +354,8 @@ class Model:
             stop_ids=ends,
             stops=self._stops(strings) if strings else None,
             params=params,
-            barred=self._barred,
+            allowed=self._allowed,
+            allowed_first=self._allowed_first,
         )
         if not isinstance(n, int) or n not in range(1, n_beams + 1):
             raise RequestError(f"n is {n!r}: it should be 1 to n_beams, {n_beams}")
@@ -365,6 +368,14 @@ class Model:
             reason: FinishReason = "stop" if ended or stopped else "length" if len(ids) == max_tokens else "context"
             beams.append(Beam(prompt_ids, ids, words + shown.flush(), reason, text.logprob, text.score))
         return beams
+
+    def _all_but(self, ids: Ids[int]) -> NDArray[np.bool_] | None:
+        """(V,): the tokens that may be chosen where these may not; None for all."""
+        if not ids:
+            return None
+        allowed = np.ones(self.config.vocab_size, np.bool_)
+        allowed[list(ids)] = False
+        return allowed
 
     def _stops(self, strings: Ids[str]) -> Callable[[Ids[int]], bool]:
         """Whether new tokens hold a stop string."""

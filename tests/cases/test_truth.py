@@ -14,6 +14,7 @@ from rushlight.checkpoint import open_checkpoint
 from rushlight.checkpoint.float8 import FLOAT8_DTYPES, float8_to_float32
 from rushlight.checkpoint.stats import measure
 from rushlight.cli import main
+from rushlight.errors import ConfigError
 from rushlight.porting.scaffold import scaffold
 
 GPT2_CONFIG = {"model_type": "gpt2", "vocab_size": 257, "n_positions": 64, "n_embd": 64, "n_head": 2, "n_layer": 2}
@@ -235,3 +236,114 @@ def test_nan_in_float8_is_found_and_what_is_not_read_is_noted(float8s):
     ]
     (unread,) = [finding for finding in findings if finding.title == "values that were not read"]
     assert (unread.is_problem, unread.tensors) == (False, ("e.w",))
+
+
+# generation_config.json. Ids are those of transformers 5.24 on the same weights, greedy and with 3 beams.
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize(
+    ("author", "greedy", "beams"),
+    [
+        ({}, [83, 212, 197, 118, 48, 83, 148, 180], [83, 212, 197, 118, 48, 180, 148, 180]),
+        (
+            {"begin_suppress_tokens": [83, 212]},
+            [180, 203, 84, 188, 180, 180, 180, 180],
+            [180, 203, 84, 188, 180, 212, 180, 188],
+        ),
+        (
+            {"bad_words_ids": [[212], [256]]},
+            [83, 83, 180, 180, 148, 180, 148, 180],
+            [83, 83, 180, 180, 148, 180, 148, 180],
+        ),
+        (
+            {"suppress_tokens": [83], "begin_suppress_tokens": [212], "bad_words_ids": [[180]]},
+            [12, 112, 122, 93, 93, 212, 172, 212],
+            [70, 212, 212, 172, 212, 212, 172, 212],
+        ),
+    ],
+)
+def test_tokens_that_an_author_forbids_are_not_generated(make_gpt2, caplog, file, author, greedy, beams):
+    own = {"files": {file: author}} if file != "config.json" else author
+    model = rushlight.load(make_gpt2(**own))
+    assert model.generate("Hello", max_tokens=8).ids == greedy
+    assert model.generate("Hello", max_tokens=8, speculate=True).ids == greedy
+    assert model.beam_search("Hello", n_beams=3, max_tokens=8)[0].ids == beams
+    assert not caplog.records
+
+
+def test_a_forbidden_token_is_not_sampled(make_gpt2):
+    model = rushlight.load(make_gpt2(files={"generation_config.json": {"suppress_tokens": [*range(1, 256)]}}))
+    assert set(model.generate("Hello", max_tokens=40, temperature=5.0, seed=1).ids) <= {0}
+    assert model.generate("Hello", max_tokens=3, logit_bias={83: 1000}).ids != [83, 83, 83]
+
+
+SAMPLED = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0, "typical_p": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("author", "note"),
+    [
+        ({"max_new_tokens": 50}, "max_new_tokens is not applied; add -n 50 to apply it"),
+        (SAMPLED, "temperature, top_p are not applied; add --temperature 0.7 --top-p 0.9 to apply them"),
+        ({"do_sample": True}, "do_sample is not applied; add --temperature 1 to apply it"),
+        ({"stop_strings": ["a b", "c"]}, "stop_strings is not applied; add --stop 'a b' --stop c to apply it"),
+        ({"bad_words_ids": [[1, 2]]}, "bad_words_ids of several tokens is not applied; rushlight has no equivalent"),
+        (
+            {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "min_new_tokens": None},
+            "repetition_penalty, no_repeat_ngram_size are not applied; "
+            "add --repetition-penalty 1.2 for what has an equivalent",
+        ),
+        (
+            {"num_beams": 4, "length_penalty": 2},
+            "num_beams, length_penalty are not applied; add --beams 4 for what has",
+        ),
+    ],
+)
+def test_what_is_not_applied_is_named_once(make_gpt2, caplog, run, author, note):
+    folder = make_gpt2(files={"generation_config.json": author})
+    model = rushlight.load(folder)
+    assert model.generate("Hello", max_tokens=3).ids == model.generate("Hello", max_tokens=3).ids == [83, 212, 197]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"generation_config.json: {note}")
+    done = run("generate", folder, "-p", "Hello", "-n", "3")
+    assert (done.code, done.err.count("not applied")) == (0, 1)
+    (finding,) = [f for f in rushlight.check(folder).findings if f.cause == "config"]
+    assert (finding.is_problem, note in finding.why) == (False, True)
+
+
+NEUTRAL = {
+    "repetition_penalty": 1.0,
+    "num_beams": 1,
+    "max_length": 20,
+    "do_sample": False,
+    "temperature": 0.7,
+    "top_k": 50,
+}
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_what_changes_nothing_is_not_named(make_gpt2, caplog, file):
+    own = {"files": {file: NEUTRAL}} if file != "config.json" else NEUTRAL
+    rushlight.load(make_gpt2(**own))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("author", "problem"),
+    [
+        ({"suppress_tokens": "a"}, "suppress_tokens is 'a': it should be a token id, or a list of them"),
+        ({"bad_words_ids": [1]}, "bad_words_ids is [1]: it should be a list of lists of token ids"),
+        ({"suppress_tokens": [*range(257)]}, "forbid every token"),
+    ],
+)
+def test_a_malformed_prohibition_is_an_error(make_gpt2, author, problem):
+    folder = make_gpt2(files={"generation_config.json": author})
+    with pytest.raises(ConfigError, match="generation_config") as caught:
+        rushlight.load(folder)
+    assert problem in str(caught.value)
+
+
+def test_an_end_of_minus_one_is_none(make_gpt2):
+    assert rushlight.load(make_gpt2(eos_token_id=-1)).eos_ids == ()
+    assert rushlight.load(make_gpt2("n", files={"generation_config.json": {"eos_token_id": None}})).eos_ids == (256,)

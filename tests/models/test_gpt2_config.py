@@ -177,7 +177,7 @@ def test_a_key_that_changes_the_arithmetic_is_honoured_or_refused(edit, refused,
 
 
 @ONE
-@pytest.mark.parametrize("value", [-1, True, "0", 1.0], ids=repr)
+@pytest.mark.parametrize("value", [-2, True, "0", 1.0], ids=repr)
 def test_end_of_text_is_a_token(edit, refused, value):
     edit.config["eos_token_id"] = value
     assert "eos_token_id is" in str(refused(edit.write(), ConfigError))

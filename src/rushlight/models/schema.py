@@ -66,18 +66,27 @@ class Fields:
         return str(self._refuse(key, value, default, f"one of {', '.join(sorted(choices))}", default))
 
     def token_ids(self, key: str, vocab_size: int) -> tuple[int, ...]:
-        """A token id, several, or none. Ids beyond the vocabulary are left out, and logged by `finish`.
+        """A token id, several, or none. Ids beyond the vocabulary are left out, and logged by `finish`; -1 is none.
 
         They are harmless, and common: transformers writes GPT-2's 50256 for a smaller vocabulary too.
         """
         value = self._get(key, ())
         ids = tuple(value) if isinstance(value, list | tuple) else (value,)
-        if not all(type(i) is int and i >= 0 for i in ids):
+        if not all(type(i) is int and i >= -1 for i in ids):
             self._refuse(key, value, (), "a token id, or a list of them", ())
             return ()
-        if strangers := [i for i in ids if i >= vocab_size]:
-            self._notes.append(f"{key} {_short(strangers)} is beyond the vocabulary of {vocab_size}: left out")
-        return tuple(i for i in ids if i < vocab_size)
+        if beyond := [i for i in ids if i >= vocab_size]:
+            self._notes.append(f"{key} {_short(beyond)} is beyond the vocabulary of {vocab_size}: left out")
+        return tuple(i for i in ids if 0 <= i < vocab_size)
+
+    def token_sequences(self, key: str) -> tuple[tuple[int, ...], ...]:
+        """Sequences of one token id or more; none if the key is absent."""
+        value = self._get(key, [])
+        is_list = isinstance(value, list) and all(isinstance(ids, list) and ids for ids in value)
+        if not is_list or not all(type(i) is int and i >= 0 for ids in value for i in ids):
+            self._refuse(key, value, [], "a list of lists of token ids", [])
+            return ()
+        return tuple(tuple(ids) for ids in value)
 
     def alias(self, key: str, of: str, value: int) -> None:
         """Another name of a field that was read as `value`: it has to say the same."""

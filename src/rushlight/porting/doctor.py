@@ -7,12 +7,13 @@ tensors that the next look has. What the last one finds is what binding would st
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import open_headers, read_json_object
 from rushlight.checkpoint.stats import measure
 from rushlight.errors import ConfigError, RequestError, TokenizerError
-from rushlight.loader import LANGUAGE_MODEL, MAX_CONFIG_BYTES, eos_ids, tokenizer_beside
+from rushlight.loader import LANGUAGE_MODEL, MAX_CONFIG_BYTES, generation_config, tokenizer_beside
 from rushlight.models import ARCHITECTURES, load_port
 from rushlight.models.gpt2 import GPT2, GPT2_VOCAB_SIZE
 from rushlight.porting.examination import Examination
@@ -182,9 +183,15 @@ def _look_at_tokens(exam: Examination, config: Config) -> None:
         return
     vocab_size = config.vocab_size
     try:
-        eos_ids(exam.checkpoint, config)
+        author = generation_config(exam.checkpoint, config)
     except ConfigError as error:
-        exam.problem("config", "generation_config.json is wrong", error.message, "correct it")
+        title = f"{PurePath(error.file or '').name} is wrong"
+        if title not in [finding.title for finding in exam.findings]:
+            exam.problem("config", title, error.message, "correct it")
+    else:
+        if author.not_applied:
+            why = f"{author.describe_not_applied()}."
+            exam.note("config", "generation settings of the author's that are not applied", why)
     try:
         tokenizer = tokenizer_beside(exam.checkpoint)
         if tokenizer is not None:
