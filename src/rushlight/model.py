@@ -64,7 +64,7 @@ class Request:
     """One of many prompts, as `Model.generate` takes it."""
 
     prompt: str | Ids[int]
-    stop: str | Ids[str] = ()
+    stop: str | Ids[str] | None = ()
     settings: SamplingSettings = field(default_factory=SamplingSettings)
 
 
@@ -158,7 +158,7 @@ class Model:
         self._plain = self._running(self.module, self.forward, draft=draft)
 
     def generate(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
+        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
     ) -> Generation:
         """The text that goes on from a prompt: greedy and at most 100 tokens, unless the settings say otherwise.
 
@@ -168,7 +168,7 @@ class Model:
             stop: strings that end the text; they are no part of it.
             settings: the fields of `SamplingParams`: max_tokens, temperature, top_k, top_p, min_p,
                 repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop_ids, ignore_eos, n,
-                logprobs, prompt_logprobs, speculate, json_schema, regex.
+                logprobs, prompt_logprobs, speculate, json_schema, regex. One that is None is not given; so with stop.
 
         Raises:
             RequestError: a setting or an id is out of its range, or the prompt is too long for the context
@@ -183,14 +183,14 @@ class Model:
         return result
 
     def stream(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
+        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
     ) -> Stream:
         """As `generate`, piece by piece. What is wrong with the request is raised here, before the first piece."""
         engine = self._here.engine
         return Stream(engine, self._writer(engine, prompt, stop, settings))
 
     def astream(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
+        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
     ) -> AsyncStream:
         """As `stream`, for `async for`: the event loop goes on while another thread computes.
 
@@ -231,7 +231,7 @@ class Model:
         return write_many(engine, texts, max_active)
 
     def _writer(
-        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings
+        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str] | None, settings: SamplingSettings
     ) -> Writer:
         writers = self._writers(engine, prompt, stop, settings)
         if len(writers) > 1:
@@ -239,7 +239,7 @@ class Model:
         return writers[0]
 
     def _writers(
-        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings
+        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str] | None, settings: SamplingSettings
     ) -> list[Writer]:
         """What a request comes to, checked: a writer for each of its texts."""
         self._check_causal()
@@ -298,17 +298,17 @@ class Model:
         self,
         prompt: str | Ids[int],
         *,
-        n_beams: int = 4,
-        max_tokens: int = 100,
-        length_penalty: float = 1.0,
-        early_stopping: bool | Literal["never"] = False,
-        n: int = 1,
-        stop: str | Ids[str] = (),
-        stop_ids: Ids[int] = (),
-        ignore_eos: bool = False,
-        repetition_penalty: float = 1.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
+        n_beams: int | None = 4,
+        max_tokens: int | None = 100,
+        length_penalty: float | None = 1.0,
+        early_stopping: bool | Literal["never"] | None = False,
+        n: int | None = 1,
+        stop: str | Ids[str] | None = (),
+        stop_ids: Ids[int] | None = (),
+        ignore_eos: bool | None = False,
+        repetition_penalty: float | None = 1.0,
+        presence_penalty: float | None = 0.0,
+        frequency_penalty: float | None = 0.0,
         logit_bias: Mapping[int, float] | None = None,
     ) -> list[Beam]:
         """The likeliest texts that go on from a prompt, as far as `n_beams` beams find them: transformers' search.
@@ -343,14 +343,16 @@ class Model:
             logit_bias=logit_bias,
         )
         params.check_vocabulary(self.config.vocab_size)
+        n_beams, n = 4 if n_beams is None else n_beams, 1 if n is None else n
+        max_tokens = params.max_tokens
         prompt_ids = self._prompts.continued(prompt, max_tokens)
         strings = StopStrings(stop).strings
-        ends = {*stop_ids, *(() if ignore_eos else self.eos_ids)}
+        ends = {*params.stop_ids, *(() if params.ignore_eos else self.eos_ids)}
         search = BeamSearch(
             n_beams=n_beams,
             max_tokens=min(max_tokens, self.context_length - len(prompt_ids)),
-            length_penalty=length_penalty,
-            early_stopping=early_stopping,
+            length_penalty=1.0 if length_penalty is None else length_penalty,
+            early_stopping=False if early_stopping is None else early_stopping,
             stop_ids=ends,
             stops=self._stops(strings) if strings else None,
             params=params,

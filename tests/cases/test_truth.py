@@ -15,6 +15,8 @@ from rushlight.checkpoint.float8 import FLOAT8_DTYPES, float8_to_float32
 from rushlight.checkpoint.stats import measure
 from rushlight.cli import main
 from rushlight.errors import ConfigError
+from rushlight.generation import SamplingParams
+from rushlight.jobs.requests import FIELDS
 from rushlight.porting.scaffold import scaffold
 
 GPT2_CONFIG = {"model_type": "gpt2", "vocab_size": 257, "n_positions": 64, "n_embd": 64, "n_head": 2, "n_layer": 2}
@@ -347,3 +349,57 @@ def test_a_malformed_prohibition_is_an_error(make_gpt2, author, problem):
 def test_an_end_of_minus_one_is_none(make_gpt2):
     assert rushlight.load(make_gpt2(eos_token_id=-1)).eos_ids == ()
     assert rushlight.load(make_gpt2("n", files={"generation_config.json": {"eos_token_id": None}})).eos_ids == (256,)
+
+
+# null and None
+
+
+def test_null_in_a_line_is_not_given(make_gpt2, tmp_path, run):
+    folder, lines, results = make_gpt2(), tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    settings = dict.fromkeys(name for name in FIELDS if name != "prompt")
+    whole = {"max_tokens": 2.0, "top_k": 0.0, "seed": 7.0, "stop_ids": [5.0], "n": 1.0, "logprobs": 0.0}
+    lines.write_text(
+        "".join(
+            json.dumps(line) + "\n"
+            for line in (
+                {"prompt": "Hello"},
+                {"prompt": "Hello", **settings},
+                {"prompt": [72.0, 101.0, 108, 108, 111], **whole},
+                {"prompt": "Hello", "max_tokens": 2.5},
+            )
+        )
+    )
+    done = run("batch", lines, "-m", folder, "-n", "4", "--stop", "zzz", "-o", results, "--ordered")
+    assert done.code == 1, done.err
+    plain, null, integral, fraction = map(json.loads, results.read_text().splitlines())
+    assert plain["ids"] == null["ids"] == [83, 212, 197, 118]
+    assert integral["ids"] == [83, 212]
+    assert "max_tokens is 2.5" in fraction["error"]["message"]
+
+
+def test_none_in_python_is_not_given(make_gpt2):
+    model = rushlight.load(make_gpt2())
+    nothing = dict.fromkeys(name for name in FIELDS if name not in ("prompt", "id"))
+    expected = model.generate("Hello").ids
+    assert len(expected) == 59
+    assert model.generate("Hello", **nothing).ids == expected
+    assert "".join(model.stream("Hello", **nothing)) == model.generate("Hello").text
+    assert model.generate("Hello", temperature=None, max_tokens=2).ids == expected[:2]
+    beams = ("n_beams", "length_penalty", "early_stopping", "n", "stop", "stop_ids", "ignore_eos", "logit_bias")
+    given = {"max_tokens": 5, **dict.fromkeys(beams)}
+    assert model.beam_search("Hello", **given) == model.beam_search("Hello", max_tokens=5)
+
+
+def test_none_in_a_chat_is_not_given():
+    settings = {"max_tokens": None, "temperature": None, "stop_ids": None, "stop": None}
+    with rushlight.Chat(rushlight.load(), **settings) as chat, rushlight.Chat(rushlight.load()) as plain:
+        assert SamplingParams(**chat.settings) == SamplingParams(**plain.settings)
+        assert chat.send("Hi", max_tokens=3, top_k=None).ids == plain.send("Hi", max_tokens=3).ids
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_float32_is_a_number(make_gpt2):
+    model = rushlight.load(make_gpt2())
+    settings = {"max_tokens": 5, "seed": 1}
+    text = model.generate("Hello", temperature=np.float32(0.5), top_p=np.float32(0.5), **settings)
+    assert text.ids == model.generate("Hello", temperature=0.5, top_p=0.5, **settings).ids

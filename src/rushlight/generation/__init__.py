@@ -5,7 +5,7 @@ from rushlight.generation.context import Context, Forward
 from rushlight.generation.draft import Draft, DraftModel
 from rushlight.generation.engine import Engine
 from rushlight.generation.logprobs import TokenLogprob
-from rushlight.generation.params import SamplingParams, SamplingSettings
+from rushlight.generation.params import SamplingParams, SamplingSettings, given
 from rushlight.generation.sampler import Sampler
 from rushlight.generation.scoring import Perplexity, Scorer, windows
 from rushlight.generation.sequence import FinishReason, Sequence, Token
@@ -27,5 +27,6 @@ __all__ = [
     "Sequence",
     "Token",
     "TokenLogprob",
+    "given",
     "windows",
 ]
