@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import rushlight
+from rushlight.chat import find_template
 from rushlight.checkpoint import open_checkpoint
 from rushlight.checkpoint.float8 import FLOAT8_DTYPES, float8_to_float32
 from rushlight.checkpoint.stats import measure
@@ -403,3 +404,36 @@ def test_a_float32_is_a_number(make_gpt2):
     settings = {"max_tokens": 5, "seed": 1}
     text = model.generate("Hello", temperature=np.float32(0.5), top_p=np.float32(0.5), **settings)
     assert text.ids == model.generate("Hello", temperature=0.5, top_p=0.5, **settings).ids
+
+
+# Chat templates under names
+
+
+@pytest.fixture
+def templates(make_gpt2):
+    """A model whose named templates stand in files of their own and in tokenizer_config.json."""
+    files = {
+        "additional_chat_templates/tool_use.jinja": "tools{{ messages[0].content }}",
+        "additional_chat_templates/rag.jinja": "documents{{ messages[0].content }}",
+        "tokenizer_config.json": {
+            "chat_template": [{"name": name, "template": name} for name in ("default", "rag", "short")]
+        },
+    }
+    return make_gpt2(files=files)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("tool_use", "toolsx"), ("rag", "documentsx"), ("short", "short"), (None, "default")]
+)
+def test_a_template_is_found_by_its_name(templates, name, text):
+    template = find_template(rushlight.load(templates), name)
+    assert template.render([{"role": "user", "content": "x"}]).text == text
+    template.close()
+
+
+def test_an_unknown_template_is_an_error_with_the_names(templates, run):
+    done = run("chat", templates, "--chat-template", "tools", stdin=b"Hi\n")
+    assert done.code == 2
+    assert "one of the model's: default, rag, short, tool_use" in done.err
+    done = run("chat", templates, "--chat-template", "tool_use", "-n", "2", stdin=b"Hi\n")
+    assert (done.code, done.err) == (0, "")

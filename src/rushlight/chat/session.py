@@ -99,8 +99,8 @@ class Chat:
     Args:
         model: with a tokenizer.
         system_prompt: what stands before the conversation; None for nothing.
-        template: a Jinja template, its file, or the name of one of several in tokenizer_config.json; None takes the
-            model's own.
+        template: a Jinja template, its file, or the name of one of the model's several; None takes the model's
+            default.
         variables: what the template sees beside the messages: `tools`, `documents`, `enable_thinking`, ...
         now: the time that the template is told; None is the time at which the chat begins, so that the prompt of each
             turn begins as the last one did.

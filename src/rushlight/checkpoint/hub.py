@@ -33,6 +33,7 @@ _SIDECARS = (
     "merges.txt",
     "chat_template.jinja",
 )
+_TEMPLATE = re.compile(r"additional_chat_templates/[^/]+\.jinja")
 _INDEX = "model.safetensors.index.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
@@ -65,7 +66,7 @@ def download(repo_id: str, *, revision: str | None = None, offline: bool = False
     except Exception as error:
         # Not a list of types: which ones come depends on the transport below huggingface_hub, and that changes.
         raise _explain(error, repo_id, revision) from error
-    for file in folder.iterdir():
+    for file in folder.rglob("*"):
         if file.is_symlink() and file.exists() and file.stat().st_mtime >= started:
             _verify(file, repo_id)
     return folder
@@ -134,6 +135,7 @@ def _fetch(repo_id: str, revision: str | None, offline: bool) -> Path:
         return listing
     commit, names = listing
     wanted = [*filter(_SIDECARS.__contains__, names), *_weights(repo_id, names)]
+    wanted += filter(_TEMPLATE.fullmatch, names)  # the root's files first: the folder is that of the first
     # One by one and in this thread, where Ctrl-C arrives: snapshot_download would first end its downloads.
     paths = [
         hf_hub_download(repo_id, name, revision=commit, local_files_only=offline, library_name="rushlight")
