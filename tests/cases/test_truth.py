@@ -437,3 +437,53 @@ def test_an_unknown_template_is_an_error_with_the_names(templates, run):
     assert "one of the model's: default, rag, short, tool_use" in done.err
     done = run("chat", templates, "--chat-template", "tool_use", "-n", "2", stdin=b"Hi\n")
     assert (done.code, done.err) == (0, "")
+
+
+# Ports
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "h.0.x.weight", "h.0.attn.x.weight", "h.1.mlp.x.weight", "h.x.weight", "h.x.attn.c_attn.weight", "x.weight",
+        "h.0.attn.0.weight", "h.7.x.weight", "x.attn.c_attn.weight",
+        "h.².ln_1.weight", "x.²", "h.٣.ln_1.weight", f"h.{'7' * 5000}.ln_1.weight", "h.00.ln_1.weight",
+    ],
+)  # fmt: skip
+def test_the_port_of_a_gpt2_with_an_unknown_module_takes_every_tensor(write, weights, tmp_path, run, name):
+    extra = {f"transformer.{name}": np.zeros(3, np.float32)}
+    if "c_attn" in name:
+        extra[f"transformer.{name.replace('c_attn', 'c_proj')}"] = np.zeros(3, np.float32)
+    folder, port = write(weights | extra), tmp_path / "p.py"
+    done = run("port", folder, "-o", port)
+    assert done.code == 0, done.err
+    assert rushlight.check(folder, port=port).fits
+    done = run("generate", folder, "--port", port, "-p", "a", "-n", "1")
+    assert done.code in (0, 2)
+    assert not done.code or "no tokenizer" in done.err or "TO WRITE" in done.err or "to be written" in done.err, (
+        done.err
+    )
+
+
+def test_blocks_with_an_unknown_module_keep_their_numbers(write, weights):
+    folder = write(weights | {"transformer.h.0.x.weight": np.zeros(3, np.float32)})
+    with open_checkpoint(folder) as checkpoint:
+        text = scaffold(checkpoint).module
+    assert "Block(config, 0)" in text
+    assert "Block2(config, 1)" in text
+    assert "self.wpe = Embedding(config.n_positions, config.n_embd)" in text
+
+
+def test_a_vocabulary_of_four_times_the_width_is_no_multiple_of_it(write):
+    norm = {"norm.weight": np.ones(64), "norm.bias": np.ones(64)}
+    folder = write({"embed.weight": np.ones((256, 64)), "out.weight": np.ones((256, 64)), **norm}, None, None)
+    with open_checkpoint(folder) as checkpoint:
+        text = scaffold(checkpoint).module
+    assert "self.embed = Embedding(256, config.width)" in text
+    assert "Linear(config.width, 4 * config.width, bias=False)" in text
+
+
+def test_an_unknown_architecture_names_the_next_step(make_gpt2, run):
+    done = run("generate", make_gpt2(model_type="llama"), "-p", "a")
+    assert done.code == 2
+    assert "rushlight port" in done.err
