@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,10 +16,13 @@ from rushlight.checkpoint import open_checkpoint
 from rushlight.checkpoint.float8 import FLOAT8_DTYPES, float8_to_float32
 from rushlight.checkpoint.stats import measure
 from rushlight.cli import main
-from rushlight.errors import ConfigError
+from rushlight.errors import ConfigError, GoldenError, RequestError
 from rushlight.generation import SamplingParams
 from rushlight.jobs.requests import FIELDS
 from rushlight.porting.scaffold import scaffold
+from rushlight.proof.golden import Call, Case, read_golden
+from rushlight.proof.record import write_golden
+from rushlight.proof.verify import verify
 
 GPT2_CONFIG = {"model_type": "gpt2", "vocab_size": 257, "n_positions": 64, "n_embd": 64, "n_head": 2, "n_layer": 2}
 MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -487,3 +491,71 @@ def test_an_unknown_architecture_names_the_next_step(make_gpt2, run):
     done = run("generate", make_gpt2(model_type="llama"), "-p", "a")
     assert done.code == 2
     assert "rushlight port" in done.err
+
+
+# Recordings
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+@pytest.fixture
+def golden():
+    return read_golden(FIXTURES / "proof" / "gpt2.golden.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (-1, "expected ids from 0 to 60, found -1"),
+        (61, "expected ids from 0 to 60, found 61"),
+        (2**40, f"expected ids from 0 to 60, found {2**40}"),
+        (-(2**40), f"expected ids from 0 to 60, found {-(2**40)}"),
+        (np.inf, "expected integers, found float32"),
+        (np.nan, "expected integers, found float32"),
+    ],
+)
+def test_recorded_ids_that_cannot_be_are_an_error(golden, value, problem):
+    case = golden.cases[0]
+    name = next(call.input for call in case.calls if call.path.endswith("wte"))
+    case.tensors[name] = case.tensors[name].astype(np.float32 if isinstance(value, float) else np.int64)
+    case.tensors[name].flat[0] = value
+    with pytest.raises(GoldenError, match="wte cannot be called with what was recorded") as caught:
+        verify(rushlight.load(FIXTURES / "gpt2" / "gelu_new"), golden)
+    assert problem in str(caught.value)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [-1, 2**31, 2**40])
+def test_a_recorded_prompt_is_of_token_ids(golden, tmp_path, value):
+    golden.cases[0].ids[0] = value
+    write_golden(golden, tmp_path / "golden.safetensors")
+    with pytest.raises(GoldenError, match="0/ids holds numbers that are no token ids"):
+        read_golden(tmp_path / "golden.safetensors")
+
+
+def test_a_recorded_prompt_beyond_a_modules_table_is_an_error(golden, write, tmp_path):
+    port = tmp_path / "port.py"
+    port.write_text(PORT_OF_A_TABLE)
+    module = rushlight.load_module(write({"wte.weight": np.ones((5, 4), np.float32)}, None, None), port=port)
+    golden.cases = [Case([1, 5], None, [Call("wte", "", None, None, None)])]
+    with pytest.raises(RequestError, match=r"wte has no row .*expected ids from 0 to 4, found 5"):
+        verify(module, golden)
+
+
+PORT_OF_A_TABLE = """
+from rushlight.nn import Embedding, Module, NameRules
+
+class Config:
+    @classmethod
+    def from_json(cls, values, *, file=None):
+        return cls()
+    from_tensors = from_json
+
+class ARCHITECTURE(Module):
+    config_type = Config
+    rules = NameRules()
+    def __init__(self, config):
+        self.wte = Embedding(5, 4)
+    def __call__(self, batch):
+        return self.wte(batch.ids)
+"""
