@@ -123,6 +123,9 @@ class Model:
         if begin_suppressed_ids:
             self._allowed_first = self._all_but((*missing, *suppressed_ids, *begin_suppressed_ids))
 
+    def __reduce__(self) -> str:
+        raise TypeError(f"a Model cannot be pickled: load it in each process, rushlight.load({self.name!r})")
+
     @property
     def device(self) -> str:
         """The word for where it computes."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -559,3 +560,18 @@ class ARCHITECTURE(Module):
     def __call__(self, batch):
         return self.wte(batch.ids)
 """
+
+
+# Small things
+
+
+def test_check_cuts_a_long_name(write, run):
+    name = "a" * 6000
+    folder = write({f"{name}.weight": np.ones((3, 4), np.float32)}, None, None)
+    assert max(map(len, run("check", folder).out.splitlines())) < 300
+    assert name in run("check", folder, "--json").out
+
+
+def test_a_model_that_is_pickled_says_what_to_do(make_gpt2):
+    with pytest.raises(TypeError, match=r"load it in each process, rushlight\.load"):
+        pickle.dumps(rushlight.load(make_gpt2()))

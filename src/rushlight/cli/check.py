@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DOES_NOT_FIT = 1
 MAX_WIDTH = 100
 MAX_EVIDENCE = 8
+MAX_NAME = 200
+"""Characters of a name that are shown; --json has it whole."""
 
 EXAMPLES = """
 \b
@@ -95,7 +97,7 @@ def _width() -> int:
 
 
 def page(report: Report, width: int) -> Text:
-    """The report as lines of at most `width` columns, but for names and code, which are never broken."""
+    """The report as lines of at most `width` columns, but for names and code, which are not broken."""
     from rich.text import Text
 
     text = Text()
@@ -147,8 +149,13 @@ def _wrapped(paragraph: str, width: int) -> str:
 
 def _aligned(evidence: tuple[Evidence, ...]) -> Iterator[tuple[str, str]]:
     """Names with their counts, and details under one another."""
-    names = [printable_name(each.name) + (f" ×{each.n_tensors}" if each.n_tensors > 1 else "") for each in evidence]
+    names = [_short(each.name) + (f" ×{each.n_tensors}" if each.n_tensors > 1 else "") for each in evidence]
     width = min(max(map(len, names), default=0), 60)
     for name, each in zip(names, evidence, strict=True):
-        detail = printable_name(each.detail)
+        detail = _short(each.detail)
         yield (name.ljust(width), f"  {detail}") if detail else (name, "")
+
+
+def _short(name: str) -> str:
+    shown = printable_name(name)
+    return shown if len(shown) <= MAX_NAME else f"{shown[: MAX_NAME - 1]}…"
