@@ -15,8 +15,8 @@ from rushlight.checkpoint.json_file import check_text_file
 from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import ConfigError, FormatError, PortError, RequestError, TokenizerError
 from rushlight.models import ARCHITECTURES, load_port, recognise
+from rushlight.models.generation_config import GENERATION_KEYS, GenerationConfig
 from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
-from rushlight.models.schema import Fields
 from rushlight.models.tied import tied_heads
 from rushlight.nn import bind
 
@@ -108,7 +108,9 @@ def load(
     from rushlight.model import Model
 
     tokenizer, no_tokenizer = _tokenizer(checkpoint, config)
-    ends = eos_ids(checkpoint, config)
+    author = generation_config(checkpoint, config)
+    if author.not_applied:
+        _log.warning("%s", author.describe_not_applied())
     reading.finish()
     model = Model(
         module=module,
@@ -118,7 +120,9 @@ def load(
         no_tokenizer=no_tokenizer,
         name=demo.NAME if source is None else display_name(checkpoint.source),
         n_parameters=n_parameters,
-        eos_ids=ends,
+        eos_ids=author.eos_token_id,
+        suppressed_ids=author.suppress_tokens,
+        begin_suppressed_ids=author.begin_suppress_tokens,
         kv_bytes=kv_bytes,
         folder=checkpoint.folder,
         files=checkpoint.files,
@@ -255,6 +259,7 @@ def _by_model_type(values: dict[str, Any], checkpoint: Checkpoint, file: str) ->
             f"rushlight has no architecture {model_type!r}" if model_type is not None else "model_type is missing",
             file=file,
             expected=", ".join(ARCHITECTURES),
+            remedy="`rushlight port SOURCE -o my_model.py` writes a model file to begin with, for --port",
         )
     return ARCHITECTURES[model_type]
 
@@ -300,13 +305,18 @@ def _tokenizer(checkpoint: Checkpoint, config: Config) -> tuple[Tokenizer | None
     return tokenizer, None
 
 
-def eos_ids(checkpoint: Checkpoint, config: Config) -> tuple[int, ...]:
-    """What ends a text: generation_config.json's word where there is one, as in transformers, or config.json's."""
-    path = checkpoint.sidecar("generation_config.json")
+def generation_config(checkpoint: Checkpoint, config: Config) -> GenerationConfig:
+    """What the author set for generation, in generation_config.json or, without one, in config.json.
+
+    Raises:
+        ConfigError: the file is wrong.
+    """
+    path, keys = checkpoint.sidecar("generation_config.json"), None
     if path is None:
-        return config.eos_token_id
+        path, keys = checkpoint.sidecar("config.json"), GENERATION_KEYS
+    if path is None:
+        return GenerationConfig(eos_token_id=config.eos_token_id)
     values = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
-    fields = Fields(values, str(path))
-    ids = fields.token_ids("eos_token_id", config.vocab_size)
-    fields.finish(benign=values)
-    return ids or config.eos_token_id
+    if keys is not None:
+        values = {key: value for key, value in values.items() if key in keys}
+    return GenerationConfig.from_json(values, config, file=str(path))

@@ -75,14 +75,14 @@ class Request:
     """
 
     prompt: str | Ids[int]
-    stop: str | Ids[str]
+    stop: str | Ids[str] | None
     settings: SamplingSettings
 
     @takes_settings
     def __init__(
         self,
         prompt: str | Ids[int],
-        stop: str | Ids[str] = (),
+        stop: str | Ids[str] | None = (),
         settings: SamplingSettings | None = None,
         **keywords: Unpack[SamplingSettings],
     ) -> None:
@@ -110,6 +110,7 @@ class Model:
         name: what was loaded: the hub id, or the name of the folder or file without the path to it.
         n_parameters: a tied head counted once.
         eos_ids: the tokens that end a text.
+        suppressed_ids: the tokens that its author forbids, which are never chosen.
         folder: where its files lie on this machine; None if it was made from none.
         files: the paths of its weights.
     """
@@ -124,6 +125,8 @@ class Model:
         name: str,
         n_parameters: int,
         eos_ids: tuple[int, ...],
+        suppressed_ids: tuple[int, ...] = (),
+        begin_suppressed_ids: tuple[int, ...] = (),
         kv_bytes: int | None = None,
         folder: Path | None = None,
         no_tokenizer: TokenizerError | None = None,
@@ -136,6 +139,7 @@ class Model:
         self.name = name
         self.n_parameters = n_parameters
         self.eos_ids = eos_ids
+        self.suppressed_ids = suppressed_ids
         self.folder = folder
         self.files = files
         self._backend = backend
@@ -143,14 +147,11 @@ class Model:
         self._no_tokenizer = no_tokenizer
         self._grammars: Grammars | None = None
         self._plain = self._running(module, self.forward)
-        self._barred = None
-        if tokenizer is not None:
-            barred = tokenizer.missing_ids(config.vocab_size)
-            self._barred = np.array(barred, np.int32) if barred else None
-        self._allowed = None
-        if self._barred is not None:
-            self._allowed = np.ones(config.vocab_size, np.bool_)
-            self._allowed[self._barred] = False
+        missing = [] if tokenizer is None else tokenizer.missing_ids(config.vocab_size)
+        self._allowed = self._all_but((*missing, *suppressed_ids))
+        self._allowed_first = None
+        if begin_suppressed_ids:
+            self._allowed_first = self._all_but((*missing, *suppressed_ids, *begin_suppressed_ids))
 
     @property
     def device(self) -> str:
@@ -195,7 +196,7 @@ class Model:
 
     @takes_settings
     def generate(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
+        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
     ) -> Generation:
         """The text that goes on from a prompt: greedy and at most 100 tokens, unless the settings say otherwise.
 
@@ -206,7 +207,7 @@ class Model:
             stop: strings that end the text; they are no part of it.
             settings: the fields of `SamplingParams`: max_tokens, temperature, top_k, top_p, min_p,
                 repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop_ids, ignore_eos, n,
-                logprobs, prompt_logprobs, speculate, json_schema, regex.
+                logprobs, prompt_logprobs, speculate, json_schema, regex. One that is None is not given; so with stop.
 
         Raises:
             RequestError: a setting or an id is out of its range, or the prompt is too long for the context
@@ -222,7 +223,7 @@ class Model:
 
     @takes_settings
     def stream(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
+        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
     ) -> Stream:
         """As `generate`, piece by piece. What is wrong with the request is raised here, before the first piece."""
         engine = self._here.engine
@@ -230,7 +231,7 @@ class Model:
 
     @takes_settings
     def astream(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] = (), **settings: Unpack[SamplingSettings]
+        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
     ) -> AsyncStream:
         """As `stream`, for `async for`: the event loop goes on while another thread computes.
 
@@ -275,7 +276,7 @@ class Model:
         return write_many(engine, texts, max_active)
 
     def _writer(
-        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings
+        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str] | None, settings: SamplingSettings
     ) -> Writer:
         writers = self._writers(engine, prompt, stop, settings)
         if len(writers) > 1:
@@ -283,7 +284,7 @@ class Model:
         return writers[0]
 
     def _writers(
-        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str], settings: SamplingSettings
+        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str] | None, settings: SamplingSettings
     ) -> list[Writer]:
         """What a request comes to, checked: a writer for each of its texts."""
         self._check_causal()
@@ -303,6 +304,7 @@ class Model:
                 prompt_ids,
                 self._allowed,
                 constraint and constraint.copy(),
+                allowed_first=self._allowed_first,
             )
             sequence = Sequence(
                 prompt_ids,
@@ -341,17 +343,17 @@ class Model:
         self,
         prompt: str | Ids[int],
         *,
-        n_beams: int = 4,
-        max_tokens: int = 100,
-        length_penalty: float = 1.0,
-        early_stopping: bool | Literal["never"] = False,
-        n: int = 1,
-        stop: str | Ids[str] = (),
-        stop_ids: Ids[int] = (),
-        ignore_eos: bool = False,
-        repetition_penalty: float = 1.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
+        n_beams: int | None = 4,
+        max_tokens: int | None = 100,
+        length_penalty: float | None = 1.0,
+        early_stopping: bool | Literal["never"] | None = False,
+        n: int | None = 1,
+        stop: str | Ids[str] | None = (),
+        stop_ids: Ids[int] | None = (),
+        ignore_eos: bool | None = False,
+        repetition_penalty: float | None = 1.0,
+        presence_penalty: float | None = 0.0,
+        frequency_penalty: float | None = 0.0,
         logit_bias: Mapping[int, float] | None = None,
     ) -> list[Beam]:
         """The likeliest texts that go on from a prompt, as far as `n_beams` beams find them: transformers' search.
@@ -386,18 +388,21 @@ class Model:
             logit_bias=logit_bias,
         )
         params.check_vocabulary(self.config.vocab_size)
+        n_beams, n = 4 if n_beams is None else n_beams, 1 if n is None else n
+        max_tokens = params.max_tokens
         prompt_ids = self._prompts.continued(prompt, max_tokens)
         strings = StopStrings(stop).strings
-        ends = {*stop_ids, *(() if ignore_eos else self.eos_ids)}
+        ends = {*params.stop_ids, *(() if params.ignore_eos else self.eos_ids)}
         search = BeamSearch(
             n_beams=n_beams,
             max_tokens=min(max_tokens, self.context_length - len(prompt_ids)),
-            length_penalty=length_penalty,
-            early_stopping=early_stopping,
+            length_penalty=1.0 if length_penalty is None else length_penalty,
+            early_stopping=False if early_stopping is None else early_stopping,
             stop_ids=ends,
             stops=self._stops(strings, prompt_ids) if strings else None,
             params=params,
-            barred=self._barred,
+            allowed=self._allowed,
+            allowed_first=self._allowed_first,
         )
         if not isinstance(n, int) or n not in range(1, n_beams + 1):
             raise RequestError(f"n is {n!r}: it should be 1 to n_beams, {n_beams}")
@@ -410,6 +415,14 @@ class Model:
             reason: FinishReason = "stop" if ended or stopped else "length" if len(ids) == max_tokens else "context"
             beams.append(Beam(prompt_ids, ids, words + shown.flush(), reason, text.logprob, text.score))
         return beams
+
+    def _all_but(self, ids: Ids[int]) -> NDArray[np.bool_] | None:
+        """(V,): the tokens that may be chosen where these may not; None for all."""
+        if not ids:
+            return None
+        allowed = np.ones(self.config.vocab_size, np.bool_)
+        allowed[list(ids)] = False
+        return allowed
 
     def _stops(self, strings: Ids[str], prompt_ids: Ids[int]) -> Callable[[Ids[int]], bool]:
         """Whether new tokens hold a stop string."""

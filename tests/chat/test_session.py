@@ -216,7 +216,7 @@ def test_a_message_is_text(chat, text):
     assert roles(chat) == ["system"]
 
 
-@pytest.mark.parametrize("settings", [{"temperature": -1}, {"max_tokens": "5"}, {"max_tokens": None}])
+@pytest.mark.parametrize("settings", [{"temperature": -1}, {"max_tokens": "5"}, {"max_tokens": -1}])
 def test_wrong_settings_are_told_before_anything(chat, tales, settings):
     [name] = settings
     with pytest.raises(RequestError, match=name):

@@ -68,6 +68,14 @@ def test_only_safetensors_and_the_files_beside_them_are_downloaded(hub, tmp_path
         assert checkpoint.sidecar("vocab.json") is None
 
 
+def test_additional_chat_templates_are_downloaded_and_verified(hub):
+    more = {"additional_chat_templates/tool_use.jinja": b"tools", "additional_chat_templates/notes.md": b"no"}
+    hub.repos["owner/name"] = REPO | more
+    folder = check("owner/name")
+    assert sorted(hub.bodies()) == sorted([*WANTED, "tool_use.jinja"])
+    assert (folder / "additional_chat_templates" / "tool_use.jinja").read_bytes() == b"tools"
+
+
 def test_what_is_in_the_cache_is_not_downloaded_again(hub):
     hub.repos["owner/name"] = REPO
     folder = check("owner/name")

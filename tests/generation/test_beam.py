@@ -122,7 +122,8 @@ def test_the_context_ends_a_text(model):
 
 def test_tokens_that_no_text_has_are_not_chosen():
     model = rushlight.load()
-    model._barred = np.array([12, 277], np.int32)
+    model._allowed = np.ones(model.config.vocab_size, np.bool_)
+    model._allowed[[12, 277]] = False
     found = model.beam_search("Once upon a time", n_beams=3, n=3, max_tokens=12)
     assert not {12, 277} & {i for beam in found for i in beam.ids}
 

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from fractions import Fraction
 
 import pytest
 
@@ -15,8 +16,8 @@ def test_the_keywords_of_generate_are_the_fields():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("max_tokens", value) for value in (-1, 1.5, True, "3", None)],
-        *[("temperature", value) for value in (math.nan, math.inf, -0.1, True, "1", None, 10**400)],
+        *[("max_tokens", value) for value in (-1, 1.5, 2.0, True, "3")],
+        *[("temperature", value) for value in (math.nan, math.inf, -0.1, True, "1", 10**400, Fraction(10**400, 3))],
         *[("top_k", value) for value in (-1, 0.5, True)],
         *[("top_p", value) for value in (0, -0.5, 1.01, math.nan, True)],
         *[("min_p", value) for value in (-0.1, 1.1, math.nan)],

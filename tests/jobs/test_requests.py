@@ -55,7 +55,7 @@ def test_a_line_of_plain_text_is_its_prompt():
         (b'{"prompt": "\xff"}', "not UTF-8"),
         (b'{"prompt": ' + b"[" * 100_000, "nested too deeply"),
         (b"{}", '"prompt" is missing'),
-        (b'{"prompt": null}', "neither text nor ids"),
+        (b'{"prompt": null}', '"prompt" is missing'),
         (b'{"prompt": {"text": "a"}}', "neither text nor ids"),
         (
             b'{"prompt": "a", "max_token": 3, "\\u001b[31m": 1}',

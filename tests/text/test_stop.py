@@ -96,7 +96,7 @@ def test_without_stop_strings_all_text_passes() -> None:
         (["a", ""], "empty or too long"),
         ("a" * (MAX_STOP_CHARS + 1), "empty or too long .*found 257"),
         ([b"a"], r"not text .found b'a'"),
-        (None, "not text .found None"),
+        (3, "not text .found 3"),
         (["a"] * (MAX_STOP_STRINGS + 1), "too many stop strings .expected at most 16, found 17"),
     ],
 )

@@ -11,7 +11,7 @@ from rushlight.chat.prompt import PromptEncoder
 from rushlight.chat.template import ChatTemplate, find_template
 from rushlight.chat.transcript import Message, check_messages, read_transcript, write_transcript
 from rushlight.errors import ContextLengthError, RequestError, RushlightError
-from rushlight.generation import SamplingParams
+from rushlight.generation import SamplingParams, given
 from rushlight.text import StopStrings
 
 if TYPE_CHECKING:
@@ -104,13 +104,13 @@ class Chat:
     Args:
         model: with a tokenizer.
         system_prompt: what stands before the conversation; None for nothing.
-        template: a Jinja template, its file, or the name of one of several in tokenizer_config.json; None takes the
-            model's own.
+        template: a Jinja template, its file, or the name of one of the model's several; None takes the model's
+            default.
         variables: what the template sees beside the messages: `tools`, `documents`, `enable_thinking`, ...
         now: the time that the template is told; None is the time at which the chat begins, so that the prompt of each
             turn begins as the last one did.
         stop: strings that end an answer, beside those of the template.
-        settings: as for `Model.generate`; max_tokens is 256 unless given.
+        settings: as for `Model.generate`; max_tokens is 256 unless given, and None is not given.
 
     Raises:
         TokenizerError: the model has no tokenizer.
@@ -126,14 +126,14 @@ class Chat:
         template: str | os.PathLike[str] | None = None,
         variables: Mapping[str, Any] | None = None,
         now: datetime | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
         **settings: Unpack[SamplingSettings],
     ) -> None:
         tokenizer = model.need_tokenizer("a conversation is text")
         self.model = model
         self.template = find_template(model, template, variables=variables, now=now or datetime.now())
         self.stop = StopStrings(stop).strings
-        self.settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **settings}
+        self.settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **given(settings)}
         # Made for what they say is wrong, before anything is asked of the model.
         SamplingParams.of(self.settings)
         StopStrings((*self.template.stop, *self.stop))
@@ -266,10 +266,10 @@ class Chat:
 
     def _reply(self, messages: list[Message], overrides: SamplingSettings) -> Answer:
         messages = check_messages(messages)
-        settings: SamplingSettings = {**self.settings, **overrides}
+        settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **given(self.settings), **given(overrides)}
         reserve = min(SamplingParams.of(settings).max_tokens, self.model.context_length // 2)
         rendered, ids, n_forgotten = self._fitting(messages, self.model.context_length - reserve)
-        settings["stop_ids"] = (*settings.get("stop_ids", ()), *self._turn_ends())
+        settings["stop_ids"] = (*(settings.get("stop_ids") or ()), *self._turn_ends())
         stream = self.model.stream(ids, stop=(*self.template.stop, *self.stop), **settings)
         before, self.messages = self.messages, messages
         n_before, self.n_forgotten = self.n_forgotten, n_forgotten

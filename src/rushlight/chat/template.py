@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rushlight.chat.formats import EndOfTextTurns, PlainTurns
 from rushlight.chat.provenance import Rendered, compare, shaded
@@ -23,6 +23,9 @@ __all__ = ["ChatTemplate", "TurnFormat", "find_template"]
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_CONFIG_BYTES = 16 << 20
 """A tokenizer_config.json lists every added token."""
+
+MORE_TEMPLATES = "additional_chat_templates"
+"""The folder beside the weights where transformers 5 keeps templates under names: tool_use.jinja is `tool_use`."""
 
 SPECIAL_TOKENS = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
 """The special tokens that templates know by name, as transformers 5 passes them."""
@@ -112,13 +115,14 @@ def find_template(
 ) -> TurnFormat:
     """How to write a conversation for a model.
 
-    Looked for in this order: what is `given`; chat_template.jinja beside the weights; `chat_template` in
-    tokenizer_config.json, a text or a list of named ones of which `default` is taken; DialoGPT's turns, if the name or
-    the config says that it is one; and plain turns.
+    Looked for in this order: what is `given`; chat_template.jinja beside the weights; the named template `default`;
+    DialoGPT's turns, if the name or the config says that it is one; and plain turns. Named templates are
+    additional_chat_templates/NAME.jinja beside the weights, and `chat_template` in tokenizer_config.json, a text, which
+    is `default`, or a list of objects with name and template.
 
     Args:
         model: a loaded model.
-        given: a template's text, the name of one of those in tokenizer_config.json, or a file.
+        given: a template's text, the name of one of the model's, or a file.
         variables: what the template sees beside messages and special tokens: `tools`, `enable_thinking`, ...
         now: what `strftime_now` tells the template; None is the time of each rendering.
 
@@ -133,7 +137,7 @@ def find_template(
         if isinstance(given, str) and ("{{" in given or "{%" in given):
             text, name = given, "the chat template given"
         elif isinstance(given, str) and given in named:
-            text, name = named[given], f'"{printable_name(given)}" in tokenizer_config.json'
+            text, name, file = _named(given, named)
         else:
             file = Path(given)
             text, name = _read(file, named), printable_name(os.fspath(given))
@@ -141,15 +145,14 @@ def find_template(
         file = folder / "chat_template.jinja"
         text, name = _read(file, {}), "chat_template.jinja beside the weights"
     elif named:
-        file = None if folder is None else folder / "tokenizer_config.json"
         if "default" not in named:
             raise TemplateError(
-                "several chat templates and none of them the default",
-                file=file,
+                "no chat template of the model is the default",
+                file=folder,
                 found=", ".join(named),
                 remedy="name one of them with --chat-template, or template= in Python",
             )
-        text, name = named["default"], "chat_template in tokenizer_config.json"
+        text, name, file = _named("default", named)
     elif _is_dialogpt(model):
         end = _special_tokens(model, config).get("eos_token")
         if end is None:
@@ -172,7 +175,31 @@ def _object(folder: Path | None, name: str) -> dict[str, Any]:
     return read_json_object(folder / name, max_bytes=MAX_CONFIG_BYTES, error=TemplateError)
 
 
-def _named_templates(config: Mapping[str, Any], folder: Path | None) -> dict[str, str]:
+class _Named(NamedTuple):
+    """A template that the model has under a name: its file, and its text if that is not all that the file holds."""
+
+    file: Path | None
+    text: str | None = None
+
+
+def _named_templates(config: Mapping[str, Any], folder: Path | None) -> dict[str, _Named]:
+    """The model's templates by name; those with a file of their own stand before those in tokenizer_config.json."""
+    file = None if folder is None else folder / "tokenizer_config.json"
+    named = {name: _Named(file, text) for name, text in _templates_in(config, folder).items()}
+    own = [] if folder is None else sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
+    return named | {path.stem: _Named(path) for path in own}
+
+
+def _named(name: str, named: Mapping[str, _Named]) -> tuple[str, str, Path | None]:
+    """The text of a named template, what to call it, and its file."""
+    file, text = named[name]
+    if text is None and file is not None:
+        return _read(file, {}), f"{MORE_TEMPLATES}/{printable_name(file.name)} beside the weights", file
+    where = "chat_template" if name == "default" else f'"{printable_name(name)}"'
+    return text or "", f"{where} in tokenizer_config.json", file
+
+
+def _templates_in(config: Mapping[str, Any], folder: Path | None) -> dict[str, str]:
     """The templates of a tokenizer_config.json by name; a single one is `default`."""
     found = config.get("chat_template")
     if found is None:
@@ -192,14 +219,14 @@ def _named_templates(config: Mapping[str, Any], folder: Path | None) -> dict[str
     return {member["name"]: member["template"] for member in members}
 
 
-def _read(path: Path, named: Mapping[str, str]) -> str:
+def _read(path: Path, named: Mapping[str, object]) -> str:
     try:
         if path.exists() and not path.is_file():
             raise TemplateError("not a regular file", file=path)
         with path.expanduser().open("rb") as file:
             raw = file.read(MAX_TEMPLATE_BYTES + 1)
     except (OSError, RuntimeError, ValueError) as error:
-        names = f"; the names in tokenizer_config.json are {', '.join(map(printable_name, named))}" if named else ""
+        names = f", or the name of one of the model's: {', '.join(map(printable_name, named))}" if named else ""
         raise TemplateError(
             f"the chat template cannot be read: {getattr(error, 'strerror', None) or error}",
             file=path,

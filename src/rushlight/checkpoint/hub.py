@@ -7,6 +7,7 @@ itself compares the size alone.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.checkpoint.hub_errors import explained
@@ -43,6 +44,7 @@ WAIT_S = 30.0
 """How long the hub may take to say which commit a revision is."""
 WAIT_FOR_NEWER_S = 3.0
 """The same where the model is whole in the cache, so that only something newer is missed."""
+_TEMPLATE = re.compile(r"additional_chat_templates/[^/]+\.jinja")
 
 
 def download(repo_id: str, *, revision: str | None = None, offline: bool = False) -> Path:
@@ -121,7 +123,8 @@ def _fetch(snapshot: Snapshot) -> Path:
     """The folder of the cache, once it has everything that rushlight reads of a model."""
     weights = _weights(snapshot)
     # One by one and in this thread, where Ctrl-C arrives: snapshot_download would first end its downloads.
-    paths = [snapshot.file(name) for name in [*filter(snapshot.names.__contains__, _SIDECARS), weights]]
+    sidecars = [*filter(snapshot.names.__contains__, _SIDECARS), *filter(_TEMPLATE.fullmatch, snapshot.names)]
+    paths = [snapshot.file(name) for name in [*sidecars, weights]]
     folder = paths[-1].parent
     if weights == INDEX:
         shards = read_index(paths[-1]).names

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint.dtypes import FLOAT_DTYPES, to_float32
+from rushlight.checkpoint.float8 import FLOAT8_DTYPES, float8_to_float32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,7 +22,8 @@ __all__ = ["TensorStats", "measure", "tensor_stats"]
 PIECE_ELEMENTS = 1 << 20
 """Elements looked at together: at most 8 MiB as stored, and a few times as much while their sums are taken."""
 
-MEASURED = (*FLOAT_DTYPES, "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
+MEASURED = (*FLOAT_DTYPES, *FLOAT8_DTYPES, "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
+"""The dtypes whose values are read; of C64, which has no order, there is no minimum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,9 @@ class TensorStats:
 
 
 def measure(tensors: Iterable[Tensor], advance: Callable[[int], object] = lambda _: None) -> dict[str, TensorStats]:
-    """The statistics of every tensor of `MEASURED` dtypes, by name; `advance` is told the bytes done as they are.
+    """The statistics of every tensor of a `MEASURED` dtype, by name; the others are not read.
+
+    `advance` is called with the bytes of each piece that is done.
 
     Raises:
         SourceError: the tensors' data is on another machine.
@@ -81,9 +85,11 @@ def tensor_stats(tensor: Tensor, advance: Callable[[int], object] = lambda _: No
                     values = to_float32(stored, "BF16")
                 case "BOOL":
                     values = stored.view(np.uint8)
+                case dtype if dtype in FLOAT8_DTYPES:
+                    values = float8_to_float32(stored, dtype)
                 case _:
                     values = stored
-            if tensor.dtype in FLOAT_DTYPES:
+            if values.dtype.kind == "f":
                 finite = np.isfinite(values)
                 nans = int(np.count_nonzero(np.isnan(values)))
                 n_nan += nans

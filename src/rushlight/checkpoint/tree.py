@@ -173,9 +173,12 @@ class ModuleTree:
         tensors         [{name: str, dtype: str, shape: [int], nbytes: int, mark: null | "tied" | "buffer"}],
                         in the order of the file
 
-        With `stats`, by name, each tensor also has
-        stats           null | {min, max, mean, std: null | float, n_nan, n_inf: int}
+        With `stats`, by name, there are also
+        unread          [str], the names of the tensors whose dtype has no statistics
+        and of each tensor
+        stats           null if it is unread | {min, max, mean, std: null | float, n_nan, n_inf: int}
         """
+        unread = {} if stats is None else {"unread": [t.name for t in self.tensors if t.name not in stats]}
         return {
             "source": self.source,
             "architecture": self.architecture,
@@ -185,6 +188,7 @@ class ModuleTree:
             "n_parameters": self.n_parameters,
             "nbytes": self.nbytes,
             "dtypes": self.dtypes,
+            **unread,
             "tensors": [
                 {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "nbytes": t.nbytes, "mark": t.mark}
                 | ({} if stats is None else {"stats": stats[t.name].to_json() if t.name in stats else None})

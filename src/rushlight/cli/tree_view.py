@@ -146,13 +146,16 @@ class TreeView:
         share = copies * n_parameters / max(1, self.tree.n_parameters)
         cells: tuple[Segment, ...] = (Segment(dtype, DTYPE), shape, parameters, size)
         if self.stats is not None:
-            cells += _stat_cells(self.stats.get(node.name) if isinstance(node, TensorNode) else None)
+            cells += _stat_cells(self.stats, node)
         return Row(name, cells, share)
 
 
-def _stat_cells(stats: TensorStats | None) -> tuple[Segment, ...]:
-    if stats is None:
+def _stat_cells(of_tensors: Mapping[str, TensorStats], node: ModuleNode | TensorNode) -> tuple[Segment, ...]:
+    if isinstance(node, ModuleNode):
         return (Segment(""),) * len(STAT_HEADS)
+    stats = of_tensors.get(node.name)
+    if stats is None:
+        return (Segment("not read", MARK), *(Segment(""),) * (len(STAT_HEADS) - 1))
     values = (
         Segment("" if value is None else f"{value:.4g}") for value in (stats.min, stats.max, stats.mean, stats.std)
     )

@@ -5,7 +5,7 @@ from rushlight.generation.context import Context, Forward
 from rushlight.generation.draft import Draft, DraftModel
 from rushlight.generation.engine import Engine
 from rushlight.generation.logprobs import TokenLogprob
-from rushlight.generation.params import SamplingParams, SamplingSettings, takes_settings
+from rushlight.generation.params import SamplingParams, SamplingSettings, given, takes_settings
 from rushlight.generation.sampler import Sampler
 from rushlight.generation.scoring import Perplexity, Scorer, windows
 from rushlight.generation.sequence import FinishReason, Sequence, Token
@@ -27,6 +27,7 @@ __all__ = [
     "Sequence",
     "Token",
     "TokenLogprob",
+    "given",
     "takes_settings",
     "windows",
 ]

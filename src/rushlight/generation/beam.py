@@ -65,7 +65,8 @@ class BeamSearch:
         stop_ids: tokens that finish a text.
         stops: whether the new tokens of a text end it, for another reason than a stop token.
         params: penalties and biases; nothing else of them is looked at.
-        barred: ids never to be chosen, because no token has them.
+        allowed: (V,) the tokens that may be chosen; None is all.
+        allowed_first: (V,) the same for the first token after the prompt, where that differs.
 
     Raises:
         RequestError: values out of their ranges, all of them in one message.
@@ -78,7 +79,8 @@ class BeamSearch:
     stop_ids: Collection[int] = ()
     stops: Callable[[Sequence[int]], bool] | None = None
     params: SamplingParams = field(default_factory=SamplingParams)
-    barred: NDArray[np.int32] | None = None
+    allowed: NDArray[np.bool_] | None = None
+    allowed_first: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -157,8 +159,9 @@ class BeamSearch:
             if ids and (params.presence_penalty or params.frequency_penalty):
                 tokens, counts = np.unique(ids, return_counts=True)
                 row[tokens] -= params.presence_penalty + params.frequency_penalty * counts
-        if self.barred is not None:
-            shifted[:, self.barred] = -np.inf
+        allowed = self.allowed if any(texts) or self.allowed_first is None else self.allowed_first
+        if allowed is not None:
+            shifted[:, ~allowed] = -np.inf
         return shifted
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Rational, Real
 from reprlib import repr as short_repr
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from rushlight.errors import RequestError
 from rushlight.generation.philox import new_seed, seed_of_text
@@ -18,7 +18,7 @@ from rushlight.generation.setting_names import unknown_setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Self
+    from typing import Self, Unpack
 
 MAX_LOGIT_BIASES = 1024
 MAX_TEXTS = 128
@@ -34,21 +34,21 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class SamplingSettings(TypedDict, total=False):
-    """The keywords of `Model.generate`: the fields of SamplingParams, all optional."""
+    """The keywords of `Model.generate`: the fields of SamplingParams, all optional; None is not given."""
 
-    max_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
     logit_bias: Mapping[int, float] | None
     seed: int | None
-    stop_ids: Sequence[int]
-    ignore_eos: bool
-    n: int
+    stop_ids: Sequence[int] | None
+    ignore_eos: bool | None
+    n: int | None
     logprobs: int | None
     prompt_logprobs: int | None
     speculate: bool | None
@@ -56,11 +56,17 @@ class SamplingSettings(TypedDict, total=False):
     regex: str | None
 
 
+def given(settings: SamplingSettings) -> SamplingSettings:
+    """The settings without those that are None."""
+    return cast("SamplingSettings", {name: value for name, value in settings.items() if value is not None})
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How the next token is chosen, and when to stop.
 
-    In the order they are applied to the logits: penalties, bias, temperature, top-k, top-p, min-p.
+    In the order they are applied to the logits: penalties, bias, temperature, top-k, top-p, min-p. For a value of None
+    the default holds.
 
     Attributes:
         max_tokens: at most so many new tokens; the model's context may end it earlier.
@@ -107,7 +113,14 @@ class SamplingParams:
     json_schema: Mapping[str, Any] | str | None = None
     regex: str | None = None
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **settings: Unpack[SamplingSettings]) -> None: ...
+
     def __post_init__(self) -> None:
+        for each in fields(self):
+            if getattr(self, each.name) is None:
+                object.__setattr__(self, each.name, each.default)
         problems = [
             f"{name} is {short_repr(getattr(self, name))}: it should be {wanted}"
             for name, (wanted, fits) in _CHECKS.items()

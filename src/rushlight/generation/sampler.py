@@ -39,8 +39,9 @@ class Sampler:
         params: how to choose.
         vocab_size: V.
         prompt_ids: what stands before the text; only the repetition penalty looks at it.
-        allowed: (V,) the tokens that there are, where ids have none; sequences of one model share the array.
+        allowed: (V,) the tokens that may be chosen; None is all. Sequences of one model share the array.
         constraint: what the text must match.
+        allowed_first: (V,) the same for the first token after the prompt, where that differs.
 
     Attributes:
         follows_text: whether a draw depends on the tokens before it, so that there is none before they are chosen.
@@ -56,12 +57,18 @@ class Sampler:
         prompt_ids: Iterable[int] = (),
         allowed: NDArray[np.bool_] | None = None,
         constraint: Constraint | None = None,
+        *,
+        allowed_first: NDArray[np.bool_] | None = None,
     ) -> None:
+        prompt_ids = list(prompt_ids)
         params.check_vocabulary(vocab_size)
         self.params = params
         self.seed = new_seed() if params.seed is None else int(params.seed)
         self._constraint = constraint
         self._penalties = Penalties(params, prompt_ids)
+        self._allowed = allowed
+        self._allowed_first = allowed if allowed_first is None else allowed_first
+        self._first = len(prompt_ids)
         self.follows_text = constraint is not None or self._penalties.grow
         self._draw = Draw(
             params.temperature,
@@ -69,14 +76,16 @@ class Sampler:
             params.top_p,
             params.min_p,
             changes=self._penalties.changes(),
-            allowed=allowed,
         )
 
     def draw(self, position: int) -> Draw:
         """How the token to stand at `position` is chosen, after those that were taken."""
-        draw = self._draw
+        allowed = self._allowed_first if position == self._first else self._allowed
+        draw = self._draw._replace(allowed=allowed)
         if self.follows_text:
-            draw = draw._replace(changes=self._penalties.changes(), allowed=self._allowed())
+            if self._constraint is not None:
+                allowed = self._constraint.allowed() if allowed is None else self._constraint.allowed() & allowed
+            draw = draw._replace(changes=self._penalties.changes(), allowed=allowed)
         return draw._replace(share=uniform(self.seed, position)) if draw.temperature else draw
 
     def take(self, token: int) -> None:
@@ -89,12 +98,6 @@ class Sampler:
             self._penalties.take(token)
             if self._constraint is not None:
                 self._constraint.take(token)
-
-    def _allowed(self) -> NDArray[np.bool_] | None:
-        allowed = self._draw.allowed
-        if self._constraint is None:
-            return allowed
-        return self._constraint.allowed() if allowed is None else self._constraint.allowed() & allowed
 
 
 class Penalties:

@@ -24,6 +24,8 @@ SETTINGS = tuple(field.name for field in fields(SamplingParams))
 FIELDS = ("prompt", "id", "stop", *SETTINGS)
 MAX_ID_DEPTH = 64
 """Of an id, which is written again with the result, and read again when the job is resumed."""
+INTEGERS = ("prompt", "max_tokens", "top_k", "seed", "stop_ids", "n", "logprobs", "prompt_logprobs")
+"""The fields whose numbers are whole; JSON has 2.0 for 2 where a program computed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class RequestLines:
     def parse(self, line: Line) -> tuple[Request, Any]:
         """The request of a line, and the id that it gives itself: any JSON value, None without one.
 
+        A field that is null is not given.
+
         What the model checks, such as the range of a setting, is left to it.
 
         Raises:
@@ -58,6 +62,8 @@ class RequestLines:
         unknown = [f'"{printable_name(name)}"' for name in members if name not in FIELDS]
         if unknown:
             raise RequestError(f"unknown field {', '.join(unknown)}", expected=", ".join(FIELDS))
+        members = {name: _whole(value) if name in INTEGERS else value for name, value in members.items()}
+        members = {name: value for name, value in members.items() if value is not None}
         if not isinstance(members.get("prompt"), str | list):
             raise RequestError('"prompt" is missing' if "prompt" not in members else '"prompt" is neither text nor ids')
         stop = members.get("stop", self.stop)
@@ -103,6 +109,15 @@ def _is_deeper(value: object, most: int) -> bool:
 
 def _list(value: object) -> Sequence[object]:
     return value if isinstance(value, list | tuple) else [value]
+
+
+def _whole(value: Any) -> Any:
+    """A number without a fraction as an integer; of a list, each."""
+
+    def whole(one: Any) -> Any:
+        return int(one) if type(one) is float and one.is_integer() else one
+
+    return [whole(one) for one in value] if isinstance(value, list) else whole(value)
 
 
 def _token_id(key: int | str) -> int:

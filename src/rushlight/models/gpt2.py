@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushlight.backends.batch import KVShape
 from rushlight.errors import ConfigError
+from rushlight.models.generation_config import GENERATION_KEYS
 from rushlight.models.schema import MAX_LAYERS, Fields
 from rushlight.nn import Activation, Conv1D, Embedding, LayerNorm, Linear, Module, ModuleList, NameRules
 
@@ -43,13 +44,6 @@ BENIGN_KEYS = frozenset(
     problem_type resid_pdrop return_dict sep_token_id summary_activation summary_first_dropout summary_hidden_size
     summary_proj_to_labels summary_type summary_use_proj task_specific_params tf_legacy_loss tokenizer_class
     torch_dtype torchscript transformers_version use_cache""".split()
-)
-GENERATION_DEFAULTS = frozenset(
-    # What transformers once kept in config.json for its own generate(); a caller's settings rule here.
-    """bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
-    exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty max_length min_length
-    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores remove_invalid_values
-    repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p""".split()
 )
 
 
@@ -132,7 +126,7 @@ class GPT2Config:
             bos_token_id=bos[0] if bos else None,
             eos_token_id=fields.token_ids("eos_token_id", vocab_size),
         )
-        fields.finish(BENIGN_KEYS | GENERATION_DEFAULTS)
+        fields.finish(BENIGN_KEYS | GENERATION_KEYS)
         return config
 
     @classmethod

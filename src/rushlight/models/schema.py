@@ -66,7 +66,7 @@ class Fields:
         return str(self._refuse(key, value, default, f"one of {', '.join(sorted(choices))}", default))
 
     def token_ids(self, key: str, vocab_size: int) -> tuple[int, ...]:
-        """A token id, several, or none; ids of no token are left out, and logged by `finish`.
+        """A token id, several, or none. Ids beyond the vocabulary and -1 are left out, and logged by `finish`.
 
         They are harmless, and common: transformers writes GPT-2's 50256 for a smaller vocabulary too, and -1 stands for
         no token, as it does in pad_token_id.
@@ -81,6 +81,15 @@ class Fields:
         if -1 in ids:
             self._notes.append(f"{key} -1 stands for no token: left out")
         return tuple(i for i in ids if 0 <= i < vocab_size)
+
+    def token_sequences(self, key: str) -> tuple[tuple[int, ...], ...]:
+        """Sequences of one token id or more; none if the key is absent."""
+        value = self._get(key, [])
+        is_list = isinstance(value, list) and all(isinstance(ids, list) and ids for ids in value)
+        if not is_list or not all(type(i) is int and i >= 0 for ids in value for i in ids):
+            self._refuse(key, value, [], "a list of lists of token ids", [])
+            return ()
+        return tuple(tuple(ids) for ids in value)
 
     def alias(self, key: str, of: str, value: int) -> None:
         """Another name of a field that was read as `value`: it has to say the same."""

@@ -8,18 +8,20 @@ tensors that the next look has. What the last one finds is what binding would st
 from __future__ import annotations
 
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import open_headers, read_json_object
 from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.stats import measure
 from rushlight.errors import ConfigError, RequestError, TokenizerError
-from rushlight.loader import LANGUAGE_MODEL, MAX_CONFIG_BYTES, eos_ids, tokenizer_beside
+from rushlight.loader import LANGUAGE_MODEL, MAX_CONFIG_BYTES, generation_config, tokenizer_beside
 from rushlight.models import ARCHITECTURES, load_port
 from rushlight.models.gpt2 import GPT2, GPT2_VOCAB_SIZE
 from rushlight.models.tied import tied_heads
 from rushlight.porting.examination import Examination
 from rushlight.porting.fit import Fit
+from rushlight.porting.frameworks import look_at_framework
 from rushlight.porting.known import NANOGPT_GELU
 from rushlight.porting.names import find_architecture, look_at_shared_table, look_at_unknown, look_at_wrappers
 from rushlight.porting.report import Report
@@ -101,11 +103,16 @@ def examine(
     readable = data and not checkpoint.is_remote
     exam = Examination(checkpoint, readable=readable)
     model = saved_by = None
-    look_at_wrappers(exam, architecture.rules.prefixes if architecture else ())
-    architecture = find_architecture(exam, architecture or _named_by_config(checkpoint))
-    if architecture is None:
-        look_at_unknown(exam, _config_value(checkpoint, "model_type"))
+    is_port = architecture is not None and architecture not in ARCHITECTURES.values()
+    if not is_port and look_at_framework(exam):  # a port may have the names of any framework
+        architecture = None
     else:
+        look_at_wrappers(exam, architecture.rules.prefixes if architecture else ())
+        flag = None if architecture is None else "--port" if is_port else "--model"
+        architecture = find_architecture(exam, architecture or _named_by_config(checkpoint), flag)
+        if architecture is None:
+            look_at_unknown(exam, _config_value(checkpoint, "model_type"))
+    if architecture is not None:
         look_at_shared_table(exam, architecture)
         config = look_at_config(exam, architecture)
         if config is not None:
@@ -146,8 +153,13 @@ def _named_by_config(checkpoint: Checkpoint) -> Architecture | None:
     return ARCHITECTURES.get(word) if isinstance(word, str) else None
 
 
-def _writer_of_gpt2(exam: Examination, fit: Fit) -> str:
-    """What saved a GPT-2. nanoGPT and llm.c's train_gpt2.py write the same names, with PyTorch's Linear."""
+def _writer_of_gpt2(exam: Examination, fit: Fit) -> str | None:
+    """What saved a GPT-2. nanoGPT and llm.c's train_gpt2.py write the same names, with PyTorch's Linear.
+
+    None if the names are not those of a GPT-2 alone, or the metadata names a library that is none of these.
+    """
+    if not fit.is_named_alike or exam.checkpoint.metadata.get("format", "pt") != "pt":
+        return None
     prefixed = any(name.startswith("transformer.") for name in exam.tensors)
     if not fit.all_turned:
         if prefixed:
@@ -176,9 +188,15 @@ def _look_at_tokens(exam: Examination, config: Config) -> None:
         return
     vocab_size = config.vocab_size
     try:
-        eos_ids(exam.checkpoint, config)
+        author = generation_config(exam.checkpoint, config)
     except ConfigError as error:
-        exam.problem("config", "generation_config.json is wrong", error.message, "correct it")
+        title = f"{PurePath(error.file or '').name} is wrong"
+        if title not in [finding.title for finding in exam.findings]:
+            exam.problem("config", title, error.message, "correct it")
+    else:
+        if author.not_applied:
+            why = f"{author.describe_not_applied()}."
+            exam.note("config", "generation settings of the author's that are not applied", why)
     try:
         tokenizer = tokenizer_beside(exam.checkpoint)
         if isinstance(tokenizer, TokenizerError):
@@ -220,6 +238,14 @@ def _look_at_values(exam: Examination, advance: Callable[[int], object]) -> None
     """NaN and Inf, which no model survives, and tensors of zeros, which few learn."""
     stats = measure(exam.checkpoint.values(), advance)
     seen = {each.tensor.name: each for each in exam.tensors.values()}
+    if unread := [each for name, each in seen.items() if name not in stats]:
+        exam.note(
+            "unknown",
+            "values that were not read",
+            "NaN and Inf in these would not show: rushlight has no statistics of their dtype.",
+            "",
+            [(each, each.dtype) for each in unread],
+        )
     broken = [(seen[name], f"{s.n_nan:,} NaN, {s.n_inf:,} Inf") for name, s in stats.items() if s.n_nan or s.n_inf]
     if broken:
         exam.problem(

@@ -51,6 +51,8 @@ class Fit:
         title: the model in a word.
         all_turned: whether every weight of a role is, so that the square ones are too.
         without_biases: whether the file has no bias where the model has them.
+        is_named_alike: whether every weight has the model's name for it and no other is there, biases and tied heads
+            aside.
     """
 
     def __init__(self, exam: Examination, architecture: Architecture, config: Config) -> None:
@@ -63,6 +65,7 @@ class Fit:
         self._left = list(self._diagnosis.problems)
         self.all_turned = False
         self.without_biases = False
+        self.is_named_alike = True
         self._look_at_orientation()
         self._look_at_biases()
         self._look_at_blocks()
@@ -126,21 +129,32 @@ class Fit:
     def _look_at_biases(self) -> None:
         if any(path.endswith(".bias") for path in self._diagnosis.found if path in self._diagnosis.slots):
             return
-        missing = self._take("missing", lambda path: path.endswith(".bias"))
-        weights = [self._diagnosis.found.get(each.name.removesuffix("bias") + "weight") for each in missing]
-        names = [weight.name for weight in weights if weight is not None]
+        if any(each.kind == "unexpected" and self._may_be_bias(each) for each in self._left):
+            return
+        found = self._diagnosis.found
+
+        def weight_of(path: str) -> str:
+            return path.removesuffix("bias") + "weight"
+
+        missing = self._take("missing", lambda path: path.endswith(".bias") and weight_of(path) in found)
+        names = [found[weight_of(each.name)].name for each in missing]
         if not missing:
             return
         self.without_biases = True
         self.exam.problem(
             "biases",
             "no biases",
-            f"The model adds a bias in {len(missing)} places, and the file has none: it was trained with bias=False, "
-            "an option of nanoGPT.",
+            f"The model adds a bias in {len(missing)} places, and the file has none: so nanoGPT saves a model that it "
+            "trained with bias=False.",
             "add biases of zeros, which change nothing, as below",
             in_script=True,
         )
         self.exam.mends.add_zero_biases(names, self.exam.tensors)
+
+    def _may_be_bias(self, problem: Problem) -> bool:
+        """Whether an unexpected tensor may be a bias under another name: one axis that is longer than 1."""
+        shape = self._diagnosis.found[self.rules.canonical(problem.name)].shape
+        return sum(size > 1 for size in shape) == 1
 
     def _look_at_blocks(self) -> None:
         in_model, in_file = _by_block(self._diagnosis.slots), _by_block(self._diagnosis.found)
@@ -226,6 +240,7 @@ class Fit:
 
     def _look_at_the_rest(self) -> None:
         exam = self.exam
+        self.is_named_alike = not any(each.kind in {"missing", "unexpected"} for each in self._left)
         if twice := self._take("twice"):
             exam.problem(
                 "duplicate",
@@ -272,14 +287,20 @@ class Fit:
             )
 
     def _look_at_other_names(self) -> None:
-        """Pairs what is missing with what is unexpected: as many, of the same shape, and the most alike in name."""
+        """Pairs what is missing with what is unexpected: as many, and the most alike in name.
+
+        The shape is the same, or that of a matrix the other way round: else `mlp.fc.weight` of a Linear would be taken
+        for `mlp.c_proj.weight` of a Conv1D, which has the same shape, and not for `mlp.c_fc.weight`.
+        """
         slots, found = self._diagnosis.slots, self._diagnosis.found
         missing, extra = self._kinds("missing", slots), self._kinds("unexpected", found)
+        matrices = {with_n(path) for path, slot in slots.items() if slot.role in _ORIENTATIONS}
         candidates = sorted(
             (
                 (-SequenceMatcher(None, theirs[0], ours[0]).ratio(), theirs, ours)
                 for ours, theirs in product(missing, extra)
-                if ours[1] == theirs[1] and len(missing[ours]) == len(extra[theirs])
+                if theirs[1] in {ours[1], ours[1][:: -1 if ours[0] in matrices else 1]}
+                and len(missing[ours]) == len(extra[theirs])
             ),
         )
         pairs: dict[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]] = {}
@@ -295,12 +316,25 @@ class Fit:
         }
         self._take("missing", set(new_names.values()).__contains__)
         renamed = self._take("unexpected", new_names.__contains__)
+        any_turned = any(found[old].shape != slots[new].shape for old, new in new_names.items())
+
+        def detail(old: str) -> str:
+            new = new_names[old]
+            if found[old].shape != slots[new].shape:
+                return f"→ {new}, transposed"
+            is_square = with_n(new) in matrices and len({*slots[new].shape}) == 1
+            return f"→ {new}" + (", perhaps transposed" if any_turned and is_square else "")
+
         self.exam.problem(
             "renamed",
-            "tensors under other names, it seems",
-            "Their shapes are those of tensors that are missing, and their names are like theirs. That is a guess.",
-            "if it is right, rename them in the checkpoint, or write a port under these names with `rushlight port`",
-            [(self.exam.tensors[each.name], f"→ {new_names[self.rules.canonical(each.name)]}") for each in renamed],
+            "tensors that seem to have other names",
+            "Their names and shapes are like those of tensors that are missing"
+            + (", matrices the other way round" if any_turned else "")
+            + ". Names and shapes do not prove it.",
+            f"if they are the same, rename{' and transpose' if any_turned else ''} them in the checkpoint"
+            + (", and compare the outputs with the original's" if any_turned else "")
+            + "; or write a port under these names with `rushlight port`",
+            [(self.exam.tensors[each.name], detail(self.rules.canonical(each.name))) for each in renamed],
         )
 
     def _kinds(

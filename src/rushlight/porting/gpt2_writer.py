@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rushlight.models.gpt2 import GPT2, GPT2Config
 from rushlight.porting.known import Known, gpt2_config, gpt2_module
+from rushlight.porting.modules import number
 from rushlight.porting.writer import Writer
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class GPT2Writer(Writer):
         ranks = {word: i for i, word in enumerate([*order, "weight", "bias"])}
         return sorted(
             shapes.items(),
-            key=lambda item: [ranks.get(part, int(part) if part.isdigit() else 99) for part in item[0].split(".")],
+            key=lambda item: [ranks.get(part, 99 if (n := number(part)) is None else n) for part in item[0].split(".")],
         )
 
     def root_stem(self) -> str:
@@ -53,6 +54,10 @@ class GPT2Writer(Writer):
         for name in ("vocab_size", "n_positions", "n_inner"):
             sizes.setdefault(getattr(config, name), name)
         return sizes
+
+    def n_rows(self, node: Node, rows: int) -> str:
+        key = {"wte": "vocab_size", "wpe": "n_positions"}.get(node.path)
+        return f"config.{key}" if key and getattr(self.config, key) == rows else super().n_rows(node, rows)
 
     def count(self, node: Node) -> str:
         return "config.n_layer" if node.path == "h" else super().count(node)

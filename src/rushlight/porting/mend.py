@@ -72,6 +72,8 @@ class Mends:
 
     def _each(self, names: Collection[str], every: Iterable[str], step: str) -> None:
         """`step` for each of `names`, told from the others by how their names end if that is possible."""
+        if not names:
+            return
         ends = sorted({re.split(r"\.\d+(?=\.)", name)[-1] for name in names})
         if len(ends) <= MOST_ENDS and {name for name in every if name.endswith(tuple(ends))} == set(names):
             self._steps.append(f"ends = {_tuple(ends)}")

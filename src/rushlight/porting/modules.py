@@ -12,12 +12,18 @@ from rushlight.nn import Module
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Node", "tree_of"]
+__all__ = ["Node", "number", "tree_of"]
 
 MAX_DEPTH = 32
 """Modules within modules; models have six or so."""
+MAX_DIGITS = 9
 RESERVED = frozenset({*dir(Module), "ops", "_modules", "_taps"})
 """What a `Module` has itself, and what no attribute of a port may be called."""
+
+
+def number(name: str) -> int | None:
+    """The number that a module is called by, as those of a list are; None for any other name."""
+    return int(name) if name.isascii() and name.isdigit() and len(name) <= MAX_DIGITS else None
 
 
 @dataclass
@@ -93,7 +99,7 @@ def _both(node: Node) -> list[str]:
 
 def _sort(node: Node) -> None:
     """Brings numbered children into the order of their numbers."""
-    if all(name.isascii() and name.isdigit() for name in node.children):
-        node.children = dict(sorted(node.children.items(), key=lambda item: (int(item[0][:18]), item[0])))
+    if all(number(name) is not None for name in node.children):
+        node.children = dict(sorted(node.children.items(), key=lambda item: (number(item[0]), item[0])))
     for child in node.children.values():
         _sort(child)

@@ -59,15 +59,21 @@ def _without(wrapper: str, name: str) -> str:
     return f".{name}".replace(f".{wrapper}", ".")[1:]
 
 
-def find_architecture(exam: Examination, named: Architecture | None) -> Architecture | None:
-    """The architecture that was named, or the one whose landmarks are there; a prefix before them is taken off."""
+def find_architecture(exam: Examination, named: Architecture | None, flag: str | None = None) -> Architecture | None:
+    """The architecture that was named, or the one whose landmarks are there; a prefix before them is taken off.
+
+    Args:
+        exam: its tensors get their names without the prefix.
+        named: by the flag, or without one by config.json; None if by neither.
+        flag: the flag that names it.
+    """
     for architecture in [named] if named else ARCHITECTURES.values():
         # A table may be in the file under its head's name alone.
         needed = _landmarks(exam, architecture) - set(architecture.rules.tied.values())
         prefixes = [_prefix(exam.tensors, landmark, architecture.rules.prefixes) for landmark in needed]
         there = [prefix for prefix in prefixes if prefix is not None]
         if named and needed and not there:
-            _look_at_strangers(exam, needed)
+            _look_at_strangers(exam, needed, flag)
         if there and (named or len(there) == len(needed)):
             if prefix := Counter(there).most_common(1)[0][0]:
                 _strip(exam, prefix)
@@ -131,14 +137,18 @@ def look_at_shared_table(exam: Examination, architecture: Architecture) -> None:
         exam.mends.copy(seen.name, prefix + table)
 
 
-def _look_at_strangers(exam: Examination, landmarks: frozenset[str]) -> None:
+def _look_at_strangers(exam: Examination, landmarks: frozenset[str], flag: str | None) -> None:
     relative = family(exam.tensors)
     exam.problem(
         "architecture",
         "another model",
         f"Nothing here is called {' or '.join(sorted(landmarks)[:3])}"
         + (f"; by its names this is {relative.what}." if relative else "."),
-        relative.mend if relative else "leave --model away, or name the checkpoint of this model",
+        relative.mend
+        if relative
+        else f"leave {flag} out, or give the checkpoint of this model"
+        if flag
+        else "config.json names this model: put the config.json of these weights in its place",
     )
 
 

@@ -13,6 +13,7 @@ __all__ = ["Cause", "Evidence", "Finding", "Report", "folded", "with_n"]
 
 Cause = Literal[
     "architecture",
+    "framework",
     "prefix",
     "duplicate",
     "transposed",

@@ -18,7 +18,7 @@ from rushlight.checkpoint.dtypes import FLOAT_DTYPES
 from rushlight.errors import ConfigError
 from rushlight.loader import MAX_CONFIG_BYTES
 from rushlight.porting.guess import Layer, conv1d_by_majority, guess
-from rushlight.porting.modules import Node, tree_of
+from rushlight.porting.modules import Node, number, tree_of
 from rushlight.porting.python_text import (
     WIDTH,
     assignment,
@@ -172,6 +172,11 @@ class Config:
                 return f"{dim // base} * config.{name}"
         return str(dim)
 
+    def n_rows(self, _node: Node, rows: int) -> str:
+        """How many rows a table has, in Python: how many tokens there are does not follow from the width."""
+        name = self.sizes.get(rows)
+        return str(rows) if name in {None, "width"} else f"config.{name}"
+
     # Classes
 
     def form(self, node: Node) -> int:
@@ -189,7 +194,7 @@ class Config:
         if not node.children and list(node.tensors) == ["weight"] and re.search(r"norm|^ln", node.name):
             return "Norm"
         *_, parent, name = ("", *node.path.split("."))
-        if name.isdigit() and parent:
+        if number(name) is not None and parent:
             name = parent if parent in CLASS_NAMES else re.sub(r"(?<=[^s])s$", "", parent)
         stem = CLASS_NAMES.get(name) or _camel(name)
         return stem if stem and not stem[0].isdigit() else f"Part{stem}"
@@ -218,17 +223,18 @@ class Config:
     def body(self, node: Node, name: str) -> str:
         known = self.known(node)
         init = known.before.splitlines() if known else []
+        given = "layer" if self.takes_number(node) else "0"
         doubts = set()
         for child_name, child in node.children.items():
             layer = self.layer(child)
             if layer and layer.doubt and layer.doubt not in doubts:
                 doubts.add(layer.doubt)
                 init.append(f"# A guess: {layer.doubt}.")
-            init += assignment(child_name, self.made(child, room_for(child_name)))
+            init += assignment(child_name, self.made(child, room_for(child_name), self.layer_number(child, given)))
         for tensor, shape in node.tensors.items():
             init += self.slot(tensor, shape)
         init += known.after.splitlines() if known else []
-        arguments = "self, config, layer" if known and known.by_layer else "self, config"
+        arguments = "self, config, layer" if given == "layer" else "self, config"
         lines = [f"class {name}(Module):", f'    """{known.doc if known else self.described(node)}"""', ""]
         if not node.path:
             lines += [*self.class_variables(), ""]
@@ -263,19 +269,34 @@ class Config:
         ]
 
     def is_container(self, node: Node) -> bool:
-        return not node.tensors and bool(node.children) and all(name.isdigit() for name in node.children)
+        return not node.tensors and bool(node.children) and all(number(name) is not None for name in node.children)
 
-    def made(self, node: Node, room: int) -> list[str]:
+    def takes_number(self, node: Node) -> bool:
+        """Whether a module's __init__ takes its block's number: it, or a module inside it, has a use for it."""
+        if not node.path or self.is_container(node) or self.layer(node):
+            return False
+        known = self.known(node)
+        if known:
+            return known.by_layer
+        return any(self.takes_number(child) and number(child.name) is None for child in node.children.values())
+
+    def layer_number(self, node: Node, given: str) -> str:
+        """The number of a module's block in Python: its own if it is called by one, or that of the module around it."""
+        own = number(node.name)
+        return given if own is None else str(own)
+
+    def made(self, node: Node, room: int, layer_number: str) -> list[str]:
         """The expression that makes a module, in lines of at most `room` columns where that is possible."""
         if self.is_container(node):
             return self.container(node, room)
         layer = self.layer(node)
         if layer:
             self.used.add(layer.kind)
-            arguments = [*map(self.size, layer.sizes), *(f"{key}={value}" for key, value in layer.options)]
-            return call_lines(layer.kind, arguments, room)
-        known = self.known(node)
-        return [f"{self.class_of(node)}(config{', layer' if known and known.by_layer else ''})"]
+            sizes = [*map(self.size, layer.sizes)]
+            if layer.kind == "Embedding":
+                sizes[0] = self.n_rows(node, layer.sizes[0])
+            return call_lines(layer.kind, [*sizes, *(f"{key}={value}" for key, value in layer.options)], room)
+        return [f"{self.class_of(node)}(config{f', {layer_number}' if self.takes_number(node) else ''})"]
 
     def container(self, node: Node, room: int) -> list[str]:
         """A ModuleList or a ModuleDict."""
@@ -286,7 +307,7 @@ class Config:
             return ["ModuleDict(", "    {", *self.items(items, room - 8), "    }", ")"]
         self.used.add("ModuleList")
         if len(children) > 1 and len({self.form_of[child.path] for child in children}) == 1:
-            made = self.made(children[0], room - 4)
+            made = self.made(children[0], room - 4, "layer")
             variable = "layer" if made[-1].endswith(", layer)") else "_"
             loop = f"for {variable} in range({self.count(node)})"
             one = f"ModuleList({made[0]} {loop})"
@@ -299,7 +320,7 @@ class Config:
         """The items of a list or dict, each with what stands before it."""
         lines = []
         for before, child in items:
-            first, *more = self.made(child, room - len(before) - 1)
+            first, *more = self.made(child, room - len(before) - 1, self.layer_number(child, "0"))
             lines += indented([f"{before}{first}", *more], 2)
             lines[-1] += ","
         return lines

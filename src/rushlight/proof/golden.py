@@ -45,6 +45,8 @@ __all__ = ["KEY", "VERSION", "Call", "Case", "Golden", "read_golden"]
 KEY = "rushlight.golden"
 VERSION = 1
 _DTYPES = ("F32", "I64")
+MAX_ID = 2**31 - 1
+"""Token ids are int32 on every device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,8 @@ class _Reader:
         ids = self.integers(f"{i}/ids")
         if not ids:
             self.problems.append(f"{i}/ids holds no tokens")
+        elif not all(0 <= each <= MAX_ID for each in ids):
+            self.problems.append(f"{i}/ids holds numbers that are no token ids")
         greedy = f"{i}/greedy_ids" in self.checkpoint
         margins = self.array(f"{i}/greedy_margins") if greedy else None
         case = Case(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
-from rushlight.nn import NameRules, tapped
+from rushlight.errors import GoldenError, RequestError
+from rushlight.nn import Embedding, NameRules, tapped
 from rushlight.proof.causes import why_input, why_output
 from rushlight.proof.compare import Distance, distance, oriented
 from rushlight.proof.trial import ITS_INPUT, Source, Trial
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from rushlight.backends.batch import KVShape
     from rushlight.nn import Module
-    from rushlight.proof.golden import Case
+    from rushlight.proof.golden import Call, Case
 
 __all__ = ["Alone", "Free", "View"]
 
@@ -29,14 +30,56 @@ __all__ = ["Alone", "Free", "View"]
 class View:
     """One prompt of the recording under the port's paths."""
 
-    def __init__(self, module: Module, case: Case, rules: NameRules, tolerance: float) -> None:
+    def __init__(self, module: Module, case: Case, rules: NameRules, tolerance: float, golden: str) -> None:
         self.module = module
+        self.golden = golden
+        """Where the recording comes from, for errors."""
         self.ops = module.ops
         self.modules = dict(module.named_modules())
         self.case = case
         self.tolerance = tolerance
         self.calls = {rules.canonical(call.path): call for call in case.calls}
         """By path, from a module's second call on with "#2", "#3", ... after it."""
+
+    def check_prompt(self, path: str, ids: Any) -> None:
+        """Checks that a table has a row for each id of the prompt, where it is called with the prompt itself.
+
+        Raises:
+            RequestError: it has not.
+        """
+        module = self.modules[path]
+        if not isinstance(module, Embedding) or not _is_ids(ids) or ids.tolist() != self.case.ids:
+            return
+        if outside := [i for i in self.case.ids if not 0 <= i < module.n_rows]:
+            raise RequestError(
+                f"{path} has no row for tokens of the recorded prompt",
+                file=self.golden,
+                expected=f"ids from 0 to {module.n_rows - 1}",
+                found=", ".join(map(str, outside[:5])),
+            )
+
+    def check_ids(self, call: Call, recorded: NDArray[Any], path: str, dtype: np.dtype[Any]) -> None:
+        """Checks that what a module was called with can be the ids that the port calls it with.
+
+        Raises:
+            GoldenError: it holds other numbers, or ids beyond the module's table.
+        """
+        module = self.modules[path]
+        last = (module.n_rows if isinstance(module, Embedding) else np.iinfo(dtype).max + 1) - 1
+        if recorded.dtype.kind not in "iu":
+            expected, wrong = "integers", recorded.dtype.name
+        elif outside := [int(i) for i in recorded.reshape(-1) if not 0 <= i <= last]:
+            expected, wrong = f"ids from 0 to {last}", ", ".join(map(str, outside[:5]))
+        else:
+            return
+        raise GoldenError(
+            f"{path} cannot be called with what was recorded",
+            file=self.golden,
+            tensor=call.input,
+            expected=expected,
+            found=wrong,
+            remedy="record it again, of the same model",
+        )
 
     def elsewhere(self, like: NDArray[Any], call: str) -> list[Source]:
         """Every other array of this shape that a module returned."""
@@ -77,6 +120,8 @@ class _Run(ABC):
         n = self._n_calls[path]
         running = _Running(path if n == 1 else f"{path}#{n}", path)
         self._running.append(running)
+        if args:
+            self.view.check_prompt(path, args[0])
         return self.begin(running, args)
 
     def _end(self, _path: str, output: Any) -> Any:
@@ -148,8 +193,10 @@ class Alone(_Run):
             return args
         running.given = given
         recorded = None if call is None else oriented(self.view.case.input(call), given)
-        if recorded is None:
+        if call is None or recorded is None:
             return args
+        if _is_ids(args[0]):
+            self.view.check_ids(call, recorded, running.path, args[0].dtype)
         running.given = recorded
         if len(self._running) > 1:
             caller = self._running[-2]

@@ -65,7 +65,8 @@ def verify(
 
     Raises:
         SourceError, FormatError, TruncatedError: the golden file cannot be read.
-        GoldenError: it is not one, or it was recorded of something else: no module of the port is in it.
+        GoldenError: it is not one, it was recorded of something else, since no module of the port is in it, or it holds
+            numbers that cannot be what was recorded.
         RequestError: the port cannot take a recorded prompt, or the tolerance is no positive number.
     """
     if not isinstance(golden, Golden):
@@ -79,7 +80,7 @@ def verify(
 
     logits = _logits(model, golden, tolerance) if isinstance(model, Model) else None
     kv_shape = model.config.kv_shape if isinstance(model, Model) else None
-    views = [View(module, case, rules, tolerance) for case in golden.cases]
+    views = [View(module, case, rules, tolerance, golden.name) for case in golden.cases]
     if not any(view.calls.keys() & view.modules.keys() - {""} for view in views):
         paths = ", ".join([call.path for call in golden.cases[0].calls if call.path][:5])
         raise GoldenError(

@@ -27,8 +27,8 @@ class StopStrings:
     Source of the method: Aho and Corasick, "Efficient string matching", CACM 18 (1975).
 
     Args:
-        stop: one string or several, at most `MAX_STOP_STRINGS` of at most `MAX_STOP_CHARS` characters; with none, all
-            text passes.
+        stop: one string or several, at most `MAX_STOP_STRINGS` of at most `MAX_STOP_CHARS` characters; with none, or
+            None, all text passes.
 
     Attributes:
         strings: all of them.
@@ -37,7 +37,8 @@ class StopStrings:
         RequestError: too many, too long, an empty one, or one that is not Unicode text.
     """
 
-    def __init__(self, stop: str | Sequence[str] = ()) -> None:
+    def __init__(self, stop: str | Sequence[str] | None = ()) -> None:
+        stop = () if stop is None else stop
         strings = [stop] if isinstance(stop, str) or not isinstance(stop, Iterable) else list(stop)
         if len(strings) > MAX_STOP_STRINGS:
             raise RequestError("too many stop strings", expected=f"at most {MAX_STOP_STRINGS}", found=len(strings))

@@ -142,7 +142,7 @@ function drawRow(row, index) {
   const parameters = element("span", `number${node.mark ? " marked" : ""}`, node.mark ?? count(times * node.parameters));
   const share = (copies * times * node.parameters) / Math.max(1, data.parameters);
   line.append(name, dtype, shape, parameters, element("span", "number bytes", bytes(times * node.bytes)), bar(share));
-  if (data.hasStats) line.append(...statCells(times * copies > 1 ? undefined : node.stats));
+  if (data.hasStats) line.append(...statCells(node, times * copies > 1));
   return line;
 }
 
@@ -156,8 +156,10 @@ function bar(share) {
   return cell;
 }
 
-function statCells(stats) {
+function statCells(node, isFolded) {
+  const stats = isFolded ? undefined : node.stats;
   const cells = STATS.map((key) => element("span", "number stat", stats ? figure(stats[key]) : ""));
+  if (node.dtype && !isFolded && !stats) cells[0].textContent = "not read";
   const bad = stats ? stats.n_nan + stats.n_inf : 0;
   return [...cells, element("span", `number stat${bad ? " bad" : ""}`, stats ? count(bad) : "")];
 }
@@ -178,6 +180,7 @@ function drawDetail(row) {
     const each = times > 1 ? `${times} × ` : "";
     if (node.dtype) facts.push(`${each}${node.dtype} ${node.shape}`);
     facts.push(node.mark ? MARKS[node.mark] : each + counted(node.parameters, "parameter"), each + bytes(node.bytes));
+    if (data.hasStats && node.dtype && !node.stats) facts.push("values not read");
     if (node.stats && times * row.copies === 1) {
       facts.push(...STATS.map((key) => `${key} ${figure(node.stats[key])}`));
       facts.push(`${count(node.stats.n_nan)} NaN, ${count(node.stats.n_inf)} Inf`);
