@@ -28,7 +28,7 @@ nn/            generation/            layers and binding; cache, sampling and th
 backends/                             one file a device
 viewer/                               a module tree as a web page
 checkpoint/    text/        demo/     files and their tensors; tokens and text; the embedded model
-strict_json.py                        JSON from strangers
+strict_json.py files.py               JSON from strangers; files that are written whole
 errors.py                             every error
 """
 

@@ -6,6 +6,7 @@ import json
 import traceback
 from typing import TYPE_CHECKING
 
+from rushlight.backends.memory import shortage
 from rushlight.cli.terminal import out, say
 from rushlight.errors import RushlightError, printable
 
@@ -20,12 +21,13 @@ DEFECT = 70
 def report(error: Exception, arguments: Sequence[str]) -> int:
     """Print `error` on stderr, with `--json` also as an object on stdout, with `--debug` after its traceback.
 
-    Returns the exit code. An OSError is the user's disk or path, so it is bad input, and so is what a user's own
-    model file raises; what nobody foresaw is a defect.
+    Returns the exit code. An OSError is the user's disk or path, so it is bad input, and so are a lack of memory or
+    threads and what a user's own model file raises; what nobody foresaw is a defect.
     """
     # Read from the arguments, since an error may come before or outside of their parsing.
     if "--debug" in arguments:
         say(printable("".join(traceback.format_exception(error))).rstrip())
+    error = error if isinstance(error, RushlightError) else shortage(error) or error
     if isinstance(error, RushlightError | OSError):
         code = error.code if isinstance(error, RushlightError) else "system_error"
         message, exit_code = in_words(error), BAD_INPUT
