@@ -78,14 +78,15 @@ class Output(io.RawIOBase):
             OSError: it is the first that cannot be written of a result.
             SystemExit: the result's reader went away.
         """
-        if not self.failed:
+        n_bytes = memoryview(data).nbytes
+        if n_bytes and not self.failed:  # of nothing, nothing is lost: so Typer asks what kind of stream this is
             try:
                 self._write(data)
             except OSError:
                 self.failed = True
                 if self._is_result:
                     raise
-        return memoryview(data).nbytes
+        return n_bytes
 
     def _write(self, data: Any) -> None:
         descriptor = self.fileno()
