@@ -45,7 +45,7 @@ std::shared_ptr<uint8_t> map_pages(size_t bytes) {
 std::shared_ptr<uint8_t> Arena::allocate(size_t bytes) {
   const size_t needed = round_up(bytes, 64);
   if (size_ - used_ < needed) {
-    const size_t size = std::max(round_up(needed, kHugePage), std::clamp(mapped_, kLeastChunk, kMostChunk));
+    const size_t size = std::max(round_up(needed, kHugePage), std::clamp(2 * mapped_, kLeastChunk, kMostChunk));
     chunk_ = map_pages(size);
     size_ = size;
     used_ = 0;

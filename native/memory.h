@@ -18,8 +18,8 @@ size_t checked_product(std::initializer_list<size_t> sizes);
 // would cost a weight stream about a quarter of its bandwidth. Pages are taken when they are first written.
 std::shared_ptr<uint8_t> map_pages(size_t bytes);
 
-// Lays blocks of bytes one after another in mapped chunks, so that small weights share huge pages too. Each chunk is as
-// large as all before it, within bounds, so that a small model takes few addresses, which a limit may count. A chunk goes
+// Lays blocks of bytes one after another in mapped chunks, so that small weights share huge pages too. Each chunk is twice
+// as large as all before it, within bounds: a small model takes few addresses, which a limit may count. A chunk goes
 // when the last block in it does. Not for use by two threads at once.
 class Arena {
  public:

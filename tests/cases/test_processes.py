@@ -117,13 +117,19 @@ threading.Thread(target=lambda: (model, time.sleep(100)), daemon=True).start()
 @pytest.mark.parametrize("megabytes", [64, 230, 260, 300, 400, 450, 700, 1000])
 def test_a_limit_on_addresses(megabytes):
     """The text, or an error that says memory; never a defect. The embedded model of 7 MB fits into 400 MB."""
-    done = shell(f"ulimit -v {megabytes}000; rushlight generate -p x -n 2")
+    done = shell(f"ulimit -v {megabytes}000; rushlight generate -p x -n 2", RUSHLIGHT_NUM_THREADS="1")
     assert done.returncode in ((0,) if megabytes >= 400 else (0, 2))
     if done.returncode:
         last = done.stderr.splitlines()[-1]
         assert last.startswith("error: ")
         assert "memory" in last
         assert done.stdout == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
+def test_more_threads_than_there_are_addresses_for():
+    done = shell("ulimit -v 350000; rushlight generate -p x -n 2", RUSHLIGHT_NUM_THREADS="64")
+    assert (done.returncode, "memory" in done.stderr) in ((0, False), (2, True))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")

@@ -72,7 +72,7 @@ def out_of_memory(what: str, need_bytes: int | None = None, have_bytes: int | No
         f"{what} does not fit in memory",
         need_bytes=need_bytes,
         have_bytes=available_bytes() if have_bytes is None else have_bytes,
-        remedy="free memory, raise the limit (ulimit -v), or keep the weights in fewer bits (dtype int8)",
+        remedy="free memory, raise a limit (ulimit -v), use fewer threads, or keep the weights in fewer bits (dtype int8)",
     )
 
 

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rushlight.cli.interrupt import INTERRUPTED, prompt_interrupts
-from rushlight.cli.limits import spare_addresses
+from rushlight.cli.limits import heed_limits
 from rushlight.cli.output import CUT_SHORT, whole_output
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _run(arguments: Sequence[str], is_program: bool) -> None:
     try:
         # Imported here, so that an interrupt during these imports is as quiet as a later one.
         if is_program:  # what is imported stays to the end: looking through it for garbage is a seventh of `--help`
-            spare_addresses()
+            heed_limits()
             gc.disable()
         from rushlight.cli.app import app
 

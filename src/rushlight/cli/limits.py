@@ -1,4 +1,4 @@
-"""What a process does with a limit on its addresses (`ulimit -v`)."""
+"""What a command does with limits on addresses (`ulimit -v`) and on processes (`ulimit -u`)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,31 @@ import resource
 TIGHT_BYTES = 2 << 30
 """With this much, a heap for each thread and OpenBLAS's threads are not what matters."""
 
+TIGHT_PROCESSES = 64
+"""Threads count as processes here, and other programs' too."""
+
 _M_ARENA_MAX = -8
 """glibc's malloc.h."""
 
 
-def spare_addresses() -> None:
-    """Under a tight limit, have all threads share one heap, and OpenBLAS compute with one.
+def heed_limits() -> None:
+    """Under a tight limit, have OpenBLAS compute with one thread, and if it is on addresses, all threads share a heap.
 
     glibc sets 64 MB of addresses aside for each thread's heap, OpenBLAS 32 MB and a stack, and the limit counts them as
-    if they were memory.
+    if they were memory; and OpenBLAS sends the process SIGINT where it cannot start its threads.
     """
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit == resource.RLIM_INFINITY or limit >= TIGHT_BYTES:
-        return
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    try:
-        import ctypes
+    few_addresses = _is_below(resource.RLIMIT_AS, TIGHT_BYTES)
+    if few_addresses or _is_below(resource.RLIMIT_NPROC, TIGHT_PROCESSES):
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if few_addresses:
+        try:
+            import ctypes
 
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-    except (ImportError, OSError, AttributeError):  # no room for it, or another C library: then they are not spared
-        pass
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        except (ImportError, OSError, AttributeError):  # no room for it, or another C library
+            pass
+
+
+def _is_below(kind: int, value: int) -> bool:
+    limit = resource.getrlimit(kind)[0]
+    return limit != resource.RLIM_INFINITY and limit < value
