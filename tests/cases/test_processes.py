@@ -151,7 +151,8 @@ except rushlight.RushlightError as error:
 else:
     raise SystemExit("it was loaded")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S)
+    env = os.environ | {"RUSHLIGHT_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("the model does not fit in memory: 5")
 

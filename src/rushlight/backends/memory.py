@@ -67,12 +67,12 @@ def shortage(error: Exception, what: str = "what is asked for") -> RushlightErro
 
 
 def out_of_memory(what: str, need_bytes: int | None = None, have_bytes: int | None = None) -> MemoryLimitError:
-    """The error for `what` does not fit, where so much is needed, and there: without `have_bytes`, now."""
+    """The error for what does not fit: how much it needs, if that is known, and how much there is, now if not given."""
     return MemoryLimitError(
         f"{what} does not fit in memory",
         need_bytes=need_bytes,
         have_bytes=available_bytes() if have_bytes is None else have_bytes,
-        remedy="free memory, raise a limit (ulimit -v), use fewer threads, or keep the weights in fewer bits (dtype int8)",
+        remedy="free memory, raise a limit (ulimit -v), use fewer threads, or keep weights in fewer bits (dtype int8)",
     )
 
 
