@@ -12,13 +12,15 @@ INTRODUCTION = """\
 
 <!-- Written by docs/make_cli.py; `just docs` writes it again. -->
 
-Results go to stdout; notes, statistics and errors to stderr. What `--json` prints is one JSON value on stdout.
+Results go to stdout; notes, statistics and errors to stderr. What `--json` prints is one JSON value on stdout. A result
+is written to its end, however slowly it is read, or the exit code is not 0; where stderr cannot be written to, the
+result is still whole, and the exit code 2.
 
 | exit code | meaning |
 |---|---|
 | 0 | done |
 | 1 | a check failed |
-| 2 | wrong usage or bad input: one line on stderr says what, where, and what to do next |
+| 2 | wrong usage, bad input, too little memory or disk: a line on stderr says what, where, and what to do next |
 | 70 | a defect in rushlight |
 | 130 | interrupted |
 | 141 | whoever read the output went away, as `head` does |

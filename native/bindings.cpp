@@ -8,10 +8,13 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <limits>
+#include <new>
 #include <stdexcept>
 #include <string>
 
 #include "device.h"
+#include "gil.h"
 #include "isa.h"
 #include "plan.h"
 
@@ -28,13 +31,6 @@ using NumPy = nb::ndarray<const T, nb::ndim<kDims>, nb::c_contig, nb::device::cp
 template <class... Parts>
 auto span(const nb::ndarray<Parts...>& array) {
   return std::span(array.data(), array.size());
-}
-
-// Runs work without the interpreter's lock: other Python threads go on.
-template <class Work>
-auto unlocked(Work&& work) {
-  const nb::gil_scoped_release release;
-  return work();
 }
 
 template <size_t kCount>
@@ -74,28 +70,38 @@ Rows rows_of(const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& posit
               n_blocks);
 }
 
-// batch.py's Batch, with views of the arrays that it holds.
+// batch.py's Batch, with views of the arrays that it gives. They and the cache are held, for another may be given the next
+// time.
 struct Batch {
   explicit Batch(nb::handle batch)
       : ids(nb::cast<NumPy<int32_t, 1>>(batch.attr("ids"), false)),
         positions(nb::cast<NumPy<int32_t, 1>>(batch.attr("positions"), false)),
         logit_rows(nb::cast<NumPy<int32_t, 1>>(batch.attr("logit_rows"), false)),
-        cache(nb::cast<const KVCache&>(batch.attr("cache"))),
+        cache_object(batch.attr("cache")),
+        cache(nb::cast<const KVCache&>(cache_object)),
         rows(rows_of(nb::cast<NumPy<int32_t, 1>>(batch.attr("row_starts"), false), positions,
                      nb::cast<NumPy<int32_t, 2>>(batch.attr("block_tables"), false), cache.n_blocks)) {}
 
   StepInputs inputs() const { return {span(ids), span(positions), span(logit_rows), rows, cache}; }
 
   NumPy<int32_t, 1> ids, positions, logit_rows;
+  nb::object cache_object;
   const KVCache& cache;
   Rows rows;
 };
 
-// protocol.py's Draws, with views of the arrays that they hold: of nothing that was converted, and would be gone.
-std::vector<Draw> draws_of(const nb::sequence& draws) {
+// protocol.py's Draws, with views of the arrays that they hold: of nothing that was converted, and would be gone. The
+// tuples are held, for a sequence may make them as they are asked for.
+struct Draws {
+  explicit Draws(const nb::sequence& draws) {
+    for (const nb::handle one : draws) add(tuple_of(one, 7));
+  }
+
   std::vector<Draw> read;
-  for (const nb::handle one : draws) {
-    const auto draw = nb::cast<nb::tuple>(one);
+
+ private:
+  void add(const nb::tuple& draw) {
+    held_.push_back(draw);
     Draw& last = read.emplace_back();
     last.temperature = nb::cast<double>(draw[0]);
     last.top_k = nb::cast<int64_t>(draw[1]);
@@ -103,26 +109,60 @@ std::vector<Draw> draws_of(const nb::sequence& draws) {
     last.min_p = nb::cast<double>(draw[3]);
     last.share = nb::cast<double>(draw[4]);
     if (!draw[5].is_none()) {
-      const auto changes = nb::cast<nb::tuple>(draw[5]);
+      const nb::tuple changes = tuple_of(draw[5], 3);
       last.ids = span(nb::cast<NumPy<int32_t, 1>>(changes[0], false));
       last.factors = span(nb::cast<NumPy<double, 1>>(changes[1], false));
       last.offsets = span(nb::cast<NumPy<double, 1>>(changes[2], false));
     }
-    if (!draw[6].is_none()) last.allowed = span(nb::cast<NumPy<bool, 1>>(draw[6], false));
+    if (!draw[6].is_none()) {
+      const auto allowed = nb::cast<NumPy<bool, 1>>(draw[6], false);
+      // As bytes: an array of NumPy's may hold any, a bool of C++ only 0 and 1.
+      last.allowed = {reinterpret_cast<const uint8_t*>(allowed.data()), allowed.size()};
+    }
   }
-  return read;
+
+  static nb::tuple tuple_of(nb::handle object, size_t size) {
+    auto tuple = nb::cast<nb::tuple>(object);
+    if (nb::len(tuple) != size) throw std::invalid_argument("a draw or its changes have another number of fields");
+    return tuple;
+  }
+
+  std::vector<nb::tuple> held_;
+};
+
+// Whether a consumer that asks for these flags reads an array as it lies.
+bool suits(const Array& array, int flags) {
+  const auto asks = [flags](int flag) { return (flags & flag) == flag; };
+  const bool by_rows = array.stride == array.columns || array.rows <= 1;
+  const bool by_columns = array.rows <= 1 || (array.columns == 1 && array.stride == 1);
+  if (asks(PyBUF_F_CONTIGUOUS) && !asks(PyBUF_C_CONTIGUOUS) && !asks(PyBUF_ANY_CONTIGUOUS)) return by_columns;
+  if (asks(PyBUF_ANY_CONTIGUOUS)) return by_rows || by_columns;
+  return by_rows || (asks(PyBUF_STRIDES) && !asks(PyBUF_C_CONTIGUOUS));
+}
+
+void check_offset(int64_t offset) {
+  if (offset < 0 || offset > std::numeric_limits<int64_t>::max() / 2) throw std::invalid_argument("an offset in no file");
 }
 
 // The buffer protocol: what makes numpy.asarray(array) a view.
 int get_buffer(PyObject* self, Py_buffer* view, int flags) {
+  view->obj = nullptr;
+  if (!nb::inst_ready(self)) {
+    PyErr_SetString(PyExc_BufferError, "the array was not made by a device");
+    return -1;
+  }
   const auto& array = *nb::inst_ptr<Array>(self);
-  const bool contiguous = array.stride == array.columns || array.rows <= 1;
-  if (!contiguous && (flags & PyBUF_STRIDES) != PyBUF_STRIDES) {
+  if (!suits(array, flags)) {
     PyErr_SetString(PyExc_BufferError, "the rows are not contiguous: ask for a strided buffer");
     return -1;
   }
+  auto* dims = new (std::nothrow)
+      Py_ssize_t[4]{array.rows, array.columns, array.stride * Py_ssize_t{sizeof(float)}, sizeof(float)};
+  if (dims == nullptr) {
+    PyErr_NoMemory();
+    return -1;
+  }
   spoil_recording();
-  auto* dims = new Py_ssize_t[4]{array.rows, array.columns, array.stride * Py_ssize_t{sizeof(float)}, sizeof(float)};
   view->obj = Py_NewRef(self);
   view->buf = array.data;
   view->len = array.rows * array.columns * Py_ssize_t{sizeof(float)};
@@ -151,6 +191,9 @@ constexpr const char* kPacked =
 }  // namespace
 
 NB_MODULE(_native, m) {
+#if !defined(RUSHLIGHT_LEAK_WARNINGS)
+  nb::set_leak_warnings(false);  // a daemon thread that holds a model at exit is no leak that a user can do much about
+#endif
   m.def("instruction_sets", [] { return names(available_kernels()); });
   m.def("is_instruction_set", [](const std::string& name) { return is_instruction_set(name); });
 
@@ -194,11 +237,13 @@ NB_MODULE(_native, m) {
       .def("__init__",
            [](Load* self, const Weight& to, int fd, int64_t offset, const std::string& dtype, bool rows_are_inputs) {
              const int64_t rows = rows_are_inputs ? to.n_in : to.n_out, columns = rows_are_inputs ? to.n_out : to.n_in;
+             check_offset(offset);
              new (self) Load{to, fd, offset, {nullptr, Source::dtype_of(dtype), rows, columns, rows_are_inputs}};
            },
            "to"_a, "fd"_a, "offset"_a, "dtype"_a, "rows_are_inputs"_a)
       .def("__init__",
            [](Load* self, const Vector& to, int fd, int64_t offset, const std::string& dtype) {
+             check_offset(offset);
              new (self) Load{to, fd, offset, {nullptr, Source::dtype_of(dtype), 1, to.n, false}};
            },
            "to"_a, "fd"_a, "offset"_a, "dtype"_a);
@@ -217,7 +262,7 @@ NB_MODULE(_native, m) {
            [](nb::handle_t<Plan> self, const nb::callable& forward) {
              auto& plan = nb::cast<Plan&>(self);
              const Plan::Recording recording(plan);
-             return forward(self);
+             return or_sleep([&] { return forward(self); });
            },
            "forward"_a)
       .def("finish", &Plan::finish, "out"_a)
@@ -245,7 +290,11 @@ NB_MODULE(_native, m) {
            [](Device& d, const Weight& weight, const NumPy<uint8_t, 1>& raw, const std::string& dtype, int64_t columns,
               bool rows_are_inputs, int64_t first) {
              Source source = {raw.data(), Source::dtype_of(dtype), 0, columns, rows_are_inputs};
-             source.rows = static_cast<int64_t>(raw.size() / Source::item_bytes(source.dtype)) / columns;
+             const auto row_bytes = static_cast<size_t>(columns) * Source::item_bytes(source.dtype);
+             if (columns < 1 || columns > std::numeric_limits<int32_t>::max() || raw.size() % row_bytes != 0) {
+               throw std::invalid_argument("the bytes are no whole rows of so many columns");
+             }
+             source.rows = static_cast<int64_t>(raw.size() / row_bytes);
              return unlocked([&] { return d.pack(source, first, weight); });
            },
            "weight"_a, "raw"_a, "dtype"_a, "columns"_a, "rows_are_inputs"_a, "first"_a)
@@ -254,7 +303,7 @@ NB_MODULE(_native, m) {
            "loads"_a)
       .def("read", [](Device& d, const Weight& w) { return unlocked([&] { return d.read(w); }); }, "weight"_a)
       .def("vector",
-           [](Device& d, int n) {
+           [](Device& d, int64_t n) {
              spoil_recording();
              return d.vector(n);
            },
@@ -262,7 +311,7 @@ NB_MODULE(_native, m) {
       .def("vector",
            [](Device& d, const NumPy<float, 1>& values) {
              spoil_recording();
-             Vector vector = d.vector(static_cast<int>(values.size()));
+             Vector vector = d.vector(static_cast<int64_t>(values.size()));
              std::copy_n(values.data(), values.size(), reinterpret_cast<float*>(vector.memory.get()));
              return vector;
            },
@@ -318,8 +367,8 @@ NB_MODULE(_native, m) {
       .def("choose",
            [](Device& d, const Array& logits, const nb::sequence& draws) {
              spoil_recording();
-             const std::vector<Draw> read = draws_of(draws);
-             return unlocked([&] { return d.choose(logits, read); });
+             const Draws held(draws);
+             return unlocked([&] { return d.choose(logits, held.read); });
            },
            "logits"_a, "draws"_a)
       .def("split", [](Device&, const Array& x, int n) { return Device::split(x, n); }, "x"_a, "n"_a)
@@ -329,13 +378,13 @@ NB_MODULE(_native, m) {
       .def("take", [](Device& d, const Array& x, const Ids& rows) { return d.take(x, rows.values); }, "x"_a, "rows"_a)
       .def("windows",
            [](Device& d, const Array& x, const NumPy<int32_t, 2>& rows) {
-             if (rows.shape(1) == 0) throw std::invalid_argument("windows of no rows");
              return d.windows(x, span(rows), static_cast<int64_t>(rows.shape(1)));
            },
            "x"_a, "rows"_a)
       .def("plan",
            [](Device& d, nb::handle batch) {
-             return std::make_unique<Plan>(d.shared_from_this(), Batch(batch).inputs());
+             const Batch read(batch);
+             return std::make_unique<Plan>(d.shared_from_this(), read.inputs());
            },
            "batch"_a)
       .def("attention",

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
+#include "failure.h"
 #include "plan.h"
 
 namespace rushlight {
@@ -16,6 +19,9 @@ constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / un
 
 constexpr int64_t kLinearRows = 96;      // rows that pass a panel together: whole groups of 1, 2, 3, 4, 6, 8 and 12
 constexpr int64_t kElementsAPart = 8192;  // fewer elements than this are not worth a second thread
+
+// Of rows, columns, inputs or outputs: kernels count in int, and round up to whole panels.
+constexpr int64_t kMostItems = std::numeric_limits<int32_t>::max() - 64;
 
 void require(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
@@ -36,9 +42,11 @@ KVCache::KVCache(Format format, int n_layer, int n_head, int head_dim, int n_blo
       head_dim(head_dim),
       n_blocks(n_blocks),
       value_stride(static_cast<size_t>(round_up(head_dim, 16))) {
-  require(n_layer > 0 && n_head > 0 && head_dim > 0 && n_blocks >= 0, "a KV cache of no size");
+  require(n_layer > 0 && n_head > 0 && head_dim > 0 && head_dim <= kMostItems && n_blocks >= 0,
+          "a KV cache of no size");
   require(static_cast<int>(format) < kKVFormats, "a KV cache in no format of keys and values");
-  memory = map_pages(bytes());
+  memory = map_pages(checked_product({static_cast<size_t>(n_blocks), static_cast<size_t>(n_layer),
+                                      static_cast<size_t>(n_head), key_head() + value_head(), item_bytes()}));
 }
 
 Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positions,
@@ -51,12 +59,12 @@ Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positio
   require(n >= 0 && row_starts.front() == 0 && row_starts.back() == static_cast<int64_t>(positions.size()) &&
               static_cast<int64_t>(block_tables.size()) == n * width,
           "row_starts, positions and block_tables do not fit together");
+  for (int64_t s = 0; s < n; ++s) require(row_starts[s] < row_starts[s + 1], "a sequence without rows");
   for (int64_t s = 0; s < n; ++s) {
-    require(row_starts[s] < row_starts[s + 1], "a sequence without rows");
     sequences_.resize(static_cast<size_t>(row_starts[s + 1]), static_cast<int32_t>(s));
     const int32_t position = positions[row_starts[s]];
     const int64_t last = int64_t{position} + row_starts[s + 1] - row_starts[s] - 1;
-    require(position >= 0 && last / kBlock < width, "a position beyond the sequence's blocks");
+    require(position >= 0 && last / kBlock < width && last <= kMostItems, "a position beyond the sequence's blocks");
     for (int64_t j = 0; j <= last / kBlock; ++j) {
       const int32_t block = block_tables[s * width + j];
       require(block >= 0 && block < n_blocks, "block " + std::to_string(block) + " is not in the cache");
@@ -69,24 +77,28 @@ Device::Device(int n_threads, const Kernels& kernels, bool exact)
     : kernels_(kernels), exact_(exact), pool_(n_threads) {}
 
 Weight Device::weight(Format format, int n_in, int n_out) {
-  require(n_in > 0 && n_out > 0, "a weight of no size");
+  require(n_in > 0 && n_out > 0 && n_in <= kMostItems && n_out <= kMostItems, "a weight of no size");
   Weight weight = {nullptr, format, n_in, n_out};
+  const size_t n_tiles = static_cast<size_t>(weight.n_tiles());
+  const size_t bytes = checked_product({weight.tile_bytes(), n_tiles, static_cast<size_t>(weight.n_panels())});
   const std::lock_guard lock(arena_mutex_);
-  weight.memory = arena_.allocate(weight.bytes());
+  weight.memory = arena_.allocate(bytes);
   return weight;
 }
 
 bool Device::pack(const Source& source, int64_t first, const Weight& weight) {
   const int64_t n_rows = source.rows_are_inputs ? weight.n_in : weight.n_out;
   require(source.columns == (source.rows_are_inputs ? weight.n_out : weight.n_in) && first % kTile == 0 &&
-              first >= 0 && first + source.rows <= n_rows,
+              first >= 0 && source.rows <= n_rows && first <= n_rows - source.rows,
           "a source that is no part of the weight");
   return rushlight::pack(source, first, weight, kernels_);
 }
 
-Vector Device::vector(int n) {
+Vector Device::vector(int64_t n) {
+  require(n >= 0 && n <= kMostItems, "a vector of no size");
   const std::lock_guard lock(arena_mutex_);
-  return {arena_.allocate(static_cast<size_t>(round_up(n, kPanel)) * sizeof(float)), n};
+  return {arena_.allocate(static_cast<size_t>(round_up(n, kPanel)) * sizeof(float)),
+          static_cast<int>(n)};
 }
 
 uint32_t Device::read(const Weight& weight) {
@@ -104,15 +116,19 @@ std::shared_ptr<float> Device::allocate(size_t floats) {
 }
 
 Array Device::array(int64_t rows, int64_t columns) {
+  require(rows >= 0 && rows <= kMostItems && columns >= 0 && columns <= kMostItems, "an array of too many rows or columns");
   const int64_t stride = round_up(columns, kPanel);
-  std::shared_ptr<float> memory = allocate(static_cast<size_t>(rows * stride));
+  const size_t bytes = checked_product({static_cast<size_t>(rows), static_cast<size_t>(stride), sizeof(float)});
+  std::shared_ptr<float> memory = allocate(bytes / sizeof(float));
   float* data = memory.get();
   return {{data, rows, columns, stride}, shared_from_this(), std::move(memory)};
 }
 
 template <class Body>
 void Device::share(int64_t n, int64_t least, const View& out, Body&& body) {
-  pool_.share(n, least, [&](int64_t begin, int64_t end) { body(out, begin, end); });
+  OutOfMemory memory;
+  pool_.share(n, least, [&](int64_t begin, int64_t end) { memory.watch([&] { body(out, begin, end); }); });
+  memory.raise();
   if (Plan* plan = Plan::recording()) plan->add(n, least, out, std::forward<Body>(body));
 }
 
@@ -244,6 +260,9 @@ std::vector<int32_t> Device::choose(const Array& logits, std::span<const Draw> d
   require(logits.rows == static_cast<int64_t>(draws.size()), "there are as many rows as draws");
   require(logits.columns > 0, "there are no logits to choose from");
   for (const Draw& draw : draws) {
+    require(draw.temperature >= 0 && std::isfinite(draw.temperature) && draw.top_k >= 0 && draw.top_p > 0 &&
+                draw.top_p <= 1 && draw.min_p >= 0 && draw.min_p <= 1 && draw.share >= 0 && draw.share < 1,
+            "temperature, top_k, top_p, min_p or share is out of range");
     require(draw.ids.size() == draw.factors.size() && draw.ids.size() == draw.offsets.size(),
             "ids, factors and offsets differ in length");
     require(std::ranges::all_of(draw.ids, [&](int32_t id) { return id >= 0 && id < logits.columns; }),
@@ -252,18 +271,23 @@ std::vector<int32_t> Device::choose(const Array& logits, std::span<const Draw> d
             "it is not said of every token whether it is allowed");
   }
   std::vector<int32_t> chosen(draws.size());
-  pool_.share(logits.rows, kElementsAPart / logits.columns + 1, [&](int64_t begin, int64_t end) {
+  const auto choose_rows = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const std::span row(logits.row(i), static_cast<size_t>(logits.columns));
       chosen[static_cast<size_t>(i)] = rushlight::choose(row, draws[static_cast<size_t>(i)], kernels_);
     }
-  });
+  };
+  OutOfMemory memory;
+  pool_.share(logits.rows, kElementsAPart / logits.columns + 1,
+              [&](int64_t begin, int64_t end) { memory.watch([&] { choose_rows(begin, end); }); });
+  memory.raise();
   return chosen;
 }
 
 Array Device::windows(const Array& x, std::span<const int32_t> rows, int64_t size) {
   reads(x);
   reads(rows, x.rows);
+  require(size > 0 && size <= kMostItems, "windows of no rows");
   Array out = array(static_cast<int64_t>(rows.size()) / size, size * x.columns);
   for (size_t i = 0; i < rows.size(); ++i) {
     require(rows[i] >= -1 && rows[i] < x.rows, "there is no row " + std::to_string(rows[i]));
@@ -278,7 +302,7 @@ Array Device::windows(const Array& x, std::span<const int32_t> rows, int64_t siz
 }
 
 std::vector<Array> Device::split(const Array& x, int n) {
-  require(n > 0 && x.columns % n == 0, "the columns cannot be split evenly");
+  require(n > 0 && n <= x.columns && x.columns % n == 0, "the columns cannot be split evenly");
   std::vector<Array> parts(static_cast<size_t>(n), x);
   for (int i = 0; i < n; ++i) {
     parts[i].columns = x.columns / n;
@@ -294,6 +318,7 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
     require(x->rows == n && x->columns == columns, "queries, keys and values do not fit the batch and the cache");
   }
   require(layer >= 0 && layer < cache.n_layer && rows.n_blocks() == cache.n_blocks, "another cache's batch or layer");
+  require(cache.memory != nullptr, "a plan's cache is there only while the plan is recorded");
   reads(q), reads(k), reads(v), reads(rows, cache);
   const int head_dim = cache.head_dim;
   const auto keep = kernels_.keep[static_cast<int>(cache.format)];

@@ -29,7 +29,7 @@ struct KVCache {
   std::shared_ptr<uint8_t> memory;
 
   size_t item_bytes() const { return format == Format::kF32 ? 4 : 2; }
-  size_t bytes() const { return n_blocks * block_step() * item_bytes(); }
+  size_t bytes() const { return static_cast<size_t>(n_blocks) * block_step() * item_bytes(); }
   size_t key_head() const { return static_cast<size_t>(head_dim) * kBlock; }
   size_t value_head() const { return value_stride * kBlock; }
   size_t layer_step() const { return static_cast<size_t>(n_head) * (key_head() + value_head()); }
@@ -78,10 +78,12 @@ class Device : public std::enable_shared_from_this<Device> {
   // Whether products of weights in this format are the same bits on every instruction set.
   bool is_exact(Format format) const { return linear_kernels(format).prepare == kernels_.exact_of(format).prepare; }
 
+  // What has no valid size or shape throws std::invalid_argument, what is larger than any memory std::bad_alloc.
+
   // Room for a matrix, to be filled by `pack`.
   Weight weight(Format format, int n_in, int n_out);
   // Room for n floats.
-  Vector vector(int n);
+  Vector vector(int64_t n);
   // As in load.h, on the caller's thread and on all.
   bool pack(const Source& source, int64_t first, const Weight& weight);
   std::vector<LoadProblem> load(std::span<const Load> loads) { return rushlight::load(loads, kernels_, pool_); }

@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <cmath>
 
+#include "failure.h"
+
 namespace rushlight {
 
 namespace {
@@ -70,7 +72,8 @@ std::vector<LoadProblem> load(std::span<const Load> loads, const Kernels& kernel
     }
   }
   std::vector<std::atomic<LoadProblem>> problems(loads.size());
-  pool.share(static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end) {
+  OutOfMemory memory;
+  const auto load_pieces = [&](int64_t begin, int64_t end) {
     std::vector<uint8_t> buffer;
     for (int64_t p = begin; p < end; ++p) {
       const auto [i, first, rows] = pieces[static_cast<size_t>(p)];
@@ -88,7 +91,10 @@ std::vector<LoadProblem> load(std::span<const Load> loads, const Kernels& kernel
           weight != nullptr ? pack(source, first, *weight, kernels) : fill(std::get<Vector>(loads[i].to), source);
       if (!finite) problems[i] = LoadProblem::kNotFinite;
     }
-  });
+  };
+  pool.share(static_cast<int64_t>(pieces.size()), 1,
+             [&](int64_t begin, int64_t end) { memory.watch([&] { load_pieces(begin, end); }); });
+  memory.raise();
   return {problems.begin(), problems.end()};
 }
 

@@ -27,7 +27,8 @@ struct Load {
 enum class LoadProblem : uint8_t { kNone, kNotFinite, kNotRead };
 
 // Fills the parameters, all of them, whatever is wrong with some; what is wrong with each. kNotRead: the file ends too
-// soon, or the operating system reports an error. kNotFinite: a value is not finite, or beyond the format.
+// soon, or the operating system reports an error. kNotFinite: a value is not finite, or beyond the format. Throws
+// std::bad_alloc where memory to read into is lacking.
 std::vector<LoadProblem> load(std::span<const Load> loads, const Kernels& kernels, Pool& pool);
 
 }  // namespace rushlight

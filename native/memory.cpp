@@ -12,14 +12,25 @@ namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 // Of addresses; memory is taken page by page. At the end of each chunk part of a huge page lies empty.
-constexpr size_t kChunk = size_t{256} << 20;
+constexpr size_t kLeastChunk = size_t{16} << 20, kMostChunk = size_t{256} << 20;
 constexpr size_t kMostKept = size_t{32} << 20;  // bytes of free buffers
+constexpr size_t kMostBytes = size_t{1} << 60;  // room to round up and to count in signed numbers
 
 constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 }  // namespace
 
+size_t checked_product(std::initializer_list<size_t> sizes) {
+  size_t product = 1;
+  for (const size_t size : sizes) {
+    if (size != 0 && product > kMostBytes / size) throw std::bad_alloc();
+    product *= size;
+  }
+  return product;
+}
+
 std::shared_ptr<uint8_t> map_pages(size_t bytes) {
+  if (bytes > kMostBytes) throw std::bad_alloc();
   const size_t size = round_up(std::max(bytes, size_t{1}), kHugePage) + kHugePage;
   void* mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
@@ -34,9 +45,11 @@ std::shared_ptr<uint8_t> map_pages(size_t bytes) {
 std::shared_ptr<uint8_t> Arena::allocate(size_t bytes) {
   const size_t needed = round_up(bytes, 64);
   if (size_ - used_ < needed) {
-    size_ = std::max(round_up(needed, kHugePage), kChunk);
-    chunk_ = map_pages(size_);
+    const size_t size = std::max(round_up(needed, kHugePage), std::clamp(2 * mapped_, kLeastChunk, kMostChunk));
+    chunk_ = map_pages(size);
+    size_ = size;
     used_ = 0;
+    mapped_ += size;
   }
   std::shared_ptr<uint8_t> block(chunk_, chunk_.get() + used_);
   used_ += needed;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <new>
+#include <stdexcept>
 #include <utility>
 
 namespace rushlight {
@@ -64,13 +65,20 @@ Plan::Plan(std::shared_ptr<Device> device, const StepInputs& inputs)
 
 Plan* Plan::recording() { return recording_here; }
 
-Plan::Recording::Recording(Plan& plan) : outer_(std::exchange(recording_here, &plan)) {}
+Plan::Recording::Recording(Plan& plan) : plan_(plan), outer_(recording_here) {
+  if (plan.state_ != State::kNew) throw std::invalid_argument("a plan is recorded once");
+  plan.state_ = State::kRecording;
+  recording_here = &plan;
+}
 
-Plan::Recording::~Recording() { recording_here = outer_; }
+Plan::Recording::~Recording() {
+  recording_here = outer_;
+  plan_.state_ = State::kRecorded;
+}
 
 void Plan::add(int64_t n, int64_t least, const View& out,
                std::function<void(const View& out, int64_t begin, int64_t end)> body) {
-  if (n > 0) recorded_.push_back({n, least, out, std::move(body)});
+  if (n > 0) recorded_.push_back({n, least, out, std::move(body), &memory_});
 }
 
 void Plan::reads(const View& x) {
@@ -92,6 +100,8 @@ void Plan::reads(const Rows& rows, const KVCache& cache) {
 }
 
 std::optional<Array> Plan::finish(const Array& out) {
+  if (state_ != State::kRecorded) throw std::invalid_argument("a plan is finished once, when it has been recorded");
+  state_ = State::kUnfit;
   // Each run writes its result into new memory, so it must be what the last stage writes, and nothing else be left over.
   if (spoilt_ || recorded_.empty() || recorded_.back().out.data != out.data ||
       recorded_.back().out.columns != out.columns || workspace_->n_taken() != 1) {
@@ -105,14 +115,16 @@ std::optional<Array> Plan::finish(const Array& out) {
   for (Recorded& stage : recorded_) {
     stages_.push_back({[](void* context, int64_t begin, int64_t end) {
                          const auto& recorded = *static_cast<const Recorded*>(context);
-                         recorded.body(recorded.out, begin, end);
+                         recorded.memory->watch([&] { recorded.body(recorded.out, begin, end); });
                        },
                        &stage, stage.n, stage.least});
   }
+  state_ = State::kFinished;
   return result;
 }
 
 std::optional<Array> Plan::run(const StepInputs& inputs) {
+  if (state_ != State::kFinished) throw std::invalid_argument("a plan that is not finished cannot be run");
   const std::unique_lock lock(running_, std::try_to_lock);
   if (!lock || inputs.ids.size() != ids_.size() || inputs.positions.size() != positions_.size() ||
       inputs.logit_rows.size() != logit_rows_.size() || inputs.rows.n_rows() != rows_.n_rows() ||
@@ -132,6 +144,7 @@ std::optional<Array> Plan::run(const StepInputs& inputs) {
   last = result;
   device_->run(stages_);
   cache_.memory.reset();  // a plan keeps no sequence's memory
+  memory_.raise();
   return result;
 }
 

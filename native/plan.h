@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -12,6 +13,7 @@
 
 #include "array.h"
 #include "device.h"
+#include "failure.h"
 #include "pool.h"
 
 namespace rushlight {
@@ -59,7 +61,7 @@ class Plan {
   // The plan that this thread is recording, or null.
   static Plan* recording();
 
-  // While it lives, this thread records.
+  // While it lives, this thread records. A plan is recorded once: throws std::invalid_argument the second time.
   class Recording {
    public:
     explicit Recording(Plan& plan);
@@ -68,6 +70,7 @@ class Plan {
     Recording& operator=(const Recording&) = delete;
 
    private:
+    Plan& plan_;
     Plan* outer_;
   };
 
@@ -89,11 +92,11 @@ class Plan {
   void reads(const Rows& rows, const KVCache& cache);
 
   // Ends the recording of a step whose result is `out`, and returns that in memory of its own. Nothing if the plan cannot
-  // be run.
+  // be run. Throws std::invalid_argument where no recording is over.
   std::optional<Array> finish(const Array& out);
 
   // The result for other inputs, of as many rows. Nothing if the plan is running already, or does not fit them, or they
-  // are wrong: the model then has to be asked.
+  // are wrong: the model then has to be asked. Throws std::invalid_argument unless `finish` has returned something.
   std::optional<Array> run(const StepInputs& inputs);
 
  private:
@@ -101,7 +104,9 @@ class Plan {
     int64_t n, least;
     View out;
     std::function<void(const View& out, int64_t begin, int64_t end)> body;
+    OutOfMemory* memory;
   };
+  enum class State : uint8_t { kNew, kRecording, kRecorded, kFinished, kUnfit };
   struct Limit {
     const std::vector<int32_t>* numbers;
     int64_t limit;
@@ -115,7 +120,9 @@ class Plan {
   std::vector<Recorded> recorded_;
   std::vector<Stage> stages_;
   std::vector<Limit> limits_;
+  OutOfMemory memory_;
   bool spoilt_ = false;
+  std::atomic<State> state_ = State::kNew;
   std::mutex running_;
 };
 

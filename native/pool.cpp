@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <new>
+#include <system_error>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -50,7 +51,7 @@ struct Pool::Crew {
     std::atomic<int64_t> items = 0;
   };
 
-  const int64_t n_threads;  // with the one that calls, which is number 0
+  int64_t n_threads = 1;  // with the one that calls, which is number 0
   std::span<const Stage> stages;
   std::vector<Count> done;   // of each stage
   std::vector<Count> taken;  // of each stage's share for each thread
@@ -60,8 +61,13 @@ struct Pool::Crew {
   std::atomic<bool> dismissed = false;
   std::vector<std::thread> threads;
 
-  explicit Crew(int n_threads) : n_threads(n_threads) {
-    for (int i = 1; i < n_threads; ++i) threads.emplace_back([this, i] { serve(i); });
+  // Of as many as can be started: a limit on processes or on memory may leave no room for more.
+  explicit Crew(int most) {
+    threads.reserve(static_cast<size_t>(most));
+    try {
+      for (; n_threads < most; ++n_threads) threads.emplace_back([this, i = static_cast<int>(n_threads)] { serve(i); });
+    } catch (const std::system_error&) {
+    }
   }
 
   ~Crew() {

@@ -115,7 +115,7 @@ std::span<const float> adjusted(std::span<const float> logits, const Draw& draw,
   float* kept = to.data();
   for (size_t i = 0; i < draw.allowed.size(); ++i) {
     const float logit = logits[i];  // read also where it is not needed, so that several are done at a time
-    kept[i] = draw.allowed[i] ? logit : kLeast;
+    kept[i] = draw.allowed[i] != 0 ? logit : kLeast;
   }
   for (size_t i = 0; i < draw.ids.size(); ++i) {
     float& logit = to[static_cast<size_t>(draw.ids[i])];

@@ -18,7 +18,7 @@ struct Draw {
   // First, logits above 0 are divided, others multiplied by their factor, and then shifted by their offset.
   std::span<const int32_t> ids;
   std::span<const double> factors, offsets;
-  std::span<const bool> allowed;  // which tokens may be chosen; all if it is empty
+  std::span<const uint8_t> allowed;  // not 0: the token may be chosen; all may if it is empty
 };
 
 // The likeliest token, the first of equals; or the one that stands at `share` of the probabilities after temperature,

@@ -23,8 +23,8 @@ struct Weight {
   int n_in = 0;
   int n_out = 0;
 
-  int n_panels() const { return (n_out + kPanel - 1) / kPanel; }
-  int n_tiles() const { return (n_in + kTile - 1) / kTile; }
+  int n_panels() const { return n_out / kPanel + (n_out % kPanel != 0); }
+  int n_tiles() const { return n_in / kTile + (n_in % kTile != 0); }
   size_t tile_bytes() const { return kTileBytes[static_cast<int>(format)]; }
   size_t panel_bytes() const { return tile_bytes() * static_cast<size_t>(n_tiles()); }
   uint8_t* tile(int panel, int tile) const {

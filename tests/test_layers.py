@@ -29,7 +29,7 @@ backends/                             one file a device
 viewer/                               a module tree as a web page
 checkpoint/    text/                  files and their tensors; tokens and text
 demo/                                 the embedded model
-strict_json.py                        JSON from strangers
+strict_json.py files.py               JSON from strangers; files that are written whole
 errors.py                             every error
 """
 

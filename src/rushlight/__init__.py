@@ -12,9 +12,7 @@ Importing the package loads none of its parts; each comes when it is first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing's own takes longer to import than the package, and a program has to come to its handlers
 if TYPE_CHECKING:
     from rushlight.chat import Chat
     from rushlight.checkpoint import open_checkpoint
@@ -78,6 +76,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -1,5 +1,37 @@
-"""`python -m rushlight` is `rushlight`."""
+"""The program: `python -m rushlight`, and the `rushlight` script."""
 
-from rushlight.cli import main
+import os
 
-main()
+INTERRUPTED = 130
+
+try:
+    import signal
+except KeyboardInterrupt:
+    os._exit(INTERRUPTED)
+
+
+def program() -> None:
+    """`rushlight.cli.main`, and Ctrl-C as quiet while Python imports, before it, and ends, after it."""
+    try:
+        by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where a shell has it ignored
+        if by_default:
+            signal.signal(signal.SIGINT, _quit)
+        from rushlight.cli import main
+
+        try:
+            if by_default:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            main()
+        finally:
+            if by_default:
+                signal.signal(signal.SIGINT, _quit)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+
+
+def _quit(_number: int, _frame: object) -> None:
+    os._exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    program()

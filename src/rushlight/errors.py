@@ -17,9 +17,10 @@
     ├── JobError                 a batch job does not fit the results that are there
     ├── RequestError             a prompt, a sampling setting or a token id that cannot be honoured
     │   ├── ContextLengthError   the prompt does not leave room in the model's context
-    │   ├── MemoryLimitError     its keys and values do not fit in the memory there is
+    │   ├── MemoryLimitError     weights, or keys and values, do not fit in the memory there is
     │   └── QueueFullError       too many texts are waiting already
     ├── GenerationError          the model produced something that is not a distribution
+    ├── ThreadLimitError         a thread cannot be started
     ├── RecordError              the PyTorch module cannot be recorded
     └── LibraryError             a library that only some uses need is not installed
 
@@ -55,6 +56,7 @@ __all__ = [
     "RushlightError",
     "SourceError",
     "TemplateError",
+    "ThreadLimitError",
     "TokenizerError",
     "TruncatedError",
 ]
@@ -248,18 +250,19 @@ class ContextLengthError(RequestError):
 
 
 class MemoryLimitError(RequestError):
-    """Keys and values do not fit in the memory there is.
+    """Weights, or keys and values, or what is computed with them, do not fit in the memory there is.
 
     Attributes:
-        need_bytes, have_bytes: the two sides.
+        need_bytes, have_bytes: the two sides; need_bytes is None where it is not known.
     """
 
     code = "not_enough_memory"
 
-    def __init__(self, message: str, *, need_bytes: int, have_bytes: int, remedy: str | None = None) -> None:
-        super().__init__(
-            f"{message}: {need_bytes / 1e6:,.1f} MB needed, {have_bytes / 1e6:,.1f} MB there", remedy=remedy
-        )
+    def __init__(
+        self, message: str, *, need_bytes: int | None = None, have_bytes: int, remedy: str | None = None
+    ) -> None:
+        need = "" if need_bytes is None else f"{need_bytes / 1e6:,.1f} MB needed, "
+        super().__init__(f"{message}: {need}{have_bytes / 1e6:,.1f} MB there", remedy=remedy)
         self.need_bytes = need_bytes
         self.have_bytes = have_bytes
 
@@ -274,6 +277,12 @@ class GenerationError(RushlightError):
     """The model produced something that is not a distribution over tokens."""
 
     code = "generation_failed"
+
+
+class ThreadLimitError(RushlightError):
+    """A thread cannot be started: a limit on processes is reached, or there is no memory for its stack."""
+
+    code = "no_more_threads"
 
 
 class RecordError(RushlightError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import ExitStack
 from functools import partial
 from threading import Thread
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight import demo
 from rushlight.backends import open_backend
+from rushlight.backends.memory import naming_shortages
 from rushlight.checkpoint import Checkpoint, display_name, open_checkpoint, read_json_object
 from rushlight.checkpoint.json_file import check_text_file
 from rushlight.checkpoint.listing import first_ten
@@ -35,9 +37,13 @@ MAX_CONFIG_BYTES = 2**20
 LANGUAGE_MODEL = ("vocab_size", "context_length", "kv_shape", "tie_word_embeddings", "bos_token_id", "eos_token_id")
 """What the config of a model has that generates text."""
 
+_WEIGHT_BYTES = {"f64": 8.0, "f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0625, "int4": 0.625}
+"""Of a weight in a dtype, its share of the scales included."""
+
 _log = logging.getLogger("rushlight")
 
 
+@naming_shortages("the model")
 def load(
     source: str | os.PathLike[str] | None = None,
     *,
@@ -101,7 +107,7 @@ def load(
             for name, slot in module.named_slots()
             if not (config.tie_word_embeddings and name in architecture.rules.tied)
         )
-        _bind(module, architecture, config, checkpoint, ops, settle=False)
+        _bind(module, architecture, config, checkpoint, ops, dtype, settle=False)
         reading = _Beside(ops.settle, files.pop_all())
 
     # While the weights are read: the modules that need NumPy, which takes long to import, and the tokenizer.
@@ -132,6 +138,7 @@ def load(
     return model
 
 
+@naming_shortages("the model")
 def load_module(
     source: str | os.PathLike[str],
     *,
@@ -158,7 +165,7 @@ def load_module(
     ) as checkpoint:
         architecture, config = identify(checkpoint, ported)
         module = architecture(config)
-        _bind(module, architecture, config, checkpoint, ops)
+        _bind(module, architecture, config, checkpoint, ops, dtype)
     return module
 
 
@@ -168,34 +175,47 @@ def _bind(
     config: Config,
     checkpoint: Checkpoint,
     ops: Backend,
+    dtype: str,
     *,
     settle: bool = True,
 ) -> None:
-    other_heads = bind(
-        module,
-        checkpoint,
-        ops,
-        rules=architecture.rules,
-        tie=bool(architecture.rules.tied) and config.tie_word_embeddings,
-        title=f"{module.describe()} ({config})",
-        file=checkpoint.source,
-        settle=settle,
-    )
+    with naming_shortages("the model", _weight_bytes(checkpoint, dtype)):
+        other_heads = bind(
+            module,
+            checkpoint,
+            ops,
+            rules=architecture.rules,
+            tie=bool(architecture.rules.tied) and config.tie_word_embeddings,
+            title=f"{module.describe()} ({config})",
+            file=checkpoint.source,
+            settle=settle,
+        )
     if other_heads:
         _log.warning("left out, of other heads that text does not need: %s", ", ".join(first_ten(other_heads)))
+
+
+def _weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
+    """What the weights take in a dtype."""
+    if dtype in _WEIGHT_BYTES:
+        return int(sum(math.prod(tensor.shape) for tensor in checkpoint.values()) * _WEIGHT_BYTES[dtype])
+    return sum(tensor.nbytes for tensor in checkpoint.values())
 
 
 class _Beside:
     """A call on a thread of its own, which closes what it needs open; an interrupt or an error here does not wait.
 
-    The end of the process does: a thread that came out of a kernel once Python is being taken down would abort it.
+    Where no thread can be started, it is done here.
     """
 
     def __init__(self, call: Callable[[], None], needs: ExitStack) -> None:
         self._call, self._needs = call, needs
         self._error: BaseException | None = None
-        self._thread = Thread(target=self._run)
-        self._thread.start()
+        self._thread: Thread | None = Thread(target=self._run, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            self._run()
 
     def _run(self) -> None:
         try:
@@ -206,7 +226,8 @@ class _Beside:
 
     def finish(self) -> None:
         """Waits for its end, and raises what it raised."""
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if self._error is not None:
             raise self._error
 

@@ -1,5 +1,8 @@
 """How much memory there is, as the kernel and the control groups tell it."""
 
+import os
+import resource
+
 import pytest
 
 from rushlight.backends import open_backend
@@ -48,6 +51,26 @@ def put(root, files):
 )
 def test_the_least_that_anyone_leaves(tmp_path, files, expected):
     put(tmp_path, {"proc/meminfo": MEMINFO, **files})
+    assert available_bytes(tmp_path) == expected
+
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+UNLIMITED = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("addresses", "data", "expected"),
+    [
+        (UNLIMITED, UNLIMITED, 8_192_000_000),
+        (50 * PAGE, UNLIMITED, 20 * PAGE),
+        (UNLIMITED, 50 * PAGE, 45 * PAGE),
+        (20 * PAGE, UNLIMITED, 0),
+    ],
+)
+def test_limits_of_the_process(tmp_path, monkeypatch, addresses, data, expected):
+    put(tmp_path, {"proc/meminfo": MEMINFO, "proc/self/statm": "30 9 8 1 0 5 0\n"})
+    limits = {resource.RLIMIT_AS: addresses, resource.RLIMIT_DATA: data}
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limits[kind], UNLIMITED))
     assert available_bytes(tmp_path) == expected
 
 

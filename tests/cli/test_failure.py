@@ -61,7 +61,7 @@ def test_an_error_of_the_system(failing, error, line):
     assert failing(error) == (2, "", f"error: {line}\n")
 
 
-@pytest.mark.parametrize("error", [ValueError("odd \x1b[2J"), KeyError("k"), MemoryError(), RecursionError("deep")])
+@pytest.mark.parametrize("error", [ValueError("odd \x1b[2J"), KeyError("k"), RecursionError("deep")])
 def test_a_defect_is_not_taken_for_bad_input(failing, error):
     done = failing(error)
     assert (done.code, done.out) == (70, "")
@@ -69,6 +69,23 @@ def test_a_defect_is_not_taken_for_bad_input(failing, error):
     assert "--debug" in done.err
     assert "\x1b" not in done.err
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word"),
+    [
+        (MemoryError(), "not_enough_memory", "memory"),
+        (ImportError("x.so: failed to map segment from shared object"), "not_enough_memory", "memory"),
+        (OSError(12, "Cannot allocate memory"), "not_enough_memory", "memory"),
+        (RuntimeError("can't start new thread"), "no_more_threads", "a thread cannot be started"),
+    ],
+)
+def test_too_little_memory_or_threads_is_bad_input(failing, error, code, word):
+    done = failing(error, "--json")
+    assert (done.code, json.loads(done.out)["error"]["code"]) == (2, code)
+    assert done.err.startswith("error: ")
+    assert word in done.err
+    assert "defect" not in done.err
 
 
 def test_an_interrupt_is_quiet(failing):

@@ -347,7 +347,7 @@ def test_a_prompt_in_pieces_is_chosen_from_once():
     assert len(one.prompt_logprobs) == 169
 
 
-@pytest.mark.parametrize("error", [MemoryError("no more"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [MemoryError("no more"), LookupError("odd"), KeyboardInterrupt()])
 def test_a_step_that_fails_ends_what_it_ran_and_nothing_more(error):
     engine, model = toy_engine(max_sequences=1)
     ran, waits = submit(engine, sequence([1]), sequence([2]))
@@ -358,10 +358,10 @@ def test_a_step_that_fails_ends_what_it_ran_and_nothing_more(error):
         raise error
 
     model.ops.attention = fail
-    with pytest.raises((MemoryError, GenerationError, KeyboardInterrupt)):
+    with pytest.raises((MemoryLimitError, LookupError, GenerationError, KeyboardInterrupt)):
         read_all(engine, ran)
     assert ran.done
-    with pytest.raises((MemoryError, GenerationError)):
+    with pytest.raises((MemoryLimitError, LookupError, GenerationError)):
         ran.read()
     assert ids_of(read_all(engine, waits)) == expected([2], 20)
     assert engine.pool.n_held == 0

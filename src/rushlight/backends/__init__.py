@@ -8,6 +8,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from rushlight.backends.memory import shortage
 from rushlight.backends.threads import thread_count
 from rushlight.errors import DeviceError, DtypeError
 
@@ -148,10 +149,16 @@ def _cpu() -> list[DeviceStatus]:
 
 @cache
 def _native_problem() -> str | None:
-    """Why the native extension cannot be used, or None if it can."""
+    """Why the native extension cannot be used, or None if it can.
+
+    Raises:
+        MemoryLimitError: it is there, and does not fit in memory.
+    """
     try:
         from rushlight.backends import _native  # noqa: F401
     except ImportError as error:
+        if no_memory := shortage(error, "the native backend"):
+            raise no_memory from error
         return str(error)
     return None
 

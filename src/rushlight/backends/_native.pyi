@@ -96,16 +96,28 @@ class Plan:
     @property
     def cache(self) -> KVCache: ...
     def record(self, forward: Callable[[Plan], Array]) -> Array:
-        """The forward of this plan, computed; what this thread asks of the device meanwhile is recorded."""
+        """The forward of this plan, computed; what this thread asks of the device meanwhile is recorded.
+
+        Raises ValueError the second time.
+        """
 
     def finish(self, out: Array) -> Array | None:
-        """Ends the recording of what came out: a copy of it, or None if the plan cannot be run."""
+        """Ends the recording of what came out: a copy of it, or None if the plan cannot be run.
+
+        Raises ValueError where no recording is over.
+        """
 
     def run(self, batch: Batch) -> Array | None:
-        """The same step on another batch. None if another thread is running it, or the batch does not fit it."""
+        """The same step on another batch. None if another thread is running it, or the batch does not fit it.
+
+        Raises ValueError unless `finish` has returned an array.
+        """
 
 class Device:
-    """The operations, by a number of threads with one instruction set. Any thread may call it; the GIL is released."""
+    """The operations, by a number of threads with one instruction set. Any thread may call it; the GIL is released.
+
+    What has no valid size, shape or value is a ValueError, what is larger than memory a MemoryError.
+    """
 
     def __init__(self, threads: int, isa: str, exact: bool = False) -> None: ...
     @property
@@ -138,7 +150,7 @@ class Device:
 
     def array(self, values: NDArray[np.float32]) -> Array: ...
     def kv_cache(self, format: str, n_layer: int, n_head: int, head_dim: int, n_blocks: int) -> KVCache:  # noqa: A002
-        """Zeros, in f32, f16 or bf16."""
+        """Zeros, in f32 or f16."""
 
     def rows(
         self,

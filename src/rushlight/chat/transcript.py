@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import read_json_object
 from rushlight.errors import RequestError, printable_name
+from rushlight.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,17 +66,6 @@ def write_transcript(path: str | os.PathLike[str], messages: Sequence[Message], 
         RequestError: something else is there, or it is not a path.
         OSError: it cannot be written.
     """
-    path = Path(path)
-    try:
-        _write(path, {"format": FORMAT, "version": VERSION, "model": printable_name(model), "messages": messages})
-    except ValueError as error:  # a NUL or half of a surrogate pair
-        raise RequestError(f"not a path: {error}", file=path) from None
-    except OSError as error:
-        # Nobody has heard of the temporary file.
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
     if os.path.lexists(path):
         try:
             read_transcript(path)
@@ -86,18 +73,12 @@ def _write(path: Path, record: dict[str, Any]) -> None:
             raise RequestError(
                 "there is a file that is no saved conversation, and it stays", file=path, remedy="choose another name"
             ) from error
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # readable to its owner alone
+    record = {"format": FORMAT, "version": VERSION, "model": printable_name(model), "messages": messages}
+    data = (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(record, file, ensure_ascii=False, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(temporary).unlink()
-        raise
+        write_whole(path, data, private=True)
+    except ValueError as error:  # a NUL or half of a surrogate pair
+        raise RequestError(f"not a path: {error}", file=path) from None
 
 
 def _problem(message: Any, *, is_first: bool) -> str | None:

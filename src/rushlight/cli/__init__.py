@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-import io
 import sys
 from typing import TYPE_CHECKING
 
 from rushlight.cli.interrupt import INTERRUPTED, prompt_interrupts
+from rushlight.cli.limits import heed_limits
+from rushlight.cli.output import CUT_SHORT, whole_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does with what its encoding lacks
     try:
-        with prompt_interrupts():
+        with prompt_interrupts(), whole_output():
             _run(arguments, is_program)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -36,6 +35,7 @@ def _run(arguments: Sequence[str], is_program: bool) -> None:
     try:
         # Imported here, so that an interrupt during these imports is as quiet as a later one.
         if is_program:  # what is imported stays to the end: looking through it for garbage is a seventh of `--help`
+            heed_limits()
             gc.disable()
         from rushlight.cli.app import app
 
@@ -44,6 +44,18 @@ def _run(arguments: Sequence[str], is_program: bool) -> None:
             gc.enable()
         sys.exit(app(arguments, prog_name="rushlight", standalone_mode=False))
     except Exception as error:  # the last place where one can be said in a line
+        sys.exit(_report(error, arguments))
+
+
+def _report(error: Exception, arguments: Sequence[str]) -> int:
+    try:
         from rushlight.cli.failure import report
 
-        sys.exit(report(error, arguments))
+        return report(error, arguments)
+    except (MemoryError, ImportError, OSError) as another:
+        # What left no room to work may leave none to look into it: what is printed here was there from the beginning.
+        causes = [f"{type(each).__name__}: {each}".removesuffix(": ") for each in (error, another)]
+        lacking = "memory" if any("emory" in cause for cause in causes) else "memory or open files"
+        if sys.stderr is not None:
+            sys.stderr.write(f"error: too little {lacking} to go on ({', then '.join(causes)})\n")
+        return CUT_SHORT

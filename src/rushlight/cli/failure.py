@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rushlight.backends.memory import shortage
 from rushlight.cli.terminal import out_json, say
 from rushlight.errors import RushlightError, printable, printable_name
 
@@ -24,12 +25,13 @@ UsageError = typer.BadParameter.__mro__[1]
 def report(error: Exception, arguments: Sequence[str]) -> int:
     """Print `error` on stderr, with `--json` also as an object on stdout, with `--debug` after its traceback.
 
-    Returns the exit code. An OSError is the user's disk or path, so it is bad input, and so is what a user's own
-    model file raises; what nobody foresaw is a defect.
+    Returns the exit code. An OSError is the user's disk or path, so it is bad input, and so are a lack of memory or
+    threads and what a user's own model file raises; what nobody foresaw is a defect.
     """
     # Read from the arguments, since an error may come before or outside of their parsing.
     if "--debug" in arguments:
         say(printable("".join(traceback.format_exception(error))).rstrip())
+    error = error if isinstance(error, RushlightError) else shortage(error) or error
     if isinstance(error, UsageError):
         code, message, exit_code = "wrong_usage", _usage(error, arguments), BAD_INPUT
     elif isinstance(error, RushlightError | OSError):

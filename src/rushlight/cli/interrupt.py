@@ -23,12 +23,23 @@ def prompt_interrupts() -> Iterator[None]:
     """Within the block, SIGINT ends the process: as usual where that takes less than `GRACE_S`, and then at once.
 
     Python itself acts on a signal between two bytecodes of the main thread: not inside a long matrix product, and not
-    while the end of a thread pool waits for its downloads. So a second thread watches for the signal too.
+    while the end of a thread pool waits for its downloads. So a second thread watches for the signal too, where the
+    limits of the process leave room for one.
     """
-    reader, writer = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError:
+        yield
+        return
+    try:
+        threading.Thread(target=_exit_after_interrupt, args=(reader,), daemon=True).start()
+    except RuntimeError:
+        os.close(reader)
+        os.close(writer)
+        yield
+        return
     os.set_blocking(writer, False)
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_exit_after_interrupt, args=(reader,), daemon=True).start()
     try:
         yield
     finally:

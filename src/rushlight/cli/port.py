@@ -10,6 +10,7 @@ import typer
 from rushlight.cli.options import OUTPUT, Debug, HeaderSource, ModelFlag, Offline, Revision, need_source
 from rushlight.cli.terminal import out, say, status
 from rushlight.errors import PortError, printable_name
+from rushlight.files import write_whole
 
 EXAMPLES = """
 \b
@@ -70,18 +71,8 @@ def port(
         out(written.module)
         return
     for path, text in ((module, written.module), (test, written.test)):
-        _write(path, text)
+        write_whole(path, text.encode())
     say(printable_name(f"wrote {module} and {test}"))
     if written.to_write:
         names = ", ".join(written.to_write[:8]) + (" …" if len(written.to_write) > 8 else "")
         say(f"every tensor has its place; what these compute is to be written: {names}")
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole file or the one that was there before."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-READER_GONE = 141
-"""128 + SIGPIPE: what a shell shows for any program whose reader went away."""
-
 UNBOUNDED = 100_000
 """Columns of a pipe: nothing in it is wrapped or cut."""
 
@@ -33,18 +29,9 @@ paragraph separators, and its bidirectional embeddings, overrides and isolates."
 
 
 def out(text: str) -> None:
-    """Write `text` to stdout at once. A reader that went away (`| head`) ends the program without a word."""
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, "standard output is closed")
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        # What is still buffered would fail again, loudly, when the interpreter flushes it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            sys.exit(READER_GONE)
-        raise OSError(error.errno, error.strerror, "standard output") from error
+    """Write `text` to stdout at once, and whole: see `rushlight.cli.output`."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def out_text(text: str) -> None:
@@ -96,7 +83,8 @@ def stderr_console() -> Console:
 def say(text: str) -> None:
     """A line on stderr, if there is a stderr."""
     if sys.stderr is not None:
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def say_wrapped(text: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
+from rushlight.backends.memory import naming_shortages, out_of_memory
 from rushlight.errors import MemoryLimitError
 
 if TYPE_CHECKING:
@@ -51,12 +52,16 @@ class Runner:
     def __init__(self, forward: Forward, backend: Backend, kv_shape: KVShape, n_blocks: int) -> None:
         self._forward = forward
         self._backend = backend
-        self._cache = backend.kv_cache(kv_shape, n_blocks)
+        with naming_shortages("the cache of keys and values", n_blocks * backend.kv_block_bytes(kv_shape)):
+            self._cache = backend.kv_cache(kv_shape, n_blocks)
 
     def on_device(self, chunks: Sequence[Chunk]) -> Array:
         """The next tokens of some sequences, in one step -> (R, V) logits, chunk after chunk."""
-        with np.errstate(all="ignore"):  # what overflows shows in the logits, and no token is chosen from those
-            return self._forward(Batch.of(chunks, self._cache))
+        try:
+            with np.errstate(all="ignore"):  # what overflows shows in the logits, and no token is chosen from those
+                return self._forward(Batch.of(chunks, self._cache))
+        except MemoryError as error:
+            raise out_of_memory("a step of the model") from error
 
     def __call__(self, chunks: Sequence[Chunk]) -> NDArray[np.floating]:
         """The same, on the host."""

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
+from rushlight.backends.memory import naming_shortages, shortage
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
 from rushlight.generation.blocks import BlockPool
 from rushlight.generation.choice import Choice, choose, host_rows
@@ -206,12 +207,18 @@ class Engine:
                 self.settle()
 
     def follow(self) -> None:
-        """Sees to it that a thread runs the sequences of asynchronous readers."""
+        """Sees to it that a thread runs the sequences of asynchronous readers.
+
+        Raises:
+            ThreadLimitError: none can be started.
+        """
         with self._lock:
             self._turn.notify_all()
             if self._thread is None and self._followed:
-                self._thread = threading.Thread(target=self._run_followed, name="rushlight")
-                self._thread.start()
+                thread = threading.Thread(target=self._run_followed, name="rushlight")
+                with naming_shortages("a thread"):
+                    thread.start()
+                self._thread = thread
 
     def _run_followed(self) -> None:
         def wanted() -> bool:
@@ -302,8 +309,10 @@ class Engine:
             self._run_rows(rows)
         except BaseException as error:
             # What was interrupted is in no known state: all of it ends here, and its blocks are free.
+            reason = error if isinstance(error, Exception) else GenerationError("interrupted")
+            reason = shortage(reason, "a step of the model") or reason
             for sequence in rows:
-                sequence.fail(error if isinstance(error, Exception) else GenerationError("interrupted"))
+                sequence.fail(reason)
                 self._left.append(sequence)
             if not isinstance(error, Exception):
                 raise

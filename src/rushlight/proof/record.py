@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rushlight.errors import LibraryError, RecordError
+from rushlight.files import write_whole
 from rushlight.proof.digest import values_digest
 from rushlight.proof.golden import Call, Case, Golden
 
@@ -94,13 +93,8 @@ def write_golden(golden: Golden, path: str | os.PathLike[str]) -> None:
     required_library("safetensors")
     from safetensors.numpy import save
 
-    path = Path(path)
-    data = save({name: np.ascontiguousarray(array) for name, array in golden.arrays().items()}, golden.metadata())
-    # In the same folder, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        part = Path(folder) / path.name
-        part.write_bytes(data)
-        part.replace(path)
+    arrays = {name: np.ascontiguousarray(array) for name, array in golden.arrays().items()}
+    write_whole(path, save(arrays, golden.metadata()))
 
 
 class _Recorder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,6 @@ from rushlight.errors import TokenizerError
 from rushlight.strict_json import parse_json_object
 
 if TYPE_CHECKING:
-    import os
     from typing import Any
 
 __all__ = ["MAX_FILE_BYTES", "parse_object", "read_bytes", "read_text"]
@@ -32,7 +32,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         if path.exists() and not path.is_file():
             raise TokenizerError("not a regular file", file=path)
         with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+            # Room is made for all that is asked for, so not for more than there is.
+            raw = file.read(min(os.fstat(file.fileno()).st_size, MAX_FILE_BYTES) + 1)
     except (OSError, ValueError) as error:
         raise TokenizerError(
             f"cannot be read: {getattr(error, 'strerror', None) or error}",

@@ -12,14 +12,15 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
-import tempfile
 from importlib import resources
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import printable_name
+from rushlight.files import write_whole
+
+if TYPE_CHECKING:
+    import os
 
 __all__ = ["render_page", "write_page"]
 
@@ -58,16 +59,7 @@ def write_page(path: str | os.PathLike[str], page: str) -> None:
     Raises:
         OSError: the folder is not there or not to be written to, or the disk is full; nothing is left behind.
     """
-    path = Path(path)
-    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(page)
-        Path(part).chmod(0o666 & ~_umask())  # mkstemp lets nobody else read
-        Path(part).replace(path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    write_whole(path, page.encode())
 
 
 def _asset(name: str) -> str:
@@ -77,10 +69,3 @@ def _asset(name: str) -> str:
 def _integrity(text: str) -> str:
     """The hash by which a policy names an inline script or style (https://www.w3.org/TR/CSP3/#match-element-to-source-list)."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _umask() -> int:
-    """The mask of the process, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

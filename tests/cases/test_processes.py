@@ -1,0 +1,344 @@
+"""Processes: daemon threads at exit, too little memory, and results that are printed whole or fail."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import rushlight
+from rushlight import loader
+from rushlight.errors import MemoryLimitError, RushlightError, ThreadLimitError
+
+PROGRAM = (sys.executable, "-m", "rushlight")
+TIMEOUT_S = 60
+
+
+def run_python(code, **kwargs):
+    """Runs code in a process of its own -> the exit code, and what it says on stderr."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, **kwargs)
+    return done.returncode, done.stderr
+
+
+def shell(command, **env):
+    """Runs a command of bash in which `rushlight` is the program."""
+    script = f'rushlight() {{ {" ".join(PROGRAM)} "$@"; }}\n{command}'
+    # Python would cut its own files of bytecode short, where a limit on files does.
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | env
+    return subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+def unbuffered(request):
+    """PYTHONUNBUFFERED."""
+    return {"PYTHONUNBUFFERED": request.param}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A checkpoint of 9,000 tensors, of which `inspect --json` writes a megabyte."""
+    path = tmp_path_factory.mktemp("large") / "large.safetensors"
+    save_file({f"layers.{i}.mlp.experts.gate_proj.weight": np.zeros(1, np.float16) for i in range(9000)}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(large):
+    """What `inspect --json` writes of it."""
+    return subprocess.run(
+        [*PROGRAM, "inspect", large, "--json"], capture_output=True, check=True, timeout=TIMEOUT_S
+    ).stdout
+
+
+DAEMON = """
+import rushlight, threading, time
+model = rushlight.load()
+def forever():
+    while True:
+        {work}
+threading.Thread(target=forever, daemon=True).start()
+time.sleep({seconds})
+"""
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "model.generate('A fox', max_tokens=50)",
+        "model.logits('A fox and a dog went')",
+        "list(model.stream('A fox', max_tokens=50))",
+        "model.score('A fox', ' and a dog')",
+        "rushlight.load()",
+    ],
+    ids=["generate", "logits", "stream", "score", "load"],
+)
+@pytest.mark.parametrize("seconds", [0.05, 0.2])
+def test_python_ends_while_a_daemon_thread_computes(work, seconds):
+    """It aborts nothing: Python unwinds a thread that asks for the GIL then, and C++ must not be unwound."""
+    assert run_python(DAEMON.format(work=work, seconds=seconds)) == (0, "")
+
+
+def test_python_ends_while_a_forward_is_recorded():
+    """Python code below a frame of C++: the thread is ended there."""
+    assert run_python(
+        """
+import sys, threading, time
+import numpy as np
+from rushlight.backends import _native
+from rushlight.backends.batch import Batch, Chunk
+sys.setswitchinterval(1e-4)
+device = _native.Device(1, "portable")
+def forever():
+    while True:
+        plan = device.plan(Batch.of([Chunk([1], 0, [0])], device.kv_cache("f32", 1, 1, 16, 1)))
+        plan.record(lambda _: [i for i in range(3000)] and device.array(np.zeros((1, 4), np.float32)))
+threading.Thread(target=forever, daemon=True).start()
+time.sleep(0.1)
+"""
+    ) == (0, "")
+
+
+def test_a_daemon_thread_that_holds_a_model_is_no_report():
+    code = """
+import rushlight, threading, time
+model = rushlight.load()
+threading.Thread(target=lambda: (model, time.sleep(100)), daemon=True).start()
+"""
+    assert run_python(code) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
+@pytest.mark.parametrize("megabytes", [64, 230, 260, 300, 400, 450, 700, 1000])
+def test_a_limit_on_addresses(megabytes):
+    """The text, or an error that says memory; never a defect. The embedded model of 7 MB fits into 400 MB."""
+    done = shell(f"ulimit -v {megabytes}000; rushlight generate -p x -n 2", RUSHLIGHT_NUM_THREADS="1")
+    assert done.returncode in ((0,) if megabytes >= 400 else (0, 2))
+    if done.returncode:
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("error: ")
+        assert "memory" in last
+        assert done.stdout == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
+def test_more_threads_than_there_are_addresses_for():
+    done = shell("ulimit -v 350000; rushlight generate -p x -n 2", RUSHLIGHT_NUM_THREADS="64")
+    assert (done.returncode, "memory" in done.stderr) in ((0, False), (2, True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
+def test_a_model_larger_than_the_limit(make_gpt2):
+    """What is needed, and what is there."""
+    folder = make_gpt2(vocab_size=200_000, files={"vocab.json": None, "merges.txt": None})
+    code = f"""
+import resource, rushlight
+rushlight.load().logits("a")
+with open("/proc/self/statm") as file:
+    limit = int(file.read().split()[0]) * 4096 + 30_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    rushlight.load({str(folder)!r})
+except rushlight.RushlightError as error:
+    assert type(error).__name__ == "MemoryLimitError"
+    assert error.need_bytes > 51_000_000 > 30_000_000 >= error.have_bytes > 0, error
+    print(error)
+else:
+    raise SystemExit("it was loaded")
+"""
+    env = os.environ | {"RUSHLIGHT_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("the model does not fit in memory: 5")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
+def test_keys_and_values_stay_within_the_limit():
+    code = """
+import resource, rushlight
+model = rushlight.load()
+with open("/proc/self/statm") as file:
+    before = int(file.read().split()[0]) * 4096
+limit = before + 60_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+model.generate("a", max_tokens=2)
+"""
+    assert run_python(code, env=os.environ | {"RUSHLIGHT_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (MemoryError(), MemoryLimitError, "the model does not fit in memory"),
+        (ImportError("x.so: failed to map segment from shared object"), MemoryLimitError, "does not fit in memory"),
+        (RuntimeError("can't start new thread"), ThreadLimitError, "a thread cannot be started"),
+        (RuntimeError("Resource temporarily unavailable"), ThreadLimitError, "a thread cannot be started"),
+    ],
+)
+def test_shortages_while_loading_are_errors_of_the_library(monkeypatch, error, kind, text):
+    def fail(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr(loader, "identify", fail)
+    with pytest.raises(RushlightError, match=text) as raised:
+        rushlight.load()
+    assert type(raised.value) is kind
+
+
+def test_weights_are_read_where_no_thread_can_be_started(monkeypatch):
+    expected = rushlight.load().generate("a", max_tokens=3).ids
+
+    def start(_self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert rushlight.load().generate("a", max_tokens=3).ids == expected
+
+
+def test_a_command_without_threads():
+    code = """
+import sys, threading
+def start(self): raise RuntimeError("can't start new thread")
+threading.Thread.start = start
+from rushlight.cli import main
+main(["generate", "-p", "a", "-n", "2"])
+"""
+    code, said = run_python(code)
+    assert code == 0
+    assert "Traceback" not in said
+
+
+def test_a_large_result_into_a_file_that_may_not_grow(large, whole, tmp_path, unbuffered):
+    done = shell(f"ulimit -f 500; rushlight inspect {large} --json > {tmp_path}/out", **unbuffered)
+    assert (done.returncode, done.stderr) == (2, "error: standard output: File too large\n")
+    assert (tmp_path / "out").read_bytes() == whole[: 500 * 1024]
+
+
+def test_a_large_result_and_a_reader_that_goes_away(large, unbuffered):
+    done = shell(f"rushlight inspect {large} --json | head -c 10; exit ${{PIPESTATUS[0]}}", **unbuffered)
+    assert (done.returncode, done.stderr, len(done.stdout)) == (141, "", 10)
+
+
+def test_help_and_a_reader_that_goes_away(unbuffered):
+    assert shell("rushlight --help | true; exit ${PIPESTATUS[0]}", **unbuffered).returncode == 141
+
+
+def test_a_large_result_into_a_pipe_that_does_not_block(large, whole, unbuffered):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    command = subprocess.Popen([*PROGRAM, "inspect", large, "--json"], stdout=writer, env=os.environ | unbuffered)
+    os.close(writer)
+    read = b""
+    while piece := os.read(reader, 1 << 16):
+        read += piece
+        time.sleep(0.002)
+    os.close(reader)
+    assert command.wait(TIMEOUT_S) == 0
+    assert read == whole
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate -p a -n 2",
+        "generate -p a -n 2 --json",
+        "inspect $model",
+        "check $model --json",
+        "lens -p abc",
+        "lens -p abc --json",
+        "devices",
+        "devices --json",
+        "eval --text $text",
+        "batch $text --text-lines -n 2 -o -",
+        "chat < $text",
+        "port $model -o -",
+        "--help",
+        "--version",
+        "generate --help",
+    ],
+)
+def test_what_cannot_be_printed_is_an_error(make_gpt2, tmp_path, command):
+    model = make_gpt2()
+    text = tmp_path / "text"
+    text.write_text("Once upon a time\n", encoding="utf-8")
+    for redirection, reason in [
+        (">/dev/full", ": No space left on device"),
+        (">&-", " is closed"),
+    ]:
+        done = shell(f"rushlight {command} {redirection}", model=str(model), text=str(text))
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"error: standard output{reason}")
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["generate -p a -n 3 --stats", "batch $text --text-lines -n 3 -o -"])
+def test_notes_that_cannot_be_written_lose_no_text(tmp_path, command):
+    """The result is whole; the exit code says that something else is not. A stderr that is closed was asked for."""
+    text = tmp_path / "text"
+    text.write_text("a\n", encoding="utf-8")
+    right = shell(f"rushlight {command}", text=str(text))
+    full = shell(f"rushlight {command} 2>/dev/full", text=str(text))
+    closed = shell(f"rushlight {command} 2>&-", text=str(text))
+    assert right.returncode == closed.returncode == 0
+    assert full.returncode == 2
+    assert right.stdout == full.stdout == closed.stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("inspect $large --html $folder/page.html", "page.html"),
+        ("port $model -o $folder/port.py", "port.py"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_named(make_gpt2, tmp_path, large, command, name):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    done = shell(f"ulimit -f 1; rushlight {command}", large=str(large), folder=str(folder), model=str(make_gpt2()))
+    assert (done.returncode, done.stderr) == (2, f"error: {folder / name}: File too large\n")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_golden_file_that_cannot_be_written_is_named(tmp_path):
+    from rushlight.proof import read_golden
+    from rushlight.proof.record import write_golden
+
+    golden = read_golden(Path(__file__).parents[1] / "fixtures" / "proof" / "gpt2.golden.safetensors")
+    with pytest.raises(OSError, match="No such file or directory") as error:
+        write_golden(golden, tmp_path / "none" / "golden.safetensors")
+    assert error.value.filename == str(tmp_path / "none" / "golden.safetensors")
+
+
+def test_an_interrupt_while_python_imports():
+    """Wherever in the imports it comes: 130, and not a word."""
+    code = """
+import builtins, os, signal, sys
+real, seen = builtins.__import__, 0
+def imports(name, *rest):
+    global seen
+    seen += name.startswith("rushlight.") or name == "typer"
+    if seen == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *rest)
+from rushlight.__main__ import program
+builtins.__import__ = imports
+sys.argv[2:] = ["generate", "-p", "a", "-n", "2"]
+try:
+    program()
+finally:
+    builtins.__import__ = real
+"""
+    for at in (1, 2, 4, 8):
+        done = subprocess.run([sys.executable, "-c", code, str(at)], capture_output=True, timeout=TIMEOUT_S)
+        assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_an_interrupt_that_a_shell_has_ignored_stays_so():
+    interrupts = "for i in $(seq 20); do kill -INT $!; sleep 0.01; done"
+    done = shell(f"trap '' INT; rushlight generate -p a -n 2 --json & {interrupts}; wait $!")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["finish_reason"] == "length"

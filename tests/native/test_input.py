@@ -1,0 +1,274 @@
+"""Input that no backend gives: an error, and never memory that is not the caller's."""
+
+import gc
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rushlight.backends import _native
+from rushlight.backends.batch import Batch, Chunk
+
+HUGE = 2**31 - 65
+
+
+@pytest.fixture(scope="module")
+def device():
+    return _native.Device(2, _native.instruction_sets()[0])
+
+
+def raw(n_bytes):
+    return np.zeros(n_bytes, np.uint8)
+
+
+def batch(cache, ids=(1, 2), position=0):
+    return Batch.of([Chunk(list(ids), position, [0])], cache)
+
+
+def draw(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, share=0.5, changes=None, allowed=None):
+    return (temperature, top_k, top_p, min_p, share, changes, allowed)
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_bytes", "columns", "first"),
+    [
+        ((64, 96), 4, 0, 0),
+        ((64, 96), 4, -4, 0),
+        ((64, 96), 64 * 96 * 4, 64, 2**63 - 32),
+        ((64, 96), 64 * 96 * 4, 64, 32),
+        ((64, 96), 64 * 96 * 4, 64, -32),
+        ((64, 96), 64 * 96 * 4 - 1, 64, 0),
+        ((64, 96), 64 * 97 * 4, 64, 0),
+    ],
+)
+def test_rows_that_are_no_part_of_the_weight(device, shape, n_bytes, columns, first):
+    with pytest.raises(ValueError, match=r"no whole rows|no part of the weight"):
+        device.pack(device.weight("f32", *shape), raw(n_bytes), "F32", columns, False, first)
+
+
+@pytest.mark.parametrize("shape", [(0, 1), (1, 0), (-1, 1), (2**31 - 1, 1), (1, 2**31 - 1)])
+def test_a_weight_of_no_size(device, shape):
+    with pytest.raises(ValueError, match="no size"):
+        device.weight("f32", *shape)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: d.weight("f32", HUGE, HUGE),
+        lambda d: d.weight("int4", HUGE, HUGE),
+        lambda d: d.kv_cache("f16", 65536, 1024, 64, 2**25),
+        lambda d: d.kv_cache("f32", HUGE, HUGE, HUGE, HUGE),
+    ],
+)
+def test_more_bytes_than_can_be_counted(device, make):
+    with pytest.raises(MemoryError):
+        make(device)
+
+
+def test_an_arena_is_sound_after_it_could_not_grow(device):
+    weight = device.weight("f32", 64, 64)
+    with pytest.raises(MemoryError):
+        device.weight("f32", 2**20, 2**24)
+    values = np.arange(64 * 64, dtype=np.float32)
+    small = [device.weight("f32", 64, 64) for _ in range(3000)]  # more than what was left of the chunk
+    for one in (weight, *small):
+        assert device.pack(one, values.view(np.uint8), "F32", 64, False, 0)
+
+
+@pytest.mark.parametrize("n", [-1, -(2**40), 2**40])
+def test_a_vector_of_no_size(device, n):
+    with pytest.raises(ValueError, match="no size"):
+        device.vector(n)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
+def test_a_small_model_takes_few_addresses():
+    def addresses():
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * 4096
+
+    before = addresses()
+    other = _native.Device(1, _native.instruction_sets()[0])
+    kept = [other.weight("f32", 256, 256) for _ in range(20)]
+    assert addresses() - before < 32 << 20
+    assert len(kept) == 20
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (1.0,),
+        draw()[:6],
+        (*draw(), None),
+        draw(changes=(np.array([1], np.int32),)),
+        draw(changes=(np.array([4], np.int32), np.ones(1), np.zeros(1))),
+        draw(changes=(np.array([-1], np.int32), np.ones(1), np.zeros(1))),
+        draw(allowed=np.ones(3, bool)),
+        draw(temperature=-1.0, top_p=0.5),
+        draw(temperature=np.nan),
+        draw(temperature=np.inf),
+        draw(top_k=-1),
+        draw(top_p=0.0),
+        draw(top_p=1.5),
+        draw(min_p=2.0),
+        draw(share=1.0),
+        draw(share=np.nan),
+    ],
+)
+def test_a_draw_that_is_none(device, wrong):
+    logits = device.array(np.zeros((1, 4), np.float32))
+    with pytest.raises(ValueError, match=r"number of fields|out of range|beyond the logits|allowed"):
+        device.choose(logits, [wrong])
+
+
+def test_draws_that_are_made_as_they_are_asked_for(device):
+    class Draws:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            if i == 2:
+                raise IndexError
+            changes = (np.array([3], np.int32), np.ones(1), np.full(1, 50.0))
+            return draw(0.0, changes=changes, allowed=np.array([False, i == 1, False, i == 0]))
+
+    logits = device.array(np.zeros((2, 4), np.float32))
+    assert device.choose(logits, Draws()) == [3, 1]
+
+
+def test_any_byte_but_0_allows_a_token(device):
+    allowed = np.array([0, 7, 0, 255], np.uint8).view(bool)
+    logits = device.array(np.array([[9, 1, 8, 2]], np.float32))
+    assert device.choose(logits, [draw(0.0, allowed=allowed)]) == [3]
+
+
+def test_a_plan_is_run_only_when_it_is_finished(device):
+    cache = device.kv_cache("f32", 1, 1, 16, 2)
+    step = batch(cache)
+    table = device.weight("f32", 32, 4)
+    device.pack(table, raw(32 * 4 * 4), "F32", 32, False, 0)
+
+    def forward(plan):
+        return device.embedding(plan.ids, table)
+
+    def fails(plan):
+        device.embedding(plan.ids, table)
+        raise LookupError
+
+    new = device.plan(step)
+    with pytest.raises(ValueError, match="not finished"):
+        new.run(step)
+    with pytest.raises(ValueError, match="has been recorded"):
+        new.finish(device.array(np.zeros((2, 32), np.float32)))
+    with pytest.raises(LookupError):
+        new.record(fails)
+    with pytest.raises(ValueError, match="not finished"):
+        new.run(step)
+    with pytest.raises(ValueError, match="recorded once"):
+        new.record(forward)
+
+    unfit = device.plan(step)
+    unfit.record(forward)
+    assert unfit.finish(device.array(np.zeros((2, 32), np.float32))) is None
+    with pytest.raises(ValueError, match="not finished"):
+        unfit.run(step)
+
+    plan = device.plan(step)
+    out = plan.record(forward)
+    assert plan.finish(out) is not None
+    with pytest.raises(ValueError, match="finished once"):
+        plan.finish(out)
+    assert plan.run(step).shape == (2, 32)
+    x = device.array(np.zeros((2, 16), np.float32))
+    with pytest.raises(ValueError, match="only while"):
+        device.attention(x, x, x, plan.rows, plan.cache, 0, 1, 1.0)
+
+
+def test_a_batch_that_makes_its_parts_as_they_are_asked_for(device):
+    class Fresh:
+        ids = property(lambda _: np.array([1, 2], np.int32))
+        positions = property(lambda _: np.array([0, 1], np.int32))
+        row_starts = property(lambda _: np.array([0, 2], np.int32))
+        block_tables = property(lambda _: np.array([[0]], np.int32))
+        logit_rows = property(lambda _: np.array([1], np.int32))
+        cache = property(lambda _: device.kv_cache("f32", 1, 1, 16, 2))
+
+    plan = device.plan(Fresh())
+    gc.collect()
+    assert plan.cache.n_blocks == 2
+    assert plan.rows is not None
+
+
+@pytest.mark.parametrize(
+    ("row_starts", "n_rows", "tables"),
+    [
+        ([0, 7, 100, 5], 5, [[0]] * 3),
+        ([0, 2**30, 5], 5, [[0]] * 2),
+        ([], 0, np.empty((0, 0), np.int32)),
+        ([0, 2], 2, [[5]]),
+        ([0, 2], 2, [[-1]]),
+        ([0, 2], 3, [[0]]),
+        ([0, 65], 65, [[0]]),
+    ],
+)
+def test_rows_that_do_not_fit_together(device, row_starts, n_rows, tables):
+    with pytest.raises(ValueError, match=r"fit together|without rows|not in the cache|beyond the sequence"):
+        device.rows(np.array(row_starts, np.int32), np.arange(n_rows, dtype=np.int32), np.array(tables, np.int32), 2)
+
+
+@pytest.mark.parametrize("offset", [-1, 2**63 - 1])
+def test_an_offset_in_no_file(device, offset):
+    with pytest.raises(ValueError, match="offset"):
+        _native.Load(device.vector(4), 0, offset, "F32")
+    with pytest.raises(ValueError, match="offset"):
+        _native.Load(device.weight("f32", 4, 4), 0, offset, "F32", False)
+
+
+def test_a_file_that_cannot_be_read(device):
+    assert device.load([_native.Load(device.vector(4), -1, 0, "F32")]) == [_native.LoadProblem.NOT_READ]
+
+
+@pytest.mark.parametrize("name", ["Array", "Vector", "Weight", "KVCache", "Rows", "Ids", "Plan", "Load"])
+@pytest.mark.filterwarnings("ignore:nanobind:RuntimeWarning")
+def test_an_object_that_no_device_made(device, name):
+    made = getattr(_native, name)
+    empty = made.__new__(made)
+    with pytest.raises((TypeError, BufferError)):
+        memoryview(empty)
+    for attribute in ("shape", "nbytes", "n_blocks", "ids", "rows", "cache"):
+        if hasattr(made, attribute):
+            with pytest.raises(TypeError):
+                getattr(empty, attribute)
+    with pytest.raises(TypeError):
+        device.exp(empty)
+
+
+@pytest.mark.parametrize("columns", [32, 40])
+def test_a_consumer_gets_the_layout_that_it_asks_for(device, columns):
+    values = np.arange(3 * columns, dtype=np.float32).reshape(3, columns)
+    for array, expected in [
+        (device.array(values), values),
+        (device.split(device.array(values), 2)[1], values[:, columns // 2 :]),
+        (device.take(device.array(values), np.array([1], np.int32)), values[1:2]),
+    ]:
+        assert np.array_equal(np.asarray(array), expected)
+        assert memoryview(array).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(0, 32), (3, 0), (0, 0)])
+def test_arrays_without_elements(device, shape):
+    x = device.array(np.zeros(shape, np.float32))
+    none = np.empty(0, np.int32)
+    assert (x + x).shape == (x * x).shape == device.exp(x).shape == shape
+    assert device.take(x, none).shape == (0, shape[1])
+    assert device.windows(x, none.reshape(0, 2)).shape == (0, 2 * shape[1])
+    assert device.activation(x, "gelu_tanh").shape == shape
+    assert device.vector(np.empty(0, np.float32)).shape == (0,)
+    with pytest.raises(ValueError, match="split evenly"):
+        device.split(x, 2**31 - 1)
+
+
+def test_windows_of_no_rows(device):
+    with pytest.raises(ValueError, match="windows of no rows"):
+        device.windows(device.array(np.zeros((2, 4), np.float32)), np.empty((3, 0), np.int32))
