@@ -70,7 +70,7 @@ std::vector<LoadProblem> load(std::span<const Load> loads, const Kernels& kernel
     }
   }
   std::vector<std::atomic<LoadProblem>> problems(loads.size());
-  pool.share(static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end) {
+  pool.share(static_cast<int64_t>(pieces.size()), 1, 1, [&](int64_t begin, int64_t end) {
     std::vector<uint8_t> buffer;
     for (int64_t p = begin; p < end; ++p) {
       const auto [i, first, rows] = pieces[static_cast<size_t>(p)];

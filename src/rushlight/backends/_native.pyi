@@ -102,10 +102,27 @@ class Plan:
     def run(self, batch: Batch) -> Array | None:
         """The same step on another batch. None if another thread is running it, or the batch does not fit it."""
 
-class Device:
-    """The operations, by a number of threads with one instruction set. Any thread may call it; the GIL is released."""
+class Governor:
+    """How many threads a kind of work is given; see native/governor.h. Times are in nanoseconds."""
 
-    def __init__(self, threads: int, isa: str) -> None: ...
+    def __init__(self, most: int) -> None: ...
+    def threads(self, what: int, work: float, now: int) -> int:
+        """How many threads to give the run that begins now."""
+
+    def ran(self, what: int, work: float, threads: int, began: int, ended: int, waited: int) -> None:
+        """Reports the run: of its time the caller waited for other threads so long."""
+
+    @staticmethod
+    def gives_up(threads: int, elapsed: int, waited: int) -> bool:
+        """Whether a caller that has waited for so much of a run does better alone."""
+
+class Device:
+    """The operations, by a number of threads with one instruction set. Any thread may call it; the GIL is released.
+
+    If it adapts, an operation gets as many of the threads as pay; the bits are the same.
+    """
+
+    def __init__(self, threads: int, isa: str, adapts: bool = False) -> None: ...
     @property
     def threads(self) -> int: ...
     @property

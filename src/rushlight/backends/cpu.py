@@ -15,7 +15,7 @@ from rushlight.backends import _native
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import FileTensor, Role
-from rushlight.backends.threads import thread_count
+from rushlight.backends.threads import threads_for
 from rushlight.errors import DeviceError, DtypeError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class CPUBackend:
 
     Args:
         dtype: of the weights, a word of DTYPES.
-        threads: how many to compute with; None is RUSHLIGHT_NUM_THREADS, or as many as this process has cores for.
+        threads: how many to compute with, at most one for each core that this process may use; None is
+            RUSHLIGHT_NUM_THREADS, or as many of these as pay.
         isa: the instruction set; None is RUSHLIGHT_ISA, or the best that this processor has.
 
     Raises:
@@ -66,7 +67,8 @@ class CPUBackend:
         self._unread: list[_Unread] = []
         self.dtype = "f32" if dtype == "auto" else dtype
         """What the weights are kept in; with auto, what they turn out to be as they are placed."""
-        self._native = _native.Device(thread_count(threads), _instruction_set(isa))
+        count, adapts = threads_for(threads)
+        self._native = _native.Device(count, _instruction_set(isa), adapts)
         self._rows: _KeptRows | None = None
         # Bound once: the calls of a step go straight into native code.
         self.embedding = self._native.embedding
