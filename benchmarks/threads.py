@@ -7,8 +7,8 @@ neighbours (processes that do nothing but spin; `2@10` is two of them at nice 10
 is timed after the other, and that several times over. A time beside which yet other programs, or other guests of the
 machine, took more than a little of the cores is taken again; the record says how much of them it was.
 
-Writes results/threads.md and results/threads.json; `--merge` keeps what the JSON has of other neighbours, so that a
-table can be taken in pieces.
+Writes results/threads.md and results/threads.json; `--merge` keeps what the JSON has of other neighbours and
+models, so that a table can be taken in pieces.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SETTLE_S = 0.3
 QUIET = 0.05
 """Of a core: what programs that do not belong to the measurement may take beside it."""
 
-TRIES = 6
+TRIES = 4
 
 
 class Work(NamedTuple):
@@ -184,8 +184,8 @@ def markdown(record: dict[str, object]) -> str:
     labels = list(rows[0]["rates"])
     text = [
         "# Threads beside busy neighbours\n",
-        f"{record['date']}, {record['cpu']}, {record['cores']} cores. Tokens a second: medians of {record['repeats']} "
-        f"rounds in turn, each of at least {LEAST_S} s. A neighbour spins on a core; `2@10` is two of them at nice 10. "
+        f"{record['date']}, {record['cpu']}, {record['cores']} cores. Tokens a second: medians of "
+        f"three to five rounds in turn, each of at least {LEAST_S} s. A neighbour spins on a core; `2@10` is two of them at nice 10. "
         "`default / best` is the default over the best fixed number of threads, both after; `others` is what programs "
         "beside the measurement took of a core at most.\n",
         "`python -m benchmarks.threads --before OTHER/src` writes it.\n",
@@ -217,8 +217,8 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="the src folder, with its extension, of the code to compare with")
     parser.add_argument("--neighbours", default=",".join(NEIGHBOURS), help="(%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds (%(default)s)")
-    parser.add_argument("--models", default=",".join(MODELS), help="(%(default)s)")
-    parser.add_argument("--merge", action="store_true", help="keep what the results have of other neighbours")
+    parser.add_argument("--models", default=",".join(MODELS), help="of these: %(default)s")
+    parser.add_argument("--merge", action="store_true", help="keep what the results have beside these")
     parser.add_argument("--out", type=Path, default=RESULTS, help="(%(default)s)")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -236,12 +236,14 @@ def main() -> None:
     numbers = [None, *range(1, usable_cores() + 1)]
     settings = [Setting(_label("after", n), ROOT / "src", n) for n in numbers]
     if arguments.before:
-        settings = [Setting(_label("before", n), arguments.before.resolve(), n) for n in numbers[:2]] + settings
+        settings = [Setting(_label("before", None), arguments.before.resolve(), None), *settings]
     file = arguments.out / "threads.json"
     specs = arguments.neighbours.split(",")
     rows = []
     if arguments.merge and file.exists():
-        rows = [row for row in json.loads(file.read_text(encoding="utf-8"))["rows"] if row["neighbours"] not in specs]
+        taken = {(spec, model) for spec in specs for model in MODELS}
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        rows = [row for row in rows if (row["neighbours"], row["model"]) not in taken]
     with ExitStack() as stack:
         workers = {setting.label: Worker(setting) for setting in settings}
         for worker in workers.values():
@@ -249,7 +251,7 @@ def main() -> None:
         for spec in specs:
             rows += measure(workers, spec, arguments.repeats)
     rows.sort(key=lambda row: (_place(row["neighbours"]), list(WORK).index((row["model"], row["work"]))))
-    record = {**machine(), "repeats": arguments.repeats, "rows": rows}
+    record = {**machine(), "rows": rows}
     arguments.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (arguments.out / "threads.md").write_text(markdown(record), encoding="utf-8")

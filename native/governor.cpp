@@ -13,10 +13,10 @@ constexpr int64_t kMillisecond = 1'000'000;
 // A window is long enough to average what varies from run to run; on a busy machine that is which thread has a core, for
 // slices of about 3 ms (Linux, man 7 sched, and its default base_slice_ns).
 // The first choice is made sooner.
-constexpr int64_t kShortWindow = 2 * kMillisecond, kLongWindow = 20 * kMillisecond;
+constexpr int64_t kShortWindow = 2 * kMillisecond, kLongWindow = 30 * kMillisecond;
 constexpr int kWindowRuns = 3;      // at least, of runs shorter than the window
-constexpr int kRounds = 3;          // windows of each in a trial
-constexpr double kClear = 1.3;      // a ratio of costs that needs no more rounds
+constexpr int kRounds = 4;          // windows of each in a trial
+constexpr double kClear = 1.3;      // a ratio of costs that needs no more rounds, after one of short windows or two of long
 constexpr double kBetter = 0.97;    // what the number on trial must reach to be taken
 constexpr double kHopeless = 1.5;   // a window may be left when it costs so much more, beyond a slice
 constexpr int64_t kSlice = 4 * kMillisecond;
@@ -87,6 +87,10 @@ int Governor::threads(const void* what, double work, int64_t now) {
   return k.other != 0 && k.others_turn ? k.other : k.best;
 }
 
+int64_t Governor::length(const Kind& kind, int64_t now) const {
+  return kind.known || now < disturbed_until_ ? kLongWindow : kShortWindow;
+}
+
 void Governor::ran(const Run& run) {
   if (most_ == 1) return;
   const int64_t now = run.ended, ns = run.ended - run.began;
@@ -100,9 +104,9 @@ void Governor::ran(const Run& run) {
   k.run_since += ns;
   if (k.other == 0) return;
 
-  const int64_t length = k.known || disturbed(now) ? kLongWindow : kShortWindow;
+  const int64_t whole = length(k, now);
   // The first run of a window may wake threads that slept through the one before.
-  const bool wakes = k.window.runs++ == 0 && ns < length / 4;
+  const bool wakes = k.window.runs++ == 0 && ns < whole / 4;
   if (!wakes) k.window.work += run.work, k.window.ns += ns;
   if (k.others_turn && k.window.work > 0) {
     const double expected = k.window.work * k.best_sum.cost();
@@ -112,7 +116,7 @@ void Governor::ran(const Run& run) {
       return;
     }
   }
-  if (k.window.ns < length || (ns < length && k.window.runs < kWindowRuns)) return;
+  if (k.window.ns < whole || (ns < whole && k.window.runs < kWindowRuns)) return;
   Tally& sum = k.others_turn ? k.other_sum : k.best_sum;
   sum.work += k.window.work, sum.ns += k.window.ns;
   k.window = {};
@@ -125,10 +129,9 @@ void Governor::ran(const Run& run) {
 
 void Governor::judge(Kind& k, int64_t now) {
   const double ratio = k.other_sum.cost() / k.best_sum.cost();
-  if (ratio > kClear) {
-    end_trial(k, false, now);
-  } else if (ratio < 1 / kClear && (k.rounds > 1 || !disturbed(now))) {
-    end_trial(k, true, now);
+  const bool enough = k.rounds > 1 || length(k, now) == kShortWindow;
+  if (enough && (ratio > kClear || ratio < 1 / kClear)) {
+    end_trial(k, ratio < 1, now);
   } else if (k.rounds == kRounds) {
     end_trial(k, ratio < kBetter, now);
   }

@@ -57,7 +57,8 @@ class Governor {
   };
 
   Kind& kind(const void* what, double work, int64_t now);
-  bool disturbed(int64_t now) const { return now < disturbed_until_; }
+  // Of a window: nanoseconds.
+  int64_t length(const Kind& kind, int64_t now) const;
   // The number to try next, or 0.
   int candidate(Kind& kind, int64_t now) const;
   int fewer(int threads) const;

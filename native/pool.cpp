@@ -6,6 +6,8 @@
 #include <chrono>
 #include <new>
 
+#include "core.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -78,6 +80,7 @@ struct Pool::Crew {
   std::vector<Count> taken;  // of each stage's share for each thread
   alignas(64) std::atomic<uint32_t> finished = 0;  // stages that are done
   alignas(64) std::atomic<bool> alone = false;     // the caller does what is left
+  std::atomic<int> callers_core = -1;
   std::vector<std::thread> threads;
 
   explicit Crew(int n_threads) : seats(static_cast<size_t>(n_threads)) {
@@ -115,6 +118,7 @@ struct Pool::Crew {
     for (size_t i = 0; i < n_shares; ++i) taken[i].items.store(0, std::memory_order_relaxed);
     finished.store(0, std::memory_order_relaxed);
     alone.store(false, std::memory_order_relaxed);
+    callers_core.store(this_core(), std::memory_order_relaxed);
     for (size_t i = 1; i < static_cast<size_t>(n_threads); ++i) {
       seats[i].state.store(kCalled, std::memory_order_release);
       seats[i].state.notify_all();
@@ -135,12 +139,23 @@ struct Pool::Crew {
   template <class Between>
   void work(int self, int64_t& waited, Between&& between) {
     for (uint32_t s = 0, seen = 0; s < stages.size(); ++s) {
+      keep_apart(self);
       take_parts(s, self);
       while (seen <= s && s + 1 < stages.size()) {
         seen = await_change(finished, seen, waited);
         between();
       }
       if (self != 0 && alone.load(std::memory_order_relaxed)) return;
+    }
+  }
+
+  // A worker leaves the core of the one that it works for.
+  void keep_apart(int self) {
+    const int core = this_core(), callers = callers_core.load(std::memory_order_relaxed);
+    if (self == 0) {
+      if (core != callers) callers_core.store(core, std::memory_order_relaxed);
+    } else if (core >= 0 && core == callers) {
+      leave_core(core);
     }
   }
 

@@ -34,8 +34,8 @@ class Threads(NamedTuple):
 def threads_for(asked: int | None = None) -> Threads:
     """`asked` threads, else what RUSHLIGHT_NUM_THREADS says, else one for each usable core, of which as many as pay.
 
-    More threads than usable cores only wait for one another: such a number is reduced to them, with a note at level INFO
-    on the "rushlight" logger.
+    More threads than usable cores only wait for one another: such a number is reduced to them, which the "rushlight"
+    logger says at level INFO, and the commands as a note.
 
     Raises:
         DeviceError: the number asked for is not a whole number from 1 to MOST.
