@@ -148,7 +148,8 @@ def quiet_rate(worker: Worker, model: str, work: Work, spinning: list[int]) -> t
 def neighbours(spec: str) -> Iterator[list[int]]:
     """Processes that spin while the block runs, "2@10" is two at nice 10; their ids."""
     n, _, nice = spec.partition("@")
-    spin = f"import os\nos.nice({int(nice or 0)})\nwhile True: pass"
+    spin = f"import os\nos.nice({int(nice or 0)})\nparent = os.getppid()\n"
+    spin += "while os.getppid() == parent:\n    for _ in range(10**6): pass"  # not beyond a run that is killed
     spinning = [subprocess.Popen([sys.executable, "-I", "-S", "-c", spin]) for _ in range(int(n))]  # noqa: S603
     try:
         time.sleep(SETTLE_S)
@@ -185,7 +186,8 @@ def markdown(record: dict[str, object]) -> str:
     text = [
         "# Threads beside busy neighbours\n",
         f"{record['date']}, {record['cpu']}, {record['cores']} cores. Tokens a second: medians of "
-        f"three to five rounds in turn, each of at least {LEAST_S} s. A neighbour spins on a core; `2@10` is two of them at nice 10. "
+        f"three to five rounds in turn, each of at least {LEAST_S} s. A neighbour spins on a core; `2@10` is two "
+        "of them at nice 10. "
         "`default / best` is the default over the best fixed number of threads, both after; `others` is what programs "
         "beside the measurement took of a core at most.\n",
         "`python -m benchmarks.threads --before OTHER/src` writes it.\n",

@@ -99,8 +99,8 @@ struct Pool::Crew {
     std::atomic<uint32_t>& state = seats[self].state;
     int64_t waited = 0;
     for (;;) {
-      uint32_t called = await_change(state, kIdle, waited);
-      if (called == kDismissed) return;
+      if (await_change(state, kIdle, waited) == kDismissed) return;
+      uint32_t called = kCalled;  // and not called off since
       if (!state.compare_exchange_strong(called, kAtWork, std::memory_order_acq_rel)) continue;
       work(static_cast<int>(self), waited, [] {});
       state.store(kIdle, std::memory_order_release);
