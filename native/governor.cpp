@@ -16,7 +16,7 @@ constexpr int64_t kMillisecond = 1'000'000;
 constexpr int64_t kShortWindow = 2 * kMillisecond, kLongWindow = 30 * kMillisecond;
 constexpr int kWindowRuns = 3;      // at least, of runs shorter than the window
 constexpr int kRounds = 4;          // windows of each in a trial
-constexpr double kClear = 1.3;      // a ratio of costs that needs no more rounds, after one of short windows or two of long
+constexpr double kClear = 1.3;      // a ratio of costs that needs no more rounds: after one of short windows, two of long
 constexpr double kBetter = 0.97;    // what the number on trial must reach to be taken
 constexpr double kHopeless = 1.5;   // a window may be left when it costs so much more, beyond a slice
 constexpr int64_t kSlice = 4 * kMillisecond;
@@ -92,7 +92,7 @@ int64_t Governor::length(const Kind& kind, int64_t now) const {
 }
 
 void Governor::ran(const Run& run) {
-  if (most_ == 1) return;
+  if (most_ == 1 || run.work <= 0) return;
   const int64_t now = run.ended, ns = run.ended - run.began;
   if (run.waited > kLongWait) disturbed_until_ = now + kDisturbance;
   Kind& k = kind(run.what, run.work, now);

@@ -71,7 +71,7 @@ def open_backend(device: str = "auto", dtype: str = "auto", *, threads: int | No
         here = "one GPU, cuda:0" if len(found) == 1 else f"{len(found)} GPUs, cuda:0 to cuda:{len(found) - 1}"
         raise DeviceError(f"device {device} is not available: this machine has {here}", remedy="use --device cuda:0")
     if threads is not None:
-        threads = threads_for(threads).count
+        threads = threads_for(threads).n
         if name not in {"cpu", "torch-cpu"}:
             _log.warning("the %s backend leaves the number of threads to its library, whatever --threads says", name)
     return _OPENERS[name](device, dtype, threads)

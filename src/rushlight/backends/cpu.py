@@ -67,8 +67,8 @@ class CPUBackend:
         self._unread: list[_Unread] = []
         self.dtype = "f32" if dtype == "auto" else dtype
         """What the weights are kept in; with auto, what they turn out to be as they are placed."""
-        count, adapts = threads_for(threads)
-        self._native = _native.Device(count, _instruction_set(isa), adapts)
+        n, adapts = threads_for(threads)
+        self._native = _native.Device(n, _instruction_set(isa), adapts)
         self._rows: _KeptRows | None = None
         # Bound once: the calls of a step go straight into native code.
         self.embedding = self._native.embedding

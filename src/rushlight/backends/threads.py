@@ -23,11 +23,11 @@ class Threads(NamedTuple):
     """How many threads compute.
 
     Attributes:
-        count: at least 1, and no more than the usable cores.
+        n: at least 1, and no more than the usable cores.
         adapts: whether fewer of them are used where that is faster.
     """
 
-    count: int
+    n: int
     adapts: bool
 
 
@@ -44,10 +44,10 @@ def threads_for(asked: int | None = None) -> Threads:
     cores = usable_cores()
     if not value:
         return Threads(cores, adapts=True)
-    count = _checked(name, value)
-    if count > cores:
-        _log.info("computing with %d threads in place of %d: this process may use no more cores", cores, count)
-    return Threads(min(count, cores), adapts=False)
+    n = _checked(name, value)
+    if n > cores:
+        _log.info("computing with %d threads in place of %d: this process may use no more cores", cores, n)
+    return Threads(min(n, cores), adapts=False)
 
 
 def usable_cores(root: Path = Path("/")) -> int:
