@@ -189,7 +189,7 @@ def markdown(record: dict[str, object]) -> str:
         f"three to five rounds in turn, each of at least {LEAST_S} s. A neighbour spins on a core; `2@10` is two "
         "of them at nice 10. "
         "`default / best` is the default over the best fixed number of threads, both after; `others` is what programs "
-        "beside the measurement took of a core at most.\n",
+        "beside the measurement took of a core at most: a row in which that is more than a little says nothing.\n",
         "`python -m benchmarks.threads --before OTHER/src` writes it.\n",
         f"| neighbours | model | work | {' | '.join(labels)} | default / best | others |",
         f"|---|---|---|{'---:|' * (len(labels) + 2)}",
@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS), help="of these: %(default)s")
     parser.add_argument("--merge", action="store_true", help="keep what the results have beside these")
     parser.add_argument("--out", type=Path, default=RESULTS, help="(%(default)s)")
+    parser.add_argument("--render", action="store_true", help="measure nothing: write the table of the JSON again")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     for name in set(MODELS) - set(arguments.models.split(",")):
@@ -230,6 +231,10 @@ def main() -> None:
         serve(arguments.serve or None)
         return
 
+    file = arguments.out / "threads.json"
+    if arguments.render:
+        (arguments.out / "threads.md").write_text(markdown(json.loads(file.read_text("utf-8"))), encoding="utf-8")
+        return
     from benchmarks.checkpoint import write_checkpoint
     from rushlight.bench.machine import machine, usable_cores
 
@@ -239,7 +244,6 @@ def main() -> None:
     settings = [Setting(_label("after", n), ROOT / "src", n) for n in numbers]
     if arguments.before:
         settings = [Setting(_label("before", None), arguments.before.resolve(), None), *settings]
-    file = arguments.out / "threads.json"
     specs = arguments.neighbours.split(",")
     rows = []
     if arguments.merge and file.exists():
