@@ -15,6 +15,7 @@
 
 #include "device.h"
 #include "gil.h"
+#include "governor.h"
 #include "isa.h"
 #include "plan.h"
 
@@ -46,10 +47,10 @@ std::vector<std::string> names(const std::vector<const Kernels*>& kernels) {
   return names;
 }
 
-std::shared_ptr<Device> make_device(int n_threads, const std::string& isa, bool exact) {
+std::shared_ptr<Device> make_device(int n_threads, const std::string& isa, bool exact, bool adapts) {
   if (n_threads < 1) throw std::invalid_argument("a device needs a thread");
   for (const Kernels* kernels : available_kernels()) {
-    if (kernels->name == isa) return std::make_shared<Device>(n_threads, *kernels, exact);
+    if (kernels->name == isa) return std::make_shared<Device>(n_threads, adapts, *kernels, exact);
   }
   throw std::invalid_argument("this processor has no " + isa);
 }
@@ -273,8 +274,23 @@ NB_MODULE(_native, m) {
            },
            "batch"_a);
 
+  // For its tests: a device has one of its own.
+  nb::class_<Governor>(m, "Governor")
+      .def(nb::init<int>(), "most"_a)
+      .def("threads",
+           [](Governor& g, uintptr_t what, double work, int64_t now) {
+             return g.threads(reinterpret_cast<const void*>(what), work, now);
+           },
+           "what"_a, "work"_a, "now"_a)
+      .def("ran",
+           [](Governor& g, uintptr_t what, double work, int threads, int64_t began, int64_t ended, int64_t waited) {
+             g.ran({reinterpret_cast<const void*>(what), work, threads, began, ended, waited});
+           },
+           "what"_a, "work"_a, "threads"_a, "began"_a, "ended"_a, "waited"_a)
+      .def_static("gives_up", &Governor::gives_up, "threads"_a, "elapsed"_a, "waited"_a);
+
   nb::class_<Device>(m, "Device")
-      .def(nb::new_(&make_device), "threads"_a, "isa"_a, "exact"_a = false)
+      .def(nb::new_(&make_device), "threads"_a, "isa"_a, "exact"_a = false, "adapts"_a = false)
       .def_prop_ro("threads", &Device::n_threads)
       .def_prop_ro("isa", &Device::isa)
       .def("is_exact", [](const Device& device, const std::string& format) {

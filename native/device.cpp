@@ -73,8 +73,8 @@ Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positio
   }
 }
 
-Device::Device(int n_threads, const Kernels& kernels, bool exact)
-    : kernels_(kernels), exact_(exact), pool_(n_threads) {}
+Device::Device(int n_threads, bool adapts, const Kernels& kernels, bool exact)
+    : kernels_(kernels), exact_(exact), pool_(n_threads, adapts) {}
 
 Weight Device::weight(Format format, int n_in, int n_out) {
   require(n_in > 0 && n_out > 0 && n_in <= kMostItems && n_out <= kMostItems, "a weight of no size");
@@ -103,7 +103,7 @@ Vector Device::vector(int64_t n) {
 
 uint32_t Device::read(const Weight& weight) {
   std::atomic<uint32_t> total = 0;
-  pool_.share(weight.n_panels(), 1, [&](int64_t begin, int64_t end) {
+  pool_.share(weight.n_panels(), 1, static_cast<double>(weight.panel_bytes()), [&](int64_t begin, int64_t end) {
     const size_t bytes = weight.panel_bytes() * static_cast<size_t>(end - begin);
     total += kernels_.read(weight.tile(static_cast<int>(begin), 0), bytes);
   });
@@ -125,11 +125,11 @@ Array Device::array(int64_t rows, int64_t columns) {
 }
 
 template <class Body>
-void Device::share(int64_t n, int64_t least, const View& out, Body&& body) {
+void Device::share(int64_t n, int64_t least, double work, const View& out, Body&& body) {
   OutOfMemory memory;
-  pool_.share(n, least, [&](int64_t begin, int64_t end) { memory.watch([&] { body(out, begin, end); }); });
+  pool_.share(n, least, work, [&](int64_t begin, int64_t end) { memory.watch([&] { body(out, begin, end); }); });
   memory.raise();
-  if (Plan* plan = Plan::recording()) plan->add(n, least, out, std::forward<Body>(body));
+  if (Plan* plan = Plan::recording()) plan->add(n, least, work, out, std::forward<Body>(body));
 }
 
 template <class Function>
@@ -181,7 +181,8 @@ Array Device::linear(const Array& x, const Weight& weight, const Vector* bias) {
   }
   // Parts go along the panels, so that each thread reads one stretch of the weight; many rows are cut as well.
   const int64_t row_parts = std::max<int64_t>((x.rows + kLinearRows - 1) / kLinearRows, 1);
-  share(weight.n_panels() * row_parts, 1, out,
+  const double work = static_cast<double>(x.rows * x.columns) * kPanel / static_cast<double>(kElementsAPart * row_parts);
+  share(weight.n_panels() * row_parts, 1, work, out,
         [&kernels, weight, bias = bias == nullptr ? Vector{} : *bias, input, input_stride, row_parts](
             const View& out, int64_t begin, int64_t end) {
           const LinearJob job = {weight.memory.get(),
@@ -278,7 +279,8 @@ std::vector<int32_t> Device::choose(const Array& logits, std::span<const Draw> d
     }
   };
   OutOfMemory memory;
-  pool_.share(logits.rows, kElementsAPart / logits.columns + 1,
+  const int64_t least = kElementsAPart / logits.columns + 1;
+  pool_.share(logits.rows, least, Pool::work_of(least),
               [&](int64_t begin, int64_t end) { memory.watch([&] { choose_rows(begin, end); }); });
   memory.raise();
   return chosen;
@@ -340,7 +342,12 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
 
   // Rows of one sequence and head go through its cache a few at a time.
   Array out = array(n, columns);
-  share(items, 1, out,
+  double positions = 0;
+  for (int s = 0; s < rows.n_sequences(); ++s) {
+    positions += static_cast<double>(rows.end(s) - rows.begin(s)) * (rows.position(s) + 1);
+  }
+  const double work = 2 * positions * head_dim / static_cast<double>(std::max<int64_t>(n, 1) * kElementsAPart);
+  share(items, 1, work, out,
         [&rows, &cache, q = View(q), n, layer, head_dim, attend, scale](const View& out, int64_t begin, int64_t end) {
           thread_local std::vector<float> scratch;
           scratch.resize(attention_scratch(cache.value_stride));

@@ -70,8 +70,9 @@ class Rows {
 // Each operation is done when it returns, and is recorded where this thread records a Plan.
 class Device : public std::enable_shared_from_this<Device> {
  public:
-  // With `exact`, results are the same bits on every instruction set, which costs speed where it has faster products.
-  Device(int n_threads, const Kernels& kernels, bool exact);
+  // Uses n_threads, or if it adapts as many of them as pay. With `exact`,
+  // results are the same bits on every instruction set, which costs speed where it has faster products.
+  Device(int n_threads, bool adapts, const Kernels& kernels, bool exact);
 
   int n_threads() const { return pool_.n_threads(); }
   const char* isa() const { return kernels_.name; }
@@ -116,9 +117,13 @@ class Device : public std::enable_shared_from_this<Device> {
 
  private:
   // Calls body(out, begin, end) for parts of 0 to n, which write what `out` shows. The body must own what it reads, or
-  // have it from the plan that is recorded; activations it knows as views.
+  // have it from the plan that is recorded; activations it knows as views. `work` is an item's, in parts worth a thread.
   template <class Body>
-  void share(int64_t n, int64_t least, const View& out, Body&& body);
+  void share(int64_t n, int64_t least, double work, const View& out, Body&& body);
+  template <class Body>
+  void share(int64_t n, int64_t least, const View& out, Body&& body) {
+    share(n, least, Pool::work_of(least), out, std::forward<Body>(body));
+  }
 
   // Calls function(row index, row of x, row of the result) for each row, shared out if there is enough to do.
   template <class Function>

@@ -92,7 +92,7 @@ std::vector<LoadProblem> load(std::span<const Load> loads, const Kernels& kernel
       if (!finite) problems[i] = LoadProblem::kNotFinite;
     }
   };
-  pool.share(static_cast<int64_t>(pieces.size()), 1,
+  pool.share(static_cast<int64_t>(pieces.size()), 1, 1,
              [&](int64_t begin, int64_t end) { memory.watch([&] { load_pieces(begin, end); }); });
   memory.raise();
   return {problems.begin(), problems.end()};

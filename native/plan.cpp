@@ -76,9 +76,9 @@ Plan::Recording::~Recording() {
   plan_.state_ = State::kRecorded;
 }
 
-void Plan::add(int64_t n, int64_t least, const View& out,
+void Plan::add(int64_t n, int64_t least, double work, const View& out,
                std::function<void(const View& out, int64_t begin, int64_t end)> body) {
-  if (n > 0) recorded_.push_back({n, least, out, std::move(body), &memory_});
+  if (n > 0) recorded_.push_back({n, least, work, out, std::move(body), &memory_});
 }
 
 void Plan::reads(const View& x) {
@@ -117,7 +117,7 @@ std::optional<Array> Plan::finish(const Array& out) {
                          const auto& recorded = *static_cast<const Recorded*>(context);
                          recorded.memory->watch([&] { recorded.body(recorded.out, begin, end); });
                        },
-                       &stage, stage.n, stage.least});
+                       &stage, stage.n, stage.least, stage.work});
   }
   state_ = State::kFinished;
   return result;

@@ -82,7 +82,7 @@ class Plan {
 
   // For the device.
   std::shared_ptr<float> allocate(size_t floats) { return workspace_->allocate(floats); }
-  void add(int64_t n, int64_t least, const View& out,
+  void add(int64_t n, int64_t least, double work, const View& out,
            std::function<void(const View& out, int64_t begin, int64_t end)> body);
   void spoil() { spoilt_ = true; }
   // Spoils the plan unless the array is one that it computes.
@@ -102,6 +102,7 @@ class Plan {
  private:
   struct Recorded {
     int64_t n, least;
+    double work;
     View out;
     std::function<void(const View& out, int64_t begin, int64_t end)> body;
     OutOfMemory* memory;

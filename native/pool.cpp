@@ -3,8 +3,11 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <chrono>
 #include <new>
 #include <system_error>
+
+#include "core.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -15,6 +18,7 @@ namespace rushlight {
 namespace {
 
 constexpr int kSpins = 8000;   // pauses of 15 to 45 ns: what Python does between two steps takes less
+constexpr int kInstant = 64;   // pauses after which a wait is timed: a shorter one costs less than the clock
 constexpr int kPartsEach = 4;  // parts of a thread's share: so that one that is held up leaves work to the others
 
 void pause() {
@@ -25,14 +29,26 @@ void pause() {
 #endif
 }
 
-// The value, once it is not `old` any more: at once, after a short spin, or woken by `notify`.
-uint32_t await_change(const std::atomic<uint32_t>& value, uint32_t old) {
+int64_t now_ns() {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The value, once it is not `old` any more: at once, after a short spin, or woken by `notify`. Adds to `waited` what that
+// took beyond an instant.
+uint32_t await_change(const std::atomic<uint32_t>& value, uint32_t old, int64_t& waited) {
+  int64_t since = 0;
+  uint32_t now = old;
   for (int i = 0; i < kSpins; ++i) {
-    if (const uint32_t now = value.load(std::memory_order_acquire); now != old) return now;
+    if ((now = value.load(std::memory_order_acquire)) != old) break;
+    if (i == kInstant) since = now_ns();
     pause();
   }
-  value.wait(old, std::memory_order_acquire);
-  return value.load(std::memory_order_acquire);
+  if (now == old) {
+    value.wait(old, std::memory_order_acquire);
+    now = value.load(std::memory_order_acquire);
+  }
+  if (since != 0) waited += now_ns() - since;
+  return now;
 }
 
 std::atomic<uint64_t> forks = 0;
@@ -51,61 +67,101 @@ struct Pool::Crew {
     std::atomic<int64_t> items = 0;
   };
 
-  int64_t n_threads = 1;  // with the one that calls, which is number 0
+  // A worker's place. It is called, begins, and is idle again; one that has not begun when all is done, since another
+  // program has its core, is called off.
+  enum : uint32_t { kIdle, kCalled, kAtWork, kDismissed };
+  struct alignas(64) Seat {
+    std::atomic<uint32_t> state = kIdle;
+  };
+
+  std::vector<Seat> seats;  // the caller is number 0 and has none
+  int64_t n_threads = 0;    // of this call, with the caller
   std::span<const Stage> stages;
   std::vector<Count> done;   // of each stage
   std::vector<Count> taken;  // of each stage's share for each thread
-  alignas(64) std::atomic<uint32_t> round = 0;
   alignas(64) std::atomic<uint32_t> finished = 0;  // stages that are done
-  alignas(64) std::atomic<uint32_t> working = 0;
-  std::atomic<bool> dismissed = false;
+  alignas(64) std::atomic<bool> alone = false;     // the caller does what is left
+  std::atomic<int> callers_core = -1;
   std::vector<std::thread> threads;
 
   // Of as many as can be started: a limit on processes or on memory may leave no room for more.
-  explicit Crew(int most) {
-    threads.reserve(static_cast<size_t>(most));
+  explicit Crew(int most) : seats(static_cast<size_t>(most)) {
+    threads.reserve(seats.size());
     try {
-      for (; n_threads < most; ++n_threads) threads.emplace_back([this, i = static_cast<int>(n_threads)] { serve(i); });
+      for (size_t i = 1; i < seats.size(); ++i) threads.emplace_back([this, i] { serve(i); });
     } catch (const std::system_error&) {
     }
   }
 
   ~Crew() {
-    dismissed.store(true, std::memory_order_relaxed);
-    round.fetch_add(1, std::memory_order_release);
-    round.notify_all();
+    for (Seat& seat : seats) {
+      seat.state.store(kDismissed, std::memory_order_release);
+      seat.state.notify_all();
+    }
     for (std::thread& thread : threads) thread.join();
   }
 
-  void serve(int self) {
-    for (uint32_t seen = 0;; ++seen) {
-      await_change(round, seen);
-      if (dismissed.load(std::memory_order_relaxed)) return;
-      work(self);
-      if (working.fetch_sub(1, std::memory_order_acq_rel) == 1) working.notify_one();
+  void serve(size_t self) {
+    std::atomic<uint32_t>& state = seats[self].state;
+    int64_t waited = 0;
+    for (;;) {
+      if (await_change(state, kIdle, waited) == kDismissed) return;
+      uint32_t called = kCalled;  // and not called off since
+      if (!state.compare_exchange_strong(called, kAtWork, std::memory_order_acq_rel)) continue;
+      work(static_cast<int>(self), waited, [] {});
+      state.store(kIdle, std::memory_order_release);
+      state.notify_all();
     }
   }
 
-  void begin(std::span<const Stage> new_stages) {
+  void begin(std::span<const Stage> new_stages, int new_threads) {
     stages = new_stages;
+    n_threads = new_threads;
     const size_t n_shares = stages.size() * static_cast<size_t>(n_threads);
-    if (taken.size() < n_shares) {
-      done = std::vector<Count>(stages.size());
-      taken = std::vector<Count>(n_shares);
-    }
+    if (done.size() < stages.size()) done = std::vector<Count>(stages.size());
+    if (taken.size() < n_shares) taken = std::vector<Count>(n_shares);
     for (size_t s = 0; s < stages.size(); ++s) done[s].items.store(0, std::memory_order_relaxed);
     for (size_t i = 0; i < n_shares; ++i) taken[i].items.store(0, std::memory_order_relaxed);
     finished.store(0, std::memory_order_relaxed);
-    working.store(static_cast<uint32_t>(n_threads - 1), std::memory_order_relaxed);
-    round.fetch_add(1, std::memory_order_release);
-    round.notify_all();
+    alone.store(false, std::memory_order_relaxed);
+    callers_core.store(this_core(), std::memory_order_relaxed);
+    for (size_t i = 1; i < static_cast<size_t>(n_threads); ++i) {
+      seats[i].state.store(kCalled, std::memory_order_release);
+      seats[i].state.notify_all();
+    }
+  }
+
+  // Returns when no worker is at this call any more.
+  void end(int64_t& waited) {
+    for (size_t i = 1; i < static_cast<size_t>(n_threads); ++i) {
+      uint32_t state = kCalled;
+      if (seats[i].state.compare_exchange_strong(state, kIdle, std::memory_order_acq_rel)) continue;
+      while (state == kAtWork) state = await_change(seats[i].state, kAtWork, waited);
+    }
   }
 
   // Waits for the items that others have taken, not for the others: one that is held up elsewhere holds up nobody.
-  void work(int self) {
+  // `between` is called after a wait.
+  template <class Between>
+  void work(int self, int64_t& waited, Between&& between) {
     for (uint32_t s = 0, seen = 0; s < stages.size(); ++s) {
+      keep_apart(self);
       take_parts(s, self);
-      while (seen <= s && s + 1 < stages.size()) seen = await_change(finished, seen);
+      while (seen <= s && s + 1 < stages.size()) {
+        seen = await_change(finished, seen, waited);
+        between();
+      }
+      if (self != 0 && alone.load(std::memory_order_relaxed)) return;
+    }
+  }
+
+  // A worker leaves the core of the one that it works for.
+  void keep_apart(int self) {
+    const int core = this_core(), callers = callers_core.load(std::memory_order_relaxed);
+    if (self == 0) {
+      if (core != callers) callers_core.store(core, std::memory_order_relaxed);
+    } else if (core >= 0 && core == callers) {
+      leave_core(core);
     }
   }
 
@@ -120,7 +176,7 @@ struct Pool::Crew {
       const int64_t share = (self + i) % n_shares, first = stage.n * share / n_shares;
       const int64_t last = stage.n * (share + 1) / n_shares;
       std::atomic<int64_t>& items = taken[static_cast<size_t>(s * n_threads + share)].items;
-      for (;;) {
+      while (self == 0 || !alone.load(std::memory_order_relaxed)) {
         const int64_t begin = first + items.fetch_add(part, std::memory_order_relaxed);
         if (begin >= last) break;
         const int64_t end = std::min(begin + part, last);
@@ -134,6 +190,14 @@ struct Pool::Crew {
   }
 };
 
+namespace {
+
+void run_alone(std::span<const Stage> stages) {
+  for (const Stage& stage : stages) stage.call(stage.context, 0, stage.n);
+}
+
+}  // namespace
+
 Pool::~Pool() {
   if (crew_ != nullptr && forks_ == forks.load()) delete crew_;
 }
@@ -145,18 +209,40 @@ void Pool::run(std::span<const Stage> stages) {
     // when it was copied. The thread that forked is the only one, so nobody else is at this.
     forks_ = forks.load();
     crew_ = nullptr;
+    governor_ = Governor(n_threads_);
     new (&busy_) std::mutex;
   }
   const std::unique_lock lock(busy_, std::try_to_lock);
   if (!lock || n_threads_ == 1) {
-    for (const Stage& stage : stages) stage.call(stage.context, 0, stage.n);
+    run_alone(stages);
     return;
   }
-  if (crew_ == nullptr) crew_ = new Crew(n_threads_);
-  Crew& crew = *crew_;
-  crew.begin(stages);
-  crew.work(0);
-  for (uint32_t left; (left = crew.working.load(std::memory_order_acquire)) != 0;) await_change(crew.working, left);
+  Governor::Run run = {};
+  run.what = stages.size() == 1 ? reinterpret_cast<const void*>(stages[0].call) : nullptr;
+  run.threads = n_threads_;
+  if (adapts_) {
+    for (const Stage& stage : stages) run.work += static_cast<double>(stage.n) * stage.work;
+    run.began = now_ns();
+    run.threads = governor_.threads(run.what, run.work, run.began);
+  }
+  if (run.threads == 1) {
+    run_alone(stages);
+  } else {
+    if (crew_ == nullptr) crew_ = new Crew(n_threads_);
+    Crew& crew = *crew_;
+    run.threads = std::min(run.threads, static_cast<int>(crew.threads.size()) + 1);
+    crew.begin(stages, run.threads);
+    crew.work(0, run.waited, [&] {
+      if (adapts_ && run.waited > 0 && Governor::gives_up(run.threads, now_ns() - run.began, run.waited)) {
+        crew.alone.store(true, std::memory_order_relaxed);
+      }
+    });
+    crew.end(run.waited);
+  }
+  if (adapts_) {
+    run.ended = now_ns();
+    governor_.ran(run);
+  }
 }
 
 }  // namespace rushlight

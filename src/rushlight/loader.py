@@ -66,7 +66,8 @@ def load(
         device: auto, or a word of `rushlight devices`.
         dtype: auto, the checkpoint's own; or what to keep the weights in: f32, f16, bf16, int8, int4; f64 is there for
             comparisons.
-        threads: how many the CPU computes with; None is RUSHLIGHT_NUM_THREADS, or as many cores as it may use.
+        threads: how many the CPU computes with, at most one for each core that this process may use; None is
+            RUSHLIGHT_NUM_THREADS, or as many of these as pay while it runs. The results are the same bits.
         exact: the CPU computes the same bits on every processor in every dtype; slower for bf16 weights where the
             processor multiplies bf16. None is RUSHLIGHT_EXACT, or False. f32, f16, int8 and int4 are always so.
         offline: ask nothing of the network; the hub's cache must have it.

@@ -61,6 +61,13 @@ def test_rates_and_bandwidth_are_of_the_same_times(once):
             assert gb_s == pytest.approx(tok_s / decode["sequences"] * measured["step_bytes"] / 1e9)
 
 
+def test_no_share_is_above_all_of_it(once):
+    (measured,) = once["measurements"]
+    for decode in measured["decode"]:
+        assert decode["share"] is None or 0 < decode["share"] <= 1
+    assert all(isinstance(sign, str) for sign in measured["disturbed"])
+
+
 def test_memory_holds_the_weights(once):
     (measured,) = once["measurements"]
     assert measured["step_bytes"] < measured["peak_bytes"] < 2**30
@@ -68,7 +75,8 @@ def test_memory_holds_the_weights(once):
 
 def test_the_table_is_plain_in_a_pipe(rushlight):
     code, out, err = rushlight(*QUICK, "--dtype", "f32")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert all(line.startswith("note: the figures of f32 are disturbed: ") for line in err.splitlines())
     assert out.startswith("tales: 3,554,304 parameters, cpu")
     assert "\x1b" not in out
     lines = [line.split() for line in out.splitlines()]

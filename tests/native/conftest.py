@@ -25,6 +25,12 @@ def _no_settings(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _three_cores(monkeypatch):
+    """Or more threads than one would not be used on a small machine."""
+    monkeypatch.setattr("rushlight.backends.threads.usable_cores", lambda: 3)
+
+
 @pytest.fixture
 def device(isa):
     return _native.Device(2, isa)

@@ -253,3 +253,14 @@ def test_threads_that_run_one_model_get_the_same_bits():
     assert len(results) == 3
     for result in results:
         assert all(np.array_equal(a, b) for a, b in zip(result, expected, strict=True))
+
+
+def test_a_plan_gives_the_same_bits_while_its_threads_change():
+    """A device that adapts tries one thread and two."""
+    ops = CPUBackend()
+    forward = ops.capture(gpt2(ops))
+    chunks = steps(2, 30)
+    expected = run(gpt2(CPUBackend(threads=1)), CPUBackend(threads=1), chunks)
+    for _ in range(30):
+        for plain, captured in zip(expected, run(forward, ops, chunks), strict=True):
+            assert np.array_equal(plain, captured)

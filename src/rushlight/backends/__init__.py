@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.backends.memory import shortage
-from rushlight.backends.threads import thread_count
+from rushlight.backends.threads import threads_for
 from rushlight.errors import DeviceError, DtypeError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def open_backend(
         here = "one GPU, cuda:0" if len(found) == 1 else f"{len(found)} GPUs, cuda:0 to cuda:{len(found) - 1}"
         raise DeviceError(f"device {device} is not available: this machine has {here}", remedy="use --device cuda:0")
     if threads is not None:
-        thread_count(threads)
+        threads = threads_for(threads).n
         if name not in {"cpu", "torch-cpu"}:
             _log.warning("the %s backend leaves the number of threads to its library, whatever --threads says", name)
     if exact and not (name == "cpu" and dtype != "f64" and _native_problem() is None):

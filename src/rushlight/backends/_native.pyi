@@ -113,13 +113,28 @@ class Plan:
         Raises ValueError unless `finish` has returned an array.
         """
 
+class Governor:
+    """How many threads a kind of work is given; see native/governor.h. Times are in nanoseconds."""
+
+    def __init__(self, most: int) -> None: ...
+    def threads(self, what: int, work: float, now: int) -> int:
+        """How many threads to give the run that begins now."""
+
+    def ran(self, what: int, work: float, threads: int, began: int, ended: int, waited: int) -> None:
+        """Reports the run: of its time the caller waited for other threads so long."""
+
+    @staticmethod
+    def gives_up(threads: int, elapsed: int, waited: int) -> bool:
+        """Whether a caller that has waited for so much of a run does better alone."""
+
 class Device:
     """The operations, by a number of threads with one instruction set. Any thread may call it; the GIL is released.
 
-    What has no valid size, shape or value is a ValueError, what is larger than memory a MemoryError.
+    If it adapts, an operation gets as many of the threads as pay; the bits are the same. What has no valid size, shape
+    or value is a ValueError, what is larger than memory a MemoryError.
     """
 
-    def __init__(self, threads: int, isa: str, exact: bool = False) -> None: ...
+    def __init__(self, threads: int, isa: str, exact: bool = False, adapts: bool = False) -> None: ...
     @property
     def threads(self) -> int: ...
     @property

@@ -16,7 +16,7 @@ from rushlight.backends import _native
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import FileTensor, Role
-from rushlight.backends.threads import thread_count
+from rushlight.backends.threads import threads_for
 from rushlight.errors import DeviceError, DtypeError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class CPUBackend:
 
     Args:
         dtype: of the weights, a word of DTYPES.
-        threads: how many to compute with; None is RUSHLIGHT_NUM_THREADS, or as many as this process has cores for.
+        threads: how many to compute with, at most one for each core that this process may use; None is
+            RUSHLIGHT_NUM_THREADS, or as many of these as pay.
         isa: the instruction set; None is RUSHLIGHT_ISA, or the best that this processor has.
         exact: compute the same bits on every instruction set for bf16 weights too, where that is slower; None is
             RUSHLIGHT_EXACT. See `arithmetic`.
@@ -81,7 +82,8 @@ class CPUBackend:
         self._unread: list[_Unread] = []
         self.dtype = "f32" if dtype == "auto" else dtype
         """What the weights are kept in; with auto, what they turn out to be as they are placed."""
-        self._native = _native.Device(thread_count(threads), _instruction_set(isa), _exact(exact))
+        n, adapts = threads_for(threads)
+        self._native = _native.Device(n, _instruction_set(isa), _exact(exact), adapts)
         self._rows: _KeptRows | None = None
         # Bound once: the calls of a step go straight into native code.
         self.embedding = self._native.embedding

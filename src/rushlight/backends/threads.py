@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from rushlight.backends.cgroup import cgroup_folders, words
 from rushlight.errors import DeviceError
@@ -14,16 +16,38 @@ MOST = 1024
 """Beyond any machine that one model is run on: a larger number is a slip."""
 
 
-def thread_count(asked: int | None = None) -> int:
-    """The threads to start: `asked`, else what RUSHLIGHT_NUM_THREADS says, else as many as this process has cores for.
+_log = logging.getLogger("rushlight")
+
+
+class Threads(NamedTuple):
+    """How many threads compute.
+
+    Attributes:
+        n: at least 1, and no more than the usable cores.
+        adapts: whether fewer of them are used where that is faster.
+    """
+
+    n: int
+    adapts: bool
+
+
+def threads_for(asked: int | None = None) -> Threads:
+    """`asked` threads, else what RUSHLIGHT_NUM_THREADS says, else one for each usable core, of which as many as pay.
+
+    More threads than usable cores only wait for one another: such a number is reduced to them, which the "rushlight"
+    logger says at level INFO, and the commands as a note.
 
     Raises:
         DeviceError: the number asked for is not a whole number from 1 to MOST.
     """
-    if asked is not None:
-        return _checked("threads", str(asked))
-    variable = os.environ.get(VARIABLE, "")
-    return _checked(VARIABLE, variable) if variable else usable_cores()
+    name, value = ("threads", str(asked)) if asked is not None else (VARIABLE, os.environ.get(VARIABLE, ""))
+    cores = usable_cores()
+    if not value:
+        return Threads(cores, adapts=True)
+    n = _checked(name, value)
+    if n > cores:
+        _log.info("computing with %d threads in place of %d: this process may use no more cores", cores, n)
+    return Threads(min(n, cores), adapts=False)
 
 
 def usable_cores(root: Path = Path("/")) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rushlight.backends import DTYPES, open_backend
 from rushlight.bench.bandwidth import Reader
+from rushlight.bench.disturbance import Watch, disturbances, share_of_reading
 from rushlight.bench.process import run_fresh
 from rushlight.bench.sample import Sample
 from rushlight.bench.steps import DECODE_PROMPT_TOKENS, time_decode, time_prefill
@@ -66,11 +67,13 @@ class Decode:
         sequences: how many.
         tok_s: tokens a second, of all of them.
         read_gb_s: weights read, in 10⁹ bytes a second: each step reads them once, for all sequences.
+        share: of what only reading them reached beside it, 0 to 1; None where that was slower, and so was disturbed.
     """
 
     sequences: int
     tok_s: Sample
     read_gb_s: Sample
+    share: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,7 @@ class Measurement:
         bandwidth_gb_s: as many bytes only read, in turn with the decoding.
         first_token_s: from the start of a fresh `rushlight generate` to its first token; None without a tokenizer.
         peak_bytes: the most resident memory of those processes.
+        disturbed: what says that other programs took part in the figures; empty if nothing does.
     """
 
     model: str
@@ -101,11 +105,17 @@ class Measurement:
     bandwidth_gb_s: Sample
     first_token_s: Sample | None
     peak_bytes: int | None
+    disturbed: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
         record = asdict(self)
         record["decode"] = [
-            {"sequences": d.sequences, "tok_s": d.tok_s.to_json(), "read_gb_s": d.read_gb_s.to_json()}
+            {
+                "sequences": d.sequences,
+                "tok_s": d.tok_s.to_json(),
+                "read_gb_s": d.read_gb_s.to_json(),
+                "share": d.share,
+            }
             for d in self.decode
         ]
         for name in ("prefill_tok_s", "bandwidth_gb_s", "first_token_s"):
@@ -159,29 +169,34 @@ def measure(
     if longest > model.context_length:
         raise ContextLengthError(f"{longest} tokens are to be run, and the model's context is {model.context_length}")
 
+    watch = Watch()
     with stage(f"{model.dtype}: prefill of {prompt_tokens}"):
         time_prefill(model, prompt_tokens)
-        prefill_s = Sample.of(time_prefill(model, prompt_tokens) for _ in range(plan.repeats))
+        with watch.measuring():
+            prefill_s = Sample.of(time_prefill(model, prompt_tokens) for _ in range(plan.repeats))
 
     reader = Reader(model)
     reader.time()
     read_s: list[float] = []
-    decode = []
+    decode: list[Decode] = []
+    samples = {"prefill": prefill_s}
     for n in plan.sequences:
         with stage(f"{model.dtype}: {n} decoding"):
             time_decode(model, n, 1)
             decode_s = []
             for _ in range(plan.repeats):
                 read_s.append(reader.time())
-                decode_s.append(time_decode(model, n, plan.tokens))
-        steps = Sample.of(decode_s)
-        decode.append(
-            Decode(
-                sequences=n,
-                tok_s=steps.per(n * plan.tokens),
-                read_gb_s=steps.per(plan.tokens * reader.nbytes / 1e9),
-            )
-        )
+                with watch.measuring():
+                    decode_s.append(time_decode(model, n, plan.tokens))
+        steps = samples[f"decode of {n}"] = Sample.of(decode_s)
+        beside = Sample.of(read_s[-plan.repeats :]).per(reader.nbytes / 1e9)
+        read_gb_s = steps.per(plan.tokens * reader.nbytes / 1e9)
+        share = share_of_reading(read_gb_s, beside)
+        decode.append(Decode(sequences=n, tok_s=steps.per(n * plan.tokens), read_gb_s=read_gb_s, share=share))
+    samples["reading"] = Sample.of(read_s)
+    disturbed = disturbances(watch, samples, computes=model.device == "cpu" and reader.name == "weights")
+    if any(each.share is None for each in decode):
+        disturbed += ("reading alone was slower than the steps, so no share of it is given",)
 
     with stage(f"{model.dtype}: first token in a fresh process"):
         first_token_s, peak_bytes = _fresh(model, plan, dtype)
@@ -196,9 +211,10 @@ def measure(
         prefill_tok_s=prefill_s.per(prompt_tokens),
         decode=tuple(decode),
         reader=reader.name,
-        bandwidth_gb_s=Sample.of(read_s).per(reader.nbytes / 1e9),
+        bandwidth_gb_s=samples["reading"].per(reader.nbytes / 1e9),
         first_token_s=first_token_s,
         peak_bytes=peak_bytes,
+        disturbed=disturbed,
     )
 
 

@@ -21,7 +21,7 @@ from rushlight.cli.options import (
     Threads,
     one_of,
 )
-from rushlight.cli.terminal import out, out_json, show, status
+from rushlight.cli.terminal import out, out_json, say, show, status
 from rushlight.errors import printable_name
 
 if TYPE_CHECKING:
@@ -117,6 +117,9 @@ def bench(
     show(rates(measurements))
     out("\n")
     show(costs(measurements))
+    for each in measurements:
+        if each.disturbed:
+            say(f"note: the figures of {each.dtype} are disturbed: {'; '.join(each.disturbed)}")
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -127,7 +130,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def rates(measurements: Sequence[Measurement]) -> RenderableType:
-    """Tokens a second, and for decoding the share of the bandwidth that was measured beside it."""
+    """Tokens a second, and for decoding the share of the bandwidth that was measured beside it, unless disturbed."""
     from rich.table import Table
     from rich.text import Text
 
@@ -140,11 +143,11 @@ def rates(measurements: Sequence[Measurement]) -> RenderableType:
         dtype = Text(measurement.dtype, "bold")
         rate = measurement.prefill_tok_s
         table.add_row(dtype, f"prefill of {measurement.prefill_tokens}", _bold(rate), _spread(rate), "", "")
-        limit = measurement.bandwidth_gb_s.median
         for decode in measurement.decode:
             step = "decode" if decode.sequences == 1 else f"decode, {decode.sequences} together"
             read = decode.read_gb_s.median
-            share = Text.assemble((_bar(read / limit), "cyan"), f" {read / limit:4.0%}")
+            known = decode.share
+            share = Text("unknown", "dim") if known is None else Text.assemble((_bar(known), "cyan"), f" {known:4.0%}")
             table.add_row("", step, _bold(decode.tok_s), _spread(decode.tok_s), f"{read:.1f} GB/s", share)
     return table
 
@@ -186,6 +189,6 @@ def _rounded(value: float) -> str:
 
 def _bar(share: float, width: int = 10) -> str:
     """A bar of eighths: "███▌      " for 0.35."""
-    eighths = round(min(share, 1.0) * width * 8)
+    eighths = round(share * width * 8)
     full, part = divmod(eighths, 8)
     return ("█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")).ljust(width)

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 def notes_on_stderr() -> Iterator[None]:
     """Within the block, what the library has to tell (its "rushlight" logger) appears on stderr as `note: ...`."""
     logger = logging.getLogger("rushlight")
-    handler = _Notes()
+    handler, level = _Notes(), logger.level
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
         yield
     finally:
+        logger.setLevel(level)
         logger.removeHandler(handler)
 
 

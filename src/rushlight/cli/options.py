@@ -93,7 +93,7 @@ Threads = Annotated[
         "-t",
         metavar="N",
         rich_help_panel=MODEL,
-        help="Compute with N threads. Without it: RUSHLIGHT_NUM_THREADS, or a thread a core.",
+        help="Compute with N threads, one a core at most. Without it: RUSHLIGHT_NUM_THREADS, or as many as pay.",
     ),
 ]
 Exact = Annotated[

@@ -1,0 +1,164 @@
+#include "governor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+namespace rushlight {
+
+namespace {
+
+constexpr int64_t kMillisecond = 1'000'000;
+
+// A window is long enough to average what varies from run to run; on a busy machine that is which thread has a core, for
+// slices of about 3 ms (Linux, man 7 sched, and its default base_slice_ns).
+// The first choice is made sooner.
+constexpr int64_t kShortWindow = 2 * kMillisecond, kLongWindow = 30 * kMillisecond;
+constexpr int kWindowRuns = 3;      // at least, of runs shorter than the window
+constexpr int kRounds = 4;          // windows of each in a trial
+constexpr double kClear = 1.3;      // a ratio of costs that needs no more rounds: after one of short windows, two of long
+constexpr double kBetter = 0.97;    // what the number on trial must reach to be taken
+constexpr double kHopeless = 1.5;   // a window may be left when it costs so much more, beyond a slice
+constexpr int64_t kSlice = 4 * kMillisecond;
+
+constexpr int64_t kFirstInterval = 50 * kMillisecond, kLastInterval = 1000 * kMillisecond;
+constexpr int64_t kTrialShare = 64;  // of the kind's own time: a trial may lose one part in so many
+
+constexpr int64_t kLongWait = kMillisecond / 2;  // no thread that has a core keeps the others waiting for so long
+constexpr int64_t kDisturbance = 1000 * kMillisecond;
+constexpr int64_t kLongRun = 2 * kMillisecond;
+constexpr int64_t kRecent = 20 * kMillisecond;
+
+}  // namespace
+
+Governor::Governor(int most) : most_(most) { starts_.fill(most); }
+
+Governor::Kind& Governor::kind(const void* what, double work, int64_t now) {
+  const int magnitude = std::clamp(std::ilogb(std::max(work, 1e-6)) + 24, 0, 63);
+  const size_t slot = (std::hash<const void*>()(what) / 16 * 31 + static_cast<size_t>(magnitude)) % kinds_.size();
+  Kind& kind = kinds_[slot];
+  if (kind.best == 0 || kind.what != what || kind.magnitude != magnitude) {
+    kind = {};
+    kind.what = what;
+    kind.magnitude = magnitude;
+    kind.best = starts_[static_cast<size_t>(magnitude)];
+    // Where work of this size was found to do better with fewer, this is taken to be no different for a while.
+    kind.known = kind.best < most_;
+    kind.last_trial = now;
+    kind.interval = kFirstInterval;
+  }
+  return kind;
+}
+
+// One less, two less, four less and so on, and below half of all of them half of what there was: all but one core may be
+// free, or the work too small for most.
+int Governor::fewer(int threads) const {
+  const int taken = most_ - threads, next = most_ - std::max(1, 2 * taken);
+  return threads == 1 ? 0 : std::max(next >= most_ / 2 ? next : threads / 2, 1);
+}
+
+int Governor::more(int threads) const {
+  int last = most_;
+  if (threads >= most_) return 0;
+  for (int next = most_; next > threads; next = fewer(next)) last = next;
+  return last;
+}
+
+int Governor::candidate(Kind& kind, int64_t now) const {
+  if (kind.known && (now - kind.last_trial < kind.interval || kind.run_since < kind.run_first)) return 0;
+  const int down = fewer(kind.best), up = more(kind.best);
+  // Threads that hardly wait pay, and long runs lose most by a trial.
+  const bool waits = kind.recent_waited * 8 > kind.recent_ns;
+  const bool is_long = kind.recent_ns > kLongRun * kind.recent_runs;
+  const bool pays = !waits && (kind.known || is_long);
+  if (up != 0 && (down == 0 || pays || !kind.up)) return up;
+  return down != 0 && !pays && kind.recent_runs > 0 ? down : 0;
+}
+
+int Governor::threads(const void* what, double work, int64_t now) {
+  if (most_ == 1) return 1;
+  Kind& k = kind(what, work, now);
+  if (k.other == 0 && (k.other = candidate(k, now)) != 0) {
+    k.up = k.other > k.best;
+    k.others_turn = false;
+    k.rounds = 0;
+    k.window = k.best_sum = k.other_sum = {};
+  }
+  return k.other != 0 && k.others_turn ? k.other : k.best;
+}
+
+int64_t Governor::length(const Kind& kind, int64_t now) const {
+  return kind.known || now < disturbed_until_ ? kLongWindow : kShortWindow;
+}
+
+void Governor::ran(const Run& run) {
+  if (most_ == 1 || run.work <= 0) return;
+  const int64_t now = run.ended, ns = run.ended - run.began;
+  if (run.waited > kLongWait) disturbed_until_ = now + kDisturbance;
+  Kind& k = kind(run.what, run.work, now);
+  if (run.threads != (k.other != 0 && k.others_turn ? k.other : k.best)) return;
+  if (run.threads == k.best) {
+    k.recent_ns += ns, k.recent_waited += run.waited, ++k.recent_runs;
+    if (k.recent_ns > kRecent) k.recent_ns /= 2, k.recent_waited /= 2, k.recent_runs = (k.recent_runs + 1) / 2;
+  }
+  k.run_since += ns;
+  if (k.other == 0) return;
+
+  const int64_t whole = length(k, now);
+  // The first run of a window may wake threads that slept through the one before.
+  const bool wakes = k.window.runs++ == 0 && ns < whole / 4;
+  if (!wakes) k.window.work += run.work, k.window.ns += ns;
+  if (k.others_turn && k.window.work > 0) {
+    const double expected = k.window.work * k.best_sum.cost();
+    if (static_cast<double>(k.window.ns) > kHopeless * expected + static_cast<double>(kSlice)) {
+      k.other_sum.work += k.window.work, k.other_sum.ns += k.window.ns;
+      end_trial(k, false, now);
+      return;
+    }
+  }
+  if (k.window.ns < whole || (ns < whole && k.window.runs < kWindowRuns)) return;
+  Tally& sum = k.others_turn ? k.other_sum : k.best_sum;
+  sum.work += k.window.work, sum.ns += k.window.ns;
+  k.window = {};
+  k.others_turn = !k.others_turn;
+  if (!k.others_turn) {
+    ++k.rounds;
+    judge(k, now);
+  }
+}
+
+void Governor::judge(Kind& k, int64_t now) {
+  const double ratio = k.other_sum.cost() / k.best_sum.cost();
+  const bool enough = k.rounds > 1 || length(k, now) == kShortWindow;
+  if (enough && (ratio > kClear || ratio < 1 / kClear)) {
+    end_trial(k, ratio < 1, now);
+  } else if (k.rounds == kRounds) {
+    end_trial(k, ratio < kBetter, now);
+  }
+}
+
+void Governor::end_trial(Kind& k, bool won, int64_t now) {
+  if (won) {
+    k.best = k.other;
+    k.interval = kFirstInterval;
+    k.run_first = 0;
+    k.recent_ns = k.recent_waited = k.recent_runs = 0;
+    starts_[static_cast<size_t>(k.magnitude)] = k.best;
+  } else {
+    const double lost = static_cast<double>(k.other_sum.ns) - k.other_sum.work * k.best_sum.cost();
+    k.interval = std::clamp(2 * k.interval, kFirstInterval, kLastInterval);
+    k.run_first = kTrialShare * static_cast<int64_t>(std::max(lost, 0.0));
+  }
+  k.known = true;
+  k.other = 0;
+  k.others_turn = false;
+  k.window = {};
+  k.last_trial = now;
+  k.run_since = 0;
+}
+
+bool Governor::gives_up(int threads, int64_t elapsed, int64_t waited) {
+  return waited > kSlice + kSlice / 2 && waited * threads > elapsed * (threads - 1);
+}
+
+}  // namespace rushlight

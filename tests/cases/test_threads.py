@@ -1,0 +1,184 @@
+"""Threads follow the machine: numbers beyond its cores, busy neighbours, and figures that they disturb."""
+
+import dataclasses
+import json
+import logging
+
+import numpy as np
+import pytest
+
+import rushlight
+from rushlight.backends import open_backend
+from rushlight.backends.threads import Threads, threads_for
+from rushlight.bench import Measurement, Sample
+from rushlight.bench.disturbance import Watch, disturbances, share_of_reading
+from rushlight.bench.measure import Decode
+from rushlight.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _two_cores(monkeypatch):
+    monkeypatch.setattr("rushlight.backends.threads.usable_cores", lambda: 2)
+    monkeypatch.delenv("RUSHLIGHT_NUM_THREADS", raising=False)
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        return end.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+# How many
+
+
+def test_more_threads_than_cores_are_the_cores_and_said(run):
+    """`-t 1024` on two cores took 51 s for 8 tokens."""
+    code, out, err = run("generate", "-p", "Once", "-n", 2, "-t", 1024)
+    assert (code, bool(out)) == (0, True)
+    note = "note: computing with 2 threads in place of 1024: this process may use no more cores"
+    assert note in err.splitlines()
+    assert err.count("in place of") == 1
+
+
+def test_as_many_threads_as_cores_are_no_matter_to_speak_of(run):
+    code, _, err = run("generate", "-p", "Once", "-n", 2, "-t", 2)
+    assert (code, "in place of" in err) == (0, False)
+
+
+def test_in_python_it_is_no_warning(caplog):
+    assert open_backend("cpu", threads=1024)._native.threads == 2
+    assert not caplog.records
+    with caplog.at_level(logging.INFO, "rushlight"):
+        open_backend("cpu", threads=1024)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+def test_only_the_default_adapts(monkeypatch):
+    assert threads_for() == Threads(2, adapts=True)
+    assert threads_for(2) == Threads(2, adapts=False)
+    assert threads_for(3) == Threads(2, adapts=False)
+    monkeypatch.setenv("RUSHLIGHT_NUM_THREADS", "64")
+    assert threads_for() == Threads(2, adapts=False)
+
+
+def test_the_bits_do_not_depend_on_it(make_gpt2):
+    """While the default tries numbers of threads, too: a prompt's operations, and steps as they are recorded."""
+    folder = make_gpt2(n_positions=128)
+    expected = rushlight.load(folder, threads=1).logits(range(100))
+    for model in (rushlight.load(folder), rushlight.load(folder, threads=2)):
+        for _ in range(20):
+            assert np.array_equal(model.logits(range(100)), expected)
+    texts = [
+        rushlight.load(folder, threads=threads).generate([1, 2, 3], max_tokens=100, ignore_eos=True).ids
+        for threads in (None, 1, 2)
+    ]
+    assert texts[0] == texts[1] == texts[2]
+
+
+# `rushlight bench`
+
+
+def measurement(shares, disturbed=()):
+    rate = Sample.of([100.0, 110.0])
+    return Measurement(
+        model="m",
+        n_parameters=1,
+        device="cpu",
+        dtype="f32",
+        arithmetic="exact",
+        step_bytes=10**6,
+        prefill_tokens=4,
+        prefill_tok_s=rate,
+        decode=tuple(Decode(sequences=1, tok_s=rate, read_gb_s=rate, share=share) for share in shares),
+        reader="weights",
+        bandwidth_gb_s=Sample.of([0.5, 0.5]),
+        first_token_s=None,
+        peak_bytes=None,
+        disturbed=disturbed,
+    )
+
+
+def test_reading_slower_than_the_steps_gives_no_share():
+    """It said "1562 % of what can be read"."""
+    assert share_of_reading(Sample.of([7.8, 7.9, 7.7]), Sample.of([0.5, 0.5, 9.0])) is None
+    assert share_of_reading(Sample.of([8.0, 4.0, 9.0]), Sample.of([10.0, 5.0, 9.0])) == pytest.approx(0.8)
+
+
+def test_a_share_is_of_the_reading_beside_it():
+    """A machine at half its speed reads half as fast, too."""
+    assert share_of_reading(Sample.of([9.0, 4.5]), Sample.of([10.0, 5.0])) == pytest.approx(0.9)
+
+
+def test_the_table_never_has_an_impossible_share(run, monkeypatch):
+    monkeypatch.setattr("rushlight.bench.measure", lambda *_: measurement([None, 0.5], ("reading is slow",)))
+    code, out, err = run("bench")
+    assert code == 0
+    assert "unknown" in out
+    assert "50%" in out
+    assert "100%" not in out
+    assert err == "note: the figures of f32 are disturbed: reading is slow\n"
+
+
+def test_json_has_what_disturbed_it(run, monkeypatch):
+    monkeypatch.setattr("rushlight.bench.measure", lambda *_: measurement([None], ("reading is slow",)))
+    _, out, _ = run("bench", "--json")
+    (measured,) = json.loads(out)["measurements"]
+    assert measured["disturbed"] == ["reading is slow"]
+    assert measured["decode"][0]["share"] is None
+
+
+def test_an_undisturbed_measurement_has_no_note(run, monkeypatch):
+    monkeypatch.setattr("rushlight.bench.measure", lambda *_: measurement([1.0]))
+    code, out, err = run("bench")
+    assert (code, err) == (0, "")
+    assert "100%" in out
+    assert dataclasses.asdict(measurement([1.0]))["disturbed"] == ()
+
+
+class Fake:
+    """A clock of which each reading is the next of some values."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def __call__(self):
+        return self.values.pop(0)
+
+
+def watched(*, wall_s, cpu_s, switches):
+    watch = Watch(Fake(10.0, 10.0 + wall_s), Fake(1.0, 1.0 + cpu_s), Fake(7, 7 + switches))
+    with watch.measuring():
+        pass
+    return watch
+
+
+ALIKE = {"prefill": Sample.of([1.0, 1.1]), "reading": Sample.of([2.0, 2.2])}
+
+
+def test_a_machine_of_its_own_disturbs_nothing():
+    assert disturbances(watched(wall_s=2.0, cpu_s=1.95, switches=6), ALIKE, computes=True) == ()
+
+
+@pytest.mark.parametrize(
+    ("watch", "samples", "words"),
+    [
+        ({"wall_s": 2.0, "cpu_s": 1.0, "switches": 6}, ALIKE, "without a core for 50% of the time"),
+        ({"wall_s": 2.0, "cpu_s": 2.0, "switches": 400}, ALIKE, "took a core 200 times a second"),
+        (
+            {"wall_s": 2.0, "cpu_s": 2.0, "switches": 0},
+            {**ALIKE, "reading": Sample.of([1.0, 4.0, 1.0])},
+            "reading differs by a factor of 4.0",
+        ),
+    ],
+)
+def test_each_sign_of_other_programs_is_said(watch, samples, words):
+    (sign,) = disturbances(watched(**watch), samples, computes=True)
+    assert words in sign
+
+
+def test_a_thread_that_waits_for_a_gpu_is_not_held_up():
+    assert disturbances(watched(wall_s=2.0, cpu_s=0.1, switches=0), ALIKE, computes=False) == ()

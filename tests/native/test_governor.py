@@ -1,0 +1,136 @@
+"""How many threads a kind of work is given: a simulated machine in simulated time."""
+
+import pytest
+from native_helpers import _native
+
+MS = 1_000_000
+SLICE = 3 * MS
+
+
+class Machine:
+    """Runs work as the governor says, in time of its own.
+
+    Args:
+        cores: the most threads.
+        overhead: nanoseconds that a run costs for each thread beyond the first.
+    """
+
+    def __init__(self, cores=2, overhead=5_000):
+        self.governor = _native.Governor(cores)
+        self.overhead = overhead
+        self.now = 0
+        self.used = []
+
+    def run(self, alone_ns, what=16, held_up=None):
+        """One run that takes so long on one thread; a thread beyond the free cores holds the others up for a slice."""
+        threads = self.governor.threads(what, alone_ns, self.now)
+        began, waited = self.now, 0
+        self.now += alone_ns // threads + (threads - 1) * self.overhead
+        if threads > 1:
+            waited = (threads - 1) * self.overhead // 10
+            if held_up is not None:
+                # The thread has its core for every other slice.
+                slices = self.now // SLICE - began // SLICE
+                waited += slices * held_up
+                self.now += slices * held_up
+        self.governor.ran(what, alone_ns, threads, began, self.now, waited)
+        self.used.append((what, threads, alone_ns, self.now - began))
+
+    def run_for(self, ns, alone_ns, **how):
+        """Runs for a time; how much faster that was than one thread."""
+        self.used.clear()
+        end = self.now + ns
+        while self.now < end:
+            self.run(alone_ns, **how)
+        return self.speed()
+
+    def speed(self, what=16):
+        used = [each for each in self.used if each[0] == what]
+        return sum(alone for _, _, alone, _ in used) / sum(time for _, _, _, time in used)
+
+    def share(self, *threads):
+        """Of the runs, those of these numbers of threads."""
+        return sum(n in threads for _, n, _, _ in self.used) / len(self.used)
+
+
+@pytest.mark.parametrize("alone_ns", [300_000, 4 * MS, 40 * MS])
+def test_an_idle_machine_is_used_whole(alone_ns):
+    machine = Machine()
+    machine.run_for(50 * MS, alone_ns)
+    machine.run_for(2000 * MS, alone_ns)
+    assert machine.share(2) == 1
+
+
+def test_long_runs_are_not_tried_on_fewer_where_nobody_waits():
+    machine = Machine()
+    machine.run_for(2000 * MS, 40 * MS)
+    assert machine.share(2) == 1
+
+
+def test_work_too_small_for_two_settles_on_one_within_tens_of_milliseconds():
+    machine = Machine(overhead=200_000)
+    machine.run_for(30 * MS, 200_000)
+    assert machine.run_for(5000 * MS, 200_000) > 0.98
+
+
+@pytest.mark.parametrize("alone_ns", [300_000, 2 * MS, 20 * MS])
+def test_a_neighbour_that_holds_a_thread_up_leaves_one(alone_ns):
+    machine = Machine()
+    machine.run_for(500 * MS, alone_ns)
+    machine.run_for(500 * MS, alone_ns, held_up=4 * SLICE)
+    assert machine.run_for(4000 * MS, alone_ns, held_up=4 * SLICE) > 0.97
+
+
+@pytest.mark.parametrize("alone_ns", [300_000, 20 * MS])
+def test_all_are_used_again_when_the_neighbour_is_gone(alone_ns):
+    machine = Machine()
+    machine.run_for(3000 * MS, alone_ns, held_up=4 * SLICE)
+    machine.run_for(2000 * MS, alone_ns)
+    machine.run_for(500 * MS, alone_ns)
+    assert machine.share(2) == 1
+
+
+def test_a_neighbour_that_takes_little_leaves_all():
+    """A tenth of the time, as one at nice 10 does: two threads are faster all the same."""
+    machine = Machine()
+    machine.run_for(500 * MS, 300_000, held_up=SLICE // 10)
+    assert machine.run_for(2000 * MS, 300_000, held_up=SLICE // 10) > 1.7
+
+
+def test_kinds_of_work_are_told_apart():
+    """Steps of a large model use all, and the small operations between them one."""
+    machine = Machine(overhead=100_000)
+    for i in range(3000):
+        if i == 1000:
+            machine.used.clear()
+        machine.run(4 * MS, what=16)
+        machine.run(50_000, what=32)
+    assert machine.speed(16) > 1.85
+    assert machine.speed(32) > 0.96
+
+
+def test_many_cores_lose_no_more_than_is_taken():
+    """Of eight cores one is taken: seven threads, or nearly, and not one."""
+
+    class Taken(Machine):
+        def run(self, alone_ns, what=16, held_up=None):
+            held_up = 4 * SLICE if self.governor.threads(what, alone_ns, self.now) == 8 else None
+            super().run(alone_ns, what, held_up)
+
+    machine = Taken(cores=8)
+    machine.run_for(3000 * MS, 8 * MS)
+    assert machine.run_for(3000 * MS, 8 * MS) > 5.5
+
+
+def test_one_core_is_one_thread():
+    machine = Machine(cores=1)
+    machine.run_for(50 * MS, 300_000)
+    assert machine.share(1) == 1
+
+
+def test_a_run_is_gone_on_with_alone_only_where_most_of_it_is_waiting():
+    gives_up = _native.Governor.gives_up
+    assert not gives_up(2, 100 * MS, 40 * MS)
+    assert not gives_up(2, 4 * MS, 3 * MS)  # one slice may pass
+    assert gives_up(2, 10 * MS, 7 * MS)
+    assert not gives_up(8, 10 * MS, 7 * MS)  # seven others
