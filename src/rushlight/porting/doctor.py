@@ -108,7 +108,7 @@ def examine(
         architecture = None
     else:
         look_at_wrappers(exam, architecture.rules.prefixes if architecture else ())
-        flag = None if architecture is None else "--port" if is_port else "--model"
+        flag = None if architecture is None else "--port" if is_port else "--architecture"
         architecture = find_architecture(exam, architecture or _named_by_config(checkpoint), flag)
         if architecture is None:
             look_at_unknown(exam, _config_value(checkpoint, "model_type"))
