@@ -125,11 +125,11 @@ def printable(text: str) -> str:
 
 
 MOST_SHOWN = 400
-"""Characters of a name that are shown."""
+"""The longest name that is shown whole, in characters."""
 
 
 def printable_name(name: str) -> str:
-    """As `printable_line`, but with the middle left out of a name that is long, as those in a file may be."""
+    """As `printable_line`, for a name from a file: of one longer than MOST_SHOWN the middle is left out."""
     if len(name) <= MOST_SHOWN:
         return printable_line(name)
     start, end = MOST_SHOWN * 3 // 4, MOST_SHOWN // 4
@@ -137,7 +137,7 @@ def printable_name(name: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """`text` on one line, with every character that is not printable escaped."""
+    """`text` on one line and whole, with every character that is not printable escaped: for sentences and paths."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
