@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rushlight.backends.threads import usable_cores
 from rushlight.checkpoint.file import File
+from rushlight.text import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     import os
@@ -20,16 +21,6 @@ if TYPE_CHECKING:
     from rushlight.model import Model
 
 CONFIG_FILES = ("config.json", "generation_config.json")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-)
 
 _PIECE_BYTES = 16 << 20
 _MOST_THREADS = 16

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
     from rushlight.text.settings import Settings
 
-__all__ = ["read_tokenizer"]
+__all__ = ["TOKENIZER_FILES", "read_tokenizer"]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+"""Every file that a tokenizer is read from, besides the class that config.json may name."""
 
 GPT2_CLASS = "GPT2Tokenizer"
 BERT_CLASS = "BertTokenizer"
