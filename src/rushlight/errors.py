@@ -180,7 +180,7 @@ class GoldenError(CheckpointError):
 
 
 class ConfigError(RushlightError):
-    """config.json is malformed, or asks for what the model does not do."""
+    """config.json or generation_config.json is malformed, or asks for what the model does not do."""
 
     code = "invalid_config"
 

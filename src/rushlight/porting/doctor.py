@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from rushlight.checkpoint import open_headers, read_json_object
+from rushlight.checkpoint import open_headers, read_config
 from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.stats import measure
 from rushlight.errors import ConfigError, RequestError, TokenizerError
-from rushlight.loader import LANGUAGE_MODEL, MAX_CONFIG_BYTES, generation_config, tokenizer_beside
+from rushlight.loader import LANGUAGE_MODEL, generation_config, tokenizer_beside
 from rushlight.models import ARCHITECTURES, load_port
 from rushlight.models.gpt2 import GPT2, GPT2_VOCAB_SIZE
 from rushlight.models.tied import tied_heads
@@ -143,7 +143,7 @@ def _config_value(checkpoint: Checkpoint, key: str) -> object:
     """What stands in config.json under a key; None if nothing does. What is wrong with the file is said elsewhere."""
     path = checkpoint.sidecar("config.json")
     try:
-        return path and read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError).get(key)
+        return path and read_config(path).get(key)
     except ConfigError:
         return None
 
