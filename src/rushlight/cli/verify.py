@@ -71,7 +71,7 @@ def verify(
     device: Device = "auto",
     dtype: Dtype = "f32",
     threads: Threads = None,
-    exact: Exact = False,
+    exact: Exact = None,
     offline: Offline = False,
     revision: Revision = None,
     port: Port = None,
@@ -117,7 +117,7 @@ def verify(
             recording = None
         with status(f"loading {source or 'the embedded model'}"):
             loaded = _load(
-                source, checkpoint, port, device=device, dtype=dtype, threads=threads, exact=exact or None, **options
+                source, checkpoint, port, device=device, dtype=dtype, threads=threads, exact=exact, **options
             )
         if recording is None:
             right = _known_answers(loaded, as_json)
