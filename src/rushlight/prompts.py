@@ -52,7 +52,7 @@ class Prompts:
             raise TokenizerError(
                 f"{why}, and {self.no_tokenizer.message}",
                 file=self.no_tokenizer.file,
-                remedy=f"{self.no_tokenizer.remedy}, or give token ids",
+                remedy=f"give token ids, or {self.no_tokenizer.remedy}",
             )
         if self.tokenizer is None:
             raise TokenizerError(
