@@ -296,7 +296,7 @@ def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | TokenizerError | Non
 
 
 def _find(checkpoint: Checkpoint, name: str) -> Path | None:
-    """The path of a tokenizer's file, once it is sure that it is text."""
+    """The path of a tokenizer's file, by its name or a pattern; a TokenizerError if a file of that name is not text."""
     if "*" in name:
         return next(iter(sorted(checkpoint.folder.glob(name))), None) if checkpoint.folder else None
     path = checkpoint.sidecar(name)

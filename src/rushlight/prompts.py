@@ -29,7 +29,7 @@ class Prompts:
     Attributes:
         name: the model's, for its errors.
         tokenizer: None if it has none; then there is no text.
-        no_tokenizer: why it has none, where there is more to say than that.
+        no_tokenizer: the reason why it has none, if the files name one.
         vocab_size: V.
         context_length: the most tokens that it takes.
         start_id: what an empty prompt stands for; None if the model has no such token.

@@ -539,7 +539,7 @@ def test_recorded_ids_that_cannot_be_are_an_error(golden, value, problem):
 def test_a_recorded_prompt_is_of_token_ids(golden, tmp_path, value):
     golden.cases[0].ids[0] = value
     write_golden(golden, tmp_path / "golden.safetensors")
-    with pytest.raises(GoldenError, match="0/ids holds numbers that are no token ids"):
+    with pytest.raises(GoldenError, match="0/ids holds numbers that are not token ids"):
         read_golden(tmp_path / "golden.safetensors")
 
 

@@ -26,7 +26,7 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
     """Print `error` on stderr, with `--json` also as an object on stdout, with `--debug` after its traceback.
 
     Returns the exit code. An OSError is the user's disk or path, so it is bad input, and so are a lack of memory or
-    threads and what a user's own model file raises; what nobody foresaw is a defect.
+    threads and what a user's own model file raises; any other exception is a defect.
     """
     # Read from the arguments, since an error may come before or outside of their parsing.
     if "--debug" in arguments:

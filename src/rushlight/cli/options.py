@@ -33,9 +33,7 @@ def _dtypes(incomplete: str) -> list[str]:
 
 
 def complete_source(incomplete: str) -> list[str]:
-    """The embedded model's name and the paths that begin alike; nothing, so that the shell completes paths, where the
-    name does not begin so.
-    """
+    """`tales` and the matching paths if `tales` matches; otherwise nothing, and the shell completes paths."""
     from rushlight import demo
 
     if not demo.NAME.startswith(incomplete):

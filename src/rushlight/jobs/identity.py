@@ -63,7 +63,7 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _files_digest(paths: Iterable[Path]) -> str:
-    """16 hex digits of the names and contents of those files that there are."""
+    """16 hex digits of the names and contents of those files that exist."""
     digest = blake2b(digest_size=8)
     for path in paths:
         if path.is_file():

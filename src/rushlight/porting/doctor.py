@@ -156,7 +156,7 @@ def _named_by_config(checkpoint: Checkpoint) -> Architecture | None:
 def _writer_of_gpt2(exam: Examination, fit: Fit) -> str | None:
     """What saved a GPT-2. nanoGPT and llm.c's train_gpt2.py write the same names, with PyTorch's Linear.
 
-    None if the names are not those of a GPT-2 alone, or the metadata names a library that is none of these.
+    None if the names are not those of a GPT-2 alone, or the metadata names another library.
     """
     if not fit.is_named_alike or exam.checkpoint.metadata.get("format", "pt") != "pt":
         return None

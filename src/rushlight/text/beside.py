@@ -47,8 +47,8 @@ def read_tokenizer(find: Callable[[str], Path | None]) -> Tokenizer | TokenizerE
         find: the path of a file by its name, or by a pattern such as `*.model`; None if there is no such file.
 
     Returns:
-        None where the folder has no file of a tokenizer, and names no other than GPT-2's. An error, to be raised where
-        there is text, where it has a tokenizer in a form that is not read here: the model still takes token ids.
+        None if the folder has no file of a tokenizer and names no class but GPT-2's. If its tokenizer has a form that
+        is not read here, an error to be raised when a text is to be encoded: the model still takes token ids.
 
     Raises:
         TokenizerError: a file is broken.

@@ -49,7 +49,7 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is to be made of a vocabulary.
+    """How to make a tokenizer from a vocabulary.
 
     Attributes:
         tokenizer_class: transformers' class, without "Fast"; None where no file names one.
