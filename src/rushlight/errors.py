@@ -7,7 +7,7 @@
     │   ├── TruncatedError       bytes are missing: a cut download, or a file changed while it was read
     │   ├── NonFiniteError       a weight is not a finite float32 number
     │   └── GoldenError          not a golden file, or one that this version cannot read
-    ├── ConfigError              config.json is malformed, or asks for what the model does not do
+    ├── ConfigError              a config file is malformed, or asks for what the model does not do
     ├── BindError                tensors and model do not fit: every problem at once
     ├── PortError                a user's own model file cannot be used, or is not written to its end
     ├── TokenizerError           the tokenizer is missing, broken, or does not fit the model
