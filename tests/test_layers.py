@@ -23,13 +23,13 @@ chat/                                 conversations: templates, turns, and the e
 model.py                              the object that a user holds
 prompts.py     running.py             what users give as token ids; what runs a model: its modules, or tapped ones
 result.py                             a generated text, whole or as it comes
-models/                               one file an architecture
+models/                               one file an architecture; what config files say
 nn/            generation/            layers and binding; cache, sampling and the loop
 backends/                             one file a device
 viewer/                               a module tree as a web page
 checkpoint/    text/                  files and their tensors; tokens and text
 demo/                                 the embedded model
-strict_json.py files.py               JSON from strangers; files that are written whole
+strict_json.py files.py               strict JSON; files that are written whole
 errors.py                             every error
 """
 

@@ -11,7 +11,7 @@ except KeyboardInterrupt:
 
 
 def program() -> None:
-    """`rushlight.cli.main`, and Ctrl-C as quiet while Python imports, before it, and ends, after it."""
+    """Run `rushlight.cli.main`; Ctrl-C prints no traceback during imports and at exit either."""
     try:
         by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where a shell has it ignored
         if by_default:

@@ -7,7 +7,7 @@
     │   ├── TruncatedError       bytes are missing: a cut download, or a file changed while it was read
     │   ├── NonFiniteError       a weight is not a finite float32 number
     │   └── GoldenError          not a golden file, or one that this version cannot read
-    ├── ConfigError              config.json is malformed, or asks for what the model does not do
+    ├── ConfigError              a config file is malformed, or asks for what the model does not do
     ├── BindError                tensors and model do not fit: every problem at once
     ├── PortError                a user's own model file cannot be used, or is not written to its end
     ├── TokenizerError           the tokenizer is missing, broken, or does not fit the model
@@ -125,11 +125,11 @@ def printable(text: str) -> str:
 
 
 MOST_SHOWN = 400
-"""Characters of a name that are shown."""
+"""The longest name that is shown whole, in characters."""
 
 
 def printable_name(name: str) -> str:
-    """As `printable_line`, but with the middle left out of a name that is long, as those in a file may be."""
+    """As `printable_line`, for a name from a file: of one longer than MOST_SHOWN the middle is left out."""
     if len(name) <= MOST_SHOWN:
         return printable_line(name)
     start, end = MOST_SHOWN * 3 // 4, MOST_SHOWN // 4
@@ -137,7 +137,7 @@ def printable_name(name: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """`text` on one line, with every character that is not printable escaped."""
+    """`text` on one line and whole, with every character that is not printable escaped: for sentences and paths."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -180,7 +180,7 @@ class GoldenError(CheckpointError):
 
 
 class ConfigError(RushlightError):
-    """config.json is malformed, or asks for what the model does not do."""
+    """config.json or generation_config.json is malformed, or asks for what the model does not do."""
 
     code = "invalid_config"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 
 __all__ = ["write_whole"]
 
@@ -16,33 +16,25 @@ def write_whole(path: str | os.PathLike[str], data: bytes, *, private: bool = Fa
     Args:
         path: the file. A temporary one beside it takes its place at the end.
         data: its bytes.
-        private: whether only its owner may read it; otherwise who may is as for any new file.
+        private: whether only its owner may read it; otherwise the umask decides, as for any new file.
 
     Raises:
         OSError: the folder is not there or not writable, or the disk is full; names `path`, and nothing is left behind.
     """
     path = Path(path)
     try:
-        descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        part = path.parent / f".{path.name}.{token_hex(4)}.part"
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            if not private:
-                Path(part).chmod(0o666 & ~_umask())  # mkstemp lets nobody else read
-            Path(part).replace(path)
+            part.replace(path)
         except BaseException:
             with suppress(OSError):
-                Path(part).unlink()
+                part.unlink()
             raise
     except OSError as error:
-        # Nobody has heard of the temporary file.
+        # The caller knows `path` alone, not the temporary file.
         raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
-
-
-def _umask() -> int:
-    """The mask of the process, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -59,12 +59,12 @@ def _marks(checkpoint: Checkpoint, rules: NameRules) -> dict[str, Mark]:
     names = {rules.canonical(name): name for name in checkpoint}
     for head, table in rules.tied.items():
         if head in names and table in names:
-            told = tied_by_config(checkpoint)
-            if told is None and checkpoint.is_remote:
+            tied = tied_by_config(checkpoint)
+            if tied is None and checkpoint.is_remote:
                 _log.warning(
                     "whether %s is tied is not known without config.json or the data: it is counted", names[head]
                 )
                 continue
-            if checkpoint[names[head]].same_data(checkpoint[names[table]]) if told is None else told:
+            if checkpoint[names[head]].same_data(checkpoint[names[table]]) if tied is None else tied:
                 marks[names[head]] = "tied"
     return marks

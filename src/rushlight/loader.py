@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.backends.memory import naming_shortages
-from rushlight.checkpoint import Checkpoint, display_name, open_checkpoint, read_json_object
+from rushlight.checkpoint import Checkpoint, display_name, open_checkpoint, read_config
 from rushlight.checkpoint.json_file import check_text_file
 from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import ConfigError, FormatError, PortError, RequestError, TokenizerError
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from rushlight.nn import Module
     from rushlight.text import Tokenizer
 
-MAX_CONFIG_BYTES = 2**20
 LANGUAGE_MODEL = ("vocab_size", "context_length", "kv_shape", "tie_word_embeddings", "bos_token_id", "eos_token_id")
 """What the config of a model has that generates text."""
 
@@ -246,7 +245,7 @@ def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[
     """
     path = checkpoint.sidecar("config.json")
     if path is not None:
-        values = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
+        values = read_config(path)
         architecture = port or _by_model_type(values, checkpoint, str(path))
         return architecture, architecture.config_type.from_json(values, file=str(path))
 
@@ -298,7 +297,7 @@ def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | TokenizerError | Non
 
 
 def _find(checkpoint: Checkpoint, name: str) -> Path | None:
-    """The path of a tokenizer's file, once it is sure that it is text."""
+    """The path of a tokenizer's file, by its name or a pattern; a TokenizerError if a file of that name is not text."""
     if "*" in name:
         return next(iter(sorted(checkpoint.folder.glob(name))), None) if checkpoint.folder else None
     path = checkpoint.sidecar(name)
@@ -333,12 +332,10 @@ def generation_config(checkpoint: Checkpoint, config: Config) -> GenerationConfi
     Raises:
         ConfigError: the file is wrong.
     """
-    path, keys = checkpoint.sidecar("generation_config.json"), None
-    if path is None:
-        path, keys = checkpoint.sidecar("config.json"), GENERATION_KEYS
-    if path is None:
+    if path := checkpoint.sidecar("generation_config.json"):
+        values = read_config(path)
+    elif path := checkpoint.sidecar("config.json"):
+        values = {key: value for key, value in read_config(path).items() if key in GENERATION_KEYS}
+    else:
         return GenerationConfig(eos_token_id=config.eos_token_id)
-    values = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
-    if keys is not None:
-        values = {key: value for key, value in values.items() if key in keys}
     return GenerationConfig.from_json(values, config, file=str(path))

@@ -65,7 +65,7 @@ __all__ = ["AsyncStream", "Beam", "Generation", "Model", "Request", "Score", "St
 class Request:
     """One of many prompts, with what `Model.generate` takes beside it: `Request("Once", max_tokens=20, stop=".")`.
 
-    What is wrong with it is said when it is generated, so that it stops no other.
+    It is checked when it is generated, so that an invalid one does not stop the others.
 
     Attributes:
         prompt: text, or token ids.
@@ -256,7 +256,7 @@ class Model:
             error: the others go on.
 
         Raises:
-            RequestError: max_active is no whole number above 0, or `requests` is one text or no iterable.
+            RequestError: max_active is not a whole number above 0, or `requests` is a single text or not iterable.
         """
         if isinstance(requests, str | bytes) or not isinstance(requests, Iterable):
             raise RequestError(
@@ -675,7 +675,7 @@ class Model:
 
 
 def _checked_pair(pair: object) -> Any:
-    """A prompt and its continuation; a text of two characters is none."""
+    """A prompt and its continuation; a text of two characters is not a pair."""
     if isinstance(pair, tuple | list) and len(pair) == 2:
         return pair
     raise RequestError("a pair is (prompt, continuation)", found=short_repr(pair))

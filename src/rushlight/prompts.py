@@ -29,7 +29,7 @@ class Prompts:
     Attributes:
         name: the model's, for its errors.
         tokenizer: None if it has none; then there is no text.
-        no_tokenizer: why it has none, where there is more to say than that.
+        no_tokenizer: the reason why it has none, if the files name one.
         vocab_size: V.
         context_length: the most tokens that it takes.
         start_id: what an empty prompt stands for; None if the model has no such token.
@@ -52,7 +52,7 @@ class Prompts:
             raise TokenizerError(
                 f"{why}, and {self.no_tokenizer.message}",
                 file=self.no_tokenizer.file,
-                remedy=f"{self.no_tokenizer.remedy}, or give token ids",
+                remedy=f"give token ids, or {self.no_tokenizer.remedy}",
             )
         if self.tokenizer is None:
             raise TokenizerError(

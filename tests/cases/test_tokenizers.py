@@ -147,7 +147,7 @@ def test_a_character_named_as_padding_stays_a_character(make_gpt2: MakeGPT2) -> 
             'added_tokens.json: "a" has another id in the vocabulary .expected 97, found 257',
         ),
         ({"added_tokens.json": {"<x>": 5}}, "have the same id 5"),
-        ({"added_tokens.json": {"<x>": "257"}}, "added_tokens.json: '<x>' has no id"),
+        ({"added_tokens.json": {"<x>": "257"}}, 'added_tokens.json: "<x>" has no id'),
         ({"added_tokens.json": "["}, "added_tokens.json: not JSON"),
         ({"tokenizer_config.json": {"bos_token": 5}}, "tokenizer_config.json: bos_token is not a token"),
         ({"tokenizer_config.json": {"added_tokens_decoder": {"x": {}}}}, "added_tokens_decoder is wrong"),

@@ -170,10 +170,10 @@ def test_biases_under_other_names_are_not_taken_for_none(write, weights):
 def test_an_advice_names_only_a_flag_that_was_given(write, tmp_path):
     folder = write({"a.weight": np.ones((3, 4), np.float32)})
     (by_config,) = [f for f in rushlight.check(folder).findings if f.title == "another model"]
-    assert "--model" not in by_config.mend
+    assert "--architecture" not in by_config.mend
     assert "config.json" in by_config.mend
     (by_flag,) = [f for f in rushlight.check(folder, model="gpt2").findings if f.title == "another model"]
-    assert "--model" in by_flag.mend
+    assert "leave --architecture out" in by_flag.mend
     assert rushlight.check(folder).saved_by is None
 
 
@@ -317,6 +317,16 @@ def test_what_is_not_applied_is_named_once(make_gpt2, caplog, run, author, note)
     assert (done.code, done.err.count("not applied")) == (0, 1)
     (finding,) = [f for f in rushlight.check(folder).findings if f.cause == "config"]
     assert (finding.is_problem, note in finding.why) == (False, True)
+
+
+def test_a_note_of_many_settings_is_whole(make_gpt2, run):
+    settings = ("min_length", "max_time", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "guidance_scale")
+    author = dict.fromkeys((*settings, "exponential_decay_length_penalty", "penalty_alpha", "forced_bos_token_id"), 3)
+    author |= {"stop_strings": [f"a string that ends a text, {i}" for i in range(8)]}
+    folder = make_gpt2(files={"generation_config.json": author})
+    [note] = run("generate", folder, "-p", "Hello", "-n", "3").err.splitlines()
+    assert len(note) > 500
+    assert note.count("--stop 'a string that ends a text, ") == 8
 
 
 NEUTRAL = {
@@ -529,7 +539,7 @@ def test_recorded_ids_that_cannot_be_are_an_error(golden, value, problem):
 def test_a_recorded_prompt_is_of_token_ids(golden, tmp_path, value):
     golden.cases[0].ids[0] = value
     write_golden(golden, tmp_path / "golden.safetensors")
-    with pytest.raises(GoldenError, match="0/ids holds numbers that are no token ids"):
+    with pytest.raises(GoldenError, match="0/ids holds numbers that are not token ids"):
         read_golden(tmp_path / "golden.safetensors")
 
 

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from rushlight.checkpoint import hub as hub_module
 from rushlight.checkpoint import open_checkpoint
 from rushlight.errors import CheckpointError, RushlightError, SourceError
+from rushlight.jobs.identity import CONFIG_FILES
+from rushlight.text import TOKENIZER_FILES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SOURCE = Path(__file__).parents[2] / "src"
@@ -34,6 +37,10 @@ REPO = {
     "flax_model.msgpack": b"flax",
 }
 WANTED = ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_every_small_file_that_is_read_is_downloaded():
+    assert {*CONFIG_FILES, *TOKENIZER_FILES} <= {*hub_module._SIDECARS}
 
 
 def refusal(source, **options) -> RushlightError:

@@ -1,4 +1,4 @@
-"""Which commit of a model on the hub a revision is, and what files it has: as the hub says, or else as the cache does.
+"""The commit of a revision of a model on the hub, and its files: from the hub, or else from the cache.
 
 The hub is asked once and for a bounded time. huggingface_hub itself asks six times for the list of files, with 23
 seconds of pauses, and waits without end for the commit.
@@ -105,7 +105,7 @@ class Snapshot:
 
 
 def find_snapshot(repo_id: str, revision: str | None, *, wait_s: float) -> Snapshot:
-    """The snapshot of a revision; of what the cache knows of it where the hub cannot be asked.
+    """The snapshot of a revision; if the hub cannot be reached, of its files in the cache.
 
     Args:
         repo_id: "owner/name".
@@ -113,7 +113,7 @@ def find_snapshot(repo_id: str, revision: str | None, *, wait_s: float) -> Snaps
         wait_s: how long the hub may take to answer; 0 is to ask nothing of the network.
 
     Raises:
-        Exception: what huggingface_hub raises where neither hub nor cache knows the revision.
+        Exception: what huggingface_hub raises if neither the hub nor the cache has the revision.
     """
     started = time.time() - _CLOCK_SLACK_S
     hub = _Hub(wait_s)
@@ -149,7 +149,7 @@ class _Hub(HfApi):
         self.has_answered = False
 
     def commit(self, repo_id: str, revision: str | None) -> ResolvedRevision:
-        """The commit of a revision; the last that the cache knows if the hub does not answer, or not as a hub does."""
+        """The commit of a revision; the last one in the cache if the hub gives no valid answer."""
         try:
             return self.resolve_revision(repo_id, revision=revision, local_files_only=self.wait_s == 0)
         except (RepositoryNotFoundError, RevisionNotFoundError):
@@ -164,7 +164,7 @@ class _Hub(HfApi):
             return commit
 
     def answers(self, repo_id: str, commit: ResolvedRevision) -> bool:
-        """Whether the hub can be asked for more. For a revision that is a commit already it was not asked so far."""
+        """Whether the hub answers: for a revision that is a commit, `commit` has not asked it yet."""
         if self.wait_s > 0 and not self.has_answered and self.failure is None:
             with suppress(Exception):
                 self.repo_info(repo_id, revision=commit.resolved)
@@ -184,7 +184,7 @@ class _Hub(HfApi):
         """What a call returns. A timeout of the socket would hold for each address of a host anew, and not for DNS.
 
         Raises:
-            TimeoutError: it took longer than `wait_s`; it may go on, and nobody waits for it.
+            TimeoutError: it takes longer than `wait_s`; the call then goes on in its thread.
         """
         future: Future[Any] = Future()
 

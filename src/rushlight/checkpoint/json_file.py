@@ -7,14 +7,26 @@ from typing import TYPE_CHECKING
 
 from rushlight.checkpoint.file import File
 from rushlight.checkpoint.sniff import SNIFF_BYTES, sniff_text
-from rushlight.errors import FormatError, RushlightError
+from rushlight.errors import ConfigError, FormatError, RushlightError
 from rushlight.strict_json import parse_json_object
 
 if TYPE_CHECKING:
     import os
     from typing import Any
 
-__all__ = ["check_text_file", "read_json_object"]
+__all__ = ["check_text_file", "read_config", "read_json_object"]
+
+_MAX_CONFIG_BYTES = 1 << 20
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a config.json, or a generation_config.json.
+
+    Raises:
+        ConfigError: it is larger than 1 MiB, or not a JSON object.
+        SourceError: there is no such file, or it is not a regular one.
+    """
+    return read_json_object(path, max_bytes=_MAX_CONFIG_BYTES, error=ConfigError)
 
 
 def read_json_object(

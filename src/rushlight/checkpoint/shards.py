@@ -31,7 +31,7 @@ INDEX = "model.safetensors.index.json"
 """What the index of a folder or a repository is called."""
 MAX_INDEX_BYTES = 32 << 20
 HELD_OPEN = 16
-"""The files of a checkpoint of more shards are not held open, since a process may have only so many: 256 on macOS."""
+"""The files of a checkpoint with more shards are not held open: the limit of a process may be low, as 256 on macOS."""
 
 _INSIDE = "the index may name only .safetensors files in its own folder, or in folders below"
 
@@ -53,7 +53,7 @@ class Index:
         """The index that a JSON object is.
 
         Raises:
-            FormatError: it is none, or it names what is not a .safetensors file inside its folder.
+            FormatError: it is not an index, or it names anything but .safetensors files inside its folder.
         """
         weight_map = values.get("weight_map")
         if weight_map is None:

@@ -104,7 +104,7 @@ def check(
 
 
 def _refuse_architecture(source: str | None, model: str | None) -> None:
-    """Refuse the name of an architecture beside SOURCE: until 0.1, that was what --model took here."""
+    """Refuse the name of an architecture as --model, which names the checkpoint, and say which flag takes it."""
     from rushlight.models import ARCHITECTURES
 
     if source is not None and model != source and model in ARCHITECTURES:

@@ -9,7 +9,7 @@ import typer
 
 from rushlight.backends.memory import shortage
 from rushlight.cli.terminal import out_json, say
-from rushlight.errors import RushlightError, printable, printable_name
+from rushlight.errors import RushlightError, printable, printable_line, printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
     """Print `error` on stderr, with `--json` also as an object on stdout, with `--debug` after its traceback.
 
     Returns the exit code. An OSError is the user's disk or path, so it is bad input, and so are a lack of memory or
-    threads and what a user's own model file raises; what nobody foresaw is a defect.
+    threads and what a user's own model file raises; any other exception is a defect.
     """
     # Read from the arguments, since an error may come before or outside of their parsing.
     if "--debug" in arguments:
@@ -40,7 +40,7 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
     elif place := _line_of_a_port(error):
         code, exit_code = "port_failed", BAD_INPUT
         what = printable(f"{type(error).__name__}: {error}")
-        message = f"{printable_name(str(place[0]))}: line {place[1]} raises {what}"
+        message = f"{printable_line(str(place[0]))}: line {place[1]} raises {what}"
     else:
         what = printable(f"{type(error).__name__}: {error}")
         code, message, exit_code = (
@@ -58,7 +58,7 @@ def in_words(error: RushlightError | OSError) -> str:
     """What is wrong with the input, the disk or a path."""
     if isinstance(error, RushlightError):
         return str(error)
-    name = f"{printable_name(str(error.filename))}: " if error.filename else ""
+    name = f"{printable_line(str(error.filename))}: " if error.filename else ""
     return name + printable(str(error.strerror or error))
 
 

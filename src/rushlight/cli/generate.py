@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rushlight.cli.options import (
-    MAX_SHOWN,
     OUTPUT,
     SAMPLING,
     TEXT,
@@ -42,10 +41,11 @@ from rushlight.cli.options import (
     one_of,
     one_prompt,
     parse_biases,
+    quoted,
 )
 from rushlight.cli.prompt_progress import showing_progress
 from rushlight.cli.terminal import is_watched, out_json, out_text, say, say_wrapped, status
-from rushlight.errors import RequestError, printable_name
+from rushlight.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -76,7 +76,7 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
-    exact: Exact = False,
+    exact: Exact = None,
     offline: Offline = False,
     revision: Revision = None,
     port: Port = None,
@@ -204,7 +204,7 @@ def generate(
             device=device,
             dtype=dtype,
             threads=threads,
-            exact=exact or None,
+            exact=exact,
             offline=offline,
             revision=revision,
             port=port,
@@ -368,9 +368,7 @@ def _read_stdin(source: str | None) -> str:
     from rushlight.text.tokenizer import MAX_PROMPT_BYTES
 
     if sys.stdin is None or sys.stdin.isatty():
-        meant = (
-            "" if source is None else f"; '{printable_name(source[:MAX_SHOWN])}' is SOURCE, the prompt comes after it"
-        )
+        meant = "" if source is None else f"; {quoted(source)} is SOURCE, the prompt comes after it"
         raise typer.BadParameter(f"none was given, and none is piped in{meant}", param_hint="--prompt")
     data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:

@@ -58,7 +58,7 @@ def lens(
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
-    exact: Exact = False,
+    exact: Exact = None,
     offline: Offline = False,
     revision: Revision = None,
     last: Annotated[
@@ -95,7 +95,7 @@ def lens(
         raise typer.BadParameter("none was given; write it after SOURCE, or with -p", param_hint="--prompt")
     with status(f"loading {name or 'the embedded model'}"):
         loaded = rushlight.load(
-            name, device=device, dtype=dtype, threads=threads, exact=exact or None, offline=offline, revision=revision
+            name, device=device, dtype=dtype, threads=threads, exact=exact, offline=offline, revision=revision
         )
     wants_page = html is not None or open_page
     fitting = None if as_json or wants_page or not sys.stdout.isatty() else _columns_that_fit(loaded)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rushlight.cli.terminal import erase_status, say_wrapped
-from rushlight.errors import printable_name
+from rushlight.errors import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,4 +30,4 @@ def notes_on_stderr() -> Iterator[None]:
 class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         erase_status()
-        say_wrapped(f"note: {printable_name(record.getMessage())}")
+        say_wrapped(f"note: {printable_line(record.getMessage())}")

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from rushlight.errors import printable_name
+from rushlight.cli.wrap import shortened
+from rushlight.errors import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MODEL, TEXT, SAMPLING, OUTPUT = "Model", "Text", "Sampling", "Output"
 
-MAX_SHOWN = 60
-"""Characters of an argument that an error shows."""
+_MAX_SHOWN = 60
+"""Columns of an argument that an error shows."""
 
 
 def _devices(incomplete: str) -> list[str]:
@@ -32,9 +33,7 @@ def _dtypes(incomplete: str) -> list[str]:
 
 
 def complete_source(incomplete: str) -> list[str]:
-    """The embedded model's name and the paths that begin alike; nothing, so that the shell completes paths, where the
-    name does not begin so.
-    """
+    """`tales` and the matching paths if `tales` matches; otherwise nothing, and the shell completes paths."""
     from rushlight import demo
 
     if not demo.NAME.startswith(incomplete):
@@ -97,7 +96,7 @@ Threads = Annotated[
     ),
 ]
 Exact = Annotated[
-    bool,
+    bool | None,
     typer.Option(
         "--exact",
         rich_help_panel=MODEL,
@@ -248,12 +247,17 @@ def one_prompt(argument: str | None, flag: str | None, source: str | None) -> st
     if argument is not None and flag is not None:
         raise typer.BadParameter("the prompt is there already, as the second argument", param_hint="--prompt")
     if source and not could_be_source(source):
-        shown = printable_name(source if len(source) <= MAX_SHOWN else f"{source[:MAX_SHOWN]}...")
         raise typer.BadParameter(
-            f"'{shown}' is neither a path that exists nor the name of a model; if it is the prompt, write -p before it",
+            f"{quoted(source)} is neither a path that exists nor the name of a model; "
+            "if it is the prompt, write -p before it",
             param_hint="SOURCE",
         )
     return flag if argument is None else argument
+
+
+def quoted(argument: str) -> str:
+    """An argument as an error shows it: on one line, with the middle of a long one left out."""
+    return f"'{shortened(printable_line(argument), _MAX_SHOWN)}'"
 
 
 def parse_biases(texts: Sequence[str] | None) -> dict[int, float]:

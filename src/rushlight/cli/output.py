@@ -75,7 +75,7 @@ class Output(io.RawIOBase):
         """Write all of `data`.
 
         Raises:
-            OSError: it is the first that cannot be written of a result.
+            OSError: a result cannot be written; only the first time.
             SystemExit: the result's reader went away.
         """
         n_bytes = memoryview(data).nbytes

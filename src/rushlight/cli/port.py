@@ -9,7 +9,7 @@ import typer
 
 from rushlight.cli.options import OUTPUT, Debug, HeaderSource, ModelFlag, Offline, Revision, need_source
 from rushlight.cli.terminal import out, say, status
-from rushlight.errors import PortError, printable_name
+from rushlight.errors import PortError, printable_line
 from rushlight.files import write_whole
 
 EXAMPLES = """
@@ -50,6 +50,7 @@ def port(
     it says where the forward is to be written.
     """
     from rushlight.checkpoint import open_headers
+    from rushlight.checkpoint.listing import first_ten
     from rushlight.models.tied import tied_heads
     from rushlight.porting.scaffold import scaffold
 
@@ -72,7 +73,7 @@ def port(
         return
     for path, text in ((module, written.module), (test, written.test)):
         write_whole(path, text.encode())
-    say(printable_name(f"wrote {module} and {test}"))
+    say(printable_line(f"wrote {module} and {test}"))
     if written.to_write:
-        names = ", ".join(written.to_write[:8]) + (" …" if len(written.to_write) > 8 else "")
+        names = ", ".join(first_ten(written.to_write))
         say(f"every tensor has its place; what these compute is to be written: {names}")

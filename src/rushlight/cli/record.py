@@ -9,7 +9,7 @@ import typer
 
 from rushlight.cli.options import MODEL, OUTPUT, TEXT, Debug, ModelFlag, Offline, Revision, complete_source, need_source
 from rushlight.cli.terminal import say, status
-from rushlight.errors import printable_name
+from rushlight.errors import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,7 @@ def record(
     write_golden(golden, output)
     n = len(golden.cases)
     modules = len(golden.cases[0].calls)
-    say(printable_name(f"wrote {output}: {n} prompt{'s' if n > 1 else ''}, {modules} modules of {golden.model}"))
+    say(printable_line(f"wrote {output}: {n} prompt{'s' if n > 1 else ''}, {modules} modules of {golden.model}"))
 
 
 def parse_ids(given: Sequence[str] | None) -> list[list[int]]:

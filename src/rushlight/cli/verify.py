@@ -24,7 +24,7 @@ from rushlight.cli.options import (
 from rushlight.cli.record import Ids, Texts, parse_ids
 from rushlight.cli.terminal import out_json, say_wrapped, show, status
 from rushlight.cli.web_page import Html, Open, deliver
-from rushlight.errors import RequestError, printable_name
+from rushlight.errors import RequestError, printable_line
 
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ def verify(
     device: Device = "auto",
     dtype: Dtype = "f32",
     threads: Threads = None,
-    exact: Exact = False,
+    exact: Exact = None,
     offline: Offline = False,
     revision: Revision = None,
     port: Port = None,
@@ -117,7 +117,7 @@ def verify(
             recording = None
         with status(f"loading {source or 'the embedded model'}"):
             loaded = _load(
-                source, checkpoint, port, device=device, dtype=dtype, threads=threads, exact=exact or None, **options
+                source, checkpoint, port, device=device, dtype=dtype, threads=threads, exact=exact, **options
             )
         if recording is None:
             right = _known_answers(loaded, as_json)
@@ -183,7 +183,7 @@ def _tell(report: Report, as_json: bool, wants_page: bool, html: Path | None, op
     else:
         show(report_view(report, table=not wants_page))
         for note in report.notes:
-            say_wrapped(printable_name(f"note: {note}"))
+            say_wrapped(printable_line(f"note: {note}"))
     if wants_page:
         from rushlight.viewer import render_page
 

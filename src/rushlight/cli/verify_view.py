@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rushlight.cli.terminal import stdout_console
-from rushlight.errors import printable_name
+from rushlight.errors import printable_line, printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,14 +67,14 @@ def report_view(report: Report, *, table: bool = True) -> RenderableType:
         ("weights", _weights(report)),
         ("logits", _logits(report)),
     ]
-    parts += [Text.assemble((f"{name:<{NAME}}", "dim"), printable_name(fact)) for name, fact in facts if fact]
+    parts += [Text.assemble((f"{name:<{NAME}}", "dim"), printable_line(fact)) for name, fact in facts if fact]
     parts.append(Text())
     if report.passed:
         n = sum(result.status == "equal" for result in report.modules)
         rounded = "" if math.isfinite(report.limit) else ", as far as rounded weights can be"
         parts.append(Text(f"{signs.equal} equal to the recording{rounded}: {n} modules", style="bold green"))
     else:
-        lines = [printable_name(f"{signs.diverges} {failure}") for failure in report.failures]
+        lines = [printable_line(f"{signs.diverges} {failure}") for failure in report.failures]
         parts += [Text(lines[0], style="bold red"), *(Text(line, style="red") for line in lines[1:])]
     return Group(*parts)
 
@@ -143,7 +143,7 @@ def answers_view(answers: Sequence[Answer]) -> RenderableType:
     for answer in answers:
         mark = (signs.equal, "green") if answer.right else (signs.diverges, "bold red")
         sides = "" if answer.right else f": expected {answer.expected}, found {answer.found}"
-        lines.append(Text.assemble(mark, printable_name(f" {answer.what} ({answer.source}){sides}")))
+        lines.append(Text.assemble(mark, printable_line(f" {answer.what} ({answer.source}){sides}")))
     wrong = sum(not answer.right for answer in answers)
     if not wrong:
         verdict = Text(

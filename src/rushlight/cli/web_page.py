@@ -11,7 +11,7 @@ import typer
 
 from rushlight.cli.options import OUTPUT
 from rushlight.cli.terminal import say
-from rushlight.errors import printable_name
+from rushlight.errors import printable_line
 
 Html = Annotated[
     Path | None,
@@ -29,6 +29,6 @@ def deliver(page: str, path: Path | None, *, open_page: bool) -> None:
     # A page that nobody named stays: the browser may read it at any time.
     path = path or Path(tempfile.mkdtemp(prefix="rushlight-")) / "page.html"
     write_page(path, page)
-    say(printable_name(f"wrote {path}"))
+    say(printable_line(f"wrote {path}"))
     if open_page and not webbrowser.open(path.absolute().as_uri()):
         say("no browser was found: open the page in one yourself")

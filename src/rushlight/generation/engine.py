@@ -207,7 +207,7 @@ class Engine:
                 self.settle()
 
     def follow(self) -> None:
-        """Sees to it that a thread runs the sequences of asynchronous readers.
+        """Ensure that a thread runs the sequences of asynchronous readers.
 
         Raises:
             ThreadLimitError: none can be started.

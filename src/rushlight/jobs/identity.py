@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rushlight.backends.threads import usable_cores
 from rushlight.checkpoint.file import File
+from rushlight.text import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     import os
@@ -20,16 +21,6 @@ if TYPE_CHECKING:
     from rushlight.model import Model
 
 CONFIG_FILES = ("config.json", "generation_config.json")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-)
 
 _PIECE_BYTES = 16 << 20
 _MOST_THREADS = 16
@@ -72,7 +63,7 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _files_digest(paths: Iterable[Path]) -> str:
-    """16 hex digits of the names and contents of those files that there are."""
+    """16 hex digits of the names and contents of those files that exist."""
     digest = blake2b(digest_size=8)
     for path in paths:
         if path.is_file():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rushlight.errors import JobError, RushlightError
 from rushlight.jobs.identity import changes, job_identity
-from rushlight.jobs.result_line import ResultLine
+from rushlight.jobs.result_line import REMEDY, ResultLine
 
 if TYPE_CHECKING:
     import os
@@ -113,7 +113,7 @@ class Job:
         if n_finished < len(self._results):
             raise JobError(
                 f"there are {len(self._results):,} results, and the input has only {n_finished:,} of their lines",
-                remedy=_OTHERWISE,
+                remedy=REMEDY,
             )
 
     def run(self, lines: Iterable[Line], progress: Callable[[Summary], object] | None = None) -> Summary:
@@ -168,7 +168,7 @@ class Job:
             changed = ", ".join(changes(before, self.identity))
             raise JobError(
                 "the results belong to another job" + (f"; changed since then: {changed}" if before else ""),
-                remedy=_OTHERWISE,
+                remedy=REMEDY,
             )
 
     def _is_finished(self, line: Line) -> bool:
@@ -181,7 +181,7 @@ class Job:
         if there is not None and there != self._digest(line):
             raise JobError(
                 f"line {line.index + 1} of the input is not the request that its result answers: it has changed",
-                remedy=_OTHERWISE,
+                remedy=REMEDY,
             )
         return there is not None
 
@@ -229,9 +229,6 @@ class Job:
         while (first := next(iter(self._pending), None)) is not None and (ready := self._pending[first]) is not None:
             self._results.append(ready)
             del self._pending[first]
-
-
-_OTHERWISE = "name another file with -o, or begin again with --force"
 
 
 def _head(line: Line, name: Any) -> dict[str, Any]:

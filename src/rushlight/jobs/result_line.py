@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
+REMEDY = "name another file with -o, or begin again with --force"
+"""What to do about a results file that a job cannot resume."""
+
 MAX_RESULT_BYTES = 8 * MAX_LINE_BYTES
 """Room for the longest prompt with every character escaped."""
 

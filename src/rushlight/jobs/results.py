@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rushlight.errors import JobError
 from rushlight.jobs.digests import Digests
-from rushlight.jobs.result_line import MAX_RESULT_BYTES, ResultLine
+from rushlight.jobs.result_line import MAX_RESULT_BYTES, REMEDY, ResultLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,8 +20,6 @@ SYNC_S = 5.0
 
 _BEGINNING = b'{"index": '
 """Of every result: what a cut line is told by."""
-
-_OTHERWISE = "name another file with -o, or begin this one again with --force"
 
 
 class ResultsFile:
@@ -147,12 +145,10 @@ class ResultsFile:
                 raise JobError(
                     f"line {number} is not a result of rushlight batch",
                     file=self.path,
-                    remedy=_OTHERWISE,
+                    remedy=REMEDY,
                 )
             if self.job not in (None, result.job):
-                raise JobError(
-                    f"line {number} is of another job than those before it", file=self.path, remedy=_OTHERWISE
-                )
+                raise JobError(f"line {number} is of another job than those before it", file=self.path, remedy=REMEDY)
             self._note(result)
             end += len(raw)
 

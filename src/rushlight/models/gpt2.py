@@ -82,7 +82,7 @@ class GPT2Config:
 
         Sizes must stand in it, since a wrong guess of n_head passes every check of shapes; the rest defaults as in
         transformers. n_ctx, once the size of the mask that was saved, counts only where n_positions is absent. Keys
-        that change nothing are in BENIGN_KEYS; keys that nobody knows are logged.
+        that change nothing are in BENIGN_KEYS; unknown keys are logged.
 
         Raises:
             ConfigError: fields missing, mistyped, out of range or not honoured: all of them.

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from rushlight.checkpoint import open_headers, read_json_object
+from rushlight.checkpoint import open_headers, read_config
 from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.stats import measure
 from rushlight.errors import ConfigError, RequestError, TokenizerError
-from rushlight.loader import LANGUAGE_MODEL, MAX_CONFIG_BYTES, generation_config, tokenizer_beside
+from rushlight.loader import LANGUAGE_MODEL, generation_config, tokenizer_beside
 from rushlight.models import ARCHITECTURES, load_port
 from rushlight.models.gpt2 import GPT2, GPT2_VOCAB_SIZE
 from rushlight.models.tied import tied_heads
@@ -108,7 +108,7 @@ def examine(
         architecture = None
     else:
         look_at_wrappers(exam, architecture.rules.prefixes if architecture else ())
-        flag = None if architecture is None else "--port" if is_port else "--model"
+        flag = None if architecture is None else "--port" if is_port else "--architecture"
         architecture = find_architecture(exam, architecture or _named_by_config(checkpoint), flag)
         if architecture is None:
             look_at_unknown(exam, _config_value(checkpoint, "model_type"))
@@ -143,7 +143,7 @@ def _config_value(checkpoint: Checkpoint, key: str) -> object:
     """What stands in config.json under a key; None if nothing does. What is wrong with the file is said elsewhere."""
     path = checkpoint.sidecar("config.json")
     try:
-        return path and read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError).get(key)
+        return path and read_config(path).get(key)
     except ConfigError:
         return None
 
@@ -156,7 +156,7 @@ def _named_by_config(checkpoint: Checkpoint) -> Architecture | None:
 def _writer_of_gpt2(exam: Examination, fit: Fit) -> str | None:
     """What saved a GPT-2. nanoGPT and llm.c's train_gpt2.py write the same names, with PyTorch's Linear.
 
-    None if the names are not those of a GPT-2 alone, or the metadata names a library that is none of these.
+    None if the names are not those of a GPT-2 alone, or the metadata names another library.
     """
     if not fit.is_named_alike or exam.checkpoint.metadata.get("format", "pt") != "pt":
         return None

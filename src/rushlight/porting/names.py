@@ -73,7 +73,7 @@ def find_architecture(exam: Examination, named: Architecture | None, flag: str |
         prefixes = [_prefix(exam.tensors, landmark, architecture.rules.prefixes) for landmark in needed]
         there = [prefix for prefix in prefixes if prefix is not None]
         if named and needed and not there:
-            _look_at_strangers(exam, needed, flag)
+            _look_at_another_model(exam, needed, flag)
         if there and (named or len(there) == len(needed)):
             if prefix := Counter(there).most_common(1)[0][0]:
                 _strip(exam, prefix)
@@ -137,7 +137,7 @@ def look_at_shared_table(exam: Examination, architecture: Architecture) -> None:
         exam.mends.copy(seen.name, prefix + table)
 
 
-def _look_at_strangers(exam: Examination, landmarks: frozenset[str], flag: str | None) -> None:
+def _look_at_another_model(exam: Examination, landmarks: frozenset[str], flag: str | None) -> None:
     relative = family(exam.tensors)
     exam.problem(
         "architecture",

@@ -10,9 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rushlight.checkpoint import read_json_object
-from rushlight.errors import ConfigError, PortError
-from rushlight.loader import MAX_CONFIG_BYTES
+from rushlight.checkpoint import read_config
+from rushlight.errors import PortError
 from rushlight.models import recognise
 from rushlight.models.gpt2 import GPT2, GPT2Config
 from rushlight.porting.examination import Examination
@@ -61,7 +60,7 @@ def _as_gpt2(checkpoint: Checkpoint) -> tuple[GPT2Config, tuple[str, ...]] | Non
     if path is None:
         config = GPT2Config.from_tensors(exam.tensors, file=checkpoint.source)
     else:
-        values = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
+        values = read_config(path)
         config = GPT2Config.from_json(values, file=str(path))
     # The longest first, since the first that a name begins with is taken off.
     names = [seen.tensor.name for seen in exam.tensors.values()]

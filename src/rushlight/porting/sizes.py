@@ -6,9 +6,8 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
 
-from rushlight.checkpoint import read_json_object
+from rushlight.checkpoint import read_config
 from rushlight.errors import ConfigError
-from rushlight.loader import MAX_CONFIG_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,7 +36,7 @@ def look_at_config(exam: Examination, architecture: Architecture) -> Config | No
         )
     elif path is not None:
         try:
-            values = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
+            values = read_config(path)
             config = architecture.config_type.from_json(values, file=str(path))
         except ConfigError as error:
             exam.problem("config", "config.json is wrong", error.message, "correct it")

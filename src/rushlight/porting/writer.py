@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rushlight.checkpoint import display_name, read_json_object
+from rushlight.checkpoint import display_name, read_config
 from rushlight.checkpoint.dtypes import FLOAT_DTYPES
 from rushlight.errors import ConfigError
-from rushlight.loader import MAX_CONFIG_BYTES
 from rushlight.porting.guess import Layer, conv1d_by_majority, guess
 from rushlight.porting.modules import Node, number, tree_of
 from rushlight.porting.python_text import (
@@ -421,7 +420,7 @@ def _config_values(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """What stands in config.json; nothing if there is none, or none that can be read."""
     path = checkpoint.sidecar("config.json")
     try:
-        return read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError) if path else {}
+        return read_config(path) if path else {}
     except ConfigError:
         return {}
 

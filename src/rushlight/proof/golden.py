@@ -210,7 +210,7 @@ class _Reader:
         if not ids:
             self.problems.append(f"{i}/ids holds no tokens")
         elif not all(0 <= each <= MAX_ID for each in ids):
-            self.problems.append(f"{i}/ids holds numbers that are no token ids")
+            self.problems.append(f"{i}/ids holds numbers that are not token ids")
         greedy = f"{i}/greedy_ids" in self.checkpoint
         margins = self.array(f"{i}/greedy_margins") if greedy else None
         case = Case(

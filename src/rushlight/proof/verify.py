@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import GoldenError, RequestError
 from rushlight.model import Model
 from rushlight.nn import NameRules
@@ -212,10 +213,10 @@ def _notes(view: View, checkpoint: Mapping[str, Tensor] | None) -> list[str]:
         if name.partition("#")[0] not in view.modules and call.output is not None and call.output != call.input
     ]
     if missing:
-        notes.append(f"recorded, and no module of the port: {', '.join(missing[:8])}{' …' if missing[8:] else ''}")
+        notes.append(f"recorded, and no module of the port: {', '.join(first_ten(missing))}")
     unrecorded = [path for path, module in view.modules.items() if path not in view.calls and "__call__" in dir(module)]
     if unrecorded:
-        notes.append(f"in the port, and not recorded: {', '.join(unrecorded[:8])}{' …' if unrecorded[8:] else ''}")
+        notes.append(f"in the port, and not recorded: {', '.join(first_ten(unrecorded))}")
     if checkpoint is None:
         notes.append("whether these are the recorded weights was not looked at")
     return notes

@@ -1,12 +1,13 @@
 """Text: strings to token ids and back, decoded as the tokens come, cut at stop strings. Knows no model."""
 
-from rushlight.text.beside import read_tokenizer
+from rushlight.text.beside import TOKENIZER_FILES, read_tokenizer
 from rushlight.text.pieces import encode_pieces, read_pieces
 from rushlight.text.stop import StopStrings
 from rushlight.text.stream import DecodeStream
 from rushlight.text.tokenizer import Tokenizer
 
 __all__ = [
+    "TOKENIZER_FILES",
     "DecodeStream",
     "StopStrings",
     "Tokenizer",

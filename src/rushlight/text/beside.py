@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
     from rushlight.text.settings import Settings
 
-__all__ = ["read_tokenizer"]
+__all__ = ["TOKENIZER_FILES", "read_tokenizer"]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+"""Every file that a tokenizer is read from, besides the class that config.json may name."""
 
 GPT2_CLASS = "GPT2Tokenizer"
 BERT_CLASS = "BertTokenizer"
@@ -36,8 +47,8 @@ def read_tokenizer(find: Callable[[str], Path | None]) -> Tokenizer | TokenizerE
         find: the path of a file by its name, or by a pattern such as `*.model`; None if there is no such file.
 
     Returns:
-        None where the folder has no file of a tokenizer, and names no other than GPT-2's. An error, to be raised where
-        there is text, where it has a tokenizer in a form that is not read here: the model still takes token ids.
+        None if the folder has no file of a tokenizer and names no class but GPT-2's. If its tokenizer has a form that
+        is not read here, an error to be raised when a text is to be encoded: the model still takes token ids.
 
     Raises:
         TokenizerError: a file is broken.

@@ -43,7 +43,7 @@ def byte_level_bpe(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> 
 
 
 def set_prefix_space(library: tokenizers.Tokenizer, value: bool | None) -> None:
-    """Says whether a text of a byte-level tokenizer begins with a space where it has none; None leaves it as it is."""
+    """Set whether a byte-level tokenizer puts a space before a text that begins with none; None changes nothing."""
     if value is None:
         return
     from tokenizers import pre_tokenizers

@@ -8,9 +8,10 @@ counts alone; without it, special_tokens_map.json overrides the names in it, and
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from reprlib import repr as short_repr
 from typing import TYPE_CHECKING
 
-from rushlight.errors import TokenizerError
+from rushlight.errors import TokenizerError, printable_name
 from rushlight.text.files import parse_object, read_bytes
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is to be made of a vocabulary.
+    """How to make a tokenizer from a vocabulary.
 
     Attributes:
         tokenizer_class: transformers' class, without "Fast"; None where no file names one.
@@ -72,7 +73,7 @@ class Settings:
         """
         value = self.config.get(key)
         if value is not None and not isinstance(value, bool):
-            raise TokenizerError(f"{key} is wrong", file=self.file, expected="true or false", found=repr(value))
+            raise TokenizerError(f"{key} is wrong", file=self.file, expected="true or false", found=short_repr(value))
         return value
 
 
@@ -129,7 +130,7 @@ def class_name(config: Mapping[str, Any], path: Path | None) -> str | None:
     """
     name = config.get("tokenizer_class")
     if name is not None and not isinstance(name, str):
-        raise TokenizerError("tokenizer_class is wrong", file=path, expected="a name", found=repr(name))
+        raise TokenizerError("tokenizer_class is wrong", file=path, expected="a name", found=short_repr(name))
     return name.removesuffix("Fast") if name else None
 
 
@@ -139,13 +140,13 @@ def _token(path: Path | None, value: Any, key: str) -> Added:
         return Added(value, file=path)
     if isinstance(value, dict) and isinstance(value.get("content"), str) and value["content"]:
         return Added(value["content"], flags=_flags(path, value), file=path)
-    raise TokenizerError(f"{key} is not a token", file=path, expected="a text", found=repr(value)[:80])
+    raise TokenizerError(f"{key} is not a token", file=path, expected="a text", found=short_repr(value))
 
 
 def _tokens(path: Path | None, value: Any, key: str) -> list[Added]:
     members = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(members, list):
-        raise TokenizerError(f"{key} is not a list of tokens", file=path, found=repr(value)[:80])
+        raise TokenizerError(f"{key} is not a list of tokens", file=path, found=short_repr(value))
     return [_token(path, member, key) for member in members]
 
 
@@ -153,19 +154,26 @@ def _flags(path: Path | None, value: Mapping[str, Any]) -> dict[str, bool]:
     flags = {key: value[key] for key in ("lstrip", "rstrip", "normalized", "single_word") if key in value}
     for key, flag in flags.items():
         if not isinstance(flag, bool):
-            raise TokenizerError(f"{key} of a token is wrong", file=path, expected="true or false", found=repr(flag))
+            raise TokenizerError(
+                f"{key} of a token is wrong", file=path, expected="true or false", found=short_repr(flag)
+            )
     return flags
 
 
 def _listed(path: Path | None, decoder: Any) -> list[Added]:
     """The tokens of `added_tokens_decoder`: an object of ids, each with its token as an object."""
     if not isinstance(decoder, dict):
-        raise TokenizerError("added_tokens_decoder is wrong", file=path, expected="an object", found=repr(decoder)[:80])
+        raise TokenizerError(
+            "added_tokens_decoder is wrong", file=path, expected="an object", found=short_repr(decoder)
+        )
     tokens = []
     for key, value in decoder.items():
         if not key.isascii() or not key.isdigit() or not isinstance(value, dict):
             raise TokenizerError(
-                "added_tokens_decoder is wrong", file=path, expected="an object by each id", found=f"{key!r}: {value!r}"
+                "added_tokens_decoder is wrong",
+                file=path,
+                expected="an object by each id",
+                found=f"{short_repr(key)}: {short_repr(value)}",
             )
         token = _token(path, value, "added_tokens_decoder")
         token_id = _id(path, int(key[:12]), token.content)
@@ -183,5 +191,7 @@ def _listed_older(path: Path | None) -> list[Added]:
 
 def _id(path: Path | None, value: Any, content: str) -> int:
     if type(value) is not int or not 0 <= value < 1 << 32:
-        raise TokenizerError(f"{content!r} has no id", file=path, expected="0 to 2^32 - 1", found=repr(value)[:80])
+        raise TokenizerError(
+            f'"{printable_name(content)}" has no id', file=path, expected="0 to 2^32 - 1", found=short_repr(value)
+        )
     return value

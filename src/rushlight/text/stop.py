@@ -52,7 +52,7 @@ class StopStrings:
                     found=f"{len(string):,}",
                 )
             if any("\ud800" <= character <= "\udfff" for character in string):
-                raise RequestError("a stop string holds half of a surrogate pair", found=ascii(string)[:80])
+                raise RequestError("a stop string holds half of a surrogate pair", found=short_repr(string))
         self.strings = tuple(strings)
         self._root = _automaton(strings)
         self._state = self._root
