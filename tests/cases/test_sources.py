@@ -381,7 +381,7 @@ def test_a_model_that_is_not_whole_in_the_cache_is_refused_at_once(
     with pytest.raises(SourceError, match="not whole, and the network is not to be asked"):
         rushlight.load("me/tiny", offline=True)
     hub.close()
-    with pytest.raises(SourceError, match=r"me/tiny cannot be downloaded: .*refused") as caught:
+    with pytest.raises(SourceError, match=r"me/tiny exists, and it cannot be downloaded .*refused") as caught:
         rushlight.load("me/tiny")
     assert f"check that {hub.url} can be reached" in caught.value.remedy
 

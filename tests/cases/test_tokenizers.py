@@ -405,7 +405,7 @@ def test_the_bytes_of_a_character_on_both_sides(tmp_path: Path) -> None:
             {**NO_SLOW, "tokenizer.model": "x"},
             "tokenizer.model: .*SentencePiece model is read from a tokenizer.json only",
         ),
-        ({**NO_SLOW, "spiece.model": "x"}, "spiece.model: .*transformers is: python -c .*AutoTokenizer"),
+        ({**NO_SLOW, "spiece.model": "x"}, "spiece.model: .*transformers is: `python -c .*AutoTokenizer"),
         ({**NO_SLOW, "vocab.txt": WORDS}, "vocab.txt: .*no file says .*BertTokenizer"),
         (
             {**NO_SLOW, "tokenizer_config.json": {"tokenizer_class": "T5Tokenizer"}},

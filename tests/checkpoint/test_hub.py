@@ -198,8 +198,13 @@ def test_a_repository_without_weights_is_refused(hub, files, found):
 @pytest.mark.parametrize(
     ("status", "code", "message", "remedy"),
     [
-        (401, "RepoNotFound", "the hub shows no model owner/name", "HF_TOKEN"),
-        (404, "RepoNotFound", "the hub shows no model owner/name", "check the spelling"),
+        (401, "RepoNotFound", "no path owner/name exists, and the hub shows no model of that name", "HF_TOKEN"),
+        (
+            404,
+            "RepoNotFound",
+            "no path owner/name exists, and the hub shows no model of that name",
+            "check the spelling",
+        ),
         (401, "GatedRepo", "owner/name is gated", "ask for access at http://127.0.0.1"),
         (403, "GatedRepo", "owner/name is gated", "HF_TOKEN"),
         (401, None, "the hub answered 401 for owner/name", "HF_TOKEN"),
@@ -220,7 +225,7 @@ def test_a_refusal_of_the_hub_comes_with_the_next_step(hub, status, code, messag
 
 
 def test_a_model_that_is_not_there_is_refused(hub):
-    assert refusal("owner/nane").message == "the hub shows no model owner/nane"
+    assert refusal("owner/nane").message == "no path owner/nane exists, and the hub shows no model of that name"
 
 
 def test_a_revision_that_is_not_there_is_refused(hub):
@@ -239,7 +244,7 @@ def test_a_name_that_the_hub_does_not_allow_is_refused(hub, name):
 def test_a_hub_that_cannot_be_reached_is_named(hub):
     hub.close()
     error = refusal("owner/name")
-    assert "owner/name cannot be downloaded: " in error.message
+    assert "no path owner/name exists, and it cannot be downloaded from the hub: " in error.message
     assert f"check that {hub.url} can be reached" in error.remedy
 
 

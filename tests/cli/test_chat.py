@@ -81,7 +81,7 @@ class TestLineByLine:
 
     def test_stats(self, piped):
         done = piped("--stats", stdin="Once\n")
-        assert re.search(r"^prompt \d+ tokens \(0 known\).* 6 tokens at .*; ended by length$", done.err, re.MULTILINE)
+        assert re.search(r"^prompt \d+ tokens \(0 cached\).* 6 tokens at .*; ended by length$", done.err, re.MULTILINE)
 
     def test_a_template_and_a_saved_conversation(self, piped, tmp_path):
         saved = tmp_path / "talk.json"
@@ -103,7 +103,7 @@ class TestLineByLine:
             (["--load", "nowhere.json"], "nowhere.json"),
             (["--temp", "-1"], "temperature"),
             (["--stop", ""], "stop string"),
-            (["gpt2", "--model", "other"], "two models"),
+            (["gpt2", "--model", "other", "-p", "Once"], "two models"),
         ],
     )
     def test_bad_arguments(self, rushlight, arguments, message):

@@ -287,6 +287,7 @@ class Chat:
                 "the context of %d tokens is full: the oldest %s no longer read",
                 self.model.context_length,
                 "turn is" if n_turns == 1 else f"{n_turns} turns are",
+                extra={"each_time": True},
             )
         self._answer = Answer(stream, keep=keep, drop=drop)
         return self._answer

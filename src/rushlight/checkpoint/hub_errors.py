@@ -43,13 +43,14 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> SourceErro
     from huggingface_hub.constants import ENDPOINT
 
     page = f"{ENDPOINT}/{repo_id}"
+    nowhere = f"no path {repo_id} exists"  # a folder may have been meant
     file = None
     # When the cache could not help either, the first failure is the cause; without one, the network was not asked.
     cache_failed = isinstance(error, errors.LocalEntryNotFoundError | errors.RevisionResolutionError)
     reason = error.__cause__ if cache_failed else error
     match reason:
         case None:
-            message = f"{repo_id} is not in the cache, or not whole, and the network is not to be asked"
+            message = f"{nowhere}, and it is not in the cache, or not whole, and the network is not to be asked"
             remedy = "load it once without --offline and without HF_HUB_OFFLINE"
         case errors.HFValidationError():
             message = f"{repo_id} is neither a path that exists nor the name of a model on the hub"
@@ -58,7 +59,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> SourceErro
             message = f"{repo_id} is gated"
             remedy = f"ask for access at {page}, then {_SIGN_IN}"
         case errors.RepositoryNotFoundError():
-            message = f"the hub shows no model {repo_id}"
+            message = f"{nowhere}, and the hub shows no model of that name"
             remedy = f"check the spelling; if it is private, {_SIGN_IN}"
         case errors.RevisionNotFoundError():
             message = f"{repo_id} has no revision {revision}"
@@ -73,6 +74,6 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> SourceErro
             remedy = "free or change it, or name another place in HF_HUB_CACHE"
         case _:
             first_line = str(reason).strip().partition("\n")[0] or type(reason).__name__
-            message = f"{repo_id} cannot be downloaded: {printable_name(first_line)}"
+            message = f"{nowhere}, and it cannot be downloaded from the hub: {printable_name(first_line)}"
             remedy = f"check that {ENDPOINT} can be reached, and try again"
     return SourceError(message, file=file, remedy=remedy)

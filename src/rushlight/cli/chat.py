@@ -36,8 +36,7 @@ from rushlight.cli.options import (
     Threads,
     TopK,
     TopP,
-    one_of,
-    one_prompt,
+    model_and_prompt,
     parse_biases,
 )
 from rushlight.cli.terminal import say_wrapped, status
@@ -61,7 +60,10 @@ FAILED = 2
 def chat(
     source: Source = None,
     words: Annotated[
-        str | None, typer.Argument(metavar="MESSAGE", rich_help_panel=TEXT, help="The same as --prompt.")
+        str | None,
+        typer.Argument(
+            metavar="MESSAGE", rich_help_panel=TEXT, help="The same as --prompt. Beside -m, the only argument."
+        ),
     ] = None,
     model: ModelFlag = None,
     device: Device = "auto",
@@ -131,8 +133,7 @@ def chat(
     from rushlight.generation.params import SamplingParams
     from rushlight.text.stop import StopStrings
 
-    name = one_of(source, model)
-    prompt = one_prompt(words, prompt, name)
+    name, prompt = model_and_prompt(source, words, model, prompt)
     settings: SamplingSettings = {
         "max_tokens": max_tokens,
         "temperature": temperature,

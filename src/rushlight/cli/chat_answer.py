@@ -36,7 +36,7 @@ def summary(result: Generation) -> str:
     """Counts and rates of an answer, in a line."""
     stats = result.stats
     return (
-        f"prompt {stats.prompt_tokens:,} tokens ({stats.cached_tokens:,} known) at {stats.prefill_tok_s:,.0f} tok/s; "
+        f"prompt {stats.prompt_tokens:,} tokens ({stats.cached_tokens:,} cached) at {stats.prefill_tok_s:,.0f} tok/s; "
         f"answer {stats.generated_tokens:,} tokens at {stats.decode_tok_s:,.0f} tok/s; "
         f"ended by {result.finish_reason or 'Ctrl-C'}"
     )

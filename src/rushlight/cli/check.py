@@ -124,9 +124,9 @@ def page(report: Report, width: int) -> Text:
     text = Text()
     text.append(f"{printable_name(report.source)}\n", "bold")
     if report.model:
-        text.append(f"held against {printable_name(report.model)}\n")
+        text.append(_wrapped(f"held against {printable_name(report.model)}", width, indent=""))
     if report.saved_by:
-        text.append(f"saved by {printable_name(report.saved_by)}\n")
+        text.append(_wrapped(f"saved by {printable_name(report.saved_by)}", width, indent=""))
     for finding in report.findings:
         text.append("\n")
         _finding(text, finding, width)
@@ -157,12 +157,12 @@ def _finding(text: Text, finding: Finding, width: int) -> None:
         text.append(_wrapped(f"To do: {finding.mend}.", width), "green")
 
 
-def _wrapped(paragraph: str, width: int) -> str:
+def _wrapped(paragraph: str, width: int, indent: str = "  ") -> str:
     return textwrap.fill(
         paragraph,
         max(width, 30),
-        initial_indent="  ",
-        subsequent_indent="  ",
+        initial_indent=indent,
+        subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
     ) + "\n"  # fmt: skip

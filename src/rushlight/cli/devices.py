@@ -34,7 +34,9 @@ def devices(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("device", "available", "what it is", "next step", box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for head in ("device", "available", "what it is", "next step"):
+        table.add_column(head, overflow="fold")  # a command that is cut cannot be used
     for device in found:
         available = Text("yes", "green") if device.available else Text("no", "yellow")
         table.add_row(Text(device.name, "bold"), available, device.detail, device.install)

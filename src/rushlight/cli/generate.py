@@ -38,8 +38,7 @@ from rushlight.cli.options import (
     Threads,
     TopK,
     TopP,
-    one_of,
-    one_prompt,
+    model_and_prompt,
     parse_biases,
     quoted,
 )
@@ -70,7 +69,10 @@ Examples:
 def generate(
     source: Source = None,
     words: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", rich_help_panel=TEXT, help="The same as --prompt.")
+        str | None,
+        typer.Argument(
+            metavar="PROMPT", rich_help_panel=TEXT, help="The same as --prompt. Beside -m, the only argument."
+        ),
     ] = None,
     model: ModelFlag = None,
     device: Device = "auto",
@@ -168,8 +170,7 @@ def generate(
     from rushlight.generation.params import SamplingParams
     from rushlight.text.stop import StopStrings
 
-    name = one_of(source, model)
-    prompt = one_prompt(words, prompt, name)
+    name, prompt = model_and_prompt(source, words, model, prompt)
     settings: SamplingSettings = {
         "max_tokens": max_tokens,
         "temperature": temperature,

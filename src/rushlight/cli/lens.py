@@ -19,8 +19,7 @@ from rushlight.cli.options import (
     Revision,
     Source,
     Threads,
-    one_of,
-    one_prompt,
+    model_and_prompt,
 )
 from rushlight.cli.terminal import out_json, say_wrapped, show, status, stdout_console
 from rushlight.cli.web_page import Html, Open, deliver
@@ -48,7 +47,10 @@ CELL = 14
 def lens(
     source: Source = None,
     words: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", rich_help_panel=TEXT, help="The same as --prompt.")
+        str | None,
+        typer.Argument(
+            metavar="PROMPT", rich_help_panel=TEXT, help="The same as --prompt. Beside -m, the only argument."
+        ),
     ] = None,
     model: ModelFlag = None,
     prompt: Annotated[
@@ -89,8 +91,7 @@ def lens(
     import rushlight
     from rushlight.logit_lens import lens as look
 
-    name = one_of(source, model)
-    prompt = one_prompt(words, prompt, name)
+    name, prompt = model_and_prompt(source, words, model, prompt)
     if prompt is None:
         raise typer.BadParameter("none was given; write it after SOURCE, or with -p", param_hint="--prompt")
     with status(f"loading {name or 'the embedded model'}"):

@@ -28,6 +28,16 @@ def notes_on_stderr() -> Iterator[None]:
 
 
 class _Notes(logging.Handler):
+    """Shows each note once, such as that of a checkpoint that is opened twice; each time where the record wants it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[str] = set()
+
     def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message in self._shown and not getattr(record, "each_time", False):
+            return
+        self._shown.add(message)
         erase_status()
-        say_wrapped(f"note: {printable_line(record.getMessage())}")
+        say_wrapped(f"note: {printable_line(message)}")

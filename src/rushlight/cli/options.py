@@ -236,14 +236,21 @@ def need_source(source: str | None, model: str | None) -> str:
     return name
 
 
-def one_prompt(argument: str | None, flag: str | None, source: str | None) -> str | None:
-    """The prompt that is given as the second argument, by --prompt, or by neither.
+def model_and_prompt(
+    source: str | None, argument: str | None, model: str | None, flag: str | None
+) -> tuple[str | None, str | None]:
+    """The model, named as SOURCE, by --model, or by neither; and the prompt, an argument, of --prompt, or neither.
+
+    Beside --model, an argument that stands alone is the prompt.
 
     Raises:
-        typer.BadParameter: it is given twice, or is the first argument: `source` cannot be a source.
+        typer.BadParameter: one of them is given twice, or the prompt stands where SOURCE does: it cannot be a source.
     """
     from rushlight.checkpoint.source import could_be_source
 
+    if model is not None and argument is None and flag is None:
+        return model, source
+    source = one_of(source, model)
     if argument is not None and flag is not None:
         raise typer.BadParameter("the prompt is there already, as the second argument", param_hint="--prompt")
     if source and not could_be_source(source):
@@ -252,7 +259,7 @@ def one_prompt(argument: str | None, flag: str | None, source: str | None) -> st
             "if it is the prompt, write -p before it",
             param_hint="SOURCE",
         )
-    return flag if argument is None else argument
+    return source, flag if argument is None else argument
 
 
 def quoted(argument: str) -> str:

@@ -10,6 +10,11 @@ from rushlight.cli.terminal import is_watched, stderr_console
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+NARROW = 76
+"""Columns below which there is no room for a bar."""
+VERY_NARROW = 52
+"""Columns below which there is none for the time either."""
+
 
 @contextmanager
 def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int, str], object]]:
@@ -33,16 +38,17 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int, str],
         TimeRemainingColumn,
     )
 
+    console = stderr_console()
+    bar = [BarColumn(bar_width=24)] if console.width >= NARROW else []
+    time = [TimeElapsedColumn()] if total is None else [TimeRemainingColumn(), TextColumn("left", style="dim")]
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        *bar,
         TaskProgressColumn(),
         TextColumn("{task.fields[note]}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("left", style="dim"),
-        TimeRemainingColumn(),
+        *(time if console.width >= VERY_NARROW else []),
     )
-    with Progress(*columns, console=stderr_console(), transient=True, refresh_per_second=5) as progress:
+    with Progress(*columns, console=console, transient=True, refresh_per_second=5) as progress:
         task = progress.add_task(title, total=total, note="")
 
         yield lambda done, note: progress.update(task, completed=done, note=note)

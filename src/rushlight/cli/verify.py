@@ -97,6 +97,7 @@ def verify(
     finds it. Without a recording, OpenAI's GPT-2 124M is compared with published answers. Computes in f32, exactly,
     whatever the checkpoint's dtype; --dtype says what else to prove.
     """
+    from rushlight import demo
     from rushlight.checkpoint import display_name, open_checkpoint
     from rushlight.models.tied import tied_heads
     from rushlight.proof import read_golden
@@ -106,6 +107,7 @@ def verify(
     _check_flags(golden, against, bool(text or ids), wants_page or tolerance is not None)
     source = one_of(source, model)
     name = _name(source)
+    shown = demo.NAME if source is None else display_name(source)
     options = {"offline": offline, "revision": revision}
     with open_checkpoint(name, offline=offline, revision=revision, may_lack=tied_heads) as checkpoint:
         if golden is not None:
@@ -113,7 +115,7 @@ def verify(
         elif against is not None:
             recording = _record(str(name), text, ids, offline, revision)
         else:
-            _check_known(checkpoint)
+            _check_known(checkpoint, shown)
             recording = None
         with status(f"loading {source or 'the embedded model'}"):
             loaded = _load(
@@ -128,7 +130,7 @@ def verify(
                     recording,
                     checkpoint=checkpoint,
                     tolerance=tolerance,
-                    source=display_name(checkpoint.source),
+                    source=shown,
                 )
             _tell(report, as_json, wants_page, html, open_page)
             right = report.passed
@@ -190,7 +192,7 @@ def _tell(report: Report, as_json: bool, wants_page: bool, html: Path | None, op
         deliver(render_page("verify", f"{report.source}: verified", report.to_json()), html, open_page=open_page)
 
 
-def _check_known(checkpoint: Checkpoint) -> None:
+def _check_known(checkpoint: Checkpoint, shown: str) -> None:
     """Go on only with a model whose answers are known.
 
     Raises:
@@ -201,7 +203,7 @@ def _check_known(checkpoint: Checkpoint) -> None:
 
     if not is_gpt2_124m(identify(checkpoint)[1]):
         raise RequestError(
-            f"there is nothing to compare {checkpoint.source} with: published answers are known of GPT-2 124M alone",
+            f"there is nothing to compare {shown} with: published answers are known of GPT-2 124M alone",
             remedy="where PyTorch is, `rushlight record SOURCE -o golden.safetensors`, and then anywhere verify it with"
             " --golden golden.safetensors; or give --against transformers",
         )

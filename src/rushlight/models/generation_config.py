@@ -128,18 +128,21 @@ class GenerationConfig:
         )
 
     def describe_not_applied(self) -> str:
-        """The keys that are not applied and the flags that apply them, in a sentence."""
-        names = [printable_name(name) for name in self.not_applied]
+        """The keys that are not applied and the flags that apply them, in a sentence.
+
+        It is true whether or not the caller gives these flags.
+        """
         flags = " ".join(flag for flag in self.not_applied.values() if flag)
-        without = [printable_name(name) for name, flag in self.not_applied.items() if not flag]
-        parts = [f"{PurePath(self.file).name}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not applied"]
-        if flags:
-            parts.append(f"add {flags} to apply {'them' if len(names) > 1 else 'it'}")
-        if flags and without:
-            parts[-1] = f"add {flags} for what has an equivalent"
-        elif without:
-            parts.append("rushlight has no equivalent")
-        return "; ".join(parts)
+        parts = []
+        if by_flag := [printable_name(name) for name, flag in self.not_applied.items() if flag]:
+            parts.append(f"{_listed(by_flag)} applied only by flags: {flags}")
+        if without := [printable_name(name) for name, flag in self.not_applied.items() if not flag]:
+            parts.append(f"{_listed(without)} not applied: rushlight has no equivalent")
+        return f"{PurePath(self.file).name}: {'; '.join(parts)}"
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _not_applied(values: Mapping[str, Any]) -> dict[str, str]:

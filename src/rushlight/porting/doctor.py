@@ -196,7 +196,7 @@ def _look_at_tokens(exam: Examination, config: Config) -> None:
     else:
         if author.not_applied:
             why = f"{author.describe_not_applied()}."
-            exam.note("config", "generation settings of the author's that are not applied", why)
+            exam.note("config", "generation settings of the author's that are not applied by themselves", why)
     try:
         tokenizer = tokenizer_beside(exam.checkpoint)
         if isinstance(tokenizer, TokenizerError):

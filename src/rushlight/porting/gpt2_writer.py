@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rushlight.models.gpt2 import GPT2, GPT2Config
@@ -22,14 +23,19 @@ class GPT2Writer(Writer):
     def __init__(self, checkpoint: Checkpoint, config: GPT2Config, prefixes: tuple[str, ...]) -> None:
         self.config = config
         self._prefixes = prefixes
+        self._other_heads = False
         super().__init__(checkpoint)
         self.prefixes = prefixes
         self.buffers = GPT2.rules.buffers
+        self.heads = GPT2.rules.heads if self._other_heads else ()
         self.tied = dict(GPT2.rules.tied)
 
     def paths(self, weights: list[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
-        rules = type(GPT2.rules)(prefixes=self._prefixes, buffers=GPT2.rules.buffers)
-        shapes = {rules.canonical(name): shape for name, shape in weights if not rules.ignored(name)}
+        rules = replace(GPT2.rules, prefixes=self._prefixes)
+        others = {name for name, _ in weights if rules.other_head(name) and not name.startswith("lm_head.")}
+        self._other_heads = bool(others)
+        kept = [(name, shape) for name, shape in weights if name not in others and not rules.ignored(name)]
+        shapes = {rules.canonical(name): shape for name, shape in kept}
         shapes.setdefault("lm_head.weight", shapes["wte.weight"])
         order = ["wte", "wpe", "h", "ln_f", "lm_head", "ln_1", "attn", "c_attn", "ln_2", "mlp", "c_fc", "c_proj"]
         ranks = {word: i for i, word in enumerate([*order, "weight", "bias"])}

@@ -66,4 +66,6 @@ def _as_gpt2(checkpoint: Checkpoint) -> tuple[GPT2Config, tuple[str, ...]] | Non
     names = [seen.tensor.name for seen in exam.tensors.values()]
     outer = next(seen.tensor.name.removesuffix(name) for name, seen in exam.tensors.items())
     candidates = [outer + prefix for prefix in GPT2.rules.prefixes] + [outer]
-    return config, tuple(p for p in candidates if p and any(name.startswith(p) for name in names))
+    used = [p for p in candidates if p and any(name.startswith(p) for name in names)]
+    # Those of the class too: a recording has them, whatever the file has.
+    return config, tuple(dict.fromkeys([*used, *GPT2.rules.prefixes]))

@@ -71,6 +71,7 @@ class Writer:
         self.values = _config_values(checkpoint)
         self.prefixes: tuple[str, ...] = ()
         self.buffers = _patterns(t.name for t in checkpoint.values() if t.dtype not in FLOAT_DTYPES)
+        self.heads: tuple[str, ...] = ()
         self.tied: dict[str, str] = {}
         weights = [(t.name, t.shape) for t in checkpoint.values() if t.dtype in FLOAT_DTYPES]
         self.root = tree_of(self.paths(weights), checkpoint.source)
@@ -258,6 +259,8 @@ class Config:
             rules.append(f"prefixes={tuple_literal(self.prefixes)}")
         if self.buffers:
             rules.append(f"buffers={tuple_literal(self.buffers)}")
+        if self.heads:
+            rules.append(f"heads={tuple_literal(self.heads)}")
         if self.tied:
             rules.append(
                 "tied={" + ", ".join(f"{string_literal(k)}: {string_literal(v)}" for k, v in self.tied.items()) + "}"

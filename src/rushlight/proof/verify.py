@@ -109,7 +109,7 @@ def verify(
         first=next((result for result in modules if result.path == first), None),
         logits=logits,
         weights=None if checkpoint is None else weight_differences(checkpoint, golden, rules),
-        notes=_notes(views[0], checkpoint),
+        notes=_notes(views[0], checkpoint, rules),
     )
     report.failures = _failures(report, model, golden)
     return report
@@ -205,12 +205,14 @@ def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return result
 
 
-def _notes(view: View, checkpoint: Mapping[str, Tensor] | None) -> list[str]:
+def _notes(view: View, checkpoint: Mapping[str, Tensor] | None, rules: NameRules) -> list[str]:
     notes = []
+    # What stands for a prefix only holds modules that are compared.
+    known = {*view.modules, *(prefix.rstrip(".") for prefix in rules.prefixes)}
     missing = [
         name
         for name, call in view.calls.items()
-        if name.partition("#")[0] not in view.modules and call.output is not None and call.output != call.input
+        if name.partition("#")[0] not in known and call.output is not None and call.output != call.input
     ]
     if missing:
         notes.append(f"recorded, and no module of the port: {', '.join(first_ten(missing))}")

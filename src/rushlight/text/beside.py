@@ -100,4 +100,4 @@ def _unread(path: Path, settings: Settings, *, is_gpt2: bool) -> TokenizerError:
 def _convert(folder: Path) -> str:
     program = "import sys; from transformers import AutoTokenizer as T; "
     program += "T.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"
-    return f'make one where transformers is: python -c "{program}" {shlex.quote(str(folder))}'
+    return f'make one where transformers is: `python -c "{program}" {shlex.quote(str(folder))}`'

@@ -151,6 +151,7 @@ class GPT2(Module):
 
     config_type: ClassVar = Config
     rules: ClassVar = NameRules(
+        prefixes=("transformer.",),
         buffers=(r"h\.\d+\.attn\.(bias|masked_bias)",),
         tied={"lm_head.weight": "wte.weight"},
     )
