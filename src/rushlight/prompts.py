@@ -69,7 +69,7 @@ class Prompts:
             TokenizerError: there is text and no tokenizer.
         """
         if isinstance(prompt, str):
-            return [*self.need_tokenizer("the prompt is text").beginning, *self.text_ids(prompt)]
+            return [*self.beginning("the prompt is text"), *self.text_ids(prompt)]
         ids: list[int] = []
         given: Iterator[int] = _items(prompt, "a prompt is text, or token ids")
         for i in given:
@@ -81,6 +81,15 @@ class Prompts:
                 raise RequestError(f"no such token: {i}", expected=f"ids from 0 to {self.vocab_size - 1}")
             ids.append(int(i))
         return ids
+
+    def beginning(self, why: str) -> list[int]:
+        """What the tokenizer puts before every text.
+
+        Raises:
+            RequestError: the model does not embed it.
+            TokenizerError: there is no tokenizer, and `why` it is needed.
+        """
+        return list(self._embedded(self.need_tokenizer(why).beginning))
 
     def text_ids(self, text: str) -> list[int]:
         """The ids of a text alone.
@@ -199,9 +208,9 @@ class Prompts:
                 result.count_bytes(len(piece.encode(errors="surrogatepass")))
                 yield piece
 
-        tokenizer = self.need_tokenizer("there is text to encode")
-        result.n_beginning = len(tokenizer.beginning)
-        yield from tokenizer.beginning
+        tokenizer, beginning = self.need_tokenizer("there is text to encode"), self.beginning("there is text to encode")
+        result.n_beginning = len(beginning)
+        yield from beginning
         yield from self._embedded(encode_pieces(tokenizer, counted()))
 
 

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 import rushlight
 from rushlight import loader
 from rushlight.errors import MemoryLimitError, RushlightError, ThreadLimitError
+from rushlight.files import write_whole
 
 PROGRAM = (sys.executable, "-m", "rushlight")
 TIMEOUT_S = 60
@@ -342,3 +343,22 @@ def test_an_interrupt_that_a_shell_has_ignored_stays_so():
     done = shell(f"trap '' INT; rushlight generate -p a -n 2 --json & {interrupts}; wait $!")
     assert done.returncode == 0
     assert json.loads(done.stdout)["finish_reason"] == "length"
+
+
+def test_a_file_is_not_put_in_a_pipes_place(tmp_path):
+    """So a user with the rights would replace /dev/null by a page."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write_whole(pipe, b"page")
+    reader.join(10)
+    assert pipe.is_fifo()
+    assert read == [b"page"]
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_page_for_a_pipe(make_gpt2):
+    done = shell(f"rushlight inspect {make_gpt2()} --html /dev/fd/1 | head -c 15")
+    assert done.stdout == "<!doctype html>"

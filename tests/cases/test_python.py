@@ -153,6 +153,7 @@ def test_perplexity_is_of_text_or_ids(model, text):
     [
         ({"device": None}, DeviceError),
         ({"device": ["cpu"]}, DeviceError),
+        ({"exact": "yes"}, DeviceError),
         ({"dtype": None}, DtypeError),
         ({"source": 5}, SourceError),
         ({"source": []}, SourceError),

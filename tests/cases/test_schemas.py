@@ -9,7 +9,7 @@ import time
 import pytest
 
 import rushlight
-from rushlight.errors import RequestError
+from rushlight.errors import GenerationError, RequestError
 from rushlight.text.schema_cost import check_cost
 
 
@@ -75,6 +75,38 @@ def test_optional_properties_work_up_to_their_bound(model):
     together = {"allOf": [optional(1000), optional(1000, 1000), optional(1000, 2000)]}
     with pytest.raises(RequestError, match=r"#/allOf/\d/properties \(expected at most 2,000 properties"):
         model.generate("The", json_schema=together)
+
+
+def test_patterns_of_properties_work_up_to_their_bound(model):
+    def patterns(n, first=0):
+        return {"type": "object", "patternProperties": {f"^p{i}$": {} for i in range(first, first + n)}}
+
+    assert model.generate("The", json_schema=patterns(20), max_tokens=8).text.startswith("{")
+    bound = "expected at most 100 patternProperties in the schema"
+    with pytest.raises(RequestError, match=rf"#/patternProperties \({bound}, found 1,000\)"):
+        model.generate("The", json_schema=patterns(1000))  # it was minutes
+    with pytest.raises(RequestError, match=rf"#/allOf/\d/patternProperties \({bound}"):
+        model.generate("The", json_schema={"allOf": [patterns(60), patterns(60, 60)]})
+
+
+def test_a_schema_that_needs_a_forbidden_token(make_gpt2):
+    """The logits are not to blame, and whatever is generated beside it goes on."""
+    files = {"generation_config.json": {"suppress_tokens": [ord("{")], "eos_token_id": 256}}
+    model = rushlight.load(make_gpt2(files=files))
+    schema = rushlight.Request("Hi", json_schema={"type": "object"})
+    results = dict(model.generate_many([schema, rushlight.Request("Hi", max_tokens=4)]))
+    assert isinstance(results[0], GenerationError)
+    assert str(results[0]).startswith("no token may stand at position 2; look at what json_schema or regex demands")
+    assert len(results[1].ids) == 4
+
+
+def test_beams_of_a_vocabulary_that_is_forbidden(make_gpt2):
+    """The author forbids every token that has a text; the rest of the table is padding."""
+    files = {"generation_config.json": {"suppress_tokens": [*range(257)]}}
+    model = rushlight.load(make_gpt2(vocab_size=300, files=files))
+    for ask in (model.generate, model.beam_search):
+        with pytest.raises(GenerationError, match="no token may stand at position 2"):
+            ask("Hi", max_tokens=3)
 
 
 def test_a_schema_that_is_given_as_a_mapping_has_a_length_too(model):

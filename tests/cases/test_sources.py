@@ -130,6 +130,16 @@ def test_a_repository_without_a_file_of_its_index_is_refused_before_the_download
     assert "a.safetensors" not in hub.bodies()
 
 
+@pytest.mark.parametrize("commit", ["../../../evil", "..", "a/b", ["x"]])
+def test_a_commit_that_is_a_path_is_not_followed(make_gpt2, hub, tmp_path, commit):  # noqa: F811
+    hub.repos["me/tiny"] = served(make_gpt2())
+    hub.commit = commit
+    with pytest.raises(SourceError, match="not the name of a commit"):
+        rushlight.load("me/tiny")
+    assert not list(tmp_path.rglob("evil*"))
+    assert not hub.bodies()
+
+
 @pytest.mark.parametrize(
     "name", ["../x.safetensors", "a/../../x.safetensors", "/tmp/x.safetensors", "a\\x.safetensors"]
 )

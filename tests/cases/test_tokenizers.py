@@ -471,6 +471,17 @@ def test_an_added_token_beyond_the_table_in_a_prompt(make_gpt2: MakeGPT2) -> Non
     assert model.generate("a", max_tokens=1).text
 
 
+def test_a_beginning_beyond_the_table(make_gpt2: MakeGPT2) -> None:
+    post = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 257)])
+    model = rushlight.load(make_gpt2(files={**NO_SLOW, "tokenizer.json": byte_level("<s>", post=post)}))
+    problem = 'the model does not embed the token "<s>", 257 .expected ids from 0 to 256'
+    asked = model.generate, model.stream, model.beam_search, model.logits, model.perplexity
+    for ask in (*asked, lambda text: model.score(text, "b")):
+        with pytest.raises(RequestError, match=problem):
+            ask("Hi")
+    assert model.generate([72, 105], max_tokens=1).prompt_ids == [72, 105]
+
+
 def test_a_vocabulary_beyond_the_table_is_refused(make_gpt2: MakeGPT2) -> None:
     folder = make_gpt2(files={"vocab.json": {**byte_vocabulary(), "th": 257}})
     with pytest.raises(TokenizerError, match="ids up to 257, and the model embeds 257 tokens; take the tokenizer and"):

@@ -79,6 +79,8 @@ def open_backend(
         threads = threads_for(threads).n
         if name not in {"cpu", "torch-cpu"}:
             _log.warning("the %s backend leaves the number of threads to its library, whatever --threads says", name)
+    if not isinstance(exact, bool | None):
+        raise DeviceError(f"exact is {exact!r}", expected="True or False", remedy="leave it out for False")
     if exact and not (name == "cpu" and dtype != "f64" and _native_problem() is None):
         raise DeviceError(
             f"device {device} with dtype {dtype} does not compute the same bits on every machine",

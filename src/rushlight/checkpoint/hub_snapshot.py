@@ -43,6 +43,8 @@ __all__ = ["Snapshot", "find_snapshot"]
 _LIBRARY = "rushlight"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+_COMMIT = re.compile(r"[0-9A-Za-z_-]+")
+"""What a commit may be called: the cache has a folder of this name, and with a path in it would write elsewhere."""
 _CLOCK_SLACK_S = 2.0
 """How much older than the start of a download a file that it wrote may look: file systems round."""
 
@@ -174,6 +176,8 @@ class _Hub(HfApi):
         """As that of HfApi, which `resolve_revision` calls, but with an end."""
         try:
             answer = self._within_wait(super().repo_info, *args, **options)
+            if answer.sha is not None and not (isinstance(answer.sha, str) and _COMMIT.fullmatch(answer.sha)):
+                raise ValueError(f"not the name of a commit: {answer.sha!r}")
         except Exception as error:
             self.failure = error
             raise

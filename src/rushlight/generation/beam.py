@@ -19,7 +19,7 @@ import numpy as np
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, RequestError
 from rushlight.generation.context import PREFILL_ROWS, Runner, require_room
-from rushlight.generation.logprobs import NOT_FINITE_REMEDY
+from rushlight.generation.logprobs import NONE_ALLOWED_REMEDY, NOT_FINITE_REMEDY
 from rushlight.generation.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class BeamSearch:
 
         Raises:
             MemoryLimitError: the beams' keys and values do not fit in the memory there is.
-            GenerationError: the logits hold NaN or infinity.
+            GenerationError: the logits hold NaN or infinity, or no token is allowed.
         """
         beams = _Beams(forward, backend, kv_shape, prompt_ids, self.n_beams, self.max_tokens)
         logprobs = self._logprobs(beams.start(), prompt_ids, [()])
@@ -128,6 +128,10 @@ class BeamSearch:
                 break
             texts = [ids for _, ids in running]
             logprobs = self._logprobs(beams.step(parents, texts), prompt_ids, texts)
+        if not finished:
+            raise GenerationError(
+                f"no token may stand at position {len(prompt_ids) + length - 1}", remedy=NONE_ALLOWED_REMEDY
+            )
         return finished
 
     def _is_over(self, best: float, length: int, worst: Hypothesis) -> bool:

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 
 NOT_FINITE_REMEDY = "look for NaN or infinity in the weights, or compute in f32"
 """What to do about logits that are not finite."""
+NONE_ALLOWED_REMEDY = (
+    "look at what json_schema or regex demands, and at the tokens that generation_config.json forbids or the tokenizer "
+    "does not have"
+)
+"""What to do where every token is ruled out."""
 
 
 class TokenLogprob(NamedTuple):

@@ -88,6 +88,11 @@ class Sampler:
             draw = draw._replace(changes=self._penalties.changes(), allowed=allowed)
         return draw._replace(share=uniform(self.seed, position)) if draw.temperature else draw
 
+    def leaves_none(self, position: int) -> bool:
+        """Whether no token at all may stand at `position`, after those that were taken."""
+        allowed = self.draw(position).allowed
+        return allowed is not None and not allowed.any()
+
     def take(self, token: int) -> None:
         """Takes the token that was chosen: it now belongs to the text.
 

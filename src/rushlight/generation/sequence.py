@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.errors import GenerationError
-from rushlight.generation.logprobs import NOT_FINITE_REMEDY, TokenLogprob, token_logprob
+from rushlight.generation.logprobs import NONE_ALLOWED_REMEDY, NOT_FINITE_REMEDY, TokenLogprob, token_logprob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -169,13 +169,15 @@ class Sequence:
         """Takes the token chosen after all that there are; it may be the last.
 
         Args:
-            token: negative if there was none to choose.
+            token: negative if there was none to choose: none is allowed, or the logits are not finite.
             logits: (V,) that it was chosen from; None where nobody asked how likely it is.
 
         Raises:
             GenerationError: there was none to choose, or the text cannot be held to its constraint.
         """
         if token < 0:
+            if self.sampler.leaves_none(len(self.ids)):
+                raise GenerationError(f"no token may stand at position {len(self.ids)}", remedy=NONE_ALLOWED_REMEDY)
             raise GenerationError(
                 f"the model's logits at position {len(self.ids)} have no finite maximum",
                 remedy=NOT_FINITE_REMEDY,

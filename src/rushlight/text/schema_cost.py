@@ -1,7 +1,8 @@
 """Bounds on the numbers in a JSON schema with which the time to prepare it grows, checked before llguidance sees them.
 
 Measured with llguidance 1.9: a multiple of n costs a state for each remainder (100,000: half a second, and linear from
-there on), and optional properties cost their square (2,000: a third of a second). Lengths, numbers of items, ranges,
+there on), optional properties cost their square (2,000: a third of a second), and patterns of properties more than
+that (100: a third of a second, 300: half a minute). Lengths, numbers of items, ranges,
 repeats in patterns and alternatives cost little, or meet the library's own limits within two seconds.
 """
 
@@ -24,6 +25,10 @@ MAX_ROUND_MULTIPLE = 1_000
 """The same without the zeros at its end, with which a larger one is affordable too: 1,000,000 counts as 1."""
 MAX_PROPERTIES = 2_000
 """In all of a schema, since references and `allOf` bring them together."""
+MAX_PATTERN_PROPERTIES = 100
+"""The same of `patternProperties`, each of which is told apart from all others."""
+
+_MOST = {"properties": MAX_PROPERTIES, "patternProperties": MAX_PATTERN_PROPERTIES}
 
 
 def check_cost(schema: Any) -> None:
@@ -33,15 +38,15 @@ def check_cost(schema: Any) -> None:
         RequestError: it would take minutes, and what in it, with its place as a JSON pointer.
     """
     together = Fraction(1)
-    n_properties = 0
+    n_of = dict.fromkeys(_MOST, 0)
     for path, key, value in _members(schema):
         if key == "multipleOf" and isinstance(value, int | float) and value and not isinstance(value, bool):
             together = _least_common_multiple(together, Fraction(repr(abs(value))))
             _check_multiple(together, path)
-        elif key == "properties" and isinstance(value, dict):
-            n_properties += len(value)
-            if n_properties > MAX_PROPERTIES:
-                raise _too_much(path, f"at most {MAX_PROPERTIES:,} properties in the schema", f"{n_properties:,}")
+        elif key in n_of and isinstance(value, dict):
+            n_of[key] += len(value)
+            if n_of[key] > _MOST[key]:
+                raise _too_much(path, f"at most {_MOST[key]:,} {key} in the schema", f"{n_of[key]:,}")
 
 
 def _members(schema: Any) -> Iterator[tuple[str, str, Any]]:
