@@ -2,12 +2,18 @@
 
 import ipaddress
 import os
+import signal
 import sys
 
 # Before NumPy is imported, here and in the processes that tests start: on matrices as small as a test's, the threads
 # of BLAS only wait for one another.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["NO_PROXY"] = "*"  # the servers that tests start are on this machine
+
+# A shell without job control starts `pytest &` with Ctrl-C ignored, and what ignores it passes that on to the processes
+# that it starts: those of the tests that interrupt them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import settings
 
