@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="in each, both builds after one another (%(default)s)")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks", help="the checkpoint; kept")
     arguments = parser.parse_args()
-    checkpoint = arguments.work / "compared"
+    checkpoint = arguments.work / "gpt2-small"
     if not (checkpoint / "config.json").exists():
         write_checkpoint(checkpoint)
     show("| dtype | work | before, ms | after, ms | speed, after / before |\n|---|---|---|---|---|")

@@ -67,8 +67,9 @@ int Governor::more(int threads) const {
 int Governor::candidate(Kind& kind, int64_t now) const {
   if (kind.known && (now - kind.last_trial < kind.interval || kind.run_since < kind.run_first)) return 0;
   const int down = fewer(kind.best), up = more(kind.best);
-  // Threads that hardly wait pay, and long runs lose most by a trial.
-  const bool waits = kind.recent_waited * 8 > kind.recent_ns;
+  // Threads that hardly wait pay, and long runs lose most by a trial. Of all threads' time a busy neighbour takes the same
+  // share from the caller, who does not see it as waiting: little waiting is a sign already.
+  const bool waits = kind.recent_waited * 32 > kind.recent_ns;
   const bool is_long = kind.recent_ns > kLongRun * kind.recent_runs;
   const bool pays = !waits && (kind.known || is_long);
   if (up != 0 && (down == 0 || pays || !kind.up)) return up;
