@@ -60,7 +60,7 @@ def test_the_way_to_the_first_token_is_short():
 @pytest.mark.skipif(not find_spec("rushlight.backends._native"), reason="the reference backend is NumPy")
 def test_weights_are_read_before_numpy_is_imported():
     loaded = modules_loaded_by(
-        "from rushlight import demo, loader\n"
+        "from rushlight import demo\nfrom rushlight.loading import load as loader\n"
         "checkpoint = loader.open_checkpoint(demo.folder())\n"
         "architecture, config = loader.identify(checkpoint)\n"
         "ops, rules = loader.open_backend(), architecture.rules\n"

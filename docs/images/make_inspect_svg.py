@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from rushlight.cli.tree_view import TreeView
-from rushlight.inspection import inspect
+from rushlight.cli.views.tree import TreeView
+from rushlight.loading.inspection import inspect
 
 WIDTH = 92
 RUSHLIGHT = TerminalTheme(

@@ -12,7 +12,7 @@ from pathlib import Path
 from make_inspect_svg import write_checkpoint
 from playwright.sync_api import sync_playwright
 
-from rushlight.inspection import inspect
+from rushlight.loading.inspection import inspect
 from rushlight.viewer import write_page
 
 HERE = Path(__file__).resolve().parent

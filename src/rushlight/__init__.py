@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from rushlight.checkpoint import open_checkpoint
     from rushlight.errors import RushlightError
     from rushlight.generation import Perplexity
-    from rushlight.inspection import inspect
-    from rushlight.loader import load, load_module
-    from rushlight.logit_lens import lens
-    from rushlight.model import Model, Request
-    from rushlight.porting import check
+    from rushlight.loading.inspection import inspect
+    from rushlight.loading.load import load, load_module
+    from rushlight.porting.check import check
     from rushlight.proof.record import record
     from rushlight.proof.verify import verify
-    from rushlight.result import AsyncStream, Beam, Generation, Score, Stats, Stream
+    from rushlight.runtime.lens import lens
+    from rushlight.runtime.model import Model, Request
+    from rushlight.runtime.result import AsyncStream, Beam, Generation, Score, Stats, Stream
 
 __version__ = "0.1.0"
 
@@ -53,22 +53,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncStream": "rushlight.result",
-    "Beam": "rushlight.result",
+    "AsyncStream": "rushlight.runtime.result",
+    "Beam": "rushlight.runtime.result",
     "Chat": "rushlight.chat",
-    "Generation": "rushlight.result",
-    "Model": "rushlight.model",
+    "Generation": "rushlight.runtime.result",
+    "Model": "rushlight.runtime.model",
     "Perplexity": "rushlight.generation",
-    "Request": "rushlight.model",
+    "Request": "rushlight.runtime.model",
     "RushlightError": "rushlight.errors",
-    "Score": "rushlight.result",
-    "Stats": "rushlight.result",
-    "Stream": "rushlight.result",
-    "check": "rushlight.porting",
-    "inspect": "rushlight.inspection",
-    "lens": "rushlight.logit_lens",
-    "load": "rushlight.loader",
-    "load_module": "rushlight.loader",
+    "Score": "rushlight.runtime.result",
+    "Stats": "rushlight.runtime.result",
+    "Stream": "rushlight.runtime.result",
+    "check": "rushlight.porting.check",
+    "inspect": "rushlight.loading.inspection",
+    "lens": "rushlight.runtime.lens",
+    "load": "rushlight.loading.load",
+    "load_module": "rushlight.loading.load",
     "open_checkpoint": "rushlight.checkpoint",
     "record": "rushlight.proof.record",
     "verify": "rushlight.proof.verify",

@@ -10,9 +10,9 @@ import pytest
 
 from rushlight.backends import devices, open_backend
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
+from rushlight.backends.device_step import HostStep
 from rushlight.backends.fusion import Fused, Norm, value_of
 from rushlight.backends.protocol import Changes, Draw
-from rushlight.backends.rows import HostStep
 from rushlight.errors import DeviceError
 from rushlight.nn import ACTIVATIONS, Slot, tapped
 from rushlight.nn.trace import Trace

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from rushlight.backends import DEVICES, devices, installed, open_backend
-from rushlight.backends.installed import GPU, Torch
+from rushlight.backends import DEVICES, devices, open_backend
 from rushlight.errors import DeviceError, DtypeError
+from rushlight.host import gpus as installed
+from rushlight.host.gpus import GPU, Torch
 
 H100, T4 = GPU("NVIDIA H100 80GB HBM3", 80 << 30), GPU("Tesla T4", 15 << 30)
 

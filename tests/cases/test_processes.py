@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import rushlight
-from rushlight import loader
 from rushlight.errors import MemoryLimitError, RushlightError, ThreadLimitError
-from rushlight.files import write_whole
+from rushlight.files.atomic import write_whole
+from rushlight.loading import load as loader
 
 PROGRAM = (sys.executable, "-m", "rushlight")
 TIMEOUT_S = 60

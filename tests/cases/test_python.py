@@ -15,7 +15,7 @@ from rushlight import Generation, Request, RushlightError, demo
 from rushlight.backends import open_backend
 from rushlight.checkpoint import display_name, open_headers
 from rushlight.errors import DeviceError, DtypeError, PortError, RequestError, SourceError
-from rushlight.porting.scaffold import scaffold
+from rushlight.porting.scaffold.port import scaffold
 from rushlight.viewer import tree_page
 
 PROMPT = "The king"

@@ -9,16 +9,16 @@ import pytest
 
 import rushlight
 from rushlight.backends import open_backend
-from rushlight.backends.threads import Threads, threads_for
 from rushlight.bench import Measurement, Sample
 from rushlight.bench.disturbance import Watch, disturbances, share_of_reading
 from rushlight.bench.measure import Decode
 from rushlight.cli import main
+from rushlight.host.threads import Threads, threads_for
 
 
 @pytest.fixture(autouse=True)
 def _two_cores(monkeypatch):
-    monkeypatch.setattr("rushlight.backends.threads.usable_cores", lambda: 2)
+    monkeypatch.setattr("rushlight.host.threads.usable_cores", lambda: 2)
     monkeypatch.delenv("RUSHLIGHT_NUM_THREADS", raising=False)
 
 

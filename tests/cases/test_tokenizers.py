@@ -16,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 import rushlight
 from rushlight.errors import ConfigError, RequestError, TemplateError, TokenizerError
-from rushlight.logit_lens import lens
+from rushlight.runtime.lens import lens
 from rushlight.text import Tokenizer
 from rushlight.text.byte_level import SYMBOLS, token_bytes
 

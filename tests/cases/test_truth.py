@@ -19,7 +19,7 @@ from rushlight.cli import main
 from rushlight.errors import ConfigError, GoldenError, RequestError
 from rushlight.generation import SamplingParams
 from rushlight.jobs.requests import FIELDS
-from rushlight.porting.scaffold import scaffold
+from rushlight.porting.scaffold.port import scaffold
 from rushlight.proof.golden import Call, Case, read_golden
 from rushlight.proof.record import write_golden
 from rushlight.proof.verify import verify

@@ -8,7 +8,7 @@ from chat_helpers import IM_END, IM_START
 
 import rushlight
 from rushlight import demo
-from rushlight.chat.render import Renderer
+from rushlight.chat.sandbox import Renderer
 from rushlight.text import Tokenizer
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rushlight.chat.render import CPU_S, MEMORY_BYTES, Renderer
+from rushlight.chat.sandbox import CPU_S, MEMORY_BYTES, Renderer
 from rushlight.errors import TemplateError
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -217,7 +217,7 @@ def test_a_process_ends_with_its_renderer():
 
 def test_the_clock_on_the_wall_where_there_is_no_other(monkeypatch):
     """As on Windows: no timer of processor time."""
-    from rushlight.chat import render
+    from rushlight.chat import sandbox as render
 
     monkeypatch.setattr(render, "CPU_S", 0)
     monkeypatch.setattr(render, "WALL_S", 0.5)
@@ -235,7 +235,7 @@ def test_a_process_that_does_not_start(monkeypatch):
 
 
 def test_jinja_is_not_installed(monkeypatch):
-    monkeypatch.setattr("rushlight.chat.render.find_spec", lambda name: None)
+    monkeypatch.setattr("rushlight.chat.sandbox.find_spec", lambda name: None)
     with Renderer() as renderer, pytest.raises(TemplateError, match="need jinja2, which is not installed"):
         renderer.render("x", [MESSAGES], {})
 

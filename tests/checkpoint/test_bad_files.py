@@ -20,8 +20,8 @@ import pytest
 from safetensors.numpy import save
 
 from rushlight.checkpoint import open_checkpoint
-from rushlight.checkpoint.sniff import QUOTED_BYTES, sniff
 from rushlight.errors import CheckpointError, FormatError, RushlightError, SourceError, TruncatedError
+from rushlight.files.sniff import QUOTED_BYTES, sniff
 
 WEIGHTS = {"a": np.arange(6, dtype="<f4").reshape(2, 3), "b": np.ones(5, "<f2")}
 
@@ -327,7 +327,7 @@ def test_a_file_that_grows_while_open_is_an_error(path):
 
 
 def test_a_change_between_two_pieces_of_one_tensor_is_an_error(path, monkeypatch):
-    monkeypatch.setattr("rushlight.checkpoint.file._PIECE_BYTES", 8)
+    monkeypatch.setattr("rushlight.files.file._PIECE_BYTES", 8)
     preadv = os.preadv
 
     def read_and_change(fd, buffers, offset):

@@ -11,8 +11,8 @@ import time
 import pexpect
 import pytest
 
+from rushlight.cli.chat.line_editor import MAX_ENTRIES, LineEditor, history_path
 from rushlight.cli.interrupt import Interrupts
-from rushlight.cli.line_editor import MAX_ENTRIES, LineEditor, history_path
 from rushlight.cli.terminal import visible
 
 READY = "\x1b\\[\\?2004h> "

@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from rushlight.cli.tree_view import TreeView, human_bytes
-from rushlight.inspection import inspect
+from rushlight.cli.views.tree import TreeView, human_bytes
+from rushlight.loading.inspection import inspect
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 N_PARAMETERS = 124_439_808

@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 
 from rushlight.checkpoint import open_checkpoint
 from rushlight.checkpoint.stats import measure
-from rushlight.cli.tree_view import TreeView
-from rushlight.inspection import module_tree
+from rushlight.cli.views.tree import TreeView
+from rushlight.loading.inspection import module_tree
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
-from rushlight.cli import verify_view
-from rushlight.proof import known
-from rushlight.proof.known import known_answers
+from rushlight.cli.views import verification as verify_view
+from rushlight.proof import known_answers as known
+from rushlight.proof.known_answers import known_answers
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 GPT2 = FIXTURES / "gpt2" / "gelu_new"

@@ -7,7 +7,7 @@ from toy import BLOCK_BYTES, V, drafted, expected, ids_of, read_all, sequence, t
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.errors import MemoryLimitError
 from rushlight.generation import Draft
-from rushlight.generation.context import PREFILL_ROWS
+from rushlight.generation.runner import PREFILL_ROWS
 
 
 def prompt_of(n, seed=0):

@@ -12,7 +12,7 @@ from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
 from rushlight.generation import Engine, Sampler, SamplingParams
 from rushlight.generation.scheduler import MIXED_ROWS
 from rushlight.generation.sequence import MAX_UNREAD
-from rushlight.generation.speculation import PromptLookup
+from rushlight.generation.speculation.controller import PromptLookup
 
 
 def submit(engine, *sequences):

@@ -13,7 +13,7 @@ import rushlight
 from rushlight import Request
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.errors import GenerationError
-from rushlight.generation.reader import Reader
+from rushlight.generation.consumer import Reader
 
 PROMPTS = [[1, 2], [7] * (BLOCK_SIZE - 3), [5] * (BLOCK_SIZE + 9)]
 WRITING = ("blocks", "draft", "engine", "scheduler", "sequence", "speculation", "reader")

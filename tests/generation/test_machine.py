@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from toy import V, drafted, expected, sequence, toy_draft, toy_engine
 
 from rushlight.backends.batch import BLOCK_SIZE
-from rushlight.generation.speculation import PromptLookup
+from rushlight.generation.speculation.controller import PromptLookup
 
 N_BLOCKS = 7
 PROMPTS = [

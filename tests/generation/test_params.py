@@ -6,7 +6,7 @@ import pytest
 
 from rushlight.errors import RequestError
 from rushlight.generation import SamplingParams, SamplingSettings
-from rushlight.generation.params import MAX_LOGIT_BIASES
+from rushlight.generation.sampling.params import MAX_LOGIT_BIASES
 
 
 def test_the_keywords_of_generate_are_the_fields():

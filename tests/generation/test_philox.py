@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rushlight.generation.philox import new_seed, philox, seed_of_line, seed_of_text, uniform
+from rushlight.generation.sampling.philox import new_seed, philox, seed_of_line, seed_of_text, uniform
 
 WORDS = [0, 1, 12345, 2**63, 2**64 - 1]
 

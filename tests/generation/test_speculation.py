@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import V, expected, ids_of, read_all, sequence, toy_engine
 
-from rushlight.generation.costs import FORGET_STEPS, StepCosts
-from rushlight.generation.speculation import MAX_GUESSES, PromptLookup, worthwhile
-from rushlight.generation.suffixes import SuffixIndex
+from rushlight.generation.speculation.controller import MAX_GUESSES, PromptLookup, worthwhile
+from rushlight.generation.speculation.step_costs import FORGET_STEPS, StepCosts
+from rushlight.generation.speculation.suffix_index import SuffixIndex
 
 
 def longest_repeat(ids):

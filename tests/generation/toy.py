@@ -5,7 +5,7 @@ import numpy as np
 from rushlight.backends import open_backend
 from rushlight.backends.batch import KVShape
 from rushlight.generation import Draft, DraftModel, Engine, Sampler, SamplingParams, Sequence
-from rushlight.generation.speculation import PromptLookup
+from rushlight.generation.speculation.controller import PromptLookup
 
 V = 31
 KV_SHAPE = KVShape(1, 1, 1)

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 import rushlight as package
-from rushlight.model import Model
+from rushlight.runtime.model import Model
 
 
 @pytest.fixture(scope="session")

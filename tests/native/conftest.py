@@ -28,7 +28,7 @@ def _no_settings(monkeypatch):
 @pytest.fixture(autouse=True)
 def _three_cores(monkeypatch):
     """Or more threads than one would not be used on a small machine."""
-    monkeypatch.setattr("rushlight.backends.threads.usable_cores", lambda: 3)
+    monkeypatch.setattr("rushlight.host.threads.usable_cores", lambda: 3)
 
 
 @pytest.fixture

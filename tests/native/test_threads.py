@@ -6,8 +6,8 @@ import pytest
 
 from rushlight.backends import open_backend
 from rushlight.backends.cpu import CPUBackend
-from rushlight.backends.threads import Threads, threads_for, usable_cores
 from rushlight.errors import DeviceError
+from rushlight.host.threads import Threads, threads_for, usable_cores
 
 
 @pytest.mark.parametrize("value", ["1", "2", "3"])

@@ -10,7 +10,7 @@ import os
 import pytest
 
 import rushlight
-from rushlight.proof.known import is_gpt2_124m, known_answers
+from rushlight.proof.known_answers import is_gpt2_124m, known_answers
 
 
 def test_the_known_answers():

@@ -7,7 +7,7 @@ import pytest
 
 import rushlight
 from rushlight.checkpoint import open_headers
-from rushlight.porting.scaffold import scaffold
+from rushlight.porting.scaffold.port import scaffold
 
 pytestmark = [
     pytest.mark.parity,

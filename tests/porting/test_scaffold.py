@@ -15,9 +15,9 @@ import rushlight
 from rushlight import demo
 from rushlight.checkpoint import open_headers
 from rushlight.errors import ConfigError, PortError
-from rushlight.porting.guess import Layer, conv1d_by_majority, guess
-from rushlight.porting.modules import RESERVED
-from rushlight.porting.scaffold import scaffold
+from rushlight.porting.scaffold.infer import Layer, conv1d_by_majority, guess
+from rushlight.porting.scaffold.port import scaffold
+from rushlight.porting.scaffold.tree import RESERVED
 
 GOLDEN = Path(__file__).parent / "golden"
 PROMPT = "Once upon a time"

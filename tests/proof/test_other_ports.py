@@ -8,8 +8,8 @@ import pytest
 import rushlight
 from rushlight.nn import Activation, Convolution, Module
 from rushlight.proof import verify
-from rushlight.proof.causes import why_output
-from rushlight.proof.trial import ITS_INPUT, Source, Trial
+from rushlight.proof.diagnosis.causes import why_output
+from rushlight.proof.diagnosis.trial import ITS_INPUT, Source, Trial
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "proof"
 SOURCE, PORT, GOLDEN = (FOLDER / name for name in ("encoder.safetensors", "encoder.py", "encoder.golden.safetensors"))

@@ -8,9 +8,9 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from rushlight.backends.memory import shortage
-from rushlight.backends.threads import threads_for
 from rushlight.errors import DeviceError, DtypeError
+from rushlight.host.memory import shortage
+from rushlight.host.threads import threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,7 +171,7 @@ def _say_that_it_is_slow() -> None:
 
 
 def _metal() -> list[DeviceStatus]:
-    from rushlight.backends import installed
+    from rushlight.host import gpus as installed
 
     system, machine = platform.system(), platform.machine()
     if system != "Darwin":
@@ -188,7 +188,7 @@ def _metal() -> list[DeviceStatus]:
 
 
 def _mlx_cpu() -> list[DeviceStatus]:
-    from rushlight.backends import installed
+    from rushlight.host import gpus as installed
 
     if platform.system() == "Darwin":
         return [_missing("mlx-cpu", "on a Mac, MLX computes on the GPU", "use --device metal")]
@@ -199,7 +199,7 @@ def _mlx_cpu() -> list[DeviceStatus]:
 
 
 def _cuda() -> list[DeviceStatus]:
-    from rushlight.backends import installed
+    from rushlight.host import gpus as installed
 
     gpus = installed.gpus()
     if isinstance(gpus, str):
@@ -223,7 +223,7 @@ def _cuda() -> list[DeviceStatus]:
 
 
 def _torch_cpu() -> list[DeviceStatus]:
-    from rushlight.backends import installed
+    from rushlight.host import gpus as installed
 
     torch = installed.torch()
     if torch is None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rushlight.backends import _native
 from rushlight.backends.batch import BLOCK_SIZE
-from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import FileTensor, Role
-from rushlight.backends.threads import threads_for
 from rushlight.errors import DeviceError, DtypeError, NonFiniteError
+from rushlight.host.memory import available_bytes
+from rushlight.host.threads import threads_for
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,11 +18,11 @@ import torch.nn.functional as F  # noqa: N812, PyTorch's own name for it
 from torch.nn.attention.bias import causal_lower_right
 
 from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.device_step import HostStep, LastStep, Recorded, Run, allowed_tokens, attend, padded
 from rushlight.backends.fusion import Deferred, Fused, Norm, value_of
-from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import Role
-from rushlight.backends.rows import HostStep, LastStep, Recorded, Run, allowed_tokens, attend, padded
 from rushlight.errors import DeviceError, DtypeError, NonFiniteError
+from rushlight.host.memory import available_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -15,10 +15,10 @@ import mlx.core as mx
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE
-from rushlight.backends.memory import available_bytes
+from rushlight.backends.device_step import HostStep, LastStep, Recorded, Run, Step, allowed_tokens, attend, padded
 from rushlight.backends.protocol import Role
-from rushlight.backends.rows import HostStep, LastStep, Recorded, Run, Step, allowed_tokens, attend, padded
 from rushlight.errors import DtypeError, NonFiniteError
+from rushlight.host.memory import available_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE
-from rushlight.backends.memory import available_bytes
 from rushlight.backends.protocol import Role
 from rushlight.errors import DtypeError
+from rushlight.host.memory import available_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

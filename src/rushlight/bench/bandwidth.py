@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rushlight.backends.protocol import Weight
-    from rushlight.model import Model
+    from rushlight.runtime.model import Model
 
 
 @runtime_checkable

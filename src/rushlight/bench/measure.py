@@ -14,12 +14,12 @@ from rushlight.bench.process import run_fresh
 from rushlight.bench.sample import Sample
 from rushlight.bench.steps import DECODE_PROMPT_TOKENS, time_decode, time_prefill
 from rushlight.errors import ContextLengthError, DtypeError, RequestError, RushlightError
-from rushlight.loader import load
+from rushlight.loading.load import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rushlight.model import Model
+    from rushlight.runtime.model import Model
 
 PREFILL_TOKENS = 512
 PROMPT = "Once upon a time"

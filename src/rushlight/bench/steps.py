@@ -14,7 +14,7 @@ from rushlight.generation import Context
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rushlight.model import Model
+    from rushlight.runtime.model import Model
 
 DECODE_PROMPT_TOKENS = 16
 """What stands in a sequence's cache when its decoding is timed."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from rushlight.chat.provenance import Rendered
     from rushlight.generation import SamplingSettings
-    from rushlight.model import Model
-    from rushlight.result import Generation, Stream
+    from rushlight.runtime.model import Model
+    from rushlight.runtime.result import Generation, Stream
 
 __all__ = ["MAX_TOKENS", "Answer", "Chat"]
 

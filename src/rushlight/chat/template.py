@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rushlight.chat.formats import EndOfTextTurns, PlainTurns
 from rushlight.chat.provenance import Rendered, compare, shaded
-from rushlight.chat.render import Renderer
+from rushlight.chat.sandbox import Renderer
 from rushlight.checkpoint import read_json_object
 from rushlight.errors import TemplateError, printable_name
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from rushlight.model import Model
+    from rushlight.runtime.model import Model
 
 __all__ = ["ChatTemplate", "TurnFormat", "find_template"]
 

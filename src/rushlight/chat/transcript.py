@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import read_json_object
 from rushlight.errors import RequestError, printable_name
-from rushlight.files import write_whole
+from rushlight.files.atomic import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """See: safetensors checkpoints from a file, a folder, shards or the hub; their headers, their tensors, their tree."""
 
 from rushlight.checkpoint.checkpoint import Checkpoint, Tensor
-from rushlight.checkpoint.json_file import read_config, read_json_object
 from rushlight.checkpoint.naming import display_name
 from rushlight.checkpoint.source import open_checkpoint, open_headers
+from rushlight.files.json_file import read_config, read_json_object
 
 __all__ = ["Checkpoint", "Tensor", "display_name", "open_checkpoint", "open_headers", "read_config", "read_json_object"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from rushlight.checkpoint.dtypes import DTYPES, FLOAT_DTYPES, to_float32
-from rushlight.checkpoint.file import File
 from rushlight.checkpoint.header import PREFIX_BYTES, START_BYTES, header_bytes, parse_header
-from rushlight.checkpoint.sniff import SNIFF_BYTES, sniff
 from rushlight.errors import CheckpointError, FormatError, SourceError
+from rushlight.files.file import File
+from rushlight.files.sniff import SNIFF_BYTES, sniff
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from rushlight.checkpoint.hub_errors import explained
 from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.shards import INDEX, read_index
-from rushlight.checkpoint.sniff import PICKLE_SUFFIXES
 from rushlight.errors import SourceError
+from rushlight.files.sniff import PICKLE_SUFFIXES
 
 if TYPE_CHECKING:
     from pathlib import Path

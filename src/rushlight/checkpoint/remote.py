@@ -11,9 +11,9 @@ from rushlight.checkpoint.checkpoint import Shard, read_header
 from rushlight.checkpoint.header import MAX_HEADER_BYTES, PREFIX_BYTES, START_BYTES
 from rushlight.checkpoint.http import get_range
 from rushlight.checkpoint.shards import MAX_INDEX_BYTES, Index
-from rushlight.checkpoint.sniff import SNIFF_BYTES
 from rushlight.errors import CheckpointError, FormatError, SourceError, TruncatedError
-from rushlight.strict_json import parse_json_object
+from rushlight.files.sniff import SNIFF_BYTES
+from rushlight.files.strict_json import parse_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint.checkpoint import Shard, open_shard
-from rushlight.checkpoint.json_file import read_json_object
 from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import FormatError
+from rushlight.files.json_file import read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

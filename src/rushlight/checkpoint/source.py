@@ -14,8 +14,8 @@ from rushlight.checkpoint import hub
 from rushlight.checkpoint.checkpoint import Checkpoint, open_shard
 from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.shards import INDEX, open_shards, read_index
-from rushlight.checkpoint.sniff import PICKLE_SUFFIXES, how_to_convert
 from rushlight.errors import SourceError, printable_name
+from rushlight.files.sniff import PICKLE_SUFFIXES, how_to_convert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

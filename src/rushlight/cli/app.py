@@ -54,7 +54,7 @@ class Commands(TyperGroup):
 def load_command(name: str) -> Any:
     """A command out of its module, where a function of the module's name is it."""
     home = MODULES.get(name, name)
-    module = import_module(f"rushlight.cli.{home}")
+    module = import_module(f"rushlight.cli.commands.{home}")
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     alone.command(name, cls=Command, epilog=module.EXAMPLES)(getattr(module, home))
     return get_command(alone)
@@ -124,7 +124,7 @@ def root(
 def original(model_path: str, device: str, prompt: str) -> None:
     """What `rushlight --model-path FILE --device NAME --prompt TEXT` prints: the words of the program it re-creates."""
     import rushlight
-    from rushlight.cli import generate
+    from rushlight.cli.commands import generate
     from rushlight.cli.notes import notes_on_stderr
 
     with notes_on_stderr():

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rushlight.backends.memory import shortage
 from rushlight.cli.terminal import out_json, say
 from rushlight.errors import RushlightError, printable, printable_line, printable_name
+from rushlight.host.memory import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,14 +1,14 @@
 """Generation: sequences run through a forward, and the choice of each next token. Knows no model and no text."""
 
 from rushlight.generation.beam import BeamSearch, Hypothesis
-from rushlight.generation.context import Context, Forward
-from rushlight.generation.draft import Draft, DraftModel
 from rushlight.generation.engine import Engine
-from rushlight.generation.logprobs import TokenLogprob
-from rushlight.generation.params import SamplingParams, SamplingSettings, given, takes_settings
-from rushlight.generation.sampler import Sampler
+from rushlight.generation.runner import Context, Forward
+from rushlight.generation.sampling.logprobs import TokenLogprob
+from rushlight.generation.sampling.params import SamplingParams, SamplingSettings, given, takes_settings
+from rushlight.generation.sampling.sampler import Sampler
 from rushlight.generation.scoring import Perplexity, Scorer, windows
 from rushlight.generation.sequence import FinishReason, Sequence, Token
+from rushlight.generation.speculation.draft_model import Draft, DraftModel
 
 __all__ = [
     "BeamSearch",

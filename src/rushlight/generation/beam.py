@@ -18,9 +18,9 @@ import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, RequestError
-from rushlight.generation.context import PREFILL_ROWS, Runner, require_room
-from rushlight.generation.logprobs import NONE_ALLOWED_REMEDY, NOT_FINITE_REMEDY
-from rushlight.generation.params import SamplingParams
+from rushlight.generation.runner import PREFILL_ROWS, Runner, require_room
+from rushlight.generation.sampling.logprobs import NONE_ALLOWED_REMEDY, NOT_FINITE_REMEDY
+from rushlight.generation.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from rushlight.backends.batch import KVShape
     from rushlight.backends.protocol import Backend
-    from rushlight.generation.context import Forward
+    from rushlight.generation.runner import Forward
 
 
 MAX_BEAMS = 64

@@ -9,25 +9,25 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
-from rushlight.backends.memory import naming_shortages, shortage
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
-from rushlight.generation.blocks import BlockPool
-from rushlight.generation.choice import Choice, choose, host_rows
-from rushlight.generation.context import PREFILL_ROWS, Runner
-from rushlight.generation.draft import Draft, Drafts
-from rushlight.generation.reader import watch
+from rushlight.generation.block_pool import BlockPool
+from rushlight.generation.consumer import watch
+from rushlight.generation.runner import PREFILL_ROWS, Runner
+from rushlight.generation.sampling.sample_step import Choice, choose, host_rows
 from rushlight.generation.scheduler import Scheduler
-from rushlight.generation.speculation import Speculation
+from rushlight.generation.speculation.controller import Speculation
+from rushlight.generation.speculation.draft_model import Draft, Drafts
+from rushlight.host.memory import naming_shortages, shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rushlight.backends.batch import KVShape
     from rushlight.backends.protocol import Backend
-    from rushlight.generation.context import Forward
-    from rushlight.generation.draft import DraftModel
-    from rushlight.generation.reader import Reader, ReaderRef
+    from rushlight.generation.consumer import Reader, ReaderRef
+    from rushlight.generation.runner import Forward
     from rushlight.generation.sequence import Sequence
+    from rushlight.generation.speculation.draft_model import DraftModel
 
 MAX_SEQUENCES = 64
 """In one step; the others wait."""

@@ -11,7 +11,7 @@ from rushlight.backends.batch import BLOCK_SIZE
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from rushlight.generation.blocks import BlockPool
+    from rushlight.generation.block_pool import BlockPool
     from rushlight.generation.sequence import Sequence
 
 MIXED_ROWS = 64

@@ -11,8 +11,8 @@ import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, RushlightError
-from rushlight.generation.context import PREFILL_ROWS, Runner, require_room
-from rushlight.generation.logprobs import NOT_FINITE_REMEDY
+from rushlight.generation.runner import PREFILL_ROWS, Runner, require_room
+from rushlight.generation.sampling.logprobs import NOT_FINITE_REMEDY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rushlight.backends.batch import KVShape
     from rushlight.backends.protocol import Backend
-    from rushlight.generation.context import Forward
+    from rushlight.generation.runner import Forward
 
 SCORED_ROWS = 64
 """Rows whose logits are held at once: 64 of GPT-2's are 39 MB with their float64 copy, a whole window 620 MB."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.errors import GenerationError
-from rushlight.generation.logprobs import NONE_ALLOWED_REMEDY, NOT_FINITE_REMEDY, TokenLogprob, token_logprob
+from rushlight.generation.sampling.logprobs import NONE_ALLOWED_REMEDY, NOT_FINITE_REMEDY, TokenLogprob, token_logprob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.protocol import Draw
-    from rushlight.generation.draft import Draft
-    from rushlight.generation.reader import ReaderRef
-    from rushlight.generation.sampler import Sampler
-    from rushlight.generation.speculation import Guesser
+    from rushlight.generation.consumer import ReaderRef
+    from rushlight.generation.sampling.sampler import Sampler
+    from rushlight.generation.speculation.controller import Guesser
+    from rushlight.generation.speculation.draft_model import Draft
 
 FinishReason = Literal["stop", "length", "context"]
 """Why a text ended: a stop token or stop string, max_tokens, or the model's context."""

@@ -9,8 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rushlight.backends.threads import usable_cores
-from rushlight.checkpoint.file import File
+from rushlight.files.file import File
+from rushlight.host.threads import usable_cores
 from rushlight.text import TOKENIZER_FILES
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from rushlight.jobs.requests import RequestLines
-    from rushlight.model import Model
+    from rushlight.runtime.model import Model
 
 CONFIG_FILES = ("config.json", "generation_config.json")
 

@@ -8,11 +8,11 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, cast
 
 from rushlight.errors import RequestError, printable_name
+from rushlight.files.strict_json import parse_json_object
 from rushlight.generation import SamplingParams
-from rushlight.generation.philox import seed_of_line
+from rushlight.generation.sampling.philox import seed_of_line
 from rushlight.jobs.lines import MAX_LINE_BYTES
-from rushlight.model import Request
-from rushlight.strict_json import parse_json_object
+from rushlight.runtime.model import Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import JobError, RequestError
+from rushlight.files.strict_json import parse_json_object
 from rushlight.jobs.lines import MAX_LINE_BYTES
-from rushlight.strict_json import parse_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from rushlight.checkpoint import open_checkpoint
 from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import GoldenError, SourceError, printable_name
-from rushlight.strict_json import parse_json_object
+from rushlight.files.strict_json import parse_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

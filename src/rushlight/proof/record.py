@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rushlight.errors import LibraryError, RecordError
-from rushlight.files import write_whole
+from rushlight.files.atomic import write_whole
 from rushlight.proof.digest import values_digest
 from rushlight.proof.golden import Call, Case, Golden
 

@@ -13,9 +13,9 @@ import numpy as np
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
 from rushlight.errors import GoldenError, RequestError
 from rushlight.nn import Embedding, NameRules, tapped
-from rushlight.proof.causes import why_input, why_output
 from rushlight.proof.compare import Distance, distance, oriented
-from rushlight.proof.trial import ITS_INPUT, Source, Trial
+from rushlight.proof.diagnosis.causes import why_input, why_output
+from rushlight.proof.diagnosis.trial import ITS_INPUT, Source, Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

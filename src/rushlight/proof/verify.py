@@ -22,7 +22,6 @@ import numpy as np
 
 from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import GoldenError, RequestError
-from rushlight.model import Model
 from rushlight.nn import NameRules
 from rushlight.proof.compare import Distance, distance, oriented
 from rushlight.proof.digest import digest_of_all
@@ -30,6 +29,7 @@ from rushlight.proof.golden import Golden, read_golden
 from rushlight.proof.report import TOLERANCES, LogitsResult, ModuleResult, Report, run_limit
 from rushlight.proof.runs import Alone, Free, View
 from rushlight.proof.weights import weight_differences
+from rushlight.runtime.model import Model
 
 if TYPE_CHECKING:
     import os

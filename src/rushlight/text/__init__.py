@@ -1,6 +1,6 @@
 """Text: strings to token ids and back, decoded as the tokens come, cut at stop strings. Knows no model."""
 
-from rushlight.text.beside import TOKENIZER_FILES, read_tokenizer
+from rushlight.text.folder import TOKENIZER_FILES, read_tokenizer
 from rushlight.text.pieces import encode_pieces, read_pieces
 from rushlight.text.stop import StopStrings
 from rushlight.text.stream import DecodeStream

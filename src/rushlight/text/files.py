@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rushlight.errors import TokenizerError
-from rushlight.strict_json import parse_json_object
+from rushlight.files.strict_json import parse_json_object
 
 if TYPE_CHECKING:
     from typing import Any

@@ -17,7 +17,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import printable_name
-from rushlight.files import write_whole
+from rushlight.files.atomic import write_whole
 
 if TYPE_CHECKING:
     import os

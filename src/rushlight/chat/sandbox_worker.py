@@ -1,0 +1,211 @@
+"""The process in which chat templates run: started by path, talked to in lines of JSON, killed when it takes too much.
+
+A template is a program that comes with a download. Jinja's sandbox keeps it away from Python's internals and bounds
+neither its time nor its memory, so it runs here: with no environment, no files, no more memory and no more processor
+time than it was started with, and nothing but its own text to give back. `rushlight.chat.sandbox` is the other end.
+
+Standard library and Jinja only; nothing of rushlight is imported. Each request is a line
+`{"template", "conversations", "variables", "now"}`, and each answer a line `{"texts"}` or `{"error", "line"}`; before
+the first comes `ready`.
+
+What templates see is what transformers 5 shows them (`utils/chat_template_utils.py`), so that they render the same.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from contextlib import suppress
+from datetime import datetime
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_TEXT_CHARS = 1 << 20
+"""The longest rendered conversation, a quarter of a million tokens or so."""
+MAX_ERROR_CHARS = 500
+LATE_IMPORTS = "encodings.ascii encodings.latin_1 encodings.unicode_escape jinja2.constants jinja2.debug pprint".split()
+"""What Jinja and Python import when a template first needs it, a time when no file can be opened any more."""
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""The names under which a message's reasoning is passed; the first is the one that templates read."""
+
+
+def main() -> None:
+    """Serves requests until standard input ends. Arguments: bytes of memory, seconds of processor time, folders."""
+    memory_bytes, cpu_s, *folders = sys.argv[1:]
+    sys.path += folders
+    environment = chat_environment()
+    for module in LATE_IMPORTS:
+        import_module(module)
+    _limit(int(memory_bytes))
+    compiled: dict[str, Template] = {}
+    _say("ready")
+    for line in sys.stdin.buffer:
+        _start_timer(float(cpu_s))
+        answer = _answer(line, environment, compiled)
+        _start_timer(0)
+        _say(json.dumps(answer))
+
+
+def chat_environment() -> ImmutableSandboxedEnvironment:
+    """The sandbox with the tags, filters and functions that templates for transformers may use."""
+    from jinja2 import nodes
+    from jinja2.exceptions import SecurityError, TemplateError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Namespace
+
+    class Generation(Extension):
+        """`{% generation %}` marks what a model is trained on; for the text it is nothing but a scope."""
+
+        tags: set[str] = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+        def parse(self, parser: Any) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+        def _body(self, caller: Any) -> str:
+            return str(caller())
+
+    class Dict:
+        """`dict` without the attributes of the class."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+            return dict(*args, **kwargs)
+
+        def fromkeys(self, *args: Any) -> dict[Any, Any]:
+            return dict.fromkeys(*args)
+
+    class PlainNamespace(Namespace):
+        """`namespace` without names that begin with an underscore."""
+
+        def __init__(*args: Any, **kwargs: Any) -> None:
+            self, *rest = args
+            values = dict(*rest, **kwargs)
+            for name in values:
+                _refuse_private(name)
+            Namespace.__init__(self, values)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            _refuse_private(name)
+            super().__setitem__(name, value)
+
+    def _refuse_private(name: object) -> None:
+        if isinstance(name, str) and name.startswith("_"):
+            raise SecurityError(f"a namespace has no attribute {name!r}: the underscore is reserved")
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def tojson(
+        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals |= {"raise_exception": raise_exception, "dict": Dict(), "namespace": PlainNamespace}
+    return environment
+
+
+def render(
+    environment: ImmutableSandboxedEnvironment, compiled: dict[str, Template], request: dict[str, Any]
+) -> list[str | None]:
+    """The text of each conversation: the first, or whatever error it meets; of the others None where they meet one."""
+    from jinja2.exceptions import TemplateError
+
+    source = request["template"]
+    if source not in compiled:
+        compiled.clear()
+        compiled[source] = environment.from_string(source)
+    template = compiled[source]
+    now = datetime.fromisoformat(request["now"])
+    template.globals["strftime_now"] = now.strftime
+    first, *others = request["conversations"]
+    text = template.render(messages=_normalized(first), **request["variables"])
+    if len(text) > MAX_TEXT_CHARS:
+        raise TemplateError(f"it writes {len(text):,} characters, and at most {MAX_TEXT_CHARS:,} are taken")
+    texts: list[str | None] = [text]
+    for messages in others:
+        try:
+            text = template.render(messages=_normalized(messages), **request["variables"])
+            texts.append(text if len(text) <= MAX_TEXT_CHARS else None)
+        except Exception:  # whatever it is, the conversation that counts has been rendered
+            texts.append(None)
+    return texts
+
+
+def _normalized(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without members that are null, and with their reasoning under the names that templates read."""
+    normalized = []
+    for message in messages:
+        plain = {key: value for key, value in message.items() if value is not None}
+        reasoning = next((plain[key] for key in REASONING if key in plain), None)
+        if reasoning is not None:
+            plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+        normalized.append(plain)
+    return normalized
+
+
+def _say(line: str) -> None:
+    sys.stdout.buffer.write(line.encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _answer(line: bytes, environment: ImmutableSandboxedEnvironment, compiled: dict[str, Template]) -> dict[str, Any]:
+    try:
+        return {"texts": render(environment, compiled, json.loads(line))}
+    except MemoryError:
+        return {"error": "it takes too much memory", "line": None}
+    except RecursionError:
+        return {"error": "it is nested too deeply, or calls itself without end", "line": None}
+    except Exception as error:  # a template may raise anything
+        from jinja2.exceptions import TemplateError
+
+        text = str(error) if type(error) is TemplateError else f"{type(error).__name__}: {error}"
+        return {"error": text[:MAX_ERROR_CHARS], "line": _line(error)}
+
+
+def _line(error: BaseException) -> int | None:
+    """The line of the template that an error comes from, if that can be told."""
+    line = getattr(error, "lineno", None)
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line if isinstance(line, int) else None
+
+
+def _limit(memory_bytes: int) -> None:
+    """Bounds what this process may take, as far as the system can: memory, files, processes."""
+    with suppress(ImportError):  # Windows has none of it
+        import resource
+
+        limits = (
+            ("RLIMIT_AS", memory_bytes),
+            ("RLIMIT_FSIZE", 0),
+            ("RLIMIT_CORE", 0),
+            ("RLIMIT_NPROC", 0),
+            ("RLIMIT_NOFILE", 3),
+        )
+        for name, limit in limits:
+            with suppress(AttributeError, OSError, ValueError):  # macOS knows the first and does not set it
+                resource.setrlimit(getattr(resource, name), (limit, limit))
+
+
+def _start_timer(seconds: float) -> None:
+    """Ends this process when it has computed for so long, inside a call of C too; 0 stops the timer."""
+    with suppress(AttributeError):  # Windows has no such timer; the other end has a clock
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A conversation line by line: a message or a JSON object on standard input, and its answer."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rushlight.cli.chat.answer import out_whole, summary, without_leading_space
+from rushlight.cli.terminal import out_json, say
+from rushlight.errors import RequestError, RushlightError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rushlight.chat import Chat
+    from rushlight.jobs import Line
+    from rushlight.runtime.result import Generation
+
+
+def answer_lines(conversation: Chat, first: str | None, *, as_json: bool, stats: bool) -> bool:
+    """Answers the first message, if there is one, and then each line of standard input, a turn each.
+
+    A turn that fails harms no other. Returns whether all went well.
+    """
+    sound = True
+    for message in _messages(first, as_json=as_json):
+        try:
+            answer = conversation.stream(message())
+            if as_json:
+                for _ in answer:
+                    pass
+                out_json(_record(answer.result))
+            else:
+                out_whole(without_leading_space(answer))
+            if stats:
+                say(summary(answer.result))
+        except RushlightError as error:
+            sound = False
+            if as_json:
+                out_json({"error": {"code": error.code, "message": str(error)}})
+            say(f"error: {error}")
+    return sound
+
+
+def _messages(first: str | None, *, as_json: bool) -> Iterator[Callable[[], str]]:
+    """What gives each message, or raises what is wrong with its line."""
+    from rushlight.jobs import read_lines
+
+    if first is not None:
+        yield lambda: first
+    if sys.stdin is None:
+        raise RequestError("standard input is closed", remedy="pipe the messages in, one a line")
+    for line in read_lines(sys.stdin.buffer):
+        yield partial(_message, line, as_json=as_json)
+
+
+def _message(line: Line, *, as_json: bool) -> str:
+    """What a line says: all of it, or the content of its JSON object."""
+    from rushlight.files.strict_json import parse_json_object
+
+    file = f"standard input, line {line.index + 1}"
+    if not line.is_whole:
+        raise RequestError("a message is too long", file=file, found=f"{line.n_bytes:,} bytes")
+    if not as_json:
+        try:
+            return line.raw.decode()
+        except UnicodeDecodeError as error:
+            raise RequestError("a message is not UTF-8", file=file, offset=error.start) from None
+    values = parse_json_object(line.raw, file=file, error=RequestError)
+    content = values.get("content")
+    if not isinstance(content, str) or values.get("role", "user") != "user" or values.keys() - {"role", "content"}:
+        raise RequestError("not a message", file=file, expected='{"role": "user", "content": "..."}')
+    return content
+
+
+def _record(result: Generation) -> dict[str, Any]:
+    return {
+        "role": "assistant",
+        "content": result.text,
+        "finish_reason": result.finish_reason,
+        "seed": result.seed,
+        "stats": asdict(result.stats),
+    }

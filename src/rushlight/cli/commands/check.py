@@ -1,0 +1,177 @@
+"""`rushlight check`: does a checkpoint fit a model, and if not, why and what to do."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rushlight.cli.options import MODEL, OUTPUT, Debug, HeaderSource, ModelFlag, Offline, Port, Revision, need_source
+from rushlight.cli.progress import reading
+from rushlight.cli.terminal import out_json, show, status
+from rushlight.errors import printable, printable_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.text import Text
+
+    from rushlight.porting.check import Evidence, Finding, Report
+
+DOES_NOT_FIT = 1
+MAX_WIDTH = 100
+MAX_EVIDENCE = 8
+
+EXAMPLES = """
+\b
+Examples:
+  rushlight check model.safetensors
+  rushlight check ./folder --architecture gpt2
+  rushlight check openai-community/gpt2
+  rushlight check ./folder --port my_model.py
+  rushlight check ./folder --json | jq '.findings[].cause'
+"""
+
+
+def _architectures(incomplete: str) -> list[str]:
+    from rushlight.models import ARCHITECTURES
+
+    return [name for name in ARCHITECTURES if name.startswith(incomplete)]
+
+
+def check(
+    source: HeaderSource = None,
+    model: ModelFlag = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            "--architecture",
+            "-a",
+            metavar="NAME",
+            autocompletion=_architectures,
+            rich_help_panel=MODEL,
+            help="The architecture that it should fit, such as gpt2. Without it: what config.json or the names say.",
+        ),
+    ] = None,
+    port: Port = None,
+    offline: Offline = False,
+    revision: Revision = None,
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data/--no-data",
+            rich_help_panel=OUTPUT,
+            help="Read every value too, for NaN and Inf: the default for what is on this machine.",
+        ),
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object with every tensor concerned.")
+    ] = False,
+    _debug: Debug = False,
+) -> None:
+    """Say everything that keeps a checkpoint from fitting a model, by cause, each with what to do.
+
+    Ends with 0 if it fits, 1 if it does not, and 2 if there is nothing sound to look at.
+    """
+    from rushlight.checkpoint import open_headers
+    from rushlight.models.tied import tied_heads
+    from rushlight.porting.check.checkpoint import examine, model_named
+
+    _refuse_architecture(source, model)
+    name = need_source(source, model)
+    expected = model_named(architecture, port)
+    with status(f"opening {name}"):
+        checkpoint = open_headers(
+            name, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=expected)
+        )
+    with (
+        checkpoint,
+        reading(
+            sum(tensor.nbytes for tensor in checkpoint.values()), watch=data and not checkpoint.is_remote
+        ) as advance,
+    ):
+        report = examine(checkpoint, expected, data=data, advance=advance)
+    if as_json:
+        out_json(report.to_json())
+    else:
+        show(page(report, _width()))
+    if not report.fits:
+        raise typer.Exit(DOES_NOT_FIT)
+
+
+def _refuse_architecture(source: str | None, model: str | None) -> None:
+    """Refuse the name of an architecture as --model, which names the checkpoint, and say which flag takes it."""
+    from rushlight.models import ARCHITECTURES
+
+    if source is not None and model != source and model in ARCHITECTURES:
+        raise typer.BadParameter(
+            f"it names the checkpoint, as SOURCE does; the architecture is --architecture {model}", param_hint="--model"
+        )
+
+
+def _width() -> int:
+    return min(MAX_WIDTH, shutil.get_terminal_size().columns if sys.stdout.isatty() else MAX_WIDTH)
+
+
+def page(report: Report, width: int) -> Text:
+    """The report as lines of at most `width` columns, but for names and code, which are never broken."""
+    from rich.text import Text
+
+    text = Text()
+    text.append(f"{printable_name(report.source)}\n", "bold")
+    if report.model:
+        text.append(_wrapped(f"held against {printable_name(report.model)}", width, indent=""))
+    if report.saved_by:
+        text.append(_wrapped(f"saved by {printable_name(report.saved_by)}", width, indent=""))
+    for finding in report.findings:
+        text.append("\n")
+        _finding(text, finding, width)
+    n = sum(finding.is_problem for finding in report.findings)
+    verdict = f"does not fit: {n} problem{'s' if n > 1 else ''}" if n else "fits"
+    text.append("\n")
+    text.append(verdict, "bold red" if n else "bold green")
+    if report.script:
+        whole = all(finding.in_script for finding in report.findings if finding.is_problem)
+        what = "writes a mended copy" if whole else "mends what needs nobody to decide"
+        text.append(f"\n\nThis {what} (pip install safetensors):\n\n")
+        text.append(textwrap.indent(printable(report.script).rstrip(), "    "), "cyan")
+    return text
+
+
+def _finding(text: Text, finding: Finding, width: int) -> None:
+    mark, style = ("problem", "bold red") if finding.is_problem else ("note", "bold yellow")
+    text.append(f"{mark}: ", style)
+    text.append(f"{printable_name(finding.title)}\n", "bold")
+    for paragraph in finding.why.splitlines():
+        text.append(_wrapped(printable(paragraph), width))
+    for name, detail in _aligned(finding.evidence[:MAX_EVIDENCE]):
+        text.append(f"    {name}")
+        text.append(f"{detail}\n", "dim")
+    if len(finding.evidence) > MAX_EVIDENCE:
+        text.append(f"    and {len(finding.evidence) - MAX_EVIDENCE:,} more: --json has all\n", "dim")
+    if finding.mend:
+        text.append(_wrapped(f"To do: {finding.mend}.", width), "green")
+
+
+def _wrapped(paragraph: str, width: int, indent: str = "  ") -> str:
+    return textwrap.fill(
+        paragraph,
+        max(width, 30),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) + "\n"  # fmt: skip
+
+
+def _aligned(evidence: tuple[Evidence, ...]) -> Iterator[tuple[str, str]]:
+    """Names with their counts, and details under one another."""
+    names = [printable_name(each.name) + (f" ×{each.n_tensors}" if each.n_tensors > 1 else "") for each in evidence]
+    width = min(max(map(len, names), default=0), 60)
+    for name, each in zip(names, evidence, strict=True):
+        detail = printable_name(each.detail)
+        yield (name.ljust(width), f"  {detail}") if detail else (name, "")

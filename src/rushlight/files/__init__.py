@@ -1,0 +1,1 @@
+"""Files: strict JSON, bounded reads and atomic writes."""

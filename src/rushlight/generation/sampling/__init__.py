@@ -1,0 +1,1 @@
+"""Sampling: parameters, random numbers, and the next token of every sequence in a step."""

@@ -1,0 +1,1 @@
+"""The host machine: its cores, memory, limits and GPUs."""

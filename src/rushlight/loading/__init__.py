@@ -1,0 +1,1 @@
+"""Loading: where a source, an architecture, a backend and a tokenizer meet."""

@@ -1,0 +1,88 @@
+"""Checkpoints saved by Flax or TensorFlow: their names, and a layout of weights that differs from PyTorch's.
+
+transformers 4 saved both: FlaxPreTrainedModel the parameter tree joined by dots, TFPreTrainedModel the names of the
+variables, each with its framework under `format` in the metadata.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from rushlight.porting.check.checker import Examination
+
+__all__ = ["framework", "look_at_framework"]
+
+
+class Framework(NamedTuple):
+    """A framework other than PyTorch.
+
+    Attributes:
+        name: in words.
+        flag: what transformers' from_pretrained takes to read its files.
+        signs: how names show it.
+        layout: how its weights differ from PyTorch's under the same shapes.
+    """
+
+    name: str
+    flag: str
+    signs: str
+    layout: str
+
+
+FLAX = Framework(
+    "Flax",
+    "from_flax",
+    "kernel, scale and embedding",
+    "A Dense kernel is (in, out) where PyTorch's nn.Linear is (out, in), and a GPT-2 kernel is (out, in) where Conv1D "
+    "is (in, out): by shapes alone, square weights and pairs such as c_fc and c_proj would be mixed up.",
+)
+TENSORFLOW = Framework(
+    "TensorFlow",
+    "from_tf",
+    "h_._0, gamma and :0",
+    "A Dense kernel is (in, out) where PyTorch's nn.Linear is (out, in), a norm has gamma and beta, and biases may be "
+    "(1, n).",
+)
+_BY_FORMAT = {"flax": FLAX, "tf": TENSORFLOW}
+
+
+def framework(names: Iterable[str], metadata: Mapping[str, str]) -> Framework | None:
+    """The framework whose names these are; None for PyTorch's, and for names that show none.
+
+    Names decide. `format` in the metadata is asked only where no name ends as PyTorch's do: it is copied along when
+    tensors are renamed.
+    """
+    names = list(names)
+    if any(name.endswith(":0") or "_._" in name for name in names):
+        return TENSORFLOW
+    ends = {name.rpartition(".")[2] for name in names}
+    if "weight" in ends:
+        return None
+    if declared := _BY_FORMAT.get(metadata.get("format", "")):
+        return declared
+    if "kernel" in ends and ends & {"scale", "embedding"}:
+        return FLAX
+    variables = {name.rpartition("/")[2] for name in names if "/" in name}
+    return TENSORFLOW if variables & {"kernel", "gamma", "embeddings", "moving_mean"} else None
+
+
+def look_at_framework(exam: Examination) -> bool:
+    """Reports a checkpoint of another framework, in which nothing further is compared; whether it is one."""
+    found = framework(exam.tensors, exam.checkpoint.metadata)
+    if found is None:
+        return False
+    declared = exam.checkpoint.metadata.get("format")
+    said = f", and its metadata has format: {declared}" if _BY_FORMAT.get(declared or "") is found else ""
+    code = f"AutoModel.from_pretrained('FOLDER', {found.flag}=True).save_pretrained('NEW')"
+    exam.problem(
+        "framework",
+        f"{found.name} weights, not PyTorch's",
+        f"Names with {found.signs} are {found.name}'s{said}. {found.layout}",
+        f"take the PyTorch weights of the same model, or convert these where transformers 4, PyTorch and {found.name} "
+        f"are installed: `{code}`, with the model's own class in place of AutoModel",
+        [(seen, str(seen.shape)) for seen in exam.tensors.values()],
+    )
+    return True

@@ -1,0 +1,1 @@
+"""Diagnosis: which cause explains that a module diverges from its recording."""

@@ -1,0 +1,115 @@
+"""Why a module diverges, found by trying: which formula makes the recorded array, and which one makes the port's?
+
+Everything is tried on recorded inputs, so that a cause speaks of this module alone. A cause is only said if trying it
+gives the recorded numbers; where nothing does, there is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rushlight.nn import Activation, Conv1D, Convolution, Embedding, LayerNorm, Linear
+from rushlight.proof.diagnosis.formulas import formulas
+from rushlight.proof.diagnosis.layers import (
+    constant,
+    epsilon,
+    gain_differs,
+    rms,
+    rounded,
+    rows_shifted,
+    scaled,
+    thirds,
+    transposed,
+    window,
+)
+from rushlight.proof.diagnosis.trial import ITS_INPUT, Source, Trial
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rushlight.nn import Module
+
+__all__ = ["why_input", "why_output"]
+
+
+def why_output(module: Module, given: NDArray[Any] | None, trial: Trial) -> str:
+    """Why a module that was given the recorded input returns something else than was recorded; or an empty text."""
+    if said := _not_finite(trial, "its weights hold"):
+        return said
+    tries: list[Any] = []
+    if given is not None and isinstance(module, Embedding):
+        tries = [rows_shifted, scaled, rounded]
+    elif given is not None and isinstance(module, Linear | Conv1D):
+        tries = [thirds, constant, transposed, scaled, rounded]
+    elif given is not None and isinstance(module, LayerNorm):
+        tries = [epsilon, constant, gain_differs, rms, rounded]
+    elif given is not None and isinstance(module, Convolution):
+        tries = [constant, window, scaled]
+    elif given is not None and isinstance(module, Activation):
+        trial = replace(trial, sources=[Source(ITS_INPUT, given)])
+    for attempt in (*(tries or [formulas]), _exchanged):
+        if said := attempt(module, given, trial):
+            return str(said)
+    return _where(trial)
+
+
+def why_input(parent: Module, trial: Trial) -> str:
+    """Why a module hands one inside it something else than was recorded; or an empty text."""
+    if trial.found.dtype.kind in "iu":
+        steps = np.unique(trial.found.astype(np.int64) - trial.recorded)
+        return f"off by {_signed(int(steps[0]))} everywhere: positions or ids shifted" if len(steps) == 1 else ""
+    return (
+        _not_finite(trial, "it computes")
+        or formulas(parent, None, trial)
+        or _exchanged(parent, None, trial)
+        or _where(trial)
+    )
+
+
+def _not_finite(trial: Trial, whose: str) -> str:
+    bad = ~np.isfinite(trial.found) & np.isfinite(trial.recorded)
+    if not bad.any():
+        return ""
+    rows, channels = np.unique(np.argwhere(bad.reshape(len(bad), -1))[:, 0]), np.flatnonzero(bad.any(axis=0))
+    if bad.all():
+        where = "everywhere"
+    elif len(rows) == len(bad):
+        where = f"in channel {_few(channels)} of {bad.shape[-1]}"
+    else:
+        where = f"in row {_few(rows)} of {len(bad)}"
+    what = "NaN" if np.isnan(trial.found[bad]).any() else "infinity"
+    return f"{whose} {what}: {int(bad.sum()):,} values are not finite, {where}, and none was recorded so"
+
+
+def _exchanged(_module: Module, _given: object, trial: Trial) -> str:
+    """Whether the port has here what was recorded somewhere else."""
+    mine = next((source.name for source in trial.elsewhere if trial.fits(source.values, trial.found)), None)
+    if mine is None:
+        return ""
+    theirs = next((source.name for source in trial.elsewhere if trial.fits(source.values, trial.recorded)), None)
+    return f"it has {mine} here" + (f", where the recording has {theirs}" if theirs else "")
+
+
+def _where(trial: Trial) -> str:
+    """In which rows or channels the difference is, where it is not everywhere."""
+    off = np.abs(trial.found.astype(np.float64) - trial.recorded) > trial.tolerance * np.abs(trial.recorded).max()
+    if off.ndim != 2 or not off.any():
+        return ""
+    rows, channels = np.flatnonzero(off.any(axis=1)), np.flatnonzero(off.any(axis=0))
+    if 2 * len(channels) < off.shape[1]:
+        return f"the difference is in channel {_few(channels)} of {off.shape[1]} alone"
+    if 2 * len(rows) < len(off):
+        return f"the difference is in row {_few(rows)} of {len(off)} alone"
+    return ""
+
+
+def _few(numbers: NDArray[Any]) -> str:
+    shown = ", ".join(str(int(i)) for i in numbers[:5])
+    return shown if len(numbers) <= 5 else f"{shown}, … ({len(numbers)})"
+
+
+def _signed(n: int) -> str:
+    return f"+{n}" if n > 0 else str(n)

@@ -1,0 +1,115 @@
+"""How a batch is laid out for libraries of array operations."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
+from rushlight.backends.device_step import MAX_PADDED_ROWS, HostStep, LastStep, Recorded, padded
+
+SPARE = 99
+
+
+class Cache:
+    spare = SPARE
+
+
+def decode_batch(*positions):
+    chunks = [Chunk([7 + i], position, range(10 * i, 10 * i + 5)) for i, position in enumerate(positions)]
+    return Batch.of(chunks, Cache())
+
+
+def on_device(batch):
+    host = HostStep.of(batch, SPARE)
+    return host.on_device(host.numbers)
+
+
+def test_rows_alone_are_laid_side_by_side_and_runs_apart():
+    batch = Batch.of(
+        [Chunk([1, 2, 3], BLOCK_SIZE - 1, [4, 2, 8]), Chunk([6], 5, [1]), Chunk([5], BLOCK_SIZE, [3, 7])], Cache()
+    )
+    step = on_device(batch)
+    assert step.slots.tolist() == [
+        4 * BLOCK_SIZE + BLOCK_SIZE - 1, 2 * BLOCK_SIZE, 2 * BLOCK_SIZE + 1, BLOCK_SIZE + 5, 7 * BLOCK_SIZE,
+    ]  # fmt: skip
+    assert step.single.tolist() == [3, 4]
+    assert step.lengths.tolist() == [6, BLOCK_SIZE + 1]
+    assert step.tables.tolist() == [[1, SPARE, SPARE, SPARE], [3, 7, SPARE, SPARE]]
+    (run,) = step.runs
+    assert (run.rows, run.length, run.blocks.tolist()) == (slice(0, 3), BLOCK_SIZE + 2, [4, 2])
+    assert (step.ids.tolist(), step.positions.tolist()) == (batch.ids.tolist(), batch.positions.tolist())
+    assert step.logit_rows.tolist() == [2, 3, 4]
+    assert step.cache is batch.cache
+
+
+@pytest.mark.parametrize(("position", "width"), [(0, 4), (63, 4), (255, 4), (256, 8), (511, 8), (512, 16)])
+def test_tables_are_as_wide_as_the_longest_needs_up_to_a_power_of_two(position, width):
+    batch = Batch.of([Chunk([1], position, range(16)), Chunk([1], 0, [16])], Cache())
+    assert on_device(batch).tables.shape == (2, width)
+    assert on_device(batch).tables[0].tolist() == list(range(width))
+
+
+def test_without_rows_alone_there_is_an_empty_table():
+    step = on_device(Batch.of([Chunk([1, 2], 0, [3])], Cache()))
+    assert (len(step.single), len(step.lengths), len(step.tables)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("n", "rows"), [(1, 1), (2, 2), (3, 4), (5, 8), (200, 256), (256, 256)])
+def test_decode_steps_are_padded_to_powers_of_two(n, rows):
+    batch = decode_batch(*range(1, n + 1))
+    whole = padded(batch, SPARE)
+    step = on_device(whole)
+    assert len(whole.ids) == len(step.single) == len(step.logit_rows) == rows
+    assert np.array_equal(whole.ids[:n], batch.ids)
+    assert np.array_equal(step.tables[:n], on_device(batch).tables)
+    assert (step.tables[n:] == SPARE).all()
+    assert (step.lengths[n:] == 1).all()
+    assert (step.slots[n:] == SPARE * BLOCK_SIZE).all()
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        decode_batch(*range(1, MAX_PADDED_ROWS + 2)),
+        decode_batch(3, 0),  # a prompt of one token
+        Batch.of([Chunk([1, 2], 4, [0]), Chunk([3], 1, [1])], Cache()),
+        replace(decode_batch(3, 4), logit_rows=np.array([1], np.int32)),
+    ],
+    ids=["too many rows", "a prompt", "a run", "not every row's logits"],
+)
+def test_other_steps_are_not(batch):
+    assert padded(batch, SPARE) is None
+
+
+def test_the_last_step_is_kept_for_the_layers_and_holds_no_cache():
+    uploads = []
+    steps = LastStep(lambda numbers: uploads.append(1) or numbers)
+    first, second = decode_batch(1, 2), decode_batch(1, 2)
+    assert steps.of(first) is steps.of(first)
+    assert len(uploads) == 1
+    assert steps.of(first).cache is None
+    assert steps.of(second) is not steps.of(first)
+    assert steps.of(steps.of(second)) is steps.of(second)
+
+
+def test_what_is_recorded_serves_its_forward_and_shape_until_a_module_changes():
+    class Forward:
+        revision = 1
+
+    made = []
+
+    def make(other):
+        made.append((len(made), other))
+        return made[-1]
+
+    recorded, first, second = Recorded(), Forward(), Forward()
+    one, two = (HostStep.of(decode_batch(*positions), SPARE) for positions in ([1], [1, 300]))
+    for _ in range(2):
+        for words, number in (((first, one), 0), ((first, two), 1), ((second, one), 2)):
+            assert recorded.of(*words, make)[0] == number
+    first.revision = second.revision = 2
+    for words, number in (((first, one), 3), ((first, one), 3), ((second, one), 4)):
+        assert recorded.of(*words, make)[0] == number
+    # Each is given one that there is, and after a change none of those before it.
+    assert [other and other[0] for _, other in made] == [None, 0, 0, None, 3]

@@ -1,0 +1,189 @@
+"""Where a source, an architecture, a backend and a tokenizer meet."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import rushlight
+from rushlight import demo
+from rushlight.errors import ConfigError, FormatError, RequestError, RushlightError, SourceError, TokenizerError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the embedded model."""
+    return shutil.copytree(demo.folder(), tmp_path / "tales", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+
+
+def set_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_no_source_is_the_embedded_model():
+    assert rushlight.load().name == "tales"
+
+
+@pytest.mark.parametrize("kv_bytes", [-1, 1e8, "1 GB"])
+def test_a_bound_of_memory_that_is_none(kv_bytes):
+    with pytest.raises(RequestError, match=r"kv_bytes is .*: it should be a whole number of bytes"):
+        rushlight.load(kv_bytes=kv_bytes)
+
+
+def test_a_named_model_is_never_replaced_by_the_embedded_one():
+    with pytest.raises(SourceError):
+        rushlight.load("./no-such-model.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["auto", "f32", "f64"])
+def test_auto_is_the_dtype_of_the_checkpoint(dtype):
+    model = rushlight.load(dtype=dtype)
+    assert model.dtype == ({"auto": "f16"}.get(dtype, dtype))
+    assert model.logits("The").dtype == (np.float64 if dtype == "f64" else np.float32)
+
+
+def test_the_tokenizer_beside_the_weights_is_used(folder):
+    assert rushlight.load(folder).generate("The king", max_tokens=3).text
+
+
+def test_a_checkpoint_without_a_tokenizer_takes_ids(folder):
+    (folder / "tokenizer.json").unlink()
+    model = rushlight.load(folder)
+    assert model.tokenizer is None
+    assert len(model.generate([1, 2, 3], max_tokens=3).ids) == 3
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["extra"] = 4096
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(TokenizerError, match=r"ids up to 4096, and the model embeds 4096"):
+        rushlight.load(folder)
+
+
+def test_ids_that_no_token_has_are_never_chosen(folder):
+    """A vocabulary padded for speed, as nanoGPT pads it to 50,304."""
+    tensors = load_tensors(folder)
+    table = tensors["wte.weight"]
+    tensors["wte.weight"] = np.concatenate(
+        [table, np.full((4, 192), 50, np.float32), np.full((4, 192), -50, np.float32)]
+    )
+    save_file(tensors, folder / "model.safetensors")
+    set_config(folder, vocab_size=4104)
+    model = rushlight.load(folder)
+    assert model.logits("The king")[-1].argmax() >= 4096
+    assert max(model.generate("The king", max_tokens=10).ids) < 4096
+
+
+def load_tensors(folder):
+    """The tensors in float32."""
+    with rushlight.open_checkpoint(folder) as checkpoint:
+        return {name: tensor.float32() for name, tensor in checkpoint.items()}
+
+
+def gpt2_small(folder, n_layer=1):
+    """A bare file of GPT-2's vocabulary, two heads wide."""
+    rng = np.random.default_rng(0)
+    c, shapes = 128, {}
+    for i in range(n_layer):
+        shapes |= {
+            f"h.{i}.ln_1.weight": (c,),
+            f"h.{i}.ln_1.bias": (c,),
+            f"h.{i}.attn.c_attn.weight": (c, 3 * c),
+            f"h.{i}.attn.c_attn.bias": (3 * c,),
+            f"h.{i}.attn.c_proj.weight": (c, c),
+            f"h.{i}.attn.c_proj.bias": (c,),
+            f"h.{i}.ln_2.weight": (c,),
+            f"h.{i}.ln_2.bias": (c,),
+            f"h.{i}.mlp.c_fc.weight": (c, 4 * c),
+            f"h.{i}.mlp.c_fc.bias": (4 * c,),
+            f"h.{i}.mlp.c_proj.weight": (4 * c, c),
+            f"h.{i}.mlp.c_proj.bias": (c,),
+        }
+    shapes |= {"wte.weight": (50257, c), "wpe.weight": (64, c), "ln_f.weight": (c,), "ln_f.bias": (c,)}
+    tensors = {name: rng.standard_normal(shape, dtype=np.float32) * np.float32(0.2) for name, shape in shapes.items()}
+    path = folder / "model.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def test_a_bare_file_of_gpt2s_vocabulary_gets_gpt2s_sizes_and_tokenizer(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "rushlight"):
+        model = rushlight.load(gpt2_small(tmp_path))
+    assert (model.config.n_layer, model.config.n_head, model.config.n_positions) == (1, 2, 64)
+    assert (model.tokenizer.encode("Hello"), model.eos_ids) == ([15496], (50256,))
+    config_note, tokenizer_note = (record.getMessage() for record in caplog.records)
+    assert config_note.startswith("no config.json: read from the shapes as gpt2 with n_layer 1, n_embd 128, n_head 2")
+    assert "head_dim 64" in config_note
+    assert tokenizer_note.startswith("no tokenizer beside the weights: using GPT-2's")
+
+
+def test_a_bare_file_that_is_no_gpt2_is_refused(tmp_path):
+    save_file({"encoder.weight": np.zeros((4, 4), np.float32)}, tmp_path / "other.safetensors")
+    with pytest.raises(FormatError, match=r"of no architecture that rushlight has .*gpt2.*rushlight inspect"):
+        rushlight.load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("model_type", ["llama", 7, ["gpt2"]])
+def test_another_architecture_is_refused_and_the_supported_named(folder, model_type):
+    set_config(folder, model_type=model_type)
+    with pytest.raises(ConfigError, match=r"no architecture .*expected gpt2"):
+        rushlight.load(folder)
+
+
+def test_a_config_without_a_model_type_is_told_by_the_names(folder):
+    set_config(folder, model_type=None)
+    assert rushlight.load(folder).config.n_layer == 6
+
+
+def test_generation_config_says_what_ends_a_text(folder):
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 9], "do_sample": true}')
+    assert rushlight.load(folder).eos_ids == (7, 9)
+
+
+def test_an_end_of_text_token_beyond_the_vocabulary_is_left_out_and_told(folder, caplog):
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 50256]}')
+    assert rushlight.load(folder).eos_ids == (7,)
+    assert "generation_config.json: eos_token_id [50256] is beyond the vocabulary of 4096" in caplog.text
+
+
+@pytest.mark.parametrize("eos", ["-2", "true", '"a"', "[1, null]"])
+def test_a_generation_config_that_names_no_token_is_refused(folder, eos):
+    (folder / "generation_config.json").write_text(f'{{"eos_token_id": {eos}}}')
+    with pytest.raises(ConfigError, match=r"(?s)generation_config.json: .*eos_token_id is"):
+        rushlight.load(folder)
+
+
+@pytest.mark.parametrize("name", ["wte.weight", "h.3.mlp.c_fc.weight", "ln_f.bias"])
+def test_weights_with_nan_end_in_an_error_and_not_in_text(folder, name):
+    tensors = load_tensors(folder)
+    tensors[name].flat[0] = np.nan
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(RushlightError, match="finite"):
+        rushlight.load(folder).generate([0, 1], max_tokens=5)
+
+
+def test_a_process_may_end_while_weights_are_read():
+    script = """
+from contextlib import ExitStack
+import rushlight
+from rushlight.loading.load import _Beside
+model = rushlight.load(threads=1)
+_Beside(lambda: [model.logits([1]) for _ in range(100)], ExitStack())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_saving_over_the_file_that_was_loaded_is_safe(folder):
+    model = rushlight.load(folder)
+    before = model.logits("The king")
+    save_file({"other": np.zeros(3, np.float32)}, folder / "model.safetensors")
+    assert np.array_equal(model.logits("The king"), before)
+    assert list(load_file(folder / "model.safetensors")) == ["other"]

@@ -1,0 +1,454 @@
+"""The object that a user holds, with the embedded model."""
+
+import asyncio
+import gc
+import os
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+import rushlight
+from rushlight import Request
+from rushlight.errors import ContextLengthError, RequestError, TokenizerError
+from rushlight.generation.runner import Runner
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return rushlight.load()
+
+
+@pytest.fixture(scope="module")
+def ids_only():
+    """The same model without a tokenizer."""
+    model = rushlight.load()
+    model.tokenizer = None
+    return model
+
+
+def test_a_model_says_what_it_is(model):
+    assert repr(model) == "<Model tales: 3,554,304 parameters, cpu, f16>"
+    assert (model.context_length, model.config.n_layer, model.eos_ids) == (512, 6, (0,))
+
+
+def test_greedy_text_is_the_likeliest_token_each_time(model):
+    result = model.generate(PROMPT, max_tokens=12)
+    ids = model.tokenizer.encode(PROMPT)
+    for token in result.ids:
+        assert int(model.logits(ids)[-1].argmax()) == token
+        ids.append(token)
+    assert result.text == model.tokenizer.decode(result.ids) == str(result)
+    assert (result.finish_reason, result.seed, result.prompt_ids) == ("length", None, ids[:-12])
+    assert (result.stats.prompt_tokens, result.stats.generated_tokens) == (len(ids) - 12, 12)
+    assert result.stats.prefill_tok_s > 0 < result.stats.decode_tok_s
+
+
+def test_streamed_pieces_add_up_to_the_text(model):
+    stream = model.stream(PROMPT, max_tokens=30)
+    assert stream.result.finish_reason is None
+    pieces = list(stream)
+    assert len(pieces) > 10
+    assert all(pieces)
+    assert "".join(pieces) == stream.result.text == model.generate(PROMPT, max_tokens=30).text
+    assert stream.result.finish_reason == "length"
+
+
+def test_a_stream_that_is_closed_has_what_came(model):
+    stream = model.stream(PROMPT, max_tokens=30)
+    first = next(stream)
+    stream.close()
+    assert list(stream) == []
+    assert (stream.result.text, stream.result.finish_reason) == (first, None)
+
+
+def test_one_seed_gives_one_text(model):
+    settings = {"temperature": 0.9, "top_p": 0.95, "max_tokens": 25}
+    first = model.generate(PROMPT, **settings)
+    assert first.seed is not None
+    again = model.generate(PROMPT, **settings, seed=first.seed)
+    other = model.generate(PROMPT, **settings, seed=first.seed ^ 1)
+    assert first.ids == again.ids != other.ids
+
+
+def test_two_streams_at_once_do_not_disturb_each_other(model):
+    alone = [model.generate(prompt, max_tokens=15, temperature=1, seed=4).ids for prompt in ("The king", "A dog")]
+    streams = [model.stream(prompt, max_tokens=15, temperature=1, seed=4) for prompt in ("The king", "A dog")]
+    for _ in range(40):
+        for stream in streams:
+            next(stream, None)
+    assert [stream.result.ids for stream in streams] == alone
+
+
+def test_a_prompt_can_be_token_ids(model):
+    ids = model.tokenizer.encode(PROMPT)
+    assert model.generate(ids, max_tokens=5).ids == model.generate(PROMPT, max_tokens=5).ids
+    assert model.generate(np.array(ids), max_tokens=5).ids == model.generate(PROMPT, max_tokens=5).ids
+
+
+def test_an_empty_prompt_starts_from_the_end_of_text_token(model):
+    result = model.generate("", max_tokens=5)
+    assert result.prompt_ids == [0]
+    assert result.ids == model.generate([0], max_tokens=5).ids
+
+
+def test_a_stop_string_ends_the_text_and_is_not_shown(model):
+    whole = model.generate(PROMPT, max_tokens=30)
+    stop = whole.text[20:24]
+    result = model.generate(PROMPT, max_tokens=30, stop=stop)
+    assert result.text == whole.text[: whole.text.index(stop)]
+    assert result.finish_reason == "stop"
+    assert result.ids == whole.ids[: len(result.ids)]
+    assert stop in model.tokenizer.decode(result.ids)
+    assert model.generate(PROMPT, max_tokens=30, stop=["never in it", stop]).text == result.text
+
+
+def test_no_step_is_run_after_a_stop_string(model, monkeypatch):
+    n_steps = 0
+    on_device = Runner.on_device
+
+    def counted(self, chunks):
+        nonlocal n_steps
+        n_steps += 1
+        return on_device(self, chunks)
+
+    monkeypatch.setattr(Runner, "on_device", counted)
+    whole = model.generate(PROMPT, max_tokens=30, speculate=False)
+    assert n_steps == 30
+    n_steps = 0
+    result = model.generate(PROMPT, max_tokens=30, speculate=False, stop=whole.text[20:24])
+    assert n_steps == len(result.ids) < 30
+
+
+def test_a_stop_string_that_only_begins_is_shown_in_the_end(model):
+    whole = model.generate(PROMPT, max_tokens=8)
+    result = model.generate(PROMPT, max_tokens=8, stop=whole.text[-1] + "\x00")
+    assert (result.text, result.finish_reason) == (whole.text, "length")
+
+
+def test_a_stop_token_ends_the_text_and_is_no_part_of_it(model):
+    whole = model.generate(PROMPT, max_tokens=20)
+    stop = whole.ids[7]
+    result = model.generate(PROMPT, max_tokens=20, stop_ids=[stop])
+    assert result.ids == whole.ids[: whole.ids.index(stop)]
+    assert (result.text, result.finish_reason) == (model.tokenizer.decode(result.ids), "stop")
+
+
+def test_the_end_of_text_token_ends_it_unless_told_otherwise(model):
+    end = {"logit_bias": {0: 1000.0}}
+    stopped = model.generate(PROMPT, max_tokens=4, **end)
+    assert (stopped.ids, stopped.text, stopped.finish_reason) == ([], "", "stop")
+    ignored = model.generate(PROMPT, max_tokens=4, **end, ignore_eos=True)
+    assert (ignored.ids, ignored.finish_reason) == ([0] * 4, "length")
+
+
+def test_no_tokens_wanted_no_tokens_given(model):
+    result = model.generate(PROMPT, max_tokens=0)
+    assert (result.ids, result.text, result.finish_reason) == ([], "", "length")
+
+
+def test_the_context_ends_a_text_that_fills_it(model):
+    result = model.generate([5] * 505, max_tokens=10**9, ignore_eos=True)
+    assert (len(result.ids), result.finish_reason) == (7, "context")
+
+
+@pytest.mark.parametrize("n_tokens", [512, 513, 5000])
+def test_a_prompt_that_leaves_no_room_is_refused_with_the_counts(model, n_tokens):
+    with pytest.raises(ContextLengthError, match=rf"{n_tokens} tokens.* 512.*shorten it by {n_tokens - 511} ") as error:
+        model.generate([5] * n_tokens)
+    assert error.value.code == "context_length_exceeded"
+
+
+def test_logits_of_every_token(model):
+    logits = model.logits(PROMPT)
+    assert (logits.shape, logits.dtype) == ((len(model.tokenizer.encode(PROMPT)), 4096), np.float32)
+    assert np.array_equal(model.logits(model.tokenizer.encode(PROMPT)), logits)
+    assert len(model.logits([5] * 512)) == 512
+    with pytest.raises(ContextLengthError, match=r"513 tokens.*512"):
+        model.logits([5] * 513)
+    with pytest.raises(RequestError, match="no tokens"):
+        model.logits("")
+
+
+@pytest.mark.parametrize("prompt", [[4096], [-1], [3, 10**20]])
+def test_ids_out_of_the_vocabulary_are_refused(model, prompt):
+    for call in (model.generate, model.logits):
+        with pytest.raises(RequestError, match=rf"no such token: {prompt[-1]} .*0 to 4095"):
+            call(prompt)
+
+
+@pytest.mark.parametrize("prompt", [[1.5], ["a"], [None], [True], 3, None, b"abc", bytearray(b"abc")])
+def test_a_prompt_is_text_or_token_ids(model, prompt):
+    for call in (model.generate, model.logits):
+        with pytest.raises(RequestError, match="text, or token ids"):
+            call(prompt)
+
+
+def test_what_is_wrong_is_told_before_the_first_piece(model):
+    with pytest.raises(RequestError, match="temperature is nan"):
+        model.stream(PROMPT, temperature=float("nan"))
+    with pytest.raises(RequestError, match="no such token: 4096 "):
+        model.stream(PROMPT, logit_bias={4096: 1.0})
+    with pytest.raises(RequestError, match="surrogate"):
+        model.stream("\ud800")
+    with pytest.raises(RequestError, match="stop string"):
+        model.stream(PROMPT, stop="")
+
+
+def test_a_model_without_a_tokenizer_takes_and_gives_ids(model, ids_only):
+    ids = model.tokenizer.encode(PROMPT)
+    result = ids_only.generate(ids, max_tokens=5)
+    assert (result.ids, result.text) == (model.generate(ids, max_tokens=5).ids, "")
+    with pytest.raises(TokenizerError, match=r"the prompt is text, and tales has no tokenizer; put its tokenizer.json"):
+        ids_only.generate(PROMPT)
+    with pytest.raises(TokenizerError, match="stop strings need a tokenizer"):
+        ids_only.generate(ids, stop="a")
+
+
+def test_a_backends_own_draws_are_those_of_the_sampler():
+    settings = {"max_tokens": 40, "temperature": 0.9, "top_k": 50, "top_p": 0.95, "min_p": 0.01, "seed": 8}
+    native, reference = (rushlight.load(device=device, dtype="f32") for device in ("cpu", "reference"))
+    assert native.generate(PROMPT, **settings).text == reference.generate(PROMPT, **settings).text
+
+
+def test_many_requests_come_out_as_each_alone(model):
+    prompts = ["Once", "The king was", "", "A dog and a cat", 3.5, "He said", "Two"] * 3
+    requests = [
+        Request(p, settings={"max_tokens": 5 + i, "temperature": 0.8, "seed": i}) for i, p in enumerate(prompts)
+    ]
+    pulled = []
+
+    def pull():
+        for i, request in enumerate(requests):
+            pulled.append(i)
+            yield request
+
+    results = {}
+    for index, result in model.generate_many(pull(), max_active=4):
+        results[index] = result
+        assert len(pulled) <= len(results) + 4
+    assert sorted(results) == list(range(21))
+    for i, result in results.items():
+        if i % 7 == 4:
+            assert isinstance(result, RequestError)
+        else:
+            alone = model.generate(prompts[i], **requests[i].settings)
+            assert (result.text, result.ids, result.finish_reason) == (alone.text, alone.ids, alone.finish_reason)
+    for max_active in (0, 2.5, "many"):
+        with pytest.raises(RequestError, match="max_active"):
+            model.generate_many([], max_active=max_active)
+
+
+def test_what_is_no_request_harms_no_other(model):
+    results = dict(model.generate_many([5, Request("Once", "x", {"max_tokens": 2}), Request("Once", 3)]))
+    assert [type(results[i]) for i in range(3)] == [RequestError, rushlight.Generation, RequestError]
+    assert "a prompt is text, or token ids (found int)" in str(results[0])
+    assert "not text (found 3)" in str(results[2])
+
+
+def test_many_requests_end_at_their_own_stop_strings(model):
+    whole = model.generate(PROMPT, max_tokens=30).text
+    stops = [whole[5:8], whole[20:24], "never in it"]
+    results = dict(model.generate_many([Request(PROMPT, stop, {"max_tokens": 30}) for stop in stops]))
+    assert [results[i].text for i in range(3)] == [whole[: whole.find(s) if s in whole else None] for s in stops]
+    assert [results[i].finish_reason for i in range(3)] == ["stop", "stop", "length"]
+
+
+def test_several_texts_of_one_prompt_have_seeds_of_their_own(model):
+    settings = {"max_tokens": 12, "temperature": 1.0}
+    prompt = "Once upon a time there was a king " * 12
+    first = model.generate(prompt, n=3, seed=5, **settings)
+    texts = [first, *first.others]
+    assert first.seed == 5
+    assert len({text.text for text in texts}) == 3
+    for text in texts:
+        assert model.generate(prompt, seed=text.seed, **settings).ids == text.ids
+    assert [text.stats.cached_tokens for text in texts] == [0, 64, 64]
+    with pytest.raises(RequestError, match="a stream is of one text"):
+        model.stream(PROMPT, n=2)
+
+
+def test_more_texts_than_the_queue_and_the_memory_hold(monkeypatch):
+    model = rushlight.load(kv_bytes=2_500_000)
+    engine = model._plain.engine
+    monkeypatch.setattr(engine, "_max_waiting", 2)
+    settings = {"max_tokens": 80, "temperature": 1.0, "seed": 1}
+    requests = [Request(prompt, settings={**settings, "n": 12}) for prompt in (PROMPT, "The king")]
+    results = dict(model.generate_many(requests))
+    for i, request in enumerate(requests):
+        texts = [results[i], *results[i].others]
+        assert texts[0].ids == model.generate(request.prompt, **settings).ids
+        assert [len(text.ids) for text in texts] == [80] * 12
+    assert engine.pool.n_held == 0
+
+
+def test_a_longer_prompt_computes_only_what_is_new(model):
+    first = model.generate([7] * 200, max_tokens=10)
+    assert first.stats.cached_tokens == 0
+    longer = model.generate([*first.prompt_ids, *first.ids, 5, 6], max_tokens=5)
+    assert longer.stats.cached_tokens == 192
+    assert longer.ids == rushlight.load().generate(longer.prompt_ids, max_tokens=5).ids
+
+
+def log_softmax(logits):
+    logits = logits.astype(np.float64)
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_logprobs_are_of_the_models_own_logits(model):
+    settings = {"temperature": 0.7, "top_k": 5, "seed": 2, "repetition_penalty": 1.3, "logit_bias": {9: -3.0}}
+    result = model.generate(PROMPT, max_tokens=8, logprobs=3, prompt_logprobs=2, **settings)
+    expected = log_softmax(model.logits([*result.prompt_ids, *result.ids]))
+    n = len(result.prompt_ids)
+    assert [entry.id for entry in result.logprobs] == result.ids
+    assert result.prompt_logprobs[0] is None
+    assert [entry.id for entry in result.prompt_logprobs[1:]] == result.prompt_ids[1:]
+    for row, entry in zip(expected, [*result.prompt_logprobs[1:], *result.logprobs], strict=False):
+        n_top = 2 if n > 1 else 3
+        n -= 1
+        assert entry.logprob == row[entry.id]
+        likeliest = np.argsort(-row, kind="stable")[:n_top].tolist()
+        assert entry.top == tuple((i, row[i]) for i in likeliest)
+    assert model.generate(PROMPT, max_tokens=8, **settings).logprobs is None
+
+
+def test_a_prompt_can_be_scored_without_a_text(model):
+    ids = model.tokenizer.encode("Once upon a time there was a king " * 20)
+    result = model.generate(ids, max_tokens=0, prompt_logprobs=0)
+    expected = log_softmax(model.logits(ids))
+    assert [entry.logprob for entry in result.prompt_logprobs[1:]] == [
+        expected[i, token] for i, token in enumerate(ids[1:])
+    ]
+    assert (result.ids, result.finish_reason) == ([], "length")
+    assert result.prompt_logprobs == model.generate(ids, max_tokens=3, prompt_logprobs=0).prompt_logprobs
+    full = model.generate([5] * 512, max_tokens=0, prompt_logprobs=0)
+    assert len(full.prompt_logprobs) == 512
+
+
+def test_a_forgotten_stream_gives_its_blocks_back(model):
+    pool = model._plain.engine.pool
+    held = pool.n_held
+    stream = model.stream([3] * 100, max_tokens=50)
+    next(stream)
+    assert pool.n_held == held + 2
+    del stream
+    model._plain.engine.settle()
+    assert pool.n_held == held
+
+
+def test_streams_can_be_read_from_an_event_loop(model):
+    prompts = ["The king", "A dog", "Once"]
+    alone = [model.generate(prompt, max_tokens=150, temperature=1, seed=4).text for prompt in prompts]
+
+    async def read(prompt, pause_s):
+        stream = model.astream(prompt, max_tokens=150, temperature=1, seed=4)
+        async for _ in stream:
+            await asyncio.sleep(pause_s)
+        return stream.result.text
+
+    async def read_all():
+        return await asyncio.gather(*(read(prompt, i * 0.0005) for i, prompt in enumerate(prompts)))
+
+    assert asyncio.run(read_all()) == alone
+    assert model._plain.engine.pool.n_held == 0
+
+
+def test_an_asynchronous_stream_that_is_left_gives_its_blocks_back(model):
+    async def read_some():
+        stream = model.astream([3] * 100, max_tokens=300, ignore_eos=True)
+        async for _ in stream:
+            break
+        await stream.aclose()
+        task = asyncio.create_task(anext(model.astream([4] * 100, max_tokens=300, ignore_eos=True)))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        model._plain.engine.step()
+        return model._plain.engine.pool.n_held
+
+    assert asyncio.run(read_some()) == 0
+    with pytest.raises(RequestError, match="temperature"):
+        model.astream(PROMPT, temperature=-1)
+
+
+def test_an_asynchronous_stream_whose_loop_is_closed_gives_its_blocks_back(model):
+    engine = model._plain.engine
+
+    def read_one():
+        loop = asyncio.new_event_loop()
+        stream = model.astream(PROMPT, max_tokens=300, ignore_eos=True)
+        loop.run_until_complete(anext(stream))
+        while any(sequence.runnable for sequence in engine._live):  # it goes on until it waits for its reader
+            time.sleep(0.01)
+        loop.close()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python says that the stream was not closed
+        read_one()
+        gc.collect()
+    engine.settle()
+    assert (engine.pool.n_held, len(engine._live)) == (0, 0)
+
+
+def test_the_thread_of_asynchronous_readers_ends_when_they_have(model):
+    async def read():
+        return [piece async for piece in model.astream(PROMPT, max_tokens=5)]
+
+    assert asyncio.run(read())
+    deadline = time.monotonic() + 5
+    while any(thread.name == "rushlight" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_forked_process_has_an_engine_of_its_own(model):
+    expected = model.generate(PROMPT, max_tokens=5).text
+    stream = model.stream(PROMPT, max_tokens=20)
+    next(stream)
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads
+        child = os.fork()
+    if child == 0:
+        os.write(write, model.generate(PROMPT, max_tokens=5).text.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1000).decode() == expected
+    os.close(read)
+    os.close(write)
+
+
+def test_threads_and_event_loops_share_the_engine(model):
+    prompts = ["The king", "A dog", "Once", "He said"]
+    settings = {"max_tokens": 40, "temperature": 1, "seed": 4}
+    alone = [model.generate(prompt, **settings).text for prompt in prompts]
+    found = {}
+
+    async def read(prompt):
+        return "".join([piece async for piece in model.astream(prompt, **settings)])
+
+    async def read_all():
+        return await asyncio.gather(*map(read, prompts))
+
+    def in_a_loop(name):
+        found[name] = asyncio.run(read_all())
+
+    def in_a_thread(name):
+        found[name] = [model.generate(prompt, **settings).text for prompt in prompts]
+
+    def many(name):
+        results = dict(model.generate_many([Request(prompt, (), settings) for prompt in prompts], max_active=3))
+        found[name] = [results[i].text for i in range(4)]
+
+    threads = [threading.Thread(target=run, args=(i,)) for i, run in enumerate([in_a_loop, in_a_thread, many] * 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == dict.fromkeys(range(6), alone)
+    assert model._plain.engine.pool.n_held == 0
