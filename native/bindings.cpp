@@ -91,19 +91,19 @@ struct Batch {
   Rows rows;
 };
 
-// protocol.py's Draws, with views of the arrays that they hold: of nothing that was converted, and would be gone. The
+// protocol.py's SamplingRows, with views of the arrays that they hold: of nothing that was converted, and would be gone. The
 // tuples are held, for a sequence may make them as they are asked for.
-struct Draws {
-  explicit Draws(const nb::sequence& draws) {
+struct SamplingRows {
+  explicit SamplingRows(const nb::sequence& draws) {
     for (const nb::handle one : draws) add(tuple_of(one, 7));
   }
 
-  std::vector<Draw> read;
+  std::vector<SamplingRow> read;
 
  private:
   void add(const nb::tuple& draw) {
     held_.push_back(draw);
-    Draw& last = read.emplace_back();
+    SamplingRow& last = read.emplace_back();
     last.temperature = nb::cast<double>(draw[0]);
     last.top_k = nb::cast<int64_t>(draw[1]);
     last.top_p = nb::cast<double>(draw[2]);
@@ -380,11 +380,11 @@ NB_MODULE(_native, m) {
            },
            "x"_a, "name"_a)
       .def("exp", [](Device& d, const Array& x) { return unlocked([&] { return d.exp(x); }); }, "x"_a)
-      .def("choose",
+      .def("sample",
            [](Device& d, const Array& logits, const nb::sequence& draws) {
              spoil_recording();
-             const Draws held(draws);
-             return unlocked([&] { return d.choose(logits, held.read); });
+             const SamplingRows held(draws);
+             return unlocked([&] { return d.sample(logits, held.read); });
            },
            "logits"_a, "draws"_a)
       .def("split", [](Device&, const Array& x, int n) { return Device::split(x, n); }, "x"_a, "n"_a)
@@ -392,9 +392,9 @@ NB_MODULE(_native, m) {
            [](Device& d, const Array& x, const NumPy<int32_t, 1>& rows) { return d.take(x, span(rows)); }, "x"_a,
            "rows"_a)
       .def("take", [](Device& d, const Array& x, const Ids& rows) { return d.take(x, rows.values); }, "x"_a, "rows"_a)
-      .def("windows",
+      .def("unfold",
            [](Device& d, const Array& x, const NumPy<int32_t, 2>& rows) {
-             return d.windows(x, span(rows), static_cast<int64_t>(rows.shape(1)));
+             return d.unfold(x, span(rows), static_cast<int64_t>(rows.shape(1)));
            },
            "x"_a, "rows"_a)
       .def("plan",

@@ -257,10 +257,10 @@ Array Device::take(const Array& x, std::span<const int32_t> rows) {
   return out;
 }
 
-std::vector<int32_t> Device::choose(const Array& logits, std::span<const Draw> draws) {
+std::vector<int32_t> Device::sample(const Array& logits, std::span<const SamplingRow> draws) {
   require(logits.rows == static_cast<int64_t>(draws.size()), "there are as many rows as draws");
   require(logits.columns > 0, "there are no logits to choose from");
-  for (const Draw& draw : draws) {
+  for (const SamplingRow& draw : draws) {
     require(draw.temperature >= 0 && std::isfinite(draw.temperature) && draw.top_k >= 0 && draw.top_p > 0 &&
                 draw.top_p <= 1 && draw.min_p >= 0 && draw.min_p <= 1 && draw.share >= 0 && draw.share < 1,
             "temperature, top_k, top_p, min_p or share is out of range");
@@ -275,7 +275,7 @@ std::vector<int32_t> Device::choose(const Array& logits, std::span<const Draw> d
   const auto choose_rows = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const std::span row(logits.row(i), static_cast<size_t>(logits.columns));
-      chosen[static_cast<size_t>(i)] = rushlight::choose(row, draws[static_cast<size_t>(i)], kernels_);
+      chosen[static_cast<size_t>(i)] = rushlight::sample(row, draws[static_cast<size_t>(i)], kernels_);
     }
   };
   OutOfMemory memory;
@@ -286,10 +286,10 @@ std::vector<int32_t> Device::choose(const Array& logits, std::span<const Draw> d
   return chosen;
 }
 
-Array Device::windows(const Array& x, std::span<const int32_t> rows, int64_t size) {
+Array Device::unfold(const Array& x, std::span<const int32_t> rows, int64_t size) {
   reads(x);
   reads(rows, x.rows);
-  require(size > 0 && size <= kMostItems, "windows of no rows");
+  require(size > 0 && size <= kMostItems, "unfold needs at least one row a window");
   Array out = array(static_cast<int64_t>(rows.size()) / size, size * x.columns);
   for (size_t i = 0; i < rows.size(); ++i) {
     require(rows[i] >= -1 && rows[i] < x.rows, "there is no row " + std::to_string(rows[i]));

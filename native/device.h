@@ -102,12 +102,12 @@ class Device : public std::enable_shared_from_this<Device> {
   Array multiply(const Array& a, const Array& b);
   Array take(const Array& x, std::span<const int32_t> rows);
   // For each row of the result `size` rows of x side by side, or zeros for -1.
-  Array windows(const Array& x, std::span<const int32_t> rows, int64_t size);
+  Array unfold(const Array& x, std::span<const int32_t> rows, int64_t size);
   Array attention(const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache, int layer,
                   float scale);
 
   // A token for each row of logits, by its draw; see sample.h.
-  std::vector<int32_t> choose(const Array& logits, std::span<const Draw> draws);
+  std::vector<int32_t> sample(const Array& logits, std::span<const SamplingRow> draws);
 
   // n parts of 0 to `columns`, as views.
   static std::vector<Array> split(const Array& x, int n);

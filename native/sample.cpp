@@ -108,7 +108,7 @@ size_t at_share(std::span<const float> weights, double share) {
   return last;
 }
 
-std::span<const float> adjusted(std::span<const float> logits, const Draw& draw, std::vector<float>& to) {
+std::span<const float> adjusted(std::span<const float> logits, const SamplingRow& draw, std::vector<float>& to) {
   if (draw.ids.empty() && draw.allowed.empty()) return logits;
   to.resize(logits.size());
   if (draw.allowed.empty()) std::ranges::copy(logits, to.begin());
@@ -131,7 +131,7 @@ int32_t likeliest(std::span<const float> logits, const std::vector<float>& maxim
   return static_cast<int32_t>(std::find(logits.begin() + first, logits.end(), most) - logits.begin());
 }
 
-int32_t sample(std::span<const float> logits, const Draw& draw, float most, Scratch& scratch, const Kernels& kernels) {
+int32_t sample(std::span<const float> logits, const SamplingRow& draw, float most, Scratch& scratch, const Kernels& kernels) {
   auto& ids = scratch.ids;
   auto& weights = scratch.weights;
   ids.clear(), weights.clear();
@@ -155,7 +155,7 @@ int32_t sample(std::span<const float> logits, const Draw& draw, float most, Scra
 
 }  // namespace
 
-int32_t choose(std::span<const float> logits, const Draw& draw, const Kernels& kernels) {
+int32_t sample(std::span<const float> logits, const SamplingRow& draw, const Kernels& kernels) {
   thread_local Scratch scratch;
   logits = adjusted(logits, draw, scratch.adjusted);
   auto& maxima = scratch.maxima;

@@ -9,7 +9,7 @@
 namespace rushlight {
 
 // How the token of one row of logits is chosen; see backends/protocol.py.
-struct Draw {
+struct SamplingRow {
   double temperature;  // 0: the likeliest token
   int64_t top_k;       // 0: all
   double top_p;        // in (0, 1]
@@ -24,6 +24,6 @@ struct Draw {
 // The likeliest token, the first of equals; or the one that stands at `share` of the probabilities after temperature,
 // top-k, top-p and min-p, laid one after another in the order of ids: backends/reference.py in native code, with the
 // exponentials of float32. -1 if the greatest logit is NaN or infinite. There is at least one.
-int32_t choose(std::span<const float> logits, const Draw& draw, const Kernels& kernels);
+int32_t sample(std::span<const float> logits, const SamplingRow& draw, const Kernels& kernels);
 
 }  // namespace rushlight

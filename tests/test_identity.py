@@ -21,7 +21,7 @@ def alone(model, ids, n, settings):
     context = Context(model.module, model._backend, model.config.kv_shape, len(ids) + n)
     feed, text = ids, []
     for _ in range(n):
-        token = context.choose(feed, sampler.draw(context.length + len(feed)))
+        token = context.sample(feed, sampler.draw(context.length + len(feed)))
         sampler.take(token)
         text.append(token)
         feed = [token]

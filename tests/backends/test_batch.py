@@ -30,14 +30,14 @@ def test_spans_say_whose_rows_they_are():
 
 def test_windows_end_where_the_sequence_does():
     batch = Batch.of([Chunk([1, 2, 3], 0, [4]), Chunk([6], 0, [1])], cache=None)
-    assert batch.windows(3, 1).tolist() == [[-1, 0, 1], [0, 1, 2], [1, 2, -1], [-1, 3, -1]]
-    assert batch.windows(2, 1).tolist() == [[-1, 0], [0, 1], [1, 2], [-1, 3]]
-    assert batch.windows(1, 0).tolist() == [[0], [1], [2], [3]]
+    assert batch.unfold_rows(3, 1).tolist() == [[-1, 0, 1], [0, 1, 2], [1, 2, -1], [-1, 3, -1]]
+    assert batch.unfold_rows(2, 1).tolist() == [[-1, 0], [0, 1], [1, 2], [-1, 3]]
+    assert batch.unfold_rows(1, 0).tolist() == [[0], [1], [2], [3]]
 
 
 def test_windows_of_a_sequence_that_goes_on_are_refused():
     with pytest.raises(RequestError, match="go through it whole"):
-        Batch.of([Chunk([1], 0, [0]), Chunk([2], 1, [1])], cache=None).windows(3, 1)
+        Batch.of([Chunk([1], 0, [0]), Chunk([2], 1, [1])], cache=None).unfold(3, 1)
 
 
 def test_a_whole_sequence_needs_no_cache():
@@ -47,7 +47,7 @@ def test_a_whole_sequence_needs_no_cache():
         [0, 1, 2],
         [0, 1, 2],
     )
-    assert batch.windows(2, 1).tolist() == [[-1, 0], [0, 1], [1, 2]]
+    assert batch.unfold_rows(2, 1).tolist() == [[-1, 0], [0, 1], [1, 2]]
 
 
 def test_ids_may_be_an_array():

@@ -12,7 +12,7 @@ from rushlight.backends import devices, open_backend
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
 from rushlight.backends.device_step import HostStep
 from rushlight.backends.fusion import Fused, Norm, value_of
-from rushlight.backends.protocol import Changes, Draw
+from rushlight.backends.protocol import LogitAdjustments, SamplingRow
 from rushlight.errors import DeviceError
 from rushlight.nn import ACTIVATIONS, Slot, tapped
 from rushlight.nn.trace import Trace
@@ -170,7 +170,7 @@ def tiny(torch):
             for name, slot in list(vars(module).items()):
                 if isinstance(slot, Slot) and path != "lm_head":
                     values = 0.3 * rng.standard_normal(slot.shape).astype(np.float32)
-                    setattr(module, name, ops.place(ArrayTensor(f"{path}.{name}", values), slot.role))
+                    setattr(module, name, ops.load_weight(ArrayTensor(f"{path}.{name}", values), slot.role))
             module.ops = ops
         model.lm_head.weight = ops.tie(model.wte.weight)
         cache = ops.kv_cache(config.kv_shape, 12)
@@ -320,9 +320,13 @@ def test_kernels_compile_for_ampere_and_hopper():
 def test_a_choice_waits_for_the_device_once(torch, monkeypatch):
     """Whatever is asked for: the ids come back, and nothing before them."""
     ops = open_backend("torch-cpu" if ON == "cpu" else ON)
-    changes = Changes(np.array([1, 4], np.int32), np.array([1.2, 1.0]), np.array([0.0, 2.0]))
+    changes = LogitAdjustments(np.array([1, 4], np.int32), np.array([1.2, 1.0]), np.array([0.0, 2.0]))
     allowed = np.arange(500) % 2 == 0
-    draws = [Draw(), Draw(0.7, 40, 0.9, 0.01, 0.3, changes), Draw(1.0, share=0.9, allowed=allowed)]
+    draws = [
+        SamplingRow(),
+        SamplingRow(0.7, 40, 0.9, 0.01, 0.3, changes),
+        SamplingRow(1.0, uniform=0.9, allowed=allowed),
+    ]
     waits = []
     for name in ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
         original = getattr(torch.Tensor, name)
@@ -332,7 +336,7 @@ def test_a_choice_waits_for_the_device_once(torch, monkeypatch):
             return original(self, *args)
 
         monkeypatch.setattr(torch.Tensor, name, wait)
-    ops.choose(torch.linspace(0, 3, 1500, device=ON).view(3, 500), draws)
+    ops.sample(torch.linspace(0, 3, 1500, device=ON).view(3, 500), draws)
     assert waits == ["tolist"]
 
 
@@ -342,7 +346,7 @@ def test_the_mask_of_a_model_is_sent_once(torch, monkeypatch):
     original = ops._sent
     monkeypatch.setattr(ops, "_sent", lambda values: sent.append(values) or original(values))
     for _ in range(3):
-        assert ops.choose(torch.arange(14.0, device=ON).view(2, 7), [Draw(allowed=allowed)] * 2) == [4, 4]
+        assert ops.sample(torch.arange(14.0, device=ON).view(2, 7), [SamplingRow(allowed=allowed)] * 2) == [4, 4]
     assert len(sent) == 1
 
 

@@ -33,7 +33,7 @@ def test_a_table_comes_back_as_it_was_but_for_its_bits(dtype, error, n_in):
     """A LINEAR of the identity shows each weight."""
     ops = open_backend(ON, dtype)
     values = np.random.default_rng(0).standard_normal((5, n_in)).astype(np.float32)
-    weight = ops.place(ArrayTensor(values), Role.LINEAR)
+    weight = ops.load_weight(ArrayTensor(values), Role.LINEAR)
     found = ops.to_numpy(ops.linear(ops.from_numpy(np.eye(n_in)), weight, None)).T
     assert np.abs(found - values).max() <= error * np.abs(values).max()
     assert weight.group == (64 if n_in % 64 == 0 else 32)
@@ -42,7 +42,7 @@ def test_a_table_comes_back_as_it_was_but_for_its_bits(dtype, error, n_in):
 def test_int4_keeps_tables_in_eight_bits():
     ops = open_backend(ON, "int4")
     values = ArrayTensor(np.ones((3, 64)))
-    assert [ops.place(values, role).bits for role in (Role.TABLE, Role.LINEAR)] == [8, 4]
+    assert [ops.load_weight(values, role).bits for role in (Role.TABLE, Role.LINEAR)] == [8, 4]
 
 
 STEPS = [(0, 70, [3, 58]), (70, 1, [3, 58]), (0, 2, [25]), (71, 1, [3, 58, 40]), (72, 60, [3, 58, 40])]
@@ -88,7 +88,7 @@ def test_a_compiled_step_writes_the_cache_and_keeps_its_shape(monkeypatch):
             x = ops.activation(x + x * x, "gelu_tanh")
             return ops.attention(x, x, x, batch, layer=0, n_head=2, scale=0.5)
 
-        table = ops.place(ArrayTensor(np.random.default_rng(0).standard_normal((50, 8))), Role.TABLE)
+        table = ops.load_weight(ArrayTensor(np.random.default_rng(0).standard_normal((50, 8))), Role.TABLE)
         compiled, plain = (ops.kv_cache(KVShape(1, 2, 4), 10) for _ in range(2))
         run = ops.capture(forward)
         first = 4 * BLOCK_SIZE - 2

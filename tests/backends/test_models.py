@@ -116,7 +116,7 @@ def test_what_a_block_takes_is_known_beforehand(run):
     model = run("gelu_new")
     shape = model.config.kv_shape
     block_bytes, available = model.ops.kv_block_bytes(shape), model.ops.available_bytes()
-    assert block_bytes >= 2 * shape.n_layer * shape.n_head * shape.head_dim * BLOCK_SIZE * 2  # of half precision
+    assert block_bytes >= 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * BLOCK_SIZE * 2  # of half precision
     assert available > 1000 * block_bytes
 
 

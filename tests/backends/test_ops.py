@@ -55,7 +55,7 @@ def test_linear_is_a_matrix_product(ops, close, n_in, n_out, role):
     weight = random(n_out, n_in, seed=1) if role is Role.LINEAR else random(n_in, n_out, seed=1)
     in_to_out = (weight.T if role is Role.LINEAR else weight).astype(np.float64)
 
-    placed, placed_bias = ops.place(ArrayTensor(weight), role), ops.place(ArrayTensor(bias), Role.VECTOR)
+    placed, placed_bias = ops.load_weight(ArrayTensor(weight), role), ops.load_weight(ArrayTensor(bias), Role.VECTOR)
     close(ops.linear(ops.from_numpy(x), placed, placed_bias), x @ in_to_out + bias)
     close(ops.linear(ops.from_numpy(x), placed, None), x @ in_to_out)
 
@@ -66,8 +66,8 @@ def test_a_convolution_is_pytorchs_and_keeps_to_its_sequence(ops, close, size, b
     layer = Convolution(5, 6, size, before=before)
     layer.ops, layer.weight, layer.bias = (
         ops,
-        ops.place(ArrayTensor(weight), Role.CONVOLUTION),
-        ops.place(ArrayTensor(bias), Role.VECTOR),
+        ops.load_weight(ArrayTensor(weight), Role.CONVOLUTION),
+        ops.load_weight(ArrayTensor(bias), Role.VECTOR),
     )
     batch = Batch.of([Chunk(range(2), 0, [0]), Chunk(range(6), 0, [1])], cache=None)
 
@@ -81,7 +81,7 @@ def test_a_convolution_is_pytorchs_and_keeps_to_its_sequence(ops, close, size, b
 
 def test_a_tied_head_multiplies_by_the_embedding_table(ops, close):
     table, x = random(11, 6), random(4, 6, seed=1)
-    placed = ops.place(ArrayTensor(table), Role.TABLE)
+    placed = ops.load_weight(ArrayTensor(table), Role.TABLE)
     ids = np.array([3, 0, 10, 3], np.int32)
     close(ops.embedding(ids, placed), table[ids].astype(np.float64))
     close(ops.linear(ops.from_numpy(x), ops.tie(placed), None), x @ table.T.astype(np.float64))
@@ -91,10 +91,10 @@ def test_weights_that_are_not_finite_are_named(subject, ops):
     for role, shape in ((Role.VECTOR, (3,)), (Role.LINEAR, (3, 3)), (Role.TABLE, (3, 3))):
         tensor = ArrayTensor(np.full(shape, np.nan))
         if subject.device == "reference":  # keeps what it reads; the sampler refuses what comes of it
-            assert np.isnan(ops.place(tensor, role).values).all()
+            assert np.isnan(ops.load_weight(tensor, role).values).all()
         else:
             with pytest.raises(NonFiniteError, match=r"test: a weight is not a finite .* number"):
-                ops.place(tensor, role)
+                ops.load_weight(tensor, role)
 
 
 @pytest.mark.parametrize("eps", [1e-12, 1e-5, 0.3])
@@ -102,7 +102,7 @@ def test_layer_norm_centres_scales_and_shifts_each_row(ops, close, eps):
     x, weight, bias = 3 * random(4, 20) + 5, random(20, seed=1), random(20, seed=2)
     x64 = x.astype(np.float64)
     expected = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + eps) * weight + bias
-    gain, shift = (ops.place(ArrayTensor(values), Role.VECTOR) for values in (weight, bias))
+    gain, shift = (ops.load_weight(ArrayTensor(values), Role.VECTOR) for values in (weight, bias))
     close(ops.layer_norm(ops.from_numpy(x), gain, shift, eps), expected)
 
 

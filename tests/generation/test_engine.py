@@ -311,13 +311,13 @@ def test_a_step_is_chosen_from_in_one_call(settings, n_calls):
     """But for guesses of a text whose draws follow it: then as many as guesses came true."""
     engine, model = toy_engine()
     calls = []
-    choose = model.ops.choose
+    choose = model.ops.sample
 
     def count(logits, draws):
         calls.append(len(draws))
         return choose(logits, draws)
 
-    model.ops.choose = count
+    model.ops.sample = count
     right = expected([3, 4], 20)
     wrong = [*right[:5], right[5] ^ 1, *right[6:]]
     other = sequence([5], max_tokens=9)
@@ -338,8 +338,8 @@ def test_a_step_is_chosen_from_in_one_call(settings, n_calls):
 def test_a_prompt_in_pieces_is_chosen_from_once():
     engine, model = toy_engine(max_rows=50)
     calls = []
-    choose = model.ops.choose
-    model.ops.choose = lambda logits, draws: calls.append(len(draws)) or choose(logits, draws)
+    choose = model.ops.sample
+    model.ops.sample = lambda logits, draws: calls.append(len(draws)) or choose(logits, draws)
     [one] = submit(engine, sequence(prompt_of(170), max_tokens=2, prompt_logprobs=0))
     assert ids_of(read_all(engine, one)) == expected(prompt_of(170), 2)
     assert len(model.batches) == 5

@@ -13,12 +13,12 @@ LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 2.5], np.float32)
 
 def take(sampler, position, logits=LOGITS):
     """The token that comes of the sampler's draw; it then belongs to the text."""
-    [token] = open_backend("reference").choose(np.array(logits, np.float32)[None], [sampler.draw(position)])
+    [token] = open_backend("reference").sample(np.array(logits, np.float32)[None], [sampler.draw(position)])
     sampler.take(token)
     return token
 
 
-def choose(logits=LOGITS, prompt_ids=(), position=0, **settings):
+def sample(logits=LOGITS, prompt_ids=(), position=0, **settings):
     return take(Sampler(SamplingParams(**settings), len(logits), prompt_ids), position, logits)
 
 
@@ -28,8 +28,8 @@ def kept(logits=LOGITS, **settings):
 
 
 def test_temperature_0_takes_the_likeliest_and_the_first_of_equals():
-    assert choose() == 1
-    assert choose([0, 5, 5, 1]) == 1
+    assert sample() == 1
+    assert sample([0, 5, 5, 1]) == 1
 
 
 def test_top_k_keeps_the_k_likeliest_and_equals_at_the_edge():
@@ -69,10 +69,10 @@ def test_draws_follow_the_probabilities():
 
 
 def test_a_draw_depends_on_seed_and_position_alone():
-    draws = [choose(temperature=1, seed=9, position=position) for position in range(50)]
+    draws = [sample(temperature=1, seed=9, position=position) for position in range(50)]
     sampler = Sampler(SamplingParams(temperature=1, seed=9), 5)
     assert [take(sampler, position) for position in reversed(range(50))] == draws[::-1]
-    assert draws != [choose(temperature=1, seed=10, position=position) for position in range(50)]
+    assert draws != [sample(temperature=1, seed=10, position=position) for position in range(50)]
 
 
 def test_without_a_seed_one_is_drawn_and_told():
@@ -84,15 +84,15 @@ def test_without_a_seed_one_is_drawn_and_told():
 
 
 def test_the_repetition_penalty_weakens_tokens_of_prompt_and_text():
-    assert choose(prompt_ids=[1], repetition_penalty=1.3) == 4
+    assert sample(prompt_ids=[1], repetition_penalty=1.3) == 4
     sampler = Sampler(SamplingParams(repetition_penalty=1.3), 5)
     assert [take(sampler, i) for i in range(3)] == [1, 4, 1]
     # a negative logit is multiplied, which weakens it too
-    assert choose([-1.0, -1.1], prompt_ids=[0], repetition_penalty=1.2) == 1
+    assert sample([-1.0, -1.1], prompt_ids=[0], repetition_penalty=1.2) == 1
 
 
 def test_presence_and_frequency_penalties_count_the_text_but_not_the_prompt():
-    assert choose(prompt_ids=[1, 1, 1], presence_penalty=2, frequency_penalty=2) == 1
+    assert sample(prompt_ids=[1, 1, 1], presence_penalty=2, frequency_penalty=2) == 1
     once = Sampler(SamplingParams(presence_penalty=0.6), 5)
     assert [take(once, i) for i in range(4)] == [1, 4, 1, 1]
     each = Sampler(SamplingParams(frequency_penalty=0.6), 5)
@@ -100,10 +100,10 @@ def test_presence_and_frequency_penalties_count_the_text_but_not_the_prompt():
 
 
 def test_logit_bias_is_added():
-    assert choose(logit_bias={3: 100}) == 3
-    assert choose(logit_bias={1: -100}) == 4
+    assert sample(logit_bias={3: 100}) == 3
+    assert sample(logit_bias={1: -100}) == 4
     with pytest.raises(RequestError, match="no such token: 5 "):
-        choose(logit_bias={5: 1.0})
+        sample(logit_bias={5: 1.0})
 
 
 def test_penalties_and_biases_of_one_token_add_up():
@@ -114,7 +114,7 @@ def test_penalties_and_biases_of_one_token_add_up():
     )
     for token in (1, 1, 0):
         sampler.take(token)
-    ids, factors, offsets = sampler.draw(9).changes
+    ids, factors, offsets = sampler.draw(9).adjustments
     changes = {int(i): (f, o) for i, f, o in zip(ids, factors, offsets, strict=True)}
     assert changes == {1: (2.0, 4 - 0.5 - 0.5), 3: (1.0, 9.0), 4: (2.0, 0.0), 0: (2.0, -0.75)}
 
@@ -134,7 +134,7 @@ def test_penalties_count_a_text_of_any_length(prompt, text):
     sampler = Sampler(SamplingParams(repetition_penalty=1.5, frequency_penalty=0.5), 100, prompt)
     for token in text:
         sampler.take(token)
-    changes = sampler.draw(0).changes
+    changes = sampler.draw(0).adjustments
     found = {} if changes is None else dict(zip(changes.ids.tolist(), changes.offsets.tolist(), strict=True))
     assert found == {token: -0.5 * text.count(token) for token in {*prompt, *text}}
     assert changes is None or (changes.factors == 1.5).all()

@@ -84,6 +84,6 @@ def test_a_block_takes_what_is_said(shape):
     cache = reference.kv_cache(shape, 7)
     assert cache.keys.nbytes + cache.values.nbytes == 7 * reference.kv_block_bytes(shape)
     padded = -(-shape.head_dim // 16) * 16
-    floats = shape.n_layer * shape.n_head * (shape.head_dim + padded) * BLOCK_SIZE
+    floats = shape.n_layer * shape.n_kv_head * (shape.head_dim + padded) * BLOCK_SIZE
     assert open_backend("cpu", "f32").kv_block_bytes(shape) == 4 * floats
     assert open_backend("cpu", "f32").available_bytes() > 0

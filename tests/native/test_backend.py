@@ -126,14 +126,14 @@ class OfZeros(ArrayTensor):
 def test_keys_and_values_are_kept_like_weights_and_take_what_is_said(dtype, checkpoint, kv_dtype):
     ops = CPUBackend(dtype)
     for word in checkpoint:
-        ops.place(OfZeros(word), Role.CONV1D)
+        ops.load_weight(OfZeros(word), Role.CONV1D)
     assert ops.kv_dtype == kv_dtype
     for shape in (KVShape(2, 3, 64), KVShape(1, 5, 20)):
         cache = ops.kv_cache(shape, 7)
         assert cache.format == kv_dtype
         assert cache.nbytes == 7 * ops.kv_block_bytes(shape)
         padded = -(-shape.head_dim // 16) * 16
-        n_values = shape.n_layer * shape.n_head * (shape.head_dim + padded) * BLOCK_SIZE
+        n_values = shape.n_layer * shape.n_kv_head * (shape.head_dim + padded) * BLOCK_SIZE
         assert ops.kv_block_bytes(shape) == n_values * (4 if kv_dtype == "f32" else 2)
 
 
@@ -165,14 +165,14 @@ def test_what_f16_cannot_hold_is_an_error_and_no_text(tmp_path, which, beyond):
 def test_a_dtype_asked_for_is_the_one_used(dtype):
     ops = CPUBackend(dtype)
     assert (ops.dtype, ops.device) == (dtype, "cpu")
-    assert ops.place(ArrayTensor(random(40, 40)), Role.CONV1D).format == dtype
+    assert ops.load_weight(ArrayTensor(random(40, 40)), Role.CONV1D).format == dtype
 
 
 def test_weights_that_are_not_finite_are_named():
     with pytest.raises(NonFiniteError, match="test: a weight is not a finite f16 number"):
-        CPUBackend("f16").place(ArrayTensor(np.full((3, 3), 1e6)), Role.LINEAR)
+        CPUBackend("f16").load_weight(ArrayTensor(np.full((3, 3), 1e6)), Role.LINEAR)
     with pytest.raises(NonFiniteError, match="test: a weight is not a finite f32 number"):
-        CPUBackend().place(ArrayTensor([0.0, np.nan]), Role.VECTOR)
+        CPUBackend().load_weight(ArrayTensor([0.0, np.nan]), Role.VECTOR)
 
 
 def test_an_instruction_set_is_chosen_by_the_environment(monkeypatch):
@@ -225,7 +225,7 @@ def test_without_the_extension_the_reference_serves_and_says_so_once(monkeypatch
 
 def product(ops):
     """A product that several threads share."""
-    weight = ops.place(ArrayTensor(random(512, 2048)), Role.CONV1D)
+    weight = ops.load_weight(ArrayTensor(random(512, 2048)), Role.CONV1D)
     return np.asarray(ops.linear(ops._native.array(random(4, 512, seed=1)), weight, None))
 
 

@@ -26,8 +26,8 @@ def batch(cache, ids=(1, 2), position=0):
     return Batch.of([Chunk(list(ids), position, [0])], cache)
 
 
-def draw(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, share=0.5, changes=None, allowed=None):
-    return (temperature, top_k, top_p, min_p, share, changes, allowed)
+def draw(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, uniform=0.5, adjustments=None, allowed=None):
+    return (temperature, top_k, top_p, min_p, uniform, adjustments, allowed)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_a_small_model_takes_few_addresses():
         (1.0,),
         draw()[:6],
         (*draw(), None),
-        draw(changes=(np.array([1], np.int32),)),
-        draw(changes=(np.array([4], np.int32), np.ones(1), np.zeros(1))),
-        draw(changes=(np.array([-1], np.int32), np.ones(1), np.zeros(1))),
+        draw(adjustments=(np.array([1], np.int32),)),
+        draw(adjustments=(np.array([4], np.int32), np.ones(1), np.zeros(1))),
+        draw(adjustments=(np.array([-1], np.int32), np.ones(1), np.zeros(1))),
         draw(allowed=np.ones(3, bool)),
         draw(temperature=-1.0, top_p=0.5),
         draw(temperature=np.nan),
@@ -112,14 +112,14 @@ def test_a_small_model_takes_few_addresses():
         draw(top_p=0.0),
         draw(top_p=1.5),
         draw(min_p=2.0),
-        draw(share=1.0),
-        draw(share=np.nan),
+        draw(uniform=1.0),
+        draw(uniform=np.nan),
     ],
 )
 def test_a_draw_that_is_none(device, wrong):
     logits = device.array(np.zeros((1, 4), np.float32))
     with pytest.raises(ValueError, match=r"number of fields|out of range|beyond the logits|allowed"):
-        device.choose(logits, [wrong])
+        device.sample(logits, [wrong])
 
 
 def test_draws_that_are_made_as_they_are_asked_for(device):
@@ -131,16 +131,16 @@ def test_draws_that_are_made_as_they_are_asked_for(device):
             if i == 2:
                 raise IndexError
             changes = (np.array([3], np.int32), np.ones(1), np.full(1, 50.0))
-            return draw(0.0, changes=changes, allowed=np.array([False, i == 1, False, i == 0]))
+            return draw(0.0, adjustments=changes, allowed=np.array([False, i == 1, False, i == 0]))
 
     logits = device.array(np.zeros((2, 4), np.float32))
-    assert device.choose(logits, Draws()) == [3, 1]
+    assert device.sample(logits, Draws()) == [3, 1]
 
 
 def test_any_byte_but_0_allows_a_token(device):
     allowed = np.array([0, 7, 0, 255], np.uint8).view(bool)
     logits = device.array(np.array([[9, 1, 8, 2]], np.float32))
-    assert device.choose(logits, [draw(0.0, allowed=allowed)]) == [3]
+    assert device.sample(logits, [draw(0.0, allowed=allowed)]) == [3]
 
 
 def test_a_plan_is_run_only_when_it_is_finished(device):
@@ -262,7 +262,7 @@ def test_arrays_without_elements(device, shape):
     none = np.empty(0, np.int32)
     assert (x + x).shape == (x * x).shape == device.exp(x).shape == shape
     assert device.take(x, none).shape == (0, shape[1])
-    assert device.windows(x, none.reshape(0, 2)).shape == (0, 2 * shape[1])
+    assert device.unfold(x, none.reshape(0, 2)).shape == (0, 2 * shape[1])
     assert device.activation(x, "gelu_tanh").shape == shape
     assert device.vector(np.empty(0, np.float32)).shape == (0,)
     with pytest.raises(ValueError, match="split evenly"):
@@ -270,5 +270,5 @@ def test_arrays_without_elements(device, shape):
 
 
 def test_windows_of_no_rows(device):
-    with pytest.raises(ValueError, match="windows of no rows"):
-        device.windows(device.array(np.zeros((2, 4), np.float32)), np.empty((3, 0), np.int32))
+    with pytest.raises(ValueError, match="unfold needs at least one row a window"):
+        device.unfold(device.array(np.zeros((2, 4), np.float32)), np.empty((3, 0), np.int32))

@@ -218,11 +218,11 @@ def test_products_element_by_element(device, n):
 def test_windows_are_rows_side_by_side(device):
     x, rows = random(4, 5), np.array([[-1, 0], [0, 1], [3, -1]], np.int32)
     padded = np.vstack([x, np.zeros(5, np.float32)])
-    assert np.array_equal(np.asarray(device.windows(device.array(x), rows)), padded[rows].reshape(3, 10))
+    assert np.array_equal(np.asarray(device.unfold(device.array(x), rows)), padded[rows].reshape(3, 10))
     with pytest.raises(ValueError, match="no row 4"):
-        device.windows(device.array(x), np.array([[4]], np.int32))
+        device.unfold(device.array(x), np.array([[4]], np.int32))
     with pytest.raises(ValueError, match="no row -2"):
-        device.windows(device.array(x), np.array([[-2]], np.int32))
+        device.unfold(device.array(x), np.array([[-2]], np.int32))
 
 
 def test_a_view_outlives_its_array_and_device(isa):

@@ -97,7 +97,7 @@ def test_a_cache_in_another_format_is_written_in_its_own():
     plain, captured = (
         [np.array(each(Batch.of(step, cache))) for step in chunks]
         for each in (model, forward)
-        for cache in [ops._native.kv_cache("f32", shape.n_layer, shape.n_head, shape.head_dim, 16)]
+        for cache in [ops._native.kv_cache("f32", shape.n_layer, shape.n_kv_head, shape.head_dim, 16)]
     )
     for a, b, halves in zip(plain, captured, run(model, ops, chunks), strict=True):
         assert np.array_equal(a, b)

@@ -19,10 +19,10 @@ BLOCK_SIZE = 64
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """What a model keeps of every position: n_layer × n_head × head_dim keys, and as many values."""
+    """What a model keeps of every position: n_layer × n_kv_head × head_dim keys, and as many values."""
 
     n_layer: int
-    n_head: int
+    n_kv_head: int
     head_dim: int
 
 
@@ -108,7 +108,7 @@ class Batch:
         """One sequence from its beginning to its end, for models that keep no keys and values."""
         return cls.of([Chunk(ids, 0, (), all_logits=True)], cache=None)
 
-    def windows(self, size: int, before: int) -> NDArray[np.int32]:
+    def unfold_rows(self, size: int, before: int) -> NDArray[np.int32]:
         """(N, size) for each row the rows from `before` ahead of it on, in its own sequence; -1 beyond its ends.
 
         Raises:

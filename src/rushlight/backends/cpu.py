@@ -92,10 +92,10 @@ class CPUBackend:
         self.activation = self._native.activation
         self.split = self._native.split
         self.take = self._native.take
-        self.windows = self._native.windows
-        self.choose = self._native.choose
+        self.unfold = self._native.unfold
+        self.sample = self._native.sample
 
-    def place(self, tensor: Tensor, role: Role) -> _native.Vector | _native.Weight:
+    def load_weight(self, tensor: Tensor, role: Role) -> _native.Vector | _native.Weight:
         if role is Role.VECTOR:
             return self._place_vector(tensor)
         if role is Role.CONVOLUTION:
@@ -132,7 +132,7 @@ class CPUBackend:
             raise _not_finite(tensor, weight.format)
         return weight
 
-    def settle(self) -> None:
+    def finish_loading(self) -> None:
         """Raises NonFiniteError if a value of a weight is not finite in the weight's format."""
         unread, self._unread = self._unread, []
         for first in range(0, len(unread), READ_TOGETHER):
@@ -163,12 +163,12 @@ class CPUBackend:
         return "f32" if "f32" in self.dtype else "f16"
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> _native.KVCache:
-        return self._native.kv_cache(self.kv_dtype, shape.n_layer, shape.n_head, shape.head_dim, n_blocks)
+        return self._native.kv_cache(self.kv_dtype, shape.n_layer, shape.n_kv_head, shape.head_dim, n_blocks)
 
     def kv_block_bytes(self, shape: KVShape) -> int:
         value_dim = -(-shape.head_dim // 16) * 16  # values are padded to whole vectors
         item_bytes = 4 if self.kv_dtype == "f32" else 2
-        return shape.n_layer * shape.n_head * (shape.head_dim + value_dim) * BLOCK_SIZE * item_bytes
+        return shape.n_layer * shape.n_kv_head * (shape.head_dim + value_dim) * BLOCK_SIZE * item_bytes
 
     @property
     def arithmetic(self) -> str:

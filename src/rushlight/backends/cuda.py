@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
-    from rushlight.backends.protocol import Array, Draw, Forward, Tensor
+    from rushlight.backends.protocol import Array, Forward, SamplingRow, Tensor
 
 DTYPES = ("auto", "f32", "f16", "bf16", "int8")
 """What the weights are kept in; auto is the checkpoint's own. Activations, keys and values are in the same, with int8
@@ -72,7 +72,7 @@ class TorchKVCache:
     """
 
     def __init__(self, shape: KVShape, n_blocks: int, dtype: torch.dtype, device: torch.device) -> None:
-        dims = (n_blocks + 1) * BLOCK_SIZE, shape.n_head, shape.head_dim
+        dims = (n_blocks + 1) * BLOCK_SIZE, shape.n_kv_head, shape.head_dim
         self.spare = n_blocks
         self.keys = [_zeros(dims, dtype, device) for _ in range(shape.n_layer)]
         self.values = [_zeros(dims, dtype, device) for _ in range(shape.n_layer)]
@@ -132,7 +132,7 @@ class TorchBackend:
 
     # Weights
 
-    def place(self, tensor: Tensor, role: Role) -> torch.Tensor | Int8Weight:
+    def load_weight(self, tensor: Tensor, role: Role) -> torch.Tensor | Int8Weight:
         """Raises NonFiniteError if a value is not finite in the weight's dtype, DeviceError if memory runs out."""
         word = _FORMATS[tensor.dtype] if self._requested == "auto" else self._requested
         raw = torch.empty(tensor_bytes(tensor), dtype=torch.uint8)
@@ -155,7 +155,7 @@ class TorchBackend:
                 values = values.transpose(1, 2).flatten(1)  # (out, size·in)
             return quantise(values) if quantised else values
 
-    def settle(self) -> None:
+    def finish_loading(self) -> None:
         """Nothing: a tensor is there when it has been placed."""
 
     def tie(self, table: torch.Tensor | Int8Weight) -> torch.Tensor | Int8Weight:
@@ -173,7 +173,7 @@ class TorchBackend:
 
     def kv_block_bytes(self, shape: KVShape) -> int:
         value_bytes: int = self._type.itemsize
-        return 2 * shape.n_layer * shape.n_head * shape.head_dim * BLOCK_SIZE * value_bytes
+        return 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * BLOCK_SIZE * value_bytes
 
     def available_bytes(self) -> int:
         if self._on.type == "cpu":
@@ -217,7 +217,7 @@ class TorchBackend:
     def take(self, x: Array, rows: NDArray[np.int32] | torch.Tensor) -> torch.Tensor:
         return value_of(x).index_select(0, self._index(rows))
 
-    def windows(self, x: Array, rows: NDArray[np.int32]) -> torch.Tensor:
+    def unfold(self, x: Array, rows: NDArray[np.int32]) -> torch.Tensor:
         at = self._index(rows)
         return torch.where(at[:, :, None] >= 0, value_of(x)[at.clamp(min=0)], 0).flatten(1)
 
@@ -242,7 +242,7 @@ class TorchBackend:
         heads: torch.Tensor = attend(step, lambda: torch.empty_like(q), decode, prefill)
         return heads.flatten(1)
 
-    def choose(self, logits: torch.Tensor | Deferred, draws: Sequence[Draw]) -> list[int]:
+    def sample(self, logits: torch.Tensor | Deferred, draws: Sequence[SamplingRow]) -> list[int]:
         x = self._changed(value_of(logits).float(), draws)
         most, ids = x.max(1)  # a NaN counts as the greatest
         sampled = [row for row, draw in enumerate(draws) if draw.temperature]
@@ -256,9 +256,9 @@ class TorchBackend:
         chosen: list[int] = torch.where(most.isfinite(), ids, -1).tolist()  # the one wait for the device
         return chosen
 
-    def _changed(self, x: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    def _changed(self, x: torch.Tensor, draws: Sequence[SamplingRow]) -> torch.Tensor:
         """The logits after the draws' changes, and minus infinity where a token is not allowed."""
-        changes = [(row, draw.changes) for row, draw in enumerate(draws) if draw.changes is not None]
+        changes = [(row, draw.adjustments) for row, draw in enumerate(draws) if draw.adjustments is not None]
         if changes:
             parts = [np.stack([np.full(len(one.ids), row), *one]) for row, one in changes]
             numbers = self._sent(np.concatenate(parts, axis=1))
@@ -452,7 +452,7 @@ def draw_tokens(
     most_k: int,
     sorts: bool,
 ) -> torch.Tensor:
-    """(S, V) float32 logits, (S, 1) settings of `protocol.Draw` in float64 -> (S,) tokens, without a wait.
+    """(S, V) float32 logits, (S, 1) settings of `protocol.SamplingRow` in float64 -> (S,) tokens, without a wait.
 
     Args:
         most_k: the greatest top_k below V; 0 if there is none.
@@ -475,9 +475,9 @@ def draw_tokens(
     return (reached > share * reached.amax(1, keepdim=True)).int().argmax(1)
 
 
-def _settings(draw: Draw) -> tuple[float, float, float, float, float]:
+def _settings(draw: SamplingRow) -> tuple[float, float, float, float, float]:
     """The numbers that a token is drawn by, the share so far below 1 that its product with a sum is below the sum."""
-    return draw.temperature, draw.top_k, draw.top_p, draw.min_p, min(draw.share, 1 - 2**-51)
+    return draw.temperature, draw.top_k, draw.top_p, draw.min_p, min(draw.uniform, 1 - 2**-51)
 
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Span
-    from rushlight.backends.protocol import Draw, Forward
+    from rushlight.backends.protocol import Forward, SamplingRow
 
 MAX_PADDED_ROWS = 256
 """Decode steps of more rows come in too many shapes to keep one of each ready."""
@@ -50,7 +50,7 @@ class Step(NamedTuple):
     """A batch as models read it, with its numbers on the device.
 
     Attributes:
-        cache, windows, ids, positions, logit_rows: as in `Batch`.
+        cache, unfold_rows, ids, positions, logit_rows: as in `Batch`.
         slots: (N,) each row's place in the cache, which has BLOCK_SIZE places a block.
         single: (S,) the rows that are alone in their sequence.
         lengths: (S,) how many positions each of them sees, itself included.
@@ -60,7 +60,7 @@ class Step(NamedTuple):
     """
 
     cache: Any
-    windows: Callable[[int, int], NDArray[np.int32]]
+    unfold_rows: Callable[[int, int], NDArray[np.int32]]
     runs: tuple[Run, ...]
     ids: Any
     positions: Any
@@ -111,7 +111,7 @@ class HostStep(NamedTuple):
         """The step with the device's copies of `numbers`."""
         of_rows, of_runs = numbers[:7], zip(self.spans, numbers[7:], strict=True)
         runs = tuple(Run(span.rows, _length(span), blocks) for span, blocks in of_runs)
-        return Step(self.batch.cache, self.batch.windows, runs, *of_rows)
+        return Step(self.batch.cache, self.batch.unfold_rows, runs, *of_rows)
 
 
 def attend(step: Step, out: Callable[[], Any], decode: Callable[[Any], Any], prefill: Callable[[Run], Any]) -> Any:
@@ -206,7 +206,7 @@ def padded(batch: Batch, spare: int) -> Batch | None:
     )
 
 
-def allowed_tokens(draws: Sequence[Draw], vocab_size: int) -> NDArray[np.bool_] | None:
+def allowed_tokens(draws: Sequence[SamplingRow], vocab_size: int) -> NDArray[np.bool_] | None:
     """Which tokens may be chosen: (V,) where the draws agree, and then the very array that they hold; else (R, V).
 
     None is every token.

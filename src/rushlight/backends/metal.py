@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
-    from rushlight.backends.protocol import Draw, Forward, Tensor
+    from rushlight.backends.protocol import Forward, SamplingRow, Tensor
 
 DTYPES = ("auto", "f32", "f16", "bf16", "int8", "int4")
 """What the weights are kept in; auto is the checkpoint's own. Activations, keys and values are in the same, with int8
@@ -71,7 +71,7 @@ class MLXKVCache:
     def __init__(self, shape: KVShape, n_blocks: int, dtype: mx.Dtype) -> None:
         self._n_blocks = n_blocks
         self.spare = min(n_blocks, FIRST_BLOCKS)
-        dims = (self.spare + 1) * BLOCK_SIZE, shape.n_head, shape.head_dim
+        dims = (self.spare + 1) * BLOCK_SIZE, shape.n_kv_head, shape.head_dim
         self.keys = [mx.zeros(dims, dtype) for _ in range(shape.n_layer)]
         self.values = [mx.zeros(dims, dtype) for _ in range(shape.n_layer)]
         self.compiled: Recorded[Callable[[list[mx.array]], mx.array]] = Recorded()
@@ -115,7 +115,7 @@ class MLXBackend:
 
     # Weights
 
-    def place(self, tensor: Tensor, role: Role) -> mx.array | QuantisedWeight:
+    def load_weight(self, tensor: Tensor, role: Role) -> mx.array | QuantisedWeight:
         """Raises NonFiniteError if a value is not finite in the weight's dtype."""
         word = _FORMATS[tensor.dtype] if self._requested == "auto" else self._requested
         if word == "int4" and role is Role.TABLE:
@@ -140,7 +140,7 @@ class MLXBackend:
         mx.eval(values)
         return values
 
-    def settle(self) -> None:
+    def finish_loading(self) -> None:
         """Nothing: a tensor is there when it has been placed."""
 
     def tie(self, table: mx.array | QuantisedWeight) -> mx.array | QuantisedWeight:
@@ -156,7 +156,7 @@ class MLXBackend:
 
     def kv_block_bytes(self, shape: KVShape) -> int:
         value_bytes: int = self._type.size
-        return 2 * shape.n_layer * shape.n_head * shape.head_dim * BLOCK_SIZE * value_bytes
+        return 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * BLOCK_SIZE * value_bytes
 
     def available_bytes(self) -> int:
         if self.device == "mlx-cpu":
@@ -199,7 +199,7 @@ class MLXBackend:
     def take(self, x: mx.array, rows: NDArray[np.int32] | mx.array) -> mx.array:
         return x[mx.array(rows)]
 
-    def windows(self, x: mx.array, rows: NDArray[np.int32]) -> mx.array:
+    def unfold(self, x: mx.array, rows: NDArray[np.int32]) -> mx.array:
         at = mx.array(rows)
         zero = mx.array(0, x.dtype)
         return mx.where(at[:, :, None] >= 0, x[mx.maximum(at, 0)], zero).reshape(len(rows), -1)
@@ -223,7 +223,7 @@ class MLXBackend:
 
         return attend(step, lambda: mx.zeros_like(q), decode, prefill).reshape(len(q), -1)
 
-    def choose(self, logits: mx.array, draws: Sequence[Draw]) -> list[int]:
+    def sample(self, logits: mx.array, draws: Sequence[SamplingRow]) -> list[int]:
         x = _changed(logits.astype(mx.float32), draws)
         most, ids = mx.max(x, axis=1), mx.argmax(x, axis=1)
         sampled = [row for row, draw in enumerate(draws) if draw.temperature]
@@ -265,9 +265,9 @@ class MLXBackend:
         return run
 
 
-def _changed(x: mx.array, draws: Sequence[Draw]) -> mx.array:
+def _changed(x: mx.array, draws: Sequence[SamplingRow]) -> mx.array:
     """The logits after the draws' changes, and minus infinity where a token is not allowed."""
-    changes = [(row, draw.changes) for row, draw in enumerate(draws) if draw.changes is not None]
+    changes = [(row, draw.adjustments) for row, draw in enumerate(draws) if draw.adjustments is not None]
     if changes:
         rows = mx.array(np.concatenate([np.full(len(one.ids), row) for row, one in changes]))
         with np.errstate(over="ignore"):  # what is beyond float32 is infinite
@@ -286,7 +286,7 @@ def _changed(x: mx.array, draws: Sequence[Draw]) -> mx.array:
 def draw_tokens(
     logits: mx.array, temperature: mx.array, top_k: mx.array, top_p: mx.array, min_p: mx.array, share: mx.array
 ) -> mx.array:
-    """(S, V) float32 logits, (S, 1) settings of `protocol.Draw` -> (S,) tokens."""
+    """(S, V) float32 logits, (S, 1) settings of `protocol.SamplingRow` -> (S,) tokens."""
     n = logits.shape[1]
     order = mx.argsort(-logits, axis=1)
     last = mx.where(top_k > 0, mx.minimum(top_k, n), n).astype(mx.int32) - 1
@@ -303,10 +303,10 @@ def draw_tokens(
     return mx.argmax(reached > share * mx.max(reached, axis=1, keepdims=True), axis=1)
 
 
-def _settings(draw: Draw) -> tuple[float, float, float, float, float]:
+def _settings(draw: SamplingRow) -> tuple[float, float, float, float, float]:
     """The numbers that a token is drawn by, where float32 rounds none of them to 0 or 1."""
     least, most = 2**-100, 1 - 2**-22
-    return max(draw.temperature, least), min(draw.top_k, 2**30), draw.top_p, draw.min_p, min(draw.share, most)
+    return max(draw.temperature, least), min(draw.top_k, 2**30), draw.top_p, draw.min_p, min(draw.uniform, most)
 
 
 def _upload(numbers: Sequence[NDArray[np.integer]]) -> list[mx.array]:

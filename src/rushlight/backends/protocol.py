@@ -1,11 +1,11 @@
-"""What a device must do to run a model: the operations, and the batch that they read.
+"""The protocol of a backend: the operations that a device implements, and what it knows of weights and caches.
 
-Axis letters, here and everywhere: N tokens (rows of a step, whoever they belong to), C channels, F inner channels,
-H heads, D head_dim, V vocabulary, S sequences, T positions, R rows whose logits are wanted.
+Axis letters, here and everywhere: N tokens (rows of a step, whichever sequences they belong to), C channels, F inner
+channels, H heads, K key/value heads, D head_dim, V vocabulary, S sequences, T positions, R rows that get logits.
 
-Activations are (N, C) arrays of the backend's own kind; model code only passes them on, adds them with `+` and
-multiplies them, element by element, with `*`. There is no batch axis and no padding: a `Batch` says which rows belong
-to which sequence, and only attention and convolutions ask.
+Activations are (N, C) arrays of the backend's own kind. Model code passes them on, adds them with `+`, and multiplies
+them element by element, or by a number, with `*`. There is no batch axis and no padding: a `Batch` says which rows
+belong to which sequence, and only attention and convolutions read it.
 """
 
 from __future__ import annotations
@@ -24,27 +24,24 @@ if TYPE_CHECKING:
     from rushlight.backends.batch import Batch, KVCache, KVShape
 
 Array = Any
-"""An activation on the device: (N, C), with `.shape`, `+` and `*`. NumPy's, MLX's and PyTorch's arrays all are, and
-what a backend has not computed yet (`rushlight.backends.fusion`)."""
+"""An activation on the device: (N, C), with `.shape`, `+`, and `*` with another one or with a number. Arrays of NumPy,
+MLX and PyTorch qualify, and so does an operation that is not computed yet (`rushlight.backends.fusion`)."""
 
 Forward = Callable[[Any], Array]
 """A model: a `Batch` of N rows -> (R, V) logits on the device."""
 
 Weight = Any
-"""A parameter as the backend has placed it: packed, quantised or plain, as it likes. Only operations compute with it.
-
-On `cpu` and `reference`, numpy.asarray gives the values of a vector, (C,), and raises TypeError for a matrix, whose
-values are `rushlight.open_checkpoint(source)[name].float32()`.
-"""
+"""A loaded parameter: packed, quantised or plain, as the backend likes. Opaque on every backend: only operations
+compute with it, and `Backend.weight_values` gives its numbers."""
 
 
-class Changes(NamedTuple):
-    """What becomes of some logits before a token is chosen: (l / factor if l > 0 else l * factor) + offset.
+class LogitAdjustments(NamedTuple):
+    """Logit adjustments applied before sampling: l becomes (l / factor if l > 0 else l * factor) + offset.
 
     Attributes:
-        ids: (K,) the tokens', each at most once.
-        factors: (K,) above 0; the repetition penalty of Keskar et al., arXiv:1909.05858. 1 changes nothing.
-        offsets: (K,) what is added then.
+        ids: (K,) token ids, each at most once.
+        factors: (K,) above 0; the repetition penalty of Keskar et al., arXiv:1909.05858. 1 leaves a logit as it is.
+        offsets: (K,) added after that.
     """
 
     ids: NDArray[np.int32]
@@ -52,28 +49,36 @@ class Changes(NamedTuple):
     offsets: NDArray[np.float64]
 
 
-class Draw(NamedTuple):
-    """How the token of one row of logits is chosen. The steps are in this order, but for what is allowed: see below.
+class SamplingRow(NamedTuple):
+    """How to sample a token from one row of logits.
+
+    The order is: adjustments, allowed tokens, temperature, top-k, top-p, min-p, and the choice itself.
 
     Attributes:
-        temperature: logits are divided by it; 0 takes the likeliest, of equals the first, and nothing below counts.
-        top_k: only the k likeliest, and all that equal the last of them; 0 is all.
-        top_p: only the fewest, likeliest first and of equals the first, that have this probability together.
-        min_p: only those at least so likely as this share of the likeliest.
-        share: in [0, 1): the token is the one that stands at this share of the probabilities that are left, laid one
-            after another in the order of ids.
-        changes: made before all else.
-        allowed: (V,) the tokens that may be chosen, settled before the temperature; None is all. Rows that share the
-            same array cost a device less than rows that have equal ones.
+        temperature: divides the logits; 0 takes the most likely token, the first of equals, and ignores what follows.
+        top_k: keeps the k most likely tokens and all that equal the last of them; 0 keeps all.
+        top_p: keeps the fewest tokens, most likely first and the first of equals, whose probability reaches this.
+        min_p: keeps the tokens at least this fraction as likely as the most likely one.
+        uniform: a random number in [0, 1): the token at this point of the cumulative probability, in order of ids.
+        adjustments: of logits, applied before all else; None is none.
+        allowed: (V,) the tokens that may be sampled; None is all. Rows that hold the same array cost a device less than
+            rows that hold equal ones.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    share: float = 0.0
-    changes: Changes | None = None
+    uniform: float = 0.0
+    adjustments: LogitAdjustments | None = None
     allowed: NDArray[np.bool_] | None = None
+
+
+class NotRecordableError(Exception):
+    """Raised while a step is being recorded, by whatever needs a value that is only known when the step runs.
+
+    `Backend.capture` logs its message once, at INFO, and runs the forward eagerly from then on.
+    """
 
 
 class Role(Enum):
@@ -88,7 +93,10 @@ class Role(Enum):
     CONV1D = "conv1d"
     """(in, out): GPT-2's Conv1D, y = x W."""
     CONVOLUTION = "convolution"
-    """(out, in, size): PyTorch's nn.Conv1d, as a LINEAR weight over what `windows` lays side by side."""
+    """(out, in, size): PyTorch's nn.Conv1d, as a LINEAR weight over the rows that `unfold` puts side by side."""
+    CONSTANT = "constant"
+    """(C,): numbers that follow from the config and are in no checkpoint, such as rotary frequencies and ALiBi slopes.
+    Float32 on every backend, whatever the dtype of the weights."""
 
 
 class Tensor(Protocol):
@@ -131,44 +139,50 @@ class FileTensor(Tensor, Protocol):
 class Backend(Protocol):
     """The operations of one device at one dtype.
 
-    Every operation is pure, but `attention` writes its keys and values into `batch.cache`. A row of a result depends on
-    that row of the argument alone (in attention: on that sequence's positions up to the row's own), never on how many
-    rows come with it.
+    Every operation is pure, except that `attention` writes keys and values into `batch.cache`. A row of a result
+    depends on the same row of the argument alone (in attention: on its own sequence up to its position), never on the
+    number of rows that are computed with it.
     """
 
     device: str
-    """What computes, as the device word for it: cpu, reference, metal, cuda."""
+    """The device word for it: cpu, reference, metal, cuda."""
     dtype: str
     """The word for what it computes in: f32, f64, bf16, ..."""
 
     @property
     def arithmetic(self) -> str:
-        """What the bits of a result depend on beside the weights and the input: "exact" for nothing else, or a word for
-        the arithmetic that computes, such as an instruction set or a device.
+        """What the bits of a result depend on besides weights and input: "exact" for nothing else, or a word for the
+        arithmetic that computes, such as an instruction set or a device.
         """
         ...
 
-    def place(self, tensor: Tensor, role: Role) -> Weight:
-        """Lays a parameter out for its role. It may be read later: it is there after `settle`."""
+    # Weights and caches
+
+    def load_weight(self, tensor: Tensor, role: Role) -> Weight:
+        """Lay a parameter out for its role. The tensor may be read later: it is loaded after `finish_loading`."""
         ...
 
-    def settle(self) -> None:
-        """Returns when all that was placed is there; may be called on another thread. Raises what reading raises."""
+    def finish_loading(self) -> None:
+        """Return when every weight is loaded; may be called on another thread. Raises what reading raises."""
         ...
 
     def tie(self, table: Weight) -> Weight:
-        """A placed TABLE as the LINEAR weight of the same numbers, for a tied head; copies nothing."""
+        """A loaded TABLE as the LINEAR weight of the same numbers, for a tied head; copies nothing."""
+        ...
+
+    def weight_values(self, weight: Weight) -> NDArray[np.float32]:
+        """The numbers that the device computes with, in the shape that the tensor had; a copy."""
         ...
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> KVCache:
         """A zeroed cache of `n_blocks` blocks of keys and values in every layer.
 
-        Where the device can, memory is taken only as blocks are first written; the lower ones are used first.
+        Where the device can, memory is taken only when a block is first written; lower blocks are used first.
         """
         ...
 
     def kv_block_bytes(self, shape: KVShape) -> int:
-        """What one block of such a cache takes, of all layers."""
+        """The size of one block of such a cache, of all layers."""
         ...
 
     def available_bytes(self) -> int:
@@ -176,55 +190,103 @@ class Backend(Protocol):
         ...
 
     def capture(self, forward: Forward) -> Forward:
-        """The forward as this device runs it best: its results are as near as the device promises of any two ways to
-        compute a row (on cpu and reference the same bits), its errors the same.
+        """The forward in the form in which this device runs it fastest, such as a recorded plan or graph.
 
-        A device may record what a forward asks of it and repeat that without asking, as long as `forward.revision`
-        (see `rushlight.nn.Module`) stays; where it does not, this is `forward` itself.
+        Results agree as closely as the device promises for any two ways to compute a row (on cpu and reference, bit for
+        bit), and errors are the same. A recording is repeated as long as `forward.version` (see `rushlight.nn.Module`)
+        stays the same. A device that records nothing returns `forward` itself. A forward that cannot be recorded is
+        logged once at INFO, with the reason, and runs eagerly.
         """
         ...
 
-    def embedding(self, ids: NDArray[np.int32], table: Weight) -> Array:
-        """(N,) ids, (V, C) table -> (N, C): the table's rows."""
+    # Operations
+
+    def embedding(self, ids: NDArray[np.int32], table: Weight, first_row: int = 0) -> Array:
+        """(N,) ids, (V, C) table -> (N, C): row `first_row` + id of the table, for each id."""
         ...
 
     def linear(self, x: Array, weight: Weight, bias: Weight | None) -> Array:
         """(N, C) -> (N, F): x times the weight, in the direction of its role, plus the bias."""
         ...
 
-    def layer_norm(self, x: Array, weight: Weight, bias: Weight, eps: float) -> Array:
-        """(N, C) -> (N, C): each row less its mean, over its standard deviation, times weight plus bias."""
+    def layer_norm(self, x: Array, weight: Weight, bias: Weight | None, eps: float) -> Array:
+        """(N, C) -> (N, C): (x - mean) / √(variance + eps) · weight + bias, of each row."""
+        ...
+
+    def rms_norm(self, x: Array, weight: Weight, eps: float, offset: float = 0.0) -> Array:
+        """(N, G·C) -> (N, G·C): x / √(mean of squares + eps) · (offset + weight), of each of G groups of C channels.
+
+        C is the length of the weight, so that one operation normalises whole rows, (C,), or every head, (D,). Sums and
+        `offset + weight` are float32.
+        """
         ...
 
     def activation(self, x: Array, name: str) -> Array:
         """(N, F) -> (N, F), element by element; the names are those of `rushlight.nn.ACTIVATIONS`."""
         ...
 
-    def split(self, x: Array, n: int) -> Sequence[Array]:
-        """(N, n·C) -> n arrays (N, C)."""
-        ...
+    def split(self, x: Array, sizes: int | Sequence[int], *, groups: int = 1) -> Sequence[Array]:
+        """(N, C) -> parts of these sizes, or so many equal parts, in order.
 
-    def take(self, x: Array, rows: NDArray[np.int32]) -> Array:
-        """(N, C), (R,) -> (R, C): the chosen rows."""
-        ...
-
-    def windows(self, x: Array, rows: NDArray[np.int32]) -> Array:
-        """(N, C), (N, S) -> (N, S·C): for each row the S rows of x that it names, side by side; zeros for -1."""
-        ...
-
-    def attention(self, q: Array, k: Array, v: Array, batch: Batch, *, layer: int, n_head: int, scale: float) -> Array:
-        """(N, C) queries, keys, values -> (N, C): causal attention of each row to its own sequence.
-
-        Writes k and v into the cache's layer at the rows' positions, then for each row and head takes
-        softmax(scale · q · kᵀ) v over positions 0 to the row's own.
+        With `groups`, the channels are that many equal groups, each of which is split alike: part i is the i-th part of
+        every group, side by side: (N, groups · size). GPT-NeoX's fused projection is `split(x, 3, groups=n_head)`.
         """
         ...
 
-    def choose(self, logits: Array, draws: Sequence[Draw]) -> list[int]:
-        """(R, V) logits and R draws -> a token for each row; -1 where the greatest logit is NaN or infinite.
+    def take(self, x: Array, rows: NDArray[np.int32]) -> Array:
+        """(N, C), (R,) -> (R, C): the rows of these numbers."""
+        ...
 
-        The logits stay as they are. What comes back to the host is the ids alone, and where the device computes on its
-        own, that is what the host waits for.
+    def unfold(self, x: Array, rows: NDArray[np.int32]) -> Array:
+        """(N, C), (N, S) -> (N, S·C): for each row the S rows of x that it names, side by side; zeros for -1."""
+        ...
+
+    def angles(self, positions: NDArray[np.int32], frequencies: Weight, scale: float = 1.0) -> Array:
+        """(N,) positions, (r/2,) frequencies -> (N, r): cosines, then sines, of position · frequency, times scale.
+
+        The product is rounded to float32, as PyTorch's is, and cosine and sine are those of that number. Float32,
+        whatever the dtype of the weights.
+        """
+        ...
+
+    def rotary(self, x: Array, angles: Array, n_head: int, *, interleaved: bool = False) -> Array:
+        """(N, H·D), (N, r) angles -> (N, H·D): rotary position embedding of the first r channels of each head.
+
+        Su et al., arXiv:2104.09864. Channel i is paired with i + r/2, or, interleaved, 2i with 2i + 1:
+        (a, b) -> (a cos - b sin, b cos + a sin). The other channels stay as they are.
+        """
+        ...
+
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        batch: Batch,
+        *,
+        layer: int,
+        n_head: int,
+        scale: float,
+        window: int | None = None,
+        slopes: Weight | None = None,
+        softcap: float | None = None,
+    ) -> Array:
+        """(N, H·D) queries, (N, K·D) keys and values -> (N, H·D): causal attention of each row to its own sequence.
+
+        Writes k and v into the cache's layer at the rows' positions. Then for each row at position p and each head h,
+        takes softmax(score) · v over positions 0 to p, where score(t) = scale · q · k of key head h·K // H at t.
+
+        Args:
+            window: a row sees this many positions, its own being the last; None is all.
+            slopes: (H,) ALiBi's: slope · (t - p) is added to a score. Press et al., arXiv:2108.12409.
+            softcap: scores become softcap · tanh(score / softcap), before slopes are added. Gemma 2, arXiv:2408.00118.
+        """
+        ...
+
+    def sample(self, logits: Array, rows: Sequence[SamplingRow]) -> list[int]:
+        """(R, V) logits -> a token id for each row; -1 where the largest logit is NaN or infinite.
+
+        The logits stay unchanged. Only the ids come back to the host, which waits for nothing else.
         """
         ...
 

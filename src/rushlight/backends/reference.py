@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
     from rushlight.backends.batch import Batch, KVShape
-    from rushlight.backends.protocol import Draw, Forward, Tensor
+    from rushlight.backends.protocol import Forward, SamplingRow, Tensor
 
 Floats = Any  # NDArray of float32, or of float64 in that mode
 
@@ -67,7 +67,7 @@ class ReferenceKVCache:
     """Keys and values, each (n_layer, n_blocks, H, BLOCK_SIZE, D): zeros that take memory as they are written."""
 
     def __init__(self, shape: KVShape, n_blocks: int, dtype: type[np.floating[Any]]) -> None:
-        dims = (shape.n_layer, n_blocks, shape.n_head, BLOCK_SIZE, shape.head_dim)
+        dims = (shape.n_layer, n_blocks, shape.n_kv_head, BLOCK_SIZE, shape.head_dim)
         self.keys: Floats = np.zeros(dims, dtype)
         self.values: Floats = np.zeros(dims, dtype)
 
@@ -88,7 +88,7 @@ class ReferenceBackend:
         self.dtype = dtype
         self._float = DTYPES[dtype]
 
-    def place(self, tensor: Tensor, role: Role) -> Vector | Matrix:
+    def load_weight(self, tensor: Tensor, role: Role) -> Vector | Matrix:
         values = tensor.float32().astype(self._float, copy=False)
         if role is Role.VECTOR:
             return Vector(values)
@@ -96,7 +96,7 @@ class ReferenceBackend:
             return Matrix(values.transpose(2, 1, 0).reshape(-1, len(values)))  # (size·in, out)
         return Matrix(values.T if role is Role.LINEAR else values)
 
-    def settle(self) -> None:
+    def finish_loading(self) -> None:
         """`place` has done it all."""
 
     def tie(self, table: Matrix) -> Matrix:
@@ -106,7 +106,7 @@ class ReferenceBackend:
         return ReferenceKVCache(shape, n_blocks, self._float)
 
     def kv_block_bytes(self, shape: KVShape) -> int:
-        return 2 * shape.n_layer * shape.n_head * shape.head_dim * BLOCK_SIZE * np.dtype(self._float).itemsize
+        return 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * BLOCK_SIZE * np.dtype(self._float).itemsize
 
     def available_bytes(self) -> int:
         return available_bytes()
@@ -136,7 +136,7 @@ class ReferenceBackend:
     def take(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
         return x[rows]
 
-    def windows(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
+    def unfold(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
         return np.where(rows[:, :, None] >= 0, x[rows], self._float(0)).reshape(len(rows), -1)
 
     def attention(
@@ -150,8 +150,8 @@ class ReferenceBackend:
             out[span.rows] = _attend(q[span.rows], k[span.rows], v[span.rows], span.position, span.blocks, keys, values)
         return out.reshape(n, c)
 
-    def choose(self, logits: Floats, draws: Sequence[Draw]) -> list[int]:
-        return [_choose(row, draw) for row, draw in zip(logits, draws, strict=True)]
+    def sample(self, logits: Floats, draws: Sequence[SamplingRow]) -> list[int]:
+        return [_sample(row, draw) for row, draw in zip(logits, draws, strict=True)]
 
     def from_numpy(self, values: Floats) -> Floats:
         return values.astype(self._float, copy=False)
@@ -199,7 +199,7 @@ def _attend(
     return o / total
 
 
-def _choose(logits: Floats, draw: Draw) -> int:
+def _sample(logits: Floats, draw: SamplingRow) -> int:
     """(V,) logits -> the token of the draw."""
     with np.errstate(all="ignore"):  # what overflows is infinite, and said to be
         logits = _changed(logits, draw)
@@ -210,14 +210,14 @@ def _choose(logits: Floats, draw: Draw) -> int:
         return best
     weights = probabilities(logits, draw.temperature, draw.top_k, draw.top_p, draw.min_p)
     cumulative = np.cumsum(weights)
-    token = np.searchsorted(cumulative, draw.share * cumulative[-1], side="right")
+    token = np.searchsorted(cumulative, draw.uniform * cumulative[-1], side="right")
     return int(min(token, np.flatnonzero(weights)[-1]))  # rounding may reach the very end
 
 
-def _changed(logits: Floats, draw: Draw) -> Floats:
+def _changed(logits: Floats, draw: SamplingRow) -> Floats:
     """The logits after the draw's changes, and minus infinity where a token is not allowed."""
-    if draw.changes is not None:
-        ids, factors, offsets = draw.changes
+    if draw.adjustments is not None:
+        ids, factors, offsets = draw.adjustments
         values, factors = logits[ids], factors.astype(logits.dtype)
         logits = logits.copy()
         logits[ids] = np.where(values > 0, values / factors, values * factors) + offsets

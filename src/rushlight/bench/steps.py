@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
-from rushlight.backends.protocol import Draw
+from rushlight.backends.protocol import SamplingRow
 from rushlight.generation import Context
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def time_prefill(model: Model, n_tokens: int) -> float:
     ids = random_ids(n_tokens, model.config.vocab_size)
     context = Context(model.forward, model.module.ops, model.config.kv_shape, n_tokens)
     start = perf_counter()
-    context.choose(ids, Draw())
+    context.sample(ids, SamplingRow())
     return perf_counter() - start
 
 
@@ -76,4 +76,4 @@ class Sequences:
 
     def _choose(self, chunks: list[Chunk]) -> list[int]:
         logits = self._model.forward(Batch.of(chunks, self._cache))
-        return self._ops.choose(logits, [Draw()] * len(chunks))
+        return self._ops.sample(logits, [SamplingRow()] * len(chunks))

@@ -13,7 +13,7 @@ from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
 from rushlight.generation.block_pool import BlockPool
 from rushlight.generation.consumer import watch
 from rushlight.generation.runner import PREFILL_ROWS, Runner
-from rushlight.generation.sampling.sample_step import Choice, choose, host_rows
+from rushlight.generation.sampling.sample_step import Choice, host_rows, sample
 from rushlight.generation.scheduler import Scheduler
 from rushlight.generation.speculation.controller import Speculation
 from rushlight.generation.speculation.draft_model import Draft, Drafts
@@ -361,7 +361,7 @@ class Engine:
             else:
                 guessed = guesses.get(sequence, [])
                 choices.append(Choice(sequence, range(end - 1 - len(guessed), end), guessed))
-        choose(self._backend, logits, choices)
+        sample(self._backend, logits, choices)
         if decoding:
             self._speculation.costs.measured(sum(len(chunk.ids) for chunk in chunks), perf_counter() - start)
         for sequence in rows:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Array, Backend, Draw
+    from rushlight.backends.protocol import Array, Backend, SamplingRow
 
 Forward = Callable[[Batch], Any]
 """A model: a batch of N rows -> (R, V) logits on the device."""
@@ -96,10 +96,10 @@ class Context:
         logits = self._feed(ids, all_logits, chunk_rows)
         return np.concatenate([self._backend.to_numpy(part) for part in logits])
 
-    def choose(self, ids: Sequence[int], draw: Draw) -> int:
-        """Runs the next tokens and chooses the one after them, on the device: see `Backend.choose`."""
+    def sample(self, ids: Sequence[int], draw: SamplingRow) -> int:
+        """Runs the next tokens and chooses the one after them, on the device: see `Backend.sample`."""
         [logits] = self._feed(ids, all_logits=False, chunk_rows=PREFILL_ROWS)
-        [token] = self._backend.choose(logits, [draw])
+        [token] = self._backend.sample(logits, [draw])
         return token
 
     def _feed(self, ids: Sequence[int], all_logits: bool, chunk_rows: int) -> list[Array]:

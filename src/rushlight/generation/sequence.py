@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rushlight.backends.protocol import Draw
+    from rushlight.backends.protocol import SamplingRow
     from rushlight.generation.consumer import ReaderRef
     from rushlight.generation.sampling.sampler import Sampler
     from rushlight.generation.speculation.controller import Guesser
@@ -156,7 +156,7 @@ class Sequence:
                     )
                 self.prompt_logprobs.append(found)
 
-    def draws(self, n: int) -> list[Draw]:
+    def draws(self, n: int) -> list[SamplingRow]:
         """How the next tokens are chosen: n of them, or one where the second depends on the first.
 
         Raises:

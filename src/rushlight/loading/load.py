@@ -107,8 +107,8 @@ def load(
             for name, slot in module.named_slots()
             if not (config.tie_word_embeddings and name in architecture.rules.tied)
         )
-        _bind(module, architecture, config, checkpoint, ops, dtype, settle=False)
-        reading = _Beside(ops.settle, files.pop_all())
+        _bind(module, architecture, config, checkpoint, ops, dtype, finish=False)
+        reading = _Beside(ops.finish_loading, files.pop_all())
 
     # While the weights are read: the modules that need NumPy, which takes long to import, and the tokenizer.
     from rushlight.runtime.model import Model
@@ -177,7 +177,7 @@ def _bind(
     ops: Backend,
     dtype: str,
     *,
-    settle: bool = True,
+    finish: bool = True,
 ) -> None:
     with naming_shortages("the model", _weight_bytes(checkpoint, dtype)):
         other_heads = bind(
@@ -188,7 +188,7 @@ def _bind(
             tie=bool(architecture.rules.tied) and config.tie_word_embeddings,
             title=f"{module.describe()} ({config})",
             file=checkpoint.source,
-            settle=settle,
+            finish=finish,
         )
     if other_heads:
         _log.warning("left out, of other heads that text does not need: %s", ", ".join(first_ten(other_heads)))

@@ -111,7 +111,7 @@ def bind(
     tie: bool,
     title: str,
     file: str | None = None,
-    settle: bool = True,
+    finish: bool = True,
 ) -> Sequence[str]:
     """Fills every slot of `model` from `tensors` and gives every module its backend. Checks all before it reads any.
 
@@ -123,7 +123,7 @@ def bind(
         tie: whether the heads of `rules.tied` are the tables they name, which lets them be absent.
         title: the model in words, for the message: `GPT2 (n_layer 12, n_embd 768)`.
         file: the checkpoint, for the message.
-        settle: whether to wait until the weights are read; otherwise the caller does, with `ops.settle`.
+        finish: whether to wait until the weights are read; otherwise the caller does, with `ops.finish_loading`.
 
     Returns:
         The names of the tensors that are left out, `Diagnosis.other_heads`.
@@ -141,14 +141,14 @@ def bind(
     placed: dict[str, Any] = {}
     for path, slot in diagnosis.slots.items():
         if path not in diagnosis.ties:
-            placed[path] = ops.place(diagnosis.found[path], slot.role)
+            placed[path] = ops.load_weight(diagnosis.found[path], slot.role)
     for head, table in diagnosis.ties.items():
         placed[head] = ops.tie(placed[table])
     for path, weight in placed.items():
         parent, _, name = path.rpartition(".")
         setattr(modules[parent], name, weight)
-    if settle:
-        ops.settle()
+    if finish:
+        ops.finish_loading()
     return diagnosis.other_heads
 
 

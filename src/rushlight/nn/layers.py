@@ -63,8 +63,8 @@ class Convolution(Module):
     weight (n_out, n_in, size), stride 1. Beyond the sequence's ends stand zeros. With `before` = size - 1 a row sees
     itself and what stands before it; PyTorch's padding="same" is `before` = (size - 1) // 2.
 
-    A convolution sees the rows of its own step and no others: sequences are run whole (`Batch.windows` refuses to go on
-    with one).
+    A convolution sees the rows of its own step alone, so a sequence runs in one step; `Batch.unfold_rows` raises
+    otherwise.
     """
 
     def __init__(self, n_in: int, n_out: int, size: int, *, before: int, bias: bool = True) -> None:
@@ -73,7 +73,7 @@ class Convolution(Module):
         self.bias: Any = Slot((n_out,), Role.VECTOR) if bias else None
 
     def __call__(self, x: Array, batch: Batch) -> Array:
-        return self.ops.linear(self.ops.windows(x, batch.windows(self.size, self.before)), self.weight, self.bias)
+        return self.ops.linear(self.ops.unfold(x, batch.unfold_rows(self.size, self.before)), self.weight, self.bias)
 
     def describe(self) -> str:
         bias = "" if self.bias is not None else ", bias=False"

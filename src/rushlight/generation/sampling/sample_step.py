@@ -44,7 +44,7 @@ class Choice(NamedTuple):
         return Choice(self.sequence, self.rows[n:], self.guesses[n:])
 
 
-def choose(backend: Backend, logits: Array, choices: list[Choice]) -> None:
+def sample(backend: Backend, logits: Array, choices: list[Choice]) -> None:
     """Takes the next token for every sequence, and as many more as guesses are right.
 
     One call of the device does for a step. Only where a guess is right, and how the token after it is chosen depends
@@ -57,7 +57,7 @@ def choose(backend: Backend, logits: Array, choices: list[Choice]) -> None:
     while choices:
         draws = [choice.sequence.draws(len(choice.rows)) for choice in choices]
         rows = [row for choice, own in zip(choices, draws, strict=True) for row in choice.rows[: len(own)]]
-        tokens = iter(backend.choose(rows_of(backend, logits, rows), [*chain.from_iterable(draws)]))
+        tokens = iter(backend.sample(rows_of(backend, logits, rows), [*chain.from_iterable(draws)]))
         looked_at = [row for choice in choices if choice.sequence.wants_logprobs for row in choice.rows]
         on_host = dict(zip(looked_at, host_rows(backend, logits, looked_at), strict=True)) if looked_at else {}
         left = []

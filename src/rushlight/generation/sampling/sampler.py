@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from rushlight.backends.protocol import Changes, Draw
+from rushlight.backends.protocol import LogitAdjustments, SamplingRow
 from rushlight.generation.sampling.philox import new_seed, uniform
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Constraint(Protocol):
 
 
 class Sampler:
-    """Says how each token of one sequence is to be chosen; the device chooses (`Backend.choose`).
+    """Says how each token of one sequence is to be chosen; the device chooses (`Backend.sample`).
 
     The draw at a position depends on the logits, the seed and the position alone: a sequence comes out the same
     whatever is generated beside it.
@@ -70,23 +70,23 @@ class Sampler:
         self._allowed_first = allowed if allowed_first is None else allowed_first
         self._first = len(prompt_ids)
         self.follows_text = constraint is not None or self._penalties.grow
-        self._draw = Draw(
+        self._draw = SamplingRow(
             params.temperature,
             min(params.top_k, vocab_size),
             params.top_p,
             params.min_p,
-            changes=self._penalties.changes(),
+            adjustments=self._penalties.changes(),
         )
 
-    def draw(self, position: int) -> Draw:
+    def draw(self, position: int) -> SamplingRow:
         """How the token to stand at `position` is chosen, after those that were taken."""
         allowed = self._allowed_first if position == self._first else self._allowed
         draw = self._draw._replace(allowed=allowed)
         if self.follows_text:
             if self._constraint is not None:
                 allowed = self._constraint.allowed() if allowed is None else self._constraint.allowed() & allowed
-            draw = draw._replace(changes=self._penalties.changes(), allowed=allowed)
-        return draw._replace(share=uniform(self.seed, position)) if draw.temperature else draw
+            draw = draw._replace(adjustments=self._penalties.changes(), allowed=allowed)
+        return draw._replace(uniform=uniform(self.seed, position)) if draw.temperature else draw
 
     def leaves_none(self, position: int) -> bool:
         """Whether no token at all may stand at `position`, after those that were taken."""
@@ -134,10 +134,10 @@ class Penalties:
             self._counts[token] = self._counts.get(token, 0) + 1
             self._set(token)
 
-    def changes(self) -> Changes | None:
+    def changes(self) -> LogitAdjustments | None:
         """As they are now, until the next token is taken."""
         n = len(self._places)
-        return Changes(self._ids[:n], self._factors[:n], self._offsets[:n]) if n else None
+        return LogitAdjustments(self._ids[:n], self._factors[:n], self._offsets[:n]) if n else None
 
     def _set(self, token: int) -> None:
         params, count = self._params, self._counts.get(token)

@@ -128,7 +128,7 @@ class Drafts:
         if not shown:
             return {}
         draws = [draft.sampler.draw(draft.n_fed) for draft in shown.values()]
-        tokens = self._backend.choose(rows_of(self._backend, logits, list(shown)), draws)
+        tokens = self._backend.sample(rows_of(self._backend, logits, list(shown)), draws)
         if sum(map(len, feed.values())) <= 2 * len(feed):  # what it has to catch up with is no guess's cost
             self.costs.measured(len(feed), perf_counter() - start)
         following: dict[Draft, Sequence[int]] = {}
