@@ -287,8 +287,8 @@ def test_no_weight_takes_part_in_arithmetic_on_any_device(make_gpt2, device):
 RMS_PORT = """
 from dataclasses import dataclass
 import numpy as np
-from rushlight.nn import Module, NameRules, Slot
-from rushlight.backends.protocol import Role
+from rushlight.models import PretrainedModel
+from rushlight.nn import NameRules, Role, Slot
 
 @dataclass
 class Config:
@@ -299,7 +299,7 @@ class Config:
     def from_tensors(cls, tensors, *, file):
         return cls()
 
-class Norm(Module):
+class Norm(PretrainedModel):
     config_type, rules = Config, NameRules()
     def __init__(self, config):
         self.weight = Slot((8,), Role.VECTOR)
