@@ -1,4 +1,4 @@
-"""Loads architectures from users' files, `--port my_model.py`: runs the Python file that the user names, and no other."""
+"""Loads architectures from users' files (`--port my_model.py`): runs the file that the user names, and no other."""
 
 from __future__ import annotations
 
