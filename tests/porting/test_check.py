@@ -254,7 +254,7 @@ def test_no_config_and_no_multiple_of_64(tales):
     tales.tensors["wte.weight"] = np.zeros((10, 100), np.float32)
     problem = only_problem(tales.check())
     assert problem.cause == "config"
-    assert "100 is no multiple of 64" in problem.why
+    assert "100 is not a multiple of 64" in problem.why
 
 
 def test_generation_config(tales):

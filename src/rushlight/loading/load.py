@@ -16,9 +16,8 @@ from rushlight.checkpoint.listing import first_ten
 from rushlight.errors import ConfigError, FormatError, PortError, RequestError, TokenizerError
 from rushlight.files.json_file import check_text_file
 from rushlight.host.memory import naming_shortages
-from rushlight.models import ARCHITECTURES, load_port, recognise
+from rushlight.models import ARCHITECTURES, GPT2_VOCAB_SIZE, load_port, recognise
 from rushlight.models.generation_config import GENERATION_KEYS, GenerationConfig
-from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
 from rushlight.models.tied import tied_heads
 from rushlight.nn import bind
 

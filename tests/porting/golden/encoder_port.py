@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rushlight.backends.protocol import Role
-from rushlight.models.schema import Fields
+from rushlight.models import Fields, PretrainedModel
 from rushlight.nn import (
     Convolution,
     Embedding,
@@ -81,7 +81,7 @@ class Layer(Module):
         raise to_write(self)
 
 
-class Mine(Module):
+class Mine(PretrainedModel):
     """A port, to be completed."""
 
     config_type: ClassVar = Config

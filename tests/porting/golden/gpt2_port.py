@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rushlight.backends.batch import KVShape
-from rushlight.models.schema import Fields
+from rushlight.models import Fields, PretrainedModel
 from rushlight.nn import (
     Activation,
     Conv1D,
@@ -146,7 +146,7 @@ class Block(Module):
         return x + self.mlp(self.ln_2(x))
 
 
-class GPT2(Module):
+class GPT2(PretrainedModel):
     """Embeddings, blocks, a norm, and the head. A batch of N rows -> (R, V) logits"""
 
     config_type: ClassVar = Config

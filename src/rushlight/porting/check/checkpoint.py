@@ -16,8 +16,8 @@ from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.stats import measure
 from rushlight.errors import ConfigError, RequestError, TokenizerError
 from rushlight.loading.load import LANGUAGE_MODEL, generation_config, tokenizer_beside
-from rushlight.models import ARCHITECTURES, load_port
-from rushlight.models.gpt2 import GPT2, GPT2_VOCAB_SIZE
+from rushlight.models import ARCHITECTURES, GPT2_VOCAB_SIZE, load_port
+from rushlight.models.gpt2 import GPT2
 from rushlight.models.tied import tied_heads
 from rushlight.porting.check.checker import Examination
 from rushlight.porting.check.config import look_at_config

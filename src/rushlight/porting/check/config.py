@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import read_config
 from rushlight.errors import ConfigError
+from rushlight.models import TextConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from rushlight.models import Architecture, Config
     from rushlight.porting.check.checker import Examination
 
@@ -66,19 +64,8 @@ def look_at_config(exam: Examination, architecture: Architecture) -> Config | No
 
 def _shown_by_shapes(exam: Examination, architecture: Architecture) -> dict[str, int]:
     """The config's fields that shapes and names show."""
-    shapes = {architecture.rules.canonical(name): seen.shape for name, seen in exam.tensors.items()}
-    sizes: Mapping[str, tuple[str, int] | str] = getattr(architecture, "sizes", {})
-    shown = {}
-    for key, where in sizes.items():
-        if isinstance(where, str):
-            shown[key] = _n_blocks(where, shapes)
-        elif where[1] < len(shapes.get(where[0], ())):
-            shown[key] = shapes[where[0]][where[1]]
-    return {key: size for key, size in shown.items() if size}
-
-
-def _n_blocks(stem: str, paths: Iterable[str]) -> int:
-    """How many blocks `stem.N` there are; one that is missing counts, one whose number is far off does not."""
-    block = re.compile(re.escape(stem) + r"\.(\d{1,9})\.")
-    numbers = {int(match[1]) for path in paths if (match := block.match(path))}
-    return max((n + 1 for n in numbers if n < 2 * len(numbers)), default=0)
+    if not issubclass(architecture.config_type, TextConfig):
+        return {}
+    return architecture.config_type.shown_by(
+        {architecture.rules.canonical(name): seen.shape for name, seen in exam.tensors.items()}
+    )

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rushlight.models.gpt2 import ACTIVATION_NAMES
+from rushlight.models import ACTIVATION_NAMES
 
 if TYPE_CHECKING:
     from rushlight.models.gpt2 import GPT2Config

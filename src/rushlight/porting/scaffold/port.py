@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import read_config
 from rushlight.errors import PortError
-from rushlight.models import recognise
 from rushlight.models.gpt2 import GPT2, GPT2Config
 from rushlight.porting.check.checker import Examination
 from rushlight.porting.check.names import find_architecture
@@ -50,7 +49,7 @@ def _as_gpt2(checkpoint: Checkpoint) -> tuple[GPT2Config, tuple[str, ...]] | Non
     exam = Examination(checkpoint, readable=False)
     if find_architecture(exam, None) is not GPT2:
         return None
-    if recognise(exam.tensors) is None:
+    if "wte.weight" not in map(GPT2.rules.canonical, exam.tensors):
         raise PortError(
             "the table of embeddings is there only under the name of the head that is tied to it",
             file=checkpoint.source,

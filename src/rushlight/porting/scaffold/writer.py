@@ -77,7 +77,7 @@ class Writer:
         self.root = tree_of(self.paths(weights), checkpoint.source)
         self.conv1d = conv1d_by_majority(weights)
         self.eps = self.epsilon()
-        self.used: set[str] = {"Module", "NameRules"}
+        self.used: set[str] = {"NameRules"}
         self.to_write: list[str] = []
         self.classes: dict[str, str] = {}
         self.block_keys = {
@@ -86,7 +86,7 @@ class Writer:
             if type(value) is int and _is_field(key) and re.search(r"layers?|blocks?|depth", key)
         }
         self.names: dict[object, str] = {}
-        self.taken = {*dir(builtins), *keyword.kwlist, *LAYERS, "Config", "Module", "ModuleDict"}
+        self.taken = {*dir(builtins), *keyword.kwlist, *LAYERS, "Config", "Module", "ModuleDict", "PretrainedModel"}
         self.taken |= {"ModuleList", "NameRules", "Role", "Slot", "Fields", "KVShape", "ClassVar", "ARCHITECTURE"}
         self.last_number: dict[str, int] = defaultdict(lambda: 1)
         self.root_name = self.free_name(self.root_stem())
@@ -235,7 +235,10 @@ class Config:
             init += self.slot(tensor, shape)
         init += known.after.splitlines() if known else []
         arguments = "self, config, layer" if given == "layer" else "self, config"
-        lines = [f"class {name}(Module):", f'    """{known.doc if known else self.described(node)}"""', ""]
+        base = "Module" if node.path else "PretrainedModel"
+        if node.path:
+            self.used.add("Module")
+        lines = [f"class {name}({base}):", f'    """{known.doc if known else self.described(node)}"""', ""]
         if not node.path:
             lines += [*self.class_variables(), ""]
         lines.append(f"    def __init__({arguments}):")
@@ -376,7 +379,7 @@ class Config:
             "from typing import ClassVar",
             "",
             *roles,
-            "from rushlight.models.schema import Fields",
+            "from rushlight.models import Fields, PretrainedModel",
         ]
 
     def test(self, file: Path) -> str:
