@@ -117,7 +117,7 @@ def test_vocab_and_merges_without_an_end_of_text_token(tmp_path: Path) -> None:
     vocab = {token: i for i, token in enumerate([*SYMBOLS, "he"])}
     tokenizer = read_vocab_merges(tmp_path, vocab, "#version: 0.2\nh e\n")
     assert tokenizer.encode("he") == [256]
-    assert tokenizer.eos_id is None
+    assert "<|endoftext|>" not in tokenizer.vocabulary()
 
 
 @pytest.mark.parametrize(

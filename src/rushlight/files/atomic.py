@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
-__all__ = ["write_whole"]
+__all__ = ["atomic_write"]
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes, *, private: bool = False) -> None:
+def atomic_write(path: str | os.PathLike[str], data: bytes, *, private: bool = False) -> None:
     """Write a file, over what is there: whole, or not at all.
 
     Args:

@@ -12,7 +12,7 @@ from rushlight.errors import printable_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PICKLE_SUFFIXES", "SNIFF_BYTES", "Kind", "how_to_convert", "sniff", "sniff_text"]
+__all__ = ["PICKLE_SUFFIXES", "SNIFF_BYTES", "FileKind", "how_to_convert", "sniff", "sniff_text"]
 
 SNIFF_BYTES = 512
 """How many of a file's first bytes `sniff` wants to see."""
@@ -22,7 +22,7 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FileKind:
     """What a file is, to stand after "not safetensors but", and what its user can do about it."""
 
     name: str
@@ -34,7 +34,7 @@ _FIND_SAFETENSORS = "use the .safetensors file of the same model"
 _UNPACK = "unpack it and name the .safetensors file in it"
 
 _KINDS = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.DOTALL), Kind(name, remedy))
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), FileKind(name, remedy))
     for pattern, name, remedy in (
         (rb"GGUF", "a GGUF file", _FIND_SAFETENSORS),
         (rb"\x93NUMPY", "a NumPy array (.npy)", _FIND_SAFETENSORS),
@@ -57,7 +57,7 @@ _ZIP = b"PK\x03\x04"
 _TORCH_ENTRIES = (b"/data.pkl", b"/byteorder", b"/.format_version", b"/.storage_alignment")
 
 
-def sniff(start: bytes, path: Path, *, quote: bool = False) -> Kind | None:
+def sniff(start: bytes, path: Path, *, quote: bool = False) -> FileKind | None:
     """The kind of a file that is not safetensors; None if it is unknown.
 
     Args:
@@ -66,23 +66,23 @@ def sniff(start: bytes, path: Path, *, quote: bool = False) -> Kind | None:
         quote: show how a text begins: for what a server sent, which says why, and never for a file of the user's.
     """
     if pointer := _LFS_POINTER.match(start):
-        return Kind(
+        return FileKind(
             f"a Git LFS pointer; the real file has {int(pointer[1]):,} bytes", "run `git lfs pull` in its folder"
         )
     if start.startswith(_ZIP):
         return _zip(start, path)
     if _PICKLE.match(start):
-        return Kind("a Python pickle, such as torch.save writes; it is never unpickled here", how_to_convert(path))
+        return FileKind("a Python pickle, such as torch.save writes; it is never unpickled here", how_to_convert(path))
     if known := next((kind for pattern, kind in _KINDS if pattern.match(start)), None):
         return known
     kind = "JSON" if _JSON.fullmatch(start) else "text" if _TEXT.fullmatch(start) else None
     if kind is None:
         return None
     beginning = f": {printable_name(start[:QUOTED_BYTES].decode('utf-8', errors='replace'))}" if quote else ""
-    return Kind(f"{kind}, such as a server's error message{beginning}", _DOWNLOAD_AGAIN)
+    return FileKind(f"{kind}, such as a server's error message{beginning}", _DOWNLOAD_AGAIN)
 
 
-def sniff_text(start: bytes, path: Path) -> Kind | None:
+def sniff_text(start: bytes, path: Path) -> FileKind | None:
     """The same for a file that should be text, such as JSON; None where it may be that."""
     return sniff(start + b"\0", path)  # which no text has
 
@@ -100,11 +100,11 @@ def how_to_convert(*paths: Path) -> str:
     return f'convert it where PyTorch is: python -c "{program}" {shlex.join(map(str, [target, *paths]))}'
 
 
-def _zip(start: bytes, path: Path) -> Kind:
+def _zip(start: bytes, path: Path) -> FileKind:
     """A zip archive by the name of its first entry (PKWARE's APPNOTE.TXT, 4.3.7: its length at 26, itself at 30)."""
     name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
     if name.endswith(_TORCH_ENTRIES):
-        return Kind("a PyTorch pickle, as torch.save writes it; it is never unpickled here", how_to_convert(path))
+        return FileKind("a PyTorch pickle, as torch.save writes it; it is never unpickled here", how_to_convert(path))
     if name.endswith(b".npy"):
-        return Kind("NumPy arrays (.npz)", _FIND_SAFETENSORS)
-    return Kind("a zip archive", _UNPACK)
+        return FileKind("NumPy arrays (.npz)", _FIND_SAFETENSORS)
+    return FileKind("a zip archive", _UNPACK)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from rushlight.errors import TokenizerError
 from rushlight.text.files import parse_object, read_bytes
-from rushlight.text.settings import class_name, read_settings
 from rushlight.text.tokenizer import Tokenizer
+from rushlight.text.tokenizer_settings import class_name, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rushlight.text.settings import Settings
+    from rushlight.text.tokenizer_settings import TokenizerSettings
 
 __all__ = ["TOKENIZER_FILES", "read_tokenizer"]
 
@@ -77,7 +77,7 @@ def read_tokenizer(find: Callable[[str], Path | None]) -> Tokenizer | TokenizerE
     return None
 
 
-def _unread(path: Path, settings: Settings, *, is_gpt2: bool) -> TokenizerError:
+def _unread(path: Path, settings: TokenizerSettings, *, is_gpt2: bool) -> TokenizerError:
     convert = _convert(path.parent)
     if path.name == "vocab.txt" and is_gpt2:
         return TokenizerError(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-__all__ = ["Added", "Settings", "class_name", "read_settings"]
+__all__ = ["AddedToken", "TokenizerSettings", "class_name", "read_settings"]
 
 NAMES = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
 """The special tokens that have a name."""
@@ -29,7 +29,7 @@ CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddedToken:
     """A token that is found in a text as a whole.
 
     Attributes:
@@ -48,7 +48,7 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TokenizerSettings:
     """How to make a tokenizer from a vocabulary.
 
     Attributes:
@@ -61,7 +61,7 @@ class Settings:
 
     tokenizer_class: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
-    added: tuple[Added, ...] = ()
+    added: tuple[AddedToken, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None
 
@@ -77,7 +77,7 @@ class Settings:
         return value
 
 
-def read_settings(find: Callable[[str], Path | None]) -> Settings:
+def read_settings(find: Callable[[str], Path | None]) -> TokenizerSettings:
     """The settings beside a vocabulary.
 
     Args:
@@ -109,7 +109,7 @@ def read_settings(find: Callable[[str], Path | None]) -> Settings:
         if token.content not in seen:
             seen.add(token.content)
             added.append(token)
-    return Settings(
+    return TokenizerSettings(
         tokenizer_class=class_name(config, path),
         names={key: token.content for key, token in names.items()},
         added=tuple(added),
@@ -134,16 +134,16 @@ def class_name(config: Mapping[str, Any], path: Path | None) -> str | None:
     return name.removesuffix("Fast") if name else None
 
 
-def _token(path: Path | None, value: Any, key: str) -> Added:
+def _token(path: Path | None, value: Any, key: str) -> AddedToken:
     """A special token: its text, or an object with it as `content`."""
     if isinstance(value, str) and value:
-        return Added(value, file=path)
+        return AddedToken(value, file=path)
     if isinstance(value, dict) and isinstance(value.get("content"), str) and value["content"]:
-        return Added(value["content"], flags=_flags(path, value), file=path)
+        return AddedToken(value["content"], flags=_flags(path, value), file=path)
     raise TokenizerError(f"{key} is not a token", file=path, expected="a text", found=short_repr(value))
 
 
-def _tokens(path: Path | None, value: Any, key: str) -> list[Added]:
+def _tokens(path: Path | None, value: Any, key: str) -> list[AddedToken]:
     members = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(members, list):
         raise TokenizerError(f"{key} is not a list of tokens", file=path, found=short_repr(value))
@@ -160,7 +160,7 @@ def _flags(path: Path | None, value: Mapping[str, Any]) -> dict[str, bool]:
     return flags
 
 
-def _listed(path: Path | None, decoder: Any) -> list[Added]:
+def _listed(path: Path | None, decoder: Any) -> list[AddedToken]:
     """The tokens of `added_tokens_decoder`: an object of ids, each with its token as an object."""
     if not isinstance(decoder, dict):
         raise TokenizerError(
@@ -181,12 +181,14 @@ def _listed(path: Path | None, decoder: Any) -> list[Added]:
     return tokens
 
 
-def _listed_older(path: Path | None) -> list[Added]:
+def _listed_older(path: Path | None) -> list[AddedToken]:
     """The tokens of added_tokens.json: an object of texts, each with its id."""
     if path is None:
         return []
     items = _object(path).items()
-    return [Added(content, _id(path, value, content), special=False, file=path) for content, value in items if content]
+    return [
+        AddedToken(content, _id(path, value, content), special=False, file=path) for content, value in items if content
+    ]
 
 
 def _id(path: Path | None, value: Any, content: str) -> int:
