@@ -160,7 +160,7 @@ def _weights(snapshot: Snapshot) -> str:
         program = "from transformers import AutoModelForCausalLM as M; "
         program += f"M.from_pretrained('{repo_id}').save_pretrained('{repo_id.rpartition('/')[2]}')"
         raise SourceError(
-            f"{repo_id} has no safetensors, only pickles, which are never unpickled here",
+            f"{repo_id} has no safetensors, only pickles, which are never unpickled",
             found=", ".join(first_ten(pickles)),
             remedy=f'convert it where PyTorch and transformers are: python -c "{program}"',
         )

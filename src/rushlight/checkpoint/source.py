@@ -223,7 +223,7 @@ def _weights_in(folder: Path) -> Path:
         )
     if pickles := [file for file in files if file.name.endswith(PICKLE_SUFFIXES)]:
         raise SourceError(
-            "no .safetensors file in this folder, only pickles, which are never unpickled here",
+            "no .safetensors file in this folder, only pickles, which are never unpickled",
             file=folder,
             found=", ".join(first_ten([file.name for file in pickles])),
             remedy=how_to_convert(*pickles),

@@ -13,7 +13,6 @@ from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.checkpoint import Checkpoint, display_name, open_checkpoint, read_config
 from rushlight.errors import ConfigError, FormatError, PortError, RequestError, TokenizerError, first_ten
-from rushlight.files.json_file import check_text_file
 from rushlight.host.memory import naming_shortages
 from rushlight.models import ARCHITECTURES, load_port, recognise
 from rushlight.models.generation_config import GENERATION_KEYS, GenerationConfig
@@ -296,13 +295,10 @@ def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | TokenizerError | Non
 
 
 def _find(checkpoint: Checkpoint, name: str) -> Path | None:
-    """The path of a tokenizer's file, by its name or a pattern; a TokenizerError if a file of that name is not text."""
+    """The path of a tokenizer's file next to the weights, by its name or a pattern."""
     if "*" in name:
         return next(iter(sorted(checkpoint.folder.glob(name))), None) if checkpoint.folder else None
-    path = checkpoint.sidecar(name)
-    if path is not None and path.is_file():
-        check_text_file(path, error=TokenizerError)
-    return path
+    return checkpoint.sidecar(name)
 
 
 def _tokenizer(checkpoint: Checkpoint, config: Config) -> tuple[Tokenizer | None, TokenizerError | None]:

@@ -25,7 +25,7 @@ from rushlight.text.build import (
 )
 from rushlight.text.byte_level import SYMBOLS, token_bytes
 from rushlight.text.charsmap import check_charsmaps
-from rushlight.text.files import parse_object, read_bytes, read_text
+from rushlight.text.files import parse_tokenizer_json, read_tokenizer_bytes, read_tokenizer_object, read_tokenizer_text
 from rushlight.text.gpt2 import END_OF_TEXT, vocabulary_and_merges
 from rushlight.text.stream import (
     decode_stream,
@@ -122,8 +122,8 @@ class Tokenizer:
         """
         import tokenizers
 
-        raw = read_bytes(path)
-        fields = parse_object(raw, path)
+        raw = read_tokenizer_bytes(path)
+        fields = parse_tokenizer_json(raw, path)
         check_charsmaps(fields.get("normalizer"), path)
         newer = (
             f"if a newer library than tokenizers {tokenizers.__version__} wrote it, pip install --upgrade tokenizers"
@@ -162,11 +162,11 @@ class Tokenizer:
             TokenizerError: one of them cannot be read or is malformed, two tokens have one id, it is not of bytes, or a
                 merge is of tokens that the vocabulary does not have.
         """
-        vocab = parse_object(read_bytes(vocab_path), vocab_path)
+        vocab = read_tokenizer_object(vocab_path)
         for token, token_id in vocab.items():
             if type(token_id) is not int or not 0 <= token_id < 1 << 32:
                 raise TokenizerError(f'"{printable_name(token)}" has no id', file=vocab_path, expected="0 to 2^32 - 1")
-        merges = list(read_merges(read_text(merges_path), merges_path))
+        merges = list(read_merges(read_tokenizer_text(merges_path), merges_path))
         check_byte_level(vocab, merges, vocab_path)
         return cls._byte_level(vocab, merges, settings, vocab_path, merges_path)
 
@@ -177,7 +177,7 @@ class Tokenizer:
         Raises:
             TokenizerError: it cannot be read, or is not BERT's.
         """
-        vocab = read_lines(read_text(path))
+        vocab = read_lines(read_tokenizer_text(path))
         names = bert_names(vocab, settings, path)
         added = [*settings.added, *_unlisted(names.values(), vocab, settings)]
         vocab = _with_added(vocab, added, path)

@@ -12,7 +12,8 @@ from reprlib import repr as short_repr
 from typing import TYPE_CHECKING
 
 from rushlight.errors import TokenizerError, printable_name
-from rushlight.text.files import parse_object, read_bytes
+from rushlight.files.limits import MAX_TOKENIZER_CONFIG_BYTES
+from rushlight.text.files import read_tokenizer_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,12 +88,13 @@ def read_settings(find: Callable[[str], Path | None]) -> TokenizerSettings:
         TokenizerError: a file cannot be read, or a value in it is not what transformers writes.
     """
     path = find(CONFIG)
-    config = {} if path is None else _object(path)
+    config = {} if path is None else read_tokenizer_object(path, max_bytes=MAX_TOKENIZER_CONFIG_BYTES)
     decoder = config.get("added_tokens_decoder")
     values = {key: (path, config[key]) for key in (*NAMES, *EXTRA) if config.get(key)}
     older = None if decoder is not None else find("special_tokens_map.json")
     if older is not None:
-        values |= {key: (older, value) for key, value in _object(older).items() if key in (*NAMES, *EXTRA) and value}
+        older_values = read_tokenizer_object(older)
+        values |= {key: (older, older_values[key]) for key in (*NAMES, *EXTRA) if older_values.get(key)}
     names = {key: _token(*values[key], key) for key in NAMES if key in values}
     special = list(names.values())
     for key in EXTRA:
@@ -116,10 +118,6 @@ def read_settings(find: Callable[[str], Path | None]) -> TokenizerSettings:
         config=config,
         file=path,
     )
-
-
-def _object(path: Path) -> dict[str, Any]:
-    return parse_object(read_bytes(path), path)
 
 
 def class_name(config: Mapping[str, Any], path: Path | None) -> str | None:
@@ -185,7 +183,7 @@ def _listed_older(path: Path | None) -> list[AddedToken]:
     """The tokens of added_tokens.json: an object of texts, each with its id."""
     if path is None:
         return []
-    items = _object(path).items()
+    items = read_tokenizer_object(path).items()
     return [
         AddedToken(content, _id(path, value, content), special=False, file=path) for content, value in items if content
     ]
