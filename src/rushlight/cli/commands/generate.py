@@ -349,15 +349,11 @@ def _search(
 
 
 def _read_schema(file: str) -> str:
-    from pathlib import Path
-
+    from rushlight.files.text_file import read_text
     from rushlight.generation.sampling.params import MAX_GRAMMAR_CHARS
 
-    try:
-        with Path(file).open(encoding="utf-8") as opened:
-            return opened.read(MAX_GRAMMAR_CHARS + 1)  # one more is refused
-    except UnicodeDecodeError as error:
-        raise RequestError("the JSON schema is not UTF-8", file=file, offset=error.start) from None
+    # The limit counts characters; one has at most 4 bytes.
+    return read_text(file, max_bytes=4 * MAX_GRAMMAR_CHARS, error=RequestError, allow_pipe=True)
 
 
 def _read_stdin(source: str | None) -> str:

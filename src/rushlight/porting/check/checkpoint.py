@@ -12,9 +12,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import open_headers, read_config
-from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.stats import measure
-from rushlight.errors import ConfigError, RequestError, TokenizerError
+from rushlight.errors import ConfigError, RequestError, TokenizerError, first_ten
 from rushlight.loading.load import LANGUAGE_MODEL, generation_config, tokenizer_beside
 from rushlight.models import ARCHITECTURES, GPT2_VOCAB_SIZE, load_port
 from rushlight.models.gpt2 import GPT2
@@ -64,7 +63,7 @@ def check(
     """
     architecture = model_named(model, port)
     with open_headers(
-        source, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=architecture)
+        source, offline=offline, revision=revision, allow_missing=partial(tied_heads, architecture=architecture)
     ) as checkpoint:
         return examine(checkpoint, architecture, data=data)
 
