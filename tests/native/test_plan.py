@@ -10,7 +10,7 @@ import pytest
 from native_helpers import ArrayTensor, random
 
 from rushlight.backends.batch import Batch, Chunk, KVShape
-from rushlight.backends.cpu import MOST_PLANS, MOST_RECORDED_ROWS, CPUBackend
+from rushlight.backends.cpu import MAX_PLANS, MAX_RECORDED_ROWS, CPUBackend
 from rushlight.backends.protocol import NotRecordableError, Role, SamplingRow
 from rushlight.models.gpt2 import GPT2, GPT2Config
 from rushlight.nn import Activation, bind
@@ -119,16 +119,16 @@ def test_results_do_not_change_when_the_plan_runs_again():
 def test_steps_of_many_rows_are_not_recorded():
     ops = CPUBackend()
     calls = Calls(gpt2(ops))
-    run(ops.capture(calls), ops, [[Chunk([1] * (MOST_RECORDED_ROWS + 1), 0, [0, 1])]] * 4)
+    run(ops.capture(calls), ops, [[Chunk([1] * (MAX_RECORDED_ROWS + 1), 0, [0, 1])]] * 4)
     assert calls.n == 4
 
 
 def test_the_least_recently_used_plan_is_evicted():
     ops = CPUBackend()
     forward = ops.capture(gpt2(ops))
-    for n in range(1, MOST_PLANS + 5):
+    for n in range(1, MAX_PLANS + 5):
         run(forward, ops, [[Chunk([1] * n, 0, [0])]] * 3)
-    assert len(forward._plans) == MOST_PLANS
+    assert len(forward._plans) == MAX_PLANS
 
 
 def logits(model, x, batch):
