@@ -155,8 +155,7 @@ class Embedding(Module):
         self.weight: Any = Slot((n_rows, n_channels), Role.TABLE)
 
     def __call__(self, ids: NDArray[np.int32]) -> Array:
-        first = (self.first_row,) if self.first_row else ()
-        x = self.ops.embedding(ids, self.weight, *first)
+        x = self.ops.embedding(ids, self.weight, self.first_row)
         return x if self.scale == 1 else x * self.scale
 
     def describe(self) -> str:
