@@ -58,7 +58,7 @@ def test_parameters_of_a_loaded_model(recording):
         ("", "not JSON"),
         ("[1, 2]", "an array"),
         ("null", "null"),
-        ('{"n_layer": 2, "n_layer": 3}', '"n_layer" stands twice'),
+        ('{"n_layer": 2, "n_layer": 3}', '"n_layer" appears twice'),
         ('{"layer_norm_epsilon": NaN}', "NaN"),
         ('{"n_layer": 1e999}', "beyond the range"),
         ('{"n_layer": ' + "9" * 5000 + "}", "an integer of thousands of digits"),

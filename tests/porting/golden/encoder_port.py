@@ -88,7 +88,7 @@ class Mine(PretrainedModel):
     rules: ClassVar = NameRules()
 
     def __init__(self, config):
-        # A guess: centred, as padding="same" is; of a causal one, before is size - 1.
+        # Inferred: centred, as padding="same" is; of a causal one, before is size - 1.
         self.conv = Convolution(config.hidden_size, config.hidden_size, 3, before=1)
         self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.final_norm = Norm(config)

@@ -103,7 +103,7 @@ class Attention(Module):
         self.n_head = config.n_head
         self.scale = 1.0 / math.sqrt(config.n_embd // config.n_head)
         self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
-        # A guess: a square weight may be either way round; here as the others are.
+        # Inferred: a square weight may be either way round; here as the others are.
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
     def __call__(self, x, batch):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rushlight.checkpoint import display_name, read_config
 from rushlight.checkpoint.dtypes import FLOAT_DTYPES
 from rushlight.errors import ConfigError
-from rushlight.porting.scaffold.infer import Layer, conv1d_by_majority, guess
+from rushlight.porting.scaffold.infer import Layer, conv1d_by_majority, infer_layer
 from rushlight.porting.scaffold.source_text import (
     WIDTH,
     assignment,
@@ -161,7 +161,7 @@ class Config:
             yield from self.all_layers(child)
 
     def layer(self, node: Node) -> Layer | None:
-        return None if node.children else guess(node.name, node.tensors, conv1d=self.conv1d, eps=self.eps)
+        return None if node.children else infer_layer(node.name, node.tensors, conv1d=self.conv1d, eps=self.eps)
 
     def size(self, dim: int) -> str:
         """A size in Python: a field of the config where it has a name, or three or four times the width."""
@@ -229,7 +229,7 @@ class Config:
             layer = self.layer(child)
             if layer and layer.doubt and layer.doubt not in doubts:
                 doubts.add(layer.doubt)
-                init.append(f"# A guess: {layer.doubt}.")
+                init.append(f"# Inferred: {layer.doubt}.")
             init += assignment(child_name, self.made(child, room_for(child_name), self.layer_number(child, given)))
         for tensor, shape in node.tensors.items():
             init += self.slot(tensor, shape)
