@@ -95,7 +95,7 @@ def test_a_gpt2_without_biases_leaves_its_norm_to_be_written(nanogpt, ported):
     path, written = ported(nanogpt.write())
     assert written.to_write == ("Norm",)
     model = rushlight.load(nanogpt.folder, port=path)
-    with pytest.raises(PortError, match=r"my_model.py: what Norm computes is still to be written"):
+    with pytest.raises(PortError, match=r"my_model.py: Norm.__call__ is still to be written"):
         model.logits([1])
 
 
