@@ -553,7 +553,8 @@ def test_a_recorded_prompt_beyond_a_modules_table_is_an_error(golden, write, tmp
 
 
 PORT_OF_A_TABLE = """
-from rushlight.nn import Embedding, Module, NameRules
+from rushlight.models import PretrainedModel
+from rushlight.nn import Embedding, NameRules
 
 class Config:
     @classmethod
@@ -561,7 +562,7 @@ class Config:
         return cls()
     from_tensors = from_json
 
-class ARCHITECTURE(Module):
+class ARCHITECTURE(PretrainedModel):
     config_type = Config
     rules = NameRules()
     def __init__(self, config):

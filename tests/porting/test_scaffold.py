@@ -98,7 +98,7 @@ def test_only_what_the_checkpoint_stores_differently_is_edited(nanogpt, ported):
         changes.remove(f"- {old}")
         changes.remove(f"+ {old.replace('Conv1D', new).replace(chr(34) + 'transformer.' + chr(34) + ',', new)}")
     assert f"+ # Inferred: {SQUARE}." in changes
-    assert len([line for line in changes if "import" not in line and line[2:]]) == 2  # the comments
+    assert len([line for line in changes if "import" not in line and line[2:]]) == 1  # the comment
 
 
 def test_an_untied_head(tales, ported):
@@ -163,7 +163,7 @@ def test_a_table_under_the_heads_name_is_referred_to_check(nanogpt, ported):
 
 def test_a_config_that_does_not_match_the_tensors_is_referred_to_check(tales, ported):
     tales.config["n_positions"] = 1024
-    with pytest.raises(PortError, match=r"wpe\.weight has shape \(512, 192\).*expected \(1024, 192\).*rushlight check"):
+    with pytest.raises(PortError, match=r"wpe.weight: .*expected \(1024, 192\), found \(512, 192\).*rushlight check"):
         ported(tales.write())
 
 

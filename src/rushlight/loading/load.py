@@ -80,7 +80,7 @@ def load(
         RushlightError: one of its subclasses. Nothing is loaded then: never other weights, another device or dtype.
     """
     if kv_bytes is not None and (not isinstance(kv_bytes, int) or kv_bytes < 0):
-        raise RequestError(f"kv_bytes must be a number of bytes, 0 or more, and is {kv_bytes!r}")
+        raise RequestError("kv_bytes must be a whole number of bytes, 0 or more", found=repr(kv_bytes))
     ops = open_backend(device, dtype, threads=threads, exact=exact)
     ported = None if port is None else load_port(port)
     with ExitStack() as files:
