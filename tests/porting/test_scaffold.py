@@ -224,7 +224,7 @@ def test_the_port_of_an_encoder_equals_the_reviewed_one(own, ported, tmp_path):
     for device in ("cpu", "reference"):
         module = rushlight.load_module(own.folder, port=path, device=device)
         assert not list(module.named_slots())
-        with pytest.raises(PortError, match=r"my_model.py: what Mine computes is still to be written"):
+        with pytest.raises(PortError, match=r"my_model.py: Mine.__call__ is still to be written"):
             module(None)
     with pytest.raises(PortError, match="no language model"):
         rushlight.load(own.folder, port=path)
