@@ -303,7 +303,7 @@ def _find(checkpoint: Checkpoint, name: str) -> Path | None:
 
 def _tokenizer(checkpoint: Checkpoint, config: Config) -> tuple[Tokenizer | None, TokenizerError | None]:
     """The tokenizer beside the weights; GPT-2's own for a bare file with GPT-2's vocabulary; or None, and why not."""
-    from rushlight.text import Tokenizer
+    from rushlight.text import gpt2_tokenizer
     from rushlight.text.tokenizer_settings import read_settings
 
     tokenizer = tokenizer_beside(checkpoint)
@@ -311,7 +311,7 @@ def _tokenizer(checkpoint: Checkpoint, config: Config) -> tuple[Tokenizer | None
         return None, tokenizer
     if tokenizer is None and config.vocab_size == GPT2_VOCAB_SIZE:
         _log.warning("no tokenizer beside the weights: using GPT-2's, which has the same %d tokens", GPT2_VOCAB_SIZE)
-        tokenizer = Tokenizer.gpt2(read_settings(partial(_find, checkpoint)))
+        tokenizer = gpt2_tokenizer(read_settings(partial(_find, checkpoint)))
     if tokenizer is not None and (beyond := tokenizer.check_fits(config.vocab_size)):
         _log.warning(
             "the model embeds %d tokens, and not the tokenizer's %s: never generated, and refused in a prompt",
