@@ -2,8 +2,8 @@
 
 Measured with llguidance 1.9: multipleOf n takes one state per remainder (100,000: half a second, and linear beyond);
 the time for optional properties is quadratic in their number (2,000: a third of a second), that for patternProperties
-grows faster still (100: a third of a second, 300: half a minute). Lengths, numbers of items, ranges, repeats in patterns
-and alternatives take little, or reach the library's own limits within two seconds.
+grows faster still (100: a third of a second, 300: half a minute). Lengths, numbers of items, ranges, repeats in
+patterns and alternatives take little, or reach the library's own limits within two seconds.
 """
 
 from __future__ import annotations
