@@ -322,7 +322,7 @@ def test_a_bare_file_with_linear_layers_is_told_so(tmp_path, refused):
 def test_a_bare_file_of_other_heads_needs_its_config(edit, refused):
     (edit.folder / "config.json").unlink()
     error = refused(edit.folder, ConfigError)
-    assert "n_embd 18 is no multiple of 64" in str(error)
+    assert "n_embd 18 is not a multiple of 64" in str(error)
     assert "config.json" in error.remedy
 
 

@@ -14,9 +14,8 @@ from rushlight.backends import open_backend
 from rushlight.checkpoint import Checkpoint, display_name, open_checkpoint, read_config
 from rushlight.errors import ConfigError, FormatError, PortError, RequestError, TokenizerError, first_ten
 from rushlight.host.memory import naming_shortages
-from rushlight.models import ARCHITECTURES, load_port, recognise
+from rushlight.models import ARCHITECTURES, GPT2_VOCAB_SIZE, load_port, recognise
 from rushlight.models.generation_config import GENERATION_KEYS, GenerationConfig
-from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
 from rushlight.models.tied import tied_heads
 from rushlight.nn import bind
 

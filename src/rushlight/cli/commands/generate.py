@@ -42,7 +42,7 @@ from rushlight.cli.options import (
     parse_biases,
     quoted,
 )
-from rushlight.cli.prompt_progress import showing_progress
+from rushlight.cli.prompt_progress import with_prompt_progress
 from rushlight.cli.terminal import is_watched, out_json, out_text, say, say_wrapped, status
 from rushlight.errors import RequestError
 
@@ -230,7 +230,7 @@ def generate(
         stream = loaded.stream(prompt, stop=stop or (), **settings)
         result = stream.result
         _say_of_request(name is not None, params)
-        pieces = timed(showing_progress(stream))
+        pieces = timed(with_prompt_progress(stream))
         if as_json:
             for _ in pieces:
                 pass
