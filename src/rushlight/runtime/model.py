@@ -146,7 +146,7 @@ class Model:
         self._no_tokenizer = no_tokenizer
         self._grammars: Grammars | None = None
         self._plain = self._running(module, self.forward)
-        missing = [] if tokenizer is None else tokenizer.missing_ids(config.vocab_size)
+        missing = [] if tokenizer is None else tokenizer.unused_ids(config.vocab_size)
         self._allowed = self._all_but((*missing, *suppressed_ids))
         self._allowed_first = None
         if begin_suppressed_ids:
@@ -576,7 +576,7 @@ class Model:
 
         Args:
             text: the text, its pieces as a file gives them, or its token ids; read as they are needed. Pieces are
-                encoded as the whole text is, wherever they are cut (see `rushlight.text.encode_pieces`).
+                encoded as the whole text is, wherever they are cut (see `rushlight.text.encode_chunks`).
             window: tokens in a window; None is the model's context.
             stride: tokens from one window to the next; None is 512, or the window where that is less. A smaller one
                 gives each token more context and takes longer.
