@@ -405,7 +405,7 @@ def test_graphs_are_recorded_once_a_shape_and_replayed(torch, graphs):
     table, calls = ops.load_weight(ArrayTensor(random(50, 8)), Role.TABLE), []
 
     class Forward:
-        revision = 0
+        version = 0
 
         def __call__(self, step):
             calls.append(tuple(step.ids.shape))
@@ -434,7 +434,7 @@ def test_graphs_are_recorded_once_a_shape_and_replayed(torch, graphs):
     assert len(pools) == 4
     assert len(set(pools)) == 1
 
-    forward.revision = 1
+    forward.version = 1
     run(Batch.of(chunks, cache))
     assert pools[-1] not in pools[:-1]  # a pool is not opened again when its graphs are gone
 

@@ -93,9 +93,9 @@ def test_the_last_step_is_reused_by_all_layers_and_keeps_no_cache_alive():
     assert steps.of(steps.of(second)) is steps.of(second)
 
 
-def test_a_recording_serves_its_forward_and_shape_until_a_module_changes():
+def test_a_recording_serves_its_forward_and_shape_until_the_forward_changes():
     class Forward:
-        revision = 1
+        version = 1
 
     made = []
 
@@ -108,8 +108,19 @@ def test_a_recording_serves_its_forward_and_shape_until_a_module_changes():
     for _ in range(2):
         for words, number in (((first, one), 0), ((first, two), 1), ((second, one), 2)):
             assert recorded.get(*words, make)[0] == number
-    first.revision = second.revision = 2
-    for words, number in (((first, one), 3), ((first, one), 3), ((second, one), 4)):
+    first.version = 2
+    for words, number in (((first, one), 3), ((first, one), 3), ((second, one), 2)):
         assert recorded.get(*words, make)[0] == number
-    # Each receives one of the others, but after a change none from before it.
-    assert [other and other[0] for _, other in made] == [None, 0, 0, None, 3]
+    second.version = 2
+    assert recorded.get(second, one, make)[0] == 4
+    # Each receives one of the others, and never one of its own forward from before the change.
+    assert [other and other[0] for _, other in made] == [None, 0, 0, 2, 3]
+
+
+def test_a_changed_forward_receives_no_recording_from_before_the_change():
+    forward = type("Forward", (), {"version": 1})()
+    others, recorded, step = [], Recordings(), HostStep.of(decode_batch(1), SPARE)
+    for version in (1, 2):
+        forward.version = version
+        recorded.get(forward, step, lambda other: others.append(other) or "recording")
+    assert others == [None, None]

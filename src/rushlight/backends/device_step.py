@@ -200,9 +200,9 @@ class LastStep:
         return self._step
 
 
-def revision(forward: Forward) -> int:
+def version(forward: Forward) -> int:
     """A number that changes when the forward's modules do; see `rushlight.nn.Module`. Plain functions do not change."""
-    return getattr(forward, "revision", 0)
+    return getattr(forward, "version", 0)
 
 
 Recording = TypeVar("Recording")
@@ -212,21 +212,23 @@ class Recordings(Generic[Recording]):
     """The recordings of decode steps over one cache, by forward and shape."""
 
     def __init__(self) -> None:
-        self._revision = 0
-        self._made: dict[tuple[object, ...], Recording] = {}
+        self._made: dict[Forward, tuple[int, dict[tuple[int, ...], Recording]]] = {}
 
     def get(self, forward: Forward, host: HostStep, record: Callable[[Recording | None], Recording]) -> Recording:
-        """The recording for this forward and a step of this shape; made by `record` if there is none.
+        """The recording of this forward for a step of this shape, made by `record` if there is none.
 
-        `record` receives any other recording of this cache, or None. When a module changes, all recordings are dropped.
+        A forward's recordings are dropped when its modules change. `record` receives any other recording of this cache,
+        or None.
         """
-        if revision(forward) != self._revision:
-            self._made.clear()
-            self._revision = revision(forward)
-        key = (forward, *host.tables.shape)
-        if key not in self._made:
-            self._made[key] = record(next(iter(self._made.values()), None))
-        return self._made[key]
+        now = version(forward)
+        if self._made.get(forward, (now,))[0] != now:
+            del self._made[forward]
+        made = self._made.setdefault(forward, (now, {}))[1]
+        shape = host.tables.shape
+        if shape not in made:
+            others = (recording for _, each in self._made.values() for recording in each.values())
+            made[shape] = record(next(others, None))
+        return made[shape]
 
 
 class Captured:
@@ -246,14 +248,14 @@ class Captured:
         self._run = run
         self._run_eagerly = run_eagerly
         self._device = device
-        self._eager_revision: int | None = None
+        self._eager_version: int | None = None
 
     def __call__(self, batch: Batch) -> Array:
-        if self._eager_revision != revision(self._forward):  # a changed module may be recordable
+        if self._eager_version != version(self._forward):  # a changed module may be recordable
             try:
                 return self._run(batch)
             except NotRecordableError as reason:
-                self._eager_revision = revision(self._forward)
+                self._eager_version = version(self._forward)
                 _log.info("%s runs this model without recorded steps: %s", self._device, reason)
         return self._run_eagerly(batch)
 

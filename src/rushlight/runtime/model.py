@@ -26,9 +26,9 @@ from rushlight.generation import (
     SamplingParams,
     SamplingSettings,
     Scorer,
-    Sequence,
+    SequenceState,
+    sliding_windows,
     takes_settings,
-    windows,
 )
 from rushlight.generation.runner import PREFILL_ROWS
 from rushlight.generation.speculation.controller import PromptLookup
@@ -41,8 +41,7 @@ from rushlight.text import StopStrings
 from rushlight.text.constraint import Grammars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from collections.abc import Sequence as Ids
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import Unpack
 
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
     from rushlight.backends.protocol import Backend
     from rushlight.generation import FinishReason, Forward
-    from rushlight.generation.speculation.controller import Guesser
+    from rushlight.generation.speculation.controller import Proposer
     from rushlight.models import Config
     from rushlight.nn import Module
     from rushlight.nn.tap import Hook
@@ -74,15 +73,15 @@ class Request:
             wins.
     """
 
-    prompt: str | Ids[int]
-    stop: str | Ids[str] | None
+    prompt: str | Sequence[int]
+    stop: str | Sequence[str] | None
     settings: SamplingSettings
 
     @takes_settings
     def __init__(
         self,
-        prompt: str | Ids[int],
-        stop: str | Ids[str] | None = (),
+        prompt: str | Sequence[int],
+        stop: str | Sequence[str] | None = (),
         settings: SamplingSettings | None = None,
         **keywords: Unpack[SamplingSettings],
     ) -> None:
@@ -147,7 +146,7 @@ class Model:
         self._no_tokenizer = no_tokenizer
         self._grammars: Grammars | None = None
         self._plain = self._running(module, self.forward)
-        missing = [] if tokenizer is None else tokenizer.missing_ids(config.vocab_size)
+        missing = [] if tokenizer is None else tokenizer.unused_ids(config.vocab_size)
         self._allowed = self._all_but((*missing, *suppressed_ids))
         self._allowed_first = None
         if begin_suppressed_ids:
@@ -196,7 +195,11 @@ class Model:
 
     @takes_settings
     def generate(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stop: str | Sequence[str] | None = (),
+        **settings: Unpack[SamplingSettings],
     ) -> Generation:
         """The text that goes on from a prompt: greedy and at most 100 tokens, unless the settings say otherwise.
 
@@ -223,7 +226,11 @@ class Model:
 
     @takes_settings
     def stream(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stop: str | Sequence[str] | None = (),
+        **settings: Unpack[SamplingSettings],
     ) -> Stream:
         """As `generate`, piece by piece. What is wrong with the request is raised here, before the first piece."""
         engine = self._here.engine
@@ -231,7 +238,11 @@ class Model:
 
     @takes_settings
     def astream(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stop: str | Sequence[str] | None = (),
+        **settings: Unpack[SamplingSettings],
     ) -> AsyncStream:
         """As `stream`, for `async for`: the event loop goes on while another thread computes.
 
@@ -242,7 +253,7 @@ class Model:
         return AsyncStream(engine, self._writer(engine, prompt, stop, settings))
 
     def generate_many(
-        self, requests: Iterable[Request | str | Ids[int]], *, max_active: int = 16
+        self, requests: Iterable[Request | str | Sequence[int]], *, max_active: int = 16
     ) -> Iterator[tuple[int, Generation | RushlightError]]:
         """Texts for many prompts, several at a time: faster than one after another, and the same texts.
 
@@ -268,7 +279,7 @@ class Model:
             raise RequestError(f"max_active is {max_active!r}: it should be a whole number, 1 or more")
         engine = self._here.engine
 
-        def writers(given: Request | str | Ids[int]) -> list[Writer]:
+        def writers(given: Request | str | Sequence[int]) -> list[Writer]:
             request = given if isinstance(given, Request) else Request(given)
             return self._writers(engine, request.prompt, request.stop, request.settings)
 
@@ -276,7 +287,7 @@ class Model:
         return write_many(engine, texts, max_active)
 
     def _writer(
-        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str] | None, settings: SamplingSettings
+        self, engine: Engine, prompt: str | Sequence[int], stop: str | Sequence[str] | None, settings: SamplingSettings
     ) -> Writer:
         writers = self._writers(engine, prompt, stop, settings)
         if len(writers) > 1:
@@ -284,7 +295,7 @@ class Model:
         return writers[0]
 
     def _writers(
-        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str] | None, settings: SamplingSettings
+        self, engine: Engine, prompt: str | Sequence[int], stop: str | Sequence[str] | None, settings: SamplingSettings
     ) -> list[Writer]:
         """What a request comes to, checked: a writer for each of its texts."""
         self._check_causal()
@@ -306,13 +317,13 @@ class Model:
                 constraint and constraint.copy(),
                 allowed_first=self._allowed_first,
             )
-            sequence = Sequence(
+            sequence = SequenceState(
                 prompt_ids,
                 sampler,
                 max_tokens=own.max_tokens,
                 context_length=self.context_length,
                 stop_ids=stop_ids,
-                guessers=self._guessers(engine, sampler),
+                proposers=self._proposers(engine, sampler),
             )
             engine.check(sequence)
             result = Generation(
@@ -334,22 +345,22 @@ class Model:
             return self._grammars.regex(params.regex)
         return self._grammars.json_schema(params.json_schema or {})
 
-    def _guessers(self, engine: Engine, sampler: Sampler) -> list[Guesser | Draft]:
+    def _proposers(self, engine: Engine, sampler: Sampler) -> list[Proposer | Draft]:
         if sampler.params.speculate is False or self._here is not self._plain:  # a trace has rows of the text alone
             return []
         return [PromptLookup(), *([Draft(engine.drafts, sampler)] if engine.drafts else [])]
 
     def beam_search(
         self,
-        prompt: str | Ids[int],
+        prompt: str | Sequence[int],
         *,
         n_beams: int | None = 4,
         max_tokens: int | None = 100,
         length_penalty: float | None = 1.0,
         early_stopping: bool | Literal["never"] | None = False,
         n: int | None = 1,
-        stop: str | Ids[str] | None = (),
-        stop_ids: Ids[int] | None = (),
+        stop: str | Sequence[str] | None = (),
+        stop_ids: Sequence[int] | None = (),
         ignore_eos: bool | None = False,
         repetition_penalty: float | None = 1.0,
         presence_penalty: float | None = 0.0,
@@ -416,7 +427,7 @@ class Model:
             beams.append(Beam(prompt_ids, ids, words + shown.flush(), reason, text.logprob, text.score))
         return beams
 
-    def _all_but(self, ids: Ids[int]) -> NDArray[np.bool_] | None:
+    def _all_but(self, ids: Sequence[int]) -> NDArray[np.bool_] | None:
         """(V,): the tokens that may be chosen where these may not; None for all."""
         if not ids:
             return None
@@ -424,11 +435,11 @@ class Model:
         allowed[list(ids)] = False
         return allowed
 
-    def _stops(self, strings: Ids[str], prompt_ids: Ids[int]) -> Callable[[Ids[int]], bool]:
+    def _stops(self, strings: Sequence[str], prompt_ids: Sequence[int]) -> Callable[[Sequence[int]], bool]:
         """Whether new tokens hold a stop string."""
         decode = self._prompts.need_tokenizer("stop strings need a tokenizer").decode
 
-        def stops(ids: Ids[int]) -> bool:
+        def stops(ids: Sequence[int]) -> bool:
             text = decode(ids, before=prompt_ids)
             return any(string in text for string in strings)
 
@@ -442,7 +453,7 @@ class Model:
         """
         return self._prompts.need_tokenizer(why)
 
-    def prompt_ids(self, prompt: str | Ids[int]) -> list[int]:
+    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """The token ids that the model is given for a prompt: of a text with what the tokenizer puts before it.
 
         Raises:
@@ -450,7 +461,7 @@ class Model:
         """
         return self._prompts.ids(prompt)
 
-    def logits(self, prompt: str | Ids[int]) -> NDArray[np.floating]:
+    def logits(self, prompt: str | Sequence[int]) -> NDArray[np.floating]:
         """The model's logits after every token of a text or of token ids: (T, V), float32.
 
         Raises:
@@ -509,7 +520,7 @@ class Model:
         with self._tap(patch_hook(self._backend, patches)):
             yield
 
-    def score(self, prompt: str | Ids[int], continuation: str | Ids[int]) -> Score:
+    def score(self, prompt: str | Sequence[int], continuation: str | Sequence[int]) -> Score:
         """How likely `continuation` is after `prompt`: lm-evaluation-harness's loglikelihood.
 
         Two texts are encoded as that harness does: white space at the end of the prompt is moved to the continuation,
@@ -526,7 +537,7 @@ class Model:
         """
         return next(self.score_many([(prompt, continuation)]))
 
-    def score_many(self, pairs: Iterable[tuple[str | Ids[int], str | Ids[int]]]) -> Iterator[Score]:
+    def score_many(self, pairs: Iterable[tuple[str | Sequence[int], str | Sequence[int]]]) -> Iterator[Score]:
         """`score` of each (prompt, continuation), in order: the same figures, and faster than one after another.
 
         Pairs are read some dozens ahead and scored several in a step. What pairs in a row begin with, as the answers to
@@ -560,7 +571,7 @@ class Model:
 
         Args:
             text: the text, its pieces as a file gives them, or its token ids; read as they are needed. Pieces are
-                encoded as the whole text is, wherever they are cut (see `rushlight.text.encode_pieces`).
+                encoded as the whole text is, wherever they are cut (see `rushlight.text.encode_chunks`).
             window: tokens in a window; None is the model's context.
             stride: tokens from one window to the next; None is 512, or the window where that is less. A smaller one
                 gives each token more context and takes longer.
@@ -581,7 +592,7 @@ class Model:
         read: deque[int] = deque()
 
         def sequences() -> Iterator[tuple[list[int], int]]:
-            for ids, n_new in windows(self._prompts.pieces(text, result), window, stride):
+            for ids, n_new in sliding_windows(self._prompts.pieces(text, result), window, stride):
                 read.append(n_new)
                 yield ids, min(n_new, len(ids) - 1)
 
