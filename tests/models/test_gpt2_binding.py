@@ -35,6 +35,14 @@ def test_a_tied_head_that_is_in_the_file_too(recording, edit):
     assert model.n_parameters == without.n_parameters
 
 
+def test_a_tied_head_that_is_in_the_file_in_place_of_the_table(recording, edit):
+    without = edit.load()
+    edit.tensors["lm_head.weight"] = edit.tensors.pop("transformer.wte.weight")
+    model = edit.load()
+    assert np.array_equal(model.logits(recording.ids), without.logits(recording.ids))
+    assert model.n_parameters == without.n_parameters
+
+
 def test_a_head_of_its_own_that_equals_the_table(recording, edit):
     edit.config["tie_word_embeddings"] = False
     edit.tensors["lm_head.weight"] = edit.tensors["transformer.wte.weight"]

@@ -97,7 +97,7 @@ def size(
     """
 
     def read(fields: Fields, name: str, before: Mapping[str, Any]) -> int:
-        key = older_key if older_key and not fields.has(name) else name
+        key = older_key if fields.has(older_key) and not fields.has(name) else name
         fallback = default(before) if callable(default) else default
         value = fields.size(key, at_most=at_most) if fallback is None else fields.size(key, fallback, at_most=at_most)
         for alias in aliases:
