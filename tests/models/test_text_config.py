@@ -85,7 +85,7 @@ def test_an_older_key_is_read_where_the_key_is_missing():
         ({"d_model": 25}, "d_model is 25 and hidden_size 24"),
         ({"num_key_value_heads": 3}, "num_key_value_heads is 3, which does not divide num_attention_heads 4"),
         ({"model_type": "other"}, "model_type is 'other'"),
-        ({"mixture": 4}, "mixture is 4, which rushlight does not do"),
+        ({"mixture": 4}, "mixture is 4, which rushlight does not support"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
         ({"hidden_act": "mish"}, "hidden_act is 'mish'"),
         ({"side": "up"}, "side is 'up'"),
@@ -165,7 +165,7 @@ def test_other_unknown_keys_are_logged_and_benign_ones_are_not(caplog):
     caplog.set_level(logging.WARNING, logger="rushlight")
     read(colour="red", use_cache=True, temperature=2.0, n_friends=3)
     (record,) = caplog.records
-    assert record.getMessage().endswith("keys that rushlight does not know and leaves alone: n_friends")
+    assert record.getMessage().endswith("ignored unknown keys: n_friends")
 
 
 # What the tensors show

@@ -247,7 +247,7 @@ class Fit:
                 "tensors that are there twice",
                 "With and without a prefix, they are for the same place.",
                 "keep one of each",
-                [(checker.tensors[each.name], each.mend.partition(":")[0]) for each in twice],
+                [(checker.tensors[each.name], each.fix.partition(":")[0]) for each in twice],
             )
         self._check_other_names()
         if missing := self._take("missing"):
