@@ -121,7 +121,7 @@ def test_other_threads_are_not_traced(model):
 
 
 def test_paths_that_are_none_are_refused_with_the_nearest(model):
-    nearest = r"no module 'h\.3\.atn'; did you mean 'h\.3\.attn'"
+    nearest = r"no such module: 'h\.3\.atn'; did you mean 'h\.3\.attn'"
     with pytest.raises(RequestError, match=nearest), model.patch({"h.3.atn": abs}):
         pass
     with pytest.raises(RequestError, match=r"no module 'h\.\*\.nothing'"), model.trace("h.*.nothing"):
