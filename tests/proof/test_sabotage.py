@@ -292,7 +292,7 @@ def test_what_is_wrong_by_itself_is_told_from_what_carries_it_on(spoiled):
     assert [path for path, status in statuses.items() if status == "diverges"] == ["h.1.attn.c_proj"]
     paths = list(statuses)
     behind = paths[paths.index("h.1.attn.c_proj") + 1 :]
-    assert {statuses[path] for path in behind} == {"carries"}
+    assert {statuses[path] for path in behind} == {"propagated"}
     assert {statuses[path] for path in paths[: paths.index("h.1.attn.c_proj")]} == {"equal"}
 
 
@@ -300,7 +300,7 @@ def test_nan_is_larger_than_any_error(spoiled):
     spoiled.tensors["wpe.weight"][1] = np.nan
     report = spoiled.report(weights=False, device="reference")
     wpe = next(result for result in report.modules if result.path == "wpe")
-    assert math.isnan(wpe.alone)
+    assert math.isnan(wpe.teacher_forced)
     assert wpe.status == "diverges"
     assert report.logits is not None
     assert report.logits.distance.non_finite > 0

@@ -170,7 +170,7 @@ def read_golden(path: str | os.PathLike[str]) -> Golden:
                 found=about.get("version"),
                 remedy="record it again, or use the rushlight that wrote it",
             )
-        reader = _Reader(checkpoint)
+        reader = _GoldenReader(checkpoint)
         golden = reader.golden(about, str(path))
         if reader.problems:
             lines = "\n  ".join(first_ten(reader.problems))
@@ -178,7 +178,7 @@ def read_golden(path: str | os.PathLike[str]) -> Golden:
         return golden
 
 
-class _Reader:
+class _GoldenReader:
     """Reads what the metadata names, and notes all that is wrong with it."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -105,7 +105,7 @@ class _Recorder:
         self._case = case
         self._names: dict[tuple[str, str], str] = {}
         self._calls: Counter[str] = Counter()
-        self._running: list[tuple[str, str | None]] = []
+        self._stack: list[tuple[str, str | None]] = []
         self.tensors: dict[str, NDArray[Any]] = {}
         self.calls: list[Call] = []
 
@@ -113,10 +113,10 @@ class _Recorder:
         self._calls[path] += 1
         call = path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
         # Kept before the module runs: one that works in place overwrites it.
-        self._running.append((call, self._keep("input", call, self._first((*args, *kwargs.values())))))
+        self._stack.append((call, self._keep("input", call, self._first((*args, *kwargs.values())))))
 
     def leave(self, module: Any, output: Any) -> None:
-        call, given = self._running.pop()
+        call, given = self._stack.pop()
         returned = self._keep("output", call, self._first(output))
         line = type(module).__name__ if next(module.children(), None) is not None else " ".join(repr(module).split())
         eps = next((value for key in ("eps", "variance_epsilon") if (value := getattr(module, key, None))), None)

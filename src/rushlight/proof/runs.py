@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rushlight.nn import Module
     from rushlight.proof.golden import Call, Case
 
-__all__ = ["Alone", "Free", "View"]
+__all__ = ["FreeRunning", "TeacherForced", "View"]
 
 
 class View:
@@ -92,7 +92,7 @@ class View:
 
 
 @dataclass(slots=True)
-class _Running:
+class ModuleCall:
     """A call that has begun: what it was given, and the calls inside it that have ended."""
 
     call: str
@@ -101,13 +101,13 @@ class _Running:
     ended: list[str] = field(default_factory=list)
 
 
-class _Run(ABC):
+class PromptRun(ABC):
     """A run of the port over one prompt. Calls are numbered as in the recording."""
 
     def __init__(self, view: View, kv_shape: KVShape | None) -> None:
         self.view = view
         self._n_calls: Counter[str] = Counter()
-        self._running: list[_Running] = []
+        self._stack: list[ModuleCall] = []
         ids = view.case.ids
         blocks = range(-(-len(ids) // BLOCK_SIZE))
         cache = None if kv_shape is None else view.ops.kv_cache(kv_shape, len(blocks))
@@ -118,25 +118,25 @@ class _Run(ABC):
     def _begin(self, path: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         self._n_calls[path] += 1
         n = self._n_calls[path]
-        running = _Running(path if n == 1 else f"{path}#{n}", path)
-        self._running.append(running)
+        running = ModuleCall(path if n == 1 else f"{path}#{n}", path)
+        self._stack.append(running)
         if args:
             self.view.check_prompt(path, args[0])
         return self.begin(running, args)
 
     def _end(self, _path: str, output: Any) -> Any:
-        running = self._running.pop()
+        running = self._stack.pop()
         output = self.end(running, output)
-        if self._running:
-            self._running[-1].ended.append(running.call)
+        if self._stack:
+            self._stack[-1].ended.append(running.call)
         return output
 
     @abstractmethod
-    def begin(self, running: _Running, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def begin(self, running: ModuleCall, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Called with a module's arguments before it computes; returns those that it gets."""
 
     @abstractmethod
-    def end(self, running: _Running, output: Any) -> Any:
+    def end(self, running: ModuleCall, output: Any) -> Any:
         """Called with what it computed; returns what its caller gets."""
 
     def array(self, x: Any) -> NDArray[Any] | None:
@@ -147,17 +147,17 @@ class _Run(ABC):
         return np.array(x if _is_ids(x) else self.view.ops.to_numpy(x))
 
 
-class Free(_Run):
+class FreeRunning(PromptRun):
     """The port as it is: how far each output is from the recorded one, in the order in which they come."""
 
     def __init__(self, view: View, kv_shape: KVShape | None) -> None:
         self.distances: list[tuple[str, tuple[int, ...], Distance | None]] = []
         super().__init__(view, kv_shape)
 
-    def begin(self, _running: _Running, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def begin(self, _running: ModuleCall, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return args
 
-    def end(self, running: _Running, output: Any) -> Any:
+    def end(self, running: ModuleCall, output: Any) -> Any:
         call, found = self.view.calls.get(running.call), self.array(output)
         if call is not None and found is not None:
             recorded = oriented(self.view.case.output(call), found)
@@ -167,7 +167,7 @@ class Free(_Run):
 
 
 @dataclass(frozen=True, slots=True)
-class _Slip:
+class Divergence:
     """A place where a module does otherwise than was recorded, given what was recorded."""
 
     time: float
@@ -175,18 +175,18 @@ class _Slip:
     cause: str
 
 
-class Alone(_Run):
+class TeacherForced(PromptRun):
     """The port with the recording put in: what each module does by itself."""
 
     def __init__(self, view: View, kv_shape: KVShape | None) -> None:
         self.errors: dict[str, float] = {}
-        self.slips: list[_Slip] = []
+        self.divergences: list[Divergence] = []
         self._time = 0
         self._ended_at: dict[str, int] = {}
         super().__init__(view, kv_shape)
         self._not_called()
 
-    def begin(self, running: _Running, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def begin(self, running: ModuleCall, args: tuple[Any, ...]) -> tuple[Any, ...]:
         self._time += 1
         call, given = self.view.calls.get(running.call), self.array(args[0]) if args else None
         if given is None:
@@ -198,16 +198,16 @@ class Alone(_Run):
         if _is_ids(args[0]):
             self.view.check_ids(call, recorded, running.path, args[0].dtype)
         running.given = recorded
-        if len(self._running) > 1:
-            caller = self._running[-2]
+        if len(self._stack) > 1:
+            caller = self._stack[-2]
             if not self._judge(caller.path, distance(given, recorded)):
                 cause = why_input(self.view.modules[caller.path], self._trial(caller, given, recorded, running.call))
-                self._slip(caller.path, f"before {_inside(running.call, caller.path)}", cause)
+                self._diverge(caller.path, f"before {_inside(running.call, caller.path)}", cause)
         if _is_ids(args[0]):
             return (recorded.astype(args[0].dtype), *args[1:])
         return (self.view.ops.from_numpy(np.ascontiguousarray(recorded, np.float32)), *args[1:])
 
-    def end(self, running: _Running, output: Any) -> Any:
+    def end(self, running: ModuleCall, output: Any) -> Any:
         self._time += 1
         self._ended_at[running.call] = self._time
         call, found = self.view.calls.get(running.call), self.array(output)
@@ -218,10 +218,10 @@ class Alone(_Run):
         right = self._judge(running.path, distance(found, recorded))
         eps = getattr(module, "eps", None)
         if call.eps is not None and isinstance(eps, float) and not math.isclose(eps, call.eps, rel_tol=1e-6):
-            self._slip(running.path, "", f"eps is {eps:g}, and the recording has {call.eps:g}")
+            self._diverge(running.path, "", f"eps is {eps:g}, and the recording has {call.eps:g}")
         elif not right:
             trial = self._trial(running, found, recorded, running.call)
-            self._slip(running.path, "", why_output(module, running.given, trial))
+            self._diverge(running.path, "", why_output(module, running.given, trial))
         return self.view.ops.from_numpy(np.ascontiguousarray(recorded, np.float32))
 
     def _judge(self, path: str, apart: Distance) -> bool:
@@ -230,10 +230,10 @@ class Alone(_Run):
         self.errors[path] = max(apart.relative, self.errors.get(path, 0.0), key=lambda e: (math.isnan(e), e))
         return apart.within(self.view.tolerance)
 
-    def _slip(self, path: str, where: str, cause: str) -> None:
-        self.slips.append(_Slip(self._time, path, ": ".join(part for part in (where, cause) if part)))
+    def _diverge(self, path: str, where: str, cause: str) -> None:
+        self.divergences.append(Divergence(self._time, path, ": ".join(part for part in (where, cause) if part)))
 
-    def _trial(self, running: _Running, found: NDArray[Any], recorded: NDArray[Any], call: str) -> Trial:
+    def _trial(self, running: ModuleCall, found: NDArray[Any], recorded: NDArray[Any], call: str) -> Trial:
         """What is to be explained, with what the module `running` had at hand."""
         sources = {}
         if running.given is not None:
@@ -258,7 +258,7 @@ class Alone(_Run):
                 before = self._ended_at[name]
             elif path in self.view.modules and call.output is not None:
                 self.errors[path] = math.nan
-                self.slips.append(_Slip(before + 0.5, path, "the port never calls it"))
+                self.divergences.append(Divergence(before + 0.5, path, "the port never calls it"))
 
 
 def _is_ids(x: Any) -> bool:

@@ -25,8 +25,8 @@ from rushlight.nn import NameRules
 from rushlight.proof.compare import Distance, distance, oriented
 from rushlight.proof.digest import digest_of_all
 from rushlight.proof.golden import Golden, read_golden
-from rushlight.proof.report import TOLERANCES, LogitsResult, ModuleResult, Report, run_limit
-from rushlight.proof.runs import Alone, Free, View
+from rushlight.proof.report import TOLERANCES, LogitsResult, ModuleResult, VerifyReport, free_running_limit
+from rushlight.proof.runs import FreeRunning, TeacherForced, View
 from rushlight.proof.weights import weight_differences
 from rushlight.runtime.model import Model
 
@@ -53,7 +53,7 @@ def verify(
     checkpoint: Mapping[str, Tensor] | None = None,
     tolerance: float | None = None,
     source: str | None = None,
-) -> Report:
+) -> VerifyReport:
     """Runs a port on the recorded prompts and compares every module with what PyTorch's of the same path did.
 
     Args:
@@ -88,12 +88,12 @@ def verify(
             file=golden.name,
             found=paths or "no modules",
         )
-    runs = [Free(view, kv_shape) for view in views]
-    alone = [Alone(view, kv_shape) for view in views]
+    runs = [FreeRunning(view, kv_shape) for view in views]
+    alone = [TeacherForced(view, kv_shape) for view in views]
     modules = _results(runs, alone, tolerance)
-    slips = [slip for each in alone for slip in each.slips]
-    first = min(slips, key=lambda slip: slip.time).path if slips else None
-    report = Report(
+    divergences = [divergence for each in alone for divergence in each.divergences]
+    first = min(divergences, key=lambda divergence: divergence.time).path if divergences else None
+    report = VerifyReport(
         source=source or (model.name if isinstance(model, Model) else module.describe()),
         golden=Path(golden.name).name,
         device=module.ops.device,
@@ -122,7 +122,7 @@ def _tolerance(dtype: str, recorded_in: str) -> float:
     return max(ours, TOLERANCES[_RECORDED_IN.get(recorded_in, "f32")])
 
 
-def _results(runs: list[Free], alone: list[Alone], tolerance: float) -> list[ModuleResult]:
+def _results(runs: list[FreeRunning], alone: list[TeacherForced], tolerance: float) -> list[ModuleResult]:
     """The modules in the order in which the port ran them, each with its largest errors."""
     view = runs[0].view
     results: dict[str, ModuleResult] = {}
@@ -131,26 +131,26 @@ def _results(runs: list[Free], alone: list[Alone], tolerance: float) -> list[Mod
             if path not in results:
                 kind, recorded = view.modules[path].describe(), run.view.calls[path].repr
                 results[path] = ModuleResult(path, kind, recorded, shape, apart, None, "other shape")
-            elif apart is not None and not _worse(results[path].run, apart):
-                results[path].run = apart
+            elif apart is not None and not _worse(results[path].free_running, apart):
+                results[path].free_running = apart
     for each in alone:
-        for slip in each.slips:
-            if slip.path not in results:
-                recorded = each.view.calls[slip.path].repr if slip.path in each.view.calls else ""
-                kind = view.modules[slip.path].describe()
-                results[slip.path] = ModuleResult(slip.path, kind, recorded, (), None, None, "diverges")
+        for divergence in each.divergences:
+            if divergence.path not in results:
+                recorded = each.view.calls[divergence.path].repr if divergence.path in each.view.calls else ""
+                kind = view.modules[divergence.path].describe()
+                results[divergence.path] = ModuleResult(divergence.path, kind, recorded, (), None, None, "diverges")
     causes: dict[str, str] = {}
     for each in alone:
-        for slip in sorted(each.slips, key=lambda slip: slip.time):
-            causes.setdefault(slip.path, slip.cause)
+        for divergence in sorted(each.divergences, key=lambda divergence: divergence.time):
+            causes.setdefault(divergence.path, divergence.cause)
     for path, result in results.items():
         errors = [each.errors[path] for each in alone if path in each.errors]
-        result.alone = max(errors, key=lambda e: (math.isnan(e), e), default=None)
+        result.teacher_forced = max(errors, key=lambda e: (math.isnan(e), e), default=None)
         result.cause = causes.get(path, "")
     diverged = False
     for path, result in results.items():
         diverged = diverged or path in causes
-        result.status = _status(result, path in causes, tolerance if diverged else run_limit(tolerance))
+        result.status = _status(result, path in causes, tolerance if diverged else free_running_limit(tolerance))
     return list(results.values())
 
 
@@ -159,12 +159,12 @@ def _worse(one: Distance | None, other: Distance) -> bool:
     return one is not None and (math.isnan(one.relative) or one.relative >= other.relative)
 
 
-def _status(result: ModuleResult, slipped: bool, limit: float) -> Status:
-    if slipped:
-        return "not called" if result.run is None and not result.shape else "diverges"
-    if result.run is None:
+def _status(result: ModuleResult, diverges: bool, limit: float) -> Status:
+    if diverges:
+        return "not called" if result.free_running is None and not result.shape else "diverges"
+    if result.free_running is None:
         return "other shape"
-    return "equal" if result.run.within(limit) else "carries"
+    return "equal" if result.free_running.within(limit) else "propagated"
 
 
 def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | None:
@@ -223,7 +223,7 @@ def _notes(view: View, checkpoint: Mapping[str, Tensor] | None, rules: NameRules
     return notes
 
 
-def _failures(report: Report, model: Model | Module, golden: Golden) -> list[str]:
+def _failures(report: VerifyReport, model: Model | Module, golden: Golden) -> list[str]:
     """Why the port is not proven, the most telling reason first."""
     failures = []
     if report.first is not None:
@@ -235,13 +235,13 @@ def _failures(report: Report, model: Model | Module, golden: Golden) -> list[str
         shown = "; ".join(f"{each.name} ({each.how})" for each in report.weights[:3])
         more = f"; and {len(report.weights) - 3} more" if len(report.weights) > 3 else ""
         failures.append(f"these are not the recorded weights: {shown}{more}")
-    adrift = [result for result in report.modules if result.status == "carries"]
+    adrift = [result for result in report.modules if result.status == "propagated"]
     if adrift and report.first is None:
         failures.append(
             f"no module diverges by itself, and errors add up: {adrift[0].name} is the first that is too far off"
         )
     whole = next((result for result in report.modules if not result.path), None)
-    if whole is None or whole.run is None:
+    if whole is None or whole.free_running is None:
         failures.append("what the whole model puts out was not compared: the recording has none of this shape")
     logits = report.logits
     if logits is not None and not logits.distance.within(report.limit if report.first is None else report.tolerance):

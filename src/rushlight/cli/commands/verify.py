@@ -29,7 +29,7 @@ from rushlight.errors import RequestError, printable_line
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
     from rushlight.nn import Module
-    from rushlight.proof import Golden, Report
+    from rushlight.proof import Golden, VerifyReport
     from rushlight.runtime.model import Model
 
 FAILED = 1
@@ -177,7 +177,7 @@ def _load(source: str | None, checkpoint: Checkpoint, port: str | None, **option
     return load(source, port=port, **options)
 
 
-def _tell(report: Report, as_json: bool, wants_page: bool, html: Path | None, open_page: bool) -> None:
+def _tell(report: VerifyReport, as_json: bool, wants_page: bool, html: Path | None, open_page: bool) -> None:
     """Print the report, or what it comes to where a page has the rest."""
     from rushlight.cli.views.verification import report_view
 

@@ -92,20 +92,20 @@ def attention(module: Module, trial: Trial) -> str:
             f"the recording has attention of {theirs.n_head} heads, scale {root} and {theirs.mask} mask; what the port"
             " computes was not found"
         )
-    said = []
+    differences = []
     if mine.n_head != theirs.n_head:
-        said.append(f"{mine.n_head} heads where the recording has {theirs.n_head}")
+        differences.append(f"{mine.n_head} heads where the recording has {theirs.n_head}")
     if mine.scale != theirs.scale:
         scale = "no scale" if mine.scale == 1 else f"a scale of {mine.scale:.4g}"
-        said.append(f"{scale} where the recording has {root}")
+        differences.append(f"{scale} where the recording has {root}")
     if mine.mask != theirs.mask:
         mask = {"causal": "a causal mask", "no": "no mask"}
-        said.append(f"{mask.get(mine.mask, mine.mask)} where the recording has {mask[theirs.mask]}")
+        differences.append(f"{mask.get(mine.mask, mine.mask)} where the recording has {mask[theirs.mask]}")
     if mine.order != theirs.order:
         names = ", ".join("qkv"[i] for i in mine.order)
         exchanged = mine.order == (1, 0, 2)
-        said.append("q and k exchanged" if exchanged else f"{names} for q, k, v")
-    return f"attention with {' and '.join(said)}"
+        differences.append("q and k exchanged" if exchanged else f"{names} for q, k, v")
+    return f"attention with {' and '.join(differences)}"
 
 
 def _attend(parts: Sequence[Floats], way: _Attention) -> Floats:

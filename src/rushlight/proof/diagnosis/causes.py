@@ -1,6 +1,6 @@
 """Why a module diverges, found by trying: which formula makes the recorded array, and which one makes the port's?
 
-Everything is tried on recorded inputs, so that a cause speaks of this module alone. A cause is only said if trying it
+Everything is tried on recorded inputs, so that a cause speaks of this module alone. A cause is only cause if trying it
 gives the recorded numbers; where nothing does, there is none.
 """
 
@@ -37,8 +37,8 @@ __all__ = ["why_input", "why_output"]
 
 def why_output(module: Module, given: NDArray[Any] | None, trial: Trial) -> str:
     """Why a module that was given the recorded input returns something else than was recorded; or an empty text."""
-    if said := _not_finite(trial, "its weights hold"):
-        return said
+    if cause := _not_finite(trial, "its weights hold"):
+        return cause
     tries: list[Any] = []
     if given is not None and isinstance(module, Embedding):
         tries = [rows_shifted, scaled, rounded]
@@ -51,8 +51,8 @@ def why_output(module: Module, given: NDArray[Any] | None, trial: Trial) -> str:
     elif given is not None and isinstance(module, Activation):
         trial = replace(trial, sources=[Source(ITS_INPUT, given)])
     for attempt in (*(tries or [formulas]), _exchanged):
-        if said := attempt(module, given, trial):
-            return str(said)
+        if cause := attempt(module, given, trial):
+            return str(cause)
     return _where(trial)
 
 

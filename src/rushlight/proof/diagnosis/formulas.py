@@ -27,8 +27,8 @@ MAX_SUM = 6
 
 def formulas(module: Module, _given: object, trial: Trial) -> str:
     """The formulas that make the two sides, if both are found, or what is known of one."""
-    if said := attention(module, trial):
-        return said
+    if cause := attention(module, trial):
+        return cause
     theirs, mine = _formula(trial, trial.recorded), _formula(trial, trial.found)
     suffix = f" of {ITS_INPUT}"
     if isinstance(module, Activation) and theirs.endswith(suffix) and mine.endswith(suffix):
@@ -44,8 +44,8 @@ def _formula(trial: Trial, target: NDArray[Any]) -> str:
     for name, values in _candidates(trial.sources, target.shape):
         if trial.fits(values, target):
             return name
-    if said := _sum(trial, target):
-        return said
+    if cause := _sum(trial, target):
+        return cause
     # A branch that is added to the stream.
     stream = next((s.values for s in trial.sources if s.name == ITS_INPUT and s.values.shape == target.shape), None)
     for name, values in _candidates(trial.sources, target.shape) if stream is not None else ():
