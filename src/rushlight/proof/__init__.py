@@ -1,4 +1,4 @@
-"""Prove: a port shown equal to PyTorch, module by module: recorded once where PyTorch is, verified anywhere."""
+"""Prove: record what every module of a PyTorch model computes, and verify a port against it without PyTorch."""
 
 from rushlight.proof.golden import Golden, read_golden
 from rushlight.proof.report import ModuleResult, VerifyReport

@@ -1,4 +1,4 @@
-"""The two runs of a port over a recorded prompt: as it is, and with the recording put in."""
+"""The two passes of a port over a recorded prompt: free-running and teacher-forced."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ __all__ = ["FreeRunning", "TeacherForced", "View"]
 
 
 class View:
-    """One prompt of the recording under the port's paths."""
+    """One prompt of the recording, with the port's names for its modules."""
 
     def __init__(self, module: Module, case: Case, rules: NameRules, tolerance: float, golden: str) -> None:
         self.module = module
         self.golden = golden
-        """Where the recording comes from, for errors."""
+        """The name of the recording, for errors."""
         self.ops = module.ops
         self.modules = dict(module.named_modules())
         self.case = case
         self.tolerance = tolerance
         self.calls = {rules.canonical(call.path): call for call in case.calls}
-        """By path, from a module's second call on with "#2", "#3", ... after it."""
+        """By path; a module's second and later calls have "#2", "#3", ... appended."""
 
     def check_prompt(self, path: str, ids: Any) -> None:
-        """Checks that a table has a row for each id of the prompt, where it is called with the prompt itself.
+        """Check that an embedding called with the prompt has a row for each of its ids.
 
         Raises:
-            RequestError: it has not.
+            RequestError: it lacks some.
         """
         module = self.modules[path]
         if not isinstance(module, Embedding) or not _is_ids(ids) or ids.tolist() != self.case.ids:
             return
         if outside := [i for i in self.case.ids if not 0 <= i < module.n_rows]:
             raise RequestError(
-                f"{path} has no row for tokens of the recorded prompt",
+                f"{path} has no rows for some tokens of the recorded prompt",
                 file=self.golden,
                 expected=f"ids from 0 to {module.n_rows - 1}",
                 found=", ".join(map(str, outside[:5])),
             )
 
     def check_ids(self, call: Call, recorded: NDArray[Any], path: str, dtype: np.dtype[Any]) -> None:
-        """Checks that what a module was called with can be the ids that the port calls it with.
+        """Check that a recorded input consists of valid ids for the module.
 
         Raises:
             GoldenError: it holds other numbers, or ids beyond the module's table.
@@ -73,16 +73,16 @@ class View:
         else:
             return
         raise GoldenError(
-            f"{path} cannot be called with what was recorded",
+            f"the recorded input of {path} is invalid",
             file=self.golden,
             tensor=call.input,
             expected=expected,
             found=wrong,
-            remedy="record it again, of the same model",
+            remedy="record the same model again",
         )
 
     def elsewhere(self, like: NDArray[Any], call: str) -> list[Source]:
-        """Every other array of this shape that a module returned."""
+        """The outputs of other modules that have this shape."""
         sources: dict[str, Source] = {}
         for name, other in self.calls.items():
             values = oriented(self.case.output(other), like) if name != call else None
@@ -93,7 +93,7 @@ class View:
 
 @dataclass(slots=True)
 class ModuleCall:
-    """A call that has begun: what it was given, and the calls inside it that have ended."""
+    """A call in progress: its input, and the inner calls that have finished."""
 
     call: str
     path: str
@@ -102,7 +102,7 @@ class ModuleCall:
 
 
 class PromptRun(ABC):
-    """A run of the port over one prompt. Calls are numbered as in the recording."""
+    """A pass of the port over one prompt. Calls are numbered as in the recording."""
 
     def __init__(self, view: View, kv_shape: KVShape | None) -> None:
         self.view = view
@@ -112,7 +112,7 @@ class PromptRun(ABC):
         blocks = range(-(-len(ids) // BLOCK_SIZE))
         cache = None if kv_shape is None else view.ops.kv_cache(kv_shape, len(blocks))
         tree: Any = tapped(view.module, self._end, enter=self._begin)
-        with np.errstate(all="ignore"):  # what overflows shows in the outputs
+        with np.errstate(all="ignore"):  # overflow shows in the outputs
             tree(Batch.of([Chunk(ids, 0, blocks, all_logits=True)], cache))
 
     def _begin(self, path: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -133,22 +133,22 @@ class PromptRun(ABC):
 
     @abstractmethod
     def begin(self, running: ModuleCall, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Called with a module's arguments before it computes; returns those that it gets."""
+        """Called before a module computes, with its arguments; returns the arguments to use."""
 
     @abstractmethod
     def end(self, running: ModuleCall, output: Any) -> Any:
-        """Called with what it computed; returns what its caller gets."""
+        """Called with a module's output; returns the output to hand to the caller."""
 
     def array(self, x: Any) -> NDArray[Any] | None:
-        """A copy of an activation or of ids in host memory; None for what is neither."""
+        """A copy of an activation or of ids in host memory; None for anything else."""
         if isinstance(x, Batch) or not hasattr(x, "shape"):
             return None
-        # A copy: a backend's arrays may be views of memory that it will use again.
+        # A copy, because a backend's arrays may be views of memory that it reuses.
         return np.array(x if _is_ids(x) else self.view.ops.to_numpy(x))
 
 
 class FreeRunning(PromptRun):
-    """The port as it is: how far each output is from the recorded one, in the order in which they come."""
+    """Computes every module from the port's own values; records the distance of each output, in order."""
 
     def __init__(self, view: View, kv_shape: KVShape | None) -> None:
         self.distances: list[tuple[str, tuple[int, ...], Distance | None]] = []
@@ -168,7 +168,7 @@ class FreeRunning(PromptRun):
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """A place where a module does otherwise than was recorded, given what was recorded."""
+    """A difference from the recording that a module makes with recorded inputs."""
 
     time: float
     path: str
@@ -176,7 +176,7 @@ class Divergence:
 
 
 class TeacherForced(PromptRun):
-    """The port with the recording put in: what each module does by itself."""
+    """Feeds every module with its recorded input, so that each is judged independently."""
 
     def __init__(self, view: View, kv_shape: KVShape | None) -> None:
         self.errors: dict[str, float] = {}
@@ -218,14 +218,14 @@ class TeacherForced(PromptRun):
         right = self._judge(running.path, distance(found, recorded))
         eps = getattr(module, "eps", None)
         if call.eps is not None and isinstance(eps, float) and not math.isclose(eps, call.eps, rel_tol=1e-6):
-            self._diverge(running.path, "", f"eps is {eps:g}, and the recording has {call.eps:g}")
+            self._diverge(running.path, "", f"eps is {eps:g}, but {call.eps:g} in the recording")
         elif not right:
             trial = self._trial(running, found, recorded, running.call)
             self._diverge(running.path, "", why_output(module, running.given, trial))
         return self.view.ops.from_numpy(np.ascontiguousarray(recorded, np.float32))
 
     def _judge(self, path: str, apart: Distance) -> bool:
-        """Keeps the largest error of a module; whether this one is within the tolerance."""
+        """Keep the largest error of a module; return whether this one is within the tolerance."""
         # NaN is larger than any error.
         self.errors[path] = max(apart.relative, self.errors.get(path, 0.0), key=lambda e: (math.isnan(e), e))
         return apart.within(self.view.tolerance)
@@ -234,7 +234,7 @@ class TeacherForced(PromptRun):
         self.divergences.append(Divergence(self._time, path, ": ".join(part for part in (where, cause) if part)))
 
     def _trial(self, running: ModuleCall, found: NDArray[Any], recorded: NDArray[Any], call: str) -> Trial:
-        """What is to be explained, with what the module `running` had at hand."""
+        """The arrays to explain, and those that were available to the module `running`."""
         sources = {}
         if running.given is not None:
             sources[ITS_INPUT] = Source(ITS_INPUT, running.given)
@@ -242,7 +242,7 @@ class TeacherForced(PromptRun):
             inner = self.view.calls.get(ended)
             values = None if inner is None else self.view.case.output(inner)
             if inner is not None and inner.output is not None and values is not None:
-                # (C, N) of a convolution is turned, also where C is not that of what is to be explained.
+                # A convolution has (C, N): transpose it, even if its C differs from that of the array to explain.
                 turned = values.ndim == 2 and len(values) != len(found) and values.shape[1] == len(found)
                 like = values.T if turned else oriented(values, found)
                 name = _inside(ended, running.path)
@@ -250,7 +250,7 @@ class TeacherForced(PromptRun):
         return Trial(found, recorded, list(sources.values()), self.view.elsewhere(found, call), self.view.tolerance)
 
     def _not_called(self) -> None:
-        """Modules that PyTorch called and the port has and does not call, at the time when they should have been."""
+        """Add the modules that PyTorch called and the port has but does not call, at their place in the order."""
         before = 0.0
         for name, call in self.view.calls.items():
             path = name.partition("#")[0]
