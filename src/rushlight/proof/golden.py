@@ -11,7 +11,7 @@ A prompt is a case, numbered from 0. Its tensors are
 Paths are those of PyTorch's `named_modules`; the second call of a module has "#2" after its path. Arrays have no
 batch axis. Equal tensors are stored once: an input is usually another module's output.
 
-Everything else is JSON under the metadata key "rushlight.golden": `version`, `made_with` (the versions of the libraries),
+Everything else is JSON under the metadata key "rushlight.golden": `version`, `made_with` (versions of the libraries),
 `model` (its class), `dtype` (PyTorch's compute dtype), `config`, `weights` (the digest of each tensor, as `digest.py`
 defines it), and `cases`, each with its `text` and, in the order in which they finished, its `modules`: `path`, `repr`
 (PyTorch's description), `eps` where it has one, and the names of the tensors that are its `input` and `output`.

@@ -38,7 +38,7 @@ def record(
         rushlight.record(my_model, [464, 3290], "golden.safetensors")
 
     The module runs in evaluation mode and without gradients, each prompt as a batch of one; its mode is restored. Of
-    inputs and outputs that are tuples or dicts, the first tensor is kept. Floats are stored in float32 without the batch
+    inputs and outputs that are tuples or dicts, the first tensor is kept. Floats are stored as float32 without batch
     axis: (1, T, C) as (T, C), and a convolution's (1, C, T) as (C, T), which `verify` transposes if that fits.
 
     Args:

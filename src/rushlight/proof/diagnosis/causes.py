@@ -1,7 +1,7 @@
-"""Why a module diverges, found by trying: which formula makes the recorded array, and which one makes the port's?
+"""Finds why a module diverges by trying causes: which formula gives the recorded array, and which the port's?
 
-Everything is tried on recorded inputs, so that a cause speaks of this module alone. A cause is only cause if trying it
-gives the recorded numbers; where nothing does, there is none.
+Causes are tried on recorded inputs, so that they concern only this module. A cause is reported only if it reproduces
+the recorded values.
 """
 
 from __future__ import annotations
