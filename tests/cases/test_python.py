@@ -252,8 +252,6 @@ def test_a_trace_names_modules_by_paths(model):
 def test_the_values_of_a_weight_come_from_the_backend_and_not_from_numpy(make_gpt2, device):
     folder = make_gpt2()
     attn = rushlight.load(folder, device=device).module.h[0].attn.c_attn
-    if not hasattr(attn.ops, "weight_values"):
-        pytest.skip("the native extension is older")
     with safe_open(folder / "model.safetensors", "numpy") as file:
         for name in ("weight", "bias"):
             weight, expected = getattr(attn, name), file.get_tensor(f"transformer.h.0.attn.c_attn.{name}")
@@ -321,8 +319,6 @@ def test_a_port_that_reads_a_gain_works_or_fails_alike_on_both_devices(tmp_path,
     outcomes = []
     for device in DEVICES:
         norm = rushlight.load_module(tmp_path, port=tmp_path / "port.py", device=device)
-        if not hasattr(norm.ops, "weight_values"):
-            pytest.skip("the native extension is older")
         try:
             outcomes.append(norm.ops.to_numpy(norm(norm.ops.from_numpy(x))))
         except TypeError:
