@@ -54,7 +54,7 @@ def differences(header: str) -> set[str]:
     entries = [(name, value) for name, value in top if name != "__metadata__"]
     for keys in [[name for name, _ in entries], *([k for k, _ in v[1]] for n, v in top if n == "__metadata__" and v)]:
         if len(set(keys)) < len(keys):
-            found.add("repeated key")
+            found.add("duplicate key")
     if ("__metadata__", None) in top:
         found.add("null metadata")
     for _, entry in entries:
@@ -115,7 +115,7 @@ def framed(header: str | bytes, data: bytes) -> bytes:
 
 
 EXAMPLES = {
-    "repeated key": '{"a":ENTRY,"a":ENTRY}',
+    "duplicate key": '{"a":ENTRY,"a":ENTRY}',
     "null metadata": '{"__metadata__":null,"a":ENTRY}',
     "unknown field": '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"scale":0.5}}',
     "array for entry": '{"a":["F32",[1],[0,4]]}',

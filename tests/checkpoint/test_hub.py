@@ -112,7 +112,7 @@ def test_offline_and_not_in_the_cache_says_what_to_do(hub):
 def test_offline_and_only_in_part_in_the_cache_says_so(hub):
     hub.repos["owner/name"] = REPO
     (check("owner/name") / "model.safetensors").unlink()
-    assert "not in the cache, or not whole" in refusal("owner/name", offline=True).message
+    assert "not in the cache, or incomplete" in refusal("owner/name", offline=True).message
     check("owner/name")
 
 
@@ -198,14 +198,14 @@ def test_a_repository_without_weights_is_refused(hub, files, found):
 @pytest.mark.parametrize(
     ("status", "code", "message", "remedy"),
     [
-        (401, "RepoNotFound", "no path owner/name exists, and the hub shows no model of that name", "HF_TOKEN"),
+        (401, "RepoNotFound", "no path owner/name exists, and the hub has no public model of that name", "HF_TOKEN"),
         (
             404,
             "RepoNotFound",
-            "no path owner/name exists, and the hub shows no model of that name",
+            "no path owner/name exists, and the hub has no public model of that name",
             "check the spelling",
         ),
-        (401, "GatedRepo", "owner/name is gated", "ask for access at http://127.0.0.1"),
+        (401, "GatedRepo", "owner/name is gated", "request access at http://127.0.0.1"),
         (403, "GatedRepo", "owner/name is gated", "HF_TOKEN"),
         (401, None, "the hub answered 401 for owner/name", "HF_TOKEN"),
         (403, None, "the hub answered 403 for owner/name", "HF_TOKEN"),
@@ -225,7 +225,7 @@ def test_a_refusal_of_the_hub_comes_with_the_next_step(hub, status, code, messag
 
 
 def test_a_model_that_is_not_there_is_refused(hub):
-    assert refusal("owner/nane").message == "no path owner/nane exists, and the hub shows no model of that name"
+    assert refusal("owner/nane").message == "no path owner/nane exists, and the hub has no public model of that name"
 
 
 def test_a_revision_that_is_not_there_is_refused(hub):
@@ -237,14 +237,14 @@ def test_a_revision_that_is_not_there_is_refused(hub):
 
 @pytest.mark.parametrize("name", ["owner--x/name", "owner/name..x", "owner/name.git", "owner/name-", "x" * 200])
 def test_a_name_that_the_hub_does_not_allow_is_refused(hub, name):
-    assert "nor the name of a model on the hub" in refusal(name).message
+    assert "nor a valid hub id" in refusal(name).message
     assert hub.requests == []
 
 
 def test_a_hub_that_cannot_be_reached_is_named(hub):
     hub.close()
     error = refusal("owner/name")
-    assert "no path owner/name exists, and it cannot be downloaded from the hub: " in error.message
+    assert "no path owner/name exists, and the model cannot be downloaded from the hub: " in error.message
     assert f"check that {hub.url} can be reached" in error.remedy
 
 
@@ -255,7 +255,7 @@ def test_a_full_disk_is_named_with_another_place_as_the_remedy(hub, monkeypatch)
     hub.repos["owner/name"] = REPO
     monkeypatch.setattr("rushlight.checkpoint.hub_snapshot.hf_hub_download", fail)
     error = refusal("owner/name")
-    assert error.message == "the cache of the hub cannot be used: No space left on device"
+    assert error.message == "the hub's cache cannot be used: No space left on device"
     assert error.file == "/cache/blob.incomplete"
     assert "HF_HUB_CACHE" in error.remedy
 
@@ -284,7 +284,7 @@ def test_a_damaged_download_is_found_and_removed(hub, name):
     hub.damaged = {name}
     error = refusal("owner/name")
     assert isinstance(error, CheckpointError)
-    assert "the download of owner/name is damaged, and was removed" in error.message
+    assert "a downloaded file of owner/name was damaged, and has been removed" in error.message
     assert error.file.endswith(name)
     assert not Path(error.file).is_symlink()
     assert error.expected != f"hash {error.found}"

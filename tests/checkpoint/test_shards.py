@@ -68,8 +68,8 @@ def test_missing_shards_are_all_named_with_what_they_hold(tmp_path):
     assert isinstance(error, FormatError)
     assert error.file == str(tmp_path / INDEX)
     assert "2 problems" in error.message
-    assert f"{FIRST} is missing; it holds 2 tensors" in error.message
-    assert f"{SECOND} is missing; it holds 1 tensor" in error.message
+    assert f"{FIRST} is missing; it contains 2 tensors" in error.message
+    assert f"{SECOND} is missing; it contains 1 tensor" in error.message
     assert "z.safetensors" not in error.message
     assert "download the missing files" in error.remedy
 
@@ -77,7 +77,7 @@ def test_missing_shards_are_all_named_with_what_they_hold(tmp_path):
 def test_a_tensor_in_two_shards_is_refused(tmp_path):
     write_shards(tmp_path, {FIRST: ["a", "b"], SECOND: ["b", "c"]})
     error = refusal(tmp_path)
-    assert f"b stands in {FIRST} and in {SECOND}" in error.message
+    assert f"b is in {FIRST} and in {SECOND}" in error.message
     assert "from the same revision" in error.remedy
 
 
@@ -103,7 +103,7 @@ def test_every_kind_of_problem_is_told_at_once(tmp_path):
     write_shards(tmp_path, {FIRST: ["a", "b"], SECOND: ["b", "c"]}, {"a": SECOND, "b": FIRST, "d": FIRST})
     message = refusal(tmp_path).message
     assert "3 problems" in message
-    assert "b stands in" in message
+    assert "b is in" in message
     assert "a is in" in message
     assert "d is not in" in message
 
@@ -197,7 +197,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path, target):
     (folder / SECOND).symlink_to(target.format(tmp_path=tmp_path))
     error = refusal(folder)
     assert isinstance(error, FormatError)
-    assert f"{SECOND}: a link out of the folder, to {tmp_path / 'secret.safetensors'}" in error.message
+    assert f"{SECOND}: a symbolic link out of the folder, to {tmp_path / 'secret.safetensors'}" in error.message
 
 
 def test_a_link_inside_the_folder_is_followed(tmp_path):

@@ -263,8 +263,8 @@ def test_nothing_and_nul_are_refused(name, message, hub_requests):
         ("HTTP://example.org", "download the file"),
         ("s3://bucket/key", "download the file"),
         ("file:///model.safetensors", "download the file"),
-        ("https://huggingface.co/openai-community/gpt2", "name the model as openai-community/gpt2"),
-        ("https://huggingface.co/openai-community/gpt2/blob/main/x", "name the model as openai-community/gpt2"),
+        ("https://huggingface.co/openai-community/gpt2", "use the hub id openai-community/gpt2"),
+        ("https://huggingface.co/openai-community/gpt2/blob/main/x", "use the hub id openai-community/gpt2"),
     ],
 )
 def test_a_url_is_refused_with_the_next_step(url, remedy, hub_requests):
@@ -277,7 +277,7 @@ def test_a_url_is_refused_with_the_next_step(url, remedy, hub_requests):
 def test_a_revision_of_what_is_on_this_machine_is_refused(tmp_path):
     write(tmp_path / "model.safetensors")
     error = refusal(tmp_path, revision="v1")
-    assert "a revision is for a model on the hub" in error.message
+    assert "a revision applies to a model on the hub" in error.message
     assert error.found == "revision v1"
 
 

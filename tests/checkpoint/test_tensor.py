@@ -98,7 +98,7 @@ def test_a_tensor_without_dimensions_or_without_elements_is_read(opened):
 
 def test_a_bool_that_is_neither_0_nor_1_is_refused(opened):
     checkpoint = opened({"mask": ("BOOL", [3], b"\0\1\2")})
-    with pytest.raises(FormatError, match=r"mask: a BOOL tensor holds a byte other than 0 and 1"):
+    with pytest.raises(FormatError, match=r"mask: a BOOL tensor contains a byte other than 0 and 1"):
         checkpoint["mask"].read()
 
 
