@@ -46,7 +46,7 @@ def reference(file: bytes) -> dict[str, tuple[str, list[int], bytes]] | None:
 
 
 def differences(header: str) -> set[str]:
-    """The rows of the list that apply to a header which the reference accepts, found with `json`, not with our parser."""
+    """The rows of the list that apply to a header that the reference accepts, found with `json`, not our parser."""
     found = set()
     if header[0] in " \t\r\n":
         found.add("white space first")
