@@ -439,7 +439,7 @@ def test_a_bare_folder_has_gpt2s(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureF
     folder = make_gpt2(vocab_size=50257, files={**NO_SLOW, "tokenizer_config.json": GPT2})
     with caplog.at_level(logging.WARNING, "rushlight"):
         model = rushlight.load(folder)
-    assert [record.getMessage()[:30] for record in caplog.records] == ["no tokenizer beside the weight"]
+    assert [record.getMessage()[:30] for record in caplog.records] == ["no tokenizer next to the weigh"]
     assert model.generate("Hello", max_tokens=1).prompt_ids == [15496]
     (folder / "tokenizer_config.json").write_text(json.dumps({**GPT2, "add_bos_token": True}))
     assert rushlight.load(folder).prompt_ids("Hello") == [50256, 15496]

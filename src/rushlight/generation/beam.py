@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Backend
-    from rushlight.generation.runner import Forward
-
+    from rushlight.generation.runner import LanguageModel
 
 MAX_BEAMS = 64
 
@@ -97,14 +94,14 @@ class BeamSearch:
         if problems:
             raise RequestError("; ".join(problems))
 
-    def run(self, forward: Forward, backend: Backend, kv_shape: KVShape, prompt_ids: Sequence[int]) -> list[Hypothesis]:
+    def run(self, model: LanguageModel, prompt_ids: Sequence[int]) -> list[Hypothesis]:
         """The finished texts, best first: n_beams of them, or fewer where the vocabulary has no more.
 
         Raises:
             MemoryLimitError: the beams' keys and values do not fit in the memory there is.
             GenerationError: the logits hold NaN or infinity, or no token is allowed.
         """
-        beams = _Beams(forward, backend, kv_shape, prompt_ids, self.n_beams, self.max_tokens)
+        beams = _Beams(model, prompt_ids, self.n_beams, self.max_tokens)
         logprobs = self._logprobs(beams.start(), prompt_ids, [()])
         running: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         finished: list[Hypothesis] = []
@@ -183,22 +180,14 @@ def _best(totals: NDArray[np.float64], n: int) -> NDArray[np.int64]:
 class _Beams:
     """The beams' keys and values: a table of blocks for each, full blocks shared."""
 
-    def __init__(
-        self,
-        forward: Forward,
-        backend: Backend,
-        kv_shape: KVShape,
-        prompt_ids: Sequence[int],
-        n_beams: int,
-        max_tokens: int,
-    ) -> None:
+    def __init__(self, model: LanguageModel, prompt_ids: Sequence[int], n_beams: int, max_tokens: int) -> None:
         self._prompt_ids = tuple(prompt_ids)
         shared = len(prompt_ids) // BLOCK_SIZE
         own = -(-(len(prompt_ids) + max_tokens) // BLOCK_SIZE) - shared
         self._n_blocks = shared + n_beams * own
         what = f"{n_beams} beams of {len(prompt_ids) + max_tokens} tokens"
-        require_room(self._n_blocks, backend, kv_shape, what, "search with fewer beams, or for a shorter text")
-        self._runner = ModelRunner(forward, backend, kv_shape, self._n_blocks)
+        require_room(self._n_blocks, model, what, "search with fewer beams, or for a shorter text")
+        self._runner = ModelRunner(model, self._n_blocks)
         self._tables: list[list[int]] = []
 
     def start(self) -> NDArray[np.floating]:

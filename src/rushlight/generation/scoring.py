@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Backend
-    from rushlight.generation.runner import Forward
+    from rushlight.generation.runner import LanguageModel
 
 SCORED_ROWS = 64
 """Rows whose logits are held at once: 64 of GPT-2's are 39 MB with their float64 copy, a whole window 620 MB."""
@@ -88,9 +86,7 @@ class Scorer:
     """Scores sequences, many of them in one step; each comes out as it would alone.
 
     Args:
-        forward: the model.
-        backend: the device it runs on.
-        kv_shape: what it keeps of every position.
+        model: the model.
         capacity: the most tokens that a sequence has, its last not counted: nothing follows that one. All that run
             together have the memory of one such sequence, or of MAX_LANES blocks, if that is more.
         in_one_piece: run each sequence alone, at once and from its beginning, for whoever looks at the rows.
@@ -99,12 +95,10 @@ class Scorer:
         MemoryLimitError: there is not as much memory.
     """
 
-    def __init__(
-        self, forward: Forward, backend: Backend, kv_shape: KVShape, capacity: int, *, in_one_piece: bool = False
-    ) -> None:
+    def __init__(self, model: LanguageModel, capacity: int, *, in_one_piece: bool = False) -> None:
         self._n_blocks = max(-(-capacity // BLOCK_SIZE), MAX_LANES)
-        require_room(self._n_blocks, backend, kv_shape, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
-        self._runner = ModelRunner(forward, backend, kv_shape, self._n_blocks)
+        require_room(self._n_blocks, model, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
+        self._runner = ModelRunner(model, self._n_blocks)
         self._in_one_piece = in_one_piece
 
     def score_many(self, asked: Iterable[tuple[Sequence[int], int]]) -> Iterator[Likelihood]:

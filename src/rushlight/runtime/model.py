@@ -19,8 +19,8 @@ from rushlight.generation import (
     BeamSearch,
     Context,
     Draft,
-    DraftModel,
     Engine,
+    LanguageModel,
     Perplexity,
     Sampler,
     SamplingParams,
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.protocol import Backend
-    from rushlight.generation import FinishReason, Forward
+    from rushlight.backends.protocol import Backend, Forward
+    from rushlight.generation import FinishReason
     from rushlight.generation.speculation.controller import Proposer
     from rushlight.models import Config
     from rushlight.nn import Module
@@ -173,6 +173,11 @@ class Model:
     def context_length(self) -> int:
         """The most tokens that prompt and text can have together."""
         return self.config.context_length
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model as `rushlight.generation` runs it; traced or patched where this thread or task is."""
+        return LanguageModel.of(self._here.forward, self._backend, self.config)
 
     def use_draft(self, draft: Model | None) -> None:
         """From now on, a smaller model guesses what this one is going to say; None ends that. No text changes.
@@ -418,7 +423,7 @@ class Model:
         if not isinstance(n, int) or n not in range(1, n_beams + 1):
             raise RequestError(f"n is {n!r}: it should be 1 to n_beams, {n_beams}")
         beams = []
-        for text in search.run(self.forward, self._backend, self.config.kv_shape, prompt_ids)[:n]:
+        for text in search.run(self.language_model, prompt_ids)[:n]:
             ended = text.ids[-1] in ends
             ids = list(text.ids[:-1] if ended else text.ids)
             shown = StopStrings(strings)
@@ -473,7 +478,7 @@ class Model:
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
         chunk_rows = len(ids) if self._here is not self._plain or not self.module.causal else PREFILL_ROWS
-        context = Context(self._here.forward, self._backend, self.config.kv_shape, len(ids))
+        context = Context(self.language_model, len(ids))
         return context.feed(ids, all_logits=True, chunk_rows=chunk_rows)
 
     @contextmanager
@@ -637,20 +642,14 @@ class Model:
         draft: Model | None = None,
     ) -> Running:
         """The one place where engines are made."""
-        guessing = None
-        if draft is not None:
-            guessing = DraftModel(draft.forward, draft._backend, draft.config.kv_shape, draft.context_length)
 
         def make_engine() -> Engine:
             return Engine(
-                forward,
-                self._backend,
-                self.config.kv_shape,
-                context_length=self.context_length,
+                LanguageModel.of(forward, self._backend, self.config),
                 max_rows=max_rows,
                 kv_bytes=self._kv_bytes,
                 prefix_cache=prefix_cache,
-                draft=guessing,
+                draft=None if draft is None else LanguageModel.of(draft.forward, draft._backend, draft.config),
             )
 
         return Running(module, forward, make_engine)
@@ -676,13 +675,7 @@ class Model:
 
     def _scorer(self, capacity: int) -> Scorer:
         self._check_causal()
-        return Scorer(
-            self._here.forward,
-            self._backend,
-            self.config.kv_shape,
-            capacity,
-            in_one_piece=self._here is not self._plain,
-        )
+        return Scorer(self.language_model, capacity, in_one_piece=self._here is not self._plain)
 
 
 def _checked_pair(pair: object) -> Any:
