@@ -96,7 +96,7 @@ def test_a_schema_that_needs_a_forbidden_token(make_gpt2):
     schema = rushlight.Request("Hi", json_schema={"type": "object"})
     results = dict(model.generate_many([schema, rushlight.Request("Hi", max_tokens=4)]))
     assert isinstance(results[0], GenerationError)
-    assert str(results[0]).startswith("no token may stand at position 2; look at what json_schema or regex demands")
+    assert str(results[0]).startswith("no valid token at position 2; check json_schema or regex")
     assert len(results[1].ids) == 4
 
 
@@ -105,7 +105,7 @@ def test_beams_of_a_vocabulary_that_is_forbidden(make_gpt2):
     files = {"generation_config.json": {"suppress_tokens": [*range(257)]}}
     model = rushlight.load(make_gpt2(vocab_size=300, files=files))
     for ask in (model.generate, model.beam_search):
-        with pytest.raises(GenerationError, match="no token may stand at position 2"):
+        with pytest.raises(GenerationError, match="no valid token at position 2"):
             ask("Hi", max_tokens=3)
 
 

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rushlight.errors import GoldenError, RequestError, first_ten
+from rushlight.generation.sampling.logprobs import log_softmax
 from rushlight.nn import NameRules
 from rushlight.proof.compare import Distance, distance, oriented
 from rushlight.proof.digest import digest_of_all
@@ -33,8 +34,6 @@ from rushlight.runtime.model import Model
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
-
-    from numpy.typing import NDArray
 
     from rushlight.checkpoint import Tensor
     from rushlight.nn import Module
@@ -178,7 +177,7 @@ def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | No
             return None
         apart = distance(found, recorded)
         worst = worst if worst is not None and _worse(worst, apart) else apart
-        ours, theirs = _log_softmax(found), _log_softmax(recorded)
+        ours, theirs = log_softmax(found), log_softmax(recorded)
         kl.append((np.exp(theirs) * (theirs - ours)).sum(axis=-1))
         same.append(found.argmax(axis=-1) == recorded.argmax(axis=-1))
         if case.greedy_ids and model.module.causal and math.isfinite(apart.relative):
@@ -194,13 +193,6 @@ def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | No
         return None
     compared = greedy if greedy[1] else None
     return LogitsResult(worst, float(np.concatenate(kl).mean()), float(np.concatenate(same).mean()), compared, tie)
-
-
-def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore"):
-        shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-        result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
 
 
 def _notes(view: View, checkpoint: Mapping[str, Tensor] | None, rules: NameRules) -> list[str]:
