@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.batch import BLOCK_SIZE, part_sizes
 from rushlight.backends.device_step import (
     Captured,
     HostStep,
@@ -27,7 +27,6 @@ from rushlight.backends.device_step import (
     allowed_tokens,
     attend,
     padded,
-    part_sizes,
 )
 from rushlight.backends.dtypes import DtypePolicy
 from rushlight.backends.protocol import NotRecordableError, Role

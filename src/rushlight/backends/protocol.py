@@ -144,15 +144,37 @@ class Backend(Protocol):
     number of rows that are computed with it.
     """
 
-    device: str
-    """The device word for it: cpu, reference, metal, cuda."""
-    dtype: str
-    """The word for what it computes in: f32, f64, bf16, ..."""
+    @property
+    def device(self) -> str:
+        """The device's name, as `open_backend` takes it: cpu, reference, metal, cuda, cuda:1."""
+        ...
+
+    @property
+    def weight_dtypes(self) -> frozenset[str]:
+        """The dtypes of the matrices that are loaded: f32, f64, f16, bf16, int8, int4. Before the first, that of the
+        next one, as far as it is known.
+        """
+        ...
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of activations; final once weights are loaded."""
+        ...
+
+    @property
+    def kv_dtype(self) -> str:
+        """The dtype of keys and values in the cache; final once weights are loaded."""
+        ...
+
+    @property
+    def dtype_label(self) -> str:
+        """The weights' dtype for display, such as "bf16/f32". Never parsed."""
+        ...
 
     @property
     def arithmetic(self) -> str:
-        """What the bits of a result depend on besides weights and input: "exact" for nothing else, or a word for the
-        arithmetic that computes, such as an instruction set or a device.
+        """What else the bits of a result depend on besides weights and input: "exact" for nothing, or a name, such as
+        that of an instruction set or a device.
         """
         ...
 
