@@ -311,15 +311,26 @@ class MLXBackend:
             with_padding = padded(batch, cache.spare)
             host = HostStep.of(batch if with_padding is None else with_padding, cache.spare)
             numbers = _upload(host.numbers)
+            first: list[mx.array] = []
+
+            def record(_: object) -> Callable[[list[mx.array]], mx.array]:
+                compiled = _compile(forward, host, cache)
+                keys, values = cache.keys[:], cache.values[:]
+                self._recorder = get_ident()
+                try:
+                    first.append(compiled(numbers))  # traces the forward
+                except BaseException:
+                    cache.keys[:], cache.values[:] = keys, values  # a trace leaves its placeholders there
+                    raise
+                finally:
+                    self._recorder = None
+                return compiled
+
             if with_padding is None:
                 logits = forward(host.on_device(numbers))
             else:
-                compiled = cache.compiled.get(forward, host, lambda _: _compile(forward, host, cache))
-                self._recorder = get_ident()
-                try:
-                    logits = compiled(numbers)  # traces the forward, the first time
-                finally:
-                    self._recorder = None
+                compiled = cache.compiled.get(forward, host, record)
+                logits = first.pop() if first else compiled(numbers)
             mx.async_eval(logits, cache.keys, cache.values)
             return logits[: len(batch.logit_rows)]
 
