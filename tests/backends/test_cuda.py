@@ -458,7 +458,7 @@ def test_a_forward_that_a_graph_cannot_record_runs_eagerly(torch, graphs, caplog
             )
             assert torch.equal(found, expected)
     assert [record.message for record in caplog.records] == [
-        "torch-cpu runs this model without recorded steps: the forward reads an activation on the host"
+        "torch-cpu runs this model without recorded steps: the forward reads an array on the host"
     ]
     assert not pools
 

@@ -347,7 +347,7 @@ class TorchBackend:
 
     def to_numpy(self, x: Array) -> NDArray[np.float32]:
         if self._recorder == get_ident():
-            raise NotRecordableError("the forward reads an activation on the host")
+            raise NotRecordableError("the forward reads an array on the host")
         values: NDArray[np.float32] = value_of(x).float().numpy(force=True)
         return values
 

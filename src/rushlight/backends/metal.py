@@ -51,6 +51,9 @@ _TYPES = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
 FIRST_BLOCKS = 16
 """The blocks of a new cache."""
 
+_EVAL_IN_TRACE = "during function transformations"
+"""In MLX's error when a traced function needs the value of an array."""
+
 _BITS = {"int8": 8, "int4": 4}
 
 
@@ -294,7 +297,7 @@ class MLXBackend:
 
     def to_numpy(self, x: mx.array) -> NDArray[np.float32]:
         if self._recorder == get_ident():
-            raise NotRecordableError("the forward reads an activation on the host")
+            raise NotRecordableError("the forward reads an array on the host")
         return np.array(x.astype(mx.float32))
 
     # Steps
@@ -319,8 +322,10 @@ class MLXBackend:
                 self._recorder = get_ident()
                 try:
                     first.append(compiled(numbers))  # traces the forward
-                except BaseException:
+                except BaseException as error:
                     cache.keys[:], cache.values[:] = keys, values  # a trace leaves its placeholders there
+                    if isinstance(error, ValueError) and _EVAL_IN_TRACE in str(error):
+                        raise NotRecordableError("the forward reads an array on the host") from error
                     raise
                 finally:
                     self._recorder = None
