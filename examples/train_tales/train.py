@@ -34,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--only", default="", help="regular expression: read only files whose lower-case path matches")
     add("--skip", default="(?!)", help="regular expression: leave out files whose lower-case path matches")
     add("--minutes", type=float, default=90, help="training time")
-    add("--max-steps", type=int, help="stop after this number of steps, if the time is not over before")
+    add("--max-steps", type=int, help="stop after this many steps, even if time remains")
     add("--n-layer", type=int, default=6, help="blocks")
     add("--n-embd", type=int, default=192, help=f"channels, a multiple of {HEAD_DIM}")
     add("--n-positions", type=int, default=512, help="the longest context")

@@ -138,7 +138,7 @@ def test_nothing_to_compare_with(rushlight):
         (["--golden", GOLDEN, "--tolerance", "0"], "invalid tolerance"),
         (["--golden", "nowhere.safetensors"], "no such file"),
         (["--golden", GPT2 / "model.safetensors"], "not a golden file but a checkpoint"),
-        (["--golden", GOLDEN, "--device", "abacus"], "there is no device 'abacus'"),
+        (["--golden", GOLDEN, "--device", "abacus"], "unknown device 'abacus'"),
     ],
     ids=str,
 )

@@ -72,7 +72,7 @@ def verify(
     module = model.module if isinstance(model, Model) else model
     rules = getattr(module, "rules", NameRules())
     if tolerance is None:
-        tolerance = _tolerance(module.ops.dtype, golden.dtype)
+        tolerance = _tolerance(module.ops.weight_dtypes, golden.dtype)
     elif not 0 < tolerance < math.inf:
         raise RequestError("invalid tolerance", expected="a positive number", found=tolerance)
 
@@ -95,7 +95,7 @@ def verify(
         source=source or (model.name if isinstance(model, Model) else module.describe()),
         golden=Path(golden.name).name,
         device=module.ops.device,
-        dtype=module.ops.dtype,
+        dtype=module.ops.dtype_label,
         arithmetic=module.ops.arithmetic,
         recorded_dtype=golden.dtype,
         made_with=golden.made_with,
@@ -112,11 +112,10 @@ def verify(
     return report
 
 
-def _tolerance(dtype: str, recorded_in: str) -> float:
-    """The larger tolerance of the port's dtypes and the recording's."""
-    # Weights keep their dtypes exactly, and one f32 weight makes keys and values f32 too.
-    words = dtype.split("/")
-    ours = TOLERANCES["f32"] if "f32" in words else max(TOLERANCES[word] for word in words)
+def _tolerance(weight_dtypes: frozenset[str], recorded_in: str) -> float:
+    """The tolerance for the dtypes of the port's weights and the dtype of the recording."""
+    # A checkpoint's own dtypes are kept without rounding; if one of them is f32, so are keys and values.
+    ours = TOLERANCES["f32"] if "f32" in weight_dtypes else max(TOLERANCES[dtype] for dtype in weight_dtypes)
     return max(ours, TOLERANCES[_RECORDED_IN.get(recorded_in, "f32")])
 
 
