@@ -198,7 +198,7 @@ def _axis(tensor: str, axis: int) -> Callable[[Shapes], int]:
 
 def _blocks(stem: str) -> Callable[[Shapes], int]:
     """How many blocks `stem.N` there are; one that is missing counts, one whose number is far off does not."""
-    block = re.compile(re.escape(stem) + r"\.(\d{1,9})\.")
+    block = re.compile(re.escape(stem) + r"\.([0-9]{1,9})\.")
 
     def shown(shapes: Shapes) -> int:
         numbers = {int(match[1]) for path in shapes if (match := block.match(path))}
