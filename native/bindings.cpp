@@ -72,15 +72,15 @@ constexpr const char* kOpaqueIds =
     "ids, positions and logit_rows have no values while a step is recorded: pass them to an operation as they are, to "
     "embedding (with first_row for an offset), angles or take";
 
-// Special methods by which Python code, or NumPy, would compute with an array of numbers.
+// Special methods by which Python or NumPy computes with an array of numbers.
 constexpr const char* kNumericMethods[] = {
-    "__add__",     "__radd__",    "__sub__",      "__rsub__",      "__mul__",    "__rmul__",     "__truediv__",
-    "__rtruediv__", "__floordiv__", "__rfloordiv__", "__mod__",      "__rmod__",   "__divmod__",   "__rdivmod__",
-    "__pow__",     "__rpow__",    "__and__",      "__rand__",      "__or__",     "__ror__",      "__xor__",
-    "__rxor__",    "__lshift__",  "__rlshift__",  "__rshift__",    "__rrshift__", "__neg__",     "__pos__",
-    "__abs__",     "__invert__",  "__lt__",       "__le__",        "__eq__",     "__ne__",       "__gt__",
-    "__ge__",      "__getitem__", "__iter__",     "__contains__",  "__int__",    "__index__",    "__float__",
-    "__bool__",    "__array__",   "__array_ufunc__", "__array_function__"};
+    "__add__",      "__radd__",    "__sub__",    "__rsub__",    "__mul__",       "__rmul__",     "__matmul__",
+    "__rmatmul__",  "__truediv__", "__rtruediv__", "__floordiv__", "__rfloordiv__", "__mod__",   "__rmod__",
+    "__divmod__",   "__rdivmod__", "__pow__",    "__rpow__",    "__and__",       "__rand__",     "__or__",
+    "__ror__",      "__xor__",     "__rxor__",   "__lshift__",  "__rlshift__",   "__rshift__",   "__rrshift__",
+    "__neg__",      "__pos__",     "__abs__",    "__invert__",  "__getitem__",   "__iter__",     "__contains__",
+    "__int__",      "__index__",   "__float__",  "__array__"};
+constexpr const char* kComparisons[] = {"__lt__", "__le__", "__eq__", "__ne__", "__gt__", "__ge__"};
 
 // An attribute that neither a plan nor Ids has: one of the batch, or of an array, that is not known while recording.
 nb::object unknown_attribute(const char* owner, const std::string& name, const std::string& explanation) {
@@ -208,10 +208,19 @@ PyType_Slot array_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(get_buffe
                              {Py_bf_releasebuffer, reinterpret_cast<void*>(release_buffer)},
                              {0, nullptr}};
 
+// Computing with a weight fails where it is written, on every device: see backends/reference.py.
+constexpr const char* kOpaqueWeight =
+    "a weight is opaque: pass it to an operation of self.ops, or read its numbers with self.values(\"weight\"), the name "
+    "being its attribute";
+
 // Without an `__array__` that raises, NumPy would make an array of one object.
-constexpr const char* kPacked =
-    "a matrix is packed for this device and cannot be read as an array: its values are "
-    "rushlight.open_checkpoint(source)[name].float32()";
+template <class Weight>
+void make_opaque(nb::class_<Weight>& weight) {
+  weight.attr("__array_ufunc__") = nb::none();  // the operators of NumPy arrays then call those of the weight
+  for (const char* name : kNumericMethods) {
+    weight.def(name, [](const Weight&, const nb::args&, const nb::kwargs&) { throw nb::type_error(kOpaqueWeight); });
+  }
+}
 
 // A NumPy array that owns its memory.
 nb::ndarray<nb::numpy, float> new_array(std::initializer_list<size_t> shape, const std::function<void(float*)>& fill) {
@@ -252,18 +261,14 @@ NB_MODULE(_native, m) {
            nb::is_operator());
 
   nb::class_<Vector> vector(m, "Vector", nb::is_weak_referenceable());
-  vector.def_prop_ro("shape", [](const Vector& v) { return nb::make_tuple(v.n); })
-      .def("__array__", [](const Vector& v, const nb::args&, const nb::kwargs&) {
-        return new_array({static_cast<size_t>(v.n)}, [&](float* values) { std::copy_n(v.data(), v.n, values); });
-      });
-  vector.attr("__array_ufunc__") = nb::none();  // arithmetic with NumPy arrays raises TypeError
+  vector.def_prop_ro("shape", [](const Vector& v) { return nb::make_tuple(v.n); });
+  make_opaque(vector);
 
   nb::class_<Weight> weight(m, "Weight", nb::is_weak_referenceable());
-  weight.attr("__array_ufunc__") = nb::none();
-  weight.def("__array__", [](const Weight&, const nb::args&, const nb::kwargs&) { throw nb::type_error(kPacked); })
-      .def_prop_ro("shape", [](const Weight& w) { return nb::make_tuple(w.n_out, w.n_in); })
+  weight.def_prop_ro("shape", [](const Weight& w) { return nb::make_tuple(w.n_out, w.n_in); })
       .def_prop_ro("format", [](const Weight& w) { return kFormatNames[static_cast<int>(w.format)]; })
       .def_prop_ro("nbytes", &Weight::bytes);
+  make_opaque(weight);
 
   nb::class_<KVCache>(m, "KVCache")
       .def_ro("n_blocks", &KVCache::n_blocks)
@@ -297,9 +302,10 @@ NB_MODULE(_native, m) {
       .def("__len__", [](const Ids& ids) { return ids.values.size(); })
       .def("__getattr__",
            [](const Ids&, const std::string& name) { return unknown_attribute("Ids", name, kOpaqueIds); });
-  for (const char* name : kNumericMethods) {
-    ids.def(name, [](const Ids&, const nb::args&, const nb::kwargs&) { throw NotRecordable(kOpaqueIds); });
-  }
+  const auto raise = [](const Ids&, const nb::args&, const nb::kwargs&) { throw NotRecordable(kOpaqueIds); };
+  for (const char* name : kNumericMethods) ids.def(name, raise);
+  for (const char* name : kComparisons) ids.def(name, raise);
+  for (const char* name : {"__bool__", "__array_ufunc__", "__array_function__"}) ids.def(name, raise);
 
   nb::class_<Plan>(m, "Plan")
       .def_prop_ro("ids", [](const Plan& p) { return Ids{p.ids()}; }, nb::keep_alive<0, 1>())
@@ -376,6 +382,11 @@ NB_MODULE(_native, m) {
                               [&](float* values) { unlocked([&] { d.unpack(w, values); }); });
            },
            "weight"_a)
+      .def("unpack",
+           [](Device&, const Vector& v) {
+             return new_array({static_cast<size_t>(v.n)}, [&](float* values) { std::copy_n(v.data(), v.n, values); });
+           },
+           "vector"_a)
       .def("read", [](Device& d, const Weight& w) { return unlocked([&] { return d.read(w); }); }, "weight"_a)
       .def("vector",
            [](Device& d, int64_t n) {

@@ -58,7 +58,7 @@ def test_parameters_of_a_loaded_model(recording):
         ("", "not JSON"),
         ("[1, 2]", "an array"),
         ("null", "null"),
-        ('{"n_layer": 2, "n_layer": 3}', '"n_layer" stands twice'),
+        ('{"n_layer": 2, "n_layer": 3}', '"n_layer" appears twice'),
         ('{"layer_norm_epsilon": NaN}', "NaN"),
         ('{"n_layer": 1e999}', "beyond the range"),
         ('{"n_layer": ' + "9" * 5000 + "}", "an integer of thousands of digits"),
@@ -315,7 +315,7 @@ def test_a_bare_file_with_linear_layers_is_told_so(tmp_path, refused):
     save_file(tensors, tmp_path / "weights.safetensors")
     error = refused(tmp_path, BindError)
     assert len(error.problems) == 6  # c_attn, c_fc and mlp.c_proj of two blocks; attn.c_proj is square
-    assert all("Linear" in problem.mend for problem in error.problems)
+    assert all("Linear" in problem.fix for problem in error.problems)
 
 
 @ONE

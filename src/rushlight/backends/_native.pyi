@@ -27,20 +27,18 @@ class Array:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Vector:
-    """(C,) float32: a bias, a gain or a constant. Opaque, but `numpy.asarray` copies it."""
+    """(C,) float32: a bias, a gain or a constant. Opaque: arithmetic and `numpy.asarray` raise TypeError."""
 
     @property
     def shape(self) -> tuple[int]: ...
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.float32]: ...
 
 class Weight:
-    """A packed matrix, for rows by id and for products. Opaque; `numpy.asarray` raises TypeError."""
+    """A packed matrix, for rows by id and for products. Opaque: arithmetic and `numpy.asarray` raise TypeError."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n_out, n_in)"""
 
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.float32]: ...
     @property
     def format(self) -> str: ...
     @property
@@ -168,8 +166,8 @@ class Device:
     def read(self, weight: Weight) -> int:
         """Reads every byte once, with the threads, layout and prefetch of a product of one row; returns a checksum."""
 
-    def unpack(self, weight: Weight) -> NDArray[np.float32]:
-        """The numbers that products compute with, (n_out, n_in)."""
+    def unpack(self, weight: Weight | Vector) -> NDArray[np.float32]:
+        """The numbers that operations compute with: (n_out, n_in), or (C,) of a vector."""
 
     def vector(self, values: NDArray[np.float32] | int) -> Vector:
         """A vector of these values, or memory for this many."""

@@ -16,8 +16,9 @@ from weakref import WeakKeyDictionary
 
 from rushlight.backends import _native
 from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.dtypes import DtypePolicy
 from rushlight.backends.protocol import FileTensor, NotRecordableError, Role
-from rushlight.errors import DeviceError, DtypeError, NonFiniteError
+from rushlight.errors import DeviceError, NonFiniteError
 from rushlight.host.memory import available_bytes
 from rushlight.host.threads import threads_for
 
@@ -28,15 +29,11 @@ if TYPE_CHECKING:
     from rushlight.backends.batch import Batch, KVShape
     from rushlight.backends.protocol import Array, Forward, Tensor
 
-DTYPES = ("auto", "f32", "f16", "bf16", "int8", "int4")
-"""Formats of weights; auto keeps the checkpoint's. Activations are float32; for keys and values see
-`CPUBackend.kv_dtype`."""
-
 ISA_VARIABLE = "RUSHLIGHT_ISA"
 EXACT_VARIABLE = "RUSHLIGHT_EXACT"
 
-_FORMATS = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
-"""The format of a checkpoint's dtype with auto; f64 is rounded to f32."""
+_COMPUTE_DTYPES = dict.fromkeys(("f32", "f16", "bf16", "int8", "int4"), "f32")
+"""Activations are float32 with every format of weights."""
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
@@ -56,7 +53,7 @@ class CPUBackend:
     """Every operation in native code. Implements `protocol.Backend`.
 
     Args:
-        dtype: of the weights, one of DTYPES.
+        dtype: of the weights: auto (the checkpoint's own), f32, f16, bf16, int8 or int4.
         threads: the number of threads, at most the number of cores that this process may use; None is
             RUSHLIGHT_NUM_THREADS or, without it, as many as speed up each operation.
         isa: the instruction set; None is RUSHLIGHT_ISA or, without it, the fastest of this processor.
@@ -64,7 +61,7 @@ class CPUBackend:
             RUSHLIGHT_EXACT. See `arithmetic`.
 
     Raises:
-        DtypeError: the dtype is not one of DTYPES.
+        DtypeError: the dtype is not one of these.
         DeviceError: the number of threads is invalid, RUSHLIGHT_EXACT is neither 0 nor 1, or this processor does not
             have the instruction set.
     """
@@ -79,14 +76,9 @@ class CPUBackend:
         isa: str | None = None,
         exact: bool | None = None,
     ) -> None:
-        if dtype not in DTYPES:
-            raise DtypeError(f"the CPU backend does not support dtype {dtype}", expected=" or ".join(DTYPES))
-        self._requested = dtype
-        self._formats: set[str] = set()
+        self._dtypes = DtypePolicy("CPU", dtype, _COMPUTE_DTYPES)
         self._pending: list[_PendingTensor] = []
         self._tensors: WeakKeyDictionary[Any, _TensorLayout] = WeakKeyDictionary()
-        self.dtype = "f32" if dtype == "auto" else dtype
-        """The format of the weights; with auto, of those loaded so far."""
         n, adapts = threads_for(threads)
         self._native = _native.Device(n, _instruction_set(isa), _exact(exact), adapts)
         self._rows: _CachedRows | None = None
@@ -167,9 +159,9 @@ class CPUBackend:
         import numpy as np
 
         role, shape = self._tensors[weight]
-        if isinstance(weight, _native.Vector):
-            return np.array(weight).reshape(shape)
-        values = self._native.unpack(weight)  # (n_out, n_in)
+        values = self._native.unpack(weight)  # (n_out, n_in) of a matrix
+        if role in (Role.VECTOR, Role.CONSTANT):
+            return values.reshape(shape)
         if role is Role.CONV1D:
             return np.ascontiguousarray(values.T)
         if role is Role.CONVOLUTION:
@@ -182,14 +174,30 @@ class CPUBackend:
         self._native.read(weight)
 
     @property
+    def weight_dtypes(self) -> frozenset[str]:
+        return self._dtypes.weight_dtypes
+
+    @property
+    def compute_dtype(self) -> str:
+        return self._dtypes.compute_dtype
+
+    @property
     def kv_dtype(self) -> str:
-        """The format of keys and values, once weights are loaded: f32 if a matrix is in f32, otherwise f16.
+        """The format of keys and values: f32 if a matrix is in f32, otherwise f16. Final once weights are loaded.
 
         So they are rounded less than bf16 weights. They are rounded to nearest as they are written, and every row reads
         the rounded ones, its own included. Scores, softmax and sums are float32. A value beyond the range of f16
         becomes NaN, so that the logits that depend on it are NaN too, and no token is sampled from them.
         """
-        return "f32" if "f32" in self.dtype else "f16"
+        return "f32" if "f32" in self.weight_dtypes else "f16"
+
+    @property
+    def dtype_label(self) -> str:
+        return self._dtypes.label
+
+    @property
+    def dtype(self) -> str:
+        return self.dtype_label
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> _native.KVCache:
         return self._native.kv_cache(self.kv_dtype, shape.n_layer, shape.n_kv_head, shape.head_dim, n_blocks)
@@ -206,7 +214,7 @@ class CPUBackend:
         f32, f16, int8 and int4 weights are always exact. bf16 weights are not where the processor multiplies bf16
         (AVX-512 BF16), which rounds the activations too, unless the backend is opened with `exact`.
         """
-        exact = all(self._native.is_exact(dtype) for dtype in self.dtype.split("/"))
+        exact = all(self._native.is_exact(dtype) for dtype in self.weight_dtypes)
         return "exact" if exact else self._native.isa
 
     def available_bytes(self) -> int:
@@ -244,19 +252,7 @@ class CPUBackend:
 
     def _empty_weight(self, tensor: Tensor, role: Role, n_in: int, n_out: int) -> _native.Weight:
         """Memory for a matrix in its format."""
-        weight = self._native.weight(self._format(tensor, role), n_in, n_out)
-        if self._requested == "auto":
-            self._formats.add(weight.format)
-            self.dtype = "/".join(sorted(self._formats))
-        return weight
-
-    def _format(self, tensor: Tensor, role: Role) -> str:
-        if self._requested == "auto":
-            return _FORMATS[tensor.dtype]
-        if self._requested == "int4" and role is Role.TABLE:
-            # A table is usually the head too, where four bits cost the most quality.
-            return "int8"
-        return self._requested
+        return self._native.weight(self._dtypes.keep(tensor, role), n_in, n_out)
 
     def _rows_of(self, batch: Batch) -> _native.Rows:
         """The batch's rows in native form, made once for all layers."""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.checkpoint import display_name, open_checkpoint
-from rushlight.checkpoint.listing import first_ten
-from rushlight.errors import PortError, RequestError
+from rushlight.errors import PortError, RequestError, first_ten
 from rushlight.host.memory import naming_shortages
 from rushlight.loading.background import BackgroundCall
 from rushlight.loading.identify import identify
@@ -89,7 +88,7 @@ def load(
                 demo.folder() if source is None else source,
                 offline=offline,
                 revision=revision,
-                may_lack=partial(tied_heads, architecture=ported),
+                allow_missing=partial(tied_heads, architecture=ported),
             )
         )
         architecture, config = identify(checkpoint, ported)
@@ -159,7 +158,7 @@ def load_module(
     ops = open_backend(device, dtype, threads=threads, exact=exact)
     ported = load_port(port)
     with open_checkpoint(
-        source, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=ported)
+        source, offline=offline, revision=revision, allow_missing=partial(tied_heads, architecture=ported)
     ) as checkpoint:
         architecture, config = identify(checkpoint, ported)
         module = architecture(config)

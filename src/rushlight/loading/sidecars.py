@@ -7,9 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import read_config
-from rushlight.checkpoint.listing import first_ten
-from rushlight.errors import TokenizerError
-from rushlight.files.json_file import check_text_file
+from rushlight.errors import TokenizerError, first_ten
 from rushlight.models.generation_config import GENERATION_KEYS, GenerationConfig
 
 if TYPE_CHECKING:
@@ -36,15 +34,15 @@ def load_tokenizer(
     Raises:
         TokenizerError: a file is invalid, or the vocabulary does not fit the model's.
     """
-    from rushlight.text import Tokenizer
-    from rushlight.text.settings import read_settings
+    from rushlight.text import gpt2_tokenizer
+    from rushlight.text.tokenizer_settings import read_settings
 
     tokenizer = find_tokenizer(checkpoint)
     if isinstance(tokenizer, TokenizerError):
         return None, tokenizer
     if tokenizer is None and architecture.fallback_tokenizer(config.vocab_size) == "gpt2":
         _log.warning("no tokenizer next to the weights: using GPT-2's, which has the same %d tokens", config.vocab_size)
-        tokenizer = Tokenizer.gpt2(read_settings(partial(_find, checkpoint)))
+        tokenizer = gpt2_tokenizer(read_settings(partial(_find, checkpoint)))
     if tokenizer is not None and (beyond := tokenizer.check_fits(config.vocab_size)):
         _log.warning(
             "the tokenizer has tokens beyond the model's %d: %s; they are never generated, and refused in a prompt",
@@ -66,17 +64,10 @@ def find_tokenizer(checkpoint: Checkpoint) -> Tokenizer | TokenizerError | None:
 
 
 def _find(checkpoint: Checkpoint, pattern: str) -> Path | None:
-    """The path of a file next to the weights, by its name or a glob pattern.
-
-    Raises:
-        TokenizerError: it has this name and is not a text file.
-    """
+    """The path of a file next to the weights, by its name or a glob pattern."""
     if "*" in pattern:
         return min(checkpoint.folder.glob(pattern), default=None) if checkpoint.folder else None
-    path = checkpoint.sidecar(pattern)
-    if path is not None and path.is_file():
-        check_text_file(path, error=TokenizerError)
-    return path
+    return checkpoint.sidecar(pattern)
 
 
 def generation_config(checkpoint: Checkpoint, config: Config) -> GenerationConfig:

@@ -86,7 +86,7 @@ def check(
     expected = resolve_architecture(architecture, port)
     with status(f"opening {name}"):
         checkpoint = open_headers(
-            name, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=expected)
+            name, offline=offline, revision=revision, allow_missing=partial(tied_heads, architecture=expected)
         )
     with (
         checkpoint,

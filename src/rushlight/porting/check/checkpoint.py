@@ -12,9 +12,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import open_headers
-from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.stats import measure
-from rushlight.errors import ConfigError, RequestError, TokenizerError
+from rushlight.errors import ConfigError, RequestError, TokenizerError, first_ten
 from rushlight.loading.sidecars import find_tokenizer, generation_config
 from rushlight.models import ARCHITECTURES, GPT2_VOCAB_SIZE, TextConfig, load_port
 from rushlight.models.tied import tied_heads
@@ -65,7 +64,7 @@ def check(
     """
     architecture = resolve_architecture(model, port)
     with open_headers(
-        source, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=architecture)
+        source, offline=offline, revision=revision, allow_missing=partial(tied_heads, architecture=architecture)
     ) as checkpoint:
         return check_checkpoint(checkpoint, architecture, data=data)
 
