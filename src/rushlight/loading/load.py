@@ -15,9 +15,9 @@ from rushlight.checkpoint import display_name, open_checkpoint
 from rushlight.errors import PortError, RequestError, first_ten
 from rushlight.host.memory import naming_shortages
 from rushlight.loading.background import BackgroundCall
-from rushlight.loading.identify import identify, missing_fields
+from rushlight.loading.identify import identify
 from rushlight.loading.sidecars import generation_config, load_tokenizer
-from rushlight.models import load_port
+from rushlight.models import TextConfig, load_port
 from rushlight.models.tied import tied_heads
 from rushlight.nn import bind
 
@@ -90,11 +90,11 @@ def load(
             )
         )
         architecture, config = identify(checkpoint, ported)
-        if missing := missing_fields(config):
+        if not isinstance(config, TextConfig):
             raise PortError(
-                f"not a language model: its config lacks {', '.join(missing)}",
+                "not a language model: its config does not derive from rushlight.models.TextConfig",
                 file=port,
-                remedy="add them, or load it with rushlight.load_module and call it",
+                remedy="load it with rushlight.load_module and call it, or derive the config of a language model",
             )
         module = architecture(config)
         n_parameters = sum(

@@ -166,13 +166,13 @@ def _record(source: str, text: list[str] | None, ids: list[str] | None, offline:
 
 def _load(source: str | None, checkpoint: Checkpoint, port: str | None, **options: Any) -> Model | Module:
     """A language model, or with a port of something else its module."""
-    from rushlight.loading.identify import identify, missing_fields
+    from rushlight.loading.identify import identify
     from rushlight.loading.load import load, load_module
-    from rushlight.models import load_port
+    from rushlight.models import TextConfig, load_port
 
     if port is not None:
         config = identify(checkpoint, load_port(port))[1]
-        if missing_fields(config):
+        if not isinstance(config, TextConfig):
             return load_module(_name(source), port=port, **options)
     return load(source, port=port, **options)
 
