@@ -118,8 +118,8 @@ def test_a_schema_that_is_given_as_a_mapping_has_a_length_too(model):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"regex": "\ud800"}, r"regex is '\\ud800': it should be a pattern"),
-        ({"json_schema": '{"const": "\ud800"}'}, "json_schema is .*: it should be a JSON schema"),
+        ({"regex": "\ud800"}, r"regex is '\\ud800', expected a pattern"),
+        ({"json_schema": '{"const": "\ud800"}'}, "json_schema is .*, expected a JSON schema"),
         ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be used"),
         ({"stop": "\ud800"}, "a stop string holds half of a surrogate pair"),
     ],
