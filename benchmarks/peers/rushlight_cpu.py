@@ -43,7 +43,7 @@ class Runtime:
         from rushlight.generation import Context
 
         model = self.model
-        Context(model.forward, model.module.ops, model.config.kv_shape, len(ids)).feed(ids).argmax()
+        Context(model.language_model, len(ids)).feed(ids).argmax()
 
     def decode(self, prompts: Sequence[Sequence[int]], n_tokens: int) -> tuple[float, list[list[int]]]:
         from rushlight.bench.steps import Sequences
@@ -102,7 +102,7 @@ class Runtime:
         for position in range(n + 1):
             logits = ops.from_numpy(rows[position : position + 1])
             start = perf_counter()
-            [token] = ops.sample(logits, [sampler.draw(position)])
+            [token] = ops.sample(logits, [sampler.row(position)])
             sampler.take(token)
             times.append(perf_counter() - start)
         return {"seconds": times[1:]}

@@ -89,8 +89,8 @@ def test_the_printed_script_fixes_the_checkpoint(rushlight, compiled, monkeypatc
     script = re.sub("^    ", "", done.out.partition("(pip install safetensors):\n\n")[2], flags=re.MULTILINE)
     monkeypatch.chdir(compiled.parent)
     exec(script, {})
-    assert rushlight("check", "mended.safetensors").code == 0
-    assert load_file("mended.safetensors")["transformer.h.1.mlp.c_fc.weight"].shape == (64, 256)
+    assert rushlight("check", "fixed.safetensors").code == 0
+    assert load_file("fixed.safetensors")["transformer.h.1.mlp.c_fc.weight"].shape == (64, 256)
 
 
 def test_json_has_every_tensor(rushlight, compiled):

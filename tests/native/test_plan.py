@@ -9,7 +9,7 @@ import pytest
 from native_helpers import ArrayTensor, random
 
 from rushlight.backends.batch import Batch, Chunk, KVShape
-from rushlight.backends.cpu import MOST_PLANNED_ROWS, MOST_PLANS, CPUBackend
+from rushlight.backends.cpu import MOST_PLANS, MOST_RECORDED_ROWS, CPUBackend
 from rushlight.models.gpt2 import GPT2, GPT2Config
 from rushlight.nn import Activation, bind
 
@@ -117,7 +117,7 @@ def test_results_stay_when_the_plan_is_run_again():
 def test_steps_of_many_rows_are_not_planned():
     ops = CPUBackend()
     calls = Calls(gpt2(ops))
-    run(ops.capture(calls), ops, [[Chunk([1] * (MOST_PLANNED_ROWS + 1), 0, [0, 1])]] * 4)
+    run(ops.capture(calls), ops, [[Chunk([1] * (MOST_RECORDED_ROWS + 1), 0, [0, 1])]] * 4)
     assert calls.n == 4
 
 
@@ -197,7 +197,8 @@ def test_what_cannot_be_repeated_is_called_each_time(architecture):
     chunks = steps(1, 6)
     for plain, captured in zip(run(model, ops, chunks), run(forward, ops, chunks), strict=True):
         assert np.array_equal(plain, captured)
-    assert forward._plans == {(1, 1): None}
+    assert forward._plans == {}
+    assert not forward._recordable
     Keeps.kept.clear()
 
 

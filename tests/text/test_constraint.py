@@ -100,5 +100,5 @@ def test_it_needs_a_tokenizer_and_an_end():
 
 def test_a_token_that_the_grammar_does_not_allow_is_an_error(model):
     constraint = model._constraint(rushlight.generation.SamplingParams(regex="yes"))
-    with pytest.raises(GenerationError, match="cannot be held to its grammar"):
+    with pytest.raises(GenerationError, match="the grammar cannot be followed"):
         constraint.take(model.tokenizer.encode("no")[0])

@@ -54,7 +54,7 @@ class PromptEncoder:
         if rendered.typed is None:
             self._refuse_ambiguous(rest, rendered.strings)
         typed = [(max(start - n_known, 0), end - n_known) for start, end in rendered.typed or () if end > n_known]
-        return known_ids + self._tokenizer.encode_marked(rest, typed)
+        return known_ids + self._tokenizer.encode_rendered(rest, typed)
 
     def _known(self, rendered: Rendered) -> tuple[list[int], int]:
         """The ids of as much of the beginning of a text as they are known for, and how many characters that is."""
@@ -73,7 +73,7 @@ class PromptEncoder:
 
         Some tokenizers put a space before the words of a text, but not before a token that the template writes.
         """
-        return not self._tokenizer.marks_beginnings or rest.startswith(tuple(self._tokenizer.added_tokens()))
+        return not self._tokenizer.adds_dummy_prefix or rest.startswith(tuple(self._tokenizer.added_tokens()))
 
     def _n_answered(self, turn: _Turn, text: str) -> int:
         """How many tokens of an answer `text` begins with: not all of them if it was cut, as at a stop string."""

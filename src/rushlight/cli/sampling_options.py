@@ -76,13 +76,10 @@ def _parse_bias(text: str) -> tuple[int, float]:
 def _read_schema(file: str | None) -> str | None:
     if file is None:
         return None
-    from pathlib import Path
+    from rushlight.files.text_file import read_text
 
-    try:
-        with Path(file).open(encoding="utf-8") as opened:
-            return opened.read(MAX_GRAMMAR_CHARS + 1)  # one more than the limit, so that validation refuses it
-    except UnicodeDecodeError as error:
-        raise RequestError("the JSON schema is not UTF-8", file=file, offset=error.start) from None
+    # The limit counts characters, which have up to 4 bytes.
+    return read_text(file, max_bytes=4 * MAX_GRAMMAR_CHARS, error=RequestError, allow_pipe=True)
 
 
 _FORMS: dict[str, tuple[Any, Callable[[Any], Any]]] = {

@@ -9,46 +9,45 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rushlight.generation.beam import BeamSearch, Hypothesis
     from rushlight.generation.engine import Engine
-    from rushlight.generation.runner import Context, Forward
+    from rushlight.generation.runner import Context, LanguageModel
     from rushlight.generation.sampling.logprobs import TokenLogprob
     from rushlight.generation.sampling.params import SamplingParams, SamplingSettings, given, takes_settings
     from rushlight.generation.sampling.sampler import Sampler
-    from rushlight.generation.scoring import Perplexity, Scorer, windows
-    from rushlight.generation.sequence import FinishReason, Sequence, Token
-    from rushlight.generation.speculation.draft_model import Draft, DraftModel
+    from rushlight.generation.scoring import Perplexity, Scorer, sliding_windows
+    from rushlight.generation.sequence import FinishReason, SequenceState, Token
+    from rushlight.generation.speculation.draft_model import Draft
 
 __all__ = [
     "BeamSearch",
     "Context",
     "Draft",
-    "DraftModel",
     "Engine",
     "FinishReason",
-    "Forward",
     "Hypothesis",
+    "LanguageModel",
     "Perplexity",
     "Sampler",
     "SamplingParams",
     "SamplingSettings",
     "Scorer",
-    "Sequence",
+    "SequenceState",
     "Token",
     "TokenLogprob",
     "given",
+    "sliding_windows",
     "takes_settings",
-    "windows",
 ]
 
 _HOMES = {
     "beam": ("BeamSearch", "Hypothesis"),
     "engine": ("Engine",),
-    "runner": ("Context", "Forward"),
+    "runner": ("Context", "LanguageModel"),
     "sampling.logprobs": ("TokenLogprob",),
     "sampling.params": ("SamplingParams", "SamplingSettings", "given", "takes_settings"),
     "sampling.sampler": ("Sampler",),
-    "scoring": ("Perplexity", "Scorer", "windows"),
-    "sequence": ("FinishReason", "Sequence", "Token"),
-    "speculation.draft_model": ("Draft", "DraftModel"),
+    "scoring": ("Perplexity", "Scorer", "sliding_windows"),
+    "sequence": ("FinishReason", "SequenceState", "Token"),
+    "speculation.draft_model": ("Draft",),
 }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, RequestError
-from rushlight.generation.runner import PREFILL_ROWS, Runner, require_room
+from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
 from rushlight.generation.sampling.logprobs import NONE_ALLOWED_REMEDY, NOT_FINITE_REMEDY
 from rushlight.generation.sampling.params import SamplingParams
 
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Backend
-    from rushlight.generation.runner import Forward
-
+    from rushlight.generation.runner import LanguageModel
 
 MAX_BEAMS = 64
 
@@ -97,14 +94,14 @@ class BeamSearch:
         if problems:
             raise RequestError("; ".join(problems))
 
-    def run(self, forward: Forward, backend: Backend, kv_shape: KVShape, prompt_ids: Sequence[int]) -> list[Hypothesis]:
+    def run(self, model: LanguageModel, prompt_ids: Sequence[int]) -> list[Hypothesis]:
         """The finished texts, best first: n_beams of them, or fewer where the vocabulary has no more.
 
         Raises:
             MemoryLimitError: the beams' keys and values do not fit in the memory there is.
             GenerationError: the logits hold NaN or infinity, or no token is allowed.
         """
-        beams = _Beams(forward, backend, kv_shape, prompt_ids, self.n_beams, self.max_tokens)
+        beams = _Beams(model, prompt_ids, self.n_beams, self.max_tokens)
         logprobs = self._logprobs(beams.start(), prompt_ids, [()])
         running: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         finished: list[Hypothesis] = []
@@ -183,22 +180,14 @@ def _best(totals: NDArray[np.float64], n: int) -> NDArray[np.int64]:
 class _Beams:
     """The beams' keys and values: a table of blocks for each, full blocks shared."""
 
-    def __init__(
-        self,
-        forward: Forward,
-        backend: Backend,
-        kv_shape: KVShape,
-        prompt_ids: Sequence[int],
-        n_beams: int,
-        max_tokens: int,
-    ) -> None:
+    def __init__(self, model: LanguageModel, prompt_ids: Sequence[int], n_beams: int, max_tokens: int) -> None:
         self._prompt_ids = tuple(prompt_ids)
         shared = len(prompt_ids) // BLOCK_SIZE
         own = -(-(len(prompt_ids) + max_tokens) // BLOCK_SIZE) - shared
         self._n_blocks = shared + n_beams * own
         what = f"{n_beams} beams of {len(prompt_ids) + max_tokens} tokens"
-        require_room(self._n_blocks, backend, kv_shape, what, "search with fewer beams, or for a shorter text")
-        self._run = Runner(forward, backend, kv_shape, self._n_blocks)
+        require_room(self._n_blocks, model, what, "search with fewer beams, or for a shorter text")
+        self._runner = ModelRunner(model, self._n_blocks)
         self._tables: list[list[int]] = []
 
     def start(self) -> NDArray[np.floating]:
@@ -207,15 +196,15 @@ class _Beams:
         table = list(range(-(-len(ids) // BLOCK_SIZE)))
         self._tables = [table]
         chunks = [Chunk(ids[at : at + PREFILL_ROWS], at, table) for at in range(0, len(ids), PREFILL_ROWS)]
-        return [self._run([chunk]) for chunk in chunks][-1]
+        return [self._runner([chunk]) for chunk in chunks][-1]
 
     def step(self, parents: Sequence[int], texts: Sequence[tuple[int, ...]]) -> NDArray[np.floating]:
         """Goes on with new beams, each a token longer than its parent: (B, V) logits.
 
         The first of a parent's beams takes over its last block; the others compute theirs from their tokens.
         """
-        n_fed = len(self._prompt_ids) + len(texts[0]) - 1
-        n_full = n_fed // BLOCK_SIZE
+        n_computed = len(self._prompt_ids) + len(texts[0]) - 1
+        n_full = n_computed // BLOCK_SIZE
         heirs = [parent not in parents[:beam] for beam, parent in enumerate(parents)]
         tables = [
             self._tables[parent][: None if is_heir else n_full] for parent, is_heir in zip(parents, heirs, strict=True)
@@ -226,7 +215,7 @@ class _Beams:
         for ids, is_heir, table in zip(texts, heirs, tables, strict=True):
             if len(table) == n_full:
                 table.append(next(free))
-            start = n_fed if is_heir else n_full * BLOCK_SIZE
+            start = n_computed if is_heir else n_full * BLOCK_SIZE
             chunks.append(Chunk((*self._prompt_ids, *ids)[start:], start, table))
         self._tables = tables
-        return self._run(chunks)
+        return self._runner(chunks)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, RushlightError
-from rushlight.generation.runner import PREFILL_ROWS, Runner, require_room
+from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
 from rushlight.generation.sampling.logprobs import NOT_FINITE_REMEDY
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Backend
-    from rushlight.generation.runner import Forward
+    from rushlight.generation.runner import LanguageModel
 
 SCORED_ROWS = 64
 """Rows whose logits are held at once: 64 of GPT-2's are 39 MB with their float64 copy, a whole window 620 MB."""
@@ -88,9 +86,7 @@ class Scorer:
     """Scores sequences, many of them in one step; each comes out as it would alone.
 
     Args:
-        forward: the model.
-        backend: the device it runs on.
-        kv_shape: what it keeps of every position.
+        model: the model.
         capacity: the most tokens that a sequence has, its last not counted: nothing follows that one. All that run
             together have the memory of one such sequence, or of MAX_LANES blocks, if that is more.
         in_one_piece: run each sequence alone, at once and from its beginning, for whoever looks at the rows.
@@ -99,12 +95,10 @@ class Scorer:
         MemoryLimitError: there is not as much memory.
     """
 
-    def __init__(
-        self, forward: Forward, backend: Backend, kv_shape: KVShape, capacity: int, *, in_one_piece: bool = False
-    ) -> None:
+    def __init__(self, model: LanguageModel, capacity: int, *, in_one_piece: bool = False) -> None:
         self._n_blocks = max(-(-capacity // BLOCK_SIZE), MAX_LANES)
-        require_room(self._n_blocks, backend, kv_shape, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
-        self._run = Runner(forward, backend, kv_shape, self._n_blocks)
+        require_room(self._n_blocks, model, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
+        self._runner = ModelRunner(model, self._n_blocks)
         self._in_one_piece = in_one_piece
 
     def score_many(self, asked: Iterable[tuple[Sequence[int], int]]) -> Iterator[Likelihood]:
@@ -177,18 +171,18 @@ class Scorer:
 
     def _feed(self, chunks: Sequence[Chunk], most_rows: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
         """Runs chunks of different sequences, at most so many rows in a step: which chunk, and its next logits."""
-        n_fed = [0] * len(chunks)
+        n_computed = [0] * len(chunks)
         while True:
             step: dict[int, Chunk] = {}
             left = most_rows
             for i, (ids, position, table, all_logits) in enumerate(chunks):
-                if part := ids[n_fed[i] : n_fed[i] + left]:
-                    step[i] = Chunk(part, position + n_fed[i], table, all_logits)
-                    n_fed[i] += len(part)
+                if part := ids[n_computed[i] : n_computed[i] + left]:
+                    step[i] = Chunk(part, position + n_computed[i], table, all_logits)
+                    n_computed[i] += len(part)
                     left -= len(part)
             if not step:
                 return
-            logits = self._run(list(step.values()))
+            logits = self._runner(list(step.values()))
             at = 0
             for i, chunk in step.items():
                 n = len(chunk.ids) if chunk.all_logits else 1
@@ -287,7 +281,7 @@ class Perplexity:
         return self.n_ids / self.elapsed_s if self.elapsed_s else 0.0
 
 
-def windows(ids: Iterable[int], window: int, stride: int) -> Iterator[tuple[list[int], int]]:
+def sliding_windows(ids: Iterable[int], window: int, stride: int) -> Iterator[tuple[list[int], int]]:
     """Every window of a text of token ids, and how many tokens at its end are new: not in the window before.
 
     Args:

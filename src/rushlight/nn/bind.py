@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rushlight.backends.protocol import Role
 from rushlight.errors import BindError, printable_name
+from rushlight.nn.module import Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from rushlight.backends.protocol import Backend, Tensor
-    from rushlight.nn.module import Module, Slot
+    from rushlight.nn.module import Constant, Module, Slot
 
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 MAX_LINES = 100
@@ -95,6 +99,9 @@ def diagnose(model: Module, tensors: Mapping[str, Tensor], *, rules: NameRules, 
     slots = dict(model.named_slots())
     ties = {head: table for head, table in rules.tied.items() if tie and head in slots}
     found, problems = _by_path(tensors, rules)
+    for head, table in ties.items():
+        if table not in found and head in found:
+            found[table] = found[head]  # of two tied tensors a file may hold either
     problems += _check_slots(slots, found, ties, rules)
     other_heads = _other_heads(slots, found, rules)
     problems += _check_unexpected(slots, {path: t for path, t in found.items() if path not in other_heads})
@@ -138,18 +145,44 @@ def bind(
     modules = dict(model.named_modules())
     for module in modules.values():
         module.ops = ops
+    model.track(Version())
     placed: dict[str, Any] = {}
     for path, slot in diagnosis.slots.items():
         if path not in diagnosis.ties:
             placed[path] = ops.load_weight(diagnosis.found[path], slot.role)
     for head, table in diagnosis.ties.items():
         placed[head] = ops.tie(placed[table])
+    for path, constant in model.named_constants():
+        placed[path] = ops.load_weight(_ConstantTensor(path, constant), Role.CONSTANT)
     for path, weight in placed.items():
         parent, _, name = path.rpartition(".")
         setattr(modules[parent], name, weight)
     if finish:
         ops.finish_loading()
     return diagnosis.other_heads
+
+
+class _ConstantTensor:
+    """A constant as a `Tensor` to load."""
+
+    dtype = "F32"
+
+    def __init__(self, name: str, constant: Constant) -> None:
+        import numpy as np
+
+        self.name = name
+        self._values = np.array(constant.values, np.float32)
+        self.shape: tuple[int, ...] = self._values.shape
+
+    def float32(self) -> NDArray[np.float32]:
+        return self._values.copy()
+
+    def read_into(self, raw: NDArray[np.uint8], start: int) -> None:
+        data = self._values.tobytes()[start : start + len(raw)]
+        raw[:] = bytearray(data)
+
+    def same_data(self, other: Any) -> bool:
+        return bool(self._values.tobytes() == other.float32().tobytes())
 
 
 def _by_path(tensors: Mapping[str, Tensor], rules: NameRules) -> tuple[dict[str, Tensor], list[Problem]]:

@@ -19,16 +19,16 @@ from rushlight.generation import (
     BeamSearch,
     Context,
     Draft,
-    DraftModel,
     Engine,
+    LanguageModel,
     Perplexity,
     Sampler,
     SamplingParams,
     SamplingSettings,
     Scorer,
-    Sequence,
+    SequenceState,
+    sliding_windows,
     takes_settings,
-    windows,
 )
 from rushlight.generation.runner import PREFILL_ROWS
 from rushlight.generation.speculation.controller import PromptLookup
@@ -41,16 +41,15 @@ from rushlight.text import StopStrings
 from rushlight.text.constraint import Grammars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from collections.abc import Sequence as Ids
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import Unpack
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.protocol import Backend
-    from rushlight.generation import FinishReason, Forward
-    from rushlight.generation.speculation.controller import Guesser
+    from rushlight.backends.protocol import Backend, Forward
+    from rushlight.generation import FinishReason
+    from rushlight.generation.speculation.controller import Proposer
     from rushlight.models import Config
     from rushlight.nn import Module
     from rushlight.nn.tap import Hook
@@ -74,15 +73,15 @@ class Request:
             wins.
     """
 
-    prompt: str | Ids[int]
-    stop: str | Ids[str] | None
+    prompt: str | Sequence[int]
+    stop: str | Sequence[str] | None
     settings: SamplingSettings
 
     @takes_settings
     def __init__(
         self,
-        prompt: str | Ids[int],
-        stop: str | Ids[str] | None = (),
+        prompt: str | Sequence[int],
+        stop: str | Sequence[str] | None = (),
         settings: SamplingSettings | None = None,
         **keywords: Unpack[SamplingSettings],
     ) -> None:
@@ -147,7 +146,7 @@ class Model:
         self._no_tokenizer = no_tokenizer
         self._grammars: Grammars | None = None
         self._plain = self._running(module, self.forward)
-        missing = [] if tokenizer is None else tokenizer.missing_ids(config.vocab_size)
+        missing = [] if tokenizer is None else tokenizer.unused_ids(config.vocab_size)
         self._allowed = self._all_but((*missing, *suppressed_ids))
         self._allowed_first = None
         if begin_suppressed_ids:
@@ -175,6 +174,11 @@ class Model:
         """The most tokens that prompt and text can have together."""
         return self.config.context_length
 
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model as `rushlight.generation` runs it; traced or patched where this thread or task is."""
+        return LanguageModel.of(self._here.forward, self._backend, self.config)
+
     def use_draft(self, draft: Model | None) -> None:
         """From now on, a smaller model guesses what this one is going to say; None ends that. No text changes.
 
@@ -196,7 +200,11 @@ class Model:
 
     @takes_settings
     def generate(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stop: str | Sequence[str] | None = (),
+        **settings: Unpack[SamplingSettings],
     ) -> Generation:
         """The text that goes on from a prompt: greedy and at most 100 tokens, unless the settings say otherwise.
 
@@ -223,7 +231,11 @@ class Model:
 
     @takes_settings
     def stream(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stop: str | Sequence[str] | None = (),
+        **settings: Unpack[SamplingSettings],
     ) -> Stream:
         """As `generate`, piece by piece. What is wrong with the request is raised here, before the first piece."""
         engine = self._here.engine
@@ -231,7 +243,11 @@ class Model:
 
     @takes_settings
     def astream(
-        self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stop: str | Sequence[str] | None = (),
+        **settings: Unpack[SamplingSettings],
     ) -> AsyncStream:
         """As `stream`, for `async for`: the event loop goes on while another thread computes.
 
@@ -242,7 +258,7 @@ class Model:
         return AsyncStream(engine, self._writer(engine, prompt, stop, settings))
 
     def generate_many(
-        self, requests: Iterable[Request | str | Ids[int]], *, max_active: int = 16
+        self, requests: Iterable[Request | str | Sequence[int]], *, max_active: int = 16
     ) -> Iterator[tuple[int, Generation | RushlightError]]:
         """Texts for many prompts, several at a time: faster than one after another, and the same texts.
 
@@ -268,7 +284,7 @@ class Model:
             raise RequestError(f"max_active is {max_active!r}: it should be a whole number, 1 or more")
         engine = self._here.engine
 
-        def writers(given: Request | str | Ids[int]) -> list[Writer]:
+        def writers(given: Request | str | Sequence[int]) -> list[Writer]:
             request = given if isinstance(given, Request) else Request(given)
             return self._writers(engine, request.prompt, request.stop, request.settings)
 
@@ -276,7 +292,7 @@ class Model:
         return write_many(engine, texts, max_active)
 
     def _writer(
-        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str] | None, settings: SamplingSettings
+        self, engine: Engine, prompt: str | Sequence[int], stop: str | Sequence[str] | None, settings: SamplingSettings
     ) -> Writer:
         writers = self._writers(engine, prompt, stop, settings)
         if len(writers) > 1:
@@ -284,7 +300,7 @@ class Model:
         return writers[0]
 
     def _writers(
-        self, engine: Engine, prompt: str | Ids[int], stop: str | Ids[str] | None, settings: SamplingSettings
+        self, engine: Engine, prompt: str | Sequence[int], stop: str | Sequence[str] | None, settings: SamplingSettings
     ) -> list[Writer]:
         """What a request comes to, checked: a writer for each of its texts."""
         self._check_causal()
@@ -306,13 +322,13 @@ class Model:
                 constraint and constraint.copy(),
                 allowed_first=self._allowed_first,
             )
-            sequence = Sequence(
+            sequence = SequenceState(
                 prompt_ids,
                 sampler,
                 max_tokens=own.max_tokens,
                 context_length=self.context_length,
                 stop_ids=stop_ids,
-                guessers=self._guessers(engine, sampler),
+                proposers=self._proposers(engine, sampler),
             )
             engine.check(sequence)
             result = Generation(
@@ -334,22 +350,22 @@ class Model:
             return self._grammars.regex(params.regex)
         return self._grammars.json_schema(params.json_schema or {})
 
-    def _guessers(self, engine: Engine, sampler: Sampler) -> list[Guesser | Draft]:
+    def _proposers(self, engine: Engine, sampler: Sampler) -> list[Proposer | Draft]:
         if sampler.params.speculate is False or self._here is not self._plain:  # a trace has rows of the text alone
             return []
         return [PromptLookup(), *([Draft(engine.drafts, sampler)] if engine.drafts else [])]
 
     def beam_search(
         self,
-        prompt: str | Ids[int],
+        prompt: str | Sequence[int],
         *,
         n_beams: int | None = 4,
         max_tokens: int | None = 100,
         length_penalty: float | None = 1.0,
         early_stopping: bool | Literal["never"] | None = False,
         n: int | None = 1,
-        stop: str | Ids[str] | None = (),
-        stop_ids: Ids[int] | None = (),
+        stop: str | Sequence[str] | None = (),
+        stop_ids: Sequence[int] | None = (),
         ignore_eos: bool | None = False,
         repetition_penalty: float | None = 1.0,
         presence_penalty: float | None = 0.0,
@@ -407,7 +423,7 @@ class Model:
         if not isinstance(n, int) or n not in range(1, n_beams + 1):
             raise RequestError(f"n is {n!r}: it should be 1 to n_beams, {n_beams}")
         beams = []
-        for text in search.run(self.forward, self._backend, self.config.kv_shape, prompt_ids)[:n]:
+        for text in search.run(self.language_model, prompt_ids)[:n]:
             ended = text.ids[-1] in ends
             ids = list(text.ids[:-1] if ended else text.ids)
             shown = StopStrings(strings)
@@ -416,7 +432,7 @@ class Model:
             beams.append(Beam(prompt_ids, ids, words + shown.flush(), reason, text.logprob, text.score))
         return beams
 
-    def _all_but(self, ids: Ids[int]) -> NDArray[np.bool_] | None:
+    def _all_but(self, ids: Sequence[int]) -> NDArray[np.bool_] | None:
         """(V,): the tokens that may be chosen where these may not; None for all."""
         if not ids:
             return None
@@ -424,11 +440,11 @@ class Model:
         allowed[list(ids)] = False
         return allowed
 
-    def _stops(self, strings: Ids[str], prompt_ids: Ids[int]) -> Callable[[Ids[int]], bool]:
+    def _stops(self, strings: Sequence[str], prompt_ids: Sequence[int]) -> Callable[[Sequence[int]], bool]:
         """Whether new tokens hold a stop string."""
         decode = self._prompts.need_tokenizer("stop strings need a tokenizer").decode
 
-        def stops(ids: Ids[int]) -> bool:
+        def stops(ids: Sequence[int]) -> bool:
             text = decode(ids, before=prompt_ids)
             return any(string in text for string in strings)
 
@@ -442,7 +458,7 @@ class Model:
         """
         return self._prompts.need_tokenizer(why)
 
-    def prompt_ids(self, prompt: str | Ids[int]) -> list[int]:
+    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """The token ids that the model is given for a prompt: of a text with what the tokenizer puts before it.
 
         Raises:
@@ -450,7 +466,7 @@ class Model:
         """
         return self._prompts.ids(prompt)
 
-    def logits(self, prompt: str | Ids[int]) -> NDArray[np.floating]:
+    def logits(self, prompt: str | Sequence[int]) -> NDArray[np.floating]:
         """The model's logits after every token of a text or of token ids: (T, V), float32.
 
         Raises:
@@ -462,7 +478,7 @@ class Model:
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
         chunk_rows = len(ids) if self._here is not self._plain or not self.module.causal else PREFILL_ROWS
-        context = Context(self._here.forward, self._backend, self.config.kv_shape, len(ids))
+        context = Context(self.language_model, len(ids))
         return context.feed(ids, all_logits=True, chunk_rows=chunk_rows)
 
     @contextmanager
@@ -509,7 +525,7 @@ class Model:
         with self._tap(patch_hook(self._backend, patches)):
             yield
 
-    def score(self, prompt: str | Ids[int], continuation: str | Ids[int]) -> Score:
+    def score(self, prompt: str | Sequence[int], continuation: str | Sequence[int]) -> Score:
         """How likely `continuation` is after `prompt`: lm-evaluation-harness's loglikelihood.
 
         Two texts are encoded as that harness does: white space at the end of the prompt is moved to the continuation,
@@ -526,7 +542,7 @@ class Model:
         """
         return next(self.score_many([(prompt, continuation)]))
 
-    def score_many(self, pairs: Iterable[tuple[str | Ids[int], str | Ids[int]]]) -> Iterator[Score]:
+    def score_many(self, pairs: Iterable[tuple[str | Sequence[int], str | Sequence[int]]]) -> Iterator[Score]:
         """`score` of each (prompt, continuation), in order: the same figures, and faster than one after another.
 
         Pairs are read some dozens ahead and scored several in a step. What pairs in a row begin with, as the answers to
@@ -560,7 +576,7 @@ class Model:
 
         Args:
             text: the text, its pieces as a file gives them, or its token ids; read as they are needed. Pieces are
-                encoded as the whole text is, wherever they are cut (see `rushlight.text.encode_pieces`).
+                encoded as the whole text is, wherever they are cut (see `rushlight.text.encode_chunks`).
             window: tokens in a window; None is the model's context.
             stride: tokens from one window to the next; None is 512, or the window where that is less. A smaller one
                 gives each token more context and takes longer.
@@ -581,7 +597,7 @@ class Model:
         read: deque[int] = deque()
 
         def sequences() -> Iterator[tuple[list[int], int]]:
-            for ids, n_new in windows(self._prompts.pieces(text, result), window, stride):
+            for ids, n_new in sliding_windows(self._prompts.pieces(text, result), window, stride):
                 read.append(n_new)
                 yield ids, min(n_new, len(ids) - 1)
 
@@ -626,20 +642,14 @@ class Model:
         draft: Model | None = None,
     ) -> Running:
         """The one place where engines are made."""
-        guessing = None
-        if draft is not None:
-            guessing = DraftModel(draft.forward, draft._backend, draft.config.kv_shape, draft.context_length)
 
         def make_engine() -> Engine:
             return Engine(
-                forward,
-                self._backend,
-                self.config.kv_shape,
-                context_length=self.context_length,
+                LanguageModel.of(forward, self._backend, self.config),
                 max_rows=max_rows,
                 kv_bytes=self._kv_bytes,
                 prefix_cache=prefix_cache,
-                draft=guessing,
+                draft=None if draft is None else LanguageModel.of(draft.forward, draft._backend, draft.config),
             )
 
         return Running(module, forward, make_engine)
@@ -665,13 +675,7 @@ class Model:
 
     def _scorer(self, capacity: int) -> Scorer:
         self._check_causal()
-        return Scorer(
-            self._here.forward,
-            self._backend,
-            self.config.kv_shape,
-            capacity,
-            in_one_piece=self._here is not self._plain,
-        )
+        return Scorer(self.language_model, capacity, in_one_piece=self._here is not self._plain)
 
 
 def _checked_pair(pair: object) -> Any:

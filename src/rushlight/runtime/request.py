@@ -11,7 +11,7 @@ from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, cast
 
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
-from rushlight.text import encode_pieces
+from rushlight.text import encode_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,7 +89,7 @@ class Prompts:
             RequestError: the model does not embed it.
             TokenizerError: there is no tokenizer, and `why` it is needed.
         """
-        return list(self._embedded(self.need_tokenizer(why).beginning))
+        return list(self._embedded(self.need_tokenizer(why).prefix_ids))
 
     def text_ids(self, text: str) -> list[int]:
         """The ids of a text alone.
@@ -211,7 +211,7 @@ class Prompts:
         tokenizer, beginning = self.need_tokenizer("there is text to encode"), self.beginning("there is text to encode")
         result.n_beginning = len(beginning)
         yield from beginning
-        yield from self._embedded(encode_pieces(tokenizer, counted()))
+        yield from self._embedded(encode_chunks(tokenizer, counted()))
 
 
 def _items(given: object, what: str) -> Iterator[Any]:

@@ -9,13 +9,13 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import RushlightError
-from rushlight.generation.consumer import Reader
+from rushlight.generation.consumer import Consumer
 from rushlight.text.stream import WINDOW_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
 
-    from rushlight.generation import Engine, FinishReason, Sequence, Token, TokenLogprob
+    from rushlight.generation import Engine, FinishReason, SequenceState, Token, TokenLogprob
     from rushlight.text import StopStrings, Tokenizer
 
 
@@ -175,7 +175,9 @@ class Writer:
         stop: the strings that end it.
     """
 
-    def __init__(self, sequence: Sequence, result: Generation, tokenizer: Tokenizer | None, stop: StopStrings) -> None:
+    def __init__(
+        self, sequence: SequenceState, result: Generation, tokenizer: Tokenizer | None, stop: StopStrings
+    ) -> None:
         self.sequence = sequence
         self.result = result
         self.ended = False
@@ -243,7 +245,7 @@ class Writer:
 
     def _account(self) -> None:
         stats, sequence = self.result.stats, self.sequence
-        stats.prefill_s, stats.decode_s, stats.cached_tokens = sequence.prefill_s, sequence.decode_s, sequence.n_found
+        stats.prefill_s, stats.decode_s, stats.cached_tokens = sequence.prefill_s, sequence.decode_s, sequence.n_cached
         if sequence.scores_prompt:
             self.result.prompt_logprobs = [None, *sequence.prompt_logprobs]
 
@@ -267,7 +269,7 @@ class Stream:
         """(prompt tokens computed or found in the prefix cache so far, all of them); any thread may ask."""
         n_prompt = self._sequence.n_prompt
         has_begun = self.result.stats.generated_tokens > 0  # what was computed is let go of at the end
-        return n_prompt if has_begun else min(self._sequence.n_fed, n_prompt), n_prompt
+        return n_prompt if has_begun else min(self._sequence.n_computed, n_prompt), n_prompt
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -278,7 +280,7 @@ class Stream:
     def close(self) -> None:
         """Ends the generation early."""
         self._pieces.close()
-        self._engine.settle()
+        self._engine.reclaim()
 
 
 class AsyncStream:
@@ -313,7 +315,7 @@ def write_many(
     Yields:
         (the number, the text or what went wrong with it), as each is finished.
     """
-    reader = Reader()  # it goes with this frame, and nothing that runs then can swallow an interrupt
+    consumer = Consumer()  # it goes with this frame, and nothing that runs then can swallow an interrupt
     active: dict[int, list[Writer]] = {}
     while True:
         while len(active) < max_active and (pulled := next(texts, None)):
@@ -325,7 +327,7 @@ def write_many(
         for index in [index for index, writers in active.items() if not writers[-1].sequence.arrival]:
             alone = not any(map(_under_way, chain.from_iterable(active.values())))
             try:
-                _submit(engine, active[index], reader, alone=alone)
+                _submit(engine, active[index], consumer, alone=alone)
             except RushlightError as error:
                 _cancel(engine, active.pop(index))
                 yield index, error
@@ -349,7 +351,7 @@ def _under_way(writer: Writer) -> bool:
     return bool(writer.sequence.arrival) and not writer.ended
 
 
-def _submit(engine: Engine, writers: Iterable[Writer], reader: Reader, *, alone: bool) -> None:
+def _submit(engine: Engine, writers: Iterable[Writer], consumer: Consumer, *, alone: bool) -> None:
     """Queues the texts that are not queued yet, in order, as far as there is room.
 
     Args:
@@ -363,7 +365,7 @@ def _submit(engine: Engine, writers: Iterable[Writer], reader: Reader, *, alone:
             continue
         if engine.full and not alone:
             return  # there will be, once those under way have been read
-        engine.submit(writer.sequence, reader, wait=True)
+        engine.submit(writer.sequence, consumer, wait=True)
         alone = False
 
 
@@ -387,8 +389,8 @@ def _cancel(engine: Engine, writers: Iterable[Writer]) -> None:
 
 def _pieces(engine: Engine, writer: Writer) -> Generator[str]:
     # A function, not a method: a stream that its own generator held would be freed late.
-    sequence, reader = writer.sequence, Reader()
-    engine.submit(sequence, reader, wait=True)
+    sequence, consumer = writer.sequence, Consumer()
+    engine.submit(sequence, consumer, wait=True)
     while not writer.ended:
         engine.run_until(sequence.is_ready)
         if piece := writer.take():
@@ -400,7 +402,7 @@ async def _async_pieces(engine: Engine, writer: Writer) -> AsyncGenerator[str]:
     import asyncio  # half a hundred modules, which the way to a first token does without
 
     # The reader goes with this frame, also where a loop that was closed cannot bring it to its end.
-    sequence, ready, reader = writer.sequence, asyncio.Event(), Reader()
+    sequence, ready, consumer = writer.sequence, asyncio.Event(), Consumer()
     loop = asyncio.get_running_loop()
 
     def notify() -> None:
@@ -411,13 +413,13 @@ async def _async_pieces(engine: Engine, writer: Writer) -> AsyncGenerator[str]:
 
     sequence.notify = notify
     try:
-        engine.submit(sequence, reader)
-        engine.follow()
+        engine.submit(sequence, consumer)
+        engine.run_in_background()
         while not writer.ended:
             stalled = not sequence.runnable
             piece = writer.take()
             if stalled and sequence.runnable:
-                engine.follow()
+                engine.run_in_background()
             if piece:
                 yield piece
             elif piece is None:

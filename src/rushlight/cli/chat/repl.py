@@ -96,8 +96,8 @@ class Repl:
                 return self._commands[word][2] != self._exit
             if "\n" not in text:  # several lines are a paste, which may begin with a path
                 write_message(
-                    f"error: unknown command {printable_name(word)}; /help lists the commands, // begins a message with a"
-                    " slash"
+                    f"error: unknown command {printable_name(word)}; /help lists the commands, // begins a message with"
+                    " a slash"
                 )
                 return True
         if text:

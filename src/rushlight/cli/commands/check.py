@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from rushlight.porting.check import Evidence, Finding, Report
+    from rushlight.porting.check import CheckReport, Evidence, Finding
 
 MAX_WIDTH = 100
 MAX_EVIDENCE = 8
@@ -79,14 +79,14 @@ def check(
     """
     from rushlight.checkpoint import open_headers
     from rushlight.models.tied import tied_heads
-    from rushlight.porting.check.checkpoint import examine, model_named
+    from rushlight.porting.check.checkpoint import check_checkpoint, resolve_architecture
 
     _refuse_architecture(source, model)
     name = need_source(source, model)
-    expected = model_named(architecture, port)
+    expected = resolve_architecture(architecture, port)
     with status(f"opening {name}"):
         checkpoint = open_headers(
-            name, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=expected)
+            name, offline=offline, revision=revision, allow_missing=partial(tied_heads, architecture=expected)
         )
     with (
         checkpoint,
@@ -94,7 +94,7 @@ def check(
             sum(tensor.nbytes for tensor in checkpoint.values()), visible=data and not checkpoint.is_remote
         ) as advance,
     ):
-        report = examine(checkpoint, expected, data=data, advance=advance)
+        report = check_checkpoint(checkpoint, expected, data=data, advance=advance)
     if as_json:
         out_json(report.to_json())
     else:
@@ -118,7 +118,7 @@ def _width() -> int:
     return min(MAX_WIDTH, shutil.get_terminal_size().columns if sys.stdout.isatty() else MAX_WIDTH)
 
 
-def page(report: Report, width: int) -> Text:
+def page(report: CheckReport, width: int) -> Text:
     """The report, wrapped to `width` columns except for names and code."""
     from rich.text import Text
 
@@ -154,8 +154,8 @@ def _finding(text: Text, finding: Finding, width: int) -> None:
         text.append(f"{detail}\n", "dim")
     if len(finding.evidence) > MAX_EVIDENCE:
         text.append(f"    and {len(finding.evidence) - MAX_EVIDENCE:,} more: --json lists all\n", "dim")
-    if finding.mend:
-        text.append(_wrapped(f"Fix: {finding.mend}.", width), "green")
+    if finding.fix:
+        text.append(_wrapped(f"Fix: {finding.fix}.", width), "green")
 
 
 def _wrapped(paragraph: str, width: int, indent: str = "  ") -> str:

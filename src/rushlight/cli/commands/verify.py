@@ -93,7 +93,7 @@ def verify(
     name = _name(source)
     shown = demo.NAME if source is None else display_name(source)
     where = {name: load_with[name] for name in ("offline", "revision")}
-    with open_checkpoint(name, **where, may_lack=tied_heads) as checkpoint:
+    with open_checkpoint(name, **where, allow_missing=tied_heads) as checkpoint:
         if golden is not None:
             recording = read_golden(golden)
         elif against is not None:
@@ -150,12 +150,13 @@ def _record(
 
 def _load(source: str | None, checkpoint: Checkpoint, *, port: str | None, **options: Any) -> Model | Module:
     """A language model, or the module of a port that is not a language model."""
-    from rushlight.loading.load import LANGUAGE_MODEL, identify, load, load_module
+    from rushlight.loading.identify import identify, missing_fields
+    from rushlight.loading.load import load, load_module
     from rushlight.models import load_port
 
     if port is not None:
         config = identify(checkpoint, load_port(port))[1]
-        if not all(hasattr(config, name) for name in LANGUAGE_MODEL):
+        if missing_fields(config):
             return load_module(_name(source), port=port, **options)
     return load(source, port=port, **options)
 
@@ -178,7 +179,7 @@ def _print_report(report: Report, as_json: bool, wants_page: bool, html: Path | 
 
 def _check_known(checkpoint: Checkpoint, shown: str) -> None:
     """Raises RequestError for a model without published results."""
-    from rushlight.loading.load import identify
+    from rushlight.loading.identify import identify
     from rushlight.proof.known_answers import is_gpt2_124m
 
     if not is_gpt2_124m(identify(checkpoint)[1]):
