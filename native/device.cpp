@@ -399,9 +399,13 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   require(n_head > 0 && n_head % n_kv_head == 0,
           "the cache is for another number of heads: " + std::to_string(n_head) + " query heads are not a multiple of " +
               std::to_string(n_kv_head) + " key/value heads");
-  const auto fits = [&](const Array& x, int heads) { return x.rows == n && x.columns == int64_t{heads} * head_dim; };
-  require(fits(q, n_head) && fits(k, n_kv_head) && fits(v, n_kv_head),
-          "queries, keys and values do not fit the batch and the cache");
+  const auto check = [&](const Array& x, const char* name, int heads) {
+    require(x.rows == n && x.columns == int64_t{heads} * head_dim,
+            std::string(name) + " do not fit the batch and the cache: expected " + std::to_string(n) + " rows of " +
+                std::to_string(heads) + " heads of " + std::to_string(head_dim) + ", found (" + std::to_string(x.rows) +
+                ", " + std::to_string(x.columns) + ")");
+  };
+  check(q, "queries", n_head), check(k, "keys", n_kv_head), check(v, "values", n_kv_head);
   require(layer >= 0 && layer < cache.n_layer && rows.n_blocks() == cache.n_blocks, "another cache's batch or layer");
   require(cache.memory != nullptr, "a plan's cache is there only while the plan is recorded");
   require(n * n_head <= kMostItems, "too many rows for " + std::to_string(n_head) + " heads");

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import open_headers
 from rushlight.checkpoint.tree import ModuleTree
-from rushlight.models import recognise
+from rushlight.models.recognition import architecture_of
 from rushlight.models.tied import tied_by_config, tied_heads
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def inspect(source: str | os.PathLike[str], *, offline: bool = False, revision: 
 
 def module_tree(checkpoint: Checkpoint) -> ModuleTree:
     """The module tree of an open checkpoint; tied tensors and buffers of a known architecture are marked."""
-    architecture = recognise(checkpoint)
+    architecture = architecture_of(checkpoint)
     return ModuleTree.build(
         ((tensor.name, tensor.dtype, tensor.shape, tensor.nbytes) for tensor in checkpoint.values()),
         source=checkpoint.source,

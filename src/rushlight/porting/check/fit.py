@@ -249,7 +249,7 @@ class Fit:
                 "tensors stored twice",
                 "With and without a prefix, these names belong to the same weight.",
                 "keep one of each",
-                [(checker.tensors[each.name], each.mend.partition(":")[0]) for each in twice],
+                [(checker.tensors[each.name], each.fix.partition(":")[0]) for each in twice],
             )
         self._check_other_names()
         if missing := self._take("missing"):
