@@ -43,7 +43,7 @@ class Runtime:
         from rushlight.generation import Context
 
         model = self.model
-        Context(model.forward, model.module.ops, model.config.kv_shape, len(ids)).feed(ids).argmax()
+        Context(model.language_model, len(ids)).feed(ids).argmax()
 
     def decode(self, prompts: Sequence[Sequence[int]], n_tokens: int) -> tuple[float, list[list[int]]]:
         from rushlight.bench.steps import Sequences

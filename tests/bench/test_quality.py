@@ -9,7 +9,7 @@ from benchmarks.checkpoint import GPT2_SMALL, random_tensors
 from native_helpers import ArrayTensor
 
 from rushlight.backends.cpu import CPUBackend
-from rushlight.generation import Context
+from rushlight.generation import Context, LanguageModel
 from rushlight.models.gpt2 import GPT2, GPT2Config
 from rushlight.nn import bind
 
@@ -26,7 +26,7 @@ def logits():
     def of(dtype):
         ops, model = CPUBackend(dtype), GPT2(config)
         bind(model, tensors, ops, rules=GPT2.rules, tie=True, title=dtype)
-        return Context(model, ops, config.kv_shape, N_TOKENS).feed(ids, all_logits=True)
+        return Context(LanguageModel.of(model, ops, config), N_TOKENS).feed(ids, all_logits=True)
 
     return {dtype: of(dtype) for dtype in ("f32", "f16", "bf16", "int8", "int4")}
 

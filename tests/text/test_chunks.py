@@ -1,4 +1,4 @@
-"""Texts in pieces: read without a change, and encoded as the whole."""
+"""Texts in chunks: read unchanged, and encoded with the tokens of the whole text."""
 
 import io
 import random
@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from rushlight.errors import RequestError
-from rushlight.text import Tokenizer, encode_chunks, read_chunks
+from rushlight.text import encode_chunks, gpt2_tokenizer, read_chunks, read_tokenizer_json
 from rushlight.text.chunks import CHUNK_BYTES
 from rushlight.text.tokenizer import MAX_PROMPT_BYTES
 
@@ -36,7 +36,7 @@ SPACES = [" ", " ", " ", "\n", "\n\n", "  ", "\t", "\r\n", "\u00a0", "\u3000", "
 
 @pytest.fixture(scope="module")
 def gpt2():
-    return Tokenizer.gpt2()
+    return gpt2_tokenizer()
 
 
 def random_text(rng, n):
@@ -49,14 +49,14 @@ def cut_at_random(rng, text):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_pieces_are_encoded_as_the_whole(gpt2, seed):
+def test_chunks_have_the_tokens_of_the_whole_text(gpt2, seed):
     rng = random.Random(seed)
     text = random_text(rng, 40)
-    assert gpt2.cuts_before_spaces
+    assert gpt2.splits_before_spaces
     assert list(encode_chunks(gpt2, cut_at_random(rng, text))) == gpt2.encode(text)
 
 
-def test_tokens_come_before_the_text_has_ended(gpt2):
+def test_tokens_come_before_the_text_ends(gpt2):
     def pieces():
         yield "Once upon a time"
         yield " there was"
@@ -67,7 +67,7 @@ def test_tokens_come_before_the_text_has_ended(gpt2):
 
 
 def other(tmp_path, **changes):
-    """GPT-2's kind of tokenizer with one thing changed."""
+    """A byte-level BPE tokenizer like GPT-2's, with one change."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     library = tokenizers.Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -78,7 +78,7 @@ def other(tmp_path, **changes):
             setattr(library, name, value)
     path = tmp_path / "tokenizer.json"
     library.save(str(path))
-    return Tokenizer.from_file(path)
+    return read_tokenizer_json(path)
 
 
 @pytest.mark.parametrize(
@@ -92,22 +92,22 @@ def other(tmp_path, **changes):
     ],
     ids=["prefix space", "no pattern", "not byte-level", "normalizer", "added token"],
 )
-def test_a_text_that_cannot_be_cut_is_encoded_whole(tmp_path, changes):
+def test_a_text_that_cannot_be_split_is_encoded_at_once(tmp_path, changes):
     tokenizer = other(tmp_path, **changes)
     text = "Once upon a time, in ten words"
-    assert not tokenizer.cuts_before_spaces
+    assert not tokenizer.splits_before_spaces
     assert list(encode_chunks(tokenizer, [text[:9], text[9:]])) == tokenizer.encode(text)
-    with pytest.raises(RequestError, match="of text cannot be cut without changing the tokens"):
+    with pytest.raises(RequestError, match="of text cannot be split without changing the tokens"):
         list(encode_chunks(tokenizer, [" word" * (MAX_PROMPT_BYTES // 10)] * 3))
 
 
-def test_a_stretch_without_a_space_has_a_bound(gpt2):
-    with pytest.raises(RequestError, match="of text without a space cannot be cut"):
+def test_a_stretch_without_a_space_is_bounded(gpt2):
+    with pytest.raises(RequestError, match="of text without a space cannot be split"):
         list(encode_chunks(gpt2, ("x" * (1 << 18) for _ in range(10**6))))
 
 
 @pytest.mark.parametrize("text", ["", "\ufeffa\r\nb\n", "é" * CHUNK_BYTES, "x" + "😀" * CHUNK_BYTES])
-def test_a_file_is_read_as_it_is(text):
+def test_a_file_is_read_unchanged(text):
     assert "".join(read_chunks(io.BytesIO(text.encode()), "a.txt")) == text
 
 
@@ -119,7 +119,7 @@ def test_a_file_is_read_as_it_is(text):
         (b"a" * (CHUNK_BYTES - 1) + b"\xc3(", CHUNK_BYTES - 1),
     ],
 )
-def test_what_is_not_utf8_is_told_with_its_byte(data, offset):
+def test_invalid_utf8_is_refused_with_its_offset(data, offset):
     with pytest.raises(RequestError, match="not UTF-8") as error:
         list(read_chunks(io.BytesIO(data), "a.txt"))
     assert (error.value.file, error.value.offset) == ("a.txt", offset)

@@ -1,4 +1,4 @@
-"""Streaming decode: the pieces are the whole, at once where possible, and for work linear in the tokens."""
+"""Streaming decode: the pieces add up to the whole, come as early as possible, and take linear work."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rushlight.text import Tokenizer
+from rushlight.text import Tokenizer, gpt2_tokenizer, read_tokenizer_json
 from rushlight.text.byte_level import SYMBOLS, token_bytes
 from rushlight.text.stream import decode_stream
 
-GPT2 = Tokenizer.gpt2()
+GPT2 = gpt2_tokenizer()
 ID_OF_BYTE = {token_bytes(symbol)[0]: i for i, symbol in enumerate(SYMBOLS)}
 
 REPLACE = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
@@ -48,7 +48,7 @@ def tokenizer_with(decoder: dict | None, folder: Path) -> Tokenizer:
     model = {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}
     path = folder / "tokenizer.json"
     path.write_text(json.dumps({"version": "1.0", "added_tokens": [], "decoder": decoder, "model": model}))
-    return Tokenizer.from_file(path)
+    return read_tokenizer_json(path)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_added_tokens_of_other_characters(fields: dict, tmp_path: Path) -> None:
     added = fields["added_tokens"][0]
     fields["added_tokens"] += [{**added, "id": 259, "content": "日本"}, {**added, "id": 260, "content": "éé"}]
     (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
-    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    tokenizer = read_tokenizer_json(tmp_path / "tokenizer.json")
     ids = [259, 258, 260, 256]
     assert pieces(tokenizer, ids)[:2] == ["日本", "<|endoftext|>"]
     assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
@@ -109,19 +109,19 @@ def test_any_decoder(tokenizers: dict[str, Tokenizer], name: str, ids: list[int]
         ("Llama", ["▁a", "▁a", "<0xE2>", "<0x82>", "<0xAC>", "b"], ["a", " a", "", "", "", "€b", ""]),
         ("Llama", ["<0x41>", "", "", "▁a"], ["", "A", "", " a", ""]),  # the space to strip is not this one
         ("Llama", ["<0xE2>", "<0x82>"], ["", "", "\N{REPLACEMENT CHARACTER}" * 2]),
-        # Valid so far, but the run of bytes is not: as the library has it, none of it is text.
+        # The first byte is valid, but the run of bytes is not: the library then decodes none of it.
         ("Gemma", ["<0x41>", "<0xFF>", "c"], ["", "", "\N{REPLACEMENT CHARACTER}" * 2 + "c", ""]),
         ("CTC", ["a", "a", "b"], ["", "", "", "ab"]),
     ],
 )
-def test_text_comes_as_soon_as_it_is_certain(
+def test_text_comes_as_soon_as_no_later_token_can_change_it(
     tokenizers: dict[str, Tokenizer], name: str, tokens: list[str], expected: list[str]
 ) -> None:
     assert pieces(tokenizers[name], [TOKENS.index(token) for token in tokens]) == expected
 
 
 class Work:
-    """A tokenizer's two functions, counting the tokens that they are called for."""
+    """The two functions of a tokenizer, counting the tokens that they process."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

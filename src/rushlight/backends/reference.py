@@ -7,13 +7,14 @@ are bit-identical whether its sequence runs solo or batched, in one prompt chunk
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.batch import BLOCK_SIZE, part_sizes
 from rushlight.backends.dtypes import check_dtype
 from rushlight.backends.protocol import Role
+from rushlight.backends.weights import OpaqueWeight
 from rushlight.host.memory import available_bytes
 
 if TYPE_CHECKING:
@@ -29,11 +30,8 @@ Floats = Any  # NDArray of float32, or of float64 at dtype f64
 DTYPES: dict[str, type[np.floating[Any]]] = {"f32": np.float32, "f64": np.float64}
 
 
-class ReferenceWeight:
-    """A parameter that only operations compute with: its own arithmetic raises TypeError.
-
-    Weights are packed on the other devices. If they were arrays here, a port that multiplied one would work on this
-    backend and fail on the default device; so it fails here too, in the line that is wrong.
+class ReferenceWeight(OpaqueWeight):
+    """A parameter as NumPy arrays that only operations compute with.
 
     Attributes:
         values: the numbers, in the shape that the tensor had.
@@ -42,21 +40,9 @@ class ReferenceWeight:
 
     __slots__ = ("array", "values")
 
-    __array_ufunc__ = None  # NumPy's operators then call the ones below
-
     def __init__(self, values: Floats, array: Floats) -> None:
         self.values = values
         self.array = array
-
-    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
-        raise TypeError(
-            "a weight is opaque: pass it to an operation of self.ops, or read its numbers with "
-            'self.values("weight"), the name being its attribute'
-        )
-
-    __array__ = __getitem__ = __len__ = __iter__ = __neg__ = _refuse
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
-    __matmul__ = __rmatmul__ = __pow__ = __rpow__ = _refuse
 
 
 class ReferenceKVCache:
@@ -77,7 +63,7 @@ class ReferenceBackend:
     def __init__(self, dtype: str = "f32") -> None:
         remedy = "leave --dtype out: f16 and bf16 checkpoints are computed in f32, without loss"
         check_dtype(self.device, dtype, DTYPES, remedy)
-        self.dtype = self.dtype_label = self.compute_dtype = self.kv_dtype = dtype
+        self.dtype_label = self.compute_dtype = self.kv_dtype = dtype
         self.weight_dtypes = frozenset({dtype})
         self._float = DTYPES[dtype]
 
@@ -85,15 +71,13 @@ class ReferenceBackend:
 
     def load_weight(self, tensor: Tensor, role: Role) -> ReferenceWeight:
         values = tensor.float32().astype(self._float, copy=False)
-        match role:
-            case Role.VECTOR | Role.CONSTANT:
-                array = values.reshape(-1)  # a port may have parameters of any rank
-            case Role.LINEAR:
-                array = values.T  # (in, out)
-            case Role.CONVOLUTION:
-                array = values.transpose(2, 1, 0).reshape(-1, len(values))  # (size·in, out)
-            case Role.TABLE | Role.CONV1D:
-                array = values
+        array: Floats = values  # (V, C) for TABLE, (in, out) for CONV1D
+        if role in (Role.VECTOR, Role.CONSTANT):
+            array = values.reshape(-1)  # a port may have parameters of any rank
+        elif role is Role.LINEAR:
+            array = values.T  # (in, out)
+        elif role is Role.CONVOLUTION:
+            array = values.transpose(2, 1, 0).reshape(-1, len(values))  # (size·in, out)
         return ReferenceWeight(values, array)
 
     def finish_loading(self) -> None:
@@ -145,11 +129,8 @@ class ReferenceBackend:
     def split(self, x: Floats, sizes: int | Sequence[int], *, groups: int = 1) -> list[Floats]:
         n = len(x)
         grouped = x.reshape(n, groups, -1)
-        if not isinstance(sizes, int):
-            if sum(sizes) != grouped.shape[2]:
-                raise ValueError(f"split: expected sizes that add up to {grouped.shape[2]}, found {list(sizes)}")
-            sizes = np.cumsum(sizes)[:-1]  # where np.split cuts
-        return [part.reshape(n, -1) for part in np.split(grouped, sizes, axis=2)]
+        cuts = np.cumsum(part_sizes(grouped.shape[2], sizes))[:-1]
+        return [part.reshape(n, -1) for part in np.split(grouped, cuts, axis=2)]
 
     def take(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
         return x[rows]
@@ -272,7 +253,7 @@ def _attend(
         rescale = np.exp(m[seeing] - m_new)
         total[seeing] = total[seeing] * rescale + p.sum(axis=-1, keepdims=True)
         # Places that no row sees may hold another sequence's NaN, which a probability of 0 does not cancel.
-        readable = np.where(visible.any(axis=0)[:, None], values[block], 0)
+        readable = np.where(np.any(visible, axis=0, keepdims=True).T, values[block], 0)
         o[seeing] = o[seeing] * rescale + np.matmul(p, readable)
         m[seeing] = m_new
     return (o / total).reshape(n, n_head, head_dim)

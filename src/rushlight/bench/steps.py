@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
+from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.backends.protocol import SamplingRow
 from rushlight.generation import Context
+from rushlight.generation.runner import ModelRunner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ def random_ids(n: int, vocab_size: int, seed: int = 0) -> list[int]:
 def time_prefill(model: Model, n_tokens: int) -> float:
     """Seconds for the prefill of n_tokens, up to the next token, with an empty cache."""
     ids = random_ids(n_tokens, model.config.vocab_size)
-    context = Context(model.forward, model.module.ops, model.config.kv_shape, n_tokens)
+    context = Context(model.language_model, n_tokens)
     start = perf_counter()
     context.sample(ids, SamplingRow())
     return perf_counter() - start
@@ -56,10 +57,10 @@ class Sequences:
     """
 
     def __init__(self, model: Model, n: int, capacity: int) -> None:
-        self._model, self._ops = model, model.module.ops
+        self._ops = model.module.ops
         n_blocks = -(-capacity // BLOCK_SIZE)
         self._blocks = [range(s * n_blocks, (s + 1) * n_blocks) for s in range(n)]
-        self._cache = self._ops.kv_cache(model.config.kv_shape, n * n_blocks)
+        self._runner = ModelRunner(model.language_model, n * n_blocks)
         self.length = 0
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -75,5 +76,4 @@ class Sequences:
         return self._run(chunks)
 
     def _run(self, chunks: list[Chunk]) -> list[int]:
-        logits = self._model.forward(Batch.of(chunks, self._cache))
-        return self._ops.sample(logits, [SamplingRow()] * len(chunks))
+        return self._ops.sample(self._runner.on_device(chunks), [SamplingRow()] * len(chunks))

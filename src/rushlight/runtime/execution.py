@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rushlight.generation import Engine, Forward
+    from rushlight.backends.protocol import Forward
+    from rushlight.generation import Engine
     from rushlight.nn import Module
 
 

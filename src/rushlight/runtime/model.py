@@ -18,9 +18,8 @@ from rushlight.errors import ContextLengthError, RequestError, RushlightError, T
 from rushlight.generation import (
     BeamSearch,
     Context,
-    Draft,
-    DraftModel,
     Engine,
+    LanguageModel,
     Perplexity,
     Sampler,
     SamplingParams,
@@ -31,7 +30,6 @@ from rushlight.generation import (
     takes_settings,
 )
 from rushlight.generation.runner import PREFILL_ROWS
-from rushlight.generation.speculation.controller import PromptLookup
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_patches, check_patterns, patch_hook
 from rushlight.runtime.execution import Running
@@ -47,9 +45,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.protocol import Backend
-    from rushlight.generation import FinishReason, Forward
-    from rushlight.generation.speculation.controller import Proposer
+    from rushlight.backends.protocol import Backend, Forward
+    from rushlight.generation import FinishReason
     from rushlight.models import Config
     from rushlight.nn import Module
     from rushlight.nn.tap import Hook
@@ -159,8 +156,8 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        """The word for what it computes in."""
-        return self._backend.dtype
+        """The dtype of its weights, for display: bf16, or bf16/f32 where a checkpoint mixes them."""
+        return self._backend.dtype_label
 
     @property
     def arithmetic(self) -> str:
@@ -173,6 +170,11 @@ class Model:
     def context_length(self) -> int:
         """The most tokens that prompt and text can have together."""
         return self.config.context_length
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model as `rushlight.generation` runs it; traced or patched where this thread or task is."""
+        return LanguageModel.of(self._here.forward, self._backend, self.config)
 
     def use_draft(self, draft: Model | None) -> None:
         """From now on, a smaller model guesses what this one is going to say; None ends that. No text changes.
@@ -323,7 +325,6 @@ class Model:
                 max_tokens=own.max_tokens,
                 context_length=self.context_length,
                 stop_ids=stop_ids,
-                proposers=self._proposers(engine, sampler),
             )
             engine.check(sequence)
             result = Generation(
@@ -344,11 +345,6 @@ class Model:
         if params.regex is not None:
             return self._grammars.regex(params.regex)
         return self._grammars.json_schema(params.json_schema or {})
-
-    def _proposers(self, engine: Engine, sampler: Sampler) -> list[Proposer | Draft]:
-        if sampler.params.speculate is False or self._here is not self._plain:  # a trace has rows of the text alone
-            return []
-        return [PromptLookup(), *([Draft(engine.drafts, sampler)] if engine.drafts else [])]
 
     def beam_search(
         self,
@@ -418,7 +414,7 @@ class Model:
         if not isinstance(n, int) or n not in range(1, n_beams + 1):
             raise RequestError(f"n is {n!r}: it should be 1 to n_beams, {n_beams}")
         beams = []
-        for text in search.run(self.forward, self._backend, self.config.kv_shape, prompt_ids)[:n]:
+        for text in search.run(self.language_model, prompt_ids)[:n]:
             ended = text.ids[-1] in ends
             ids = list(text.ids[:-1] if ended else text.ids)
             shown = StopStrings(strings)
@@ -473,7 +469,7 @@ class Model:
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
         chunk_rows = len(ids) if self._here is not self._plain or not self.module.causal else PREFILL_ROWS
-        context = Context(self._here.forward, self._backend, self.config.kv_shape, len(ids))
+        context = Context(self.language_model, len(ids))
         return context.feed(ids, all_logits=True, chunk_rows=chunk_rows)
 
     @contextmanager
@@ -634,23 +630,19 @@ class Model:
         *,
         max_rows: int = PREFILL_ROWS,
         prefix_cache: bool = True,
+        speculation: bool = True,
         draft: Model | None = None,
     ) -> Running:
         """The one place where engines are made."""
-        guessing = None
-        if draft is not None:
-            guessing = DraftModel(draft.forward, draft._backend, draft.config.kv_shape, draft.context_length)
 
         def make_engine() -> Engine:
             return Engine(
-                forward,
-                self._backend,
-                self.config.kv_shape,
-                context_length=self.context_length,
+                LanguageModel.of(forward, self._backend, self.config),
                 max_rows=max_rows,
                 kv_bytes=self._kv_bytes,
                 prefix_cache=prefix_cache,
-                draft=guessing,
+                speculation=speculation,
+                draft=None if draft is None else LanguageModel.of(draft.forward, draft._backend, draft.config),
             )
 
         return Running(module, forward, make_engine)
@@ -659,8 +651,8 @@ class Model:
     def _tap(self, hook: Hook) -> Iterator[None]:
         """Has the modules run with a hook, on top of those that are on already."""
         module = tapped(self._here.module, hook)
-        # Nothing is found again that was computed under other hooks, and a prompt is one piece.
-        running = self._running(module, module, max_rows=self.context_length, prefix_cache=False)
+        # Blocks computed under other hooks are not reused, a prompt is one chunk, and no row is a draft token's.
+        running = self._running(module, module, max_rows=self.context_length, prefix_cache=False, speculation=False)
         token = _tapped.set({**(_tapped.get() or {}), self: running})
         try:
             yield
@@ -676,13 +668,7 @@ class Model:
 
     def _scorer(self, capacity: int) -> Scorer:
         self._check_causal()
-        return Scorer(
-            self._here.forward,
-            self._backend,
-            self.config.kv_shape,
-            capacity,
-            in_one_piece=self._here is not self._plain,
-        )
+        return Scorer(self.language_model, capacity, in_one_piece=self._here is not self._plain)
 
 
 def _checked_pair(pair: object) -> Any:

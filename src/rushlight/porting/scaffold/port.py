@@ -1,70 +1,123 @@
-"""A port to begin with: a Python file with a module for every module of a checkpoint, and a test that binds it.
+"""Scaffolds a port: a Python file with the model under a checkpoint's own names, and a test that loads it.
 
-What names and shapes tell is written: the layers, their sizes, what is equal and so one class. What they do not tell is
-what a module computes; where that is not known, calling it raises an error that names what is to be written. Lines are
-at most 88 columns, where names allow it, and laid out as `ruff format` and `black` leave them.
+For a built-in architecture it is the architecture's own file, fitted to the checkpoint. For any other model it has a
+module for every module of the checkpoint, with the layers that names and shapes show; their forward is left to write.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import read_config
 from rushlight.errors import PortError
-from rushlight.models.gpt2 import GPT2, GPT2Config
+from rushlight.models import TextConfig
 from rushlight.porting.check.checker import Checker
 from rushlight.porting.check.names import find_architecture
-from rushlight.porting.scaffold.gpt2_writer import GPT2Writer
-from rushlight.porting.scaffold.writer import Scaffold, Writer
+from rushlight.porting.scaffold.built_in import WIDTH, MismatchError, SourceFile, layer_changes, port_of_built_in
+from rushlight.porting.scaffold.files import USAGE, Scaffold, port_test
+from rushlight.porting.scaffold.source_text import one_line
+from rushlight.porting.scaffold.variant import VariantWriter
+from rushlight.porting.scaffold.writer import Writer
 
 if TYPE_CHECKING:
     import os
 
     from rushlight.checkpoint import Checkpoint
+    from rushlight.models import Architecture
 
 __all__ = ["scaffold"]
 
 
 def scaffold(checkpoint: Checkpoint, file: str | os.PathLike[str] = "my_model.py") -> Scaffold:
-    """A port of a checkpoint, from its headers and its config.json.
+    """Writes a port of a checkpoint from its headers and its config.json.
 
     Args:
         checkpoint: an open checkpoint.
-        file: where the module's file will be, for the test beside it.
+        file: the path that the module will have, for its test.
 
     Raises:
-        PortError: the names are such that no module can have them, or there are none.
-        ConfigError: the config.json of a GPT-2 is wrong.
+        PortError: the checkpoint is empty, or its names cannot be attributes of a module, or it has the names of a
+            built-in architecture and does not match its config.
+        ConfigError: the config.json of a built-in architecture is invalid.
     """
     if not checkpoint:
-        raise PortError("there are no tensors to write a port for", file=checkpoint.source)
-    gpt2 = _as_gpt2(checkpoint)
-    writer = GPT2Writer(checkpoint, *gpt2) if gpt2 else Writer(checkpoint)
-    return writer.scaffold(Path(file))
-
-
-def _as_gpt2(checkpoint: Checkpoint) -> tuple[GPT2Config, tuple[str, ...]] | None:
-    """The config of a GPT-2 and the prefixes of its names, or None if it is not one."""
+        raise PortError("the checkpoint has no tensors to write a port for", file=checkpoint.source)
+    path = Path(file)
     checker = Checker(checkpoint, readable=False)
-    if find_architecture(checker, None) is not GPT2:
-        return None
-    if "wte.weight" not in map(GPT2.rules.canonical, checker.tensors):
-        raise PortError(
-            "the table of embeddings is there only under the name of the head that is tied to it",
-            file=checkpoint.source,
-            remedy="`rushlight check` writes the lines that fix it",
-        )
-    path = checkpoint.sidecar("config.json")
-    if path is None:
-        config = GPT2Config.from_tensors(checker.tensors, file=checkpoint.source)
+    architecture = find_architecture(checker)
+    if architecture is None:
+        return Writer(checkpoint).scaffold(path)
+    return _of_built_in(checker, architecture, path)
+
+
+def _of_built_in(checker: Checker, architecture: Architecture, file: Path) -> Scaffold:
+    """The port of a checkpoint of a built-in architecture, or of a variant of one."""
+    checkpoint = checker.checkpoint
+    prefixes = _prefixes(checker, architecture)
+    rules = replace(architecture.rules, prefixes=prefixes)
+    if config_file := checkpoint.sidecar("config.json"):
+        config = architecture.config_type.from_json(read_config(config_file), file=str(config_file))
     else:
-        values = read_config(path)
-        config = GPT2Config.from_json(values, file=str(path))
-    # The longest first, since the first that a name begins with is taken off.
-    names = [seen.tensor.name for seen in checker.tensors.values()]
-    outer = next(seen.tensor.name.removesuffix(name) for name, seen in checker.tensors.items())
-    candidates = [outer + prefix for prefix in GPT2.rules.prefixes] + [outer]
-    used = [p for p in candidates if p and any(name.startswith(p) for name in names)]
-    # Those of the class too: a recording has them, whatever the file has.
-    return config, tuple(dict.fromkeys([*used, *GPT2.rules.prefixes]))
+        config = architecture.config_type.from_tensors(checker.tensors, file=checkpoint.source)
+    model = architecture(config)
+    own = {path.partition(".")[0] for path, _ in model.named_slots()}
+    shapes = {}
+    for tensor in checkpoint.values():
+        path = rules.canonical(tensor.name)
+        if not rules.ignored(tensor.name) and (path.partition(".")[0] in own or not rules.other_head(path)):
+            shapes[path] = tensor.shape
+    if config.tie_word_embeddings:
+        for head, table in rules.tied.items():  # of two tied tensors a file may hold either
+            for stored, other in ((head, table), (table, head)):
+                if stored in shapes:
+                    shapes.setdefault(other, shapes[stored])
+    try:
+        changes = layer_changes(model, shapes)
+    except MismatchError as error:
+        raise PortError(
+            "the tensors do not match the config",
+            file=checkpoint.source,
+            tensor=error.path,
+            found=error.found,
+            expected=error.expected,
+            remedy="run `rushlight check`, which lists every difference",
+        ) from error
+    docstring = _docstring(checker, architecture)
+    if changes is not None:
+        module = port_of_built_in(architecture, model, changes, prefixes, docstring)
+        if module is not None:
+            return Scaffold(module, port_test(checkpoint.source, file, computes_logits=True), ())
+    source = SourceFile.of(model)
+    source.set_prefixes(type(model).__name__, prefixes, architecture.rules.prefixes)
+    source.set_docstring([*docstring, "", "Complete it where it says TO WRITE."])
+    sizes = config.shown_by(shapes) if isinstance(config, TextConfig) else {}
+    return VariantWriter(checkpoint, shapes, model=model, sizes=sizes, source=source.text()).scaffold(file)
+
+
+def _docstring(checker: Checker, architecture: Architecture) -> list[str]:
+    """The first lines of the port's docstring: how to run it, and what the checkpoint does not show."""
+    name = one_line(Path(checker.checkpoint.source).name)
+    lines = [
+        f"A port of {name}, written by `rushlight port` from rushlight's own {architecture.model_type}.",
+        "",
+        *USAGE,
+    ]
+    origin = architecture.describe_source(checker.tensors)
+    if origin and origin.unknown_key and checker.config_values.get(origin.unknown_key) is None:
+        lines += ["", *wrap(f"Uncertain: {origin.unknown_title}. {origin.unknown_detail}", WIDTH)]
+    return lines
+
+
+def _prefixes(checker: Checker, architecture: Architecture) -> tuple[str, ...]:
+    """The prefixes of the checkpoint's names, longest first because the first match is removed, then the built-in ones.
+
+    A recording has names with the built-in prefixes, whatever the file has.
+    """
+    names = [view.tensor.name for view in checker.tensors.values()]
+    outer = next(view.tensor.name.removesuffix(name) for name, view in checker.tensors.items())
+    candidates = [outer + prefix for prefix in architecture.rules.prefixes] + [outer]
+    used = [prefix for prefix in candidates if prefix and any(name.startswith(prefix) for name in names)]
+    return tuple(dict.fromkeys([*used, *architecture.rules.prefixes]))
