@@ -1,4 +1,4 @@
-"""The backend as models use it: parity with transformers, the same bits whatever runs beside, its settings."""
+"""The CPU backend under models: parity with transformers, bit identity of batched and chunked runs, and settings."""
 
 import json
 import logging
@@ -127,7 +127,7 @@ class OfZeros(ArrayTensor):
         *((dtype, ["F32"], "f16") for dtype in ("f16", "bf16", "int8", "int4")),
     ],
 )
-def test_keys_and_values_are_kept_like_weights_and_take_what_is_said(dtype, checkpoint, kv_dtype):
+def test_the_dtype_and_size_of_keys_and_values_follow_the_weights(dtype, checkpoint, kv_dtype):
     ops = CPUBackend(dtype)
     for word in checkpoint:
         ops.load_weight(OfZeros(word), Role.CONV1D)
@@ -143,8 +143,8 @@ def test_keys_and_values_are_kept_like_weights_and_take_what_is_said(dtype, chec
 
 @pytest.mark.parametrize("which", ["keys", "values"])
 @pytest.mark.parametrize("beyond", [1e5, -1e5])
-def test_what_f16_cannot_hold_is_an_error_and_no_text(tmp_path, which, beyond):
-    """A bias is float32 beside any weights, so that it alone makes keys and values as large as one likes."""
+def test_values_beyond_f16_raise_instead_of_generating(tmp_path, which, beyond):
+    """A bias is float32 with weights of any dtype, so that it can make keys and values arbitrarily large."""
     folder = shutil.copytree(FIXTURES / "gelu_new", tmp_path / "far")
     tensors = load_file(folder / "model.safetensors")
     bias = tensors[next(name for name in tensors if name.endswith("h.0.attn.c_attn.bias"))]
@@ -166,7 +166,7 @@ def test_what_f16_cannot_hold_is_an_error_and_no_text(tmp_path, which, beyond):
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
-def test_a_dtype_asked_for_is_the_one_used(dtype):
+def test_the_requested_dtype_is_used(dtype):
     ops = CPUBackend(dtype)
     assert (ops.dtype_label, ops.device) == (dtype, "cpu")
     assert ops.load_weight(ArrayTensor(random(40, 40)), Role.CONV1D).format == dtype
@@ -179,7 +179,7 @@ def test_weights_that_are_not_finite_are_named():
         CPUBackend().load_weight(ArrayTensor([0.0, np.nan]), Role.VECTOR)
 
 
-def test_an_instruction_set_is_chosen_by_the_environment(monkeypatch):
+def test_the_environment_selects_the_instruction_set(monkeypatch):
     for isa in ISAS:
         monkeypatch.setenv("RUSHLIGHT_ISA", isa)
         assert CPUBackend()._native.isa == isa
@@ -194,14 +194,14 @@ def test_an_unknown_instruction_set_is_an_error(monkeypatch, name):
         open_backend("cpu")
 
 
-def test_an_instruction_set_that_is_not_here_is_an_error(monkeypatch):
+def test_an_unsupported_instruction_set_is_an_error(monkeypatch):
     monkeypatch.setattr(backends._native, "instruction_sets", lambda: ["another"])
     monkeypatch.setenv("RUSHLIGHT_ISA", ISAS[0])
     with pytest.raises(DeviceError, match=rf"this processor does not have {ISAS[0]}, .* \(expected another\)"):
         open_backend("cpu")
 
 
-def test_the_reference_backend_has_a_word():
+def test_each_device_opens_its_backend():
     assert isinstance(open_backend("reference"), ReferenceBackend)
     assert isinstance(open_backend("cpu"), CPUBackend)
     assert open_backend("cpu", "f64").dtype_label == "f64"
@@ -209,7 +209,7 @@ def test_the_reference_backend_has_a_word():
         open_backend("reference", "int8")
 
 
-def test_without_the_extension_the_reference_serves_and_says_so_once(monkeypatch, caplog):
+def test_without_the_extension_the_reference_backend_is_used_with_one_warning(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "rushlight.backends._native", None)
     monkeypatch.delattr(backends, "_native")
     for cached in (registry._native_problem, registry._warn_that_numpy_is_slow):
@@ -229,7 +229,7 @@ def test_without_the_extension_the_reference_serves_and_says_so_once(monkeypatch
 
 
 def product(ops):
-    """A product that several threads share."""
+    """A product that is divided over several threads."""
     weight = ops.load_weight(ArrayTensor(random(512, 2048)), Role.CONV1D)
     return np.asarray(ops.linear(ops._native.array(random(4, 512, seed=1)), weight, None))
 
@@ -240,7 +240,7 @@ def _in_a_child(ops, queue):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_computes_with_workers_of_its_own():
+def test_a_forked_child_starts_its_own_workers():
     ops = CPUBackend(threads=3)
     expected = product(ops)
     context = multiprocessing.get_context("fork")
@@ -256,7 +256,7 @@ def test_a_forked_child_computes_with_workers_of_its_own():
     assert np.array_equal(product(ops), expected)
 
 
-def test_threads_that_compute_at_once_get_the_same_bits():
+def test_concurrent_callers_get_the_same_bits():
     ops = CPUBackend(threads=2)
     expected = product(ops)
     results = []
@@ -269,7 +269,7 @@ def test_threads_that_compute_at_once_get_the_same_bits():
     assert all(np.array_equal(result, expected) for result in results)
 
 
-def test_workers_are_idle_when_nothing_is_asked_of_them():
+def test_idle_workers_use_no_cpu_time():
     ops = CPUBackend(threads=3)
     product(ops)
     time.sleep(0.05)

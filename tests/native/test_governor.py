@@ -1,4 +1,4 @@
-"""How many threads a kind of work is given: a simulated machine in simulated time."""
+"""The choice of the number of threads, on a simulated machine in simulated time."""
 
 import pytest
 from native_helpers import _native
@@ -8,7 +8,7 @@ SLICE = 3 * MS
 
 
 class Machine:
-    """Runs work as the governor says, in time of its own.
+    """Runs work with the governor's number of threads, in simulated time.
 
     Args:
         cores: the most threads.
@@ -54,27 +54,27 @@ class Machine:
 
 
 @pytest.mark.parametrize("alone_ns", [300_000, 4 * MS, 40 * MS])
-def test_an_idle_machine_is_used_whole(alone_ns):
+def test_all_threads_are_used_on_an_idle_machine(alone_ns):
     machine = Machine()
     machine.run_for(50 * MS, alone_ns)
     machine.run_for(2000 * MS, alone_ns)
     assert machine.share(2) == 1
 
 
-def test_long_runs_are_not_tried_on_fewer_where_nobody_waits():
+def test_long_runs_that_hardly_wait_are_not_tried_with_fewer():
     machine = Machine()
     machine.run_for(2000 * MS, 40 * MS)
     assert machine.share(2) == 1
 
 
-def test_work_too_small_for_two_settles_on_one_within_tens_of_milliseconds():
+def test_small_work_uses_one_thread_within_tens_of_milliseconds():
     machine = Machine(overhead=200_000)
     machine.run_for(30 * MS, 200_000)
     assert machine.run_for(5000 * MS, 200_000) > 0.98
 
 
 @pytest.mark.parametrize("alone_ns", [300_000, 2 * MS, 20 * MS])
-def test_a_neighbour_that_holds_a_thread_up_leaves_one(alone_ns):
+def test_a_busy_neighbour_reduces_two_threads_to_one(alone_ns):
     machine = Machine()
     machine.run_for(500 * MS, alone_ns)
     machine.run_for(500 * MS, alone_ns, held_up=4 * SLICE)
@@ -82,7 +82,7 @@ def test_a_neighbour_that_holds_a_thread_up_leaves_one(alone_ns):
 
 
 @pytest.mark.parametrize("alone_ns", [300_000, 20 * MS])
-def test_all_are_used_again_when_the_neighbour_is_gone(alone_ns):
+def test_all_threads_are_used_again_after_the_neighbour_ends(alone_ns):
     machine = Machine()
     machine.run_for(3000 * MS, alone_ns, held_up=4 * SLICE)
     machine.run_for(2000 * MS, alone_ns)
@@ -90,14 +90,14 @@ def test_all_are_used_again_when_the_neighbour_is_gone(alone_ns):
     assert machine.share(2) == 1
 
 
-def test_a_neighbour_that_takes_little_leaves_all():
-    """A tenth of the time, as one at nice 10 does: two threads are faster all the same."""
+def test_a_light_neighbour_does_not_reduce_threads():
+    """A tenth of the time, as one at nice 10 does: two threads are still faster."""
     machine = Machine()
     machine.run_for(500 * MS, 300_000, held_up=SLICE // 10)
     assert machine.run_for(2000 * MS, 300_000, held_up=SLICE // 10) > 1.7
 
 
-def test_kinds_of_work_are_told_apart():
+def test_each_kind_of_work_has_its_own_number():
     """Steps of a large model use all, and the small operations between them one."""
     machine = Machine(overhead=100_000)
     for i in range(3000):
@@ -109,8 +109,8 @@ def test_kinds_of_work_are_told_apart():
     assert machine.speed(32) > 0.96
 
 
-def test_many_cores_lose_no_more_than_is_taken():
-    """Of eight cores one is taken: seven threads, or nearly, and not one."""
+def test_many_cores_lose_about_as_many_as_the_neighbour_takes():
+    """A neighbour takes one of eight cores: about seven threads remain in use."""
 
     class Taken(Machine):
         def run(self, alone_ns, what=16, held_up=None):
@@ -128,7 +128,7 @@ def test_one_core_is_one_thread():
     assert machine.share(1) == 1
 
 
-def test_a_run_is_gone_on_with_alone_only_where_most_of_it_is_waiting():
+def test_the_caller_finishes_a_run_alone_only_if_it_mostly_waits():
     gives_up = _native.Governor.gives_up
     assert not gives_up(2, 100 * MS, 40 * MS)
     assert not gives_up(2, 4 * MS, 3 * MS)  # one slice may pass

@@ -19,7 +19,7 @@ from rushlight.nn import ACTIVATIONS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "gpt2"
 OTHERS = ISAS[:-1]
-"""The sets beside `portable`, which each is compared with. Empty on a processor that has no other."""
+"""The sets that are compared with `portable`. Empty on a processor without any."""
 
 LENGTHS = [*range(1, 50), 63, 64, 65, 100, 192, 200, 768]
 
@@ -189,7 +189,7 @@ DIGESTS = {
     "int8": "b1bd99539e23a3bd",
     "int4": "823b77a78bbb8242",
 }
-"""SHA-256, cut, of the logits of the embedded model after each token of PROMPT."""
+"""Truncated SHA-256 of the logits of the embedded model after each token of PROMPT."""
 
 
 @pytest.mark.parametrize("dtype", DIGESTS)
@@ -206,7 +206,7 @@ DECODER_DIGESTS = {
     "int8": "b240d923731ddb58",
     "int4": "8ca74b3a640e1585",
 }
-"""SHA-256, cut, of the logits of a decoder of two layers with every operation that GPT-2 does not use."""
+"""Truncated SHA-256 of the logits of a two-layer decoder with every operation that GPT-2 does not use."""
 
 
 @pytest.mark.parametrize("dtype", DECODER_DIGESTS)
@@ -232,7 +232,7 @@ def test_arithmetic_names_the_set_only_where_the_bits_depend_on_it(isa):
         assert CPUBackend(dtype, isa=isa, exact=True).arithmetic == "exact"
 
 
-def test_the_environment_asks_for_exact_results(isa, monkeypatch):
+def test_the_environment_requests_exact_results(isa, monkeypatch):
     monkeypatch.setenv("RUSHLIGHT_EXACT", "1")
     assert CPUBackend("bf16", isa=isa).arithmetic == "exact"
     monkeypatch.setenv("RUSHLIGHT_EXACT", "0")
@@ -243,6 +243,6 @@ def test_the_environment_asks_for_exact_results(isa, monkeypatch):
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("reference", "f32"), ("cpu", "f64")])
-def test_a_device_that_is_not_exact_refuses_to_be(device, dtype):
+def test_exact_is_refused_on_other_devices(device, dtype):
     with pytest.raises(DeviceError, match=r"does not compute the same bits on every machine.*leave out --exact"):
         rushlight.load(device=device, dtype=dtype, exact=True)

@@ -15,7 +15,7 @@ ROUNDING = {
     "int4": 8e-7,
 }
 STORED = {"f32": 0.0, "f16": 2**-11, "bf16": 2**-8, "int8": 0.6 / 127, "int4": 0.65 / 15}
-"""How far a weight may be from what was placed, of the greatest in its group of 32."""
+"""The largest rounding error of a weight, relative to the largest magnitude in its group of 32."""
 
 
 def quantized(x, most):
@@ -35,22 +35,22 @@ def seen(x, weights, isa):
 
 
 @pytest.mark.parametrize("n_in", [*range(1, 35), 63, 64, 65, 127, 129, 515])
-def test_inputs_of_every_length(device, isa, weights, n_in):
+def test_every_number_of_inputs(device, isa, weights, n_in):
     check(device, isa, weights, rows=3, n_in=n_in, n_out=33)
 
 
 @pytest.mark.parametrize("n_out", [*range(1, 35), 63, 64, 65, 97])
-def test_outputs_of_every_length(device, isa, weights, n_out):
+def test_every_number_of_outputs(device, isa, weights, n_out):
     check(device, isa, weights, rows=2, n_in=37, n_out=n_out)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 25, 95, 96, 97, 200])
-def test_rows_of_every_number(device, isa, weights, rows):
+def test_every_number_of_rows(device, isa, weights, rows):
     check(device, isa, weights, rows=rows, n_in=70, n_out=40)
 
 
 @pytest.mark.parametrize("n_in", [191, 193, 385, 700, 1100])
-def test_a_row_alone_has_the_bits_it_has_among_many(device, weights, n_in):
+def test_a_row_has_the_same_bits_in_any_batch(device, weights, n_in):
     """Inputs cut into blocks, panel by panel and, of 97 rows of 700 and more, block by block."""
     weight, bias, x = place(device, random(n_in, 100), weights), device.vector(random(100, seed=2)), random(97, n_in)
     alone = [np.asarray(device.linear(device.array(x[i : i + 1]), weight, bias))[0] for i in range(0, 97, 12)]
@@ -60,7 +60,7 @@ def test_a_row_alone_has_the_bits_it_has_among_many(device, weights, n_in):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_greatest_weights_and_activations_do_not_overflow(device, isa, weights, sign):
+def test_the_largest_weights_and_activations_do_not_overflow(device, isa, weights, sign):
     check(device, isa, weights, rows=7, n_in=96, n_out=33, of=lambda *shape, seed=0: np.full(shape, sign, np.float32))
 
 
@@ -79,7 +79,7 @@ def check(device, isa, weights, rows, n_in, n_out, of=random):
 
 @pytest.mark.parametrize("offset", [1, 3, 5, 31])
 def test_activations_at_odd_addresses(device, isa, weights, offset):
-    """Columns split off a wider array: the rows lie apart, and begin where no vector does."""
+    """Columns split off a wider array: rows have gaps between them and unaligned addresses."""
     wide = random(5, offset * 3)
     parts = device.split(device.array(wide), 3)
     weight = place(device, random(offset, 40), weights)
@@ -89,7 +89,7 @@ def test_activations_at_odd_addresses(device, isa, weights, offset):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (31, 33), (70, 40)])
-def test_weights_are_kept_as_close_as_their_format_allows(device, weights, shape):
+def test_weights_are_rounded_as_little_as_their_format_allows(device, weights, shape):
     matrix = random(*shape)
     groups = np.pad(matrix, ((0, -shape[0] % 32), (0, 0))).reshape(-1, 32, shape[1])
     greatest = np.abs(groups).max(1)
@@ -107,14 +107,14 @@ def test_bytes_of_every_dtype_are_read(device, dtype, numpy):
     assert np.array_equal(unpacked(device, place(device, matrix, "f32", dtype=dtype)), matrix.astype(np.float32))
 
 
-def test_bf16_bytes_are_read_and_kept_exactly(device):
+def test_bf16_weights_are_stored_exactly(device):
     bits = (random(40, 35).view(np.uint32) >> 16).astype(np.uint16)
     values = (bits.astype(np.uint32) << 16).view(np.float32)
     for weights in ("f32", "bf16"):
         assert np.array_equal(unpacked(device, place(device, bits, weights, dtype="BF16")), values)
 
 
-def test_every_half_is_read_and_kept_exactly(device):
+def test_every_half_is_stored_exactly(device):
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)].reshape(-1, 2 * 31)
     assert np.array_equal(unpacked(device, place(device, halves, "f16", dtype="F16")), halves)
@@ -126,7 +126,7 @@ def test_floats_are_rounded_to_the_nearest_half(device):
     assert np.array_equal(kept, values.astype(np.float16))
 
 
-def test_pieces_make_the_same_weight_as_the_whole(device, weights):
+def test_a_weight_packed_in_pieces_is_the_same(device, weights):
     matrix, x = random(100, 50), random(2, 100, seed=1)
     pieces = device.weight(weights, 100, 50)
     for first in (0, 32, 96):
@@ -137,7 +137,7 @@ def test_pieces_make_the_same_weight_as_the_whole(device, weights):
     assert np.array_equal(*results)
 
 
-def test_a_matrix_of_rows_of_outputs_is_the_transposed_one(device, weights):
+def test_rows_of_outputs_pack_as_the_transposed_matrix(device, weights):
     matrix, x = random(70, 45), random(2, 70, seed=1)
     turned = device.weight(weights, 70, 45)
     assert device.pack(turned, np.ascontiguousarray(matrix.T).reshape(-1).view(np.uint8), "F32", 70, False, 0)
@@ -161,7 +161,7 @@ def test_a_weight_beyond_its_format_is_found(device, stored, value):
     assert not device.pack(weight, matrix.reshape(-1).view(np.uint8), "F32", 40, True, 0)
 
 
-def test_what_is_not_finite_in_a_row_stays_in_it(device, weights):
+def test_a_row_that_is_not_finite_does_not_change_others(device, weights):
     x = random(4, 40)
     x[1, 3], x[2, 39] = np.nan, np.inf
     weight = place(device, random(40, 33), weights)

@@ -1,4 +1,4 @@
-"""How many threads: what is asked for, the affinity mask, and cgroup quotas of both versions."""
+"""The number of threads: arguments, environment, affinity mask, and cgroup quotas of both versions."""
 
 import os
 
@@ -11,14 +11,14 @@ from rushlight.host.threads import Threads, threads_for, usable_cores
 
 
 @pytest.mark.parametrize("value", ["1", "2", "3"])
-def test_the_environment_says_how_many(monkeypatch, value):
+def test_the_environment_sets_the_number(monkeypatch, value):
     monkeypatch.setenv("RUSHLIGHT_NUM_THREADS", value)
     assert threads_for() == Threads(int(value), adapts=False)
     assert CPUBackend()._native.threads == int(value)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "abc", "1000000", "2.5", " 2", "1e3", "٣", "9" * 5000])
-def test_what_is_no_number_of_threads_is_an_error(monkeypatch, value):
+def test_an_invalid_number_in_the_environment_is_an_error(monkeypatch, value):
     monkeypatch.setenv("RUSHLIGHT_NUM_THREADS", value)
     with pytest.raises(DeviceError, match=r"RUSHLIGHT_NUM_THREADS is .*from 1 to 1024"):
         open_backend("cpu")
@@ -30,19 +30,19 @@ def test_an_argument_out_of_range_is_an_error(threads):
         open_backend("cpu", threads=threads)
 
 
-def test_an_argument_counts_before_the_environment(monkeypatch):
+def test_an_argument_overrides_the_environment(monkeypatch):
     monkeypatch.setenv("RUSHLIGHT_NUM_THREADS", "abc")
     assert open_backend("cpu", threads=2)._native.threads == 2
 
 
-def test_an_empty_variable_is_none(monkeypatch):
+def test_an_empty_variable_is_ignored(monkeypatch):
     monkeypatch.setenv("RUSHLIGHT_NUM_THREADS", "")
     assert threads_for() == Threads(3, adapts=True)
 
 
 @pytest.fixture
 def cores(monkeypatch):
-    """Eight of them, whatever this machine has."""
+    """Eight cores on any machine."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
 
 
@@ -84,7 +84,7 @@ def test_a_cgroup_quota_is_a_limit(tmp_path, cores, files, expected):
     assert usable_cores(tree(tmp_path, files)) == expected
 
 
-def test_at_least_one_and_never_more_than_the_mask(tmp_path, monkeypatch):
+def test_a_quota_does_not_exceed_the_affinity_mask(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5}, raising=False)
     quota = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "900000 100000\n"}
     assert usable_cores(tree(tmp_path, quota)) == 2
