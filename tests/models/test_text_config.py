@@ -33,9 +33,8 @@ class Config(TextConfig):
     hidden_act: str = field.activation("silu")
     eps: float = field.positive(1e-6)
     side: str = field.choice(("left", "right"), "right")
-    pair: tuple[int, int] = field.computed(
-        lambda fields, name, read: (fields.size(name, 3), read["vocab_size"]), (3, 0)
-    )
+    pair: tuple[int, int] = field.computed(lambda fields, name, read: (fields.size(name, 3), read["vocab_size"]))
+    rope_settings: dict = field.computed(lambda fields, name, _: fields.raw(name, {}))
 
 
 SIZES = {
@@ -159,6 +158,11 @@ def test_an_unknown_key_that_looks_like_arithmetic_is_refused(key, value):
 )
 def test_a_value_that_changes_nothing_is_accepted(key, value):
     assert read(**{key: value}) == read()
+
+
+def test_a_key_that_is_read_is_not_refused_for_its_name():
+    assert read(rope_settings={"rope_theta": 1e6}).rope_settings == {"rope_theta": 1e6}
+    assert read().rope_settings == {}
 
 
 def test_other_unknown_keys_are_logged_and_benign_ones_are_not(caplog):
