@@ -121,7 +121,7 @@ ARCHITECTURE = Part
 
 def test_a_module_that_is_not_a_language_model(write):
     path = write(NOT_A_LANGUAGE_MODEL)
-    with pytest.raises(PortError, match=r"not a language model: its config lacks vocab_size.*load_module"):
+    with pytest.raises(PortError, match=r"not a language model: .*TextConfig.*load_module"):
         rushlight.load(port=path)
     module = rushlight.load_module(demo.folder(), port=path, device="reference")
     assert module.ln_f(np.zeros((1, 192), np.float32)).shape == (1, 192)
