@@ -96,6 +96,12 @@ def test_a_wrong_value_is_named(values, said):
     assert said in problem(**values)
 
 
+@pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "vocab_size"])
+@pytest.mark.parametrize("value", [0, "x", None])
+def test_defaults_that_follow_from_an_invalid_value_are_not_reported_as_well(key, value):
+    assert problem(**{key: value}).startswith("1 problem in")
+
+
 def test_heads_have_to_divide_the_width_where_no_head_dim_is_declared():
     @dataclass(frozen=True, kw_only=True)
     class Plain(TextConfig):
