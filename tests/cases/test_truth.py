@@ -351,7 +351,7 @@ def test_settings_without_effect_are_not_named(make_gpt2, caplog, file):
     [
         ({"suppress_tokens": "a"}, "suppress_tokens is 'a': it should be a token id, or a list of them"),
         ({"bad_words_ids": [1]}, "bad_words_ids is [1]: it should be a list of lists of token ids"),
-        ({"suppress_tokens": [*range(257)]}, "forbid every token"),
+        ({"suppress_tokens": [*range(257)]}, "suppress every token"),
     ],
 )
 def test_malformed_suppressed_tokens_are_an_error(make_gpt2, author, problem):
