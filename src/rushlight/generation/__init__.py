@@ -1,4 +1,4 @@
-"""Generation: runs sequences through a language model in batches and samples their tokens. Knows no text."""
+"""Generation: runs sequences through a language model in batches and samples their tokens. Independent of text."""
 
 from rushlight.generation.beam import BeamSearch, Hypothesis
 from rushlight.generation.engine import Engine, EngineStats
