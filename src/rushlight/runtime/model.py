@@ -156,8 +156,8 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        """The word for what it computes in."""
-        return self._backend.dtype
+        """The dtype of its weights, for display: bf16, or bf16/f32 where a checkpoint mixes them."""
+        return self._backend.dtype_label
 
     @property
     def arithmetic(self) -> str:
