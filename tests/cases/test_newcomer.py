@@ -44,7 +44,7 @@ class TestModelAndPrompt:
     def test_two_models(self, run, rest):
         code, out, err = run("generate", "-m", "tales", *rest)
         assert (code, out) == (2, "")
-        assert "'tales' and SOURCE 'Once' are two models" in err
+        assert "expected one model, found 'tales' and SOURCE 'Once'" in err
 
 
 def test_a_port_is_proven_by_a_recording_under_the_names_of_a_class_with_a_prefix(run):

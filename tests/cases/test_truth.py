@@ -172,7 +172,7 @@ def test_an_advice_names_only_a_flag_that_was_given(write, tmp_path):
     (by_config,) = [f for f in rushlight.check(folder).findings if f.title == "another model"]
     assert "--architecture" not in by_config.fix
     assert "config.json" in by_config.fix
-    (by_flag,) = [f for f in rushlight.check(folder, model="gpt2").findings if f.title == "another model"]
+    (by_flag,) = [f for f in rushlight.check(folder, architecture="gpt2").findings if f.title == "another model"]
     assert "leave --architecture out" in by_flag.fix
     assert rushlight.check(folder).saved_by is None
 

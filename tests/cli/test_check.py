@@ -66,7 +66,7 @@ def test_the_report_of_a_checkpoint_that_does_not_fit(rushlight, compiled, monke
     assert problems.startswith(
         """\
 problem: names with _orig_mod.
-  They are put there by torch.compile, into the names of the model that it wraps.
+  torch.compile adds it to the names of the modules that it wraps.
     _orig_mod.transformer.h.N.attn.c_attn.bias ×2    → transformer.h.N.attn.c_attn.bias
     _orig_mod.transformer.h.N.attn.c_attn.weight ×2  → transformer.h.N.attn.c_attn.weight
 """
@@ -150,7 +150,7 @@ def test_data_is_read_by_default(rushlight, write, monkeypatch):
     monkeypatch.setattr(Tensor, "read_into", lambda *args: pytest.fail("read"))
     done = rushlight("check", nan, "--no-data")
     assert done.code == 0
-    assert "the values were not looked at" in done.out
+    assert "the values were not checked" in done.out
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_data_is_read_by_default(rushlight, write, monkeypatch):
         (["./nothing.safetensors"], "no such file"),
         (["{path}", "--architecture", "gpt3"], "no architecture 'gpt3' (expected gpt2)"),
         (["{path}", "--port", "no.py"], "no.py: no such file"),
-        (["{path}", "--port", "no.py", "-a", "gpt2"], "both given"),
+        (["{path}", "--port", "no.py", "-a", "gpt2"], "give only one of them"),
         ([], "SOURCE"),
     ],
 )
