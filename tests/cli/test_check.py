@@ -42,7 +42,7 @@ def transposed_blocks(name, tensor):
 
 @pytest.fixture
 def compiled(write):
-    """The weights of a compiled nanoGPT: two problems."""
+    """nanoGPT's weights in a compiled model: two causes."""
     return write(lambda name: f"_orig_mod.transformer.{name}", transposed_blocks)
 
 
@@ -129,7 +129,7 @@ def test_prose_is_wrapped_to_a_terminal_and_names_are_not(rushlight, compiled, m
     assert any("_orig_mod.transformer.h.N.attn.c_attn.weight ×2" in line for line in lines)
 
 
-def test_colours_are_for_terminals(process, write):
+def test_only_terminals_get_colours(process, write):
     path = write()
     assert "\x1b" not in process(f"$rushlight check {path} | cat").out
     shown = process(f"script -qec '$rushlight check {path}' /dev/null", env={"TERM": "xterm-256color"}).out
@@ -142,7 +142,7 @@ def test_control_characters_in_names_are_escaped(rushlight, write):
     assert "\x1b" not in done.out
 
 
-def test_data_is_read_by_default(rushlight, write, monkeypatch):
+def test_no_data_reads_no_values(rushlight, write, monkeypatch):
     nan = write(change=lambda name, tensor: tensor * np.nan if name == "ln_f.bias" else tensor)
     done = rushlight("check", nan)
     assert done.code == 1
@@ -154,12 +154,16 @@ def test_data_is_read_by_default(rushlight, write, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["./nothing.safetensors"], "no such file"),
         (["{path}", "--architecture", "gpt3"], "no architecture 'gpt3' (expected gpt2)"),
         (["{path}", "--port", "no.py"], "no.py: no such file"),
+<<<<<<< HEAD
         (["{path}", "--port", "no.py", "-a", "gpt2"], "give only one of them"),
+=======
+        (["{path}", "--port", "no.py", "-a", "gpt2"], "both an architecture, gpt2, and a port"),
+>>>>>>> main
         ([], "SOURCE"),
     ],
 )

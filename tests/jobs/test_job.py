@@ -28,7 +28,7 @@ def lines(text):
 
 
 def run(model, path, text=INPUT, *, ordered=False, check=True, seed=0, stop_after=None):
-    """A run of the job; with `stop_after` it is interrupted when so many results are there."""
+    """Runs the job; with `stop_after`, interrupts it after that number of results."""
 
     def progress(summary):
         if summary.n_done + summary.n_failed == stop_after:

@@ -1,4 +1,4 @@
-"""Generation: runs sequences through a forward and samples their next tokens. Independent of models and text.
+"""Generation: runs sequences through a language model in batches and samples their tokens. Independent of text.
 
 The parts are imported when they are first used: `--help` reads the sampling settings without NumPy.
 """
@@ -8,20 +8,19 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rushlight.generation.beam import BeamSearch, Hypothesis
-    from rushlight.generation.engine import Engine
+    from rushlight.generation.engine import Engine, EngineStats
     from rushlight.generation.runner import Context, LanguageModel
     from rushlight.generation.sampling.logprobs import TokenLogprob
     from rushlight.generation.sampling.params import SamplingParams, SamplingSettings, given, takes_settings
     from rushlight.generation.sampling.sampler import Sampler
     from rushlight.generation.scoring import Perplexity, Scorer, sliding_windows
     from rushlight.generation.sequence import FinishReason, SequenceState, Token
-    from rushlight.generation.speculation.draft_model import Draft
 
 __all__ = [
     "BeamSearch",
     "Context",
-    "Draft",
     "Engine",
+    "EngineStats",
     "FinishReason",
     "Hypothesis",
     "LanguageModel",
@@ -40,14 +39,13 @@ __all__ = [
 
 _HOMES = {
     "beam": ("BeamSearch", "Hypothesis"),
-    "engine": ("Engine",),
+    "engine": ("Engine", "EngineStats"),
     "runner": ("Context", "LanguageModel"),
     "sampling.logprobs": ("TokenLogprob",),
     "sampling.params": ("SamplingParams", "SamplingSettings", "given", "takes_settings"),
     "sampling.sampler": ("Sampler",),
     "scoring": ("Perplexity", "Scorer", "sliding_windows"),
     "sequence": ("FinishReason", "SequenceState", "Token"),
-    "speculation.draft_model": ("Draft",),
 }
 
 

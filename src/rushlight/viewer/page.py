@@ -1,8 +1,8 @@
 """Renders self-contained web pages, with the style, script and data inlined.
 
-`frame.html` is the frame of every page; `NAME.html`, `NAME.css` and `NAME.js` define the page NAME, on top of `theme.css`
-and `theme.js`. A page makes no network requests: its Content-Security-Policy allows only the style and the script with
-the given hashes. Names from files are embedded as JSON without "<", and the script inserts them only as text.
+`frame.html` is the frame of every page; `NAME.html`, `NAME.css` and `NAME.js` define the page NAME, on top of
+`theme.css` and `theme.js`. A page makes no network requests: its Content-Security-Policy allows only the style and the
+script with the given hashes. Names from files are embedded as JSON without "<", and the script inserts them as text.
 """
 
 from __future__ import annotations

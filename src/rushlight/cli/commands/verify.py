@@ -18,7 +18,7 @@ from rushlight.errors import RequestError, printable_line
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
     from rushlight.nn import Module
-    from rushlight.proof import Golden, Report
+    from rushlight.proof import Golden, VerifyReport
     from rushlight.runtime.model import Model
 
 RECORDING = "Recording"
@@ -150,18 +150,18 @@ def _record(
 
 def _load(source: str | None, checkpoint: Checkpoint, *, port: str | None, **options: Any) -> Model | Module:
     """A language model, or the module of a port that is not a language model."""
-    from rushlight.loading.identify import identify, missing_fields
+    from rushlight.loading.identify import identify
     from rushlight.loading.load import load, load_module
-    from rushlight.models import load_port
+    from rushlight.models import TextConfig, load_port
 
     if port is not None:
         config = identify(checkpoint, load_port(port))[1]
-        if missing_fields(config):
+        if not isinstance(config, TextConfig):
             return load_module(_name(source), port=port, **options)
     return load(source, port=port, **options)
 
 
-def _print_report(report: Report, as_json: bool, wants_page: bool, html: Path | None, open_page: bool) -> None:
+def _print_report(report: VerifyReport, as_json: bool, wants_page: bool, html: Path | None, open_page: bool) -> None:
     """Prints the report; only its summary if the page has the table."""
     from rushlight.cli.views.verification import report_view
 
