@@ -44,7 +44,7 @@ class TestModelAndPrompt:
     def test_two_models(self, run, rest):
         code, out, err = run("generate", "-m", "tales", *rest)
         assert (code, out) == (2, "")
-        assert "'tales' and SOURCE 'Once' are two models" in err
+        assert "expected one model, found 'tales' and SOURCE 'Once'" in err
 
 
 def test_a_recording_with_prefixed_names_verifies_a_port_without(run):

@@ -182,6 +182,7 @@ class SamplingParams:
         token_ids(),
         "Stop at these tokens too, besides the end-of-text token.",
         aliases="eos_token_id stop_token_ids",
+        in_beam_search=True,
     )
     ignore_eos: bool = setting(
         False,
