@@ -172,13 +172,8 @@ def test_advice_names_only_flags_that_were_passed(write, tmp_path):
     (by_config,) = [f for f in rushlight.check(folder).findings if f.title == "another model"]
     assert "--architecture" not in by_config.fix
     assert "config.json" in by_config.fix
-<<<<<<< HEAD
     (by_flag,) = [f for f in rushlight.check(folder, architecture="gpt2").findings if f.title == "another model"]
-    assert "leave --architecture out" in by_flag.fix
-=======
-    (by_flag,) = [f for f in rushlight.check(folder, model="gpt2").findings if f.title == "another model"]
     assert "leave out --architecture" in by_flag.fix
->>>>>>> main
     assert rushlight.check(folder).saved_by is None
 
 
