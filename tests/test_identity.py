@@ -55,7 +55,7 @@ def expected(model, asked):
 def fresh_engine(model, **options):
     """Gives the model an engine that knows nothing yet."""
     engine = Engine(model.module, model._backend, model.config.kv_shape, context_length=model.context_length, **options)
-    model._plain._made = os.getpid(), engine
+    model._default._made = os.getpid(), engine
     return engine
 
 
@@ -179,7 +179,7 @@ def test_with_a_draft_model_or_without(model, asked, right):
     guessing = rushlight.load(dtype="f32", threads=1)
     guessing.use_draft(own_draft)
     steps = []
-    engine = guessing._plain.engine
+    engine = guessing._default.engine
     run = engine._run.on_device
     engine._run.on_device = lambda chunks: steps.append(len(chunks)) or run(chunks)
     guessed = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]

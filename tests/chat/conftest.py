@@ -8,7 +8,7 @@ from chat_helpers import IM_END, IM_START
 
 import rushlight
 from rushlight import demo
-from rushlight.chat.sandbox import Renderer
+from rushlight.chat.sandbox import TemplateSandbox
 from rushlight.text import Tokenizer
 
 
@@ -19,7 +19,7 @@ def tales():
 
 @pytest.fixture(scope="session")
 def renderer():
-    with Renderer() as renderer:
+    with TemplateSandbox() as renderer:
         yield renderer
 
 

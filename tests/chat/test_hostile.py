@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rushlight.chat.sandbox import CPU_S, MEMORY_BYTES, Renderer
+from rushlight.chat.sandbox import CPU_S, MEMORY_BYTES, TemplateSandbox
 from rushlight.errors import TemplateError
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -162,7 +162,7 @@ def test_what_cannot_be_compiled_or_run_is_an_error(renderer, template):
 def test_a_second_from_a_cold_start(template):
     """All that a process computes, its start included: less than a second, however busy the machine is."""
     before = os.times()
-    with Renderer() as cold:
+    with TemplateSandbox() as cold:
         _, _, peak = run(cold, template)
     after = os.times()
     assert after.children_user - before.children_user + after.children_system - before.children_system < 1
@@ -199,7 +199,7 @@ def test_a_process_that_was_stopped_is_replaced(renderer):
 
 
 def test_a_process_that_somebody_killed_is_replaced_for_the_next_question():
-    with Renderer() as renderer:
+    with TemplateSandbox() as renderer:
         renderer.render("x", [MESSAGES], {})
         renderer._process.kill()
         renderer._process.wait()
@@ -209,7 +209,7 @@ def test_a_process_that_somebody_killed_is_replaced_for_the_next_question():
 
 
 def test_a_process_ends_with_its_renderer():
-    with Renderer() as renderer:
+    with TemplateSandbox() as renderer:
         renderer.render("x", [MESSAGES], {})
         process = renderer._process
     assert process.poll() is not None
@@ -221,7 +221,7 @@ def test_the_clock_on_the_wall_where_there_is_no_other(monkeypatch):
 
     monkeypatch.setattr(render, "CPU_S", 0)
     monkeypatch.setattr(render, "WALL_S", 0.5)
-    with Renderer() as renderer:
+    with TemplateSandbox() as renderer:
         renderer.render("x", [MESSAGES], {})
         outcome, seconds, _ = run(renderer, GLUTTONS["nested loops"])
     assert isinstance(outcome, TemplateError)
@@ -230,20 +230,20 @@ def test_the_clock_on_the_wall_where_there_is_no_other(monkeypatch):
 
 def test_a_process_that_does_not_start(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with Renderer() as renderer, pytest.raises(TemplateError, match=r"does not start \(found exit code 1\)"):
+    with TemplateSandbox() as renderer, pytest.raises(TemplateError, match=r"does not start \(found exit code 1\)"):
         renderer.render("x", [MESSAGES], {})
 
 
 def test_jinja_is_not_installed(monkeypatch):
     monkeypatch.setattr("rushlight.chat.sandbox.find_spec", lambda name: None)
-    with Renderer() as renderer, pytest.raises(TemplateError, match="need jinja2, which is not installed"):
+    with TemplateSandbox() as renderer, pytest.raises(TemplateError, match="need jinja2, which is not installed"):
         renderer.render("x", [MESSAGES], {})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_process_has_no_environment_no_files_and_no_jinja_is_here(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
-    with Renderer() as renderer:
+    with TemplateSandbox() as renderer:
         renderer.render("x", [MESSAGES], {})
         folder = Path(f"/proc/{renderer._process.pid}")
         assert b"secret" not in (folder / "environ").read_bytes()

@@ -5,7 +5,7 @@ from chat_helpers import CHATML, IM_END, IM_START
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rushlight.chat.prompt import PromptEncoder
+from rushlight.chat.encoder import ConversationEncoder
 from rushlight.chat.provenance import SHADE, compare, shaded
 from rushlight.chat.template import ChatTemplate
 from rushlight.errors import RequestError
@@ -20,7 +20,7 @@ def encode(chatml_tokenizer):
     def run(template, *contents, role="user"):
         chat_template = templates.setdefault(template, ChatTemplate(template, variables={"eos_token": "<|endoftext|>"}))
         rendered = chat_template.render([{"role": role, "content": content} for content in contents])
-        return rendered, PromptEncoder(chatml_tokenizer).encode(rendered)
+        return rendered, ConversationEncoder(chatml_tokenizer).encode(rendered)
 
     yield run
     for template in templates.values():

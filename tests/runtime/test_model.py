@@ -274,7 +274,7 @@ def test_several_texts_of_one_prompt_have_seeds_of_their_own(model):
 
 def test_more_texts_than_the_queue_and_the_memory_hold(monkeypatch):
     model = rushlight.load(kv_bytes=2_500_000)
-    engine = model._plain.engine
+    engine = model._default.engine
     monkeypatch.setattr(engine, "_max_waiting", 2)
     settings = {"max_tokens": 80, "temperature": 1.0, "seed": 1}
     requests = [Request(prompt, settings={**settings, "n": 12}) for prompt in (PROMPT, "The king")]
@@ -331,13 +331,13 @@ def test_a_prompt_can_be_scored_without_a_text(model):
 
 
 def test_a_forgotten_stream_gives_its_blocks_back(model):
-    pool = model._plain.engine.pool
+    pool = model._default.engine.pool
     held = pool.n_held
     stream = model.stream([3] * 100, max_tokens=50)
     next(stream)
     assert pool.n_held == held + 2
     del stream
-    model._plain.engine.settle()
+    model._default.engine.settle()
     assert pool.n_held == held
 
 
@@ -355,7 +355,7 @@ def test_streams_can_be_read_from_an_event_loop(model):
         return await asyncio.gather(*(read(prompt, i * 0.0005) for i, prompt in enumerate(prompts)))
 
     assert asyncio.run(read_all()) == alone
-    assert model._plain.engine.pool.n_held == 0
+    assert model._default.engine.pool.n_held == 0
 
 
 def test_an_asynchronous_stream_that_is_left_gives_its_blocks_back(model):
@@ -368,8 +368,8 @@ def test_an_asynchronous_stream_that_is_left_gives_its_blocks_back(model):
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        model._plain.engine.step()
-        return model._plain.engine.pool.n_held
+        model._default.engine.step()
+        return model._default.engine.pool.n_held
 
     assert asyncio.run(read_some()) == 0
     with pytest.raises(RequestError, match="temperature"):
@@ -377,7 +377,7 @@ def test_an_asynchronous_stream_that_is_left_gives_its_blocks_back(model):
 
 
 def test_an_asynchronous_stream_whose_loop_is_closed_gives_its_blocks_back(model):
-    engine = model._plain.engine
+    engine = model._default.engine
 
     def read_one():
         loop = asyncio.new_event_loop()
@@ -451,4 +451,4 @@ def test_threads_and_event_loops_share_the_engine(model):
     for thread in threads:
         thread.join()
     assert found == dict.fromkeys(range(6), alone)
-    assert model._plain.engine.pool.n_held == 0
+    assert model._default.engine.pool.n_held == 0

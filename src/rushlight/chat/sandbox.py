@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
-__all__ = ["CPU_S", "MEMORY_BYTES", "WALL_S", "Renderer"]
+__all__ = ["CPU_S", "MEMORY_BYTES", "WALL_S", "TemplateSandbox"]
 
 MEMORY_BYTES = 128_000_000
 """The address space of the process, Python and Jinja (25 MB) included. Linux holds to it; macOS and Windows do not."""
@@ -27,7 +27,7 @@ CPU_S = 0.5
 WALL_S = 5.0
 """The time of one rendering by the clock, wherever it runs: what bounds it on Windows."""
 MAX_ANSWER_BYTES = 16 << 20
-"""Two texts of `worker.MAX_TEXT_CHARS`, each character at its longest in JSON."""
+"""Two texts of `sandbox_worker.MAX_TEXT_CHARS`, each character at its longest in JSON."""
 
 WORKER = Path(__file__).with_name("sandbox_worker.py")
 OTHER_TEMPLATE = "give another one with --chat-template FILE, or template= in Python"
@@ -35,7 +35,7 @@ KEPT_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 """What Python may need to start. The rest, with whatever secrets it holds, stays here."""
 
 
-class Renderer:
+class TemplateSandbox:
     """A process that renders templates, started at the first need and again after each that had to be ended.
 
     Threads may share it. A context manager: leaving it ends the process, as does the end of this one.
@@ -65,7 +65,7 @@ class Renderer:
 
         Raises:
             TemplateError: the template is malformed, or raises an error on the first conversation, or takes more than
-                `CPU_S`, `WALL_S`, `MEMORY_BYTES` or `worker.MAX_TEXT_CHARS`.
+                `CPU_S`, `WALL_S`, `MEMORY_BYTES` or `sandbox_worker.MAX_TEXT_CHARS`.
             RequestError: a variable is not a value of JSON.
         """
         request = {

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rushlight.chat.prompt import PromptEncoder
+from rushlight.chat.encoder import ConversationEncoder
 from rushlight.chat.template import ChatTemplate, find_template
 from rushlight.chat.transcript import Message, check_messages, read_transcript, write_transcript
 from rushlight.errors import ContextLengthError, RequestError, RushlightError
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rushlight.chat.provenance import Rendered
     from rushlight.generation import SamplingSettings
     from rushlight.runtime.model import Model
-    from rushlight.runtime.result import Generation, Stream
+    from rushlight.runtime.result import Generation
+    from rushlight.runtime.streaming import Stream
 
 __all__ = ["MAX_TOKENS", "Answer", "Chat"]
 
@@ -140,7 +141,7 @@ class Chat:
         self.messages: list[Message] = []
         self.n_forgotten = 0
         self._tokenizer = tokenizer
-        self._prompts = PromptEncoder(tokenizer)
+        self._prompts = ConversationEncoder(tokenizer)
         self._answer: Answer | None = None
         self._end_ids: tuple[int, ...] | None = None
         self.system_prompt = system_prompt

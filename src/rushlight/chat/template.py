@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rushlight.chat.formats import EndOfTextTurns, PlainTurns
 from rushlight.chat.provenance import Rendered, compare, shaded
-from rushlight.chat.sandbox import Renderer
+from rushlight.chat.sandbox import TemplateSandbox
 from rushlight.checkpoint import read_json_object
 from rushlight.errors import TemplateError, printable_name
 
@@ -82,7 +82,7 @@ class ChatTemplate:
         self._variables = {"tools": None, "documents": None, **(variables or {})}
         self._file = file
         self._now = now
-        self._renderer = Renderer()
+        self._sandbox = TemplateSandbox()
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> Rendered:
         """The conversation as text: `add_generation_prompt` is `answer`.
@@ -90,7 +90,7 @@ class ChatTemplate:
         Raises:
             TemplateError: the template is malformed, takes too much, or refuses the conversation.
         """
-        text, shadow = self._renderer.render(
+        text, shadow = self._sandbox.render(
             self.text,
             [messages, shaded(messages)],
             {**self._variables, "add_generation_prompt": answer},
@@ -103,7 +103,7 @@ class ChatTemplate:
 
     def close(self) -> None:
         """Ends the process that renders, until it is needed again."""
-        self._renderer.close()
+        self._sandbox.close()
 
 
 def find_template(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from rushlight.jobs.lines import Line
     from rushlight.jobs.requests import RequestLines
-    from rushlight.runtime.model import Model, Request
+    from rushlight.runtime.model import Model
+    from rushlight.runtime.request import Request
     from rushlight.runtime.result import Generation
 
 MAX_MESSAGE_CHARS = 2000

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rushlight.nn import Module
 
 
-class Running:
+class Execution:
     """A tree of modules, and the engine that its texts go through.
 
     The engine is made when it is first needed, because it may reserve memory, and anew in a forked process.

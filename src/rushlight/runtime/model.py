@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from reprlib import repr as short_repr
 from time import perf_counter
@@ -34,9 +33,10 @@ from rushlight.generation.runner import PREFILL_ROWS
 from rushlight.generation.speculation.controller import PromptLookup
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_patches, check_patterns, patch_hook
-from rushlight.runtime.execution import Running
-from rushlight.runtime.request import Prompts
-from rushlight.runtime.result import AsyncStream, Beam, Generation, Score, Stats, Stream, Writer, write_many
+from rushlight.runtime.execution import Execution
+from rushlight.runtime.request import PromptEncoder, Request
+from rushlight.runtime.result import Beam, Generation, Score, Stats
+from rushlight.runtime.streaming import AsyncStream, Stream, Writer, write_many
 from rushlight.text import StopStrings
 from rushlight.text.constraint import Grammars
 
@@ -58,42 +58,10 @@ if TYPE_CHECKING:
     from rushlight.text import Tokenizer
     from rushlight.text.constraint import Constraint
 
-__all__ = ["AsyncStream", "Beam", "Generation", "Model", "Request", "Score", "Stats", "Stream"]
+__all__ = ["Model"]
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class Request:
-    """One of many prompts, with what `Model.generate` takes beside it: `Request("Once", max_tokens=20, stop=".")`.
-
-    It is checked when it is generated, so that an invalid one does not stop the others.
-
-    Attributes:
-        prompt: text, or token ids.
-        stop: strings that end the text.
-        settings: what was given by keyword, and in the mapping `settings`, where a program has them in one; a keyword
-            wins.
-    """
-
-    prompt: str | Ids[int]
-    stop: str | Ids[str] | None
-    settings: SamplingSettings
-
-    @takes_settings
-    def __init__(
-        self,
-        prompt: str | Ids[int],
-        stop: str | Ids[str] | None = (),
-        settings: SamplingSettings | None = None,
-        **keywords: Unpack[SamplingSettings],
-    ) -> None:
-        given: Any = settings or {}
-        if keywords and isinstance(given, Mapping):
-            given = {**given, **keywords}
-        for name, value in (("prompt", prompt), ("stop", stop), ("settings", given)):
-            object.__setattr__(self, name, value)
-
-
-_tapped: ContextVar[Mapping[Model, Running] | None] = ContextVar("tapped", default=None)
+_instrumented: ContextVar[Mapping[Model, Execution] | None] = ContextVar("tapped", default=None)
 """What runs in place of the models that are traced or patched: in this thread or task, and in no other."""
 
 
@@ -146,7 +114,7 @@ class Model:
         self._kv_bytes = kv_bytes
         self._no_tokenizer = no_tokenizer
         self._grammars: Grammars | None = None
-        self._plain = self._running(module, self.forward)
+        self._default = self._execution(module, self.forward)
         missing = [] if tokenizer is None else tokenizer.missing_ids(config.vocab_size)
         self._allowed = self._all_but((*missing, *suppressed_ids))
         self._allowed_first = None
@@ -192,7 +160,7 @@ class Model:
                     f"{draft.name} cannot guess for {self.name}: it has other tokens",
                     remedy="take a smaller model of the same family",
                 )
-        self._plain = self._running(self.module, self.forward, draft=draft)
+        self._default = self._execution(self.module, self.forward, draft=draft)
 
     @takes_settings
     def generate(
@@ -226,7 +194,7 @@ class Model:
         self, prompt: str | Ids[int], *, stop: str | Ids[str] | None = (), **settings: Unpack[SamplingSettings]
     ) -> Stream:
         """As `generate`, piece by piece. What is wrong with the request is raised here, before the first piece."""
-        engine = self._here.engine
+        engine = self._current.engine
         return Stream(engine, self._writer(engine, prompt, stop, settings))
 
     @takes_settings
@@ -238,7 +206,7 @@ class Model:
         Raises:
             QueueFullError: at the first piece, if too many texts are waiting already.
         """
-        engine = self._here.engine
+        engine = self._current.engine
         return AsyncStream(engine, self._writer(engine, prompt, stop, settings))
 
     def generate_many(
@@ -266,7 +234,7 @@ class Model:
             )
         if not isinstance(max_active, int) or max_active < 1:
             raise RequestError(f"max_active is {max_active!r}: it should be a whole number, 1 or more")
-        engine = self._here.engine
+        engine = self._current.engine
 
         def writers(given: Request | str | Ids[int]) -> list[Writer]:
             request = given if isinstance(given, Request) else Request(given)
@@ -335,7 +303,10 @@ class Model:
         return self._grammars.json_schema(params.json_schema or {})
 
     def _guessers(self, engine: Engine, sampler: Sampler) -> list[Guesser | Draft]:
-        if sampler.params.speculate is False or self._here is not self._plain:  # a trace has rows of the text alone
+        # A trace has the rows of its own sequence only.
+        if (
+            sampler.params.speculate is False or self._current is not self._default
+        ):  # a trace has rows of the text alone
             return []
         return [PromptLookup(), *([Draft(engine.drafts, sampler)] if engine.drafts else [])]
 
@@ -376,7 +347,7 @@ class Model:
             RequestError, TokenizerError, GenerationError: as `generate`.
         """
         self._check_causal()
-        if self._here is not self._plain:
+        if self._current is not self._default:
             raise RequestError("a beam search cannot be traced or patched: its rows are of many texts")
         params = SamplingParams(
             max_tokens=max_tokens,
@@ -461,8 +432,8 @@ class Model:
             raise RequestError("there are no tokens to compute logits for")
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
-        chunk_rows = len(ids) if self._here is not self._plain or not self.module.causal else PREFILL_ROWS
-        context = Context(self._here.forward, self._backend, self.config.kv_shape, len(ids))
+        chunk_rows = len(ids) if self._current is not self._default or not self.module.causal else PREFILL_ROWS
+        context = Context(self._current.forward, self._backend, self.config.kv_shape, len(ids))
         return context.feed(ids, all_logits=True, chunk_rows=chunk_rows)
 
     @contextmanager
@@ -484,7 +455,7 @@ class Model:
         paths = [path for path, _ in self.module.named_modules()]
         check_patterns(modules, paths)
         trace = Trace(self._backend, modules)
-        with self._tap(trace.hook):
+        with self._instrument(trace.hook):
             yield trace
 
     @contextmanager
@@ -506,7 +477,7 @@ class Model:
                 returned another shape.
         """
         check_patches(patches, [path for path, _ in self.module.named_modules()])
-        with self._tap(patch_hook(self._backend, patches)):
+        with self._instrument(patch_hook(self._backend, patches)):
             yield
 
     def score(self, prompt: str | Ids[int], continuation: str | Ids[int]) -> Score:
@@ -605,18 +576,18 @@ class Model:
         return f"<Model {self.name}: {self.n_parameters:,} parameters, {self.device}, {self.dtype}>"
 
     @property
-    def _prompts(self) -> Prompts:
+    def _prompts(self) -> PromptEncoder:
         start = self.eos_ids[0] if self.eos_ids else self.config.bos_token_id
-        return Prompts(
+        return PromptEncoder(
             self.name, self.tokenizer, self.config.vocab_size, self.context_length, start, self._no_tokenizer
         )
 
     @property
-    def _here(self) -> Running:
+    def _current(self) -> Execution:
         """What runs this model in this thread or task."""
-        return (_tapped.get() or {}).get(self, self._plain)
+        return (_instrumented.get() or {}).get(self, self._default)
 
-    def _running(
+    def _execution(
         self,
         module: Module,
         forward: Forward,
@@ -624,7 +595,7 @@ class Model:
         max_rows: int = PREFILL_ROWS,
         prefix_cache: bool = True,
         draft: Model | None = None,
-    ) -> Running:
+    ) -> Execution:
         """The one place where engines are made."""
         guessing = None
         if draft is not None:
@@ -642,19 +613,19 @@ class Model:
                 draft=guessing,
             )
 
-        return Running(module, forward, make_engine)
+        return Execution(module, forward, make_engine)
 
     @contextmanager
-    def _tap(self, hook: Hook) -> Iterator[None]:
+    def _instrument(self, hook: Hook) -> Iterator[None]:
         """Has the modules run with a hook, on top of those that are on already."""
-        module = tapped(self._here.module, hook)
+        module = tapped(self._current.module, hook)
         # Nothing is found again that was computed under other hooks, and a prompt is one piece.
-        running = self._running(module, module, max_rows=self.context_length, prefix_cache=False)
-        token = _tapped.set({**(_tapped.get() or {}), self: running})
+        execution = self._execution(module, module, max_rows=self.context_length, prefix_cache=False)
+        token = _instrumented.set({**(_instrumented.get() or {}), self: execution})
         try:
             yield
         finally:
-            _tapped.reset(token)
+            _instrumented.reset(token)
 
     def _check_causal(self) -> None:
         if not self.module.causal:
@@ -666,11 +637,11 @@ class Model:
     def _scorer(self, capacity: int) -> Scorer:
         self._check_causal()
         return Scorer(
-            self._here.forward,
+            self._current.forward,
             self._backend,
             self.config.kv_shape,
             capacity,
-            in_one_piece=self._here is not self._plain,
+            in_one_piece=self._current is not self._default,
         )
 
 

@@ -11,10 +11,12 @@ from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, cast
 
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
+from rushlight.generation import SamplingSettings, takes_settings
 from rushlight.text import encode_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Unpack
 
     from rushlight.generation import Perplexity
     from rushlight.text import Tokenizer
@@ -22,8 +24,40 @@ if TYPE_CHECKING:
     Prompt = str | Sequence[int]
 
 
+@dataclass(frozen=True, slots=True, init=False)
+class Request:
+    """One of many prompts, with what `Model.generate` takes beside it: `Request("Once", max_tokens=20, stop=".")`.
+
+    It is checked when it is generated, so that an invalid one does not stop the others.
+
+    Attributes:
+        prompt: text, or token ids.
+        stop: strings that end the text.
+        settings: what was given by keyword, and in the mapping `settings`, where a program has them in one; a keyword
+            wins.
+    """
+
+    prompt: str | Sequence[int]
+    stop: str | Sequence[str] | None
+    settings: SamplingSettings
+
+    @takes_settings
+    def __init__(
+        self,
+        prompt: str | Sequence[int],
+        stop: str | Sequence[str] | None = (),
+        settings: SamplingSettings | None = None,
+        **keywords: Unpack[SamplingSettings],
+    ) -> None:
+        given: Any = settings or {}
+        if keywords and isinstance(given, Mapping):
+            given = {**given, **keywords}
+        for name, value in (("prompt", prompt), ("stop", stop), ("settings", given)):
+            object.__setattr__(self, name, value)
+
+
 @dataclass(frozen=True, slots=True)
-class Prompts:
+class PromptEncoder:
     """Reads prompts for one model.
 
     Attributes:

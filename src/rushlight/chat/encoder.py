@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rushlight.chat.provenance import Rendered
     from rushlight.text import Tokenizer
 
-__all__ = ["PromptEncoder"]
+__all__ = ["ConversationEncoder"]
 
 MAX_REMEMBERED = 8
 
@@ -26,7 +26,7 @@ class _Turn(NamedTuple):
     answer: list[int]
 
 
-class PromptEncoder:
+class ConversationEncoder:
     """Encodes each turn's whole conversation; what the model has read or generated keeps its ids.
 
     The same text can be spelled in tokens in more than one way, and what a model generates is seldom what the
