@@ -17,7 +17,7 @@ SETTINGS = [{}, {"temperature": 0.9, "seed": 7}, {"temperature": 1.0, "top_p": 0
 
 def alone(model, ids, n, settings):
     """The tokens by the plainest loop there is: one sequence, one token at a time, no engine."""
-    sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._allowed)
+    sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._inputs.valid_ids)
     context = Context(model.module, model._backend, model.config.kv_shape, len(ids) + n)
     feed, text = ids, []
     for _ in range(n):

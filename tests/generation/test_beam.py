@@ -10,7 +10,7 @@ import pytest
 
 import rushlight
 from rushlight.errors import ContextLengthError, GenerationError, MemoryLimitError, RequestError, TokenizerError
-from rushlight.generation import BeamSearch
+from rushlight.generation import BeamSearch, SamplingParams
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RECORDED = json.loads((FIXTURES / "gpt2_beams.json").read_text())["cases"]
@@ -122,8 +122,8 @@ def test_the_context_ends_a_text(model):
 
 def test_tokens_that_no_text_has_are_not_chosen():
     model = rushlight.load()
-    model._allowed = np.ones(model.config.vocab_size, np.bool_)
-    model._allowed[[12, 277]] = False
+    model._inputs.valid_ids = np.ones(model.config.vocab_size, np.bool_)
+    model._inputs.valid_ids[[12, 277]] = False
     found = model.beam_search("Once upon a time", n_beams=3, n=3, max_tokens=12)
     assert not {12, 277} & {i for beam in found for i in beam.ids}
 
@@ -177,7 +177,7 @@ def test_logits_that_are_not_finite(model, monkeypatch):
 
 def test_memory_is_asked_for_first(model, monkeypatch):
     monkeypatch.setattr(model._backend, "available_bytes", lambda: 100_000, raising=False)
-    with pytest.raises(MemoryLimitError, match=r"3 beams of 59 tokens do not fit .* search with fewer beams"):
+    with pytest.raises(MemoryLimitError, match=r"3 beams of 59 tokens do not fit .* use fewer beams"):
         model.beam_search([5] * 9, n_beams=3, max_tokens=50)
 
 
@@ -188,7 +188,7 @@ def test_what_cannot_be_traced(model):
 
 def test_all_that_is_wrong_with_a_search_is_told():
     with pytest.raises(RequestError) as error:
-        BeamSearch(n_beams=1, max_tokens=0, length_penalty=math.nan, early_stopping="no")
+        BeamSearch(n_beams=1, params=SamplingParams(max_tokens=0), length_penalty=math.nan, early_stopping="no")
     assert str(error.value).count("should be") == 4
 
 

@@ -4,7 +4,13 @@ from rushlight.generation.beam import BeamSearch, Hypothesis
 from rushlight.generation.engine import Engine
 from rushlight.generation.runner import Context, Forward
 from rushlight.generation.sampling.logprobs import TokenLogprob
-from rushlight.generation.sampling.params import SamplingParams, SamplingSettings, given, takes_settings
+from rushlight.generation.sampling.params import (
+    CompletionSettings,
+    SamplingParams,
+    SamplingSettings,
+    given,
+    takes_settings,
+)
 from rushlight.generation.sampling.sampler import Sampler
 from rushlight.generation.scoring import Perplexity, Scorer, windows
 from rushlight.generation.sequence import FinishReason, Sequence, Token
@@ -12,6 +18,7 @@ from rushlight.generation.speculation.draft_model import Draft, DraftModel
 
 __all__ = [
     "BeamSearch",
+    "CompletionSettings",
     "Context",
     "Draft",
     "DraftModel",

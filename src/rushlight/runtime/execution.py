@@ -1,4 +1,4 @@
-"""What runs a model: its own modules, or in their place those of a trace or a patch; and the engine of either."""
+"""A module tree, plain or instrumented by a trace or patch, with its lazily created engine."""
 
 from __future__ import annotations
 
@@ -14,32 +14,36 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """A tree of modules, and the engine that its texts go through.
+    """A module tree, and the engine that runs sequences through it.
 
-    The engine is made when it is first needed, because it may reserve memory, and anew in a forked process.
+    The engine is created on first use, because it may reserve memory, and again in a forked process.
 
     Args:
         module: the tree.
-        forward: the tree as its device runs it best.
-        make_engine: makes its engine.
+        forward: the tree as its device runs it fastest.
+        make_engine: creates the engine.
+        is_instrumented: whether hooks of a trace or patch are in the tree.
 
     Attributes:
-        module, forward: as given.
+        module, forward, is_instrumented: as given.
     """
 
-    def __init__(self, module: Module, forward: Forward, make_engine: Callable[[], Engine]) -> None:
+    def __init__(
+        self, module: Module, forward: Forward, make_engine: Callable[[], Engine], *, is_instrumented: bool = False
+    ) -> None:
         self.module = module
         self.forward = forward
+        self.is_instrumented = is_instrumented
         self._make_engine = make_engine
         self._lock = Lock()
         self._made: tuple[int, Engine] | None = None
 
     @property
     def engine(self) -> Engine:
-        """The engine.
+        """The engine of this process.
 
         Raises:
-            MemoryLimitError: it may not have the memory that it was promised.
+            MemoryLimitError: the memory that `kv_bytes` asks for is not available.
         """
         with self._lock:
             if self._made is None or self._made[0] != os.getpid():

@@ -1,31 +1,33 @@
-"""A generated text, whole or as it comes: from a sequence's tokens to what a user reads."""
+"""The values that a model returns: generations, beams, scores, and their statistics."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rushlight.text import StopStrings
 from rushlight.text.stream import WINDOW_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
+    from typing import Self
 
-    from rushlight.generation import FinishReason, TokenLogprob
+    from rushlight.generation import FinishReason, Hypothesis, TokenLogprob
     from rushlight.text import Tokenizer
 
 
 @dataclass(slots=True)
 class Stats:
-    """What a generation took: counts in tokens, times in seconds.
+    """Token counts and times of a generation.
 
-    The times are those of the steps that it took part in: prefill up to the first new token, decode after it. Where
-    others were generated beside it, they share the steps.
+    The times, in seconds, are those of the steps that the sequence took part in: prefill up to its first new token,
+    decode after it. Sequences that share a step share its time.
 
     Attributes:
-        prompt_tokens: all of the prompt's.
-        cached_tokens: how many of them the prefix cache had, and were not computed.
-        generated_tokens: new ones, the stop token too.
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: those of them that the prefix cache held, and that were not computed.
+        generated_tokens: new tokens, including the stop token.
     """
 
     prompt_tokens: int
@@ -36,30 +38,44 @@ class Stats:
 
     @property
     def prefill_tok_s(self) -> float:
-        """Prompt tokens computed a second."""
+        """Computed prompt tokens per second."""
         return (self.prompt_tokens - self.cached_tokens) / self.prefill_s if self.prefill_s else 0.0
 
     @property
     def decode_tok_s(self) -> float:
-        """New tokens a second, the first not counted: it is the prefill's."""
+        """New tokens per second, without the first, which the prefill yields."""
         return (self.generated_tokens - 1) / self.decode_s if self.decode_s else 0.0
+
+
+class Token(NamedTuple):
+    """A generated token as a stream delivers it.
+
+    Attributes:
+        id: the token id.
+        text: the token decoded after the tokens before it; None if the model has no tokenizer, or the id no token. Part
+            of a character decodes to U+FFFD here; `Delta.text` never contains such a part.
+        logprob: its log-probability and the alternatives; None unless `logprobs` was set.
+    """
+
+    id: int
+    text: str | None
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(slots=True)
 class Generation:
-    """A generated text.
+    """A generated completion of a prompt.
 
     Attributes:
-        prompt_ids: what the model was given; the end-of-text token for an empty prompt.
+        prompt_ids: the token ids that the model received; the end-of-text token for an empty prompt.
         ids: the new tokens, without the stop token.
-        text: the new text, without the stop string; empty where the model has no tokenizer.
+        text: the new text, without the stop string; empty if the model has no tokenizer.
         finish_reason: "stop" (stop token or stop string), "length" (max_tokens) or "context" (the model's context is
-            full); None if it was not run to its end.
-        seed: the seed of the random numbers, also where none was given; None for greedy choice.
-        stats: counts and times.
-        logprobs: how likely each of `ids` was; None if that was not asked for.
-        prompt_logprobs: the same of `prompt_ids`; None for the first, which nothing stands before.
-        others: with `n` above 1, the other texts of the prompt.
+            full); None until it has finished.
+        seed: the seed of the random numbers, also if none was given; None for greedy decoding.
+        stats: token counts and times.
+        logprobs: the log-probability of each of `ids`; None unless requested.
+        prompt_logprobs: the same for `prompt_ids`, with None for the first, which has no context.
     """
 
     prompt_ids: list[int]
@@ -70,23 +86,25 @@ class Generation:
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
-    others: list[Generation] = field(default_factory=list)
 
     def __str__(self) -> str:
         return self.text
 
+    def ids_before(self, position: int) -> list[int]:
+        """The last token ids before a position of prompt and completion: enough to decode the token there."""
+        n_prompt, start = len(self.prompt_ids), max(0, position - WINDOW_TOKENS)
+        return self.prompt_ids[start:position] + self.ids[max(0, start - n_prompt) : max(0, position - n_prompt)]
+
     def to_json(self, tokenizer: Tokenizer | None) -> dict[str, Any]:
-        """The text, its ids, why it ended, its seed, and what else was asked for, as values of JSON.
+        """Text, ids, finish reason, seed, and the log-probabilities if requested, as JSON values.
 
         Args:
-            tokenizer: the model's, for the text of single tokens; None where there is none, and for the rows of a
-                padded vocabulary, which no token has.
+            tokenizer: the model's, for the text of single tokens, which is None without a tokenizer and for the rows of
+                a padded vocabulary.
         """
-        ids = [*self.prompt_ids, *self.ids]
 
         def token(position: int, token_id: int, logprob: float) -> dict[str, object]:
-            before = ids[max(0, position - WINDOW_TOKENS) : position]
-            text = tokenizer.decode([token_id], before=before) if tokenizer and tokenizer.has_token(token_id) else None
+            text = token_text(tokenizer, token_id, self.ids_before(position))
             return {"id": token_id, "token": text, "logprob": logprob}
 
         def entries(logprobs: Iterable[TokenLogprob | None], start: int) -> list[dict[str, object] | None]:
@@ -105,23 +123,32 @@ class Generation:
             record["logprobs"] = entries(self.logprobs, len(self.prompt_ids))
         if self.prompt_logprobs is not None:
             record["prompt_logprobs"] = entries(self.prompt_logprobs, 0)
-        if self.others:
-            record["others"] = [other.to_json(tokenizer) for other in self.others]
         return record
+
+
+def generations_to_json(generations: Sequence[Generation], tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The completions of one prompt as one JSON object: the first one's values, and the others under "others"."""
+    record, *others = (generation.to_json(tokenizer) for generation in generations)
+    return {**record, "others": others} if others else record
+
+
+def token_text(tokenizer: Tokenizer | None, token_id: int, before: Sequence[int]) -> str | None:
+    """The text of a token after the tokens before it; None without a tokenizer, or if no token has the id."""
+    return tokenizer.decode([token_id], before=before) if tokenizer and tokenizer.has_token(token_id) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """A text that beam search found.
+    """A completion found by beam search.
 
     Attributes:
-        prompt_ids: what the model was given; the end-of-text token for an empty prompt.
+        prompt_ids: the token ids that the model received; the end-of-text token for an empty prompt.
         ids: the new tokens, without the stop token.
-        text: the new text, without the stop string; empty where the model has no tokenizer.
+        text: the new text, without the stop string; empty if the model has no tokenizer.
         finish_reason: "stop" (stop token or stop string), "length" (max_tokens) or "context" (the model's context is
             full).
-        logprob: the sum of the tokens' log-probabilities, the stop token's too, as penalties and biases left them.
-        score: logprob, divided by the number of those tokens to the power of the length penalty.
+        logprob: the sum of the tokens' log-probabilities, including the stop token's, after penalties and biases.
+        score: logprob / (number of those tokens) ** length_penalty.
     """
 
     prompt_ids: list[int]
@@ -134,16 +161,35 @@ class Beam:
     def __str__(self) -> str:
         return self.text
 
+    @classmethod
+    def of(
+        cls,
+        hypothesis: Hypothesis,
+        prompt_ids: list[int],
+        *,
+        tokenizer: Tokenizer | None,
+        stop_ids: Collection[int],
+        stop: Sequence[str],
+    ) -> Self:
+        """The hypothesis as a user sees it: decoded, without its stop token or stop string."""
+        ids = list(hypothesis.ids)
+        if ids[-1] in stop_ids:
+            del ids[-1]
+        stop_strings = StopStrings(stop)
+        shown, _ = stop_strings.push(tokenizer.decode(ids, before=prompt_ids) if tokenizer else "")
+        text = shown + stop_strings.flush()
+        return cls(prompt_ids, ids, text, hypothesis.finish_reason, hypothesis.logprob, hypothesis.score)
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How likely a continuation is after its prompt.
+    """The log-likelihood of a continuation after its prompt.
 
     Attributes:
-        prompt_ids: what stands before it; the end-of-text token for an empty prompt.
-        ids: the continuation's tokens.
+        prompt_ids: the token ids before it; the end-of-text token for an empty prompt.
+        ids: the tokens of the continuation.
         logprobs: the natural logarithm of the probability of each.
-        is_greedy: whether each of them is the likeliest where it stands: greedy generation would give them.
+        is_greedy: whether each is the most likely token at its position, so that greedy decoding yields them.
     """
 
     prompt_ids: list[int]
@@ -153,5 +199,5 @@ class Score:
 
     @property
     def logprob(self) -> float:
-        """The natural logarithm of the probability of the whole: the sum."""
+        """The natural logarithm of the probability of the continuation: the sum."""
         return math.fsum(self.logprobs)

@@ -1,283 +1,420 @@
-"""Drives the engine for requests, and hands out their completions: as they come, or when they are finished."""
+"""Drives the engine for a model's requests and streams their completions as deltas."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from rushlight.errors import RushlightError
+from rushlight.errors import RequestError, RushlightError
 from rushlight.generation.consumer import Reader
+from rushlight.runtime.result import Token, token_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 
-    from rushlight.generation import Engine, Sequence, Token
+    from rushlight.generation import Engine, FinishReason
+    from rushlight.generation import Sequence as SequenceState
+    from rushlight.generation import Token as SampledToken
     from rushlight.runtime.result import Generation
     from rushlight.text import StopStrings, Tokenizer
 
+Key = TypeVar("Key")
 
-TOKENS_TOGETHER = 16
-"""Tokens of a text that are read together where it is given out whole."""
+TOKENS_PER_READ = 16
+"""Tokens of a sequence that are read at a time if nobody reads its text as it comes."""
 
 
-class Writer:
-    """Writes a sequence's tokens into its result as they are read.
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The next part of a streamed completion.
 
-    Args:
-        sequence: what is generated.
-        result: what is written.
-        tokenizer: None leaves the text empty.
-        stop: the strings that end it.
+    Text is final once delivered: it never contains part of a character, or of a stop string. The deltas of an index
+    join to exactly the text and the tokens of its `Generation`.
+
+    Attributes:
+        index: which of the request's n completions it belongs to.
+        text: its new text; empty if the model has no tokenizer, and possibly in the last delta of an index.
+        tokens: its new tokens. Where several tokens form one character, or may begin a stop string, one delta has them
+            all. The stop token is not among them.
+        finish_reason: why the completion ended, in the last delta of an index; None in all others.
     """
 
-    def __init__(self, sequence: Sequence, result: Generation, tokenizer: Tokenizer | None, stop: StopStrings) -> None:
+    index: int
+    text: str
+    tokens: tuple[Token, ...]
+    finish_reason: FinishReason | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Completion:
+    """A sequence, and the `Generation` that its tokens are decoded into as they are read.
+
+    Args:
+        index: its place among the completions of its request.
+        sequence: new, not yet submitted.
+        result: empty.
+        tokenizer: None leaves the text empty.
+        stop: the stop strings.
+    """
+
+    def __init__(
+        self, index: int, sequence: SequenceState, result: Generation, tokenizer: Tokenizer | None, stop: StopStrings
+    ) -> None:
+        self.index = index
         self.sequence = sequence
         self.result = result
-        self.ended = False
+        self.tokenizer = tokenizer
+        self.finished = False
         self._stop = stop
         self._decoder = tokenizer.stream(before=result.prompt_ids) if tokenizer else None
-        self._together = 1 if stop else TOKENS_TOGETHER
+        self._tokens_per_read = 1 if stop else TOKENS_PER_READ
+        self._n_chars = self._n_ids = 0  # already delivered
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been submitted and has not finished."""
+        return bool(self.sequence.arrival) and not self.finished
 
     def is_due(self) -> bool:
-        """Whether to take what there is, where the text is given out whole.
+        """Whether to read its tokens, if the text is delivered only at the end.
 
-        Several tokens are faster taken together; but any may complete a stop string.
+        Reading several at a time is faster, but any token may complete a stop string.
         """
-        return self.sequence.done or len(self.sequence.unread) >= self._together
+        return self.sequence.done or len(self.sequence.unread) >= self._tokens_per_read
 
-    def take(self) -> str | None:
-        """The text that the next token makes certain, often none; None if there is no token yet, or no more.
-
-        A character is never broken, and a stop string never shown, not even its beginning.
+    def advance(self) -> bool:
+        """Reads the next token into the result, or the end of the sequence; False if there is neither.
 
         Raises:
-            RushlightError: what ended the sequence.
+            RushlightError: the error that ended the sequence.
         """
-        if self.ended:
-            return None
-        done = self.sequence.done  # read first: its last token comes before it is done
+        if self.finished:
+            return False
+        done = self.sequence.done  # read before the token: the last token comes before `done` is set
         token = self.sequence.read()
         if token is None and not done:
-            return None
-        self._account()
-        piece = ""
+            return False
+        self._update_stats()
+        text = ""
         if token is not None:
             self.result.stats.generated_tokens += 1
             if token.finish_reason != "stop":
-                piece = self._write(token)
-        if not self.ended and (token is None or token.finish_reason):
-            piece += self._finish(token)
-        self.result.text += piece
-        return piece
+                text = self._append(token)
+        if not self.finished and (token is None or token.finish_reason):
+            text += self._finish(token)
+        self.result.text += text
+        return True
 
-    def _write(self, token: Token) -> str:
+    def next_piece(self) -> Piece | None:
+        """What was added to the result since the last piece; None while that is no text and not the end."""
+        start, first = self._n_chars, self._n_ids
+        n_chars, n_ids = len(self.result.text), len(self.result.ids)
+        if n_chars == start and not self.finished and (self._decoder is not None or n_ids == first):
+            return None
+        self._n_chars, self._n_ids = n_chars, n_ids
+        return Piece(self, self.result.text[start:], first, n_ids, self.finished)
+
+    def _append(self, token: SampledToken) -> str:
         self.result.ids.append(token.id)
         if self.result.logprobs is not None and token.logprob is not None:
             self.result.logprobs.append(token.logprob)
-        return self._pass(self._decoder.push(token.id)) if self._decoder else ""
+        return self._filter(self._decoder.push(token.id)) if self._decoder else ""
 
-    def _finish(self, token: Token | None) -> str:
-        """Ends the text with its last token, or without one; returns what was held back of it."""
-        self.ended = True
+    def _finish(self, token: SampledToken | None) -> str:
+        """Finishes with the last token, or without one; returns the text that was held back."""
+        self.finished = True
         if token is not None:
             self.result.finish_reason = token.finish_reason
         elif self.sequence.end == self.sequence.n_prompt:
             self.result.finish_reason = "length"
         if self._decoder is None:
             return ""
-        piece = self._pass(self._decoder.flush())
-        return piece + self._stop.flush()
+        text = self._filter(self._decoder.flush())
+        return text + self._stop.flush()
 
-    def _pass(self, text: str) -> str:
-        """What the stop strings let through of the text; one that comes ends it."""
+    def _filter(self, text: str) -> str:
+        """The part of the text that cannot belong to a stop string; a complete one finishes the completion."""
         shown, stopped = self._stop.push(text)
         if stopped:
-            self.ended = True
+            self.finished = True
             self.result.finish_reason = "stop"
         return shown
 
-    def _account(self) -> None:
+    def _update_stats(self) -> None:
         stats, sequence = self.result.stats, self.sequence
         stats.prefill_s, stats.decode_s, stats.cached_tokens = sequence.prefill_s, sequence.decode_s, sequence.n_found
         if sequence.scores_prompt:
             self.result.prompt_logprobs = [None, *sequence.prompt_logprobs]
 
 
-class Stream:
-    """A text as it is generated: iterate for its pieces, none of them empty; `result` then holds the whole.
+class Piece(NamedTuple):
+    """New text of a completion, and the range of its new tokens: a delta whose tokens are not decoded yet."""
 
-    A character is never broken between pieces, and a stop string never shown, not even its beginning. Nothing runs
-    before the first piece is asked for. A stream that is closed, or forgotten, is generated no further, and its memory
-    is free for the next text.
-    """
+    completion: Completion
+    text: str
+    first: int
+    end: int
+    is_last: bool
 
-    def __init__(self, engine: Engine, writer: Writer) -> None:
-        self.result = writer.result
-        self._engine = engine
-        self._sequence = writer.sequence
-        self._pieces = _pieces(engine, writer)
+    def delta(self) -> Delta:
+        """The piece with its tokens decoded one by one."""
+        result, tokenizer = self.completion.result, self.completion.tokenizer
+        tokens = []
+        for i in range(self.first, self.end):
+            text = token_text(tokenizer, result.ids[i], result.ids_before(len(result.prompt_ids) + i))
+            tokens.append(Token(result.ids[i], text, result.logprobs[i] if result.logprobs else None))
+        reason = result.finish_reason if self.is_last else None
+        return Delta(self.completion.index, self.text, tuple(tokens), reason)
+
+
+class _BaseStream:
+    """The results of a stream, as far as they have been read."""
+
+    def __init__(self, completions: Sequence[Completion]) -> None:
+        self._completions = completions
+
+    @property
+    def results(self) -> list[Generation]:
+        """The completions by index, as far as they have been read."""
+        return [completion.result for completion in self._completions]
+
+    @property
+    def result(self) -> Generation:
+        """The first completion; the only one unless `n` is above 1."""
+        return self._completions[0].result
 
     @property
     def prompt_progress(self) -> tuple[int, int]:
-        """(prompt tokens computed or found in the prefix cache so far, all of them); any thread may ask."""
-        n_prompt = self._sequence.n_prompt
-        has_begun = self.result.stats.generated_tokens > 0  # what was computed is let go of at the end
-        return n_prompt if has_begun else min(self._sequence.n_fed, n_prompt), n_prompt
+        """(prompt tokens computed or found in the prefix cache, all prompt tokens); callable from any thread."""
+        sequence = self._completions[0].sequence
+        has_started = self.result.stats.generated_tokens > 0  # a finished sequence no longer counts its tokens
+        return sequence.n_prompt if has_started else min(sequence.n_fed, sequence.n_prompt), sequence.n_prompt
+
+    def _require_single(self) -> None:
+        if len(self._completions) > 1:
+            raise RequestError(
+                f"the text of {len(self._completions)} completions is interleaved",
+                remedy="iterate over stream.deltas(), which have an index",
+            )
+
+
+class Stream(_BaseStream):
+    """A request as it is generated. Iterating yields text; `deltas()` yields `Delta` objects; `results` holds it all.
+
+        for text in model.stream("Once upon a time"):
+            print(text, end="")
+        for delta in model.stream("Once upon a time", n=2, logprobs=3).deltas():
+            print(delta.index, delta.text, delta.tokens, delta.finish_reason)
+
+    Text is never empty, and final: it never contains part of a character, or of a stop string. Nothing runs before the
+    first iteration. Closing or dropping a stream cancels its sequences and frees their memory.
+    """
+
+    def __init__(self, engine: Engine, completions: Sequence[Completion]) -> None:
+        super().__init__(completions)
+        self._engine = engine
+        self._pieces = _pieces(engine, completions)
 
     def __iter__(self) -> Iterator[str]:
+        self._require_single()
         return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        self._require_single()
+        while not (text := next(self._pieces).text):
+            pass
+        return text
+
+    def deltas(self) -> Iterator[Delta]:
+        """The deltas of all n completions, interleaved as they are generated."""
+        return map(Piece.delta, self._pieces)
 
     def close(self) -> None:
-        """Ends the generation early."""
+        """Cancels what has not finished."""
         self._pieces.close()
         self._engine.settle()
 
 
-class AsyncStream:
-    """The same for `async for`: another thread computes, and the event loop goes on meanwhile.
+class AsyncStream(_BaseStream):
+    """A `Stream` for `async for`: another thread computes while the event loop continues.
 
-    A reader that is slower than the model costs no memory: the model waits for it after some tokens.
+    A slow reader costs no memory: its sequences pause after some unread tokens.
     """
 
-    def __init__(self, engine: Engine, writer: Writer) -> None:
-        self.result = writer.result
-        self._pieces = _async_pieces(engine, writer)
+    def __init__(self, engine: Engine, completions: Sequence[Completion]) -> None:
+        super().__init__(completions)
+        self._pieces = _async_pieces(engine, completions)
 
     def __aiter__(self) -> AsyncIterator[str]:
+        self._require_single()
         return self
 
     async def __anext__(self) -> str:
-        return await anext(self._pieces)
+        self._require_single()
+        while not (text := (await anext(self._pieces)).text):
+            pass
+        return text
+
+    def deltas(self) -> AsyncIterator[Delta]:
+        """The deltas of all n completions, interleaved as they are generated."""
+        return _AsyncDeltas(self._pieces)
 
     async def aclose(self) -> None:
-        """Ends the generation early."""
+        """Cancels what has not finished."""
         await self._pieces.aclose()
 
 
-def write_many(
-    engine: Engine, texts: Iterator[tuple[int, Callable[[], list[Writer]]]], max_active: int
-) -> Iterator[tuple[int, Generation | RushlightError]]:
-    """Has the engine write many texts, `max_active` at a time.
+class _AsyncDeltas:
+    # Not a generator: dropping it drops the pieces at once, not when an event loop finalizes one generator's other.
+    def __init__(self, pieces: AsyncGenerator[Piece]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self
+
+    async def __anext__(self) -> Delta:
+        return (await anext(self._pieces)).delta()
+
+
+def run_requests(
+    engine: Engine, requests: Iterator[tuple[Key, Callable[[], list[Completion]]]], max_active: int
+) -> Iterator[tuple[Key, list[Generation] | RushlightError]]:
+    """Runs many requests to their ends, `max_active` at a time.
 
     Args:
-        texts: (a number, what makes the writers of one prompt's texts), pulled as they are needed.
+        requests: (key, function that makes its completions), consumed as needed.
 
     Yields:
-        (the number, the text or what went wrong with it), as each is finished.
+        (key, its completions or its error), in the order in which they finish.
     """
-    reader = Reader()  # it goes with this frame, and nothing that runs then can swallow an interrupt
-    active: dict[int, list[Writer]] = {}
+    reader = Reader()  # released with this frame, by no Python code that could swallow an interrupt
+    active: dict[Key, list[Completion]] = {}
     while True:
-        while len(active) < max_active and (pulled := next(texts, None)):
-            index, make = pulled
+        while len(active) < max_active and (pulled := next(requests, None)):
+            key, make = pulled
             try:
-                active[index] = make()
+                active[key] = make()
             except RushlightError as error:
-                yield index, error
-        for index in [index for index, writers in active.items() if not writers[-1].sequence.arrival]:
-            alone = not any(map(_under_way, chain.from_iterable(active.values())))
+                yield key, error
+        for key in [key for key, completions in active.items() if not completions[-1].sequence.arrival]:
+            can_wait = not any(completion.running for completion in chain.from_iterable(active.values()))
             try:
-                _submit(engine, active[index], reader, alone=alone)
+                _submit(engine, active[key], reader, can_wait=can_wait)
             except RushlightError as error:
-                _cancel(engine, active.pop(index))
-                yield index, error
+                _cancel(engine, active.pop(key))
+                yield key, error
         if not active:
             return
         engine.run_until(partial(_any_due, list(chain.from_iterable(active.values()))))
-        for index, writers in list(active.items()):
+        for key, completions in list(active.items()):
             try:
-                ended = [_catch_up(engine, writer) for writer in writers]
+                finished = [_catch_up(engine, completion) for completion in completions]
             except RushlightError as error:
-                _cancel(engine, active.pop(index))
-                yield index, error
+                _cancel(engine, active.pop(key))
+                yield key, error
                 continue
-            if all(ended):
-                del active[index]
-                result, *result.others = (writer.result for writer in writers)
-                yield index, result
+            if all(finished):
+                del active[key]
+                yield key, [completion.result for completion in completions]
 
 
-def _under_way(writer: Writer) -> bool:
-    return bool(writer.sequence.arrival) and not writer.ended
-
-
-def _submit(engine: Engine, writers: Iterable[Writer], reader: Reader, *, alone: bool) -> None:
-    """Queues the texts that are not queued yet, in order, as far as there is room.
+def _submit(engine: Engine, completions: Iterable[Completion], reader: Reader, *, can_wait: bool) -> None:
+    """Submits those that are not submitted yet, in order, as far as the queue has room.
 
     Args:
-        alone: no text that is read here is under way, so that there is nothing better to do than to wait for room.
+        can_wait: run other sequences until there is room: the caller has none of its own to read meanwhile.
 
     Raises:
-        QueueFullError: there is none, and there will be none.
+        QueueFullError: the queue is full and cannot drain.
     """
-    for writer in writers:
-        if writer.sequence.arrival:
+    for completion in completions:
+        if completion.sequence.arrival:
             continue
-        if engine.full and not alone:
-            return  # there will be, once those under way have been read
-        engine.submit(writer.sequence, reader, wait=True)
-        alone = False
+        if engine.full and not can_wait:
+            return
+        engine.submit(completion.sequence, reader, wait=True)
+        can_wait = False
 
 
-def _any_due(writers: Iterable[Writer]) -> bool:
-    return any(writer.is_due() for writer in writers if not writer.ended)
+def _any_due(completions: Iterable[Completion]) -> bool:
+    return any(completion.is_due() for completion in completions if not completion.finished)
 
 
-def _catch_up(engine: Engine, writer: Writer) -> bool:
-    """Writes what there is to read; whether the text has ended, and its memory is given back."""
-    while writer.sequence.is_ready() and not writer.ended:
-        writer.take()
-    if writer.ended:
-        engine.cancel(writer.sequence)
-    return writer.ended
+def _any_ready(completions: Iterable[Completion]) -> bool:
+    return any(completion.sequence.is_ready() for completion in completions)
 
 
-def _cancel(engine: Engine, writers: Iterable[Writer]) -> None:
-    for writer in writers:
-        engine.cancel(writer.sequence)
+def _catch_up(engine: Engine, completion: Completion) -> bool:
+    """Reads the tokens that are there; returns whether the completion has finished, and then frees its memory."""
+    while completion.sequence.is_ready() and completion.advance():
+        pass
+    if completion.finished:
+        engine.cancel(completion.sequence)
+    return completion.finished
 
 
-def _pieces(engine: Engine, writer: Writer) -> Generator[str]:
-    # A function, not a method: a stream that its own generator held would be freed late.
-    sequence, reader = writer.sequence, Reader()
-    engine.submit(sequence, reader, wait=True)
-    while not writer.ended:
-        engine.run_until(sequence.is_ready)
-        if piece := writer.take():
-            yield piece
-    engine.cancel(sequence)
+def _cancel(engine: Engine, completions: Iterable[Completion]) -> None:
+    for completion in completions:
+        engine.cancel(completion.sequence)
 
 
-async def _async_pieces(engine: Engine, writer: Writer) -> AsyncGenerator[str]:
-    import asyncio  # half a hundred modules, which the way to a first token does without
+def _pieces(engine: Engine, completions: Sequence[Completion]) -> Generator[Piece]:
+    # A function, not a method: a generator that referred to its stream would keep it alive in a cycle.
+    reader, active = Reader(), list(completions)
+    try:
+        while active:
+            if not active[-1].sequence.arrival:
+                _submit(engine, active, reader, can_wait=not any(completion.running for completion in active))
+            engine.run_until(partial(_any_ready, active))
+            for completion in list(active):
+                while completion.sequence.is_ready() and completion.advance():
+                    if completion.finished:
+                        engine.cancel(completion.sequence)
+                        active.remove(completion)
+                    if piece := completion.next_piece():
+                        yield piece
+    except RushlightError:
+        _cancel(engine, active)
+        raise
 
-    # The reader goes with this frame, also where a loop that was closed cannot bring it to its end.
-    sequence, ready, reader = writer.sequence, asyncio.Event(), Reader()
+
+async def _async_pieces(engine: Engine, completions: Sequence[Completion]) -> AsyncGenerator[Piece]:
+    import asyncio  # half a hundred modules, which synchronous use never loads
+
+    # The reader is released with this frame, even if a closed event loop cannot finalize the generator.
+    active, ready, reader = list(completions), asyncio.Event(), Reader()
     loop = asyncio.get_running_loop()
 
     def notify() -> None:
         try:
             loop.call_soon_threadsafe(ready.set)
-        except RuntimeError:  # the event loop was closed over its head
-            engine.cancel(sequence)
+        except RuntimeError:  # the event loop is closed
+            _cancel(engine, completions)
 
-    sequence.notify = notify
     try:
-        engine.submit(sequence, reader)
+        for completion in active:
+            completion.sequence.notify = notify
+            engine.submit(completion.sequence, reader)
         engine.follow()
-        while not writer.ended:
-            stalled = not sequence.runnable
-            piece = writer.take()
-            if stalled and sequence.runnable:
-                engine.follow()
-            if piece:
-                yield piece
-            elif piece is None:
+        while active:
+            has_read = False
+            for completion in list(active):
+                paused = not completion.sequence.runnable
+                advanced = completion.advance()
+                has_read = has_read or advanced
+                if paused and completion.sequence.runnable:
+                    engine.follow()
+                if completion.finished:
+                    engine.cancel(completion.sequence)
+                    active.remove(completion)
+                if advanced and (piece := completion.next_piece()):
+                    yield piece
+            if not has_read:
                 await ready.wait()
                 ready.clear()
     finally:
-        engine.cancel(sequence)
+        _cancel(engine, completions)

@@ -49,7 +49,7 @@ from rushlight.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from rushlight.generation import SamplingParams, SamplingSettings
+    from rushlight.generation import CompletionSettings, SamplingParams
     from rushlight.runtime.model import Model
     from rushlight.runtime.result import Beam, Generation, Stats
 
@@ -168,10 +168,11 @@ def generate(
     """Continue a prompt and print the text as it comes."""
     import rushlight
     from rushlight.generation.sampling.params import SamplingParams
+    from rushlight.runtime.result import generations_to_json
     from rushlight.text.stop import StopStrings
 
     name, prompt = model_and_prompt(source, words, model, prompt)
-    settings: SamplingSettings = {
+    settings: CompletionSettings = {
         "max_tokens": max_tokens,
         "temperature": temperature,
         "top_k": top_k,
@@ -183,7 +184,6 @@ def generate(
         "logit_bias": parse_biases(logit_bias),
         "seed": seed,
         "ignore_eos": ignore_eos,
-        "n": samples,
         "logprobs": logprobs,
         "prompt_logprobs": prompt_logprobs,
         "speculate": speculate,
@@ -193,7 +193,7 @@ def generate(
     if not as_json and (logprobs is not None or prompt_logprobs is not None):
         raise typer.BadParameter("the plain text has no place for them: add --json", param_hint="--logprobs")
     # The model checks these too, but by then it may have been downloaded for nothing.
-    params = SamplingParams(**settings)
+    params = SamplingParams(n=samples, **settings)
     StopStrings(stop or ())
     _check_beams(beams, params, {"--stats": stats, "--draft": draft is not None})
     prompt = _read_stdin(name) if prompt is None else prompt
@@ -224,11 +224,11 @@ def generate(
 
     if samples > 1:
         with status(f"generating {samples} texts"):
-            result = loaded.generate(prompt, stop=stop or (), **settings)
+            texts = loaded.generate(prompt, stop=stop or (), n=samples, **settings)
         _say_of_request(name is not None, params)
     else:
         stream = loaded.stream(prompt, stop=stop or (), **settings)
-        result = stream.result
+        texts = stream.results
         _say_of_request(name is not None, params)
         pieces = timed(showing_progress(stream))
         if as_json:
@@ -236,9 +236,9 @@ def generate(
                 pass
         else:
             print_text(prompt if echo else "", pieces)
-    texts = [result, *result.others]
     if as_json:
-        record = result.to_json(loaded.tokenizer)
+        record = generations_to_json(texts, loaded.tokenizer)
+        result = texts[0]
         rates = {"prefill_tok_s": result.stats.prefill_tok_s, "decode_tok_s": result.stats.decode_tok_s}
         record = {"model": loaded.name, "prompt": prompt, **record, "stats": asdict(result.stats) | rates | times}
         out_json(record)
@@ -312,7 +312,7 @@ def _check_beams(beams: int | None, params: SamplingParams, flags: dict[str, obj
         raise typer.BadParameter(
             f"beam search looks for the likeliest text and has no {', '.join(given)}", param_hint="--beams"
         )
-    BeamSearch(n_beams=beams, max_tokens=params.max_tokens)
+    BeamSearch(n_beams=beams, params=params)
 
 
 def _search(

@@ -33,8 +33,8 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 """Halves of pairs, as which bytes of the command line that are not UTF-8 arrive too."""
 
 
-class SamplingSettings(TypedDict, total=False):
-    """The keywords of `Model.generate`: the fields of SamplingParams, all optional; None is not given."""
+class CompletionSettings(TypedDict, total=False):
+    """The settings of one completion: those of SamplingSettings without `n`, which decides the type of a result."""
 
     max_tokens: int | None
     temperature: float | None
@@ -48,12 +48,17 @@ class SamplingSettings(TypedDict, total=False):
     seed: int | None
     stop_ids: Sequence[int] | None
     ignore_eos: bool | None
-    n: int | None
     logprobs: int | None
     prompt_logprobs: int | None
     speculate: bool | None
     json_schema: Mapping[str, Any] | str | None
     regex: str | None
+
+
+class SamplingSettings(CompletionSettings, total=False):
+    """The keywords of `Model.generate`: the fields of SamplingParams, all optional; None means not given."""
+
+    n: int | None
 
 
 def given(settings: SamplingSettings) -> SamplingSettings:
