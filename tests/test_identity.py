@@ -21,7 +21,7 @@ def alone(model, ids, n, settings):
     context = Context(model.module, model._backend, model.config.kv_shape, len(ids) + n)
     feed, text = ids, []
     for _ in range(n):
-        token = context.sample(feed, sampler.draw(context.length + len(feed)))
+        token = context.sample(feed, sampler.row(context.length + len(feed)))
         sampler.take(token)
         text.append(token)
         feed = [token]
@@ -119,7 +119,7 @@ def test_with_guesses_or_without(dtype, speculate, monkeypatch):
     model = rushlight.load(dtype=dtype, threads=1)
     n_rows = []
     engine = fresh_engine(model)
-    run = engine._run.on_device
+    run = engine._runner.on_device
 
     def count(chunks):
         n_rows.append(sum(len(chunk.ids) for chunk in chunks))
@@ -127,7 +127,7 @@ def test_with_guesses_or_without(dtype, speculate, monkeypatch):
 
     asked = repetitive(model, 8)
     right = expected(model, asked)
-    engine._run.on_device = count
+    engine._runner.on_device = count
     for max_active in (1, 3):
         guessed = [Request(r.prompt, (), {**r.settings, "speculate": speculate}) for r in asked]
         n_rows.clear()
@@ -180,8 +180,8 @@ def test_with_a_draft_model_or_without(model, asked, right):
     guessing.use_draft(own_draft)
     steps = []
     engine = guessing._default.engine
-    run = engine._run.on_device
-    engine._run.on_device = lambda chunks: steps.append(len(chunks)) or run(chunks)
+    run = engine._runner.on_device
+    engine._runner.on_device = lambda chunks: steps.append(len(chunks)) or run(chunks)
     guessed = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]
     assert texts(guessing, guessed, max_active=1) == right[:9]
     assert len(steps) < 0.6 * sum(map(len, right[:9]))

@@ -102,7 +102,7 @@ class Runtime:
         for position in range(n + 1):
             logits = ops.from_numpy(rows[position : position + 1])
             start = perf_counter()
-            [token] = ops.sample(logits, [sampler.draw(position)])
+            [token] = ops.sample(logits, [sampler.row(position)])
             sampler.take(token)
             times.append(perf_counter() - start)
         return {"seconds": times[1:]}

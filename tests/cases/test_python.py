@@ -144,7 +144,10 @@ def test_numpys_numbers_are_numbers_without_a_warning(model):
 
 @pytest.mark.parametrize("text", [None, 5, b"The king", np.array(3), ["The", 5], [None]], ids=repr)
 def test_perplexity_is_of_text_or_ids(model, text):
-    with pytest.raises(RequestError, match=r"expected a text as a string, an iterable of its pieces, or token ids|expected a prompt as text"):
+    with pytest.raises(
+        RequestError,
+        match=r"expected a text as a string, an iterable of its pieces, or token ids|expected a prompt as text",
+    ):
         model.perplexity(text)
 
 

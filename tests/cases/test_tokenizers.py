@@ -88,7 +88,7 @@ def test_an_added_token_is_at_the_id_of_its_file(make_gpt2: MakeGPT2) -> None:
     assert not tokenizer.has_token(270)
 
 
-def test_ids_without_a_token_stay_barred(make_gpt2: MakeGPT2) -> None:
+def test_unused_ids_are_never_sampled(make_gpt2: MakeGPT2) -> None:
     model = rushlight.load(make_gpt2(vocab_size=262, files={"added_tokens.json": ADDED}))
     bias = {259: 1000.0, 260: 1000.0, 258: 500.0}
     assert model.generate("a", max_tokens=3, logit_bias=bias).ids == [258] * 3

@@ -24,16 +24,16 @@ def test_each_token_is_fed_once_and_what_was_wrong_is_forgotten():
     engine, _ = toy_engine(draft=draft)
     one = Draft(engine.drafts, sequence([3, 4]).sampler)
     text = [3, 4, *expected([3, 4], 20)]
-    assert one.look(text[:2]) > 0.5
-    engine.drafts.guess({one: 3})
-    assert one.guessed == text[2:5]
+    assert one.observe(text[:2]) > 0.5
+    engine.drafts.propose({one: 3})
+    assert one.draft_tokens == text[2:5]
     assert [batch.ids.tolist() for batch in model.batches] == [[3, 4], text[2:3], text[3:4]]
     wrong = [*text[:3], (text[3] + 1) % V]  # the first guess was right, the second was not
-    before = one.look(wrong)
-    engine.drafts.guess({one: 1})
-    assert one.guessed == expected(wrong, 1)
+    before = one.observe(wrong)
+    engine.drafts.propose({one: 1})
+    assert one.draft_tokens == expected(wrong, 1)
     assert [batch.ids.tolist() for batch in model.batches[3:]] == [wrong[3:]]
-    assert one.look([*wrong, *one.guessed]) > before
+    assert one.observe([*wrong, *one.draft_tokens]) > before
     one.forget()
     assert engine.drafts.pool.n_held == 0
 
@@ -113,7 +113,7 @@ def test_a_text_beyond_the_drafts_context_goes_on_without_guesses():
 def test_without_blocks_for_all_some_go_without_guesses():
     draft, model = toy_draft()
     engine, _ = toy_engine(n_blocks=2 * 4, draft=draft)
-    engine.drafts.pool.take()  # three are left, and both texts need two
+    engine.drafts.pool.allocate()  # three are left, and both texts need two
     prompts = [prompt_of(BLOCK_SIZE + 5, i) for i in range(2)]
     sequences = [drafted(engine, prompt, max_tokens=50) for prompt in prompts]
     for one in sequences:

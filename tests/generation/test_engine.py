@@ -95,16 +95,16 @@ def test_a_prompt_that_begins_like_another_computes_only_the_rest():
     before = model.n_rows
     [second] = submit(engine, sequence([*shared, 3], max_tokens=4))
     assert ids_of(read_all(engine, second)) == expected([*shared, 3], 4)
-    assert (second.n_found, model.n_rows - before) == (3 * BLOCK_SIZE, 1 + 3)
+    assert (second.n_cached, model.n_rows - before) == (3 * BLOCK_SIZE, 1 + 3)
 
 
 def test_a_prompt_that_is_all_known_still_computes_its_last_token():
     engine, _ = toy_engine()
     prompt = prompt_of(2 * BLOCK_SIZE)
-    for n_found in (0, BLOCK_SIZE):
+    for n_cached in (0, BLOCK_SIZE):
         [one] = submit(engine, sequence(prompt, max_tokens=1))
         assert ids_of(read_all(engine, one)) == expected(prompt, 1)
-        assert one.n_found == n_found
+        assert one.n_cached == n_cached
 
 
 def test_the_text_is_known_as_the_prompt_is():
@@ -114,7 +114,7 @@ def test_the_text_is_known_as_the_prompt_is():
     text = ids_of(read_all(engine, one))
     [next_turn] = submit(engine, sequence([*prompt, *text, 5], max_tokens=3))
     assert ids_of(read_all(engine, next_turn)) == expected([*prompt, *text, 5], 3)
-    assert next_turn.n_found == 2 * BLOCK_SIZE
+    assert next_turn.n_cached == 2 * BLOCK_SIZE
 
 
 def test_a_block_in_the_middle_is_known_only_behind_the_same_beginning():
@@ -124,7 +124,7 @@ def test_a_block_in_the_middle_is_known_only_behind_the_same_beginning():
         prompt = [*prompt_of(BLOCK_SIZE, seed), *middle, 9]
         [one] = submit(engine, sequence(prompt, max_tokens=5))
         assert ids_of(read_all(engine, one)) == expected(prompt, 5)
-        assert one.n_found == 0
+        assert one.n_cached == 0
 
 
 def test_a_prompt_asked_for_several_times_at_once_is_computed_once():
@@ -133,7 +133,7 @@ def test_a_prompt_asked_for_several_times_at_once_is_computed_once():
     sequences = submit(engine, *(sequence(prompt, max_tokens=2) for _ in range(4)))
     for one in sequences:
         assert ids_of(read_all(engine, one)) == expected(prompt, 2)
-    assert [one.n_found for one in sequences] == [0] + [4 * BLOCK_SIZE] * 3
+    assert [one.n_cached for one in sequences] == [0] + [4 * BLOCK_SIZE] * 3
     assert model.n_rows == len(prompt) + 3 + 4
 
 
@@ -144,7 +144,7 @@ def test_what_was_not_used_for_longest_makes_room():
     for prompt in (a, b, a, c, b, a):  # the first block of each stays; there is room for a third, not for a fourth
         [one] = submit(engine, sequence([*prompt, *prompt_of(BLOCK_SIZE)], max_tokens=1))
         assert ids_of(read_all(engine, one)) == expected([*prompt, *prompt_of(BLOCK_SIZE)], 1)
-        found.append(one.n_found // BLOCK_SIZE)
+        found.append(one.n_cached // BLOCK_SIZE)
     assert found == [0, 0, 1, 0, 0, 0]
 
 
@@ -271,14 +271,14 @@ def test_a_sequence_that_goes_wrong_ends_alone():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_prompt_whose_logits_are_not_finite_has_no_likelihoods(value):
     engine, _ = toy_engine()
-    run = engine._run._forward
+    run = engine._runner._forward
 
     def forward(batch):
         logits = run(batch)
         logits[batch.ids[batch.logit_rows] == 9] = value
         return logits
 
-    engine._run._forward = forward
+    engine._runner._forward = forward
     sound, broken = submit(
         engine, sequence([1, 2, 3], prompt_logprobs=0), sequence([1, 9, 3], prompt_logprobs=0, max_tokens=0)
     )
@@ -296,11 +296,11 @@ class Tells(PromptLookup):
         super().__init__()
         self.all = ids
 
-    def look(self, ids):
+    def observe(self, ids):
         self.at = len(ids)
         return 0.99
 
-    def guess(self, n):
+    def propose(self, n):
         return self.all[self.at : self.at + n]
 
 
@@ -321,7 +321,7 @@ def test_a_step_is_chosen_from_in_one_call(settings, n_calls):
     right = expected([3, 4], 20)
     wrong = [*right[:5], right[5] ^ 1, *right[6:]]
     other = sequence([5], max_tokens=9)
-    guessing = sequence([3, 4], guessers=[Tells([3, 4, *wrong])], speculate=True, **settings)
+    guessing = sequence([3, 4], proposers=[Tells([3, 4, *wrong])], speculate=True, **settings)
     submit(engine, guessing, other)
     while engine.step():
         pass

@@ -13,10 +13,10 @@ import rushlight
 from rushlight import Request
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.errors import GenerationError
-from rushlight.generation.consumer import Reader
+from rushlight.generation.consumer import Consumer
 
 PROMPTS = [[1, 2], [7] * (BLOCK_SIZE - 3), [5] * (BLOCK_SIZE + 9)]
-WRITING = ("blocks", "draft", "engine", "scheduler", "sequence", "speculation", "reader")
+WRITING = ("block_pool", "consumer", "controller", "draft_model", "engine", "scheduler", "sequence")
 """The files whose lines are cut off."""
 
 
@@ -28,13 +28,13 @@ def new_engine():
 
 def write(engine):
     """Some texts at once, too many for the blocks."""
-    reader = Reader()
+    consumer = Consumer()
     sequences = [
         drafted(engine, prompt, max_tokens=20 + 5 * i) if i else sequence(prompt, max_tokens=20)
         for i, prompt in enumerate(PROMPTS)
     ]
     for one in sequences:
-        engine.submit(one, reader)
+        engine.submit(one, consumer)
     texts = [ids_of(read_all(engine, one)) for one in sequences]
     for one in sequences:
         engine.cancel(one)
@@ -161,7 +161,7 @@ def interrupt_at_random(n, seed):
         for i in range(n):
             n_surfaced += interrupted(work, 1e-6 + rng.random() * longest)
             engine = model._default.engine
-            engine.settle()
+            engine.reclaim()
             assert (engine.pool.n_held, engine._live) == (0, set())
             if i % 20 == 0:
                 assert model.generate("Once upon a time", max_tokens=12).ids == right
@@ -199,5 +199,5 @@ def test_others_go_on_when_one_thread_is_interrupted():
     assert set(found) <= {right}
     assert all("interrupted" in error for error in errors)
     assert len(found) + len(errors) == 10
-    model._default.engine.settle()
+    model._default.engine.reclaim()
     assert model._default.engine.pool.n_held == 0

@@ -38,8 +38,8 @@ class EngineMachine(RuleBasedStateMachine):
         if tail == 2:
             one = drafted(self.engine, prompt, max_tokens=max_tokens)
         else:
-            guessers = [PromptLookup()] if tail else []
-            one = sequence(prompt, max_tokens=max_tokens, speculate=True, guessers=guessers)
+            proposers = [PromptLookup()] if tail else []
+            one = sequence(prompt, max_tokens=max_tokens, speculate=True, proposers=proposers)
         self.engine.submit(one)
         self.live.append(one)
         self.read[one] = []
@@ -75,7 +75,7 @@ class EngineMachine(RuleBasedStateMachine):
         holders = [block for one in self.live if not one.done for block in one.blocks]
         assert self.engine.pool.n_held == len(set(holders))
         assert self.engine.pool.n_held + self.engine.pool.n_free == N_BLOCKS
-        drafts = [guesser for one in self.live if not one.done for guesser in one.guessers[:1]]
+        drafts = [proposer for one in self.live if not one.done for proposer in one.proposers[:1]]
         holders = [block for draft in drafts for block in getattr(draft, "blocks", ())]
         assert self.engine.drafts.pool.n_held == len(set(holders))
 
@@ -126,8 +126,8 @@ def test_ten_thousand_cancellations_take_no_memory():
     sizes = []
     tracemalloc.start()
     for engine, _ in cancel_at_random(10_000, 2):
-        engine._run._forward.batches.clear()
-        engine.drafts._run._forward.batches.clear()
+        engine._runner._forward.batches.clear()
+        engine.drafts._runner._forward.batches.clear()
         gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()

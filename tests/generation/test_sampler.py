@@ -13,7 +13,7 @@ LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 2.5], np.float32)
 
 def take(sampler, position, logits=LOGITS):
     """The token that comes of the sampler's draw; it then belongs to the text."""
-    [token] = open_backend("reference").sample(np.array(logits, np.float32)[None], [sampler.draw(position)])
+    [token] = open_backend("reference").sample(np.array(logits, np.float32)[None], [sampler.row(position)])
     sampler.take(token)
     return token
 
@@ -114,7 +114,7 @@ def test_penalties_and_biases_of_one_token_add_up():
     )
     for token in (1, 1, 0):
         sampler.take(token)
-    ids, factors, offsets = sampler.draw(9).adjustments
+    ids, factors, offsets = sampler.row(9).adjustments
     changes = {int(i): (f, o) for i, f, o in zip(ids, factors, offsets, strict=True)}
     assert changes == {1: (2.0, 4 - 0.5 - 0.5), 3: (1.0, 9.0), 4: (2.0, 0.0), 0: (2.0, -0.75)}
 
@@ -122,11 +122,11 @@ def test_penalties_and_biases_of_one_token_add_up():
 def test_a_draw_follows_the_text_only_where_settings_do():
     for settings in ({}, {"temperature": 1.0, "seed": 1}, {"logit_bias": {2: 1.0}}):
         sampler = Sampler(SamplingParams(**settings), 5, [1, 2])
-        before = sampler.draw(3)
+        before = sampler.row(3)
         sampler.take(4)
-        assert not sampler.follows_text
-        assert sampler.draw(3) == before
-    assert Sampler(SamplingParams(presence_penalty=0.1), 5).follows_text
+        assert not sampler.is_stateful
+        assert sampler.row(3) == before
+    assert Sampler(SamplingParams(presence_penalty=0.1), 5).is_stateful
 
 
 @given(st.lists(st.integers(0, 99), max_size=300), st.lists(st.integers(0, 99), max_size=300))
@@ -134,7 +134,7 @@ def test_penalties_count_a_text_of_any_length(prompt, text):
     sampler = Sampler(SamplingParams(repetition_penalty=1.5, frequency_penalty=0.5), 100, prompt)
     for token in text:
         sampler.take(token)
-    changes = sampler.draw(0).adjustments
+    changes = sampler.row(0).adjustments
     found = {} if changes is None else dict(zip(changes.ids.tolist(), changes.offsets.tolist(), strict=True))
     assert found == {token: -0.5 * text.count(token) for token in {*prompt, *text}}
     assert changes is None or (changes.factors == 1.5).all()
@@ -153,15 +153,15 @@ class Odd:
         self.taken.append(token)
 
 
-def test_a_constraint_is_asked_anew_for_each_token_and_barred_ids_stay_out():
+def test_a_constraint_is_asked_anew_for_each_token_and_unused_ids_stay_out():
     sampler = Sampler(SamplingParams(), 5, allowed=np.array([True, True, True, True, False]), constraint=Odd())
-    assert sampler.follows_text
+    assert sampler.is_stateful
     assert [take(sampler, i) for i in range(2)] == [1, 3]
-    assert not sampler.draw(2).allowed.any()
+    assert not sampler.row(2).allowed.any()
 
 
 def test_ids_without_a_token_are_never_chosen():
     allowed = np.array([True, False, True, True, False])
     sampler = Sampler(SamplingParams(temperature=2, seed=1), 5, allowed=allowed)
     assert {take(sampler, i) for i in range(200)} == {0, 2, 3}
-    assert sampler.draw(0).allowed is allowed  # shared by all texts of a model
+    assert sampler.row(0).allowed is allowed  # shared by all texts of a model

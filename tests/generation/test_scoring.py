@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rushlight.generation import Perplexity, windows
+from rushlight.generation import Perplexity, sliding_windows
 
 
 def guide_windows(n_ids, window, stride):
@@ -24,13 +24,13 @@ def guide_windows(n_ids, window, stride):
 def test_windows_are_those_of_the_guide(n_ids, window):
     for stride in range(1, window + 1):
         expected = [(list(range(a, b)), new) for a, b, new in guide_windows(n_ids, window, stride)]
-        assert list(windows(range(n_ids), window, stride)) == expected
+        assert list(sliding_windows(range(n_ids), window, stride)) == expected
 
 
 def test_a_text_is_read_no_further_than_its_window():
     read = []
     ids = (read.append(i) or i for i in range(10**9))
-    steps = windows(ids, 8, 4)
+    steps = sliding_windows(ids, 8, 4)
     assert next(steps) == (list(range(8)), 8)
     assert len(read) == 9
     assert next(steps) == (list(range(4, 12)), 4)
@@ -38,7 +38,7 @@ def test_a_text_is_read_no_further_than_its_window():
 
 
 def test_no_text_has_no_window():
-    assert list(windows([], 4, 2)) == []
+    assert list(sliding_windows([], 4, 2)) == []
 
 
 def test_each_token_counts_once_and_in_the_guide_one_fewer_a_window():

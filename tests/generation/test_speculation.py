@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import V, expected, ids_of, read_all, sequence, toy_engine
 
-from rushlight.generation.speculation.controller import MAX_GUESSES, PromptLookup, worthwhile
+from rushlight.generation.speculation.controller import MAX_DRAFT_TOKENS, PromptLookup, plan_drafts
 from rushlight.generation.speculation.step_costs import FORGET_STEPS, StepCosts
 from rushlight.generation.speculation.suffix_index import SuffixIndex
 
@@ -40,27 +40,27 @@ def test_the_index_grows_with_the_text_and_no_faster():
 
 def test_a_text_that_repeats_itself_is_guessed_beyond_its_end():
     lookup = PromptLookup()
-    lookup.look([9, 1, 2, 3, 1, 2, 3, 1])
-    assert lookup.guess(8) == [2, 3, 1, 2, 3, 1, 2, 3]
+    lookup.observe([9, 1, 2, 3, 1, 2, 3, 1])
+    assert lookup.propose(8) == [2, 3, 1, 2, 3, 1, 2, 3]
 
 
 def test_nothing_is_guessed_of_what_never_stood_before():
     lookup = PromptLookup()
-    assert lookup.look([1, 2, 3, 4]) == 0
-    assert lookup.guess(5) == []
+    assert lookup.observe([1, 2, 3, 4]) == 0
+    assert lookup.propose(5) == []
 
 
 def test_guesses_become_likely_as_they_come_true_and_unlikely_as_they_do_not():
     lookup = PromptLookup()
     text = [1, 2, 3] * 6
-    likelihoods = [lookup.look(text[:n]) for n in range(4, 19)]
+    likelihoods = [lookup.observe(text[:n]) for n in range(4, 19)]
     assert likelihoods[0] == 0
     assert likelihoods[-1] > 0.7
     rng = random.Random(0)
     noise = []
     for _ in range(300):
         noise.append(rng.randrange(4))
-        last = lookup.look(text + noise)
+        last = lookup.observe(text + noise)
     assert last < 0.6
 
 
@@ -71,11 +71,11 @@ def test_the_best_rows_are_taken_while_they_pay():
     def steep(n):
         return float(n)
 
-    assert worthwhile([0.9], [100], flat)[0] == MAX_GUESSES
-    assert worthwhile([0.9], [3], flat)[0] == 3
-    assert not worthwhile([0.9], [100], steep)
-    assert not worthwhile([0.0, 0.01], [9, 9], flat)
-    mixed = worthwhile([0.9, 0.3], [20, 20], lambda n: 1.0 + 0.2 * n)
+    assert plan_drafts([0.9], [100], flat)[0] == MAX_DRAFT_TOKENS
+    assert plan_drafts([0.9], [3], flat)[0] == 3
+    assert not plan_drafts([0.9], [100], steep)
+    assert not plan_drafts([0.0, 0.01], [9, 9], flat)
+    mixed = plan_drafts([0.9, 0.3], [20, 20], lambda n: 1.0 + 0.2 * n)
     assert mixed[0] > mixed[1]
 
 
@@ -83,33 +83,33 @@ def test_a_draft_pays_for_a_forward_of_all_that_it_guesses_for():
     def flat(n):
         return 1.0 + 0.01 * n
 
-    assert not worthwhile([0.9], [100], flat, [True], lambda _: 5.0)
-    together = worthwhile([0.8] * 8, [100] * 8, flat, [True] * 8, lambda n: 0.4 + 0.01 * n)
+    assert not plan_drafts([0.9], [100], flat, [True], lambda _: 5.0)
+    together = plan_drafts([0.8] * 8, [100] * 8, flat, [True] * 8, lambda n: 0.4 + 0.01 * n)
     assert sorted(together) == list(range(8))
-    assert not worthwhile([0.8] * 8, [100] * 8, flat, [True] * 8, lambda n: 0.4 * n)
-    beside = worthwhile([0.9, 0.5], [9, 9], flat, [False, True], lambda _: 5.0)
+    assert not plan_drafts([0.8] * 8, [100] * 8, flat, [True] * 8, lambda n: 0.4 * n)
+    beside = plan_drafts([0.9, 0.5], [9, 9], flat, [False, True], lambda _: 5.0)
     assert beside[0] > 3
     assert not beside[1]
 
 
 def test_costs_are_measured_and_forgotten():
     costs = StepCosts()
-    costs.measured(1, 1.0)
+    costs.record(1, 1.0)
     assert [costs.estimate(n) for n in (1, 2, 11)] == pytest.approx([1.0, 1.1, 2.0])
     for _ in range(100):
-        costs.measured(5, 3.0)
+        costs.record(5, 3.0)
     assert [costs.estimate(n) for n in (1, 3, 5, 6)] == pytest.approx([1.0, 2.0, 3.0, 3.1])
-    costs.measured(5, 1000.0)
+    costs.record(5, 1000.0)
     assert costs.estimate(5) < 5
     for _ in range(FORGET_STEPS + 1):
-        costs.measured(1, 1.0)
-    assert not costs.knows(5)
+        costs.record(1, 1.0)
+    assert not costs.is_measured(5)
 
 
 def test_one_step_brings_several_tokens_of_a_text_that_repeats_itself():
     prompt = [0, 0, 0, 0]  # and so on, by the model's definition
     engine, model = toy_engine()
-    one = sequence(prompt, max_tokens=50, speculate=True, guessers=[PromptLookup()])
+    one = sequence(prompt, max_tokens=50, speculate=True, proposers=[PromptLookup()])
     engine.submit(one)
     assert ids_of(read_all(engine, one)) == expected(prompt, 50) == [0] * 50
     assert len(model.batches) < 10
@@ -118,11 +118,11 @@ def test_one_step_brings_several_tokens_of_a_text_that_repeats_itself():
 
 def test_wrong_guesses_change_nothing():
     class Wrong:
-        def look(self, ids):
+        def observe(self, ids):
             self.next = expected(ids, 20)
             return 0.9
 
-        def guess(self, n):
+        def propose(self, n):
             right = rng.randrange(n + 1)
             return self.next[:right] + [(token + 1) % V for token in self.next[right:n]]
 
@@ -133,7 +133,7 @@ def test_wrong_guesses_change_nothing():
     engine, _ = toy_engine(n_blocks=9)
     sequences = [
         sequence(
-            [i] * (30 + 20 * i), max_tokens=90, stop_ids={11} if i == 2 else (), speculate=True, guessers=[Wrong()]
+            [i] * (30 + 20 * i), max_tokens=90, stop_ids={11} if i == 2 else (), speculate=True, proposers=[Wrong()]
         )
         for i in range(4)
     ]
@@ -154,8 +154,8 @@ def simulated_s(text, n_prompt, row_s):
 
     lookup, n, seconds = PromptLookup(), n_prompt, 0.0
     while n < len(text):
-        n_guesses = worthwhile([lookup.look(text[:n])], [len(text) - n - 1], step_s)[0]
-        guesses = lookup.guess(n_guesses) if n_guesses else []
+        n_guesses = plan_drafts([lookup.observe(text[:n])], [len(text) - n - 1], step_s)[0]
+        guesses = lookup.propose(n_guesses) if n_guesses else []
         seconds += step_s(1 + len(guesses))
         n += 1
         for guess in guesses:

@@ -4,7 +4,7 @@ import numpy as np
 
 from rushlight.backends import open_backend
 from rushlight.backends.batch import KVShape
-from rushlight.generation import Draft, DraftModel, Engine, Sampler, SamplingParams, Sequence
+from rushlight.generation import Draft, DraftModel, Engine, Sampler, SamplingParams, SequenceState
 from rushlight.generation.speculation.controller import PromptLookup
 
 V = 31
@@ -68,19 +68,19 @@ def toy_draft(error=5, context_length=1000):
 def drafted(engine, prompt, **options):
     """A sequence that the engine's draft model guesses for, or what it said before."""
     one = sequence(prompt, **{"speculate": True, **options})
-    one.guessers = [Draft(engine.drafts, one.sampler), PromptLookup()]
+    one.proposers = [Draft(engine.drafts, one.sampler), PromptLookup()]
     return one
 
 
-def sequence(prompt, *, max_tokens=20, context_length=1000, stop_ids=(), guessers=(), notify=None, **settings):
+def sequence(prompt, *, max_tokens=20, context_length=1000, stop_ids=(), proposers=(), notify=None, **settings):
     sampler = Sampler(SamplingParams(**settings), V, prompt)
-    return Sequence(
+    return SequenceState(
         prompt,
         sampler,
         max_tokens=max_tokens,
         context_length=context_length,
         stop_ids=stop_ids,
-        guessers=guessers,
+        proposers=proposers,
         notify=notify,
     )
 

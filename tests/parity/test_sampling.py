@@ -66,6 +66,6 @@ def test_repetition_penalty(torch, transformers, penalty):
         ids = list(prompt)
         for position in range(5, 25):
             expected = processor(torch.tensor([ids]), torch.tensor(logits)[None]).argmax().item()
-            assert ops.sample(logits[None], [sampler.draw(position)]) == [expected]
+            assert ops.sample(logits[None], [sampler.row(position)]) == [expected]
             sampler.take(expected)
             ids.append(expected)

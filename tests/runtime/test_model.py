@@ -13,7 +13,7 @@ import pytest
 import rushlight
 from rushlight import Request
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
-from rushlight.generation.runner import Runner
+from rushlight.generation.runner import ModelRunner
 
 PROMPT = "Once upon a time"
 
@@ -109,14 +109,14 @@ def test_a_stop_string_ends_the_text_and_is_not_shown(model):
 
 def test_no_step_is_run_after_a_stop_string(model, monkeypatch):
     n_steps = 0
-    on_device = Runner.on_device
+    on_device = ModelRunner.on_device
 
     def counted(self, chunks):
         nonlocal n_steps
         n_steps += 1
         return on_device(self, chunks)
 
-    monkeypatch.setattr(Runner, "on_device", counted)
+    monkeypatch.setattr(ModelRunner, "on_device", counted)
     whole = model.generate(PROMPT, max_tokens=30, speculate=False)
     assert n_steps == 30
     n_steps = 0
@@ -334,7 +334,7 @@ def test_a_forgotten_stream_gives_its_blocks_back(model):
     next(stream)
     assert pool.n_held == held + 2
     del stream
-    model._default.engine.settle()
+    model._default.engine.reclaim()
     assert pool.n_held == held
 
 
@@ -388,7 +388,7 @@ def test_an_asynchronous_stream_whose_loop_is_closed_gives_its_blocks_back(model
         warnings.simplefilter("ignore")  # Python says that the stream was not closed
         read_one()
         gc.collect()
-    engine.settle()
+    engine.reclaim()
     assert (engine.pool.n_held, len(engine._live)) == (0, 0)
 
 

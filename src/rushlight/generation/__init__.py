@@ -12,8 +12,8 @@ from rushlight.generation.sampling.params import (
     takes_settings,
 )
 from rushlight.generation.sampling.sampler import Sampler
-from rushlight.generation.scoring import Perplexity, Scorer, windows
-from rushlight.generation.sequence import FinishReason, Sequence, Token
+from rushlight.generation.scoring import Perplexity, Scorer, sliding_windows
+from rushlight.generation.sequence import FinishReason, SequenceState, Token
 from rushlight.generation.speculation.draft_model import Draft, DraftModel
 
 __all__ = [
@@ -31,10 +31,10 @@ __all__ = [
     "SamplingParams",
     "SamplingSettings",
     "Scorer",
-    "Sequence",
+    "SequenceState",
     "Token",
     "TokenLogprob",
     "given",
+    "sliding_windows",
     "takes_settings",
-    "windows",
 ]

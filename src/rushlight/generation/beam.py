@@ -18,7 +18,7 @@ import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, RequestError
-from rushlight.generation.runner import PREFILL_ROWS, Runner, require_room
+from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
 from rushlight.generation.sampling.logprobs import NONE_ALLOWED_REMEDY, NOT_FINITE_REMEDY
 from rushlight.generation.sampling.params import SamplingParams
 
@@ -213,7 +213,7 @@ class _Beams:
         self._n_blocks = shared + n_beams * own
         what = f"{n_beams} beams of {len(prompt_ids) + max_tokens} tokens"
         require_room(self._n_blocks, backend, kv_shape, what, "use fewer beams or a smaller max_tokens")
-        self._run = Runner(forward, backend, kv_shape, self._n_blocks)
+        self._runner = ModelRunner(forward, backend, kv_shape, self._n_blocks)
         self._tables: list[list[int]] = []
 
     def start(self) -> NDArray[np.floating]:
@@ -222,15 +222,15 @@ class _Beams:
         table = list(range(-(-len(ids) // BLOCK_SIZE)))
         self._tables = [table]
         chunks = [Chunk(ids[at : at + PREFILL_ROWS], at, table) for at in range(0, len(ids), PREFILL_ROWS)]
-        return [self._run([chunk]) for chunk in chunks][-1]
+        return [self._runner([chunk]) for chunk in chunks][-1]
 
     def step(self, parents: Sequence[int], prefixes: Sequence[tuple[int, ...]]) -> NDArray[np.floating]:
         """Replaces the beams by new ones, each one token longer than its parent: (B, V) logits.
 
         The first child of a parent takes over its last block; the others compute theirs again from their tokens.
         """
-        n_fed = len(self._prompt_ids) + len(prefixes[0]) - 1
-        n_full = n_fed // BLOCK_SIZE
+        n_computed = len(self._prompt_ids) + len(prefixes[0]) - 1
+        n_full = n_computed // BLOCK_SIZE
         heirs = [parent not in parents[:beam] for beam, parent in enumerate(parents)]
         tables = [
             self._tables[parent][: None if is_heir else n_full] for parent, is_heir in zip(parents, heirs, strict=True)
@@ -241,7 +241,7 @@ class _Beams:
         for ids, is_heir, table in zip(prefixes, heirs, tables, strict=True):
             if len(table) == n_full:
                 table.append(next(free))
-            start = n_fed if is_heir else n_full * BLOCK_SIZE
+            start = n_computed if is_heir else n_full * BLOCK_SIZE
             chunks.append(Chunk((*self._prompt_ids, *ids)[start:], start, table))
         self._tables = tables
-        return self._run(chunks)
+        return self._runner(chunks)

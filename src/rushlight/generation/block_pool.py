@@ -23,9 +23,9 @@ class Holder(Protocol):
         """Its tokens."""
         ...
 
-    n_fed: int
+    n_computed: int
     """Of how many the keys and values are in the blocks."""
-    n_known: int
+    n_cached_blocks: int
     """How many of the blocks are known to the pool."""
     blocks: list[int]
     """In the order of positions."""
@@ -41,15 +41,15 @@ class BlockPool:
 
     Args:
         n_blocks: how many there are.
-        n_idle: how many may lie idle before they are used again in place of blocks never used. Memory is taken from the
-            machine at a block's first use, so this is what past prompts may cost.
+        max_evictable: how many evictable blocks are kept before they are reused instead of blocks never used. Memory is
+            taken from the machine at a block's first use, so this bounds what past prompts cost.
         shares: whether blocks are known at all.
     """
 
-    def __init__(self, n_blocks: int, n_idle: int, *, shares: bool = True) -> None:
+    def __init__(self, n_blocks: int, max_evictable: int, *, shares: bool = True) -> None:
         self.n_blocks = n_blocks
         self.shares = shares
-        self._n_idle = n_idle
+        self._max_evictable = max_evictable
         self.reset()
 
     def reset(self) -> None:
@@ -58,21 +58,21 @@ class BlockPool:
         self._links: dict[tuple[int, tuple[int, ...]], int] = {}  # (the link before, tokens) -> block
         self._known: dict[int, tuple[int, tuple[int, tuple[int, ...]]]] = {}  # block -> (its own link, its key)
         self._new_link = count(ROOT + 1)
-        self._idle: OrderedDict[int, None] = OrderedDict()  # from the one that went idle first
+        self._evictable: OrderedDict[int, None] = OrderedDict()  # from the one that went idle first
         self._free: list[int] = []  # used before, and known no more
         self._n_fresh = self.n_blocks  # never used: the last ones
 
     @property
     def n_free(self) -> int:
         """How many can be had, those that lie idle among them."""
-        return self._n_fresh + len(self._free) + len(self._idle)
+        return self._n_fresh + len(self._free) + len(self._evictable)
 
     @property
     def n_held(self) -> int:
         """How many are in use."""
         return self.n_blocks - self.n_free
 
-    def find(self, ids: Sequence[int]) -> list[int]:
+    def match_prefix(self, ids: Sequence[int]) -> list[int]:
         """The blocks that hold the longest known beginning of these tokens; takes none of them."""
         blocks: list[int] = []
         link = ROOT
@@ -81,39 +81,39 @@ class BlockPool:
             if block is None:
                 break
             blocks.append(block)
-            link = self.link(block)
+            link = self.prefix_id(block)
         return blocks
 
-    def link(self, block: int) -> int:
+    def prefix_id(self, block: int) -> int:
         """What the next block of the chain calls a known block."""
         return self._known[block][0]
 
-    def n_idle_of(self, blocks: Iterable[int]) -> int:
+    def n_evictable_of(self, blocks: Iterable[int]) -> int:
         """How many of the blocks lie idle."""
-        return sum(block in self._idle for block in blocks)
+        return sum(block in self._evictable for block in blocks)
 
-    def hold(self, blocks: Iterable[int]) -> None:
+    def acquire(self, blocks: Iterable[int]) -> None:
         """Takes known blocks, for one holder more."""
         for block in blocks:
             self._holders[block] += 1
-            self._idle.pop(block, None)
+            self._evictable.pop(block, None)
 
-    def take(self) -> int | None:
+    def allocate(self) -> int | None:
         """A block with nothing in it that anyone needs; None if all are held."""
         if self._free:
             block = self._free.pop()
-        elif self._n_fresh and len(self._idle) <= self._n_idle:
+        elif self._n_fresh and len(self._evictable) <= self._max_evictable:
             block = self.n_blocks - self._n_fresh
             self._n_fresh -= 1
-        elif self._idle:
-            block, _ = self._idle.popitem(last=False)
+        elif self._evictable:
+            block, _ = self._evictable.popitem(last=False)
             del self._links[self._known.pop(block)[1]]
         else:
             return None
         self._holders[block] = 1
         return block
 
-    def learn(self, link: int, tokens: Sequence[int], block: int) -> int:
+    def cache_block(self, link: int, tokens: Sequence[int], block: int) -> int:
         """Makes a block known that is now full of these tokens, after the block with that link.
 
         Returns:
@@ -126,18 +126,18 @@ class BlockPool:
             self._links[key] = block
             self._known[block] = (next(self._new_link), key)
             return block
-        self.hold([other])
+        self.acquire([other])
         self.release([block])
         return other
 
-    def learn_full(self, holder: Holder) -> None:
+    def cache_full_blocks(self, holder: Holder) -> None:
         """Makes the blocks known that a holder has filled, if this pool shares any."""
-        while self.shares and (holder.n_known + 1) * BLOCK_SIZE <= holder.n_fed:
-            j = holder.n_known
-            link = self.link(holder.blocks[j - 1]) if j else ROOT
+        while self.shares and (holder.n_cached_blocks + 1) * BLOCK_SIZE <= holder.n_computed:
+            j = holder.n_cached_blocks
+            link = self.prefix_id(holder.blocks[j - 1]) if j else ROOT
             tokens = holder.ids[j * BLOCK_SIZE : (j + 1) * BLOCK_SIZE]
-            holder.blocks[j] = self.learn(link, tokens, holder.blocks[j])
-            holder.n_known += 1
+            holder.blocks[j] = self.cache_block(link, tokens, holder.blocks[j])
+            holder.n_cached_blocks += 1
 
     def release(self, blocks: Sequence[int]) -> None:
         """Gives blocks back, in the order of their sequence."""
@@ -146,6 +146,6 @@ class BlockPool:
             if self._holders[block]:
                 continue
             if block in self._known:
-                self._idle[block] = None
+                self._evictable[block] = None
             else:
                 self._free.append(block)

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections import deque
 
-    from rushlight.generation.sequence import Sequence
+    from rushlight.generation.sequence import SequenceState
 
 
-class Reader:
+class Consumer:
     """Held by whoever reads some sequences, and let go when they leave, in whatever way."""
 
     __slots__ = ("__weakref__",)
 
 
-ReaderRef = weakref.ref[Reader]
+ConsumerRef = weakref.ref[Consumer]
 
 
-def watch(reader: Reader, sequence: Sequence, gone: deque[ReaderRef]) -> None:
+def watch(consumer: Consumer, sequence: SequenceState, gone: deque[ConsumerRef]) -> None:
     """Has the sequence's reference to its reader put into a queue when the reader has gone.
 
     In one line: between two, an interrupt could leave a reference that is half made.
     """
-    sequence.reader = weakref.ref(reader, gone.append)
+    sequence.consumer = weakref.ref(consumer, gone.append)

@@ -12,10 +12,10 @@ from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
 from rushlight.generation.block_pool import BlockPool
 from rushlight.generation.consumer import watch
-from rushlight.generation.runner import PREFILL_ROWS, Runner
-from rushlight.generation.sampling.sample_step import Choice, host_rows, sample
+from rushlight.generation.runner import PREFILL_ROWS, ModelRunner
+from rushlight.generation.sampling.sample_step import SampleTask, host_rows, sample
 from rushlight.generation.scheduler import Scheduler
-from rushlight.generation.speculation.controller import Speculation
+from rushlight.generation.speculation.controller import SpeculationController
 from rushlight.generation.speculation.draft_model import Draft, Drafts
 from rushlight.host.memory import naming_shortages, shortage
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from rushlight.backends.batch import KVShape
     from rushlight.backends.protocol import Backend
-    from rushlight.generation.consumer import Reader, ReaderRef
+    from rushlight.generation.consumer import Consumer, ConsumerRef
     from rushlight.generation.runner import Forward
-    from rushlight.generation.sequence import Sequence
+    from rushlight.generation.sequence import SequenceState
     from rushlight.generation.speculation.draft_model import DraftModel
 
 MAX_SEQUENCES = 64
@@ -38,7 +38,7 @@ MAX_WAITING = 1024
 KV_SHARE = 0.5
 """Of the memory there is, what keys and values may take."""
 
-IDLE_CONTEXTS = 4
+CACHED_CONTEXTS = 4
 """Of past prompts, how many full contexts are kept to be shared before their memory is used again."""
 
 LINGER_S = 0.1
@@ -94,13 +94,13 @@ class Engine:
         allowed = int(available * KV_SHARE) if kv_bytes is None else kv_bytes
         self._more_memory = "free memory" if kv_bytes is None else "allow more kv_bytes"
         n_blocks = min(max_sequences * context_blocks, allowed // self._block_bytes)
-        n_idle = IDLE_CONTEXTS * context_blocks
-        self.pool = BlockPool(n_blocks, n_idle, shares=prefix_cache)
+        max_evictable = CACHED_CONTEXTS * context_blocks
+        self.pool = BlockPool(n_blocks, max_evictable, shares=prefix_cache)
         self._scheduler = Scheduler(self.pool, max_sequences, max_rows)
         self._backend = backend
-        self._run = Runner(forward, backend, kv_shape, n_blocks)
-        self.drafts = Drafts(draft, n_blocks, n_idle) if draft else None
-        self._speculation = Speculation(self.drafts)
+        self._runner = ModelRunner(forward, backend, kv_shape, n_blocks)
+        self.drafts = Drafts(draft, n_blocks, max_evictable) if draft else None
+        self._speculation = SpeculationController(self.drafts)
         self._max_waiting = max_waiting
         self._arrivals = count(1)
         # Whoever has the turn may touch the scheduler and its sequences; the lock guards what is below it. It is taken
@@ -108,15 +108,15 @@ class Engine:
         self._lock = threading.RLock()
         self._turn = threading.Condition(self._lock)
         self._turn_of: int | None = None
-        self._is_whole = True  # false while what the turn is about is being changed; see _restore
-        self._live: set[Sequence] = set()
-        self._arrived: deque[Sequence] = deque()
-        self._left: deque[Sequence] = deque()
-        self._forgotten: deque[ReaderRef] = deque()
-        self._followed: set[Sequence] = set()  # those whose readers are asynchronous
+        self._is_consistent = True  # false while what the turn is about is being changed; see _restore
+        self._live: set[SequenceState] = set()
+        self._submitted: deque[SequenceState] = deque()
+        self._to_remove: deque[SequenceState] = deque()
+        self._collected: deque[ConsumerRef] = deque()
+        self._async: set[SequenceState] = set()  # those whose readers are asynchronous
         self._thread: threading.Thread | None = None
 
-    def check(self, sequence: Sequence) -> None:
+    def check(self, sequence: SequenceState) -> None:
         """Require that the cache can hold the sequence at its longest.
 
         Raises:
@@ -131,7 +131,7 @@ class Engine:
                 remedy=f"ask for fewer tokens, or {self._more_memory}",
             )
 
-    def submit(self, sequence: Sequence, reader: Reader | None = None, *, wait: bool = False) -> None:
+    def submit(self, sequence: SequenceState, consumer: Consumer | None = None, *, wait: bool = False) -> None:
         """Queues a sequence; it runs as tokens are read from it, or from others.
 
         Args:
@@ -149,13 +149,13 @@ class Engine:
             if self.full:
                 return False
             sequence.arrival = next(self._arrivals)
-            if reader is not None:
-                watch(reader, sequence, self._forgotten)
+            if consumer is not None:
+                watch(consumer, sequence, self._collected)
             self._live.add(sequence)
-            self._arrived.append(sequence)
+            self._submitted.append(sequence)
             if sequence.notify is not None:
-                self._followed.add(sequence)
-            self._settle_if_free()
+                self._async.add(sequence)
+            self._update_if_free()
             return True
 
         # Asked and done under one lock: of several that wait for room, each takes what it saw.
@@ -170,19 +170,19 @@ class Engine:
     @property
     def full(self) -> bool:
         """Whether the queue is."""
-        return len(self._arrived) + len(self._scheduler.waiting) >= self._max_waiting
+        return len(self._submitted) + len(self._scheduler.waiting) >= self._max_waiting
 
-    def cancel(self, sequence: Sequence) -> None:
+    def cancel(self, sequence: SequenceState) -> None:
         """Ends a sequence, if it has not ended: its blocks are free now, or when the step that is running ends."""
         with self._lock:
             sequence.done = True
-            self._left.append(sequence)
-            self._settle_if_free()
+            self._to_remove.append(sequence)
+            self._update_if_free()
 
-    def settle(self) -> None:
+    def reclaim(self) -> None:
         """Frees the blocks of sequences that were forgotten, now, or when the step that is running ends."""
         with self._lock:
-            self._settle_if_free()
+            self._update_if_free()
 
     def step(self) -> bool:
         """Runs one step for every sequence that can go on; False if there was none."""
@@ -192,7 +192,7 @@ class Engine:
         finally:
             if self._turn_of == me:  # an interrupt may cut off what comes before this, and what comes now
                 self._turn_of = None
-            self.settle()
+            self.reclaim()
 
     def run_until(self, wanted: Callable[[], bool]) -> None:
         """Runs steps, or waits while another thread does, until `wanted()` holds or there is nothing to run."""
@@ -204,9 +204,9 @@ class Engine:
             finally:
                 if self._turn_of == me:
                     self._turn_of = None
-                self.settle()
+                self.reclaim()
 
-    def follow(self) -> None:
+    def run_in_background(self) -> None:
         """Ensure that a thread runs the sequences of asynchronous readers.
 
         Raises:
@@ -214,19 +214,19 @@ class Engine:
         """
         with self._lock:
             self._turn.notify_all()
-            if self._thread is None and self._followed:
-                thread = threading.Thread(target=self._run_followed, name="rushlight")
+            if self._thread is None and self._async:
+                thread = threading.Thread(target=self._run_async, name="rushlight")
                 with naming_shortages("a thread"):
                     thread.start()
                 self._thread = thread
 
-    def _run_followed(self) -> None:
+    def _run_async(self) -> None:
         def wanted() -> bool:
-            return self._turn_of is None and any(s.runnable for s in self._followed)
+            return self._turn_of is None and any(s.runnable for s in self._async)
 
         while True:
             with self._lock:
-                if not self._turn.wait_for(wanted, LINGER_S) and not any(s.runnable for s in self._followed):
+                if not self._turn.wait_for(wanted, LINGER_S) and not any(s.runnable for s in self._async):
                     self._thread = None
                     return
                 if self._turn_of is not None:
@@ -236,15 +236,15 @@ class Engine:
                 self._step()
             finally:
                 self._turn_of = None
-                self.settle()
+                self.reclaim()
 
     def _take_turn(self, wanted: Callable[[], bool]) -> bool:
         """Waits for the turn; False, without it, once `wanted()` holds."""
         me = threading.get_ident()
         with self._lock:
             while not wanted():
-                if self._arrived or self._left:
-                    self._settle_if_free()  # whoever had the turn may not have come to it
+                if self._submitted or self._to_remove:
+                    self._update_if_free()  # whoever had the turn may not have come to it
                 # A turn that is still mine was cut off by an interrupt, between two lines.
                 if self._turn_of in {None, me}:
                     self._turn_of = me
@@ -252,56 +252,56 @@ class Engine:
                 self._turn.wait(LINGER_S)  # an interrupt may have cut off the notice
         return False
 
-    def _settle_if_free(self) -> None:
+    def _update_if_free(self) -> None:
         """Lets in who has arrived and out who has left, unless a step is running: it will do so when it ends."""
         if self._turn_of is not None:
             return
         self._turn_of = threading.get_ident()  # something that is forgotten may cancel in the middle of any line here
         try:
-            if not self._is_whole:
+            if not self._is_consistent:
                 self._restore()
-            self._is_whole = False
-            while self._arrived:
-                self._scheduler.add(self._arrived.popleft())
-            while n_gone := len(self._forgotten):
-                self._left.extend(s for s in self._live if s.reader is not None and s.reader() is None)
+            self._is_consistent = False
+            while self._submitted:
+                self._scheduler.add(self._submitted.popleft())
+            while n_gone := len(self._collected):
+                self._to_remove.extend(s for s in self._live if s.consumer is not None and s.consumer() is None)
                 for _ in range(n_gone):
-                    self._forgotten.popleft()
-            while self._left:
-                self._let_out(self._left.popleft())
-            self._is_whole = True
+                    self._collected.popleft()
+            while self._to_remove:
+                self._remove(self._to_remove.popleft())
+            self._is_consistent = True
         finally:
             self._turn_of = None
             self._turn.notify_all()
 
-    def _let_out(self, sequence: Sequence) -> None:
+    def _remove(self, sequence: SequenceState) -> None:
         sequence.done = True
-        sequence.reader = None
+        sequence.consumer = None
         self._scheduler.remove(sequence)
         self._live.discard(sequence)
-        self._followed.discard(sequence)
-        for guesser in sequence.guessers:
-            guesser.forget()
+        self._async.discard(sequence)
+        for proposer in sequence.proposers:
+            proposer.forget()
 
     def _restore(self) -> None:
         """Makes all whole again after an interrupt in the middle of a change: texts begin again, to the same bits."""
         with self._lock:
             for sequence in self._live:
-                if sequence.reader is not None and sequence.reader() is None:
+                if sequence.consumer is not None and sequence.consumer() is None:
                     sequence.done = True
-            self._scheduler.restart(self._live.difference(self._arrived))
+            self._scheduler.restart(self._live.difference(self._submitted))
             if self.drafts is not None:
-                self.drafts.reset(g for s in self._live for g in s.guessers if isinstance(g, Draft))
+                self.drafts.reset(g for s in self._live for g in s.proposers if isinstance(g, Draft))
             self._live = {sequence for sequence in self._live if not sequence.done}
-            self._followed &= self._live
-            self._is_whole = True
+            self._async &= self._live
+            self._is_consistent = True
 
     def _step(self) -> bool:
-        if not self._is_whole:
+        if not self._is_consistent:
             self._restore()
-        self._is_whole = False
+        self._is_consistent = False
         rows = self._scheduler.next_rows()
-        self._is_whole = True
+        self._is_consistent = True
         if not rows:
             return False
         start = perf_counter()
@@ -313,7 +313,7 @@ class Engine:
             reason = shortage(reason, "a step of the model") or reason
             for sequence in rows:
                 sequence.fail(reason)
-                self._left.append(sequence)
+                self._to_remove.append(sequence)
             if not isinstance(error, Exception):
                 raise
         elapsed_s = perf_counter() - start
@@ -326,25 +326,25 @@ class Engine:
                 sequence.notify()
         return True
 
-    def _run_rows(self, rows: dict[Sequence, int]) -> None:
+    def _run_rows(self, rows: dict[SequenceState, int]) -> None:
         """Feeds to each sequence so many of its next tokens, and guesses after them where they pay."""
         decoding = all(s.decoding for s in rows)
-        self._is_whole = False
-        guesses = self._speculation.guesses(list(rows)) if decoding else {}
-        self._is_whole = True
+        self._is_consistent = False
+        guesses = self._speculation.draft(list(rows)) if decoding else {}
+        self._is_consistent = True
         chunks = [
             Chunk(
-                s.ids[s.n_fed : s.n_fed + n] + guesses.get(s, []),
-                s.n_fed,
+                s.ids[s.n_computed : s.n_computed + n] + guesses.get(s, []),
+                s.n_computed,
                 s.blocks,
                 all_logits=s.scores_prompt or s in guesses,
             )
             for s, n in rows.items()
         ]
         start = perf_counter()
-        logits = self._run.on_device(chunks)
-        self._is_whole = False
-        choices: list[Choice] = []
+        logits = self._runner.on_device(chunks)
+        self._is_consistent = False
+        choices: list[SampleTask] = []
         end = 0  # of the sequence's rows among the logits
         for (sequence, n), chunk in zip(rows.items(), chunks, strict=True):
             begin, end = end, end + (len(chunk.ids) if chunk.all_logits else 1)
@@ -353,19 +353,19 @@ class Engine:
                     sequence.score(host_rows(self._backend, logits, range(begin, end)))
                 except GenerationError as error:
                     sequence.fail(error)
-            sequence.n_fed += n
+            sequence.n_computed += n
             if sequence.n_pending or sequence.done:
                 continue
             if len(sequence.ids) == sequence.end:
                 sequence.done = True  # only the prompt was asked about
             else:
                 guessed = guesses.get(sequence, [])
-                choices.append(Choice(sequence, range(end - 1 - len(guessed), end), guessed))
+                choices.append(SampleTask(sequence, range(end - 1 - len(guessed), end), guessed))
         sample(self._backend, logits, choices)
         if decoding:
-            self._speculation.costs.measured(sum(len(chunk.ids) for chunk in chunks), perf_counter() - start)
+            self._speculation.costs.record(sum(len(chunk.ids) for chunk in chunks), perf_counter() - start)
         for sequence in rows:
-            self.pool.learn_full(sequence)
+            self.pool.cache_full_blocks(sequence)
             if sequence.done:
-                self._left.append(sequence)
-        self._is_whole = True
+                self._to_remove.append(sequence)
+        self._is_consistent = True

@@ -39,7 +39,7 @@ def require_room(n_blocks: int, backend: Backend, kv_shape: KVShape, what: str, 
         )
 
 
-class Runner:
+class ModelRunner:
     """Runs a model over one cache.
 
     Args:
@@ -81,7 +81,7 @@ class Context:
     def __init__(self, forward: Forward, backend: Backend, kv_shape: KVShape, capacity: int) -> None:
         self._blocks = range(-(-capacity // BLOCK_SIZE))
         self._backend = backend
-        self._run = Runner(forward, backend, kv_shape, len(self._blocks))
+        self._runner = ModelRunner(forward, backend, kv_shape, len(self._blocks))
         self.length = 0
         """Tokens fed so far; the position of the next."""
 
@@ -106,7 +106,7 @@ class Context:
         logits = []
         for start in range(0, len(ids), chunk_rows):
             chunk = Chunk(ids[start : start + chunk_rows], self.length, self._blocks, all_logits)
-            out = self._run.on_device([chunk])
+            out = self._runner.on_device([chunk])
             self.length += len(chunk.ids)
             if all_logits or start + chunk_rows >= len(ids):
                 logits.append(out)

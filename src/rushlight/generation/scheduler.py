@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from rushlight.generation.block_pool import BlockPool
-    from rushlight.generation.sequence import Sequence
+    from rushlight.generation.sequence import SequenceState
 
 MIXED_ROWS = 64
 """Tokens of prompts in a step while texts are being written: theirs are then held up by little."""
@@ -44,30 +44,30 @@ class Scheduler:
         self.pool = pool
         self.max_rows = max_rows
         self.max_sequences = max_sequences
-        self.waiting: list[Sequence] = []  # both in the order of arrival
-        self.running: list[Sequence] = []
+        self.waiting: list[SequenceState] = []  # both in the order of arrival
+        self.running: list[SequenceState] = []
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: SequenceState) -> None:
         """Queues a new sequence."""
         insort(self.waiting, sequence, key=ARRIVAL)
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: SequenceState) -> None:
         """Takes a sequence out, whatever it is doing, and its blocks back."""
         for group in (self.running, self.waiting):
             if sequence in group:
                 group.remove(sequence)
         self._release(sequence)
 
-    def restart(self, sequences: Collection[Sequence]) -> None:
+    def restart(self, sequences: Collection[SequenceState]) -> None:
         """Begins again with these, from their first token: the same bits."""
         self.pool.reset()
         for sequence in sequences:
             sequence.blocks = []
-            sequence.n_known = sequence.n_fed = 0
+            sequence.n_cached_blocks = sequence.n_computed = 0
         self.running = []
         self.waiting = sorted((s for s in sequences if not s.done), key=ARRIVAL)
 
-    def next_rows(self) -> dict[Sequence, int]:
+    def next_rows(self) -> dict[SequenceState, int]:
         """The sequences of the next step, each with how many of its next tokens are fed; their blocks are there."""
         self._admit()
         active = [s for s in self.running if s.runnable][: self.max_sequences]
@@ -88,44 +88,44 @@ class Scheduler:
         for sequence in waiting:
             if n_active >= self.max_sequences:
                 return
-            found = [] if sequence.scores_prompt else self.pool.find(sequence.ids[:-1])
+            found = [] if sequence.scores_prompt else self.pool.match_prefix(sequence.ids[:-1])
             if self._another_computes(sequence, (len(found) + 1) * BLOCK_SIZE):
                 continue  # in a step or two they will be there to share
             # One position more than there are tokens: the first that is chosen will stand there.
             missing = sequence.n_blocks_for(min(len(sequence.ids) + 1, sequence.end)) - len(found)
             if not self._make_room(missing, found):
                 return
-            self.pool.hold(found)
-            sequence.blocks = found + [block for _ in range(missing) if (block := self.pool.take()) is not None]
-            sequence.n_known = len(found)
-            sequence.n_fed = len(found) * BLOCK_SIZE
+            self.pool.acquire(found)
+            sequence.blocks = found + [block for _ in range(missing) if (block := self.pool.allocate()) is not None]
+            sequence.n_cached_blocks = len(found)
+            sequence.n_computed = len(found) * BLOCK_SIZE
             if len(sequence.ids) == sequence.n_prompt:
-                sequence.n_found = sequence.n_fed
+                sequence.n_cached = sequence.n_computed
             self.waiting.remove(sequence)
             insort(self.running, sequence, key=ARRIVAL)
             n_active += 1
 
-    def _another_computes(self, sequence: Sequence, end: int) -> bool:
+    def _another_computes(self, sequence: SequenceState, end: int) -> bool:
         """Whether a running sequence is about to fill a block with the same tokens up to `end`."""
         if end >= len(sequence.ids) or sequence.scores_prompt or not self.pool.shares:
             return False
         return any(
-            s.n_fed < end <= len(s.ids) and s.runnable and s.ids[:end] == sequence.ids[:end] for s in self.running
+            s.n_computed < end <= len(s.ids) and s.runnable and s.ids[:end] == sequence.ids[:end] for s in self.running
         )
 
     def _make_room(self, n_blocks: int, found: list[int]) -> bool:
         """Whether so many blocks can be had beside those found; those whose readers do not read give way for it."""
         unread = [s for s in self.running if not s.runnable]
-        while self.pool.n_free - self.pool.n_idle_of(found) < n_blocks:
+        while self.pool.n_free - self.pool.n_evictable_of(found) < n_blocks:
             if not unread:
                 return False
             self._preempt(unread.pop())
         return True
 
-    def _grow(self, sequence: Sequence, rows: dict[Sequence, int]) -> None:
+    def _grow(self, sequence: SequenceState, rows: dict[SequenceState, int]) -> None:
         """Takes the blocks for the rows of a sequence; without enough it has none in this step."""
-        for _ in range(sequence.n_blocks_for(sequence.n_fed + rows[sequence])):
-            while (block := self.pool.take()) is None:
+        for _ in range(sequence.n_blocks_for(sequence.n_computed + rows[sequence])):
+            while (block := self.pool.allocate()) is None:
                 unread = [s for s in self.running if not s.runnable]
                 victim = (unread or self.running)[-1]
                 rows.pop(victim, None)
@@ -134,12 +134,12 @@ class Scheduler:
                     return
             sequence.blocks.append(block)
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: SequenceState) -> None:
         self.running.remove(sequence)
         self._release(sequence)
         self.add(sequence)
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: SequenceState) -> None:
         self.pool.release(sequence.blocks)
         sequence.blocks = []
-        sequence.n_known = sequence.n_fed = 0
+        sequence.n_cached_blocks = sequence.n_computed = 0

@@ -13,7 +13,7 @@ import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.errors import GenerationError, RequestError, RushlightError
-from rushlight.generation.runner import PREFILL_ROWS, Runner, require_room
+from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
 from rushlight.generation.sampling.logprobs import NOT_FINITE_REMEDY
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Scorer:
     ) -> None:
         self._n_blocks = max(-(-capacity // BLOCK_SIZE), MAX_LANES)
         require_room(self._n_blocks, backend, kv_shape, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
-        self._run = Runner(forward, backend, kv_shape, self._n_blocks)
+        self._runner = ModelRunner(forward, backend, kv_shape, self._n_blocks)
         self._in_one_piece = in_one_piece
 
     def score_many(self, sequences: Iterable[tuple[Sequence[int], int]]) -> Iterator[Likelihood]:
@@ -154,7 +154,7 @@ class Scorer:
         n_new: deque[int] = deque()
 
         def sequences() -> Iterator[tuple[list[int], int]]:
-            for window, n in windows(ids, result.window, result.stride):
+            for window, n in sliding_windows(ids, result.window, result.stride):
                 n_new.append(n)
                 yield window, min(n, len(window) - 1)
 
@@ -215,18 +215,18 @@ class Scorer:
 
     def _feed(self, chunks: Sequence[Chunk], max_rows: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
         """Runs chunks of different sequences, at most max_rows rows in a step: (chunk index, its next logits)."""
-        n_fed = [0] * len(chunks)
+        n_computed = [0] * len(chunks)
         while True:
             step: dict[int, Chunk] = {}
             left = max_rows
             for i, (ids, position, table, all_logits) in enumerate(chunks):
-                if part := ids[n_fed[i] : n_fed[i] + left]:
-                    step[i] = Chunk(part, position + n_fed[i], table, all_logits)
-                    n_fed[i] += len(part)
+                if part := ids[n_computed[i] : n_computed[i] + left]:
+                    step[i] = Chunk(part, position + n_computed[i], table, all_logits)
+                    n_computed[i] += len(part)
                     left -= len(part)
             if not step:
                 return
-            logits = self._run(list(step.values()))
+            logits = self._runner(list(step.values()))
             at = 0
             for i, chunk in step.items():
                 n = len(chunk.ids) if chunk.all_logits else 1
@@ -340,7 +340,7 @@ class Perplexity:
         return self.n_ids / self.elapsed_s if self.elapsed_s else 0.0
 
 
-def windows(ids: Iterable[int], window: int, stride: int) -> Iterator[tuple[list[int], int]]:
+def sliding_windows(ids: Iterable[int], window: int, stride: int) -> Iterator[tuple[list[int], int]]:
     """Each window over a text of token ids, with the number of tokens at its end that are not in the previous one.
 
     Args:

@@ -11,16 +11,15 @@ from rushlight.errors import GenerationError
 from rushlight.generation.sampling.logprobs import NONE_ALLOWED_REMEDY, NOT_FINITE_REMEDY, TokenLogprob, token_logprob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-    from collections.abc import Sequence as Ids
+    from collections.abc import Callable, Collection, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from rushlight.backends.protocol import SamplingRow
-    from rushlight.generation.consumer import ReaderRef
+    from rushlight.generation.consumer import ConsumerRef
     from rushlight.generation.sampling.sampler import Sampler
-    from rushlight.generation.speculation.controller import Guesser
+    from rushlight.generation.speculation.controller import Proposer
     from rushlight.generation.speculation.draft_model import Draft
 
 FinishReason = Literal["stop", "length", "context"]
@@ -44,7 +43,7 @@ class Token(NamedTuple):
     logprob: TokenLogprob | None = None
 
 
-class Sequence:
+class SequenceState:
     """A prompt and the text that goes on from it.
 
     Args:
@@ -53,7 +52,7 @@ class Sequence:
         max_tokens: at most so many new ones.
         context_length: the most tokens that prompt and text have together.
         stop_ids: tokens that end it.
-        guessers: guess what comes next, in whatever way.
+        proposers: guess what comes next, in whatever way.
         notify: called, by whichever thread ran the step, when there is something to read.
 
     Attributes:
@@ -61,10 +60,10 @@ class Sequence:
         n_prompt: how many of them are the prompt.
         scores_prompt: whether the logits after every prompt token are wanted.
         wants_logprobs: whether its reader asks how likely the tokens are.
-        always_guesses: whether every guess is checked, also where it does not pay.
+        always_drafts: whether every guess is checked, also where it does not pay.
         end: the most that there will be.
-        n_fed: of how many the keys and values are in the cache: the next that the model sees is ids[n_fed].
-        n_found: prompt tokens that the prefix cache had.
+        n_computed: of how many the keys and values are in the cache: the next that the model sees is ids[n_computed].
+        n_cached: prompt tokens that the prefix cache had.
         blocks: the blocks of the cache, in order of positions.
         unread: chosen, and not yet read.
         prompt_logprobs: of each prompt token but the first, as far as they are computed.
@@ -77,13 +76,13 @@ class Sequence:
 
     def __init__(
         self,
-        prompt_ids: Ids[int],
+        prompt_ids: Sequence[int],
         sampler: Sampler,
         *,
         max_tokens: int,
         context_length: int,
         stop_ids: Collection[int] = (),
-        guessers: Ids[Guesser | Draft] = (),
+        proposers: Sequence[Proposer | Draft] = (),
         notify: Callable[[], None] | None = None,
     ) -> None:
         self.ids = list(prompt_ids)
@@ -92,22 +91,22 @@ class Sequence:
         self.sampler = sampler
         self.scores_prompt = sampler.params.prompt_logprobs is not None
         self.wants_logprobs = sampler.params.logprobs is not None
-        self.guessers = guessers
-        self.always_guesses = bool(sampler.params.speculate)
+        self.proposers = proposers
+        self.always_drafts = bool(sampler.params.speculate)
         self.notify = notify
         self._stop_ids = stop_ids
         self._ends_as: FinishReason = "length" if self.n_prompt + max_tokens <= context_length else "context"
-        self.n_fed = 0
-        self.n_found = 0
+        self.n_computed = 0
+        self.n_cached = 0
         self.blocks: list[int] = []
-        self.n_known = 0
+        self.n_cached_blocks = 0
         """Of the blocks, how many are full, and known to the pool."""
         self.unread: deque[Token] = deque()
         self.prompt_logprobs: list[TokenLogprob] = []
         self.done = self.end == self.n_prompt and not self.scores_prompt
         self.error: Exception | None = None
         self.arrival = 0
-        self.reader: ReaderRef | None = None
+        self.consumer: ConsumerRef | None = None
         self.prefill_s = 0.0
         self.decode_s = 0.0
 
@@ -118,7 +117,7 @@ class Sequence:
     @property
     def n_pending(self) -> int:
         """Tokens to be fed before the next can be chosen: 1 while decoding."""
-        return len(self.ids) - self.n_fed
+        return len(self.ids) - self.n_computed
 
     @property
     def decoding(self) -> bool:
@@ -146,7 +145,7 @@ class Sequence:
             GenerationError: they hold NaN or infinity.
         """
         n_top = self.sampler.params.prompt_logprobs or 0
-        for position, row in enumerate(logits, self.n_fed + 1):
+        for position, row in enumerate(logits, self.n_computed + 1):
             if len(self.prompt_logprobs) + 1 == position < self.n_prompt:
                 found = token_logprob(row, self.ids[position], n_top)
                 if not isfinite(found.logprob):
@@ -156,14 +155,14 @@ class Sequence:
                     )
                 self.prompt_logprobs.append(found)
 
-    def draws(self, n: int) -> list[SamplingRow]:
+    def sampling_rows(self, n: int) -> list[SamplingRow]:
         """How the next tokens are chosen: n of them, or one where the second depends on the first.
 
         Raises:
             GenerationError: the text cannot be held to its constraint.
         """
-        n = 1 if self.sampler.follows_text else n
-        return [self.sampler.draw(position) for position in range(len(self.ids), len(self.ids) + n)]
+        n = 1 if self.sampler.is_stateful else n
+        return [self.sampler.row(position) for position in range(len(self.ids), len(self.ids) + n)]
 
     def take(self, token: int, logits: NDArray[np.floating] | None) -> None:
         """Takes the token chosen after all that there are; it may be the last.
@@ -176,7 +175,7 @@ class Sequence:
             GenerationError: there was none to choose, or the text cannot be held to its constraint.
         """
         if token < 0:
-            if self.sampler.leaves_none(len(self.ids)):
+            if self.sampler.allows_none(len(self.ids)):
                 raise GenerationError(f"no token may stand at position {len(self.ids)}", remedy=NONE_ALLOWED_REMEDY)
             raise GenerationError(
                 f"the model's logits at position {len(self.ids)} have no finite maximum",

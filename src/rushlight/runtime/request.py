@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
-from rushlight.generation import Draft, Sampler, SamplingParams, SamplingSettings, takes_settings
-from rushlight.generation import Sequence as SequenceState
+from rushlight.generation import (
+    Draft,
+    Sampler,
+    SamplingParams,
+    SamplingSettings,
+    SequenceState,
+    takes_settings,
+)
 from rushlight.generation.speculation.controller import PromptLookup
 from rushlight.runtime.result import Generation, Stats
 from rushlight.runtime.streaming import Completion
@@ -145,7 +151,7 @@ class InputProcessor:
                 max_tokens=own.max_tokens,
                 context_length=self._context_length,
                 stop_ids=stop_ids,
-                guessers=_guessers(engine, sampler) if drafts and own.speculate is not False else (),
+                proposers=_proposers(engine, sampler) if drafts and own.speculate is not False else (),
             )
             engine.check(sequence)
             result = Generation(
@@ -179,7 +185,7 @@ class InputProcessor:
         return valid
 
 
-def _guessers(engine: Engine, sampler: Sampler) -> list[Any]:
+def _proposers(engine: Engine, sampler: Sampler) -> list[Any]:
     return [PromptLookup(), *([Draft(engine.drafts, sampler)] if engine.drafts else [])]
 
 

@@ -8,14 +8,13 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from rushlight.errors import RequestError, RushlightError
-from rushlight.generation.consumer import Reader
+from rushlight.generation.consumer import Consumer
 from rushlight.runtime.result import Token, token_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 
-    from rushlight.generation import Engine, FinishReason
-    from rushlight.generation import Sequence as SequenceState
+    from rushlight.generation import Engine, FinishReason, SequenceState
     from rushlight.generation import Token as SampledToken
     from rushlight.runtime.result import Generation
     from rushlight.text import StopStrings, Tokenizer
@@ -146,7 +145,7 @@ class Completion:
 
     def _update_stats(self) -> None:
         stats, sequence = self.result.stats, self.sequence
-        stats.prefill_s, stats.decode_s, stats.cached_tokens = sequence.prefill_s, sequence.decode_s, sequence.n_found
+        stats.prefill_s, stats.decode_s, stats.cached_tokens = sequence.prefill_s, sequence.decode_s, sequence.n_cached
         if sequence.scores_prompt:
             self.result.prompt_logprobs = [None, *sequence.prompt_logprobs]
 
@@ -192,7 +191,7 @@ class _BaseStream:
         """(prompt tokens computed or found in the prefix cache, all prompt tokens); callable from any thread."""
         sequence = self._completions[0].sequence
         has_started = self.result.stats.generated_tokens > 0  # a finished sequence no longer counts its tokens
-        return sequence.n_prompt if has_started else min(sequence.n_fed, sequence.n_prompt), sequence.n_prompt
+        return sequence.n_prompt if has_started else min(sequence.n_computed, sequence.n_prompt), sequence.n_prompt
 
     def _require_single(self) -> None:
         if len(self._completions) > 1:
@@ -236,7 +235,7 @@ class Stream(_BaseStream):
     def close(self) -> None:
         """Cancels what has not finished."""
         self._pieces.close()
-        self._engine.settle()
+        self._engine.reclaim()
 
 
 class AsyncStream(_BaseStream):
@@ -291,7 +290,7 @@ def run_requests(
     Yields:
         (key, its completions or its error), in the order in which they finish.
     """
-    reader = Reader()  # released with this frame, by no Python code that could swallow an interrupt
+    consumer = Consumer()  # released with this frame, by no Python code that could swallow an interrupt
     active: dict[Key, list[Completion]] = {}
     while True:
         while len(active) < max_active and (pulled := next(requests, None)):
@@ -303,7 +302,7 @@ def run_requests(
         for key in [key for key, completions in active.items() if not completions[-1].sequence.arrival]:
             can_wait = not any(completion.running for completion in chain.from_iterable(active.values()))
             try:
-                _submit(engine, active[key], reader, can_wait=can_wait)
+                _submit(engine, active[key], consumer, can_wait=can_wait)
             except RushlightError as error:
                 _cancel(engine, active.pop(key))
                 yield key, error
@@ -322,7 +321,7 @@ def run_requests(
                 yield key, [completion.result for completion in completions]
 
 
-def _submit(engine: Engine, completions: Iterable[Completion], reader: Reader, *, can_wait: bool) -> None:
+def _submit(engine: Engine, completions: Iterable[Completion], consumer: Consumer, *, can_wait: bool) -> None:
     """Submits those that are not submitted yet, in order, as far as the queue has room.
 
     Args:
@@ -336,7 +335,7 @@ def _submit(engine: Engine, completions: Iterable[Completion], reader: Reader, *
             continue
         if engine.full and not can_wait:
             return
-        engine.submit(completion.sequence, reader, wait=True)
+        engine.submit(completion.sequence, consumer, wait=True)
         can_wait = False
 
 
@@ -364,11 +363,11 @@ def _cancel(engine: Engine, completions: Iterable[Completion]) -> None:
 
 def _pieces(engine: Engine, completions: Sequence[Completion]) -> Generator[Piece]:
     # A function, not a method: a generator that referred to its stream would keep it alive in a cycle.
-    reader, active = Reader(), list(completions)
+    consumer, active = Consumer(), list(completions)
     try:
         while active:
             if not active[-1].sequence.arrival:
-                _submit(engine, active, reader, can_wait=not any(completion.running for completion in active))
+                _submit(engine, active, consumer, can_wait=not any(completion.running for completion in active))
             engine.run_until(partial(_any_ready, active))
             for completion in list(active):
                 while completion.sequence.is_ready() and completion.advance():
@@ -385,8 +384,8 @@ def _pieces(engine: Engine, completions: Sequence[Completion]) -> Generator[Piec
 async def _async_pieces(engine: Engine, completions: Sequence[Completion]) -> AsyncGenerator[Piece]:
     import asyncio  # half a hundred modules, which synchronous use never loads
 
-    # The reader is released with this frame, even if a closed event loop cannot finalize the generator.
-    active, ready, reader = list(completions), asyncio.Event(), Reader()
+    # The consumer is released with this frame, even if a closed event loop cannot finalize the generator.
+    active, ready, consumer = list(completions), asyncio.Event(), Consumer()
     loop = asyncio.get_running_loop()
 
     def notify() -> None:
@@ -398,8 +397,8 @@ async def _async_pieces(engine: Engine, completions: Sequence[Completion]) -> As
     try:
         for completion in active:
             completion.sequence.notify = notify
-            engine.submit(completion.sequence, reader)
-        engine.follow()
+            engine.submit(completion.sequence, consumer)
+        engine.run_in_background()
         while active:
             has_read = False
             for completion in list(active):
@@ -407,7 +406,7 @@ async def _async_pieces(engine: Engine, completions: Sequence[Completion]) -> As
                 advanced = completion.advance()
                 has_read = has_read or advanced
                 if paused and completion.sequence.runnable:
-                    engine.follow()
+                    engine.run_in_background()
                 if completion.finished:
                     engine.cancel(completion.sequence)
                     active.remove(completion)

@@ -10,16 +10,15 @@ import numpy as np
 from rushlight.errors import RushlightError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from collections.abc import Sequence as Ids
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from rushlight.backends.protocol import Array, Backend
-    from rushlight.generation.sequence import Sequence
+    from rushlight.generation.sequence import SequenceState
 
 
-class Choice(NamedTuple):
+class SampleTask(NamedTuple):
     """What is to be chosen for one sequence.
 
     Attributes:
@@ -28,11 +27,11 @@ class Choice(NamedTuple):
         guesses: one fewer than rows.
     """
 
-    sequence: Sequence
+    sequence: SequenceState
     rows: range
-    guesses: Ids[int]
+    guesses: Sequence[int]
 
-    def take(self, tokens: Iterable[int], logits: Mapping[int, NDArray[np.floating]]) -> Choice | None:
+    def take(self, tokens: Iterable[int], logits: Mapping[int, NDArray[np.floating]]) -> SampleTask | None:
         """Has the sequence take the tokens of the first rows; what is left to choose once it has taken them."""
         n = 0
         for n, (token, row) in enumerate(zip(tokens, self.rows, strict=False), 1):
@@ -40,11 +39,11 @@ class Choice(NamedTuple):
             # What was computed for a wrong guess, and after it, is written over in the next step.
             if self.sequence.done or n == len(self.rows) or token != self.guesses[n - 1]:
                 return None
-            self.sequence.n_fed += 1
-        return Choice(self.sequence, self.rows[n:], self.guesses[n:])
+            self.sequence.n_computed += 1
+        return SampleTask(self.sequence, self.rows[n:], self.guesses[n:])
 
 
-def sample(backend: Backend, logits: Array, choices: list[Choice]) -> None:
+def sample(backend: Backend, logits: Array, choices: list[SampleTask]) -> None:
     """Takes the next token for every sequence, and as many more as guesses are right.
 
     One call of the device does for a step. Only where a guess is right, and how the token after it is chosen depends
@@ -55,7 +54,7 @@ def sample(backend: Backend, logits: Array, choices: list[Choice]) -> None:
         logits: (R, V) on the device.
     """
     while choices:
-        draws = [choice.sequence.draws(len(choice.rows)) for choice in choices]
+        draws = [choice.sequence.sampling_rows(len(choice.rows)) for choice in choices]
         rows = [row for choice, own in zip(choices, draws, strict=True) for row in choice.rows[: len(own)]]
         tokens = iter(backend.sample(rows_of(backend, logits, rows), [*chain.from_iterable(draws)]))
         looked_at = [row for choice in choices if choice.sequence.wants_logprobs for row in choice.rows]
@@ -73,11 +72,11 @@ def sample(backend: Backend, logits: Array, choices: list[Choice]) -> None:
         choices = left
 
 
-def host_rows(backend: Backend, logits: Array, rows: Ids[int]) -> NDArray[np.floating]:
+def host_rows(backend: Backend, logits: Array, rows: Sequence[int]) -> NDArray[np.floating]:
     """Some rows of the logits on the host."""
     return backend.to_numpy(rows_of(backend, logits, rows))
 
 
-def rows_of(backend: Backend, logits: Array, rows: Ids[int]) -> Array:
+def rows_of(backend: Backend, logits: Array, rows: Sequence[int]) -> Array:
     """Some rows of the logits, which are most often all."""
     return logits if len(rows) == logits.shape[0] else backend.take(logits, np.array(rows, np.int32))

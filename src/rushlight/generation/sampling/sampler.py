@@ -44,7 +44,7 @@ class Sampler:
         allowed_first: (V,) the same for the first token after the prompt, where that differs.
 
     Attributes:
-        follows_text: whether a draw depends on the tokens before it, so that there is none before they are chosen.
+        is_stateful: whether a draw depends on the tokens before it, so that there is none before they are chosen.
 
     Raises:
         RequestError: `params` names tokens that the vocabulary does not have.
@@ -69,8 +69,8 @@ class Sampler:
         self._allowed = allowed
         self._allowed_first = allowed if allowed_first is None else allowed_first
         self._first = len(prompt_ids)
-        self.follows_text = constraint is not None or self._penalties.grow
-        self._draw = SamplingRow(
+        self.is_stateful = constraint is not None or self._penalties.grow
+        self._row = SamplingRow(
             params.temperature,
             min(params.top_k, vocab_size),
             params.top_p,
@@ -78,19 +78,19 @@ class Sampler:
             adjustments=self._penalties.changes(),
         )
 
-    def draw(self, position: int) -> SamplingRow:
+    def row(self, position: int) -> SamplingRow:
         """How the token to stand at `position` is chosen, after those that were taken."""
         allowed = self._allowed_first if position == self._first else self._allowed
-        draw = self._draw._replace(allowed=allowed)
-        if self.follows_text:
+        draw = self._row._replace(allowed=allowed)
+        if self.is_stateful:
             if self._constraint is not None:
                 allowed = self._constraint.allowed() if allowed is None else self._constraint.allowed() & allowed
             draw = draw._replace(adjustments=self._penalties.changes(), allowed=allowed)
         return draw._replace(uniform=uniform(self.seed, position)) if draw.temperature else draw
 
-    def leaves_none(self, position: int) -> bool:
+    def allows_none(self, position: int) -> bool:
         """Whether no token at all may stand at `position`, after those that were taken."""
-        allowed = self.draw(position).allowed
+        allowed = self.row(position).allowed
         return allowed is not None and not allowed.any()
 
     def take(self, token: int) -> None:
@@ -99,7 +99,7 @@ class Sampler:
         Raises:
             GenerationError: the constraint gives up.
         """
-        if self.follows_text:
+        if self.is_stateful:
             self._penalties.take(token)
             if self._constraint is not None:
                 self._constraint.take(token)

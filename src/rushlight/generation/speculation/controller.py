@@ -15,37 +15,36 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 from rushlight.generation.speculation.draft_model import Draft
-from rushlight.generation.speculation.step_costs import StepCosts, learned_rate, n_right
+from rushlight.generation.speculation.step_costs import StepCosts, count_accepted, update_acceptance_rate
 from rushlight.generation.speculation.suffix_index import SuffixIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Sequence as Ids
+    from collections.abc import Callable, Sequence
 
-    from rushlight.generation.sequence import Sequence
+    from rushlight.generation.sequence import SequenceState
     from rushlight.generation.speculation.draft_model import Drafts
 
-MAX_GUESSES = 15
+MAX_DRAFT_TOKENS = 15
 """Of one sequence in a step."""
 
-LEAST_GAIN = 1.05
+MIN_SPEEDUP = 1.05
 """Guesses must promise to be so much faster: what is measured is noisy."""
 
-LEAST_LIKELIHOOD = 0.05
+MIN_ACCEPTANCE_RATE = 0.05
 """A guess that is right more seldom is not worth a row, whatever it costs."""
 
-ROWS_AHEAD = 4
+LOOKAHEAD_ROWS = 4
 """So many rows more are looked at when one does not pay: some kernels take rows in groups."""
 
 
-class Guesser(Protocol):
+class Proposer(Protocol):
     """One way to guess, for one sequence, at no cost."""
 
-    def look(self, ids: Ids[int]) -> float:
+    def observe(self, ids: Sequence[int]) -> float:
         """Learns from prompt and text so far how good the last guesses were; how likely each of the next is right."""
         ...
 
-    def guess(self, n: int) -> list[int]:
+    def propose(self, n: int) -> list[int]:
         """At most n tokens that may come next."""
         ...
 
@@ -66,34 +65,34 @@ class PromptLookup:
         self._index = SuffixIndex()
         self._rates = [0.0] * (len(self._LENGTHS) + 1)
         self._kind = 0
-        self._guessed: list[int] = []
+        self._draft_tokens: list[int] = []
 
-    def look(self, ids: Ids[int]) -> float:
+    def observe(self, ids: Sequence[int]) -> float:
         index, rates = self._index, self._rates
         new = ids[len(index.ids) :]
-        if self._guessed:
-            right = n_right(self._guessed, new)
-            rates[self._kind] = learned_rate(rates[self._kind], right, len(self._guessed))
+        if self._draft_tokens:
+            right = count_accepted(self._draft_tokens, new)
+            rates[self._kind] = update_acceptance_rate(rates[self._kind], right, len(self._draft_tokens))
         for token in new:
             index.append(token)
         length, end = index.match()
         self._kind = bisect(self._LENGTHS, length)
-        self._guessed = index.ids[end : end + 1] if length else []  # whether it comes true costs nothing to see
+        self._draft_tokens = index.ids[end : end + 1] if length else []  # whether it comes true costs nothing to see
         return rates[self._kind] if length else 0.0
 
     def forget(self) -> None:
         self._index = SuffixIndex()
 
-    def guess(self, n: int) -> list[int]:
+    def propose(self, n: int) -> list[int]:
         ids = self._index.ids
         length, end = self._index.match()
-        self._guessed = []
+        self._draft_tokens = []
         for i in range(end, end + n if length else end):
-            self._guessed.append(ids[i] if i < len(ids) else self._guessed[i - len(ids)])
-        return self._guessed
+            self._draft_tokens.append(ids[i] if i < len(ids) else self._draft_tokens[i - len(ids)])
+        return self._draft_tokens
 
 
-class Speculation:
+class SpeculationController:
     """Decides what is guessed in the steps of an engine.
 
     Args:
@@ -104,45 +103,45 @@ class Speculation:
         self.costs = StepCosts()
         self._drafts = drafts
 
-    def guesses(self, sequences: Ids[Sequence]) -> dict[Sequence, list[int]]:
+    def draft(self, sequences: Sequence[SequenceState]) -> dict[SequenceState, list[int]]:
         """For each decoding sequence of a step, the tokens to be checked beside its next row; none for most texts."""
-        if not any(sequence.guessers for sequence in sequences):
+        if not any(sequence.proposers for sequence in sequences):
             return {}
-        likelihoods, guessers = [], []
+        likelihoods, proposers = [], []
         for sequence in sequences:
-            looks = [(guesser.look(sequence.ids), guesser) for guesser in sequence.guessers]
-            likelihood, guesser = max(looks, key=itemgetter(0)) if looks else (0.0, None)
+            looks = [(proposer.observe(sequence.ids), proposer) for proposer in sequence.proposers]
+            likelihood, proposer = max(looks, key=itemgetter(0)) if looks else (0.0, None)
             likelihoods.append(likelihood)
-            guessers.append(guesser)
-        always = [i for i, sequence in enumerate(sequences) if sequence.always_guesses]
+            proposers.append(proposer)
+        always = [i for i, sequence in enumerate(sequences) if sequence.always_drafts]
         if not any(likelihoods) and not always:
             return {}
         limits = [sequence.n_spare for sequence in sequences]
         counts: Counter[int] = Counter()
-        if self.costs.knows(len(sequences)):
-            drafted = [isinstance(guesser, Draft) for guesser in guessers]
+        if self.costs.is_measured(len(sequences)):
+            drafted = [isinstance(proposer, Draft) for proposer in proposers]
             draft_s = self._drafts.costs.estimate if self._drafts else None
-            counts = worthwhile(likelihoods, limits, self.costs.estimate, drafted, draft_s)
-        counts |= Counter({i: min(MAX_GUESSES, limits[i]) for i in always})
-        guessed: dict[Sequence, list[int]] = {}
+            counts = plan_drafts(likelihoods, limits, self.costs.estimate, drafted, draft_s)
+        counts |= Counter({i: min(MAX_DRAFT_TOKENS, limits[i]) for i in always})
+        guessed: dict[SequenceState, list[int]] = {}
         wanted: dict[Draft, int] = {}
         for i, n in sorted(counts.items()):
-            guesser = guessers[i]
-            if isinstance(guesser, Draft):
-                wanted[guesser] = n
-                guessed[sequences[i]] = guesser.guessed  # filled below, for all of them together
-            elif guesser is not None:
-                guessed[sequences[i]] = guesser.guess(n)
+            proposer = proposers[i]
+            if isinstance(proposer, Draft):
+                wanted[proposer] = n
+                guessed[sequences[i]] = proposer.draft_tokens  # filled below, for all of them together
+            elif proposer is not None:
+                guessed[sequences[i]] = proposer.propose(n)
         if self._drafts is not None:
-            self._drafts.guess(wanted)
+            self._drafts.propose(wanted)
         return {sequence: tokens for sequence, tokens in guessed.items() if tokens}
 
 
-def worthwhile(
-    likelihoods: Ids[float],
-    limits: Ids[int],
+def plan_drafts(
+    likelihoods: Sequence[float],
+    limits: Sequence[int],
     step_s: Callable[[int], float],
-    drafted: Ids[bool] = (),
+    drafted: Sequence[bool] = (),
     draft_s: Callable[[int], float] | None = None,
 ) -> Counter[int]:
     """How many tokens to guess of each sequence, so that a step brings the most tokens a second.
@@ -159,16 +158,16 @@ def worthwhile(
     """
     n = len(likelihoods)
     # The next row of each sequence, the likeliest first.
-    rows = [(-p, i, 1) for i, p in enumerate(likelihoods) if p >= LEAST_LIKELIHOOD and limits[i] > 0]
+    rows = [(-p, i, 1) for i, p in enumerate(likelihoods) if p >= MIN_ACCEPTANCE_RATE and limits[i] > 0]
     heapify(rows)
     taken: list[int] = []  # whose rows
-    ahead = max(ROWS_AHEAD, sum(drafted))  # the first row of a round pays for the draft's forward
+    ahead = max(LOOKAHEAD_ROWS, sum(drafted))  # the first row of a round pays for the draft's forward
     rounds: Counter[int] = Counter()
-    tokens, guessing_s, n_best, best = float(n), 0.0, 0, LEAST_GAIN * n / step_s(n)
+    tokens, guessing_s, n_best, best = float(n), 0.0, 0, MIN_SPEEDUP * n / step_s(n)
     while rows and len(taken) - n_best < ahead:
         loss, i, j = rows[0]
         gain = likelihoods[i] ** (j + 1)
-        if j < min(limits[i], MAX_GUESSES) and gain >= LEAST_LIKELIHOOD:
+        if j < min(limits[i], MAX_DRAFT_TOKENS) and gain >= MIN_ACCEPTANCE_RATE:
             heapreplace(rows, (-gain, i, j + 1))
         else:
             heappop(rows)

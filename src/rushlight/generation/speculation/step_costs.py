@@ -25,7 +25,7 @@ class StepCosts:
         self._measured: dict[int, int] = {}  # after how many steps; the one measured last comes last
         self._n_steps = 0
 
-    def measured(self, n_rows: int, seconds: float) -> None:
+    def record(self, n_rows: int, seconds: float) -> None:
         """Takes the time of a step."""
         self._n_steps += 1
         # One step that was interrupted, or the first of its kind, is not to decide for the next hundreds.
@@ -36,7 +36,7 @@ class StepCosts:
         while self._n_steps - self._measured[oldest := next(iter(self._measured))] > FORGET_STEPS:
             del self._seconds[oldest], self._measured[oldest]
 
-    def knows(self, n_rows: int) -> bool:
+    def is_measured(self, n_rows: int) -> bool:
         """Whether such a step was measured lately."""
         return n_rows in self._seconds
 
@@ -61,7 +61,7 @@ class StepCosts:
         return self._seconds[low] * (1 - share) + self._seconds[high] * share
 
 
-def n_right(guessed: Sequence[int], tokens: Sequence[int]) -> int:
+def count_accepted(guessed: Sequence[int], tokens: Sequence[int]) -> int:
     """How many guesses came true before the first that did not."""
     n = 0
     for guess, token in zip(guessed, tokens, strict=False):
@@ -71,7 +71,7 @@ def n_right(guessed: Sequence[int], tokens: Sequence[int]) -> int:
     return n
 
 
-def learned_rate(rate: float, right: int, n_guessed: int) -> float:
+def update_acceptance_rate(rate: float, right: int, n_drafted: int) -> float:
     """The share of guesses that were right, the last ones counting most; those after a wrong one prove nothing."""
     rate = 1 - (1 - rate) * (1 - LEARNING_RATE) ** right
-    return rate if right == n_guessed else rate * (1 - LEARNING_RATE)
+    return rate if right == n_drafted else rate * (1 - LEARNING_RATE)
