@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rushlight.runtime.model import Model
     from rushlight.runtime.request import Request
     from rushlight.runtime.result import Beam, Generation, Score, Stats
-    from rushlight.runtime.streaming import AsyncStream, Stream
+    from rushlight.runtime.streaming import AsyncStream, Delta, Stream
 
 __version__ = "0.1.0"
 
@@ -35,6 +35,7 @@ __all__ = [
     "AsyncStream",
     "Beam",
     "Chat",
+    "Delta",
     "Generation",
     "Model",
     "Perplexity",
@@ -58,6 +59,7 @@ _HOMES = {
     "AsyncStream": "rushlight.runtime.streaming",
     "Beam": "rushlight.runtime.result",
     "Chat": "rushlight.chat",
+    "Delta": "rushlight.runtime.streaming",
     "Generation": "rushlight.runtime.result",
     "Model": "rushlight.runtime.model",
     "Perplexity": "rushlight.generation",
