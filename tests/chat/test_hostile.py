@@ -192,7 +192,7 @@ def test_an_error_cannot_drive_the_terminal(renderer):
 def test_a_process_that_was_stopped_is_replaced(renderer):
     renderer.render("x", [MESSAGES], {})
     before = renderer._process.pid
-    with pytest.raises(TemplateError, match=f"more than {CPU_S:g} s or 128 MB, and was stopped"):
+    with pytest.raises(TemplateError, match=f"was stopped: it exceeded {CPU_S:g} s or 128 MB"):
         renderer.render(GLUTTONS["nested loops"], [MESSAGES], {})
     assert renderer.render("y", [MESSAGES], {}) == ["y"]
     assert renderer._process.pid != before

@@ -11,6 +11,7 @@ from chat_helpers import CHATML, IM_END, IM_START
 import rushlight
 from rushlight import Chat
 from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.chat import ConversationEncoder, find_template, turn_end_ids
 from rushlight.errors import ContextLengthError, GenerationError, RequestError, TemplateError, TokenizerError
 
 
@@ -204,14 +205,14 @@ def test_an_empty_message(chat, text):
 
 
 def test_half_of_a_surrogate_pair(chat):
-    with pytest.raises(RequestError, match="message 2: the content holds half of a surrogate pair"):
+    with pytest.raises(RequestError, match="message 2: the content contains half of a surrogate pair"):
         chat.send("\ud800")
     assert roles(chat) == ["system"]
 
 
 @pytest.mark.parametrize("text", [None, 5, b"Hi"])
 def test_a_message_is_text(chat, text):
-    with pytest.raises(RequestError, match="a message is text"):
+    with pytest.raises(RequestError, match="expected the message as str"):
         chat.send(text)
     assert roles(chat) == ["system"]
 
@@ -251,7 +252,7 @@ def test_the_oldest_turns_are_no_longer_read_and_it_is_said(tales, caplog):
         n_left_out = sum(len(tales.tokenizer.encode(message["content"])) for message in left_out)
         assert len(results[-1].prompt_ids) + n_left_out + 16 > 512 - 10
     said = [record.getMessage() for record in caplog.records if "context" in record.getMessage()]
-    assert said == ["the context of 512 tokens is full: the oldest turn is no longer read"] * (8 - n_read)
+    assert said == ["the context of 512 tokens is full: the oldest turn is no longer in the prompt"] * (8 - n_read)
 
 
 def test_the_room_for_the_answer_is_never_more_than_half(tales):
@@ -259,7 +260,7 @@ def test_the_room_for_the_answer_is_never_more_than_half(tales):
         result = chat.send("word " * 200, ignore_eos=True)
         assert result.finish_reason == "context"
         assert len(result.prompt_ids) + len(result.ids) == 512
-        with pytest.raises(ContextLengthError, match="256 beside the 256 kept for the answer"):
+        with pytest.raises(ContextLengthError, match="room for 256: 256 are reserved for the answer"):
             chat.send("word " * 300)
 
 
@@ -270,8 +271,8 @@ def test_a_message_that_cannot_fit_is_refused_with_the_counts(chat, tales):
     with pytest.raises(ContextLengthError) as error:
         chat.send("word " * 600)
     assert str(error.value) == (
-        f"the message takes {n_tokens} tokens with the system prompt, and of the context of 512 there are 500 beside "
-        f"the 12 kept for the answer; shorten it by {n_tokens - 500} tokens or more"
+        f"the message takes {n_tokens} tokens with the system prompt, and the context of 512 has room for 500: "
+        f"12 are reserved for the answer; shorten it by {n_tokens - 500} tokens or more"
     )
     assert chat.messages == before
     assert chat.n_forgotten == 0
@@ -297,7 +298,7 @@ def test_retry_and_undo(chat):
     assert again.result.text != first.text
     chat.undo()
     for nothing in (chat.undo, chat.retry):
-        with pytest.raises(RequestError, match="nothing was said yet"):
+        with pytest.raises(RequestError, match="no message yet"):
             nothing()
 
 
@@ -335,11 +336,11 @@ def test_saved_and_loaded(chat, tales, tmp_path):
         ("[]", "not a JSON object"),
         ("{", "not JSON"),
         ('{"format": "rushlight conversation", "version": 2, "messages": []}', "another version"),
-        ('{"format": "rushlight conversation", "version": 1}', "messages are not a list"),
+        ('{"format": "rushlight conversation", "version": 1}', "messages must be a list"),
         (
             '{"format": "rushlight conversation", "version": 1, "messages": [{"role": "wizard", "content": "x"}, 3, '
             '{"role": "user"}, {"role": "user", "content": 1}, {"role": "system", "content": "x"}]}',
-            "message 1: the role is 'wizard'.*message 2: .*message 3: .*message 4: .*not text\n.*message 5: a system",
+            "message 1: the role is 'wizard'.*message 2: .*message 3: .*message 4: .*must be a string\n.*message 5: a system",
         ),
     ],
 )
@@ -352,7 +353,7 @@ def test_files_that_are_no_conversations(chat, tmp_path, content, message):
         chat.load(path)
     assert roles(chat) == ["system"]
     if "rushlight" not in content:
-        with pytest.raises(RequestError, match="no saved conversation, and it stays"):
+        with pytest.raises(RequestError, match="refusing to overwrite: not a saved conversation"):
             chat.save(path)
         assert path.read_text() == content
 
@@ -382,3 +383,22 @@ def test_a_template_that_refuses_the_conversation(tales):
         with pytest.raises(TemplateError, match="line 1 of the chat template: One only"):
             chat.send("b", max_tokens=1)
         assert roles(chat) == ["user", "assistant"]
+
+
+def test_a_conversation_can_be_rendered_without_a_session(chatml):
+    model, messages = chatml.model, [{"role": "user", "content": "Who was the king?"}]
+    template = find_template(model, CHATML)
+    ids = ConversationEncoder(model.tokenizer).encode(template.render(messages))
+    end_ids = turn_end_ids(template, model.tokenizer, model.config.vocab_size)
+    answer = model.generate(ids, stop=template.stop, stop_ids=end_ids, max_tokens=12)
+    sent = chatml.send("Who was the king?")
+    assert (answer.prompt_ids, answer.ids, answer.text) == (sent.prompt_ids, sent.ids, sent.text)
+    assert turn_end_ids(find_template(model), model.tokenizer, model.config.vocab_size) == ()
+
+
+def test_a_chat_has_one_answer_per_message(tales, chat):
+    with pytest.raises(RequestError, match=r"one answer per message \(found n 2\)"):
+        Chat(tales, n=2)
+    with pytest.raises(RequestError, match="one answer per message"):
+        chat.send("Hello", n=2)
+    assert roles(chat) == ["system"]

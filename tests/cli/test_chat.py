@@ -99,7 +99,7 @@ class TestLineByLine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--chat-template", "nowhere.jinja"], "nowhere.jinja: the chat template cannot be read"),
+            (["--chat-template", "nowhere.jinja"], "nowhere.jinja: cannot read the chat template"),
             (["--load", "nowhere.json"], "nowhere.json"),
             (["--temp", "-1"], "temperature"),
             (["--stop", ""], "stop string"),
@@ -181,7 +181,7 @@ class TestAtATerminal:
         assert "written as plain turns" in shown
         assert "system: Be kind.\nuser: Once upon a time\nassistant: " in shown
         assert "taken back: Once upon a time" in somebody.say("/undo")
-        assert "nothing was said yet" in somebody.say("/undo")
+        assert "the conversation has no message yet" in somebody.say("/undo")
         assert "3 messages" in somebody.say("/load talk.json")
         assert "user: Once upon a time" in somebody.say("/show")
         assert "the conversation is forgotten" in somebody.say("/clear")

@@ -269,6 +269,29 @@ def test_several_texts_of_one_prompt_have_seeds_of_their_own(model):
     assert [text.stats.cached_tokens for text in texts] == [0, 64, 64]
 
 
+def test_with_n_a_result_is_a_list(model):
+    [one] = model.generate(PROMPT, n=1, max_tokens=3)
+    assert one.ids == model.generate(PROMPT, n=None, max_tokens=3).ids
+    results = dict(model.generate_many([PROMPT, Request(PROMPT, n=2), Request(PROMPT, n=1)], max_tokens=3))
+    assert [len(results[i]) if isinstance(results[i], list) else 0 for i in range(3)] == [0, 2, 1]
+    results = dict(model.generate_many([PROMPT, Request(PROMPT, n=3)], n=2, max_tokens=3))
+    assert [len(results[i]) for i in range(2)] == [2, 3]
+
+
+def test_settings_shared_by_many_requests(model):
+    own = {"max_tokens": 4, "stop": "never in it"}
+    requests = [PROMPT, Request(PROMPT, max_tokens=None), Request(PROMPT, **own), Request(PROMPT, settings=5)]
+    shared = {"max_tokens": 12, "temperature": 0.8, "seed": 3, "stop": model.generate(PROMPT, max_tokens=3).text[-2:]}
+    results = dict(model.generate_many(requests, **shared))
+    expected = model.generate(PROMPT, **shared)
+    assert results[0].text == results[1].text == expected.text
+    assert results[2].text == model.generate(PROMPT, **{**shared, **own}).text
+    assert isinstance(results[3], RequestError)
+    for wrong in ({"temperature": -1}, {"max_token": 3}, {"stop": ""}):
+        with pytest.raises(RequestError):
+            model.generate_many([PROMPT], **wrong)
+
+
 def test_more_texts_than_the_queue_and_the_memory_hold(monkeypatch):
     model = rushlight.load(kv_bytes=2_500_000)
     engine = model._default.engine
