@@ -1,1 +1,1 @@
-"""rushlight against the runtimes that people use today, in one sitting: see README.md."""
+"""Benchmarks of rushlight and other runtimes on the same machine; see README.md."""

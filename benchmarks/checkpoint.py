@@ -1,4 +1,4 @@
-"""The checkpoint that is measured: GPT-2's smallest shape, 124,439,808 parameters, with random weights from a seed."""
+"""Writes the benchmark checkpoint: the shape of GPT-2 small, 124,439,808 parameters, with seeded random weights."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ GPT2_SMALL = Shape()
 def write_checkpoint(folder: Path, shape: Shape = GPT2_SMALL) -> None:
     """Writes model.safetensors (float32), config.json and, for GPT-2's vocabulary, its tokenizer's files.
 
-    The spread of the weights is such that every part counts: queries and keys make attention choose, the blocks
-    outweigh the embeddings (a tied random head would otherwise say each token again), and no bias is zero, so that even
-    one lost in one block moves the logits by several times float32's tolerance.
+    The weights are scaled so that every part affects the logits: attention is not uniform, the blocks outweigh the
+    embeddings (or a tied random head would repeat each token), and biases are non-zero, so that losing a single one
+    moves the logits by several times the float32 tolerance.
     """
     from safetensors.numpy import save_file
 
@@ -57,7 +57,7 @@ def write_checkpoint(folder: Path, shape: Shape = GPT2_SMALL) -> None:
 
 
 def random_tensors(shape: Shape) -> dict[str, NDArray[np.float32]]:
-    """The tensors under the names that transformers gives them."""
+    """The tensors by their names in transformers."""
     rng = np.random.default_rng(SEED)
     c = shape.n_embd
 
@@ -81,7 +81,7 @@ def random_tensors(shape: Shape) -> dict[str, NDArray[np.float32]]:
 
 
 def _write_tokenizer(folder: Path) -> None:
-    """GPT-2's own vocabulary, in the files that other runtimes read it from."""
+    """Writes the vocabulary of GPT-2 in the files that other runtimes read."""
     from rushlight.text.gpt2 import vocabulary_and_merges
 
     vocab, merges = vocabulary_and_merges()

@@ -1,9 +1,9 @@
-"""Compares builds of rushlight in turn: decode, prefill and a batch of the same model, a process for each build.
+"""Compares two builds of rushlight in interleaved rounds: decode, prefill and batched decode of the same model.
 
     python -m benchmarks.compare before/src after/src --dtypes f32,int8
 
-A folder holds the package `rushlight` with its native extension. One build works at a time while the other waits, so
-that a machine that drifts does not decide the ratio. Nothing else should run meanwhile.
+Each folder holds the package `rushlight` with its native extension, and runs in its own process. The builds alternate,
+so that drift of the machine's speed cancels out of the ratio. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.checkpoint import write_checkpoint
 from benchmarks.handle import ROOT
 
 DTYPES = ("f32", "f16", "bf16", "int8", "int4")
-WORK = {"decode": ("decode", 1), "16 sequences": ("decode", 16), "prefill of 256": ("prefill", 256)}
+WORK = {"decode": ("decode", 1), "decode, batch size 16": ("decode", 16), "prefill of 256": ("prefill", 256)}
 DECODED_TOKENS = 16
 
 WORKER = """
@@ -37,7 +37,7 @@ for line in sys.stdin:
 
 
 class Build:
-    """A process that has loaded the model with one build, at real-time priority where that is allowed."""
+    """A process that has loaded the model with one build, at real-time priority where permitted."""
 
     def __init__(self, folder: Path, checkpoint: Path, dtype: str) -> None:
         command = [sys.executable, "-c", WORKER, str(checkpoint), dtype]
@@ -50,36 +50,38 @@ class Build:
         self._answer()
 
     def time_s(self, kind: str, n: int, tokens: int = DECODED_TOKENS) -> float:
-        """Seconds of a decode step of n sequences, or of a prefill of n tokens."""
+        """Seconds of a decode step with batch size n, or of a prefill of n tokens."""
         self._process.stdin.write(f"{kind} {n} {tokens}\n")
         self._process.stdin.flush()
         return float(self._answer())
 
     def close(self) -> None:
-        """Ends the process."""
+        """Stops the process."""
         self._process.communicate()
 
     def _answer(self) -> str:
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("a build ended; its error stands above")
+            raise SystemExit("a build exited; see its error above")
         return line
 
 
 def show(line: str) -> None:
-    """Prints at once, also into a pipe."""
+    """Prints a line without buffering."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Measures and prints a row for each dtype and kind of work: medians, and the median of the rounds' ratios."""
+    """Prints a row per dtype and kind of work: the medians, and the median of the rounds' ratios."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("before", type=Path, help="folder with the package to compare with")
-    parser.add_argument("after", type=Path, help="folder with the other")
-    parser.add_argument("--dtypes", default=",".join(DTYPES), help="of these: %(default)s")
-    parser.add_argument("--rounds", type=int, default=9, help="in each, both builds after one another (%(default)s)")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks", help="the checkpoint; kept")
+    parser.add_argument("after", type=Path, help="folder with the changed package")
+    parser.add_argument("--dtypes", default=",".join(DTYPES), help="comma-separated subset of: %(default)s")
+    parser.add_argument("--rounds", type=int, default=9, help="number of rounds (%(default)s)")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "build" / "benchmarks", help="folder that keeps the checkpoint"
+    )
     arguments = parser.parse_args()
     checkpoint = arguments.work / "gpt2-small"
     if not (checkpoint / "config.json").exists():

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.first_token PEER PATH DTYPE THREADS`: what is timed from its start to its first output."""
+"""`python -m benchmarks.first_token PEER PATH DTYPE THREADS`: prints the first token of a fresh process, for timing."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The goals that rushlight sets itself on a CPU, and how far a sitting's record meets them."""
+"""Performance goals on a CPU, and whether the record of a benchmark run meets them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RIVAL = "llama.cpp"
 
 DECODE_RATIO = {"f32": 2.0, "bf16": 2.0, "int8": 2.0, "int4": 2.0}
 PREFILL_RATIO = {"f32": 2.0, "bf16": 1.7, "int8": 2.0}
-TOGETHER_RATIO = {"f32": 1.8, "bf16": 2.0, "int8": 2.0, "int4": 2.0}
+BATCH_RATIO = {"f32": 1.8, "bf16": 2.0, "int8": 2.0, "int4": 2.0}
 BANDWIDTH_SHARE = 0.85
 FIRST_TOKEN_S = 0.25
 PEAK_OVERHEAD_BYTES = 80e6
@@ -27,34 +27,34 @@ NO_HITS_RATIO = 0.97
 
 @dataclass(frozen=True)
 class Goal:
-    """One row.
+    """A row of the table of goals.
 
     Attributes:
-        what: what is measured.
-        goal: what it should be, in words.
-        measured: what it is, in words; why there is none, if there is none.
-        met: None where nothing was measured.
+        metric: the quantity measured.
+        goal: its target, as text.
+        measured: its value as text, or why it was not measured.
+        met: whether the value meets the goal; None where it was not measured.
     """
 
-    what: str
+    metric: str
     goal: str
     measured: str
     met: bool | None
 
     @classmethod
-    def at_least(cls, what: str, value: float | None, goal: float, unit: str, why: str = "not measured") -> Goal:
-        """A ratio or share that should be reached."""
-        words = why if value is None else _words(value, unit)
-        return cls(what, f"≥ {_words(goal, unit)}", words, None if value is None else value >= goal)
+    def at_least(cls, metric: str, value: float | None, goal: float, unit: str, why: str = "not measured") -> Goal:
+        """A lower bound on a ratio or share."""
+        text = why if value is None else _format(value, unit)
+        return cls(metric, f"≥ {_format(goal, unit)}", text, None if value is None else value >= goal)
 
     @classmethod
-    def at_most(cls, what: str, value: float | None, goal: float, unit: str, why: str = "not measured") -> Goal:
-        """A cost that should not be exceeded."""
-        words = why if value is None else _words(value, unit)
-        return cls(what, f"≤ {_words(goal, unit)}", words, None if value is None else value <= goal)
+    def at_most(cls, metric: str, value: float | None, goal: float, unit: str, why: str = "not measured") -> Goal:
+        """An upper bound on a cost."""
+        text = why if value is None else _format(value, unit)
+        return cls(metric, f"≤ {_format(goal, unit)}", text, None if value is None else value <= goal)
 
 
-def _words(value: float, unit: str) -> str:
+def _format(value: float, unit: str) -> str:
     match unit:
         case "×":
             return f"{value:.2f} ×"
@@ -71,7 +71,7 @@ def _words(value: float, unit: str) -> str:
 
 
 def goals(record: dict[str, Any]) -> list[Goal]:
-    """Every goal, in the order in which they were set; those that were not measured say so."""
+    """All goals, with those that were not measured."""
     own = record["own"]
     rows = []
     for dtype, goal in DECODE_RATIO.items():
@@ -80,18 +80,18 @@ def goals(record: dict[str, Any]) -> list[Goal]:
     rows += [_bandwidth(record, dtype) for dtype in DECODE_RATIO]
     for dtype, goal in PREFILL_RATIO.items():
         value, why = ratio(record, "prefill_tok_s", dtype)
-        what = f"prefill of {record['plan']['prompt_tokens']}, {dtype}, over {RIVAL}"
-        rows.append(Goal.at_least(what, value, goal, "×", why))
-    for dtype, goal in TOGETHER_RATIO.items():
-        value, why = ratio(record, "together_tok_s", dtype)
-        what = f"{record['plan']['together']} sequences decoding together, {dtype}, over {RIVAL}"
-        rows.append(Goal.at_least(what, value, goal, "×", why))
+        metric = f"prefill of {record['config']['prompt_tokens']}, {dtype}, over {RIVAL}"
+        rows.append(Goal.at_least(metric, value, goal, "×", why))
+    for dtype, goal in BATCH_RATIO.items():
+        value, why = ratio(record, "batch_decode_tok_s", dtype)
+        metric = f"decode, batch size {record['config']['batch_size']}, {dtype}, over {RIVAL}"
+        rows.append(Goal.at_least(metric, value, goal, "×", why))
     engine = own.get("engine", {})
-    for name, what, goal in (
-        ("speculation", "text that repeats itself, guesses on, over plain decode, f32", SPECULATION_RATIO),
-        ("no_hits", "text that does not, guesses on, over plain decode, f32", NO_HITS_RATIO),
+    for name, metric, goal in (
+        ("speculation", "repetitive completion, speculative over plain decoding, f32", SPECULATION_RATIO),
+        ("no_hits", "non-repetitive completion, speculative over plain decoding, f32", NO_HITS_RATIO),
     ):
-        rows.append(Goal.at_least(what, _median(engine.get(name)), goal, "×"))
+        rows.append(Goal.at_least(metric, _median(engine.get(name)), goal, "×"))
     rows += _first_token(record)
     rows += [_peak(record, dtype) for dtype in DECODE_RATIO]
     bare = _median(own.get("bare_python_s"))
@@ -99,34 +99,34 @@ def goals(record: dict[str, Any]) -> list[Goal]:
     over_bare = None if import_s is None or bare is None else import_s - bare
     rows.append(Goal.at_most("import rushlight, over bare python", over_bare, IMPORT_S, "ms"))
     rows.append(Goal.at_most("rushlight --help", help_s, HELP_S, "ms"))
-    rows.append(_step_share(record, "calls from Python in a decode step, int4", "calls_s", "int4", PYTHON_SHARE))
-    what = "sampling (top-k, top-p, min-p, penalties) in a decode step, int8"
-    rows.append(_step_share(record, what, "sampling_s", "int8", SAMPLING_SHARE))
+    rows.append(_step_share(record, "call overhead, share of a decode step, int4", "calls_s", "int4", PYTHON_SHARE))
+    metric = "sampling (top-k, top-p, min-p, penalties), share of a decode step, int8"
+    rows.append(_step_share(record, metric, "sampling_s", "int8", SAMPLING_SHARE))
     size = _runtime(record, "rushlight").get("installed_bytes")
     why = "not measured: rushlight is not installed, or editable"
-    rows.append(Goal.at_most("installed size with all it needs", size, INSTALLED_BYTES, "MB", why))
+    rows.append(Goal.at_most("installed size with dependencies", size, INSTALLED_BYTES, "MB", why))
     rows += [_perplexity(own, dtype, goal) for dtype, goal in PERPLEXITY_RATIO.items()]
     return rows
 
 
-def ratio(record: dict[str, Any], what: str, dtype: str, rival: str = RIVAL) -> tuple[float | None, str]:
-    """The rate of rushlight over a rival's at the same dtype: the median of the rounds' ratios; or None, and why."""
+def ratio(record: dict[str, Any], metric: str, dtype: str, rival: str = RIVAL) -> tuple[float | None, str]:
+    """The rate of rushlight over a rival's at the same dtype: the median of the rounds' ratios, or None and why."""
     found = []
     for name in ("rushlight", rival):
         entry = _runtime(record, name)
-        told = entry.get("dtypes", {}).get(dtype, {})
-        if problem := entry.get("problem") or told.get("problem"):
+        results = entry.get("dtypes", {}).get(dtype, {})
+        if problem := entry.get("problem") or results.get("problem"):
             return None, f"not measured: {name}: {problem}"
-        if told.get("agrees") is False:
-            return None, f"not compared: {name} computes something else"
-        if what not in told:
+        if results.get("agrees") is False:
+            return None, f"not compared: {name} computes different results"
+        if metric not in results:
             return None, f"not measured: {name} has no {dtype}"
-        found.append(told[what]["values"])
+        found.append(results[metric]["values"])
     return statistics.median(ours / theirs for ours, theirs in zip(*found, strict=False)), ""
 
 
 def _runtime(record: dict[str, Any], name: str) -> dict[str, Any]:
-    return record["runtimes"].get(name, {"problem": "not asked for"})
+    return record["runtimes"].get(name, {"problem": "not selected"})
 
 
 def _mine(record: dict[str, Any], dtype: str) -> dict[str, Any]:
@@ -146,21 +146,21 @@ def _bandwidth(record: dict[str, Any], dtype: str) -> Goal:
         share = statistics.median(
             tok_s * step_bytes / 1e9 / gb_s for tok_s, gb_s in zip(rate["values"], limit["values"], strict=False)
         )
-    what = f"decode, one sequence, {dtype}, of what reading the same weights alone reaches"
+    metric = f"decode, one sequence, {dtype}, share of the bandwidth of only reading the weights"
     if share is not None and own["reader"] != "weights":
-        # NumPy is no measure of what this machine can read.
-        measured = f"{share:.0%} of what NumPy reads: the backend has no reader of its weights"
-        return Goal(what, f"≥ {_words(BANDWIDTH_SHARE, '%')}", measured, None)
-    return Goal.at_least(what, share, BANDWIDTH_SHARE, "%")
+        # NumPy does not reach the bandwidth of this machine.
+        measured = f"{share:.0%} of the bandwidth of NumPy: the backend cannot read weights without computing"
+        return Goal(metric, f"≥ {_format(BANDWIDTH_SHARE, '%')}", measured, None)
+    return Goal.at_least(metric, share, BANDWIDTH_SHARE, "%")
 
 
 def _first_token(record: dict[str, Any]) -> list[Goal]:
     mine = _median(_mine(record, "f32").get("first_token_s"))
     theirs = _median(_runtime(record, RIVAL).get("dtypes", {}).get("f32", {}).get("first_token_s"))
     below = Goal(
-        f"the same, against {RIVAL}'s",
-        f"below {'its own' if theirs is None else _words(theirs, 's')}",
-        "not measured" if mine is None or theirs is None else _words(mine, "s"),
+        f"process start to first token, f32, compared with {RIVAL}",
+        f"below {'its time' if theirs is None else _format(theirs, 's')}",
+        "not measured" if mine is None or theirs is None else _format(mine, "s"),
         None if mine is None or theirs is None else mine < theirs,
     )
     return [Goal.at_most("process start to first token, f32", mine, FIRST_TOKEN_S, "s"), below]
@@ -169,23 +169,23 @@ def _first_token(record: dict[str, Any]) -> list[Goal]:
 def _peak(record: dict[str, Any], dtype: str) -> Goal:
     peak = _mine(record, dtype).get("peak_bytes")
     memory = record["own"].get("memory", {}).get(dtype)
-    what = f"peak memory over weights and keys and values, {dtype}"
+    metric = f"peak memory minus weights and KV cache, {dtype}"
     if peak is None or memory is None:
-        return Goal.at_most(what, None, PEAK_OVERHEAD_BYTES, "MB")
-    return Goal.at_most(what, peak - memory["weights"] - memory["kv"], PEAK_OVERHEAD_BYTES, "MB")
+        return Goal.at_most(metric, None, PEAK_OVERHEAD_BYTES, "MB")
+    return Goal.at_most(metric, peak - memory["weights"] - memory["kv"], PEAK_OVERHEAD_BYTES, "MB")
 
 
-def _step_share(record: dict[str, Any], what: str, cost: str, dtype: str, goal: float) -> Goal:
+def _step_share(record: dict[str, Any], metric: str, cost: str, dtype: str, goal: float) -> Goal:
     """A cost in seconds as a share of a decode step."""
     costs = record["own"].get(cost)
     seconds = _median(costs.get(dtype) if costs and "median" not in costs else costs)
     rate = _median(_mine(record, dtype).get("decode_tok_s"))
-    return Goal.at_most(what, None if seconds is None or rate is None else seconds * rate, goal, "%")
+    return Goal.at_most(metric, None if seconds is None or rate is None else seconds * rate, goal, "%")
 
 
 def _perplexity(own: dict[str, Any], dtype: str, goal: float) -> Goal:
     loss = own.get("loss", {})
     value = math.exp(loss[dtype] - loss["f32"]) if {dtype, "f32"} <= loss.keys() else None
     why = "not measured" if loss else "not measured: no --held-out text"
-    what = f"perplexity of the embedded model on held-out text, {dtype} over f32"
-    return Goal.at_most(what, value, goal, "× quality", why)
+    metric = f"perplexity of the embedded model on held-out text, {dtype} over f32"
+    return Goal.at_most(metric, value, goal, "× quality", why)

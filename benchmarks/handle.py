@@ -1,4 +1,4 @@
-"""The other end of a worker: starts it, asks it, ends it."""
+"""Client of a worker process: starts it, sends requests and stops it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ ROOT = Path(__file__).parent.parent
 
 
 class WorkerError(Exception):
-    """A runtime could not do what it was asked."""
+    """A worker answered with an error, or its process exited."""
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The same number of threads for every library, and no network."""
+    """Environment variables that set the threads of every library and forbid the network."""
     variables = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RUSHLIGHT_NUM_THREADS"]
     return {
         **os.environ,
@@ -31,7 +31,7 @@ def environment(threads: int) -> dict[str, str]:
 
 
 class Handle:
-    """A runtime in a process of its own that waits, without using a core, until it is asked."""
+    """A runtime in its own process, which blocks without using a core until it receives a request."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._name = name
@@ -45,10 +45,10 @@ class Handle:
         )
 
     def ask(self, do: str, **arguments: object) -> dict[str, Any]:
-        """What the worker answers.
+        """Sends a request and returns the answer.
 
         Raises:
-            WorkerError: it could not, or its process has ended.
+            WorkerError: the worker answered with an error, or its process exited.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         try:
@@ -58,14 +58,14 @@ class Handle:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise WorkerError(f"the process of {self._name} ended with {self._process.wait()}")
+            raise WorkerError(f"the worker process of {self._name} exited with code {self._process.wait()}")
         answer = json.loads(line)
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer
 
     def close(self) -> None:
-        """Ends the process."""
+        """Stops the process."""
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()

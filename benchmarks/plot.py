@@ -1,6 +1,6 @@
-"""The plot for README.md: tokens a second of each runtime at each dtype, as SVG.
+"""Plots tokens per second of each runtime at each dtype, as an SVG for README.md.
 
-Written by hand, so that it has no dependency, carries its own colours for dark pages, and can be read as text.
+Written without a library, so that it supports dark mode and stays readable as text.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ text { font: 12px system-ui, sans-serif; fill: #24292f }
 
 
 def svg(record: dict[str, Any]) -> str:
-    """Three panels, one for each kind of step; bars grouped by dtype, longest first comes the rate itself."""
+    """Three panels, one per kind of step, with the bars grouped by dtype."""
     names = [
         name for name, entry in record["runtimes"].items() if any("decode_tok_s" in d for d in entry["dtypes"].values())
     ]
     parts, y = _legend(names), 58
     for what, words in STEPS.items():
-        panel, y = _panel(record, what, f"{words.format(**record['plan'])}, tokens a second", names, y)
+        panel, y = _panel(record, what, f"{words.format(**record['config'])}, tokens per second", names, y)
         parts += panel
         y += PANEL_GAP
     caption = (
@@ -42,7 +42,7 @@ def svg(record: dict[str, Any]) -> str:
     height = y + 16
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'role="img" aria-label="Tokens a second of rushlight and other runtimes">\n<style>\n{STYLE}\n</style>\n'
+        f'role="img" aria-label="Tokens per second of rushlight and other runtimes">\n<style>\n{STYLE}\n</style>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
     )
@@ -58,7 +58,7 @@ def _legend(names: list[str]) -> list[str]:
 
 
 def _panel(record: dict[str, Any], what: str, title: str, names: list[str], y: int) -> tuple[list[str], int]:
-    """One kind of step from height y, and the height below it."""
+    """The panel of one kind of step at height y, and the height below it."""
     rates = {
         (dtype, name): record["runtimes"][name]["dtypes"][dtype][what]["median"]
         for dtype in dtypes(record)

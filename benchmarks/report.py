@@ -1,4 +1,4 @@
-"""A sitting's record as Markdown."""
+"""Renders the record of a benchmark run as Markdown."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ if TYPE_CHECKING:
 STEPS = {
     "decode_tok_s": "decode, one sequence",
     "prefill_tok_s": "prefill of {prompt_tokens}",
-    "together_tok_s": "{together} sequences decoding together",
+    "batch_decode_tok_s": "decode, batch size {batch_size}",
 }
-"""The rates of a record, and what they are called."""
+"""The rates of a record -> their titles."""
 
 MARKS = {True: "met", False: "**missed**", None: "–"}
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The whole report."""
-    plan, runtimes = record["plan"], record["runtimes"]
+    """The complete report."""
+    config, runtimes = record["config"], record["runtimes"]
     versions = ", ".join(f"{name} {entry['version']}" for name, entry in runtimes.items() if entry.get("version"))
     parts = [
-        "# Measured",
+        "# Benchmark results",
         "<!-- Written by `python -m benchmarks`. -->",
         f"{record['date']} on {record['cpu']}, {record['threads']} threads: GPT-2 124M shape, random weights, "
-        f"{plan['repeats']} rounds, all runtimes in turn in each. {versions}, Python {record['versions']['python']}.",
+        f"{config['repeats']} rounds, each of all runtimes. {versions}, Python {record['versions']['python']}.",
         "## Goals",
         table(
-            ["what", "goal", "measured", ""],
-            [[goal.what, goal.goal, goal.measured, MARKS[goal.met]] for goal in goals(record)],
+            ["metric", "goal", "measured", ""],
+            [[goal.metric, goal.goal, goal.measured, MARKS[goal.met]] for goal in goals(record)],
         ),
     ]
-    for what, words in STEPS.items():
-        parts += [f"## {words.format(**plan)}, tok/s", _rates(record, what)]
-    parts += ["## The rest", _rest(record), "## Do they compute the same?", _agreement(record)]
+    for metric, title in STEPS.items():
+        parts += [f"## {title.format(**config)}, tok/s", _rates(record, metric)]
+    parts += ["## Start and memory", _costs(record), "## Agreement of the results", _agreement(record)]
     problems = _problems(record)
     if problems:
-        parts += ["## What did not run", "\n".join(f"- {problem}" for problem in problems)]
+        parts += ["## Not measured", "\n".join(f"- {problem}" for problem in problems)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -50,35 +50,36 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def dtypes(record: dict[str, Any]) -> list[str]:
-    """The dtypes that any runtime was asked for, in the order of asking."""
+    """The dtypes of all runtimes, in the order they were measured."""
     return list(dict.fromkeys(dtype for entry in record["runtimes"].values() for dtype in entry["dtypes"]))
 
 
-def _rates(record: dict[str, Any], what: str) -> str:
-    """Runtimes by dtypes: median, least and most, and how many times as fast rushlight is."""
+def _rates(record: dict[str, Any], metric: str) -> str:
+    """A table of runtimes by dtypes: median, range and the speedup of rushlight."""
     rows = []
     for name, entry in record["runtimes"].items():
         if entry.get("version") is None:
             continue
         row = [name]
         for dtype in dtypes(record):
-            sample = entry["dtypes"].get(dtype, {}).get(what)
+            sample = entry["dtypes"].get(dtype, {}).get(metric)
             cell = "–"
             if sample:
                 cell = f"{sample['median']:,.0f} ({sample['min']:,.0f} – {sample['max']:,.0f})"
-                times, _ = ratio(record, what, dtype, name) if name != "rushlight" else (None, "")
+                times, _ = ratio(record, metric, dtype, name) if name != "rushlight" else (None, "")
                 if times is not None:
                     cell += f", {times:.2f} ×"
                 elif entry["dtypes"][dtype].get("agrees") is False:
                     cell += ", disagrees"
             row.append(cell)
         rows.append(row)
-    return "Median (least – most), and rushlight's rate over this one's, the median of the rounds' ratios.\n\n" + table(
-        ["", *dtypes(record)], rows
+    return (
+        "Median (min – max), and the speedup of rushlight over this runtime: the median of the rounds' ratios.\n\n"
+        + table(["", *dtypes(record)], rows)
     )
 
 
-def _rest(record: dict[str, Any]) -> str:
+def _costs(record: dict[str, Any]) -> str:
     rows = []
     for name, entry in record["runtimes"].items():
         if entry.get("version") is None:
@@ -94,12 +95,12 @@ def _rest(record: dict[str, Any]) -> str:
             ]
         )
     return table(
-        ["", "process start to first token, f32", "peak resident memory", "installed, with all it needs"], rows
+        ["", "process start to first token, f32", "peak resident memory", "installed size with dependencies"], rows
     )
 
 
 def _agreement(record: dict[str, Any]) -> str:
-    if record.get("yardstick") is None:
+    if record.get("reference") is None:
         return "Not checked: neither transformers nor rushlight ran in float32."
     rows = []
     for name, entry in record["runtimes"].items():
@@ -108,8 +109,8 @@ def _agreement(record: dict[str, Any]) -> str:
                 verdict = "yes" if found["agrees"] else "**no: not compared**"
                 rows.append([name, dtype, f"{found['logits_error']:.2g}", f"{found['greedy_gap']:.2g}", verdict])
     return (
-        f"Against {record['yardstick']} in float32, in standard deviations of its logits: the root mean square of the "
-        "difference over a prompt, and how far the worst token of a greedy batch lies below its own choice.\n\n"
+        f"Against {record['reference']} in float32, in standard deviations of its logits: the root mean square "
+        "difference over a prompt, and how far the worst token of a greedy batch lies below its maximum.\n\n"
         + table(["", "dtype", "difference", "worst token", "agrees"], rows)
     )
 

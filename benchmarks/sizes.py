@@ -1,4 +1,4 @@
-"""Bytes that a package takes on the disk, with everything that it cannot do without."""
+"""The installed size of a package with its dependencies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 
 def installed_bytes(*names: str) -> int | None:
-    """The size of distributions and of their requirements without extras; None if one is not installed, or editable."""
+    """Bytes of distributions and their dependencies without extras; None if one is not installed, or editable."""
     if not all(map(_is_whole, names)):
         return None
     seen: dict[str, Distribution] = {}
@@ -22,14 +22,14 @@ def installed_bytes(*names: str) -> int | None:
         try:
             seen[key] = found = distribution(key)
         except PackageNotFoundError:
-            continue  # required on other machines, or for what this one does not need
+            continue  # a requirement for other platforms
         requirements = map(Requirement, found.requires or ())
         waiting += [each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
     return sum(map(_bytes, seen.values()))
 
 
 def _is_whole(name: str) -> bool:
-    """Whether its files are where pip put them, not in a working copy (PEP 610)."""
+    """Whether it is installed, and not as an editable working copy (PEP 610)."""
     try:
         origin = distribution(name).read_text("direct_url.json") or ""
     except PackageNotFoundError:

@@ -1,14 +1,14 @@
-"""Threads beside busy neighbours: the default against every fixed number, before and after a change, in turn.
+"""Benchmarks thread counts next to busy processes: the adaptive default, every fixed number, before and after a change.
 
     python -m benchmarks.threads [--before OTHER/src] [--neighbours 0,1@0,2@10] [--merge]
 
-A process for each setting has the models loaded and waits, without using a core, until it is asked. For each number of
-neighbours (processes that do nothing but spin; `2@10` is two of them at nice 10) and each kind of work, every setting
-is timed after the other, and that several times over. A time beside which yet other programs, or other guests of the
-machine, took more than a little of the cores is taken again; the record says how much of them it was.
+Each setting runs in its own process, which loads the models and blocks until it receives a request. For each set of
+neighbours (processes that spin; `2@10` is two of them at nice 10) and each kind of work, all settings are timed in
+interleaved rounds. A measurement during which other programs, or other guests of the machine, used the cores is
+repeated; the record states how much they used.
 
-Writes results/threads.md and results/threads.json; `--merge` keeps what the JSON has of other neighbours and
-models, so that a table can be taken in pieces.
+Writes results/threads.md and results/threads.json; `--merge` keeps the rows of other neighbours and models, so that a
+table can be measured in parts.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ CHECKPOINT = ROOT / "build" / "benchmarks" / "gpt2-small"
 MODELS = {"3.6M": "", "124M": str(CHECKPOINT)}
 NEIGHBOURS = ("0", *(f"{n}@{nice}" for nice in (0, 10, 19) for n in (1, 2, 4)))
 LEAST_S = 0.3
-"""How long a measurement goes on, in whole pieces of its work: many of the slices in which the kernel shares a core."""
+"""Minimum duration of a measurement: many of the time slices in which the kernel shares a core."""
 
 SETTLE_S = 0.3
-"""Between the start of the neighbours and the first measurement, and before the first work of each kind."""
+"""Pause after the neighbours start, and warm-up before each kind of work."""
 
 
 QUIET = 0.05
-"""Of a core: what programs that do not belong to the measurement may take beside it."""
+"""Share of a core that programs outside the measurement may use."""
 
 TRIES = 4
 
 
 class Work(NamedTuple):
-    """What is timed: sequences that decode together, or for none of them a prefill."""
+    """A timed workload: decode of a batch, or with 0 sequences a prefill."""
 
     n_sequences: int
     n_tokens: int
@@ -58,15 +58,15 @@ class Work(NamedTuple):
 WORK = {
     ("3.6M", "decode"): Work(1, 128),
     ("3.6M", "prefill of 192"): Work(0, 192),
-    ("3.6M", "16 together"): Work(16, 32),
+    ("3.6M", "decode, batch size 16"): Work(16, 32),
     ("124M", "decode"): Work(1, 8),
     ("124M", "prefill of 192"): Work(0, 192),
-    ("124M", "16 together"): Work(16, 4),
+    ("124M", "decode, batch size 16"): Work(16, 4),
 }
 
 
 class Setting(NamedTuple):
-    """Which code, with how many threads; None is its default."""
+    """A build and its number of threads; None is the default."""
 
     label: str
     source: Path
@@ -74,7 +74,7 @@ class Setting(NamedTuple):
 
 
 class Worker:
-    """The models in a process of their own."""
+    """Client of a process that has the models loaded."""
 
     def __init__(self, setting: Setting) -> None:
         environment = {**os.environ, "PYTHONPATH": f"{setting.source}:{ROOT}", "HF_HUB_OFFLINE": "1"}
@@ -86,7 +86,7 @@ class Worker:
         )
 
     def rate(self, model: str, work: Work, least_s: float = LEAST_S) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         self._process.stdin.write(json.dumps([model, work, least_s]) + "\n")
         self._process.stdin.flush()
         return float(self._process.stdout.readline())
@@ -101,7 +101,7 @@ class Worker:
 
 
 def serve(threads: int | None) -> None:
-    """The worker's end: answers a line of model, work and seconds with a rate."""
+    """Worker process: answers a line of model, work and seconds with a rate."""
     import rushlight
     from rushlight.bench.steps import time_decode, time_prefill
 
@@ -118,19 +118,19 @@ def serve(threads: int | None) -> None:
 
 
 def busy_s() -> float:
-    """Seconds of all cores so far that were not idle, or that a hypervisor gave to others (proc_stat(5))."""
+    """Seconds that all cores were busy, or stolen by a hypervisor, since boot (proc_stat(5))."""
     user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def used_s(pids: list[int]) -> float:
-    """Seconds of processor time that the processes have taken so far (proc_pid_stat(5))."""
+    """Processor time of the processes so far (proc_pid_stat(5))."""
     fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
     return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def quiet_rate(worker: Worker, model: str, work: Work, spinning: list[int]) -> tuple[float, float]:
-    """The rate beside which others took least, of at most TRIES, and how many cores they took."""
+    """The rate of the least disturbed of at most TRIES measurements, and the cores that others used."""
     found = []
     pids = [os.getpid(), worker.pid, *spinning]
     for _ in range(TRIES):
@@ -146,10 +146,10 @@ def quiet_rate(worker: Worker, model: str, work: Work, spinning: list[int]) -> t
 
 @contextmanager
 def neighbours(spec: str) -> Iterator[list[int]]:
-    """Processes that spin while the block runs, "2@10" is two at nice 10; their ids."""
+    """Runs processes that spin, "2@10" is two at nice 10, and yields their ids."""
     n, _, nice = spec.partition("@")
     spin = f"import os\nos.nice({int(nice or 0)})\nparent = os.getppid()\n"
-    spin += "while os.getppid() == parent:\n    for _ in range(10**6): pass"  # not beyond a run that is killed
+    spin += "while os.getppid() == parent:\n    for _ in range(10**6): pass"  # exits when this process is killed
     spinning = [subprocess.Popen([sys.executable, "-I", "-S", "-c", spin]) for _ in range(int(n))]  # noqa: S603
     try:
         time.sleep(SETTLE_S)
@@ -161,7 +161,7 @@ def neighbours(spec: str) -> Iterator[list[int]]:
 
 
 def measure(workers: dict[str, Worker], spec: str, repeats: int) -> list[dict[str, object]]:
-    """The rows of a table for some neighbours: of each work the rates of every setting, round by round."""
+    """The rows for one set of neighbours: the rates of every setting for each kind of work, round by round."""
     rows = []
     with neighbours(spec) as spinning:
         for (model, name), work in [each for each in WORK.items() if each[0][0] in MODELS]:
@@ -180,17 +180,17 @@ def measure(workers: dict[str, Worker], spec: str, repeats: int) -> list[dict[st
 
 
 def markdown(record: dict[str, object]) -> str:
-    """The record as tables: medians in tokens a second, and the default over the best fixed number of its own code."""
+    """The record as a Markdown table: medians in tokens per second, and the default over the best fixed number."""
     rows = record["rows"]
     labels = list(rows[0]["rates"])
     text = [
-        "# Threads beside busy neighbours\n",
-        f"{record['date']}, {record['cpu']}, {record['cores']} cores. Tokens a second: medians of "
-        f"three to five rounds in turn, each of at least {LEAST_S} s. A neighbour spins on a core; `2@10` is two "
+        "# Thread counts next to busy processes\n",
+        f"{record['date']}, {record['cpu']}, {record['cores']} cores. Tokens per second: medians of "
+        f"three to five interleaved rounds of at least {LEAST_S} s. A neighbour is a process that spins; `2@10` is two "
         "of them at nice 10. "
-        "`default / best` is the default over the best fixed number of threads, both after; `others` is what programs "
-        "beside the measurement took of a core at most: a row in which that is more than a little says nothing.\n",
-        "`python -m benchmarks.threads --before OTHER/src` writes it.\n",
+        "`default / best` is the default over the best fixed number of threads, both after the change; `others` is the "
+        "largest share of a core that other programs used: ignore rows in which it is large.\n",
+        "Written by `python -m benchmarks.threads --before OTHER/src`.\n",
         f"| neighbours | model | work | {' | '.join(labels)} | default / best | others |",
         f"|---|---|---|{'---:|' * (len(labels) + 2)}",
     ]
@@ -203,7 +203,7 @@ def markdown(record: dict[str, object]) -> str:
 
 
 def default_over_best(row: dict) -> float:
-    """The median of the default after, over the best median of the fixed numbers after."""
+    """The median of the default over the best median of the fixed numbers, both after the change."""
     medians = {label: statistics.median(values) for label, values in row["rates"].items()}
     best = max(value for label, value in medians.items() if label.startswith("after, -t"))
     return medians["after, default"] / best
@@ -214,15 +214,19 @@ def _medians(rates: dict[str, list[float]]) -> str:
 
 
 def main() -> None:
-    """Measures, writes, prints the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.threads", description="threads beside busy neighbours")
-    parser.add_argument("--before", type=Path, help="the src folder, with its extension, of the code to compare with")
+    """Runs the benchmark, writes the results and prints the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.threads", description="Thread counts next to busy processes."
+    )
+    parser.add_argument(
+        "--before", type=Path, help="src folder, with its native extension, of the build to compare with"
+    )
     parser.add_argument("--neighbours", default=",".join(NEIGHBOURS), help="(%(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds (%(default)s)")
-    parser.add_argument("--models", default=",".join(MODELS), help="of these: %(default)s")
-    parser.add_argument("--merge", action="store_true", help="keep what the results have beside these")
+    parser.add_argument("--repeats", type=int, default=3, help="number of rounds (%(default)s)")
+    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated subset of: %(default)s")
+    parser.add_argument("--merge", action="store_true", help="keep the other rows of the results")
     parser.add_argument("--out", type=Path, default=RESULTS, help="(%(default)s)")
-    parser.add_argument("--render", action="store_true", help="measure nothing: write the table of the JSON again")
+    parser.add_argument("--render", action="store_true", help="only write the table from the JSON again")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     for name in set(MODELS) - set(arguments.models.split(",")):
@@ -236,7 +240,8 @@ def main() -> None:
         (arguments.out / "threads.md").write_text(markdown(json.loads(file.read_text("utf-8"))), encoding="utf-8")
         return
     from benchmarks.checkpoint import write_checkpoint
-    from rushlight.bench.machine import machine, usable_cores
+    from rushlight.bench.machine import machine
+    from rushlight.host.threads import usable_cores
 
     if not (CHECKPOINT / "config.json").exists():
         write_checkpoint(CHECKPOINT)

@@ -1,9 +1,9 @@
-"""A runtime in a process of its own: answers requests, one JSON object a line, until its input ends.
+"""Worker process of one runtime: answers requests, one JSON object per line, until stdin closes.
 
     python -m benchmarks.worker PEER
 
-What the runtime prints itself goes to stderr. A request names a method here, `{"do": "prefill", "n_tokens": 512}`; an
-answer is what it returns, or `{"error": ...}`.
+Output of the runtime itself goes to stderr. A request names a method of Worker, `{"do": "prefill", "n_tokens": 512}`;
+the answer is its return value, or `{"error": ...}`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import numpy as np
 from benchmarks.peers import peer
 
 PROMPT_TOKENS = 16
-"""What stands in a sequence's cache when its decoding is timed."""
+"""Tokens in the KV cache of a sequence when its decoding is timed."""
 
 
 def random_ids(n: int, vocab_size: int, seed: int) -> list[int]:
-    """The same prompt in every process; not by NumPy, whose generators no runtime needs and 7 MB of memory do."""
+    """A prompt, the same in every process. NumPy's generators would add 7 MB to the peak memory."""
     return random.Random(seed).choices(range(vocab_size), k=n)  # noqa: S311, no secret
 
 
 class Worker:
-    """Requests, by name."""
+    """One method per kind of request."""
 
     def __init__(self, name: str) -> None:
         self._peer = peer(name)
@@ -39,7 +39,7 @@ class Worker:
         self._vocab_size = 0
 
     def prepare(self, checkpoint: str, dtype: str, folder: str) -> dict[str, object]:
-        """The checkpoint in the runtime's format."""
+        """Converts the checkpoint to the runtime's format."""
         return {"path": str(self._peer.prepare(Path(checkpoint), dtype, Path(folder)))}
 
     def open(self, path: str, dtype: str, threads: int, vocab_size: int) -> dict[str, object]:
@@ -50,14 +50,14 @@ class Worker:
         return {"seconds": perf_counter() - start}
 
     def prefill(self, n_tokens: int) -> dict[str, object]:
-        """Seconds for a prompt's next token."""
+        """Times a prefill."""
         ids = random_ids(n_tokens, self._vocab_size, 0)
         start = perf_counter()
         self._runtime.prefill(ids)
         return {"seconds": perf_counter() - start}
 
     def decode(self, n_sequences: int, n_tokens: int) -> dict[str, object]:
-        """Seconds for n_tokens more of each sequence, and the tokens."""
+        """Times n_tokens decode steps of a batch, and returns the tokens."""
         prompts = [random_ids(PROMPT_TOKENS, self._vocab_size, seed) for seed in range(n_sequences)]
         seconds, tokens = self._runtime.decode(prompts, n_tokens)
         return {"seconds": seconds, "tokens": tokens}
@@ -68,9 +68,9 @@ class Worker:
         return {}
 
     def gaps(self, tokens: dict[str, list[int]]) -> dict[str, object]:
-        """How far each token, that another runtime chose greedily after a seed's prompt, is from this one's choice.
+        """How far the logit of each token that another runtime decoded greedily lies below the maximum here.
 
-        In standard deviations of the logits: 0 where both choose the same.
+        In standard deviations of the logits: 0 where both runtimes pick the same token.
         """
         found = []
         for seed, chosen in tokens.items():
@@ -81,9 +81,9 @@ class Worker:
         return {"gaps": found}
 
     def peak(self) -> dict[str, object]:
-        """The most memory that this process has had resident so far."""
+        """The peak resident memory of this process."""
         try:
-            # Not getrusage, whose figure starts from what the parent had.
+            # Not getrusage: its figure includes the memory of the parent.
             lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
             kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
             return {"bytes": kib * 1024}
@@ -91,12 +91,12 @@ class Worker:
             return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
     def own(self, what: str, **arguments: Any) -> dict[str, object]:
-        """A measurement that only this runtime has."""
+        """Runs a measurement that only this runtime has."""
         return getattr(self._runtime, what)(**arguments)
 
 
 def main() -> None:
-    """Answers until the input ends."""
+    """Answers requests until stdin closes."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker(sys.argv[1])
@@ -104,7 +104,7 @@ def main() -> None:
         request = json.loads(line)
         try:
             answer = getattr(worker, request.pop("do"))(**request)
-        except Exception as error:  # the run goes on with the other runtimes
+        except Exception as error:  # the run continues with the other runtimes
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

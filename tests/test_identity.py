@@ -9,7 +9,7 @@ import pytest
 
 import rushlight
 from rushlight import Request
-from rushlight.generation import Context, Engine, Sampler, SamplingParams
+from rushlight.generation import Context, Engine, LanguageModel, Sampler, SamplingParams
 
 FIXTURES = sorted(path.parent for path in (Path(__file__).parent / "fixtures" / "gpt2").glob("*/config.json"))
 SETTINGS = [{}, {"temperature": 0.9, "seed": 7}, {"temperature": 1.0, "top_p": 0.9, "seed": 8, "presence_penalty": 0.5}]
@@ -18,7 +18,7 @@ SETTINGS = [{}, {"temperature": 0.9, "seed": 7}, {"temperature": 1.0, "top_p": 0
 def alone(model, ids, n, settings):
     """The tokens by the plainest loop there is: one sequence, one token at a time, no engine."""
     sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._inputs.valid_ids)
-    context = Context(model.module, model._backend, model.config.kv_shape, len(ids) + n)
+    context = Context(LanguageModel.of(model.module, model._backend, model.config), len(ids) + n)
     feed, text = ids, []
     for _ in range(n):
         token = context.sample(feed, sampler.row(context.length + len(feed)))
@@ -54,7 +54,7 @@ def expected(model, asked):
 
 def fresh_engine(model, **options):
     """Gives the model an engine that knows nothing yet."""
-    engine = Engine(model.module, model._backend, model.config.kv_shape, context_length=model.context_length, **options)
+    engine = Engine(LanguageModel.of(model.module, model._backend, model.config), **options)
     model._default._made = os.getpid(), engine
     return engine
 

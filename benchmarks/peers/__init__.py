@@ -1,13 +1,13 @@
-"""The runtimes, one file each. A file imports its library only inside functions, so that what starts is what is timed.
+"""The benchmarked runtimes, one file each. Functions import the libraries, so that their start-up is timed.
 
-Each file has:
+Each file defines:
 
-    DISTRIBUTION                            what pip calls it
-    NEEDS                                   what it does not require, but cannot run a text model without
-    DTYPES                                  our dtype words that it has an equal of
-    prepare(checkpoint, dtype, folder)      the checkpoint in its own format -> the path that it loads
+    DISTRIBUTION                            the name of its package on PyPI
+    NEEDS                                   packages it needs for text models but does not depend on
+    DTYPES                                  the rushlight dtypes that it supports
+    prepare(checkpoint, dtype, folder)      converts the checkpoint -> the path to load
     Runtime(path, dtype, threads)           a loaded model
-    first_token(path, dtype, threads)       loads in a fresh process and prints the first token after PROMPT
+    first_token(path, dtype, threads)       loads the model in a fresh process and prints the first token after PROMPT
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ PEERS = {
     "CTranslate2": "ctranslate",
     "OpenVINO": "openvino_stateful",
 }
-"""What a runtime is called -> its file here."""
+"""Names of the runtimes -> their modules in this package."""
 
 PROMPT = "Once upon a time"
 
 
 class Runtime(Protocol):
-    """A loaded model. Greedy choice, no stop token, keys and values cached."""
+    """A loaded model. Decoding is greedy, ignores the end-of-text token and uses a KV cache."""
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """(T, V): the logits after every token."""
         ...
 
     def prefill(self, ids: Sequence[int]) -> None:
-        """From a prompt to its next token, on an empty cache."""
+        """Computes the next token of a prompt, with an empty cache."""
         ...
 
     def decode(self, prompts: Sequence[Sequence[int]], n_tokens: int) -> tuple[float, list[list[int]]]:
-        """Goes on from prompts of one length, together: seconds for n_tokens each after the first, and all the tokens.
+        """Decodes a batch of prompts of equal length: seconds for n_tokens steps, and the tokens.
 
-        The first token of each belongs to the prefill, which is not timed; n_tokens + 1 are returned.
+        The first token of each comes from the prefill, which is not timed, so n_tokens + 1 are returned.
         """
         ...
 
 
 def peer(name: str) -> Any:
-    """The file of a runtime."""
+    """The module of a runtime."""
     module: ModuleType = import_module(f"benchmarks.peers.{PEERS[name]}")
     return module
 
 
 def installed_version(name: str) -> str | None:
-    """The version of a runtime that is installed, or None. Of rushlight, the one that this Python imports."""
+    """The installed version of a runtime, or None. For rushlight, the version that this Python imports."""
     if name == "rushlight":
         return rushlight.__version__
     try:

@@ -1,4 +1,4 @@
-"""CTranslate2, through its converter and Generator. Its loop is its own, so what a step takes is a difference."""
+"""CTranslate2, through its converter and Generator. Its loop is internal: decode time is a difference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COMPUTE_TYPES = {"f32": "float32", "int8": "int8_float32"}
 
 
 def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
-    """Its own format, made by its own converter."""
+    """Converts the checkpoint with CTranslate2's converter."""
     from ctranslate2.converters import TransformersConverter
 
     path = folder / f"ctranslate2-{dtype}"
@@ -35,7 +35,7 @@ def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
 
 
 class Runtime:
-    """A Generator, with the ids' names, which it wants in place of ids."""
+    """A Generator, with the strings of the tokens, which it takes in place of ids."""
 
     def __init__(self, path: str, dtype: str, threads: int) -> None:
         import ctranslate2
@@ -75,7 +75,7 @@ class Runtime:
 
 
 def first_token(path: str, dtype: str, threads: int) -> None:
-    """Tokenizer by the tokenizers library, then generate."""
+    """Loads a tokenizer with the tokenizers library, and generates."""
     import ctranslate2
     from tokenizers import ByteLevelBPETokenizer
 

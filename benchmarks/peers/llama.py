@@ -41,11 +41,11 @@ _NAMES = {
 
 
 SEQUENCE_TOKENS = 128
-"""Room for each of several sequences; it reserves memory for it."""
+"""Context length per sequence of a batch: llama.cpp reserves its memory up front."""
 
 
 def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
-    """A GGUF file of the dtype."""
+    """Writes a GGUF file of the dtype."""
     plain = folder / "f32.gguf"
     if not plain.exists():
         _write_gguf(checkpoint, plain)
@@ -58,7 +58,7 @@ def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
         params = llama_cpp.llama_model_quantize_default_params()
         params.ftype = _FILE_TYPES[dtype]
         if llama_cpp.llama_model_quantize(bytes(plain), bytes(path), ctypes.byref(params)):
-            raise RuntimeError(f"llama.cpp could not make {path}")
+            raise RuntimeError(f"llama.cpp failed to write {path}")
     return path
 
 
@@ -120,7 +120,7 @@ class Runtime:
         model_params = llama_cpp.llama_model_default_params()
         self._model = llama_cpp.llama_model_load_from_file(path.encode(), model_params)
         if not self._model:
-            raise RuntimeError(f"llama.cpp could not load {path}")
+            raise RuntimeError(f"llama.cpp failed to load {path}")
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self._n_ctx_train = llama_cpp.llama_model_n_ctx_train(self._model)
         self._threads = threads
@@ -142,7 +142,7 @@ class Runtime:
         return seconds, [[int(i) for i in tokens] for tokens in zip(*chosen, strict=True)]
 
     def _feed(self, sequences: Any, position: int, *, all_logits: bool = False) -> NDArray[np.float32]:
-        """Runs the next tokens of sequences of one length: a view of the logits of each one's last token, or of all."""
+        """Runs the next tokens of a batch; a view of the logits of each sequence's last token, or of all tokens."""
         import numpy as np
 
         c, context = self._c, self._context(len(sequences))
@@ -167,7 +167,7 @@ class Runtime:
         return np.ctypeslib.as_array(c.llama_get_logits(context), (len(rows), self._vocab_size))
 
     def _context(self, n_sequences: int) -> Any:
-        """A context for so many sequences, made once; like llama-cpp-python's own but for their number."""
+        """The cached context for a batch size, with the parameters of llama-cpp-python otherwise."""
         if n_sequences not in self._contexts:
             params = self._c.llama_context_default_params()
             params.n_seq_max = n_sequences
@@ -176,13 +176,13 @@ class Runtime:
             params.n_threads = params.n_threads_batch = self._threads
             context = self._c.llama_init_from_model(self._model, params)
             if not context:
-                raise RuntimeError("llama.cpp could not make a context")
+                raise RuntimeError("llama.cpp failed to create a context")
             self._contexts[n_sequences] = context
         return self._contexts[n_sequences]
 
 
 def first_token(path: str, _dtype: str, threads: int) -> None:
-    """As its documentation shows it."""
+    """As the documentation of llama-cpp-python shows it."""
     from llama_cpp import Llama
 
     model = Llama(path, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)

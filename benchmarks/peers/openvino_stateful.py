@@ -24,11 +24,11 @@ NEEDS: tuple[str, ...] = ("tokenizers",)
 DTYPES = ("f32", "bf16", "int8")
 
 _PRECISION = {"f32": "f32", "bf16": "bf16", "int8": "f32"}
-"""What it computes in."""
+"""Compute precision by dtype."""
 
 
 def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
-    """Its intermediate representation; bf16 is chosen when it is loaded."""
+    """Writes OpenVINO's intermediate representation; bf16 is set when it is loaded."""
     import openvino
 
     if dtype == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -49,7 +49,7 @@ def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
 
 
 def _converted(checkpoint: Path) -> Any:
-    """The graph: (S, T) ids at the positions after those in the state -> logits of the columns that are asked for."""
+    """The graph: (S, T) ids at the positions after those in the state -> logits of the requested columns."""
     import openvino
     import torch
     from openvino._offline_transformations import apply_make_stateful_transformation
@@ -89,7 +89,7 @@ def _converted(checkpoint: Path) -> Any:
                     part.view(*part.shape[:2], n_head, -1).transpose(1, 2)
                     for part in self.product(h, f"h.{i}.attn.c_attn").chunk(3, dim=-1)
                 )
-                # Choosing sequences by beam, of which there is one, is the form in which the plugin fuses attention.
+                # The plugin fuses attention only in this form, which selects sequences by beam index.
                 k, v = (
                     torch.cat([old.index_select(0, beam_idx), new], 2)
                     for old, new in ((past[2 * i], k), (past[2 * i + 1], v))
@@ -131,7 +131,7 @@ def _converted(checkpoint: Path) -> Any:
 
 
 def _start_empty(model: Any) -> None:
-    """A state that was reset is (S, n_head, 0, head_dim): how many sequences there are, the ids say."""
+    """Makes a reset state (S, n_head, 0, head_dim), with the batch size S of the ids."""
     import numpy as np
     from openvino import opset13 as ops
 
@@ -147,7 +147,7 @@ def _start_empty(model: Any) -> None:
 
 
 class Runtime:
-    """One request, whose state is reset before each prompt."""
+    """An inference request whose state is reset before each prompt."""
 
     def __init__(self, path: str, dtype: str, threads: int) -> None:
         import openvino
@@ -177,7 +177,7 @@ class Runtime:
         return seconds, [[int(tokens[s, 0]) for tokens in chosen] for s in range(len(prompts))]
 
     def _step(self, ids: Any, position: int, columns: Sequence[int]) -> NDArray[np.float32]:
-        """(S, T) ids at the positions from `position` on -> (S, len(columns), V) logits, to be read before the next."""
+        """(S, T) ids from `position` on -> (S, len(columns), V) logits, valid until the next step."""
         import numpy as np
 
         if position == 0:
@@ -194,7 +194,7 @@ class Runtime:
 
 
 def first_token(path: str, dtype: str, threads: int) -> None:
-    """Tokenizer by the tokenizers library, then a prompt."""
+    """Loads a tokenizer with the tokenizers library, and runs a prompt."""
     from tokenizers import ByteLevelBPETokenizer
 
     tokenizer = ByteLevelBPETokenizer(str(Path(path) / "vocab.json"), str(Path(path) / "merges.txt"))

@@ -1,4 +1,4 @@
-"""rushlight, through its public names and the timing of `rushlight bench`."""
+"""rushlight, through its public API and the timing functions of `rushlight bench`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rushlight.bench.bandwidth import Reader
+    from rushlight.bench.bandwidth import WeightReader
 
 DISTRIBUTION = "rushlight"
 NEEDS: tuple[str, ...] = ()
@@ -23,18 +23,18 @@ DTYPES = ("f32", "f16", "bf16", "int8", "int4")
 
 
 def prepare(checkpoint: Path, _dtype: str, _folder: Path) -> Path:
-    """The checkpoint as it is: other dtypes are made on loading."""
+    """The checkpoint, unchanged: rushlight converts dtypes when it loads."""
     return checkpoint
 
 
 class Runtime:
-    """Threads come from the environment, which has RUSHLIGHT_NUM_THREADS. An empty path is the embedded model."""
+    """A loaded model. RUSHLIGHT_NUM_THREADS sets the threads; an empty path is the embedded model."""
 
     def __init__(self, path: str, dtype: str, _threads: int) -> None:
         import rushlight
 
         self.model = rushlight.load(path or None, dtype=dtype)
-        self._reader: Reader | None = None
+        self._reader: WeightReader | None = None
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.floating]:
         return self.model.logits(ids)
@@ -43,7 +43,7 @@ class Runtime:
         from rushlight.generation import Context
 
         model = self.model
-        Context(model.forward, model.module.ops, model.config.kv_shape, len(ids)).feed(ids).argmax()
+        Context(model.language_model, len(ids)).feed(ids).argmax()
 
     def decode(self, prompts: Sequence[Sequence[int]], n_tokens: int) -> tuple[float, list[list[int]]]:
         from rushlight.bench.steps import Sequences
@@ -56,31 +56,31 @@ class Runtime:
         seconds = perf_counter() - start
         return seconds, [list(tokens) for tokens in zip(*chosen, strict=True)]
 
-    # What is measured of rushlight alone.
+    # Measurements that only rushlight has.
 
     def bandwidth(self) -> dict[str, object]:
-        """Seconds to read, and do nothing else, the bytes of weights that a decode step reads."""
-        from rushlight.bench.bandwidth import Reader
+        """Times only reading the weights of a decode step, without computing."""
+        from rushlight.bench.bandwidth import WeightReader
 
         if self._reader is None:
-            self._reader = Reader(self.model)
+            self._reader = WeightReader(self.model)
             self._reader.time()
         return {"seconds": self._reader.time(), "bytes": self._reader.nbytes, "reader": self._reader.name}
 
     def memory(self, n_tokens: int) -> dict[str, object]:
-        """Bytes of the placed weights, a tied head counted once, and of keys and values of n_tokens."""
+        """Bytes of the loaded weights, a tied head counted once, and of the KV cache for n_tokens."""
         from rushlight.backends.batch import BLOCK_SIZE
 
         config, ops = self.model.config, self.model.module.ops
         modules = [(path, module) for path, module in self.model.module.named_modules() if hasattr(module, "weight")]
-        placed = [module.weight for path, module in modules if path != "wte" or not config.tie_word_embeddings]
+        weights = [module.weight for path, module in modules if path != "wte" or not config.tie_word_embeddings]
         return {
-            "weights": sum(int(weight.nbytes) for weight in placed if hasattr(weight, "nbytes")),
+            "weights": sum(int(weight.nbytes) for weight in weights if hasattr(weight, "nbytes")),
             "kv": ops.kv_block_bytes(config.kv_shape) // BLOCK_SIZE * n_tokens,
         }
 
     def sampling(self, n: int) -> dict[str, object]:
-        """Seconds of each of n choices with every setting at work."""
+        """Times n sampled tokens, with every sampling parameter in use."""
         import numpy as np
 
         from rushlight.generation import Sampler, SamplingParams
@@ -108,13 +108,13 @@ class Runtime:
         return {"seconds": times[1:]}
 
     def engine(self, n_tokens: int, n_sequences: int, repeats: int) -> dict[str, object]:
-        """What the engine makes of the steps: ratios, round by round."""
+        """The ratios of `benchmarks.engine`, round by round."""
         from benchmarks.engine import measure
 
         return dict(measure(self.model, n_tokens=n_tokens, n_sequences=n_sequences, repeats=repeats))
 
     def loss(self, file: str, n_windows: int) -> dict[str, object]:
-        """The mean loss a token over windows of a text that are as long as the context."""
+        """The mean loss per token over windows of context length."""
         import numpy as np
 
         length = self.model.context_length
@@ -131,7 +131,7 @@ class Runtime:
 
 
 def first_token(path: str, dtype: str, _threads: int) -> None:
-    """`rushlight generate`, as a user types it."""
+    """Runs `rushlight generate`."""
     from rushlight.cli import main
 
     sys.argv[0] = "rushlight"

@@ -21,7 +21,7 @@ DTYPES = ("f32", "bf16")
 
 
 def prepare(checkpoint: Path, _dtype: str, _folder: Path) -> Path:
-    """The checkpoint as it is."""
+    """The checkpoint, unchanged."""
     return checkpoint
 
 
@@ -47,17 +47,17 @@ class Runtime:
         self._step(self._tensor([ids]), None)
 
     def decode(self, prompts: Sequence[Sequence[int]], n_tokens: int) -> tuple[float, list[list[int]]]:
-        chosen, cache = self._step(self._tensor(prompts), None)
-        steps = [chosen]
+        tokens, cache = self._step(self._tensor(prompts), None)
+        steps = [tokens]
         start = perf_counter()
         for _ in range(n_tokens):
-            chosen, cache = self._step(chosen, cache)
-            steps.append(chosen)
+            tokens, cache = self._step(tokens, cache)
+            steps.append(tokens)
         seconds = perf_counter() - start
         return seconds, self._torch.cat(steps, 1).tolist()
 
     def _step(self, ids: Any, cache: Any) -> tuple[Any, Any]:
-        """(S, T) ids after those in the cache -> (S, 1) tokens chosen next, and the cache."""
+        """(S, T) ids that follow those in the cache -> (S, 1) greedy next tokens, and the cache."""
         out = self._model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return out.logits[:, -1:].argmax(-1), out.past_key_values
 
@@ -66,7 +66,7 @@ class Runtime:
 
 
 def first_token(path: str, dtype: str, threads: int) -> None:
-    """As its documentation shows it: tokenizer, model, generate."""
+    """As the documentation of transformers shows it: tokenizer, model, generate."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,110 +1,49 @@
-"""OPT (Zhang et al., 2022, arXiv:2205.01068), ported to rushlight: one file, loaded by name.
+"""OPT (Zhang et al., 2022, arXiv:2205.01068), ported to rushlight in one file, which `--port` loads.
 
     rushlight generate facebook/opt-125m --port examples/opt/opt.py -p "My name is"
 
 Names and arithmetic are those of transformers' modeling_opt.py. What differs from GPT-2: the tensor names, Linear in
-place of Conv1D, queries, keys and values each of their own, ReLU, and positions that are counted from 2.
+place of Conv1D, separate projections of queries, keys and values, ReLU, and positions that are counted from 2.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from rushlight.backends.batch import KVShape
-from rushlight.errors import ConfigError
-from rushlight.models.schema import MAX_LAYERS, Fields
+from rushlight.models import ACTIVATION_NAMES, PretrainedModel, TextConfig, field
 from rushlight.nn import Activation, Embedding, LayerNorm, Linear, Module, ModuleList, NameRules
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from rushlight.backends.batch import Batch
-    from rushlight.backends.protocol import Array, Tensor
-
-ACTIVATION_NAMES = {"relu": "relu", "gelu": "gelu_erf", "gelu_new": "gelu_tanh", "silu": "silu"}
+    from rushlight.nn import Array, Batch
 
 FIRST_POSITION = 2
-"""Rows of the position table that no token has: it was trained beside a padding index."""
-
-BENIGN_KEYS = frozenset(
-    """_name_or_path activation_dropout architectures attention_dropout dropout dtype init_std is_decoder
-    is_encoder_decoder layerdrop pad_token_id prefix torch_dtype transformers_version use_cache""".split()
-)
+"""The row of position 0: the position table was trained next to a padding index, and its first rows are unused."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OPTConfig:
-    """The sizes and switches of an OPT, each under its key in config.json."""
+class OPTConfig(TextConfig):
+    """The sizes and switches of an OPT, each under its key in config.json.
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    ffn_dim: int
-    max_position_embeddings: int
-    activation_function: str = "relu"
-    enable_bias: bool = True
-    tie_word_embeddings: bool = True
-    bos_token_id: int | None = None
-    eos_token_id: tuple[int, ...] = ()
+    Refused is the arithmetic of the 350M model, which normalises after the residual sums and projects its embeddings.
+    """
 
-    @property
-    def context_length(self) -> int:
-        """The most positions a sequence can have."""
-        return self.max_position_embeddings
+    model_type: ClassVar = "opt"
+    unsupported: ClassVar = {
+        "do_layer_norm_before": (True,),
+        "_remove_final_layer_norm": (False,),
+        "layer_norm_elementwise_affine": (True,),
+    }
 
-    @property
-    def kv_shape(self) -> KVShape:
-        return KVShape(self.num_hidden_layers, self.num_attention_heads, self.hidden_size // self.num_attention_heads)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], *, file: str | None = None) -> OPTConfig:
-        """Reads a config.json.
-
-        Raises:
-            ConfigError: fields missing, mistyped or out of range, or another arithmetic than this file's, such as that
-                of the 350M model, which normalises behind the residual sums and projects its embeddings.
-        """
-        fields = Fields(values, file)
-        vocab_size, hidden_size = fields.size("vocab_size"), fields.size("hidden_size")
-        n_heads = fields.size("num_attention_heads")
-        if fields.sound and hidden_size % n_heads:
-            fields.problem(f"num_attention_heads is {n_heads}, which does not divide hidden_size {hidden_size}")
-        fields.choice("model_type", ("opt",), "opt")
-        fields.neutral("do_layer_norm_before", True)
-        fields.neutral("_remove_final_layer_norm", False)
-        fields.neutral("layer_norm_elementwise_affine", True)
-        fields.neutral("word_embed_proj_dim", hidden_size)
-        fields.neutral("quantization_config")
-        bos = fields.token_ids("bos_token_id", vocab_size)
-        config = cls(
-            vocab_size=vocab_size,
-            hidden_size=hidden_size,
-            num_hidden_layers=fields.size("num_hidden_layers", at_most=MAX_LAYERS),
-            num_attention_heads=n_heads,
-            ffn_dim=fields.size("ffn_dim"),
-            max_position_embeddings=fields.size("max_position_embeddings"),
-            activation_function=fields.choice("activation_function", ACTIVATION_NAMES, cls.activation_function),
-            enable_bias=fields.flag("enable_bias", cls.enable_bias),
-            tie_word_embeddings=fields.flag("tie_word_embeddings", cls.tie_word_embeddings),
-            bos_token_id=bos[0] if bos else None,
-            eos_token_id=fields.token_ids("eos_token_id", vocab_size),
-        )
-        fields.finish(BENIGN_KEYS)
-        return config
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], *, file: str | None = None) -> OPTConfig:
-        """Refuses: the shapes do not tell the number of heads, and published OPTs have several sizes of head."""
-        raise ConfigError("there is no config.json", file=file, remedy="put the model's config.json beside the weights")
-
-    def __str__(self) -> str:
-        return (
-            f"num_hidden_layers {self.num_hidden_layers}, hidden_size {self.hidden_size}, "
-            f"num_attention_heads {self.num_attention_heads}"
-        )
+    vocab_size: int = field.size(axis=("decoder.embed_tokens.weight", 0))
+    hidden_size: int = field.width(axis=("decoder.embed_tokens.weight", 1), aliases=("word_embed_proj_dim",))
+    num_hidden_layers: int = field.layers(blocks="decoder.layers")
+    num_attention_heads: int = field.heads()
+    ffn_dim: int = field.size(axis=("decoder.layers.0.fc1.weight", 0))
+    max_position_embeddings: int = field.positions()
+    activation_function: str = field.activation("relu")
+    enable_bias: bool = field.flag(True)
 
 
 class Attention(Module):
@@ -158,13 +97,11 @@ class Decoder(Module):
         return self.final_layer_norm(x)
 
 
-class OPT(Module):
+class OPT(PretrainedModel):
     """The decoder and its head. A batch of N rows -> (R, V) logits"""
 
-    model_type: ClassVar = "opt"
     config_type: ClassVar = OPTConfig
     rules: ClassVar = NameRules(prefixes=("model.",), tied={"lm_head.weight": "decoder.embed_tokens.weight"})
-    landmarks: ClassVar = frozenset({"decoder.embed_tokens.weight", "decoder.layers.0.self_attn.q_proj.weight"})
 
     def __init__(self, config: OPTConfig) -> None:
         self.decoder = Decoder(config)

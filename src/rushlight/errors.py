@@ -124,15 +124,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
-MOST_SHOWN = 400
+MAX_NAME_CHARS = 400
 """The longest name that is shown whole, in characters."""
 
 
 def printable_name(name: str) -> str:
-    """As `printable_line`, for a name from a file: of one longer than MOST_SHOWN the middle is left out."""
-    if len(name) <= MOST_SHOWN:
+    """As `printable_line`, for a name from a file: of one longer than MAX_NAME_CHARS the middle is left out."""
+    if len(name) <= MAX_NAME_CHARS:
         return printable_line(name)
-    start, end = MOST_SHOWN * 3 // 4, MOST_SHOWN // 4
+    start, end = MAX_NAME_CHARS * 3 // 4, MAX_NAME_CHARS // 4
     return printable_line(f"{name[:start]}… ({len(name):,} characters) …{name[-end:]}")
 
 
@@ -141,6 +141,12 @@ def printable_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def first_ten(names: Sequence[str]) -> list[str]:
+    """The first ten of `names`, each as by `printable_name`, and "and N more" if there are more."""
+    more = [f"and {len(names) - 10:,} more"] if len(names) > 10 else []
+    return [*map(printable_name, names[:10]), *more]
 
 
 class SourceError(RushlightError):

@@ -75,3 +75,22 @@ def subject(request):
 @pytest.fixture
 def ops(subject):
     return subject.open()
+
+
+@pytest.fixture
+def close(subject, ops):
+    """Asserts that a result is the expected one, as far as the device and dtype go."""
+
+    def close(result, expected):
+        result = ops.to_numpy(result)
+        assert result.shape == expected.shape
+        assert result.dtype == (np.float64 if subject.dtype == "f64" else np.float32)
+        assert np.abs(result - expected).max() <= subject.ops_error * np.abs(expected).max()
+
+    return close
+
+
+@pytest.fixture
+def decoder_operations(subject, ops):
+    if subject.device == "cpu" and not hasattr(ops, "rms_norm"):
+        pytest.skip("the native extension is older")

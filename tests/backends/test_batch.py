@@ -37,7 +37,7 @@ def test_windows_end_where_the_sequence_does():
 
 def test_windows_of_a_sequence_that_goes_on_are_refused():
     with pytest.raises(RequestError, match="go through it whole"):
-        Batch.of([Chunk([1], 0, [0]), Chunk([2], 1, [1])], cache=None).unfold(3, 1)
+        Batch.of([Chunk([1], 0, [0]), Chunk([2], 1, [1])], cache=None).unfold_rows(3, 1)
 
 
 def test_a_whole_sequence_needs_no_cache():

@@ -401,7 +401,7 @@ def test_graphs_are_recorded_once_a_shape_and_replayed(torch, graphs):
     table, calls = torch.randn(50, 8), []
 
     class Forward:
-        revision = 0
+        version = 0
 
         def __call__(self, step):
             calls.append(tuple(step.ids.shape))
@@ -430,7 +430,7 @@ def test_graphs_are_recorded_once_a_shape_and_replayed(torch, graphs):
     assert len(pools) == 4
     assert len(set(pools)) == 1
 
-    forward.revision = 1
+    forward.version = 1
     run(Batch.of(chunks, cache))
     assert pools[-1] not in pools[:-1]  # a pool is not opened again when its graphs are gone
 

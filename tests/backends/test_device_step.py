@@ -93,9 +93,9 @@ def test_the_last_step_is_kept_for_the_layers_and_holds_no_cache():
     assert steps.of(steps.of(second)) is steps.of(second)
 
 
-def test_what_is_recorded_serves_its_forward_and_shape_until_a_module_changes():
+def test_a_recording_serves_its_forward_and_shape_until_the_forward_changes():
     class Forward:
-        revision = 1
+        version = 1
 
     made = []
 
@@ -108,8 +108,19 @@ def test_what_is_recorded_serves_its_forward_and_shape_until_a_module_changes():
     for _ in range(2):
         for words, number in (((first, one), 0), ((first, two), 1), ((second, one), 2)):
             assert recorded.of(*words, make)[0] == number
-    first.revision = second.revision = 2
-    for words, number in (((first, one), 3), ((first, one), 3), ((second, one), 4)):
+    first.version = 2
+    for words, number in (((first, one), 3), ((first, one), 3), ((second, one), 2)):
         assert recorded.of(*words, make)[0] == number
-    # Each is given one that there is, and after a change none of those before it.
-    assert [other and other[0] for _, other in made] == [None, 0, 0, None, 3]
+    second.version = 2
+    assert recorded.of(second, one, make)[0] == 4
+    # Each is given one that there is, and never one of its own forward before the change.
+    assert [other and other[0] for _, other in made] == [None, 0, 0, 2, 3]
+
+
+def test_a_changed_forward_alone_is_given_no_recording():
+    forward = type("Forward", (), {"version": 1})()
+    others, recorded, step = [], Recorded(), HostStep.of(decode_batch(1), SPARE)
+    for version in (1, 2):
+        forward.version = version
+        recorded.of(forward, step, lambda other: others.append(other) or "recording")
+    assert others == [None, None]

@@ -123,7 +123,7 @@ def test_an_unknown_dtype_is_never_replaced(dtype):
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "int8", "int4"])
 def test_a_dtype_the_device_does_not_compute_in_is_never_replaced(dtype):
-    with pytest.raises(DtypeError, match=f"does not compute in {dtype} .*f32"):
+    with pytest.raises(DtypeError, match=f"does not support dtype {dtype} .*f32"):
         open_backend("reference", dtype)
 
 

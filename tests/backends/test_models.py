@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
 from rushlight.checkpoint import open_checkpoint
-from rushlight.generation import Context
+from rushlight.generation import Context, LanguageModel
 from rushlight.models.gpt2 import GPT2, GPT2Config
 from rushlight.nn import bind
 
@@ -41,7 +41,7 @@ class Run:
         self.captured = ops.capture(self.forward)
 
     def logits(self, ids, *, forward=None, chunk_rows=512):
-        context = Context(forward or self.forward, self.ops, self.config.kv_shape, len(ids))
+        context = Context(LanguageModel.of(forward or self.forward, self.ops, self.config), len(ids))
         return context.feed(ids, all_logits=True, chunk_rows=chunk_rows)
 
     def cache(self, n_blocks):

@@ -1,50 +1,20 @@
-"""Every operation of every backend against its textbook form in float64."""
+"""Every operation of every backend, but for attention and sampling, against its textbook form in float64."""
 
 import math
-import tracemalloc
-from itertools import pairwise
 
 import numpy as np
 import pytest
+from backend_helpers import ArrayTensor, constant, random, rounded
 
 from rushlight.backends import open_backend
-from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
+from rushlight.backends.batch import Batch, Chunk
 from rushlight.backends.protocol import Role
 from rushlight.errors import NonFiniteError
 from rushlight.nn import ACTIVATIONS, Convolution
 
 
-class ArrayTensor:
-    """A tensor that is in memory already."""
-
-    name, dtype = "test", "F32"
-
-    def __init__(self, values):
-        self.values = np.asarray(values, np.float32)
-        self.shape = self.values.shape
-
-    def float32(self):
-        return self.values.copy()
-
-    def read_into(self, raw, start):
-        raw[:] = np.ascontiguousarray(self.values).reshape(-1).view(np.uint8)[start : start + raw.size]
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-@pytest.fixture
-def close(subject, ops):
-    """Asserts that a result is the expected one, as far as the device and dtype go."""
-
-    def close(result, expected):
-        result = ops.to_numpy(result)
-        assert result.shape == expected.shape
-        assert result.dtype == (np.float64 if ops.dtype == "f64" else np.float32)
-        assert np.abs(result - expected).max() <= subject.ops_error * np.abs(expected).max()
-
-    return close
+def vector(ops, values):
+    return ops.load_weight(ArrayTensor(values), Role.VECTOR)
 
 
 @pytest.mark.parametrize("n_in", [1, 2, 7, 8, 17, 33, 64])
@@ -52,23 +22,20 @@ def close(subject, ops):
 @pytest.mark.parametrize("role", [Role.LINEAR, Role.CONV1D])
 def test_linear_is_a_matrix_product(ops, close, n_in, n_out, role):
     x, bias = random(3, n_in), random(n_out, seed=2)
-    weight = random(n_out, n_in, seed=1) if role is Role.LINEAR else random(n_in, n_out, seed=1)
-    in_to_out = (weight.T if role is Role.LINEAR else weight).astype(np.float64)
+    values = random(n_out, n_in, seed=1) if role is Role.LINEAR else random(n_in, n_out, seed=1)
+    in_to_out = (values.T if role is Role.LINEAR else values).astype(np.float64)
 
-    placed, placed_bias = ops.load_weight(ArrayTensor(weight), role), ops.load_weight(ArrayTensor(bias), Role.VECTOR)
-    close(ops.linear(ops.from_numpy(x), placed, placed_bias), x @ in_to_out + bias)
-    close(ops.linear(ops.from_numpy(x), placed, None), x @ in_to_out)
+    weight = ops.load_weight(ArrayTensor(values), role)
+    close(ops.linear(ops.from_numpy(x), weight, vector(ops, bias)), x @ in_to_out + bias)
+    close(ops.linear(ops.from_numpy(x), weight, None), x @ in_to_out)
 
 
 @pytest.mark.parametrize(("size", "before"), [(1, 0), (3, 1), (3, 2), (4, 0), (9, 4)])
 def test_a_convolution_is_pytorchs_and_keeps_to_its_sequence(ops, close, size, before):
     weight, bias, x = random(6, 5, size), random(6, seed=1), random(8, 5, seed=2)
     layer = Convolution(5, 6, size, before=before)
-    layer.ops, layer.weight, layer.bias = (
-        ops,
-        ops.load_weight(ArrayTensor(weight), Role.CONVOLUTION),
-        ops.load_weight(ArrayTensor(bias), Role.VECTOR),
-    )
+    layer.ops, layer.bias = ops, vector(ops, bias)
+    layer.weight = ops.load_weight(ArrayTensor(weight), Role.CONVOLUTION)
     batch = Batch.of([Chunk(range(2), 0, [0]), Chunk(range(6), 0, [1])], cache=None)
 
     parts = []
@@ -80,21 +47,84 @@ def test_a_convolution_is_pytorchs_and_keeps_to_its_sequence(ops, close, size, b
 
 
 def test_a_tied_head_multiplies_by_the_embedding_table(ops, close):
-    table, x = random(11, 6), random(4, 6, seed=1)
-    placed = ops.load_weight(ArrayTensor(table), Role.TABLE)
+    values, x = random(11, 6), random(4, 6, seed=1)
+    table = ops.load_weight(ArrayTensor(values), Role.TABLE)
     ids = np.array([3, 0, 10, 3], np.int32)
-    close(ops.embedding(ids, placed), table[ids].astype(np.float64))
-    close(ops.linear(ops.from_numpy(x), ops.tie(placed), None), x @ table.T.astype(np.float64))
+    close(ops.embedding(ids, table), values[ids].astype(np.float64))
+    close(ops.linear(ops.from_numpy(x), ops.tie(table), None), x @ values.T.astype(np.float64))
+
+
+@pytest.mark.usefixtures("decoder_operations")
+@pytest.mark.parametrize("first_row", [0, 1, 2])
+def test_an_embedding_may_start_at_a_later_row(ops, close, first_row):
+    values, ids = random(11, 6), np.array([3, 0, 8, 3], np.int32)
+    table = ops.load_weight(ArrayTensor(values), Role.TABLE)
+    close(ops.embedding(ids, table, first_row), values[ids + first_row].astype(np.float64))
+
+
+# Weights
+
+SHAPES = {
+    Role.VECTOR: (70,),
+    Role.TABLE: (11, 70),
+    Role.LINEAR: (5, 70),
+    Role.CONV1D: (70, 5),
+    Role.CONVOLUTION: (5, 7, 3),
+    Role.CONSTANT: (70,),
+}
+
+
+@pytest.mark.usefixtures("decoder_operations")
+@pytest.mark.parametrize("role", SHAPES)
+def test_the_values_of_a_weight_can_be_read(subject, ops, role):
+    expected = random(*SHAPES[role])
+    weight = ops.load_weight(ArrayTensor(expected), role)
+    ops.finish_loading()
+    for _ in range(2):
+        values = ops.weight_values(weight)
+        assert (values.dtype, values.shape) == (np.float32, expected.shape)
+        if role is Role.CONSTANT:
+            assert np.array_equal(values, expected)  # float32, whatever the dtype of the weights
+        else:
+            assert np.abs(values - expected).max() <= subject.ops_error * np.abs(expected).max()
+        values[:] = 0  # a copy
+    if role is Role.TABLE:
+        assert ops.weight_values(ops.tie(weight)).shape == expected.shape
 
 
 def test_weights_that_are_not_finite_are_named(subject, ops):
     for role, shape in ((Role.VECTOR, (3,)), (Role.LINEAR, (3, 3)), (Role.TABLE, (3, 3))):
         tensor = ArrayTensor(np.full(shape, np.nan))
-        if subject.device == "reference":  # keeps what it reads; the sampler refuses what comes of it
-            assert np.isnan(ops.load_weight(tensor, role).values).all()
+        if subject.device == "reference":  # keeps what it reads; sampling refuses the logits that follow
+            assert np.isnan(ops.weight_values(ops.load_weight(tensor, role))).all()
         else:
             with pytest.raises(NonFiniteError, match=r"test: a weight is not a finite .* number"):
                 ops.load_weight(tensor, role)
+
+
+@pytest.mark.parametrize("role", [Role.VECTOR, Role.LINEAR])
+def test_the_reference_backend_refuses_arithmetic_with_weights(role):
+    """As packed weights do: a port that computes with one fails where it is written."""
+    ops = open_backend("reference")
+    weight = ops.load_weight(ArrayTensor(random(*SHAPES[role])), role)
+    x = random(2, 70)
+    for compute in (
+        lambda: weight * x,
+        lambda: x * weight,
+        lambda: 2.0 * weight,
+        lambda: x + weight,
+        lambda: weight + 1,
+        lambda: x @ weight,
+        lambda: -weight,
+        lambda: weight[0],
+        lambda: np.asarray(weight),
+        lambda: list(weight),
+    ):
+        with pytest.raises(TypeError, match=r'pass it to an operation .*self\.values\("weight"\)'):
+            compute()
+
+
+# Norms
 
 
 @pytest.mark.parametrize("eps", [1e-12, 1e-5, 0.3])
@@ -102,9 +132,30 @@ def test_layer_norm_centres_scales_and_shifts_each_row(ops, close, eps):
     x, weight, bias = 3 * random(4, 20) + 5, random(20, seed=1), random(20, seed=2)
     x64 = x.astype(np.float64)
     expected = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + eps) * weight + bias
-    gain, shift = (ops.load_weight(ArrayTensor(values), Role.VECTOR) for values in (weight, bias))
-    close(ops.layer_norm(ops.from_numpy(x), gain, shift, eps), expected)
+    close(ops.layer_norm(ops.from_numpy(x), vector(ops, weight), vector(ops, bias), eps), expected)
 
+
+@pytest.mark.usefixtures("decoder_operations")
+def test_layer_norm_without_a_bias(ops, close):
+    x, weight = 3 * random(4, 20) + 5, random(20, seed=1)
+    x64 = x.astype(np.float64)
+    expected = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + 1e-5) * weight
+    close(ops.layer_norm(ops.from_numpy(x), vector(ops, weight), None, 1e-5), expected)
+
+
+@pytest.mark.usefixtures("decoder_operations")
+@pytest.mark.parametrize(("groups", "size"), [(1, 20), (3, 5), (1, 1), (4, 33), (2, 64)])
+@pytest.mark.parametrize(("eps", "offset"), [(1e-6, 0.0), (1e-5, 1.0), (0.3, 1.0)])
+def test_rms_norm_scales_each_group_of_channels(ops, close, groups, size, eps, offset):
+    x, weight = 3 * random(4, groups * size) + 1, random(size, seed=1)
+    grouped = x.astype(np.float64).reshape(4, groups, size)
+    expected = (
+        grouped / np.sqrt(np.square(grouped).mean(-1, keepdims=True) + eps) * (offset + weight.astype(np.float64))
+    )
+    close(ops.rms_norm(ops.from_numpy(x), vector(ops, weight), eps, offset), expected.reshape(x.shape))
+
+
+# Activations
 
 FORMULAS = {
     "gelu_tanh": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
@@ -141,97 +192,10 @@ def test_the_two_gelus_are_different():
     assert np.abs(ops.activation(x, "gelu_tanh") - ops.activation(x, "gelu_erf")).max() > 1e-4
 
 
-def textbook_attention(q, k, v, n_head, scale):
-    """All (T, C) of one sequence; builds the T×T matrix."""
-    t, c = q.shape
-    q, k, v = (x.astype(np.float64).reshape(t, n_head, c // n_head).swapaxes(0, 1) for x in (q, k, v))
-    scores = np.where(np.tri(t, dtype=bool), scale * q @ k.swapaxes(1, 2), -np.inf)
-    p = np.exp(scores - scores.max(-1, keepdims=True))
-    return (p / p.sum(-1, keepdims=True) @ v).swapaxes(0, 1).reshape(t, c)
+# Columns and rows
 
 
-@pytest.mark.parametrize("t", [1, 2, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 3 * BLOCK_SIZE + 5])
-@pytest.mark.parametrize(("n_head", "head_dim"), [(1, 4), (3, 5), (2, 64)])
-def test_attention_of_a_whole_sequence(ops, close, t, n_head, head_dim):
-    q, k, v = (rounded(ops, 3 * random(t, n_head * head_dim, seed=seed)) for seed in range(3))
-    result = attend(ops, [(q, k, v)], [[t]], n_head, head_dim, 0.3)[0]
-    close(ops.from_numpy(result), textbook_attention(q, k, v, n_head, 0.3))
-
-
-def test_attention_never_builds_a_t_by_t_matrix():
-    ops, t = open_backend("reference"), 3000
-    q, k, v = (random(t, 4, seed=seed) for seed in range(3))
-    tracemalloc.start()
-    attend(ops, [(q, k, v)], [[t]], 1, 4, 0.5)
-    peak_bytes = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak_bytes < t * t * 4 / 4
-
-
-def test_attention_scores_far_apart_do_not_overflow(ops, close):
-    q, k, v = (rounded(ops, 100 * random(70, 8, seed=seed)) for seed in range(3))
-    result = attend(ops, [(q, k, v)], [[70]], 2, 4, 1.0)[0]
-    close(ops.from_numpy(result), textbook_attention(q, k, v, 2, 1.0))
-
-
-@pytest.mark.parametrize("steps", [[1] * 70, [69, 1], [7] * 10, [64, 6]])
-def test_attention_is_the_same_however_the_sequence_is_cut(subject, ops, steps):
-    qkv = [random(70, 10, seed=seed) for seed in range(3)]
-    cut, whole = (attend(ops, [qkv], [sizes], 2, 5, 0.4)[0] for sizes in (steps, [70]))
-    assert subject.same(cut, whole)
-
-
-def test_sequences_in_a_batch_do_not_see_each_other(subject, ops):
-    a, b, c = ([random(t, 12, seed=10 * t + i) for i in range(3)] for t in (5, 90, 66))
-    together = attend(ops, [a, b, c], [[4, 1], [89, 1], [2, 64]], 3, 4, 0.5)
-    for sequence, result in zip((a, b, c), together, strict=True):
-        alone = attend(ops, [sequence], [[len(sequence[0])]], 3, 4, 0.5)[0]
-        assert subject.same(result, alone)
-
-
-def rounded(ops, values):
-    """As the device keeps them."""
-    return ops.to_numpy(ops.from_numpy(values))
-
-
-def attend(ops, sequences, steps, n_head, head_dim, scale):
-    """Runs sequences of (q, k, v), cut into the given steps, side by side; returns each one's whole output.
-
-    Their blocks are dealt out in turn, backwards, with one between that belongs to nobody, and all hold what a sequence
-    before left there.
-    """
-    n_blocks = [-(-len(q) // BLOCK_SIZE) for q, _, _ in sequences]
-    cache = ops.kv_cache(KVShape(2, n_head, head_dim), sum(n_blocks) + 1)
-    litter(ops, cache, sum(n_blocks) + 1, n_head, head_dim)
-    free = list(range(sum(n_blocks), 0, -1))
-    tables = [[free.pop(0) for _ in range(n)] for n in n_blocks]
-
-    outputs = [[] for _ in sequences]
-    for step in range(len(steps[0])):
-        cuts = [(sum(sizes[:step]), sum(sizes[: step + 1])) for sizes in steps]
-        chunks = [Chunk([0] * (stop - start), start, table) for (start, stop), table in zip(cuts, tables, strict=True)]
-        rows = [
-            np.concatenate([s[i][start:stop] for s, (start, stop) in zip(sequences, cuts, strict=True)])
-            for i in range(3)
-        ]
-        batch = Batch.of(chunks, cache)
-        out = ops.to_numpy(ops.attention(*map(ops.from_numpy, rows), batch, layer=1, n_head=n_head, scale=scale))
-        for output, (start, stop) in zip(outputs, pairwise(batch.row_starts), strict=True):
-            output.append(out[start:stop])
-    return [np.concatenate(output) for output in outputs]
-
-
-def litter(ops, cache, n_blocks, n_head, head_dim):
-    """Fills the cache with the keys and values, NaN among them, of a sequence that is gone."""
-    n = n_blocks * BLOCK_SIZE
-    rubbish = np.full((n, n_head * head_dim), 1e4, np.float32)
-    rubbish[::2] = np.nan
-    batch = Batch.of([Chunk([0] * n, 0, range(n_blocks))], cache)
-    with np.errstate(all="ignore"):
-        ops.to_numpy(ops.attention(*[ops.from_numpy(rubbish)] * 3, batch, layer=1, n_head=n_head, scale=1.0))
-
-
-def test_split_and_take_choose_columns_and_rows(ops):
+def test_split_and_take_select_columns_and_rows(ops):
     x = rounded(ops, random(5, 12))
     for part, expected in zip(ops.split(ops.from_numpy(x), 3), np.split(x, 3, axis=1), strict=True):
         assert np.array_equal(ops.to_numpy(part), expected)
@@ -240,8 +204,116 @@ def test_split_and_take_choose_columns_and_rows(ops):
     assert ops.to_numpy(ops.take(ops.from_numpy(x), rows[:0])).shape == (0, 12)
 
 
+@pytest.mark.usefixtures("decoder_operations")
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize(
+    ("sizes", "groups"), [([3, 20, 7], 1), ([10, 5, 5], 3), ([1], 2), (3, 4), (1, 1), ([6, 2, 2], 1), (2, 15)]
+)
+def test_split_by_sizes_and_groups(ops, n, sizes, groups):
+    """Part i is the i-th part of every group, side by side."""
+    expected_sizes = [2] * sizes if isinstance(sizes, int) else sizes
+    x = rounded(ops, random(n, groups * sum(expected_sizes)))
+    parts = ops.split(ops.from_numpy(x), sizes, groups=groups)
+    grouped = x.reshape(n, groups, -1)
+    ends = np.cumsum(expected_sizes)
+    assert len(parts) == len(expected_sizes)
+    for part, size, end in zip(parts, expected_sizes, ends, strict=True):
+        assert np.array_equal(ops.to_numpy(part), grouped[:, :, end - size : end].reshape(n, -1))
+
+
+@pytest.mark.usefixtures("decoder_operations")
+def test_parts_can_be_computed_with(ops, close):
+    """They may be views, whose rows are not next to one another."""
+    x, weight, gain = rounded(ops, random(3, 24)), random(5, 8, seed=1), random(4, seed=2)
+    for sizes, groups in (([6, 8, 10], 1), ([4, 4], 3)):
+        part = ops.split(ops.from_numpy(x), sizes, groups=groups)[1]
+        values = ops.to_numpy(part).astype(np.float64)
+        if values.shape[1] == 8:
+            close(ops.linear(part, ops.load_weight(ArrayTensor(weight), Role.LINEAR), None), values @ weight.T)
+        grouped = values.reshape(3, -1, 4)
+        expected = grouped / np.sqrt(np.square(grouped).mean(-1, keepdims=True) + 1e-5) * gain
+        close(ops.rms_norm(part, vector(ops, gain), 1e-5), expected.reshape(values.shape))
+        close(part + part, 2 * values)
+
+
+# Rotary position embedding
+
+
+def textbook_angles(positions, frequencies, scale=1.0):
+    """Of the float32 product, in float64."""
+    angle = (positions.astype(np.float32)[:, None] * frequencies).astype(np.float64)
+    return scale * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+
+
+POSITIONS = np.array([0, 1, 2, 63, 500, 7999, 131071], np.int32)
+FREQUENCIES = (10000.0 ** -np.linspace(0, 0.95, 5)).astype(np.float32)
+
+
+@pytest.mark.usefixtures("decoder_operations")
+@pytest.mark.parametrize("scale", [1.0, 1.19])
+def test_angles_are_the_cosines_and_sines_of_float32_products(ops, scale):
+    found = ops.to_numpy(ops.angles(POSITIONS, constant(ops, FREQUENCIES), scale))
+    expected = textbook_angles(POSITIONS, FREQUENCIES, scale)
+    assert found.shape == (7, 10)
+    assert np.abs(found - expected).max() <= 3e-7  # at every dtype of the weights
+
+
+def textbook_rotary(x, angles, n_head, *, interleaved):
+    """Each pair of channels as a complex number, times e^(i·angle)."""
+    half = angles.shape[1] // 2
+    heads = x.astype(np.float64).reshape(len(x), n_head, -1)
+    turn = (angles[:, :half] + 1j * angles[:, half:])[:, None]
+    first = np.arange(half) * 2 if interleaved else np.arange(half)
+    second = first + (1 if interleaved else half)
+    turned = (heads[..., first] + 1j * heads[..., second]) * turn
+    heads[..., first], heads[..., second] = turned.real, turned.imag
+    return heads.reshape(x.shape)
+
+
+@pytest.mark.usefixtures("decoder_operations")
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize(("n_head", "head_dim"), [(1, 10), (4, 10), (3, 13), (2, 64)], ids=str)
+def test_rotary_turns_the_first_channels_of_each_head(ops, close, n_head, head_dim, interleaved):
+    """Ten channels: all of a head, or a part of it."""
+    x = rounded(ops, random(len(POSITIONS), n_head * head_dim))
+    expected = textbook_rotary(x, textbook_angles(POSITIONS, FREQUENCIES), n_head, interleaved=interleaved)
+    angles = ops.angles(POSITIONS, constant(ops, FREQUENCIES))
+    close(ops.rotary(ops.from_numpy(x), angles, n_head, interleaved=interleaved), expected)
+
+
+@pytest.mark.usefixtures("decoder_operations")
+def test_rotary_leaves_the_other_channels_and_its_argument_alone(ops):
+    x = rounded(ops, random(7, 26))
+    array = ops.from_numpy(x.copy())
+    for part in (
+        ops.angles(POSITIONS, constant(ops, FREQUENCIES)),
+        ops.angles(POSITIONS, constant(ops, FREQUENCIES[:1])),
+    ):
+        n_turned = part.shape[1]
+        found = ops.to_numpy(ops.rotary(array, part, 2)).reshape(7, 2, 13)
+        assert np.array_equal(found[..., n_turned:], x.reshape(7, 2, 13)[..., n_turned:])
+    assert np.array_equal(ops.to_numpy(array), x)
+
+
+# Sums and products
+
+
 def test_arrays_add_and_multiply(ops, close):
     a, b = (rounded(ops, random(3, 12, seed=seed)) for seed in range(2))
     x, y = ops.from_numpy(a), ops.from_numpy(b)
     close(x + y, a.astype(np.float64) + b)
     close(x * y, a.astype(np.float64) * b)
+
+
+@pytest.mark.usefixtures("decoder_operations")
+@pytest.mark.parametrize("number", [0.125, -3, math.sqrt(20)])
+def test_arrays_multiply_by_a_number(ops, close, number):
+    a, weight, bias = rounded(ops, random(3, 12)), random(5, 12, seed=1), random(5, seed=2)
+    x = ops.from_numpy(a)
+    close(x * number, a.astype(np.float64) * number)
+    product = ops.linear(x, ops.load_weight(ArrayTensor(weight), Role.LINEAR), vector(ops, bias))
+    expected = number * (a @ weight.T.astype(np.float64) + bias)
+    close(product * number, expected)
+    residual = rounded(ops, random(3, 5, seed=3))
+    close(ops.from_numpy(residual) + product * number, residual + expected)
+    close(ops.activation(product * number, "relu"), np.maximum(expected, 0))

@@ -1,4 +1,4 @@
-"""`benchmarks` lies beside `src` and is not installed: the tests import it from the repository."""
+"""Makes `benchmarks`, which is not installed, importable, and provides a record of a benchmark run."""
 
 import copy
 import sys
@@ -14,12 +14,12 @@ def sample(*values):
     return {"median": ordered[len(ordered) // 2], "min": ordered[0], "max": ordered[-1], "values": list(values)}
 
 
-RATES = {"decode_tok_s": 40.0, "prefill_tok_s": 400.0, "together_tok_s": 300.0}
+RATES = {"decode_tok_s": 40.0, "prefill_tok_s": 400.0, "batch_decode_tok_s": 300.0}
 DTYPES = ("f32", "bf16", "int8", "int4")
 
 
 def runtime(distribution, factor, **more):
-    """A runtime `factor` times as fast as the peer, in three rounds between which the machine slows down by half."""
+    """A runtime `factor` times as fast as the peer, in three rounds during which the machine slows down by half."""
     return {
         "version": "1.2",
         "distribution": distribution,
@@ -44,8 +44,8 @@ RECORD = {
     "cores": 2,
     "threads": 2,
     "versions": {"rushlight": "0", "python": "3.11.7", "numpy": "2"},
-    "plan": {"prompt_tokens": 512, "tokens": 32, "together": 16, "repeats": 3},
-    "yardstick": "transformers",
+    "config": {"prompt_tokens": 512, "tokens": 32, "batch_size": 16, "repeats": 3},
+    "reference": "transformers",
     "runtimes": {
         "rushlight": runtime("rushlight", 2.5, first_token_s=sample(0.2, 0.21, 0.22)),
         "llama.cpp": runtime("llama-cpp-python", 1.0, first_token_s=sample(0.4, 0.41, 0.42)),
@@ -68,5 +68,5 @@ RECORD = {
 
 @pytest.fixture
 def record():
-    """A sitting in which every goal is met but the ones that this version cannot be measured at."""
+    """A record that meets every goal but the two of speculative decoding, which it does not measure."""
     return copy.deepcopy(RECORD)

@@ -1,4 +1,4 @@
-"""`benchmarks/`: the table of ratios from a record, and the checkpoint, with runtimes that are not there."""
+"""The scripts in `benchmarks/`: goals, report and plot of a record, the checkpoint, the workers and a small run."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -12,7 +12,7 @@ from benchmarks.peers import PEERS, installed_version, peer
 from benchmarks.peers.llama import gguf_name
 from benchmarks.plot import svg
 from benchmarks.report import markdown
-from benchmarks.sitting import GAP_TOLERANCE, LOGITS_TOLERANCE, Plan, Sitting
+from benchmarks.run import GAP_TOLERANCE, LOGITS_TOLERANCE, BenchmarkRun, RunConfig
 from benchmarks.sizes import installed_bytes
 
 import rushlight
@@ -21,7 +21,7 @@ SMALL = Shape(n_layer=2, n_embd=64, n_head=1, n_positions=96, vocab_size=300)
 
 
 def row(record, start):
-    (found,) = [goal for goal in goals(record) if goal.what.startswith(start)]
+    (found,) = [goal for goal in goals(record) if goal.metric.startswith(start)]
     return found
 
 
@@ -34,7 +34,7 @@ def checkpoint(tmp_path):
 # ratios and goals
 
 
-def test_a_ratio_is_of_neighbours_so_drift_does_not_decide(record):
+def test_ratios_are_taken_within_rounds_so_that_drift_cancels(record):
     record["runtimes"]["rushlight"]["dtypes"]["f32"]["decode_tok_s"]["values"] = [100.0, 20.0, 50.0]
     record["runtimes"]["llama.cpp"]["dtypes"]["f32"]["decode_tok_s"]["values"] = [40.0, 10.0, 20.0]
     assert ratio(record, "decode_tok_s", "f32") == (2.5, "")
@@ -44,33 +44,33 @@ def test_a_peer_that_disagrees_is_not_compared(record):
     record["runtimes"]["llama.cpp"]["dtypes"]["bf16"]["agrees"] = False
     value, why = ratio(record, "decode_tok_s", "bf16")
     assert value is None
-    assert "llama.cpp computes something else" in why
+    assert "llama.cpp computes different results" in why
     assert row(record, "decode, one sequence, bf16, over").met is None
     assert "disagrees" in markdown(record)
 
 
-def test_a_peer_that_is_missing_is_said(record):
+def test_a_missing_peer_is_reported(record):
     record["runtimes"]["llama.cpp"] = {"version": None, "dtypes": {}, "problem": "llama-cpp-python is not installed"}
     assert row(record, "prefill of 512, int8").measured == "not measured: llama.cpp: llama-cpp-python is not installed"
     assert "- llama.cpp: llama-cpp-python is not installed" in markdown(record)
 
 
-def test_every_goal_has_its_row(record):
+def test_every_goal_has_a_row(record):
     rows = goals(record)
     assert len(rows) == 30
-    assert [goal.what for goal in rows if goal.met is False] == []
-    assert [goal.what for goal in rows if goal.met is None] == [
-        "text that repeats itself, guesses on, over plain decode, f32",
-        "text that does not, guesses on, over plain decode, f32",
+    assert [goal.metric for goal in rows if goal.met is False] == []
+    assert [goal.metric for goal in rows if goal.met is None] == [
+        "repetitive completion, speculative over plain decoding, f32",
+        "non-repetitive completion, speculative over plain decoding, f32",
     ]
-    assert len({goal.what for goal in rows}) == len(rows)
+    assert len({goal.metric for goal in rows}) == len(rows)
 
 
-def test_a_share_of_what_numpy_reads_meets_no_goal(record):
+def test_a_share_of_the_bandwidth_of_numpy_does_not_count(record):
     record["own"]["reader"] = "numpy"
-    goal = row(record, "decode, one sequence, f32, of what")
+    goal = row(record, "decode, one sequence, f32, share")
     assert goal.met is None
-    assert goal.measured.startswith("91% of what NumPy reads")
+    assert goal.measured.startswith("91% of the bandwidth of NumPy")
 
 
 def put(record, path, value):
@@ -85,15 +85,15 @@ def put(record, path, value):
     ("start", "path", "value"),
     [
         ("decode, one sequence, f32, over", "runtimes/llama.cpp/dtypes/f32/decode_tok_s/values", [60, 42, 30]),
-        ("decode, one sequence, int4, of what", "own/step_bytes/int4", 400_000_000),
+        ("decode, one sequence, int4, share", "own/step_bytes/int4", 400_000_000),
         ("prefill of 512, bf16", "runtimes/llama.cpp/dtypes/bf16/prefill_tok_s/values", [700, 490, 350]),
-        ("16 sequences decoding", "runtimes/llama.cpp/dtypes/f32/together_tok_s/values", [450, 315, 225]),
-        ("process start to first token", "runtimes/rushlight/dtypes/f32/first_token_s/median", 0.26),
-        ("the same, against llama.cpp's", "runtimes/llama.cpp/dtypes/f32/first_token_s/median", 0.2),
-        ("peak memory over weights and keys and values, int8", "own/memory/int8/weights", 400_000_000),
+        ("decode, batch size 16", "runtimes/llama.cpp/dtypes/f32/batch_decode_tok_s/values", [450, 315, 225]),
+        ("process start to first token, f32", "runtimes/rushlight/dtypes/f32/first_token_s/median", 0.26),
+        ("process start to first token, f32, compared", "runtimes/llama.cpp/dtypes/f32/first_token_s/median", 0.2),
+        ("peak memory minus weights and KV cache, int8", "own/memory/int8/weights", 400_000_000),
         ("import rushlight", "own/import_s/median", 0.08),
         ("rushlight --help", "own/help_s/median", 0.16),
-        ("calls from Python", "own/calls_s/int4/median", 1e-3),
+        ("call overhead", "own/calls_s/int4/median", 1e-3),
         ("sampling", "own/sampling_s/median", 1e-3),
         ("installed size", "runtimes/rushlight/installed_bytes", 131_000_000),
         ("perplexity of the embedded model on held-out text, int8", "own/loss/int8", 3.603),
@@ -102,7 +102,7 @@ def put(record, path, value):
 )
 def test_each_goal_can_be_missed(record, start, path, value):
     def found():
-        return [goal.met for goal in goals(record) if goal.what.startswith(start)]
+        return [goal.met for goal in goals(record) if goal.metric.startswith(start)]
 
     assert all(found())
     put(record, path, value)
@@ -155,16 +155,16 @@ def test_the_logits_are_not_degenerate(checkpoint):
     logits = rushlight.load(checkpoint).logits(range(90))
     chosen = logits.argmax(-1)
     assert 0.1 < logits.std() < 10
-    assert len(set(chosen.tolist())) > 8  # not one token over and over
-    assert (chosen != np.arange(90)).mean() > 0.9  # nor the one that was fed
+    assert len(set(chosen.tolist())) > 8  # not a single repeated token
+    assert (chosen != np.arange(90)).mean() > 0.9  # nor the input token
 
 
-def test_every_runtime_has_what_a_runtime_has():
+def test_every_runtime_defines_the_documented_names():
     for name in PEERS:
         module = peer(name)
-        assert {"f32"} <= set(module.DTYPES) <= set(Plan.dtypes)
+        assert {"f32"} <= set(module.DTYPES) <= set(RunConfig.dtypes)
         assert all(hasattr(module, part) for part in ("DISTRIBUTION", "NEEDS", "prepare", "Runtime", "first_token"))
-    assert LOGITS_TOLERANCE.keys() == GAP_TOLERANCE.keys() == set(Plan.dtypes)
+    assert LOGITS_TOLERANCE.keys() == GAP_TOLERANCE.keys() == set(RunConfig.dtypes)
     assert installed_version("rushlight") == rushlight.__version__
 
 
@@ -184,7 +184,7 @@ def test_names_in_gguf(name, expected):
     assert gguf_name(name) == expected
 
 
-def test_a_worker_answers_and_its_errors_are_told(checkpoint, tmp_path):
+def test_a_worker_answers_requests_and_reports_errors(checkpoint, tmp_path):
     with Handle("rushlight", 1) as handle:
         path = handle.ask("prepare", checkpoint=str(checkpoint), dtype="f32", folder=str(tmp_path))["path"]
         assert handle.ask("open", path=path, dtype="f32", threads=1, vocab_size=300)["seconds"] > 0
@@ -207,16 +207,16 @@ def test_a_worker_answers_and_its_errors_are_told(checkpoint, tmp_path):
             handle.ask("open", path=path, dtype="f13", threads=1, vocab_size=300)
 
 
-def test_a_worker_that_cannot_start_is_an_error():
-    with Handle("no such runtime", 1) as handle, pytest.raises(WorkerError, match="ended with 1"):
+def test_a_worker_that_fails_to_start_raises():
+    with Handle("no such runtime", 1) as handle, pytest.raises(WorkerError, match="exited with code 1"):
         handle.ask("peak")
 
 
-def test_a_sitting_from_checkpoint_to_plot(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.sitting.GPT2_SMALL", SMALL)
+def test_a_benchmark_run_from_checkpoint_to_plot(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.run.GPT2_SMALL", SMALL)
     held_out = tmp_path / "held_out.txt"
     held_out.write_text("Once upon a time there was a king who had a daughter. " * 60, encoding="utf-8")
-    plan = Plan(
+    config = RunConfig(
         work=tmp_path,
         runtimes=("rushlight", "llama.cpp"),
         dtypes=("f32",),
@@ -224,23 +224,23 @@ def test_a_sitting_from_checkpoint_to_plot(tmp_path, monkeypatch):
         repeats=1,
         prompt_tokens=8,
         tokens=2,
-        together=2,
+        batch_size=2,
         held_out=held_out,
     )
-    monkeypatch.setattr("benchmarks.sitting.installed_version", lambda name: "1" if name == "rushlight" else None)
-    record = json.loads(json.dumps(Sitting(plan).run()))
+    monkeypatch.setattr("benchmarks.run.installed_version", lambda name: "1" if name == "rushlight" else None)
+    record = json.loads(json.dumps(BenchmarkRun(config).run()))
 
     mine = record["runtimes"]["rushlight"]["dtypes"]["f32"]
     assert mine["agrees"]
     assert mine["logits_error"] == 0.0
-    for what in ("decode_tok_s", "prefill_tok_s", "together_tok_s"):
+    for what in ("decode_tok_s", "prefill_tok_s", "batch_decode_tok_s"):
         assert len(mine[what]["values"]) == 1
         assert mine[what]["median"] > 0
     assert min(record["own"][name]["median"] for name in ("import_s", "bare_python_s", "help_s")) > 0
     assert record["own"].keys() >= {"bandwidth_gb_s", "step_bytes", "memory", "sampling_s", "calls_s", "help_s"}
-    assert record["own"]["engine"].keys() == {"speculation", "no_hits", "together", "alone"}
+    assert record["own"]["engine"].keys() == {"speculation", "no_hits", "engine_step", "batching"}
     assert 1 < record["own"]["loss"]["f32"] < 9
-    # This checkpoint has no tokenizer, so no text can be continued: said, not hidden, and the rest is measured.
+    # This checkpoint has no tokenizer, so generation fails: the report says so, and the rest is measured.
     assert "first_token_s" not in mine
     text = markdown(record)
     assert "rushlight in a fresh process: ended with 2" in text
@@ -248,6 +248,6 @@ def test_a_sitting_from_checkpoint_to_plot(tmp_path, monkeypatch):
     ElementTree.fromstring(svg(record))
 
 
-def test_the_size_of_a_package_has_what_it_requires():
+def test_the_size_of_a_package_includes_its_dependencies():
     assert installed_bytes("pytest") > installed_bytes("pluggy") > 10_000  # pytest requires pluggy
     assert installed_bytes("no-such-package") is None

@@ -23,7 +23,7 @@ def rushlight(capsys):
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory):
-    """What `--json` prints for the embedded model."""
+    """The parsed `--json` output for the embedded model."""
     import contextlib
     import io
 
@@ -34,41 +34,41 @@ def once(tmp_path_factory):
     return json.loads(out.getvalue())
 
 
-def test_json_says_what_was_measured_on_what(once):
-    assert once.keys() == {"date", "cpu", "cores", "versions", "plan", "measurements"}
+def test_json_describes_the_machine_and_the_config(once):
+    assert once.keys() == {"date", "cpu", "cores", "versions", "config", "measurements"}
     assert once["versions"].keys() == {"rushlight", "python", "numpy"}
-    assert once["plan"]["sequences"] == [1, 2]
+    assert once["config"]["batch_sizes"] == [1, 2]
     (measured,) = once["measurements"]
     assert (measured["model"], measured["device"], measured["dtype"]) == ("tales", "cpu", "f32")
     assert (measured["n_parameters"], measured["prefill_tokens"]) == (3_554_304, 4)
 
 
-def test_json_has_every_single_time(once):
+def test_json_has_every_repeat(once):
     (measured,) = once["measurements"]
-    assert [decode["sequences"] for decode in measured["decode"]] == [1, 2]
+    assert [decode["batch_size"] for decode in measured["decode"]] == [1, 2]
     samples = [measured["prefill_tok_s"], measured["first_token_s"]]
     samples += [decode[what] for decode in measured["decode"] for what in ("tok_s", "read_gb_s")]
     for sample in samples:
         assert len(sample["values"]) == 2
         assert 0 < sample["min"] <= sample["median"] <= sample["max"]
-    assert len(measured["bandwidth_gb_s"]["values"]) == 4  # beside each decode
+    assert len(measured["bandwidth_gb_s"]["values"]) == 4  # one per decode
 
 
 def test_rates_and_bandwidth_are_of_the_same_times(once):
     (measured,) = once["measurements"]
     for decode in measured["decode"]:
         for tok_s, gb_s in zip(decode["tok_s"]["values"], decode["read_gb_s"]["values"], strict=True):
-            assert gb_s == pytest.approx(tok_s / decode["sequences"] * measured["step_bytes"] / 1e9)
+            assert gb_s == pytest.approx(tok_s / decode["batch_size"] * measured["step_bytes"] / 1e9)
 
 
-def test_no_share_is_above_all_of_it(once):
+def test_bandwidth_shares_are_at_most_one(once):
     (measured,) = once["measurements"]
     for decode in measured["decode"]:
-        assert decode["share"] is None or 0 < decode["share"] <= 1
-    assert all(isinstance(sign, str) for sign in measured["disturbed"])
+        assert decode["bandwidth_share"] is None or 0 < decode["bandwidth_share"] <= 1
+    assert all(isinstance(reason, str) for reason in measured["disturbed"])
 
 
-def test_memory_holds_the_weights(once):
+def test_peak_memory_includes_the_weights(once):
     (measured,) = once["measurements"]
     assert measured["step_bytes"] < measured["peak_bytes"] < 2**30
 
@@ -76,12 +76,12 @@ def test_memory_holds_the_weights(once):
 def test_the_table_is_plain_in_a_pipe(rushlight):
     code, out, err = rushlight(*QUICK, "--dtype", "f32")
     assert code == 0
-    assert all(line.startswith("note: the figures of f32 are disturbed: ") for line in err.splitlines())
+    assert all(line.startswith("note: the f32 figures are unreliable: ") for line in err.splitlines())
     assert out.startswith("tales: 3,554,304 parameters, cpu")
     assert "\x1b" not in out
     lines = [line.split() for line in out.splitlines()]
-    assert ["f32", "prefill", "of", "4"] in [line[:4] for line in lines]
-    assert ["decode,", "2", "together"] in [line[:3] for line in lines]
+    assert ["f32", "prefill,", "4", "tokens"] in [line[:4] for line in lines]
+    assert ["decode,", "batch", "size", "2"] in [line[:4] for line in lines]
     assert "GB/s" in out
     assert "first token" in out
 
@@ -89,26 +89,26 @@ def test_the_table_is_plain_in_a_pipe(rushlight):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--batch", "1,x"], "is not a list of numbers"),
-        (["--batch", "0"], "sequences 0"),
+        (["--batch", "1,x"], "is not a list of batch sizes"),
+        (["--batch", "0"], "batch size 0"),
         (["--tokens", "0"], "tokens 0"),
         (["--repeats", "-1"], "repeats -1"),
         (["--prompt-tokens", "0"], "prompt_tokens 0"),
-        (["--prompt-tokens", "513"], "context is 512"),
-        (["--tokens", "500"], "context is 512"),
+        (["--prompt-tokens", "513"], "found 512"),
+        (["--tokens", "500"], "found 512"),
         (["--dtype", "f13"], "there is no dtype"),
         (["--device", "abacus"], "there is no device"),
         (["--dtype", "all", "--device", "abacus"], "there is no device"),
         (["no/such/file.safetensors"], "no/such/file.safetensors"),
     ],
 )
-def test_what_cannot_be_measured_is_said(rushlight, flags, words):
+def test_invalid_arguments_are_refused(rushlight, flags, words):
     code, out, err = rushlight("bench", *flags)
     assert (code, out) == (2, "")
     assert words in err
 
 
-def test_the_device_s_dtypes_are_found_and_the_one_for_comparisons_left_out():
+def test_dtypes_of_a_device_leave_out_f64():
     found = dtypes_of("cpu")
     assert "f32" in found
     assert not {"auto", "f64"} & set(found)

@@ -14,11 +14,11 @@ def test_first_output_end_memory_and_exit_code():
     assert run.peak_bytes >= 60_000_000
 
 
-def test_no_output_is_no_time():
+def test_without_output_there_is_no_time_to_first_output():
     assert run_fresh([sys.executable, "-c", "pass"]).first_output_s is None
 
 
-def test_what_it_says_on_stderr_is_kept():
+def test_stderr_is_captured():
     assert run_fresh([sys.executable, "-c", "import sys; sys.exit('why')"]).errors == "why\n"
 
 
@@ -26,18 +26,18 @@ def test_a_signal_is_a_negative_code():
     assert run_fresh([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]).exit_code == -9
 
 
-def test_a_big_parent_does_not_count():
+def test_the_memory_of_the_parent_is_not_counted():
     ballast = bytearray(b"x" * 100_000_000)
     run = run_fresh([sys.executable, "-I", "-S", "-c", "pass"])
     assert run.peak_bytes < len(ballast)
 
 
-def test_no_such_program():
+def test_a_missing_program_raises():
     with pytest.raises(OSError, match="no-such-program"):
         run_fresh(["no-such-program"])
 
 
-def test_the_launcher_loads_nothing_of_ours():
+def test_the_launcher_does_not_import_rushlight():
     code = f"import runpy, sys; runpy.run_path({str(LAUNCHER)!r}); print([m for m in sys.modules if 'rushlight' in m])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

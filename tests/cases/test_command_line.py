@@ -17,10 +17,10 @@ import pytest
 import rushlight as library
 from rushlight import demo
 from rushlight.cli import main, prompt_progress, terminal
-from rushlight.cli.failure import in_words
+from rushlight.cli.error_report import in_words
 from rushlight.cli.options import complete_source
-from rushlight.cli.prompt_progress import showing_progress
-from rushlight.cli.wrap import WordWrap, cells, shortened, wrapped
+from rushlight.cli.prompt_progress import with_prompt_progress
+from rushlight.cli.word_wrap import WordWrap, cells, shortened, wrapped
 from rushlight.errors import SourceError
 
 PROMPT = "Once upon a time"
@@ -352,7 +352,7 @@ class TestPromptProgress:
     def test_at_a_terminal(self, tty, monkeypatch, seconds, is_shown):
         monkeypatch.setattr(prompt_progress, "DELAY_S", 0.02)
         written = tty()
-        pieces = showing_progress(Reading(seconds))
+        pieces = with_prompt_progress(Reading(seconds))
         assert next(pieces) == "a"
         shown = written()
         assert ("reading 900 tokens ... 50%" in shown) == is_shown
@@ -361,7 +361,7 @@ class TestPromptProgress:
 
     def test_nowhere_else(self, capsys, monkeypatch):
         monkeypatch.setattr(prompt_progress, "DELAY_S", 0.0)
-        assert list(showing_progress(Reading(0.05))) == ["a", "b"]
+        assert list(with_prompt_progress(Reading(0.05))) == ["a", "b"]
         assert capsys.readouterr().err == ""
 
     def test_it_counts_the_tokens_of_the_prompt(self):
@@ -381,7 +381,7 @@ class TestPromptProgress:
         monkeypatch.setattr(prompt_progress, "DELAY_S", 0.02)
         written = tty()
         with pytest.raises(KeyboardInterrupt):
-            next(showing_progress(Failing(0)))
+            next(with_prompt_progress(Failing(0)))
         shown = written()
         assert "reading" in shown
         assert shown.endswith(terminal.ERASE_LINE)

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 import rushlight
 from rushlight.errors import MemoryLimitError, RushlightError, ThreadLimitError
-from rushlight.files.atomic import write_whole
+from rushlight.files.atomic import atomic_write
 from rushlight.loading import load as loader
 
 PROGRAM = (sys.executable, "-m", "rushlight")
@@ -352,7 +352,7 @@ def test_a_file_is_not_put_in_a_pipes_place(tmp_path):
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
     reader.start()
-    write_whole(pipe, b"page")
+    atomic_write(pipe, b"page")
     reader.join(10)
     assert pipe.is_fifo()
     assert read == [b"page"]

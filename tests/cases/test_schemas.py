@@ -121,7 +121,7 @@ def test_a_schema_that_is_given_as_a_mapping_has_a_length_too(model):
         ({"regex": "\ud800"}, r"regex is '\\ud800': it should be a pattern"),
         ({"json_schema": '{"const": "\ud800"}'}, "json_schema is .*: it should be a JSON schema"),
         ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be used"),
-        ({"stop": "\ud800"}, "a stop string holds half of a surrogate pair"),
+        ({"stop": "\ud800"}, "a stop string contains half of a surrogate pair"),
     ],
 )
 def test_settings_that_are_not_unicode(model, settings, problem):

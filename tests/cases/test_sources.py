@@ -229,12 +229,12 @@ def test_300_shards_need_few_descriptors(make_gpt2):
     assert (done.returncode, done.stdout) == (0, expected + "\n"), done.stderr
 
 
-@pytest.mark.parametrize("how", ["written anew", "cut", "replaced"])
+@pytest.mark.parametrize("how", ["rewritten", "cut", "replaced"])
 def test_a_shard_that_is_not_held_open_has_to_stay_the_same(make_gpt2, how):
     with rushlight.open_checkpoint(many_shards(make_gpt2())) as checkpoint:
         tensor = checkpoint["transformer.wte.weight"]
         before, content = tensor.read(), tensor.file.read_bytes()
-        if how == "written anew":
+        if how == "rewritten":
             tensor.file.write_bytes(content[:-1] + b"?")
         elif how == "cut":
             tensor.file.write_bytes(content[:-1])
@@ -266,7 +266,7 @@ def test_a_file_that_is_written_all_the_time_is_refused(make_gpt2, monkeypatch):
     path.touch()
     with pytest.raises(TruncatedError, match="the file is being written") as caught:
         rushlight.open_checkpoint(path)
-    assert "once whatever writes it has finished" in caught.value.remedy
+    assert "once the program that writes it has finished" in caught.value.remedy
 
 
 def test_a_file_that_was_written_just_now_is_opened_when_it_is_at_rest(make_gpt2):

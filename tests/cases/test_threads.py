@@ -9,7 +9,7 @@ import pytest
 
 import rushlight
 from rushlight.backends import open_backend
-from rushlight.bench import Measurement, Sample
+from rushlight.bench import Measurement, Repeats
 from rushlight.bench.disturbance import Watch, disturbances, share_of_reading
 from rushlight.bench.measure import Decode
 from rushlight.cli import main
@@ -83,7 +83,7 @@ def test_the_bits_do_not_depend_on_it(make_gpt2):
 
 
 def measurement(shares, disturbed=()):
-    rate = Sample.of([100.0, 110.0])
+    rate = Repeats.of([100.0, 110.0])
     return Measurement(
         model="m",
         n_parameters=1,
@@ -93,9 +93,9 @@ def measurement(shares, disturbed=()):
         step_bytes=10**6,
         prefill_tokens=4,
         prefill_tok_s=rate,
-        decode=tuple(Decode(sequences=1, tok_s=rate, read_gb_s=rate, share=share) for share in shares),
+        decode=tuple(Decode(batch_size=1, tok_s=rate, read_gb_s=rate, bandwidth_share=share) for share in shares),
         reader="weights",
-        bandwidth_gb_s=Sample.of([0.5, 0.5]),
+        bandwidth_gb_s=Repeats.of([0.5, 0.5]),
         first_token_s=None,
         peak_bytes=None,
         disturbed=disturbed,
@@ -104,13 +104,13 @@ def measurement(shares, disturbed=()):
 
 def test_reading_slower_than_the_steps_gives_no_share():
     """It said "1562 % of what can be read"."""
-    assert share_of_reading(Sample.of([7.8, 7.9, 7.7]), Sample.of([0.5, 0.5, 9.0])) is None
-    assert share_of_reading(Sample.of([8.0, 4.0, 9.0]), Sample.of([10.0, 5.0, 9.0])) == pytest.approx(0.8)
+    assert share_of_reading(Repeats.of([7.8, 7.9, 7.7]), Repeats.of([0.5, 0.5, 9.0])) is None
+    assert share_of_reading(Repeats.of([8.0, 4.0, 9.0]), Repeats.of([10.0, 5.0, 9.0])) == pytest.approx(0.8)
 
 
 def test_a_share_is_of_the_reading_beside_it():
     """A machine at half its speed reads half as fast, too."""
-    assert share_of_reading(Sample.of([9.0, 4.5]), Sample.of([10.0, 5.0])) == pytest.approx(0.9)
+    assert share_of_reading(Repeats.of([9.0, 4.5]), Repeats.of([10.0, 5.0])) == pytest.approx(0.9)
 
 
 def test_the_table_never_has_an_impossible_share(run, monkeypatch):
@@ -128,7 +128,7 @@ def test_json_has_what_disturbed_it(run, monkeypatch):
     _, out, _ = run("bench", "--json")
     (measured,) = json.loads(out)["measurements"]
     assert measured["disturbed"] == ["reading is slow"]
-    assert measured["decode"][0]["share"] is None
+    assert measured["decode"][0]["bandwidth_share"] is None
 
 
 def test_an_undisturbed_measurement_has_no_note(run, monkeypatch):
@@ -156,7 +156,7 @@ def watched(*, wall_s, cpu_s, switches):
     return watch
 
 
-ALIKE = {"prefill": Sample.of([1.0, 1.1]), "reading": Sample.of([2.0, 2.2])}
+ALIKE = {"prefill": Repeats.of([1.0, 1.1]), "reading": Repeats.of([2.0, 2.2])}
 
 
 def test_a_machine_of_its_own_disturbs_nothing():
@@ -170,7 +170,7 @@ def test_a_machine_of_its_own_disturbs_nothing():
         ({"wall_s": 2.0, "cpu_s": 2.0, "switches": 400}, ALIKE, "took a core 200 times a second"),
         (
             {"wall_s": 2.0, "cpu_s": 2.0, "switches": 0},
-            {**ALIKE, "reading": Sample.of([1.0, 4.0, 1.0])},
+            {**ALIKE, "reading": Repeats.of([1.0, 4.0, 1.0])},
             "reading differs by a factor of 4.0",
         ),
     ],

@@ -122,7 +122,7 @@ def test_another_frameworks_weights_are_named_and_nothing_is_suggested_by_shape(
     assert problem.cause == "framework"
     assert problem.title.startswith(name)
     assert (f"format: {word}" in problem.why) == declared
-    assert "transformers 4" in problem.mend
+    assert "transformers 4" in problem.fix
     assert set(problem.tensors) == set(weights)
     assert (report.saved_by, report.script) == (None, None)
 
@@ -156,7 +156,7 @@ def test_a_rename_does_not_swap_matrices_of_opposite_orientation(write, weights)
         "mlp.fc.weight": "→ h.N.mlp.c_fc.weight, transposed",
         "mlp.proj.weight": "→ h.N.mlp.c_proj.weight, transposed",
     }
-    assert "transpose them" in problem.mend
+    assert "transpose them" in problem.fix
 
 
 def test_biases_under_other_names_are_not_taken_for_none(write, weights):
@@ -170,10 +170,10 @@ def test_biases_under_other_names_are_not_taken_for_none(write, weights):
 def test_an_advice_names_only_a_flag_that_was_given(write, tmp_path):
     folder = write({"a.weight": np.ones((3, 4), np.float32)})
     (by_config,) = [f for f in rushlight.check(folder).findings if f.title == "another model"]
-    assert "--architecture" not in by_config.mend
-    assert "config.json" in by_config.mend
+    assert "--architecture" not in by_config.fix
+    assert "config.json" in by_config.fix
     (by_flag,) = [f for f in rushlight.check(folder, model="gpt2").findings if f.title == "another model"]
-    assert "leave --architecture out" in by_flag.mend
+    assert "leave --architecture out" in by_flag.fix
     assert rushlight.check(folder).saved_by is None
 
 
@@ -553,7 +553,8 @@ def test_a_recorded_prompt_beyond_a_modules_table_is_an_error(golden, write, tmp
 
 
 PORT_OF_A_TABLE = """
-from rushlight.nn import Embedding, Module, NameRules
+from rushlight.models import PretrainedModel
+from rushlight.nn import Embedding, NameRules
 
 class Config:
     @classmethod
@@ -561,7 +562,7 @@ class Config:
         return cls()
     from_tensors = from_json
 
-class ARCHITECTURE(Module):
+class ARCHITECTURE(PretrainedModel):
     config_type = Config
     rules = NameRules()
     def __init__(self, config):

@@ -53,7 +53,7 @@ def test_a_token_takes_the_white_space_that_the_library_gives_it(tmp_path, lstri
     for written in product(pieces, repeat=4):
         text = "".join(written)
         # What stands before is typed and no token, so that the stretches after it are found one by one.
-        ids = tokenizer.encode_marked("<mask>." + text, [(0, 7)])
+        ids = tokenizer.encode_rendered("<mask>." + text, [(0, 7)])
         assert ids == tokenizer.encode("<mask>.") + tokenizer.encode(text, allow_special=True)
 
 
@@ -62,6 +62,6 @@ def test_white_space_is_taken_from_what_the_template_wrote_alone(tmp_path):
     path.write_text(json.dumps(tokenizer_json(lstrip=True, rstrip=True)))
     tokenizer = Tokenizer.from_file(path)
     text = "a <mask>  <mask> b<mask>"
-    ids = tokenizer.encode_marked(text, [(17, 24)])
+    ids = tokenizer.encode_rendered(text, [(17, 24)])
     assert tokenizer.decode(ids) == re.sub(r" *(<mask>) *", r"\1", text)
     assert ids.count(257) == 2

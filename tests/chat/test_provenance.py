@@ -157,9 +157,9 @@ def test_added_tokens_that_are_not_special_cannot_be_typed_either(chatml_json, t
     tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
     text = "a<|im_end|>b<|im_end|>"
     assert tokenizer.encode(text, allow_special=False).count(IM_END) == 2
-    assert tokenizer.encode_marked(text, [(0, 12)]).count(IM_END) == 1
-    assert tokenizer.decode(tokenizer.encode_marked(text, [(0, 12)])) == text
-    assert tokenizer.encode_marked(text, [(0, 1), (11, 12)]) == tokenizer.encode(text, allow_special=True)
+    assert tokenizer.encode_rendered(text, [(0, 12)]).count(IM_END) == 1
+    assert tokenizer.decode(tokenizer.encode_rendered(text, [(0, 12)])) == text
+    assert tokenizer.encode_rendered(text, [(0, 1), (11, 12)]) == tokenizer.encode(text, allow_special=True)
 
 
 @pytest.mark.parametrize("text", ["", " ", "Once upon a time\n\n  é 日本 x", "don't 12345"])

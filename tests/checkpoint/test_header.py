@@ -176,7 +176,7 @@ def test_deep_nesting_is_refused_at_once_and_without_a_deep_stack(opening):
     ],
 )
 def test_a_key_that_stands_twice_is_refused(header, key):
-    assert f'the key "{key}" stands twice' in refusal(header).message
+    assert f'the key "{key}" appears twice' in refusal(header).message
 
 
 @pytest.mark.parametrize("value", ["1", "null", "true", '["a"]', '{"b":"c"}', "1.5"])

@@ -144,7 +144,7 @@ def test_json_that_is_no_index_is_refused_with_the_next_step(tmp_path, content):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[]", "not a JSON object"), ("{", "not JSON"), ('{"weight_map":{"a":"x","a":"y"}}', 'the key "a" stands twice')],
+    [("[]", "not a JSON object"), ("{", "not JSON"), ('{"weight_map":{"a":"x","a":"y"}}', 'the key "a" appears twice')],
 )
 def test_an_index_that_is_not_strict_json_is_refused(tmp_path, content, message):
     (tmp_path / INDEX).write_text(content)
@@ -244,7 +244,7 @@ def test_a_link_in_a_loop_is_refused(tmp_path):
     write_shards(tmp_path)
     (tmp_path / SECOND).unlink()
     (tmp_path / SECOND).symlink_to(SECOND)
-    assert "round in a circle" in refusal(tmp_path).message
+    assert "form a loop" in refusal(tmp_path).message
 
 
 def test_a_dangling_link_is_refused(tmp_path):

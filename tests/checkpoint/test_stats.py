@@ -25,7 +25,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("piece", [1, 7, 1000, 1 << 20])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
 def test_they_are_numpys(path, monkeypatch, piece, dtype):
-    monkeypatch.setattr(stats, "PIECE_ELEMENTS", piece)
+    monkeypatch.setattr(stats, "CHUNK_ELEMENTS", piece)
     array = (np.random.default_rng(1).normal(50, 20, (10, 20)).clip(0, 100)).astype(dtype)
     found = stats_of(path, array)
     assert (found.min, found.max) == (array.min(), array.max())
@@ -47,7 +47,7 @@ def test_bf16_is_decoded(path):
 
 @pytest.mark.parametrize("piece", [2, 100])
 def test_nan_and_inf_are_counted_and_left_out(path, monkeypatch, piece):
-    monkeypatch.setattr(stats, "PIECE_ELEMENTS", piece)
+    monkeypatch.setattr(stats, "CHUNK_ELEMENTS", piece)
     found = stats_of(path, np.float32([np.nan, np.nan, np.inf, 1, -np.inf, 3, np.nan]))
     assert found == TensorStats(1.0, 3.0, 2.0, 1.0, 3, 2)
 

@@ -50,7 +50,7 @@ def test_a_checkpoint_that_fits(rushlight, write):
     done = rushlight("check", write())
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines()[1:3] == [
-        "held against gpt2 (n_layer 2, n_embd 64, n_head 1)",
+        "compared with gpt2 (n_layer 2, n_embd 64, n_head 1)",
         "saved by transformers, GPT2Model: names without a prefix, as openai-community/gpt2 has them",
     ]
     assert done.out.splitlines()[-1] == "fits"
@@ -89,8 +89,8 @@ def test_the_script_that_is_printed_mends_it(rushlight, compiled, monkeypatch):
     script = re.sub("^    ", "", done.out.partition("(pip install safetensors):\n\n")[2], flags=re.MULTILINE)
     monkeypatch.chdir(compiled.parent)
     exec(script, {})
-    assert rushlight("check", "mended.safetensors").code == 0
-    assert load_file("mended.safetensors")["transformer.h.1.mlp.c_fc.weight"].shape == (64, 256)
+    assert rushlight("check", "fixed.safetensors").code == 0
+    assert load_file("fixed.safetensors")["transformer.h.1.mlp.c_fc.weight"].shape == (64, 256)
 
 
 def test_json_has_every_tensor(rushlight, compiled):

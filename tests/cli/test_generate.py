@@ -184,12 +184,9 @@ def test_a_text_held_to_a_pattern_or_a_schema(rushlight, tmp_path):
     assert json.loads(done.out) in {"red", "green"}
     missing = rushlight("generate", "-p", PROMPT, "--json-schema", tmp_path / "missing.json")
     assert (missing.code, missing.out) == (2, "")
-    assert f"error: {tmp_path / 'missing.json'}: No such file or directory\n" in missing.err
+    assert f"error: {tmp_path / 'missing.json'}: no such file\n" in missing.err
     schema.write_bytes(b'{"enum": ["\xff"]}')
-    assert (
-        "schema.json: byte 11: the JSON schema is not UTF-8"
-        in rushlight("generate", "-p", PROMPT, "--json-schema", schema).err
-    )
+    assert "schema.json: byte 11: not UTF-8" in rushlight("generate", "-p", PROMPT, "--json-schema", schema).err
     schema.write_bytes(b" " * 300_000)
     assert len(rushlight("generate", "-p", PROMPT, "--json-schema", schema).err) < 200
 

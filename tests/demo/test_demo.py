@@ -61,7 +61,7 @@ def test_the_config_is_gpt2s() -> None:
 def test_the_tokenizer_fits() -> None:
     tokenizer = Tokenizer.from_file(demo.folder() / "tokenizer.json")
     assert tokenizer.vocab_size == CONFIG["vocab_size"]
-    assert tokenizer.eos_id == CONFIG["eos_token_id"] == CONFIG["bos_token_id"]
+    assert tokenizer.vocabulary()["<|endoftext|>"] == CONFIG["eos_token_id"] == CONFIG["bos_token_id"]
     text = "Once upon a time there was a rushlight — “so bright”, said the cat. 猫"
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.encode(" the") == tokenizer.encode(" the king")[:1]  # it has learnt words

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from toy import KV_SHAPE, ToyModel, V, weight
+from toy import ToyModel, V, language_model, weight
 
 from rushlight.backends import open_backend
 from rushlight.generation import Context
@@ -12,10 +12,10 @@ from rushlight.generation import Context
 def test_feeding_in_chunks_gives_every_logit_once(chunk_rows):
     ops = open_backend("reference", "f64")
     ids = np.random.default_rng(1).integers(0, V, 150)
-    context = Context(ToyModel(ops), ops, KV_SHAPE, 150)
+    context = Context(language_model(ToyModel(ops)), 150)
     logits = context.feed(ids.tolist(), all_logits=True, chunk_rows=chunk_rows)
     assert logits.argmax(-1).tolist() == (np.cumsum(ids * weight(np.arange(150))) % V).tolist()
     assert context.length == 150
 
-    last = Context(ToyModel(ops), ops, KV_SHAPE, 150).feed(ids.tolist(), chunk_rows=chunk_rows)
+    last = Context(language_model(ToyModel(ops)), 150).feed(ids.tolist(), chunk_rows=chunk_rows)
     assert np.array_equal(last, logits[-1:])

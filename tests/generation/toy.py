@@ -4,7 +4,7 @@ import numpy as np
 
 from rushlight.backends import open_backend
 from rushlight.backends.batch import KVShape
-from rushlight.generation import Draft, DraftModel, Engine, Sampler, SamplingParams, SequenceState
+from rushlight.generation import Draft, Engine, LanguageModel, Sampler, SamplingParams, SequenceState
 from rushlight.generation.speculation.controller import PromptLookup
 
 V = 31
@@ -38,6 +38,10 @@ class ToyModel:
         return sum(len(batch.ids) for batch in self.batches)
 
 
+def language_model(model, context_length=1000):
+    return LanguageModel(model, model.ops, KV_SHAPE, context_length, V)
+
+
 def weight(position):
     return position % 7 + 1
 
@@ -55,14 +59,14 @@ def toy_engine(*, n_blocks=64, context_length=1000, **options):
     ops = open_backend("reference", "f64")
     model = ToyModel(ops)
     kv_bytes = n_blocks * BLOCK_BYTES
-    return Engine(model, ops, KV_SHAPE, context_length=context_length, kv_bytes=kv_bytes, **options), model
+    return Engine(language_model(model, context_length), kv_bytes=kv_bytes, **options), model
 
 
 def toy_draft(error=5, context_length=1000):
     """A draft model of the same device, and the toy model in it."""
     ops = open_backend("reference", "f64")
     model = ToyModel(ops, error)
-    return DraftModel(model, ops, KV_SHAPE, context_length), model
+    return language_model(model, context_length), model
 
 
 def drafted(engine, prompt, **options):

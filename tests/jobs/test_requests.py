@@ -49,7 +49,7 @@ def test_a_line_of_plain_text_is_its_prompt():
         (b'{"prompt": "a"', "not JSON"),
         (b'{"prompt": "a"} {}', "not JSON"),
         (b'["prompt"]', "the top level is not a JSON object"),
-        (b'{"prompt": "a", "prompt": "b"}', "stands twice"),
+        (b'{"prompt": "a", "prompt": "b"}', "appears twice"),
         (b'{"prompt": "a", "temperature": NaN}', "NaN is not JSON"),
         (b'{"prompt": "\\ud800"}', "surrogate"),
         (b'{"prompt": "\xff"}', "not UTF-8"),

@@ -58,7 +58,7 @@ def test_parameters_of_a_loaded_model(recording):
         ("", "not JSON"),
         ("[1, 2]", "an array"),
         ("null", "null"),
-        ('{"n_layer": 2, "n_layer": 3}', '"n_layer" stands twice'),
+        ('{"n_layer": 2, "n_layer": 3}', '"n_layer" appears twice'),
         ('{"layer_norm_epsilon": NaN}', "NaN"),
         ('{"n_layer": 1e999}', "beyond the range"),
         ('{"n_layer": ' + "9" * 5000 + "}", "an integer of thousands of digits"),
@@ -322,7 +322,7 @@ def test_a_bare_file_with_linear_layers_is_told_so(tmp_path, refused):
 def test_a_bare_file_of_other_heads_needs_its_config(edit, refused):
     (edit.folder / "config.json").unlink()
     error = refused(edit.folder, ConfigError)
-    assert "n_embd 18 is no multiple of 64" in str(error)
+    assert "n_embd 18 is not a multiple of 64" in str(error)
     assert "config.json" in error.remedy
 
 

@@ -5,11 +5,11 @@ import pytest
 
 import rushlight
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
-from rushlight.generation import Context
+from rushlight.generation import Context, LanguageModel
 
 
 def context(model):
-    return Context(model.module, model.module.ops, model.config.kv_shape, model.context_length)
+    return Context(LanguageModel.of(model.module, model.module.ops, model.config), model.context_length)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 7])

@@ -54,23 +54,25 @@ def test_a_file_that_was_edited_is_read_again(write):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "there is no ARCHITECTURE"),
+        ("", "ARCHITECTURE is not defined"),
         ("x = 1\ny = (\n", "line 2 is not Python: '(' was never closed"),
         ("x = 1\n\n1 / 0\n", "line 3 raises ZeroDivisionError: division by zero"),
         ("def f():\n    raise ValueError('no')\n\n\nf()\n", "line 2 raises ValueError: no"),
         ("import no_such_library\n", "line 1 raises ModuleNotFoundError: No module named 'no_such_library'"),
         ("import sys\n\nsys.exit(3)\n", "line 3 raises SystemExit: 3"),
         ("import json\n\njson.loads('{')\n", "line 3 raises JSONDecodeError"),
-        ("ARCHITECTURE = 'GPT2'\n", "it should be a class of rushlight.nn.Module, and is a str"),
-        ("ARCHITECTURE = dict\n", "it should be a class of rushlight.nn.Module, and is dict"),
+        ("ARCHITECTURE = 'GPT2'\n", "expected a class derived from rushlight.models.PretrainedModel, found str"),
+        ("ARCHITECTURE = dict\n", "derived from rushlight.models.PretrainedModel, found dict"),
+        ("from rushlight.nn import Module as ARCHITECTURE\n", "models.PretrainedModel, found Module"),
         (
-            "from rushlight.nn import Module\n\n\nclass ARCHITECTURE(Module):\n    pass\n",
-            "it has no config_type; it has no rules, which should be a NameRules",
+            "from rushlight.models import PretrainedModel\n\n\nclass ARCHITECTURE(PretrainedModel):\n    pass\n",
+            "it has no config_type",
         ),
         (
-            "from rushlight.nn import Module, NameRules\n\n\nclass ARCHITECTURE(Module):\n    config_type = int\n"
-            "    rules = NameRules()\n",
-            "its config_type has no from_json; its config_type has no from_tensors",
+            "from rushlight.models import PretrainedModel\n\n\nclass ARCHITECTURE(PretrainedModel):\n"
+            "    config_type = int\n    rules = {}\n",
+            "its config_type has no from_json; its config_type has no from_tensors; "
+            "its rules: expected a NameRules, found dict",
         ),
     ],
 )
@@ -90,7 +92,8 @@ def test_no_file_to_run(tmp_path, make, said):
 
 
 NOT_A_LANGUAGE_MODEL = """
-from rushlight.nn import LayerNorm, Module, NameRules, to_write
+from rushlight.models import PretrainedModel
+from rushlight.nn import LayerNorm, NameRules, to_write
 
 
 class Config:
@@ -101,7 +104,7 @@ class Config:
     from_tensors = from_json
 
 
-class Part(Module):
+class Part(PretrainedModel):
     config_type = Config
     rules = NameRules(buffers=(r"(wte|wpe|h).*",))
 

@@ -24,7 +24,7 @@ from rushlight.backends.protocol import Role
 from rushlight.backends.reference import ReferenceBackend
 from rushlight.checkpoint import open_checkpoint
 from rushlight.errors import DeviceError, DtypeError, GenerationError, NonFiniteError
-from rushlight.generation import Context
+from rushlight.generation import Context, LanguageModel
 from rushlight.models.gpt2 import GPT2, GPT2Config
 from rushlight.nn import bind
 
@@ -57,7 +57,7 @@ def test_logits_are_those_of_transformers(isa, name, dtype):
     model, config = load(name, ops)
     expected = load_file(FIXTURES / name / "expected.safetensors")
     ids = expected["prompt_ids"].tolist()
-    logits = Context(model, ops, config.kv_shape, len(ids)).feed(ids, all_logits=True)
+    logits = Context(LanguageModel.of(model, ops, config), len(ids)).feed(ids, all_logits=True)
     tolerance = ROUNDED.get(ops.dtype, TOLERANCES["auto"]) if dtype == "auto" else TOLERANCES[dtype]
     assert np.abs(logits - expected["logits_f64"]).max() <= tolerance * np.abs(expected["logits_f64"]).max()
 
@@ -68,7 +68,9 @@ def test_greedy_text_is_that_of_transformers(isa, name):
     model, config = load(name, ops)
     expected = load_file(FIXTURES / name / "expected.safetensors")
     prompt, text = expected["prompt_ids"].tolist(), expected["greedy_ids"].tolist()
-    logits = Context(model, ops, config.kv_shape, len(prompt) + len(text)).feed(prompt + text[:-1], all_logits=True)
+    logits = Context(LanguageModel.of(model, ops, config), len(prompt) + len(text)).feed(
+        prompt + text[:-1], all_logits=True
+    )
     assert logits[len(prompt) - 1 :].argmax(1).tolist() == text
 
 
@@ -79,10 +81,12 @@ def test_solo_batched_chunked_and_cached_are_the_same_bits(isa, weights, threads
     ids = load_file(FIXTURES / "long_prompt" / "expected.safetensors")["prompt_ids"].tolist()
     solo_ops = CPUBackend(weights, threads=1, isa=isa)
     solo_model, _ = load("long_prompt", solo_ops)
-    solo = Context(solo_model, solo_ops, config.kv_shape, len(ids)).feed(ids, all_logits=True)
+    solo = Context(LanguageModel.of(solo_model, solo_ops, config), len(ids)).feed(ids, all_logits=True)
 
     for chunk_rows in (1, 3, 64, 100):
-        chunked = Context(model, ops, config.kv_shape, len(ids)).feed(ids, all_logits=True, chunk_rows=chunk_rows)
+        chunked = Context(LanguageModel.of(model, ops, config), len(ids)).feed(
+            ids, all_logits=True, chunk_rows=chunk_rows
+        )
         assert np.array_equal(chunked, solo)
 
     cache = ops.kv_cache(config.kv_shape, 8)

@@ -13,7 +13,7 @@ from test_backend import NAMES, load
 import rushlight
 from rushlight.backends.cpu import CPUBackend
 from rushlight.errors import DeviceError
-from rushlight.generation import Context
+from rushlight.generation import Context, LanguageModel
 from rushlight.nn import ACTIVATIONS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "gpt2"
@@ -121,7 +121,7 @@ def test_logits_of_whole_models(other, name, dtype):
         model, config = load(name, ops)
         assert ops.arithmetic == "exact"
         ids = json.loads((FIXTURES / name / "config.json").read_text())["vocab_size"] // 2 - np.arange(9)
-        found.append(Context(model, ops, config.kv_shape, 9).feed(ids.tolist(), all_logits=True))
+        found.append(Context(LanguageModel.of(model, ops, config), 9).feed(ids.tolist(), all_logits=True))
     np.testing.assert_array_equal(*found)
 
 

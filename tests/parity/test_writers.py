@@ -93,7 +93,7 @@ def test_nanogpt_saved_by_save_model(torch, nanogpt, expected, tmp_path, monkeyp
     assert report.saved_by == "nanoGPT"
     monkeypatch.chdir(tmp_path)
     exec(report.script, {})
-    assert error(rushlight.load("mended.safetensors"), expected) < TOLERANCE
+    assert error(rushlight.load("fixed.safetensors"), expected) < TOLERANCE
 
 
 @pytest.mark.parametrize(("nanogpt", "compiled"), [("tanh", True), ("none", False)], indirect=["nanogpt"])

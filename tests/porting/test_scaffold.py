@@ -15,7 +15,7 @@ import rushlight
 from rushlight import demo
 from rushlight.checkpoint import open_headers
 from rushlight.errors import ConfigError, PortError
-from rushlight.porting.scaffold.infer import Layer, conv1d_by_majority, guess
+from rushlight.porting.scaffold.infer import Layer, conv1d_by_majority, infer_layer
 from rushlight.porting.scaffold.port import scaffold
 from rushlight.porting.scaffold.tree import RESERVED
 
@@ -86,7 +86,7 @@ def test_llmc_with_masks_and_without_a_config(nanogpt, ported, tale):
         nanogpt.tensors[f"transformer.h.{i}.attn.bias"] = np.tri(512, dtype=np.float32)[None, None]
     nanogpt.config = None
     path, written = ported(nanogpt.write())
-    assert "# A guess: GPT-2 and llm.c have gelu_tanh" in written.module
+    assert "# Inferred: GPT-2 and llm.c have gelu_tanh" in written.module
     assert rushlight.load(nanogpt.folder, port=path).generate(PROMPT, max_tokens=20).text == tale
 
 
@@ -225,21 +225,21 @@ def test_equal_blocks_are_one_class_and_others_are_not(own, ported):
     ],
 )
 def test_layers_by_name_and_shape(name, tensors, layer):
-    assert guess(name, tensors, conv1d=False) == layer
+    assert infer_layer(name, tensors, conv1d=False) == layer
 
 
 def test_a_square_weight_is_what_its_neighbours_are():
     square = {"weight": (4, 4), "bias": (4,)}
-    assert guess("c_proj", square, conv1d=True).kind == "Conv1D"
-    assert guess("c_proj", square, conv1d=False).kind == "Linear"
-    assert "square" in guess("c_proj", square, conv1d=False).doubt
+    assert infer_layer("c_proj", square, conv1d=True).kind == "Conv1D"
+    assert infer_layer("c_proj", square, conv1d=False).kind == "Linear"
+    assert "square" in infer_layer("c_proj", square, conv1d=False).doubt
     assert conv1d_by_majority([("a.weight", (4, 8)), ("a.bias", (8,)), ("b.weight", (4, 4)), ("b.bias", (4,))])
     assert not conv1d_by_majority([("a.weight", (8, 4)), ("a.bias", (8,))])
     assert not conv1d_by_majority([("b.weight", (4, 4)), ("b.bias", (4,))])
 
 
 def test_a_convolution_says_what_it_cannot_know():
-    layer = guess("conv", {"weight": (8, 4, 5), "bias": (8,)}, conv1d=False)
+    layer = infer_layer("conv", {"weight": (8, 4, 5), "bias": (8,)}, conv1d=False)
     assert (layer.kind, layer.sizes, layer.options) == ("Convolution", (4, 8, 5), (("before", "2"),))
     assert "causal" in layer.doubt
 

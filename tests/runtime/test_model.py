@@ -247,7 +247,7 @@ def test_what_is_no_request_harms_no_other(model):
     results = dict(model.generate_many([5, Request("Once", "x", {"max_tokens": 2}), Request("Once", 3)]))
     assert [type(results[i]) for i in range(3)] == [RequestError, rushlight.Generation, RequestError]
     assert "expected a prompt as text or token ids (found int)" in str(results[0])
-    assert "not text (found 3)" in str(results[2])
+    assert "must be str (found 3)" in str(results[2])
 
 
 def test_many_requests_end_at_their_own_stop_strings(model):

@@ -1,4 +1,4 @@
-"""Stop strings: against the definition, however the text is cut; and what is refused."""
+"""Stop strings: compared with the definition for all ways to cut a text, and invalid ones refused."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from rushlight.errors import RequestError
 from rushlight.text import StopStrings
 from rushlight.text.stop import MAX_STOP_CHARS, MAX_STOP_STRINGS
 
-# Few letters, so that stop strings occur, overlap and hold each other.
+# Few letters, so that stop strings occur, overlap and contain each other.
 TEXT = st.text("ab\n", max_size=30)
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=4)
 PIECES = st.lists(st.text("ab\n", max_size=4), max_size=12)
 
 
 def by_definition(text: str, stops: list[str]) -> tuple[str, bool]:
-    """The text up to the longest stop string that the first character to complete one completes."""
+    """The text before the first complete stop string; of several that end at the same character, the longest."""
     for end in range(len(text) + 1):
         ended = [stop for stop in stops if text[:end].endswith(stop)]
         if ended:
@@ -35,12 +35,12 @@ def filtered(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
 
 
 @given(PIECES, STOPS)
-def test_the_text_ends_where_the_definition_says(pieces: list[str], stops: list[str]) -> None:
+def test_the_text_ends_where_the_definition_ends_it(pieces: list[str], stops: list[str]) -> None:
     assert filtered(pieces, stops) == by_definition("".join(pieces), stops)
 
 
 @given(TEXT, STOPS)
-def test_only_what_may_begin_a_stop_string_is_held_back(text: str, stops: list[str]) -> None:
+def test_only_a_possible_start_of_a_stop_string_is_held_back(text: str, stops: list[str]) -> None:
     filter_, shown = StopStrings(stops), ""
     for end, character in enumerate(text, 1):
         new, stopped = filter_.push(character)
@@ -48,8 +48,8 @@ def test_only_what_may_begin_a_stop_string_is_held_back(text: str, stops: list[s
         if stopped:
             return
         held = text[len(shown) : end]
-        beginnings = [stop[:n] for stop in stops for n in range(1, len(stop)) if text[:end].endswith(stop[:n])]
-        assert held == max(beginnings, key=len, default="")
+        prefixes = [stop[:n] for stop in stops for n in range(1, len(stop)) if text[:end].endswith(stop[:n])]
+        assert held == max(prefixes, key=len, default="")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_only_what_may_begin_a_stop_string_is_held_back(text: str, stops: list[s
     [
         (["one\nUs", "er: two"], ["\nUser:"], "one"),
         (["abc"], ["abc", "b"], "a"),  # b is complete first
-        (["abc"], ["c", "bc"], "a"),  # both at once: the longer
+        (["abc"], ["c", "bc"], "a"),  # both complete at once: the longer
         (["aaab"], ["aab"], "a"),
         (["x", "END"], ["END"], "x"),
         (["END"], "END", ""),
@@ -69,7 +69,7 @@ def test_examples(pieces: list[str], stops: list[str], shown: str) -> None:
     assert filtered(pieces, stops) == (shown, True)
 
 
-def test_text_held_back_is_shown_when_the_stop_string_does_not_go_on() -> None:
+def test_text_held_back_is_shown_once_it_cannot_be_a_stop_string() -> None:
     stop = StopStrings(["\nUser:"])
     assert stop.push("one\nUse") == ("one", False)
     assert stop.push("ful") == ("\nUseful", False)
@@ -78,7 +78,7 @@ def test_text_held_back_is_shown_when_the_stop_string_does_not_go_on() -> None:
     assert stop.flush() == ""
 
 
-def test_nothing_comes_after_a_stop_string() -> None:
+def test_no_text_follows_a_stop_string() -> None:
     stop = StopStrings("x")
     assert stop.push("axb") == ("a", True)
     assert stop.push("c") == ("", True)
@@ -95,8 +95,8 @@ def test_without_stop_strings_all_text_passes() -> None:
         ("", "empty or too long .expected 1 to 256 characters, found 0"),
         (["a", ""], "empty or too long"),
         ("a" * (MAX_STOP_CHARS + 1), "empty or too long .*found 257"),
-        ([b"a"], r"not text .found b'a'"),
-        (3, "not text .found 3"),
+        ([b"a"], r"must be str .found b'a'"),
+        (3, "must be str .found 3"),
         (["a"] * (MAX_STOP_STRINGS + 1), "too many stop strings .expected at most 16, found 17"),
     ],
 )
@@ -105,28 +105,29 @@ def test_refused(stops: Any, problem: str) -> None:
         StopStrings(stops)
 
 
-def test_as_many_and_as_long_as_allowed() -> None:
+def test_the_most_and_longest_stop_strings() -> None:
     stops = [chr(0x100 + n) * MAX_STOP_CHARS for n in range(MAX_STOP_STRINGS)]
     assert filtered(["a" + stops[-1]], stops) == ("a", True)
 
 
-def test_work_is_linear_in_the_text() -> None:
-    """Each character steps down the automaton once, and up at most as often as it stepped down."""
-    steps = 0
+# Stop strings and texts for which a naive search compares the most characters.
+REPETITIVE = ["a" * 255 + "b", *("a" * 64 + "b" + "a" * (63 + n) for n in range(MAX_STOP_STRINGS - 1))]
 
-    class Counted(dict):
-        def __contains__(self, character: object) -> bool:
-            nonlocal steps
-            steps += 1
-            return super().__contains__(character)
 
-    stop = StopStrings(["a" * 255 + "b"])
-    state = stop._root
-    while state.children:
-        child = state.children["a" if state.depth < 255 else "b"]
-        state.children = Counted(state.children)
-        state = child
-    state.children = Counted()
+@pytest.mark.parametrize("piece_chars", [1, 7, 5000])
+def test_work_per_character_is_bounded(piece_chars: int) -> None:
+    """Each piece is searched together with the text held back, which is shorter than a stop string."""
     text = ("a" * 254 + "c") * 40 + "a" * 5000
-    assert stop.push(text)[1] is False
-    assert len(text) <= steps <= 2 * len(text)
+    stop, shown = StopStrings(REPETITIVE), ""
+    for start in range(0, len(text), piece_chars):
+        piece = text[start : start + piece_chars]
+        new, stopped = stop.push(piece)
+        assert not stopped
+        shown += new
+        assert start + len(piece) - len(shown) < MAX_STOP_CHARS
+    assert shown + stop.flush() == text
+
+
+@given(st.lists(st.sampled_from(["a" * 64, "a" * 63, "a", "b", "c"]), max_size=30))
+def test_long_stop_strings(pieces: list[str]) -> None:
+    assert filtered(pieces, REPETITIVE) == by_definition("".join(pieces), REPETITIVE)

@@ -29,8 +29,8 @@ def test_nul_survives() -> None:
 
 def test_ids_that_no_token_has():
     tokenizer = Tokenizer.gpt2()
-    assert tokenizer.missing_ids(50257) == []
-    assert tokenizer.missing_ids(50260) == [50257, 50258, 50259]
+    assert tokenizer.unused_ids(50257) == []
+    assert tokenizer.unused_ids(50260) == [50257, 50258, 50259]
 
 
 def test_half_of_a_surrogate_pair_is_refused() -> None:
@@ -59,7 +59,7 @@ def test_an_id_that_the_vocabulary_skips_is_refused(fields: dict, load: Load) ->
     assert tokenizer.vocab_size == 301
     assert tokenizer.has_token(300)
     assert not tokenizer.has_token(299)
-    assert {299, 300, 301} & set(tokenizer.missing_ids(302)) == {299, 301}
+    assert {299, 300, 301} & set(tokenizer.unused_ids(302)) == {299, 301}
     with pytest.raises(RequestError, match="299"):
         tokenizer.decode([299])
 

@@ -265,13 +265,13 @@ class _Captured:
         self._backend = backend
         self._plans: dict[tuple[int, int], _native.Plan | None] = {}
         self._seen: set[tuple[int, int]] = set()
-        self._revision = _revision(forward)
+        self._version = _version(forward)
 
     def __call__(self, batch: Batch) -> Array:
         if len(batch.ids) > MOST_PLANNED_ROWS:
             return self._forward(batch)
-        if self._revision != _revision(self._forward):
-            self._revision = _revision(self._forward)
+        if self._version != _version(self._forward):
+            self._version = _version(self._forward)
             self._plans, self._seen = {}, set()
         shape = (len(batch.ids), len(batch.logit_rows))
         plans = self._plans
@@ -288,9 +288,9 @@ class _Captured:
         return out
 
 
-def _revision(forward: Forward) -> int:
-    """Grows when a module is changed; see `rushlight.nn.Module`."""
-    return getattr(forward, "revision", 0)
+def _version(forward: Forward) -> int:
+    """Grows when a module of the forward is changed, see `rushlight.nn.Module`; plain functions do not change."""
+    return getattr(forward, "version", 0)
 
 
 class _Unread(NamedTuple):

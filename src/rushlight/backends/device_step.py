@@ -160,25 +160,25 @@ Recording = TypeVar("Recording")
 
 
 class Recorded(Generic[Recording]):
-    """What was made of forwards for the decode steps over one cache: one thing a forward and shape."""
+    """What was recorded of forwards for the decode steps over one cache: one recording a forward and shape."""
 
     def __init__(self) -> None:
-        self._revision = 0
-        self._made: dict[tuple[object, ...], Recording] = {}
+        self._made: dict[object, tuple[int, dict[tuple[int, ...], Recording]]] = {}
 
     def of(self, forward: Forward, host: HostStep, make: Callable[[Recording | None], Recording]) -> Recording:
-        """What was made for this forward and a step of this shape, while no module has changed; else what is made.
+        """The recording of this forward for a step of this shape, made anew once its modules have changed.
 
-        `make` is given one of the others that there are, if there are any.
+        `make` is given one of the other recordings, if there are any.
         """
-        revision: int = getattr(forward, "revision", 0)  # plain functions do not change
-        if revision != self._revision:
-            self._made.clear()
-            self._revision = revision
-        key = (forward, *host.tables.shape)
-        if key not in self._made:
-            self._made[key] = make(next(iter(self._made.values()), None))
-        return self._made[key]
+        version: int = getattr(forward, "version", 0)  # plain functions do not change
+        if self._made.get(forward, (version,))[0] != version:
+            del self._made[forward]
+        made = self._made.setdefault(forward, (version, {}))[1]
+        shape = host.tables.shape
+        if shape not in made:
+            others = (recording for _, each in self._made.values() for recording in each.values())
+            made[shape] = make(next(others, None))
+        return made[shape]
 
 
 def padded(batch: Batch, spare: int) -> Batch | None:

@@ -1,70 +1,66 @@
-"""The reference backend: NumPy, written to be read, and what every other backend is compared with.
+"""The reference backend: every operation in NumPy, written to be read, and what other backends are compared with.
 
-Each row is computed by the same calls on the same shapes whatever rows stand beside it, so that a token's logits are
-the same bits alone, in a batch, in a chunk of a prompt or one at a time from the cache.
+Each row is computed by the same calls on arrays of the same shape, whatever else is in the batch. So a token's logits
+are bit-identical whether its sequence runs solo or batched, in one prompt chunk or several, or token by token.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.dtypes import check_dtype
 from rushlight.backends.protocol import Role
-from rushlight.errors import DtypeError
 from rushlight.host.memory import available_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVShape
     from rushlight.backends.protocol import Forward, SamplingRow, Tensor
 
-Floats = Any  # NDArray of float32, or of float64 in that mode
+Floats = Any  # NDArray of float32, or of float64 at dtype f64
 
 DTYPES: dict[str, type[np.floating[Any]]] = {"f32": np.float32, "f64": np.float64}
 
 
-class Vector:
-    """A bias or a gain, (C,): only operations compute with it. `numpy.asarray(vector)` is a copy of its values.
+class ReferenceWeight:
+    """A parameter that only operations compute with: its own arithmetic raises TypeError.
 
-    A port that passes here must pass on `cpu`, whose weights are opaque; so they are here.
+    Weights are packed on the other devices. If they were arrays here, a port that multiplied one would work on this
+    backend and fail on the default device; so it fails here too, in the line that is wrong.
+
+    Attributes:
+        values: the numbers, in the shape that the tensor had.
+        array: the same, laid out for the operations of the weight's role.
     """
 
-    __array_ufunc__ = None  # no arithmetic, with a NumPy array neither
+    __slots__ = ("array", "values")
 
-    def __init__(self, values: Floats) -> None:
-        self.values = values.reshape(-1)  # a port may have parameters of any rank
+    __array_ufunc__ = None  # NumPy's operators then call the ones below
 
-    @property
-    def shape(self) -> tuple[int]:
-        return self.values.shape  # type: ignore[no-any-return]
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.array(self.values, dtype)
-
-
-class Matrix:
-    """A matrix laid out for `x @ values`, or for rows by id: only operations compute with it."""
-
-    __array_ufunc__ = None
-
-    def __init__(self, values: Floats) -> None:
+    def __init__(self, values: Floats, array: Floats) -> None:
         self.values = values
+        self.array = array
 
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
         raise TypeError(
-            "a matrix is packed for this device and cannot be read as an array: its values are "
-            "rushlight.open_checkpoint(source)[name].float32()"
+            "a weight is opaque: pass it to an operation of self.ops, or read its numbers with "
+            'self.values("weight"), the name being its attribute'
         )
+
+    __array__ = __getitem__ = __len__ = __iter__ = __neg__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __matmul__ = __rmatmul__ = __pow__ = __rpow__ = _refuse
 
 
 class ReferenceKVCache:
-    """Keys and values, each (n_layer, n_blocks, H, BLOCK_SIZE, D): zeros that take memory as they are written."""
+    """Keys and values, each (n_layer, n_blocks, K, BLOCK_SIZE, D): zeros, which take memory once they are written."""
 
     def __init__(self, shape: KVShape, n_blocks: int, dtype: type[np.floating[Any]]) -> None:
         dims = (shape.n_layer, n_blocks, shape.n_kv_head, BLOCK_SIZE, shape.head_dim)
@@ -79,28 +75,35 @@ class ReferenceBackend:
     arithmetic = "numpy"  # BLAS chooses its kernels by the processor
 
     def __init__(self, dtype: str = "f32") -> None:
-        if dtype not in DTYPES:
-            raise DtypeError(
-                f"the reference backend does not compute in {dtype}",
-                expected=" or ".join(DTYPES),
-                remedy="leave --dtype out: f16 and bf16 checkpoints are computed in f32, exactly",
-            )
-        self.dtype = dtype
+        remedy = "leave --dtype out: f16 and bf16 checkpoints are computed in f32, without loss"
+        check_dtype(self.device, dtype, DTYPES, remedy)
+        self.dtype = self.dtype_label = self.compute_dtype = self.kv_dtype = dtype
+        self.weight_dtypes = frozenset({dtype})
         self._float = DTYPES[dtype]
 
-    def load_weight(self, tensor: Tensor, role: Role) -> Vector | Matrix:
+    # Weights and caches
+
+    def load_weight(self, tensor: Tensor, role: Role) -> ReferenceWeight:
         values = tensor.float32().astype(self._float, copy=False)
-        if role is Role.VECTOR:
-            return Vector(values)
-        if role is Role.CONVOLUTION:
-            return Matrix(values.transpose(2, 1, 0).reshape(-1, len(values)))  # (size·in, out)
-        return Matrix(values.T if role is Role.LINEAR else values)
+        match role:
+            case Role.VECTOR | Role.CONSTANT:
+                array = values.reshape(-1)  # a port may have parameters of any rank
+            case Role.LINEAR:
+                array = values.T  # (in, out)
+            case Role.CONVOLUTION:
+                array = values.transpose(2, 1, 0).reshape(-1, len(values))  # (size·in, out)
+            case Role.TABLE | Role.CONV1D:
+                array = values
+        return ReferenceWeight(values, array)
 
     def finish_loading(self) -> None:
-        """`place` has done it all."""
+        """Does nothing: `load_weight` reads the tensor."""
 
-    def tie(self, table: Matrix) -> Matrix:
-        return Matrix(table.values.T)
+    def tie(self, table: ReferenceWeight) -> ReferenceWeight:
+        return ReferenceWeight(table.values, table.array.T)
+
+    def weight_values(self, weight: ReferenceWeight) -> NDArray[np.float32]:
+        return np.array(weight.values, np.float32)
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> ReferenceKVCache:
         return ReferenceKVCache(shape, n_blocks, self._float)
@@ -114,24 +117,39 @@ class ReferenceBackend:
     def capture(self, forward: Forward) -> Forward:
         return forward
 
-    def embedding(self, ids: NDArray[np.int32], table: Matrix) -> Floats:
-        return table.values[ids]
+    # Operations
 
-    def linear(self, x: Floats, weight: Matrix, bias: Vector | None) -> Floats:
+    def embedding(self, ids: NDArray[np.int32], table: ReferenceWeight, first_row: int = 0) -> Floats:
+        return table.array[first_row + ids]
+
+    def linear(self, x: Floats, weight: ReferenceWeight, bias: ReferenceWeight | None) -> Floats:
         # One vector-matrix product a row: a matrix-matrix product sums in an order that depends on the number of rows.
-        y = np.matmul(x[:, None, :], weight.values)[:, 0, :]
-        return y if bias is None else y + bias.values
+        y = np.matmul(x[:, None, :], weight.array)[:, 0, :]
+        return y if bias is None else y + bias.array
 
-    def layer_norm(self, x: Floats, weight: Vector, bias: Vector, eps: float) -> Floats:
+    def layer_norm(self, x: Floats, weight: ReferenceWeight, bias: ReferenceWeight | None, eps: float) -> Floats:
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = np.square(centred).mean(axis=-1, keepdims=True)
-        return centred / np.sqrt(variance + self._float(eps)) * weight.values + bias.values
+        y = centred / np.sqrt(variance + self._float(eps)) * weight.array
+        return y if bias is None else y + bias.array
+
+    def rms_norm(self, x: Floats, weight: ReferenceWeight, eps: float, offset: float = 0.0) -> Floats:
+        groups = x.reshape(len(x), -1, weight.array.size)
+        mean_square = np.square(groups).mean(axis=-1, keepdims=True)
+        y = groups / np.sqrt(mean_square + self._float(eps)) * (self._float(offset) + weight.array)
+        return y.reshape(x.shape)
 
     def activation(self, x: Floats, name: str) -> Floats:
         return ACTIVATION_FUNCTIONS[name](x)
 
-    def split(self, x: Floats, n: int) -> list[Floats]:
-        return np.split(x, n, axis=-1)
+    def split(self, x: Floats, sizes: int | Sequence[int], *, groups: int = 1) -> list[Floats]:
+        n = len(x)
+        grouped = x.reshape(n, groups, -1)
+        if not isinstance(sizes, int):
+            if sum(sizes) != grouped.shape[2]:
+                raise ValueError(f"split: expected sizes that add up to {grouped.shape[2]}, found {list(sizes)}")
+            sizes = np.cumsum(sizes)[:-1]  # where np.split cuts
+        return [part.reshape(n, -1) for part in np.split(grouped, sizes, axis=2)]
 
     def take(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
         return x[rows]
@@ -139,19 +157,58 @@ class ReferenceBackend:
     def unfold(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
         return np.where(rows[:, :, None] >= 0, x[rows], self._float(0)).reshape(len(rows), -1)
 
+    def angles(self, positions: NDArray[np.int32], frequencies: ReferenceWeight, scale: float = 1.0) -> Floats:
+        # PyTorch's rounding, at float64 too: the product of two float32, then the cosine of that float32 number.
+        product = positions.astype(np.float32)[:, None] * frequencies.array.astype(np.float32)
+        angle = product.astype(np.float64)
+        return (np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * scale).astype(self._float)
+
+    def rotary(self, x: Floats, angles: Floats, n_head: int, *, interleaved: bool = False) -> Floats:
+        half = angles.shape[1] // 2
+        cos, sin = angles[:, None, :half], angles[:, None, half:]
+        y = x.reshape(len(x), n_head, -1).copy()  # (N, H, D)
+        if interleaved:
+            first, second = y[:, :, 0 : 2 * half : 2], y[:, :, 1 : 2 * half : 2]
+        else:
+            first, second = y[:, :, :half], y[:, :, half : 2 * half]
+        first[:], second[:] = first * cos - second * sin, second * cos + first * sin
+        return y.reshape(x.shape)
+
     def attention(
-        self, q: Floats, k: Floats, v: Floats, batch: Batch, *, layer: int, n_head: int, scale: float
+        self,
+        q: Floats,
+        k: Floats,
+        v: Floats,
+        batch: Batch,
+        *,
+        layer: int,
+        n_head: int,
+        scale: float,
+        window: int | None = None,
+        slopes: ReferenceWeight | None = None,
+        softcap: float | None = None,
     ) -> Floats:
-        n, c = q.shape
-        q, k, v = (x.reshape(n, n_head, c // n_head) for x in (q * self._float(scale), k, v))
+        n, head_dim = len(q), q.shape[1] // n_head
+        q, k, v = (x.reshape(n, -1, head_dim) for x in (q * self._float(scale), k, v))
         out = np.empty_like(q)
         keys, values = batch.cache.keys[layer], batch.cache.values[layer]
         for span in batch.spans():
-            out[span.rows] = _attend(q[span.rows], k[span.rows], v[span.rows], span.position, span.blocks, keys, values)
-        return out.reshape(n, c)
+            out[span.rows] = _attend(
+                q[span.rows],
+                k[span.rows],
+                v[span.rows],
+                span.position,
+                span.blocks,
+                keys,
+                values,
+                window,
+                None if slopes is None else slopes.array,
+                softcap,
+            )
+        return out.reshape(n, -1)
 
-    def sample(self, logits: Floats, draws: Sequence[SamplingRow]) -> list[int]:
-        return [_sample(row, draw) for row, draw in zip(logits, draws, strict=True)]
+    def sample(self, logits: Floats, rows: Sequence[SamplingRow]) -> list[int]:
+        return [_sample(of_row, row) for of_row, row in zip(logits, rows, strict=True)]
 
     def from_numpy(self, values: Floats) -> Floats:
         return values.astype(self._float, copy=False)
@@ -161,7 +218,16 @@ class ReferenceBackend:
 
 
 def _attend(
-    q: Floats, k: Floats, v: Floats, position: int, blocks: NDArray[np.int32], keys: Floats, values: Floats
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    position: int,
+    blocks: NDArray[np.int32],
+    keys: Floats,
+    values: Floats,
+    window: int | None,
+    slopes: Floats | None,
+    softcap: float | None,
 ) -> Floats:
     """Causal attention of one sequence's n new rows, block of keys by block of keys; never a T×T matrix.
 
@@ -170,67 +236,80 @@ def _attend(
     exp(m_old - m_new).
 
     Args:
-        q, k, v: (n, H, D), q already scaled; they stand at `position` and after.
-        blocks: the sequence's blocks in keys and values, each (n_blocks, H, BLOCK_SIZE, D), written here.
+        q: (n, H, D), scaled; at `position` and the positions after it.
+        k, v: (n, K, D), of the same positions.
+        blocks: the sequence's blocks in keys and values, each (n_blocks, K, BLOCK_SIZE, D), which this writes.
+        window, slopes, softcap: those of `protocol.Backend.attention`.
     """
     n, n_head, head_dim = q.shape
+    n_kv_head = k.shape[1]
     positions = np.arange(position, position + n)
-    block_of, slot = blocks[positions // BLOCK_SIZE], positions % BLOCK_SIZE
-    keys[block_of, :, slot], values[block_of, :, slot] = k, v
+    block_of, place = blocks[positions // BLOCK_SIZE], positions % BLOCK_SIZE
+    keys[block_of, :, place], values[block_of, :, place] = k, v
 
-    m = np.full((n, n_head, 1), -np.inf, q.dtype)
-    total = np.zeros((n, n_head, 1), q.dtype)
-    o = np.zeros((n, n_head, head_dim), q.dtype)
-    for start in range(0, position + n, BLOCK_SIZE):
-        block = blocks[start // BLOCK_SIZE]
-        seen = slice(max(0, start - position), n)  # rows that stand before the block see nothing of it
-        visible = np.arange(start, start + BLOCK_SIZE) <= positions[seen, None]  # (n, BLOCK_SIZE)
+    q = q.reshape(n, n_kv_head, n_head // n_kv_head, head_dim)  # the query heads of each key head
+    m = np.full((*q.shape[:3], 1), -np.inf, q.dtype)
+    total = np.zeros((*q.shape[:3], 1), q.dtype)
+    o = np.zeros(q.shape, q.dtype)
+    window = position + n if window is None else window
+    first_start = max(0, position - window + 1) // BLOCK_SIZE * BLOCK_SIZE
+    for start in range(first_start, position + n, BLOCK_SIZE):
+        block, stop = blocks[start // BLOCK_SIZE], start + BLOCK_SIZE
+        # The rows that see something of this block: neither before it, nor so far behind that it is out of the window.
+        seeing = slice(max(0, start - position), min(n, stop + window - 1 - position))
+        distance = np.arange(start, stop) - positions[seeing, None]  # (rows, BLOCK_SIZE), 0 for the row's own position
+        visible = (distance <= 0) & (distance > -window)
 
-        scores = np.matmul(q[seen, :, None, :], keys[block].swapaxes(-1, -2))[:, :, 0, :]  # (n, H, BLOCK_SIZE)
-        scores = np.where(visible[:, None, :], scores, -np.inf)
-        m_new = np.maximum(m[seen], scores.max(axis=-1, keepdims=True))
+        scores = np.matmul(q[seeing], keys[block].swapaxes(-1, -2))  # (rows, K, H/K, BLOCK_SIZE)
+        if softcap is not None:
+            scores = softcap * np.tanh(scores / softcap)
+        if slopes is not None:
+            bias = slopes[:, None] * distance.astype(q.dtype)[:, None, :]  # (rows, H, BLOCK_SIZE)
+            scores = scores + bias.reshape(scores.shape)
+        scores = np.where(visible[:, None, None, :], scores, -np.inf)
+        m_new = np.maximum(m[seeing], scores.max(axis=-1, keepdims=True))
         p = np.exp(scores - m_new)
-        rescale = np.exp(m[seen] - m_new)
-        total[seen] = total[seen] * rescale + p.sum(axis=-1, keepdims=True)
-        # What another sequence left beyond this one's end may be NaN, which a probability of 0 does not take out.
-        held = np.where(np.arange(start, start + BLOCK_SIZE)[:, None] < position + n, values[block], 0)
-        o[seen] = o[seen] * rescale + np.matmul(p[:, :, None, :], held)[:, :, 0, :]
-        m[seen] = m_new
-    return o / total
+        rescale = np.exp(m[seeing] - m_new)
+        total[seeing] = total[seeing] * rescale + p.sum(axis=-1, keepdims=True)
+        # Places that no row sees may hold another sequence's NaN, which a probability of 0 does not cancel.
+        readable = np.where(visible.any(axis=0)[:, None], values[block], 0)
+        o[seeing] = o[seeing] * rescale + np.matmul(p, readable)
+        m[seeing] = m_new
+    return (o / total).reshape(n, n_head, head_dim)
 
 
-def _sample(logits: Floats, draw: SamplingRow) -> int:
-    """(V,) logits -> the token of the draw."""
-    with np.errstate(all="ignore"):  # what overflows is infinite, and said to be
-        logits = _changed(logits, draw)
-    best = int(np.argmax(logits))  # a NaN counts as the greatest
+def _sample(logits: Floats, row: SamplingRow) -> int:
+    """(V,) logits -> a token id, or -1 where the largest logit is not finite."""
+    with np.errstate(all="ignore"):  # an overflow is infinite, which -1 reports
+        logits = _adjusted(logits, row)
+    best = int(np.argmax(logits))  # a NaN counts as the largest
     if not np.isfinite(logits[best]):
         return -1
-    if draw.temperature == 0:
+    if row.temperature == 0:
         return best
-    weights = probabilities(logits, draw.temperature, draw.top_k, draw.top_p, draw.min_p)
+    weights = probabilities(logits, row.temperature, row.top_k, row.top_p, row.min_p)
     cumulative = np.cumsum(weights)
-    token = np.searchsorted(cumulative, draw.uniform * cumulative[-1], side="right")
+    token = np.searchsorted(cumulative, row.uniform * cumulative[-1], side="right")
     return int(min(token, np.flatnonzero(weights)[-1]))  # rounding may reach the very end
 
 
-def _changed(logits: Floats, draw: SamplingRow) -> Floats:
-    """The logits after the draw's changes, and minus infinity where a token is not allowed."""
-    if draw.adjustments is not None:
-        ids, factors, offsets = draw.adjustments
+def _adjusted(logits: Floats, row: SamplingRow) -> Floats:
+    """The logits after the row's adjustments, minus infinity where a token is not allowed."""
+    if row.adjustments is not None:
+        ids, factors, offsets = row.adjustments
         values, factors = logits[ids], factors.astype(logits.dtype)
         logits = logits.copy()
         logits[ids] = np.where(values > 0, values / factors, values * factors) + offsets
-    return logits if draw.allowed is None else np.where(draw.allowed, logits, logits.dtype.type(-np.inf))
+    return logits if row.allowed is None else np.where(row.allowed, logits, logits.dtype.type(-np.inf))
 
 
 def probabilities(
     logits: Floats, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
 ) -> NDArray[np.float64]:
-    """(V,) logits -> (V,) unnormalised probabilities after temperature, top-k, top-p and min-p; 0 for what is left out.
+    """(V,) logits -> (V,) unnormalised probabilities after temperature, top-k, top-p and min-p; 0 for excluded tokens.
 
-    As transformers' logits processors in the same order: equals at the edge of top-k all stay, and top-p keeps the
-    fewest tokens, likeliest first, whose probabilities reach it.
+    The same as transformers' logits processors in that order: all tokens equal to the last of the top k stay, and top-p
+    keeps the fewest tokens, most likely first, whose probabilities reach it.
     """
     scaled = logits.astype(np.float64) / temperature
     if 0 < top_k < scaled.size:
@@ -264,8 +343,7 @@ def _relu(x: Floats) -> Floats:
 
 
 def _sigmoid(x: Floats) -> Floats:
-    # exp of -|x| cannot overflow
-    e = np.exp(-np.abs(x))
+    e = np.exp(-np.abs(x))  # cannot overflow
     return np.where(x >= 0, 1.0, e) / (1.0 + e)
 
 

@@ -1,7 +1,7 @@
-"""How fast a model runs on this machine, and what it needs: rates, bandwidth, memory, time to first token."""
+"""Benchmarks a model on this machine: prefill, decode, bandwidth, memory and time to first token."""
 
 from rushlight.bench.machine import machine
-from rushlight.bench.measure import Measurement, Plan, dtypes_of, measure
-from rushlight.bench.sample import Sample
+from rushlight.bench.measure import BenchConfig, Measurement, dtypes_of, measure
+from rushlight.bench.repeats import Repeats
 
-__all__ = ["Measurement", "Plan", "Sample", "dtypes_of", "machine", "measure"]
+__all__ = ["BenchConfig", "Measurement", "Repeats", "dtypes_of", "machine", "measure"]

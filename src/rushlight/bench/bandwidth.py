@@ -1,4 +1,4 @@
-"""The bytes of weights that a decode step reads, and how fast this machine can read as many."""
+"""Times only reading the weights of a decode step: the upper bound on its speed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from rushlight.bench.machine import usable_cores
+from rushlight.host.threads import usable_cores
 from rushlight.nn import Conv1D, Linear
 
 if TYPE_CHECKING:
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class ReadsWeights(Protocol):
-    """A backend that can read a placed matrix the way its products do, and compute nothing with it."""
+    """A backend that can read a loaded matrix as its matrix products do, without computing."""
 
     def read(self, weight: Weight) -> None:
-        """Reads every byte of the weight once, with the backend's threads, layout and prefetch."""
+        """Reads every byte of the weight once, with the backend's threads, memory layout and prefetching."""
         ...
 
 
-class Reader:
-    """Reads as many bytes as a decode step reads of weights.
+class WeightReader:
+    """Reads as many bytes as the weights of a decode step have.
 
-    A backend that is `ReadsWeights` reads the model's own; for others NumPy reads a plain array of the same size, in
-    one sequential stream a core.
+    A backend that is `ReadsWeights` reads the model's own weights; for others NumPy reads an array of the same size, in
+    one sequential stream per core.
 
     Attributes:
         name: "weights" or "numpy".
-        nbytes: bytes read each time.
+        nbytes: bytes per reading.
     """
 
     def __init__(self, model: Model) -> None:
@@ -55,7 +55,7 @@ class Reader:
 
 
 def matrices(model: Model) -> list[Weight]:
-    """The placed weights that a decode step reads whole: of every product, the head's too, but of no table."""
+    """The weights that a decode step reads entirely: those of all linear layers, the head included, no embeddings."""
     return [module.weight for _, module in model.module.named_modules() if isinstance(module, Linear | Conv1D)]
 
 
@@ -70,10 +70,10 @@ def _weights_reader(ops: ReadsWeights, weights: Sequence[Weight]) -> Callable[[]
 def _numpy_reader(nbytes: int) -> Callable[[], None]:
     cores = usable_cores()
     pool = ThreadPoolExecutor(cores)
-    parts = np.array_split(np.ones(nbytes, np.uint8), cores)  # written, so that the pages are there
+    parts = np.array_split(np.ones(nbytes, np.uint8), cores)  # ones, not zeros: the pages must be backed by memory
 
     def read() -> None:
-        # The maximum of bytes is the least arithmetic a byte that NumPy has: the reading is what takes the time.
+        # A maximum over bytes is the cheapest operation in NumPy that reads them all.
         list(pool.map(np.max, parts))
 
     return read

@@ -1,4 +1,4 @@
-"""Whether other programs took part in the figures of a measurement."""
+"""Detects whether other programs disturbed a measurement."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from rushlight.bench.sample import Sample
+    from rushlight.bench.repeats import Repeats
 
 MOST_HELD_UP = 0.1
-"""The share of the time that the measuring thread may be without a core: what the kernel itself takes is far less."""
+"""Share of the time that the measuring thread may be without a core; the kernel itself takes far less."""
 
 MOST_SWITCHES = 30
-"""Involuntary context switches a second that an idle machine stays below."""
+"""Involuntary context switches per second; an idle machine has fewer."""
 
 MOST_SPREAD = 1.5
-"""The fastest over the slowest of times that should be alike."""
+"""Largest ratio of two times that should be equal."""
 
 
 def involuntary_switches() -> int:
-    """How often the kernel took a core from a thread of this process, since it began; 0 where it does not say."""
+    """Involuntary context switches of this process since its start; 0 where the platform has no count."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -32,16 +32,16 @@ def involuntary_switches() -> int:
 
 
 class Watch:
-    """Adds up what the blocks that it measures got of the machine.
+    """Accumulates the wall time, CPU time and context switches of measured blocks.
 
     Args:
-        clock, cpu_clock: seconds, of the wall and of this thread on a core.
-        switches: involuntary context switches so far.
+        clock, cpu_clock: the wall clock, and the CPU time of this thread, in seconds.
+        switches: the count of involuntary context switches.
 
     Attributes:
-        wall_s: seconds in the blocks.
-        cpu_s: seconds of these in which this thread was on a core.
-        switched: involuntary switches in the blocks, of the whole process.
+        wall_s: wall time in the blocks.
+        cpu_s: CPU time of this thread in the blocks.
+        switched: involuntary context switches of the process in the blocks.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Watch:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Counts the block."""
+        """Measures the block."""
         wall, cpu, switched = self._clock(), self._cpu_clock(), self._switches()
         yield
         self.wall_s += self._clock() - wall
@@ -64,29 +64,29 @@ class Watch:
         self.switched += self._switches() - switched
 
 
-def disturbances(watch: Watch, samples: Mapping[str, Sample], *, computes: bool) -> tuple[str, ...]:
-    """What says that the figures are disturbed, each a sentence without its full stop; nothing if they are not.
+def disturbances(watch: Watch, repeats: Mapping[str, Repeats], *, computes: bool) -> tuple[str, ...]:
+    """The reasons to distrust a measurement, as sentences without a full stop; empty if there are none.
 
     Args:
-        watch: what measured the blocks behind the samples.
-        samples: by name, times or rates that should be alike.
-        computes: whether the watched thread computes itself, rather than wait for a GPU or other threads.
+        watch: measured the blocks behind the repeats.
+        repeats: by name, times or rates that should be equal.
+        computes: whether the watched thread computes, rather than waits for a GPU or other threads.
     """
     found = []
     if computes and watch.wall_s and watch.cpu_s < (1 - MOST_HELD_UP) * watch.wall_s:
         found.append(f"the computing thread was without a core for {1 - watch.cpu_s / watch.wall_s:.0%} of the time")
     if watch.switched > MOST_SWITCHES * watch.wall_s:
         found.append(f"other programs took a core {watch.switched / watch.wall_s:.0f} times a second")
-    for name, sample in samples.items():
-        if sample.most > MOST_SPREAD * sample.least:
-            found.append(f"{name} differs by a factor of {sample.most / sample.least:.1f} between repeats")
+    for name, each in repeats.items():
+        if each.max > MOST_SPREAD * each.min:
+            found.append(f"{name} differs by a factor of {each.max / each.min:.1f} between repeats")
     return tuple(found)
 
 
-def share_of_reading(read: Sample, beside: Sample) -> float | None:
-    """What steps read, as a share of what only reading beside each of them reached: the median of the pairs.
+def bandwidth_share(steps: Repeats, reading: Repeats) -> float | None:
+    """The bandwidth of decode steps, as a share of the bandwidth of only reading: the median over the repeats.
 
-    None if it is above 1: nothing reads faster than reading alone, so that was held up.
+    None if it is above 1: a step cannot be faster than only reading, so the reading was disturbed.
     """
-    share = statistics.median(a / b for a, b in zip(read.values, beside.values, strict=True))
+    share = statistics.median(a / b for a, b in zip(steps.values, reading.values, strict=True))
     return share if share <= 1 else None

@@ -1,10 +1,9 @@
-"""Runs a program and says on stdout, in JSON, how long its first byte of output took and how much memory it had.
+"""Runs a program and prints its time to first output and peak memory as JSON.
 
     python -I -S launcher.py PROGRAM ARGUMENTS...
 
-A process of its own, and a small one: on Linux the peak that is recorded for a child is at least what its parent had
-when it started the child, and a parent with a model in memory would hide what the child itself uses. Imports nothing of
-rushlight.
+A separate small process, because on Linux the peak memory of a child is at least the memory of its parent at the fork:
+a parent with a model loaded would hide the child's own use. It must not import rushlight.
 """
 
 import json
@@ -14,7 +13,7 @@ import time
 
 
 def main(command: list[str]) -> None:
-    """Runs the command with its output read, not shown; stdin and stderr are the launcher's own."""
+    """Runs the command and discards its output; it inherits stdin and stderr."""
     reader, writer = os.pipe()
     start = time.perf_counter()
     pid = os.posix_spawnp(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)])

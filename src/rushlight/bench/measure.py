@@ -1,4 +1,4 @@
-"""One model at one dtype, measured: the whole of what `rushlight bench` shows a row group of."""
+"""Benchmarks a model at one dtype: one group of rows of `rushlight bench`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rushlight.backends import DTYPES, open_backend
-from rushlight.bench.bandwidth import Reader
-from rushlight.bench.disturbance import Watch, disturbances, share_of_reading
+from rushlight.bench.bandwidth import WeightReader
+from rushlight.bench.disturbance import Watch, bandwidth_share, disturbances
 from rushlight.bench.process import run_fresh
-from rushlight.bench.sample import Sample
+from rushlight.bench.repeats import Repeats
 from rushlight.bench.steps import DECODE_PROMPT_TOKENS, time_decode, time_prefill
 from rushlight.errors import ContextLengthError, DtypeError, RequestError, RushlightError
 from rushlight.loading.load import load
@@ -26,15 +26,15 @@ PROMPT = "Once upon a time"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BenchConfig:
     """What to measure.
 
     Attributes:
         source, device, threads, exact, offline, revision, port: as `rushlight.load` takes them.
-        prompt_tokens: of the prompt whose prefill is timed; None is 512, or the model's context if that is less.
-        tokens: how far each sequence is decoded.
-        sequences: how many sequences decode together; each number is measured.
-        repeats: of every measurement.
+        prompt_tokens: length of the prefill; None is 512, or the context length if that is less.
+        tokens: tokens that each sequence decodes.
+        batch_sizes: batch sizes of the decode; each is measured.
+        repeats: number of times that everything is measured.
     """
 
     source: str | None = None
@@ -46,50 +46,51 @@ class Plan:
     port: str | None = None
     prompt_tokens: int | None = None
     tokens: int = 32
-    sequences: tuple[int, ...] = (1, 16)
+    batch_sizes: tuple[int, ...] = (1, 16)
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        """Raises RequestError for a number that measures nothing."""
-        given = [("tokens", self.tokens), ("repeats", self.repeats), *(("sequences", n) for n in self.sequences)]
+        """Raises RequestError for numbers below 1."""
+        given = [("tokens", self.tokens), ("repeats", self.repeats), *(("batch size", n) for n in self.batch_sizes)]
         if self.prompt_tokens is not None:
             given.append(("prompt_tokens", self.prompt_tokens))
         wrong = [f"{name} {value}" for name, value in given if value < 1]
         if wrong:
-            raise RequestError(f"nothing to measure with {', '.join(wrong)}", expected="numbers of 1 or more")
+            raise RequestError("nothing to measure", expected="numbers of at least 1", found=", ".join(wrong))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
-    """Sequences decoding together.
+    """The decode rate at one batch size.
 
     Attributes:
-        sequences: how many.
-        tok_s: tokens a second, of all of them.
-        read_gb_s: weights read, in 10⁹ bytes a second: each step reads them once, for all sequences.
-        share: of what only reading them reached beside it, 0 to 1; None where that was slower, and so was disturbed.
+        batch_size: sequences in the batch.
+        tok_s: tokens per second, all sequences counted.
+        read_gb_s: bandwidth of the weights, in 10⁹ bytes per second: a step reads them once for the whole batch.
+        bandwidth_share: `read_gb_s` relative to only reading the weights, 0 to 1; None if that was disturbed.
     """
 
-    sequences: int
-    tok_s: Sample
-    read_gb_s: Sample
-    share: float | None
+    batch_size: int
+    tok_s: Repeats
+    read_gb_s: Repeats
+    bandwidth_share: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A model at one dtype.
+    """The benchmark of a model at one dtype.
 
     Attributes:
-        model, n_parameters, device, dtype, arithmetic: what ran, where, and what it computed in; see `Model`.
-        step_bytes: of weights that a decode step reads.
-        prefill_tokens, prefill_tok_s: tokens of the prompt, and how many a second.
-        decode: for each number of sequences.
-        reader: what `bandwidth_gb_s` was measured with: the backend's reader of its own weights, or NumPy.
-        bandwidth_gb_s: as many bytes only read, in turn with the decoding.
-        first_token_s: from the start of a fresh `rushlight generate` to its first token; None without a tokenizer.
-        peak_bytes: the most resident memory of those processes.
-        disturbed: what says that other programs took part in the figures; empty if nothing does.
+        model, n_parameters, device, dtype, arithmetic: as in `Model`.
+        step_bytes: bytes of weights that a decode step reads.
+        prefill_tokens, prefill_tok_s: length of the prefill, and its tokens per second.
+        decode: one entry per batch size.
+        reader: how `bandwidth_gb_s` was measured: "weights" by the backend, or "numpy".
+        bandwidth_gb_s: bandwidth of only reading the weights, measured between the decodes.
+        first_token_s: from the start of `rushlight generate` in a fresh process to its first token; None without a
+            tokenizer.
+        peak_bytes: peak resident memory of those processes.
+        disturbed: reasons to distrust the figures; empty if there are none.
     """
 
     model: str
@@ -99,11 +100,11 @@ class Measurement:
     arithmetic: str
     step_bytes: int
     prefill_tokens: int
-    prefill_tok_s: Sample
+    prefill_tok_s: Repeats
     decode: tuple[Decode, ...]
     reader: str
-    bandwidth_gb_s: Sample
-    first_token_s: Sample | None
+    bandwidth_gb_s: Repeats
+    first_token_s: Repeats | None
     peak_bytes: int | None
     disturbed: tuple[str, ...]
 
@@ -111,10 +112,10 @@ class Measurement:
         record = asdict(self)
         record["decode"] = [
             {
-                "sequences": d.sequences,
+                "batch_size": d.batch_size,
                 "tok_s": d.tok_s.to_json(),
                 "read_gb_s": d.read_gb_s.to_json(),
-                "share": d.share,
+                "bandwidth_share": d.bandwidth_share,
             }
             for d in self.decode
         ]
@@ -125,10 +126,10 @@ class Measurement:
 
 
 def dtypes_of(device: str) -> list[str]:
-    """The dtype words that the device computes in, but f64, which is there for comparisons.
+    """The dtypes that a device supports, without f64, which is only for comparisons.
 
     Raises:
-        DeviceError: the device is not there.
+        DeviceError: the device is not available.
     """
     found = []
     for dtype in DTYPES:
@@ -141,65 +142,72 @@ def dtypes_of(device: str) -> list[str]:
 
 
 def measure(
-    plan: Plan, dtype: str = "auto", stage: Callable[[str], AbstractContextManager[object]] = nullcontext
+    config: BenchConfig, dtype: str = "auto", stage: Callable[[str], AbstractContextManager[object]] = nullcontext
 ) -> Measurement:
-    """Loads the model at a dtype and measures it; everything runs once before it is timed.
+    """Loads a model at a dtype and benchmarks it; everything is run once as a warm-up.
 
     Args:
-        plan: what to measure.
-        dtype: a dtype word.
-        stage: is entered with a few words for each part of the work, to show progress.
+        config: what to measure.
+        dtype: the dtype to load the model at.
+        stage: a context manager that shows the progress of each part of the work.
 
     Raises:
-        RushlightError: the model cannot be loaded, or its context is too short for the plan.
+        RushlightError: the model cannot be loaded, or its context is too short.
     """
     with stage(f"{dtype}: loading"):
         model = load(
-            plan.source,
-            device=plan.device,
+            config.source,
+            device=config.device,
             dtype=dtype,
-            threads=plan.threads,
-            exact=plan.exact,
-            offline=plan.offline,
-            revision=plan.revision,
-            port=plan.port,
+            threads=config.threads,
+            exact=config.exact,
+            offline=config.offline,
+            revision=config.revision,
+            port=config.port,
         )
-    prompt_tokens = plan.prompt_tokens or min(PREFILL_TOKENS, model.context_length)
-    longest = max(prompt_tokens, DECODE_PROMPT_TOKENS + plan.tokens)
+    prompt_tokens = config.prompt_tokens or min(PREFILL_TOKENS, model.context_length)
+    longest = max(prompt_tokens, DECODE_PROMPT_TOKENS + config.tokens)
     if longest > model.context_length:
-        raise ContextLengthError(f"{longest} tokens are to be run, and the model's context is {model.context_length}")
+        raise ContextLengthError(
+            "the benchmark needs a longer context",
+            expected=f"at least {longest} tokens",
+            found=model.context_length,
+            remedy="reduce --prompt-tokens or --tokens",
+        )
 
     watch = Watch()
     with stage(f"{model.dtype}: prefill of {prompt_tokens}"):
         time_prefill(model, prompt_tokens)
         with watch.measuring():
-            prefill_s = Sample.of(time_prefill(model, prompt_tokens) for _ in range(plan.repeats))
+            prefill_s = Repeats.of(time_prefill(model, prompt_tokens) for _ in range(config.repeats))
 
-    reader = Reader(model)
+    reader = WeightReader(model)
     reader.time()
     read_s: list[float] = []
     decode: list[Decode] = []
-    samples = {"prefill": prefill_s}
-    for n in plan.sequences:
-        with stage(f"{model.dtype}: {n} decoding"):
+    repeats = {"prefill": prefill_s}
+    for n in config.batch_sizes:
+        with stage(f"{model.dtype}: decode, batch size {n}"):
             time_decode(model, n, 1)
             decode_s = []
-            for _ in range(plan.repeats):
+            for _ in range(config.repeats):
                 read_s.append(reader.time())
                 with watch.measuring():
-                    decode_s.append(time_decode(model, n, plan.tokens))
-        steps = samples[f"decode of {n}"] = Sample.of(decode_s)
-        beside = Sample.of(read_s[-plan.repeats :]).per(reader.nbytes / 1e9)
-        read_gb_s = steps.per(plan.tokens * reader.nbytes / 1e9)
-        share = share_of_reading(read_gb_s, beside)
-        decode.append(Decode(sequences=n, tok_s=steps.per(n * plan.tokens), read_gb_s=read_gb_s, share=share))
-    samples["reading"] = Sample.of(read_s)
-    disturbed = disturbances(watch, samples, computes=model.device == "cpu" and reader.name == "weights")
-    if any(each.share is None for each in decode):
-        disturbed += ("reading alone was slower than the steps, so no share of it is given",)
+                    decode_s.append(time_decode(model, n, config.tokens))
+        steps = repeats[f"decode at batch size {n}"] = Repeats.of(decode_s)
+        reading = Repeats.of(read_s[-config.repeats :]).per(reader.nbytes / 1e9)
+        read_gb_s = steps.per(config.tokens * reader.nbytes / 1e9)
+        share = bandwidth_share(read_gb_s, reading)
+        decode.append(
+            Decode(batch_size=n, tok_s=steps.per(n * config.tokens), read_gb_s=read_gb_s, bandwidth_share=share)
+        )
+    repeats["reading"] = Repeats.of(read_s)
+    disturbed = disturbances(watch, repeats, computes=model.device == "cpu" and reader.name == "weights")
+    if any(each.bandwidth_share is None for each in decode):
+        disturbed += ("only reading the weights was slower than a decode step, so the bandwidth share is unknown",)
 
     with stage(f"{model.dtype}: first token in a fresh process"):
-        first_token_s, peak_bytes = _fresh(model, plan, dtype)
+        first_token_s, peak_bytes = _fresh(model, config, dtype)
     return Measurement(
         model=model.name,
         n_parameters=model.n_parameters,
@@ -211,33 +219,32 @@ def measure(
         prefill_tok_s=prefill_s.per(prompt_tokens),
         decode=tuple(decode),
         reader=reader.name,
-        bandwidth_gb_s=samples["reading"].per(reader.nbytes / 1e9),
+        bandwidth_gb_s=repeats["reading"].per(reader.nbytes / 1e9),
         first_token_s=first_token_s,
         peak_bytes=peak_bytes,
         disturbed=disturbed,
     )
 
 
-def _fresh(model: Model, plan: Plan, dtype: str) -> tuple[Sample | None, int | None]:
-    """Time to first token and peak memory of `rushlight generate` on a short prompt.
-
-    One token: as text it may be no whole character, but with the end of the output it comes all the same.
-    """
+def _fresh(model: Model, config: BenchConfig, dtype: str) -> tuple[Repeats | None, int | None]:
+    """Time to first token and peak memory of `rushlight generate` with a short prompt, in fresh processes."""
     if model.tokenizer is None:
         return None, None
-    command = [sys.executable, "-m", "rushlight", "generate", "--device", plan.device, "--dtype", dtype]
-    command += ["--max-tokens", "1", "--ignore-eos", "--no-echo", *(["--offline"] if plan.offline else [])]
-    command += ["--revision", plan.revision] if plan.revision else []
-    command += ["--port", plan.port] if plan.port else []
-    command += ["--threads", str(plan.threads)] if plan.threads is not None else []
-    command += ["--exact"] if plan.exact else []
-    command += ["--", plan.source] if plan.source else []
+    command = [sys.executable, "-m", "rushlight", "generate", "--device", config.device, "--dtype", dtype]
+    command += ["--max-tokens", "1", "--ignore-eos", "--no-echo", *(["--offline"] if config.offline else [])]
+    command += ["--revision", config.revision] if config.revision else []
+    command += ["--port", config.port] if config.port else []
+    command += ["--threads", str(config.threads)] if config.threads is not None else []
+    command += ["--exact"] if config.exact else []
+    command += ["--", config.source] if config.source else []
     run_fresh(command, PROMPT)
     first_s, peak_bytes = [], 0
-    for _ in range(plan.repeats):
+    for _ in range(config.repeats):
         run = run_fresh(command, PROMPT)
         if run.exit_code or run.first_output_s is None:
-            raise RushlightError(f"a fresh `rushlight generate` ended with {run.exit_code}", found=run.errors.strip())
+            raise RushlightError(
+                f"`rushlight generate` failed with exit code {run.exit_code}", found=run.errors.strip()
+            )
         first_s.append(run.first_output_s)
         peak_bytes = max(peak_bytes, run.peak_bytes)
-    return Sample.of(first_s), peak_bytes
+    return Repeats.of(first_s), peak_bytes

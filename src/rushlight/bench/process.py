@@ -1,4 +1,4 @@
-"""What a fresh process costs: time to its first output, and its peak memory."""
+"""Runs a command in a fresh process and measures its time to first output and peak memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
-class Run(NamedTuple):
-    """A process that was run to its end.
+class ProcessResult(NamedTuple):
+    """The exit code, times and memory of a finished process.
 
     Attributes:
-        first_output_s: seconds from its start to its first byte on stdout; None if it wrote none.
-        total_s: seconds from its start to its end.
-        peak_bytes: the most memory it had resident.
+        first_output_s: seconds from its start to its first byte on stdout; None without output.
+        total_s: seconds from its start to its exit.
+        peak_bytes: peak resident memory.
         exit_code: negative for a signal.
-        errors: what it wrote on stderr.
+        errors: its output on stderr.
     """
 
     first_output_s: float | None
@@ -34,18 +34,18 @@ class Run(NamedTuple):
 
 def run_fresh(
     command: Sequence[str], stdin: str = "", *, env: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> Run:
-    """Runs a command in a fresh process and waits for its end.
+) -> ProcessResult:
+    """Runs a command in a fresh process and waits for it.
 
     Args:
         command: the program and its arguments.
-        stdin: what it reads.
-        env, cwd: its environment and working directory, by default this process's own.
+        stdin: its standard input.
+        env, cwd: its environment and working directory; by default those of this process.
 
     Raises:
-        OSError: there is no such program.
+        OSError: the program does not exist.
     """
-    done = subprocess.run(  # noqa: S603, what is run is the caller's own command
+    done = subprocess.run(  # noqa: S603, the caller chooses the command
         [sys.executable, "-I", "-S", str(LAUNCHER), *command],
         input=stdin,
         env=env,
@@ -57,4 +57,4 @@ def run_fresh(
     )
     if done.returncode:
         raise OSError(f"could not run {command[0]}: {done.stderr.strip().splitlines()[-1:]}")
-    return Run(**json.loads(done.stdout), errors=done.stderr)
+    return ProcessResult(**json.loads(done.stdout), errors=done.stderr)

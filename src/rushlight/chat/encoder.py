@@ -54,7 +54,7 @@ class ConversationEncoder:
         if rendered.typed is None:
             self._refuse_ambiguous(rest, rendered.strings)
         typed = [(max(start - n_chars, 0), end - n_chars) for start, end in rendered.typed or () if end > n_chars]
-        return ids + self._tokenizer.encode_marked(rest, typed)
+        return ids + self._tokenizer.encode_rendered(rest, typed)
 
     def _remembered(self, rendered: Rendered) -> tuple[list[int], int]:
         """The remembered ids of the longest prefix of the text, and the length of that prefix in characters."""
@@ -73,7 +73,7 @@ class ConversationEncoder:
 
         Some tokenizers add a space before a text, but not before a special token of the template.
         """
-        return not self._tokenizer.marks_beginnings or rest.startswith(tuple(self._tokenizer.added_tokens()))
+        return not self._tokenizer.adds_dummy_prefix or rest.startswith(tuple(self._tokenizer.added_tokens()))
 
     def _n_answered(self, turn: _Turn, text: str) -> int:
         """How many tokens of an answer `text` begins with: fewer than all if it was cut, as at a stop string."""

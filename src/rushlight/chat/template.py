@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -10,7 +11,9 @@ from rushlight.chat.formats import EndOfTextTurns, PlainTurns
 from rushlight.chat.provenance import Rendered, compare, shaded
 from rushlight.chat.sandbox import TemplateSandbox
 from rushlight.checkpoint import read_json_object
-from rushlight.errors import RushlightError, TemplateError, printable_name
+from rushlight.errors import RushlightError, SourceError, TemplateError, printable_name
+from rushlight.files.limits import MAX_TEMPLATE_BYTES, MAX_TOKENIZER_CONFIG_BYTES
+from rushlight.files.text_file import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,10 +23,6 @@ if TYPE_CHECKING:
     from rushlight.text import Tokenizer
 
 __all__ = ["ChatTemplate", "TurnFormat", "find_template", "turn_end_ids"]
-
-MAX_TEMPLATE_BYTES = 1 << 20
-MAX_CONFIG_BYTES = 16 << 20
-"""Large, because a tokenizer_config.json lists every added token."""
 
 MORE_TEMPLATES = "additional_chat_templates"
 """The folder next to the weights in which transformers 5 keeps named templates: tool_use.jinja is `tool_use`."""
@@ -191,7 +190,7 @@ def _object(folder: Path | None, name: str) -> dict[str, Any]:
     """The JSON object in a file next to the weights; empty if the file does not exist."""
     if folder is None or not os.path.lexists(folder / name):
         return {}
-    return read_json_object(folder / name, max_bytes=MAX_CONFIG_BYTES, error=TemplateError)
+    return read_json_object(folder / name, max_bytes=MAX_TOKENIZER_CONFIG_BYTES, error=TemplateError)
 
 
 class _Named(NamedTuple):
@@ -239,26 +238,20 @@ def _templates_in(config: Mapping[str, Any], folder: Path | None) -> dict[str, s
 
 
 def _read(path: Path, named: Mapping[str, object]) -> str:
+    """The text of a template file; the error lists the `named` templates that could have been meant."""
+    with suppress(RuntimeError):  # "~" of a user that does not exist: File reports that there is no such file
+        path = path.expanduser()
     try:
-        if path.exists() and not path.is_file():
-            raise TemplateError("not a regular file", file=path)
-        with path.expanduser().open("rb") as file:
-            raw = file.read(MAX_TEMPLATE_BYTES + 1)
-    except (OSError, RuntimeError, ValueError) as error:
+        text = read_text(path, max_bytes=MAX_TEMPLATE_BYTES, error=TemplateError)
+    except SourceError as error:
         names = f", or the name of one of the model's: {', '.join(map(printable_name, named))}" if named else ""
         raise TemplateError(
-            f"cannot read the chat template: {getattr(error, 'strerror', None) or error}",
+            f"cannot read the chat template: {error.message}",
             file=path,
-            remedy=f"give a Jinja file, or the template itself{names}",
+            found=error.found,
+            remedy=f"pass a Jinja file, or the template itself{names}",
         ) from None
-    if len(raw) > MAX_TEMPLATE_BYTES:
-        raise TemplateError(
-            "too large for a chat template", file=path, expected=f"at most {MAX_TEMPLATE_BYTES:,} bytes"
-        )
-    try:
-        return raw.decode().replace("\r\n", "\n").replace("\r", "\n")  # as Python reads text files, and so transformers
-    except UnicodeDecodeError as error:
-        raise TemplateError("not UTF-8", file=path, offset=error.start) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python's text files do, and so transformers
 
 
 def _special_tokens(model: Model, config: Mapping[str, Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import read_json_object
 from rushlight.errors import RequestError, printable_name
-from rushlight.files.atomic import write_whole
+from rushlight.files.atomic import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ def write_transcript(path: str | os.PathLike[str], messages: Sequence[Message], 
     record = {"format": FORMAT, "version": VERSION, "model": printable_name(model), "messages": messages}
     data = (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
     try:
-        write_whole(path, data, private=True)
+        atomic_write(path, data, private=True)
     except ValueError as error:  # a NUL or half of a surrogate pair
         raise RequestError(f"not a path: {error}", file=path) from None
 

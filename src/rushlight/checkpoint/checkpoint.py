@@ -53,10 +53,10 @@ class Shard:
     header: Header
 
 
-def open_shard(path: Path, *, hold: bool = True) -> Shard:
+def open_shard(path: Path, *, keep_open: bool = True) -> Shard:
     """Open a safetensors file and read its header, and nothing of its data.
 
-    With `hold` it stays open; otherwise each read of its data opens it again.
+    With `keep_open` it stays open; otherwise each read of its data opens it again.
 
     Raises:
         SourceError: there is no regular file that may be read.
@@ -66,7 +66,7 @@ def open_shard(path: Path, *, hold: bool = True) -> Shard:
     file = File(path)
     try:
         shard = Shard(file, read_header(file))
-        if not hold:
+        if not keep_open:
             file.release()
         return shard
     except BaseException:
@@ -190,7 +190,7 @@ class Tensor:
         except FloatingPointError:
             raise CheckpointError("an F64 value is too large for float32", file=self.file, tensor=self.name) from None
 
-    def pieces(self, max_elements: int) -> Iterator[NDArray[Any]]:
+    def chunks(self, max_elements: int) -> Iterator[NDArray[Any]]:
         """The elements as they are stored, in order, at most so many at once: one buffer, refilled for each piece.
 
         Raises:

@@ -302,7 +302,7 @@ class _Scanner:
         while field := _FIELD.match(self.text, self.at):
             name = str(field.lastgroup)
             if name in fields:
-                raise self.error(f'the key "{name}" stands twice')
+                raise self.error(f'the key "{name}" appears twice')
             fields[name] = field[name]
             self.at = field.end()
             if self.peek() != ",":
@@ -322,7 +322,7 @@ class _Scanner:
         while True:
             key = self.string()
             if key in seen:
-                raise self.error(f'the key "{printable_name(key[:_MAX_SHOWN_CHARS])}" stands twice')
+                raise self.error(f'the key "{printable_name(key[:_MAX_SHOWN_CHARS])}" appears twice')
             seen.add(key)
             self.take(":")
             yield key

@@ -26,7 +26,7 @@ from rushlight.errors import FormatError, SourceError, TruncatedError, printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Answer", "check_url", "get_range"]
+__all__ = ["RangeResponse", "check_url", "get_range"]
 
 DEADLINE_S = 30.0
 MAX_REDIRECTS = 5
@@ -46,7 +46,7 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RangeResponse:
     """Some bytes of a file on a server.
 
     Attributes:
@@ -90,7 +90,7 @@ def get_range(
     enough: Callable[[bytearray], int],
     authorization: str | None = None,
     deadline_s: float = DEADLINE_S,
-) -> Answer:
+) -> RangeResponse:
     """The bytes of the file at `url` from `begin` to before `end`, or to its end.
 
     A server that knows no ranges sends the file from its first byte; then it is read for as long as `enough`, which is
@@ -150,7 +150,7 @@ def _read(
     end: int,
     enough: Callable[[bytearray], int],
     url: str,
-) -> Answer:
+) -> RangeResponse:
     if response.status == 416:
         raise TruncatedError("the file has no such bytes: it is empty, or was cut", file=url, remedy=_DOWNLOAD)
     if response.status not in (200, 206):
@@ -178,11 +178,11 @@ def _read(
                 remedy=_DOWNLOAD,
             )
         n_bytes = last + 1 - first
-        return Answer(begin, request.read(n_bytes, lambda _: n_bytes), size, version)
+        return RangeResponse(begin, request.read(n_bytes, lambda _: n_bytes), size, version)
     length = response.length
     if length is None:
         raise SourceError("the server does not say how large the file is", file=url, remedy=_DOWNLOAD)
-    return Answer(0, request.read(length, enough), length, version)
+    return RangeResponse(0, request.read(length, enough), length, version)
 
 
 class _Request:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from rushlight.checkpoint.hub_errors import explained
-from rushlight.checkpoint.listing import first_ten
+from rushlight.checkpoint.hub_errors import translate_errors
 from rushlight.checkpoint.shards import INDEX, read_index
-from rushlight.errors import SourceError
+from rushlight.errors import SourceError, first_ten
 from rushlight.files.sniff import PICKLE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def download(repo_id: str, *, revision: str | None = None, offline: bool = False
         SourceError: the model is not there, not public, has no safetensors, or cannot be had now; with the next step.
         CheckpointError: a file arrived damaged; it is removed from the cache again.
     """
-    with explained(repo_id, revision):
+    with translate_errors(repo_id, revision):
         return _fetch(_snapshot(repo_id, revision, offline))
 
 
@@ -75,7 +74,7 @@ def locate(repo_id: str, *, revision: str | None = None, offline: bool = False) 
     Raises:
         SourceError: as `download`.
     """
-    with explained(repo_id, revision):
+    with translate_errors(repo_id, revision):
         snapshot = _snapshot(repo_id, revision, offline)
         weights = _weights(snapshot)
         if weights == INDEX and (index := snapshot.cached(INDEX)):
@@ -161,7 +160,7 @@ def _weights(snapshot: Snapshot) -> str:
         program = "from transformers import AutoModelForCausalLM as M; "
         program += f"M.from_pretrained('{repo_id}').save_pretrained('{repo_id.rpartition('/')[2]}')"
         raise SourceError(
-            f"{repo_id} has no safetensors, only pickles, which are never unpickled here",
+            f"{repo_id} has no safetensors, only pickles, which are never unpickled",
             found=", ".join(first_ten(pickles)),
             remedy=f'convert it where PyTorch and transformers are: python -c "{program}"',
         )

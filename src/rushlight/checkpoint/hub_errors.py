@@ -10,7 +10,7 @@ from rushlight.errors import RushlightError, SourceError, printable_name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["explained"]
+__all__ = ["translate_errors"]
 
 _SIGN_IN = "set HF_TOKEN to a token that may read it, or run `hf auth login`"
 _REMEDIES = {
@@ -22,7 +22,7 @@ _REMEDIES = {
 
 
 @contextmanager
-def explained(repo_id: str, revision: str | None) -> Iterator[None]:
+def translate_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     """What huggingface_hub raises inside, in terms of the model that was asked for.
 
     Raises:

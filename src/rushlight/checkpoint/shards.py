@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint.checkpoint import Shard, open_shard
-from rushlight.checkpoint.listing import first_ten
-from rushlight.errors import FormatError
+from rushlight.errors import FormatError, first_ten
 from rushlight.files.json_file import read_json_object
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ __all__ = ["INDEX", "MAX_INDEX_BYTES", "Index", "open_shards", "read_index"]
 INDEX = "model.safetensors.index.json"
 """What the index of a folder or a repository is called."""
 MAX_INDEX_BYTES = 32 << 20
-HELD_OPEN = 16
+MAX_OPEN_SHARDS = 16
 """The files of a checkpoint with more shards are not held open: the limit of a process may be low, as 256 on macOS."""
 
 _INSIDE = "the index may name only .safetensors files in its own folder, or in folders below"
@@ -80,12 +79,12 @@ class Index:
         """The files, in the order of their names."""
         return sorted(set(self.weight_map.values()))
 
-    def check(self, shards: Sequence[Shard], may_lack: Collection[str] = ()) -> None:
+    def check(self, shards: Sequence[Shard], allow_missing: Collection[str] = ()) -> None:
         """Require that the files hold what the index says, each tensor once.
 
         Args:
             shards: the files, in the order of `names`.
-            may_lack: tensors that may be listed although no file holds them.
+            allow_missing: tensors that may be listed although no file holds them.
 
         Raises:
             FormatError: they do not; ten of the differences are listed.
@@ -99,7 +98,7 @@ class Index:
                 holder.setdefault(tensor, file)
         for tensor, file in self.weight_map.items():
             if tensor not in holder:
-                if tensor not in may_lack:
+                if tensor not in allow_missing:
                     problems.append(f"{tensor} is not in {file}, nor in any other file")
             elif holder[tensor] != file:
                 problems.append(f"{tensor} is in {holder[tensor]}, not in {file}")
@@ -120,7 +119,7 @@ def open_shards(index: Index) -> list[Shard]:
     """Open the files that an index on this machine names, in the order of their names.
 
     A shard lies in the index's folder or below it, or is a link as the cache of huggingface_hub makes them; no other
-    path is followed. Of more than `HELD_OPEN`, each is closed again once its header is read.
+    path is followed. Of more than `MAX_OPEN_SHARDS`, each is closed again once its header is read.
 
     Raises:
         FormatError: files lie elsewhere, or are missing: every problem at once, ten of them listed.
@@ -142,7 +141,7 @@ def open_shards(index: Index) -> list[Shard]:
     with ExitStack() as opened:
         shards = []
         for name in names:
-            shards.append(open_shard(folder / name, hold=len(names) <= HELD_OPEN))
+            shards.append(open_shard(folder / name, keep_open=len(names) <= MAX_OPEN_SHARDS))
             opened.callback(shards[-1].file.close)
         opened.pop_all()
     return shards

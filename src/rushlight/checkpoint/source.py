@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from rushlight import demo
 from rushlight.checkpoint import hub
 from rushlight.checkpoint.checkpoint import Checkpoint, open_shard
-from rushlight.checkpoint.listing import first_ten
 from rushlight.checkpoint.shards import INDEX, open_shards, read_index
-from rushlight.errors import SourceError, printable_name
+from rushlight.errors import SourceError, first_ten, printable_name
 from rushlight.files.sniff import PICKLE_SUFFIXES, how_to_convert
 
 if TYPE_CHECKING:
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from rushlight.checkpoint.checkpoint import Shard
     from rushlight.checkpoint.shards import Index
 
-__all__ = ["MayLack", "could_be_source", "open_checkpoint", "open_headers"]
+__all__ = ["AllowMissing", "could_be_source", "open_checkpoint", "open_headers"]
 
-MayLack = Callable[[Checkpoint], Collection[str]]
+AllowMissing = Callable[[Checkpoint], Collection[str]]
 """The names of tensors that a checkpoint's index may list although none of its files holds them."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:huggingface\.co/([\w.-]+/[\w.-]+))?", re.ASCII)
@@ -39,7 +38,7 @@ def open_checkpoint(
     *,
     revision: str | None = None,
     offline: bool = False,
-    may_lack: MayLack = lambda _: (),
+    allow_missing: AllowMissing = lambda _: (),
 ) -> Checkpoint:
     """Open a checkpoint and read its headers, and nothing of its data.
 
@@ -50,8 +49,8 @@ def open_checkpoint(
         revision: the branch, tag or commit of a model on the hub.
         offline: ask nothing of the network; a model on the hub must then be in the cache. HF_HUB_OFFLINE=1 in the
             environment does the same.
-        may_lack: from the open checkpoint, the names that its index may list although no file holds them, such as a
-            tied head's; by default none.
+        allow_missing: returns, for the open checkpoint, the tensors that its index may list although no file holds
+            them, such as a tied head; by default none.
 
     Raises:
         SourceError: the source leads to no checkpoint.
@@ -67,7 +66,7 @@ def open_checkpoint(
     path = _local_path(source, revision)
     if path is None:
         path = hub.download(name, revision=revision, offline=offline)
-    return _open_path(name, path, may_lack)
+    return _open_path(name, path, allow_missing)
 
 
 def open_headers(
@@ -75,7 +74,7 @@ def open_headers(
     *,
     revision: str | None = None,
     offline: bool = False,
-    may_lack: MayLack = lambda _: (),
+    allow_missing: AllowMissing = lambda _: (),
 ) -> Checkpoint:
     """Open a checkpoint for what its headers say: as `open_checkpoint`, but what is elsewhere is not downloaded.
 
@@ -88,16 +87,16 @@ def open_headers(
     """
     name = _name(source)
     if url := _URL.match(name):
-        return _open_url(name, url[1], revision, offline, may_lack)
+        return _open_url(name, url[1], revision, offline, allow_missing)
     path = _local_path(source, revision)
     if path is not None:
-        return _open_path(name, path, may_lack)
+        return _open_path(name, path, allow_missing)
     from rushlight.checkpoint.remote import open_remote
 
     found = hub.locate(name, revision=revision, offline=offline)
     if isinstance(found, Path):
-        return _open_path(name, found, may_lack)
-    return _checked(name, found.folder, *open_remote(found.url, hub.authorization(found.url)), may_lack)
+        return _open_path(name, found, allow_missing)
+    return _checked(name, found.folder, *open_remote(found.url, hub.authorization(found.url)), allow_missing)
 
 
 def could_be_source(name: str) -> bool:
@@ -113,7 +112,9 @@ def _has_form_of_path(name: str) -> bool:
     return name.startswith(_PATH_STARTS) or name.lower().endswith(_FILE_SUFFIXES)
 
 
-def _open_url(url: str, hub_id: str | None, revision: str | None, offline: bool, may_lack: MayLack) -> Checkpoint:
+def _open_url(
+    url: str, hub_id: str | None, revision: str | None, offline: bool, allow_missing: AllowMissing
+) -> Checkpoint:
     if offline:
         raise SourceError("a URL cannot be read offline", file=url, remedy="download the file and name its path")
     if revision is not None:
@@ -122,7 +123,7 @@ def _open_url(url: str, hub_id: str | None, revision: str | None, offline: bool,
         raise SourceError("the page of a model, not a file", file=url, remedy=f"name the model as {hub_id}")
     from rushlight.checkpoint.remote import open_remote
 
-    return _checked(url, None, *open_remote(url, hub.authorization(url)), may_lack)
+    return _checked(url, None, *open_remote(url, hub.authorization(url)), allow_missing)
 
 
 def _name(source: object) -> str:
@@ -181,7 +182,7 @@ def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | 
     return None
 
 
-def _open_path(source: str, path: Path, may_lack: MayLack) -> Checkpoint:
+def _open_path(source: str, path: Path, allow_missing: AllowMissing) -> Checkpoint:
     try:
         path = _weights_in(path) if path.is_dir() else path
     except OSError as error:
@@ -189,17 +190,17 @@ def _open_path(source: str, path: Path, may_lack: MayLack) -> Checkpoint:
     if not path.name.endswith(".json"):
         return Checkpoint(source, path.parent, [open_shard(path)])
     index = read_index(path)
-    return _checked(source, path.parent, open_shards(index), index, may_lack)
+    return _checked(source, path.parent, open_shards(index), index, allow_missing)
 
 
 def _checked(
-    source: str, folder: Path | None, shards: Sequence[Shard], index: Index | None, may_lack: MayLack
+    source: str, folder: Path | None, shards: Sequence[Shard], index: Index | None, allow_missing: AllowMissing
 ) -> Checkpoint:
     """A checkpoint whose files hold what their index lists."""
     with ExitStack() as opened:
         checkpoint = opened.enter_context(Checkpoint(source, folder, shards))
         if index is not None:
-            index.check(shards, may_lack(checkpoint))
+            index.check(shards, allow_missing(checkpoint))
         opened.pop_all()
     return checkpoint
 
@@ -222,7 +223,7 @@ def _weights_in(folder: Path) -> Path:
         )
     if pickles := [file for file in files if file.name.endswith(PICKLE_SUFFIXES)]:
         raise SourceError(
-            "no .safetensors file in this folder, only pickles, which are never unpickled here",
+            "no .safetensors file in this folder, only pickles, which are never unpickled",
             file=folder,
             found=", ".join(first_ten([file.name for file in pickles])),
             remedy=how_to_convert(*pickles),

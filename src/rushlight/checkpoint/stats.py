@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorStats", "measure", "tensor_stats"]
 
-PIECE_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 20
 """Elements looked at together: at most 8 MiB as stored, and a few times as much while their sums are taken."""
 
 MEASURED = (*FLOAT_DTYPES, *FLOAT8_DTYPES, "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
@@ -79,7 +79,7 @@ def tensor_stats(tensor: Tensor, advance: Callable[[int], object] = lambda _: No
     n, mean, squares = 0, 0.0, 0.0  # `squares`: the sum of squared distances from `mean`
     n_nan = n_inf = 0
     with np.errstate(over="ignore", invalid="ignore"):
-        for stored in tensor.pieces(PIECE_ELEMENTS):
+        for stored in tensor.chunks(CHUNK_ELEMENTS):
             match tensor.dtype:
                 case "BF16":
                     values = to_float32(stored, "BF16")

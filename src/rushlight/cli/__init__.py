@@ -6,9 +6,9 @@ import gc
 import sys
 from typing import TYPE_CHECKING
 
-from rushlight.cli.interrupt import INTERRUPTED, prompt_interrupts
-from rushlight.cli.limits import heed_limits
-from rushlight.cli.output import CUT_SHORT, whole_output
+from rushlight.cli.interrupt import INTERRUPTED, exit_on_interrupt
+from rushlight.cli.output import CUT_SHORT, complete_output
+from rushlight.cli.resource_limits import adapt_to_resource_limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        with prompt_interrupts(), whole_output():
+        with exit_on_interrupt(), complete_output():
             _run(arguments, is_program)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -35,7 +35,7 @@ def _run(arguments: Sequence[str], is_program: bool) -> None:
     try:
         # Imported here, so that an interrupt during these imports is as quiet as a later one.
         if is_program:  # what is imported stays to the end: looking through it for garbage is a seventh of `--help`
-            heed_limits()
+            adapt_to_resource_limits()
             gc.disable()
         from rushlight.cli.app import app
 
@@ -49,7 +49,7 @@ def _run(arguments: Sequence[str], is_program: bool) -> None:
 
 def _report(error: Exception, arguments: Sequence[str]) -> int:
     try:
-        from rushlight.cli.failure import report
+        from rushlight.cli.error_report import report
 
         return report(error, arguments)
     except (MemoryError, ImportError, OSError) as another:

@@ -25,7 +25,7 @@ COMMANDS = {
     "verify": "Compare a model with PyTorch, module by module. Exit code 1 if they differ.",
     "lens": "Show what each block of a model would say next, if it were the last: the logit lens.",
     "eval": "Measure how well a model predicts a text: its perplexity, by windows that slide over it.",
-    "bench": "Measure prefill, decode, the bandwidth they reach, time to first token and memory.",
+    "bench": "Measure prefill, decode, memory bandwidth, time to first token and memory.",
     "devices": "List what a model can run on here.",
 }
 """The commands with the first line of their help, so that `--help` need import none of them."""
@@ -125,9 +125,9 @@ def original(model_path: str, device: str, prompt: str) -> None:
     """What `rushlight --model-path FILE --device NAME --prompt TEXT` prints: the words of the program it re-creates."""
     import rushlight
     from rushlight.cli.commands import generate
-    from rushlight.cli.notes import notes_on_stderr
+    from rushlight.cli.log import log_to_stderr
 
-    with notes_on_stderr():
+    with log_to_stderr():
         model = rushlight.load(model_path, device=device)
         out("Model loaded successfully!\n")
         generate.print_text(prompt, model.stream(prompt, max_tokens=ORIGINAL_TOKENS))

@@ -19,7 +19,7 @@ GRACE_S = 0.4
 
 
 @contextmanager
-def prompt_interrupts() -> Iterator[None]:
+def exit_on_interrupt() -> Iterator[None]:
     """Within the block, SIGINT ends the process: as usual where that takes less than `GRACE_S`, and then at once.
 
     Python itself acts on a signal between two bytecodes of the main thread: not inside a long matrix product, and not
@@ -48,7 +48,7 @@ def prompt_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def interrupts_end_no_process() -> Iterator[None]:
+def interrupts_as_exceptions() -> Iterator[None]:
     """Within the block, SIGINT is a KeyboardInterrupt and nothing more, for a command that goes on after it."""
     watcher = signal.set_wakeup_fd(-1)
     try:

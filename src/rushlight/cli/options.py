@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from rushlight.cli.wrap import shortened
+from rushlight.cli.word_wrap import shortened
 from rushlight.errors import printable_line
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ Draft = Annotated[
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-"""Declared for the parser and for `--help`; `rushlight.cli.failure` reads it."""
+"""Declared for the parser and for `--help`; `rushlight.cli.error_report` reads it."""
 
 
 def one_of(source: str | None, model: str | None) -> str | None:
@@ -287,9 +287,9 @@ class Command(TyperCommand):
     """
 
     def invoke(self, ctx: Any) -> Any:
-        from rushlight.cli.notes import notes_on_stderr
+        from rushlight.cli.log import log_to_stderr
 
-        with notes_on_stderr():
+        with log_to_stderr():
             return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -102,7 +102,7 @@ class Output(io.RawIOBase):
 
 
 @contextmanager
-def whole_output() -> Iterator[None]:
+def complete_output() -> Iterator[None]:
     """Within the block, what is written to the process's own stdout and stderr is whole.
 
     A note that is lost does not end the command, but the block then ends with exit code `CUT_SHORT` in place of 0.

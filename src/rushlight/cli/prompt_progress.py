@@ -24,7 +24,7 @@ class Pieces(Protocol):
     def __iter__(self) -> Iterator[str]: ...
 
 
-def showing_progress(text: Pieces) -> Iterator[str]:
+def with_prompt_progress(text: Pieces) -> Iterator[str]:
     """The pieces of the text; until the first is there, stderr's terminal shows how much of the prompt is read."""
     pieces = iter(text)
     with _sign(text):

@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rushlight.cli.wrap import shortened, wrapped
+from rushlight.cli.word_wrap import shortened, wrapped
 from rushlight.errors import printable_name
 
 if TYPE_CHECKING:

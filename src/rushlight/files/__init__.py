@@ -1,1 +1,1 @@
-"""Files: strict JSON, bounded reads and atomic writes."""
+"""Bounded, strict reads and atomic writes of files; depends on nothing but the errors."""

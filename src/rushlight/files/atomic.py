@@ -1,4 +1,4 @@
-"""Files that are written whole."""
+"""Atomic writes: a file is replaced in full, or left as it was."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
-__all__ = ["write_whole"]
+__all__ = ["atomic_write"]
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes, *, private: bool = False) -> None:
-    """Write a file, over what is there: whole, or not at all.
+def atomic_write(path: str | os.PathLike[str], data: bytes, *, private: bool = False) -> None:
+    """Write `data` to `path`, atomically: a temporary file in the same folder is synced and renamed over it.
 
     Args:
-        path: the file. A temporary one beside it takes its place at the end; a device or a pipe, such as /dev/stdout,
-            is written to as it is.
-        data: its bytes.
-        private: whether only its owner may read it; otherwise the umask decides, as for any new file.
+        path: the file to create or replace. A device or a pipe, such as /dev/stdout, is written to directly.
+        data: the content.
+        private: whether only the owner may read the file; otherwise the umask decides, as for any new file.
 
     Raises:
-        OSError: the folder is not there or not writable, or the disk is full; names `path`, and nothing is left behind.
+        OSError: the folder does not exist or is not writable, or the disk is full. The error names `path`; no temporary
+            file remains.
     """
     path = Path(path)
     try:
@@ -42,12 +42,12 @@ def write_whole(path: str | os.PathLike[str], data: bytes, *, private: bool = Fa
                 part.unlink()
             raise
     except OSError as error:
-        # The caller knows `path` alone, not the temporary file.
+        # The temporary file means nothing to the caller, so the error names `path`.
         raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether a path is a device or a pipe, or a name in /dev for whatever the process has open."""
+    """Whether `path` is a device or a pipe, or lies in /dev, whose names stand for the process's open files."""
     if not path.exists():
         return False
     mode = path.stat().st_mode

@@ -1,9 +1,9 @@
-"""A regular file, opened without blocking and read at offsets, that notices when it is changed underneath.
+"""Reads a regular file at offsets, without blocking on open, and raises if the file changes meanwhile.
 
-Reading is by `preadv` and not by `mmap`: where a mapped file that is cut kills the process with SIGBUS, and one that
-is overwritten yields weights half old and half new, here the read raises `TruncatedError`. A file that is *replaced*
-(another one renamed over its name, which is how downloads finish) is read on as long as it is held open; one that was
-released in between has to be the same file still.
+Reads use `preadv` instead of `mmap`: when another process truncates a mapped file, the reader dies of SIGBUS, and when
+one overwrites it, the weights are half old and half new. Here both raise `TruncatedError`. A file that is *replaced*
+(another one renamed over its name, which is how downloads finish) stays readable while it is open; after `release`, the
+path must still lead to the same file.
 
 Needs POSIX: `os.preadv` does not exist on Windows.
 """
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["File"]
+__all__ = ["File", "open_error"]
 
 _PIECE_BYTES = 16 << 20
-"""The most that one system call reads, so that Ctrl-C is honoured within a piece."""
+"""The most that one system call reads, so that Ctrl-C takes effect between two."""
 
-_MOMENT_NS = 10_000_000
-"""A write that one system call makes of a piece of a file is over by then."""
-_PATIENCE = 10
-_LATER = "load it again once whatever writes it has finished"
+_SETTLE_NS = 10_000_000
+"""A single write call is assumed to have finished after this time."""
+_MAX_WAITS = 10
+_RETRY = "load it again once the program that writes it has finished"
 
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
@@ -46,52 +46,51 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 class File:
-    """A regular file open for reading at offsets; a context manager. Safe to share between threads.
+    """A regular file, open for reading at offsets. A context manager; threads may share it.
 
     Attributes:
-        path: the path as it was given.
-        size: bytes in the file when it was opened; every read requires that it stays so.
+        path: the path as passed.
+        size: bytes in the file when it was opened; a read raises if it has changed since.
 
     Raises:
-        SourceError: nothing is there, it is not a regular file, or it may not be read.
-        TruncatedError: it is being written.
+        SourceError: no such file, not a regular file, or not readable.
+        TruncatedError: the file is being written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._file = _open(self.path)
         try:
-            self._opened = _at_rest(self._file.fileno(), self.path)
+            self._status = _settled_status(self._file.fileno(), self.path)
         except BaseException:
             self._file.close()
             raise
-        self._again: Path | None = None
-        self.size = self._opened.st_size
+        self._reopen_path: Path | None = None
+        self.size = self._status.st_size
 
     def release(self) -> None:
-        """Give the descriptor back. From now on each read opens the file again, and requires that it is the same.
+        """Close the descriptor. Each later read reopens the file, and raises if it is not the same one.
 
-        For the one thread that has the file so far.
+        Call it before other threads use the file.
         """
-        self._again = self.path.absolute()  # the working directory may change
+        self._reopen_path = self.path.absolute()  # the working directory may change
         self._file.close()
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """The file's descriptor, for reading at offsets, by native code too.
+        """The file's descriptor, for reads at offsets, including those of native code.
 
-        On leaving, and not before, it is checked that the file is what it was when it was opened first: so what was
-        changed before or during the read is seen.
+        The check for changes runs on exit, so that it covers changes both before and during the reads.
 
         Raises:
-            TruncatedError: it is not.
-            SourceError: it was released, and cannot be opened again.
+            TruncatedError: on exit: the file has changed since it was first opened.
+            SourceError: the file was released and cannot be reopened.
         """
-        if self._again is None:
+        if self._reopen_path is None:
             yield self._file.fileno()
             self._require_unchanged(os.fstat(self._file.fileno()))
             return
-        with _open(self._again) as file:
+        with _open(self._reopen_path) as file:
             yield file.fileno()
             self._require_unchanged(os.fstat(file.fileno()))
 
@@ -99,7 +98,7 @@ class File:
         """`n_bytes` bytes from `offset`.
 
         Raises:
-            TruncatedError: the file is not the one that was opened any more, or ends before.
+            TruncatedError: the file has changed since it was opened, or ends too early.
         """
         buffer = bytearray(n_bytes)
         self.read_into(memoryview(buffer), offset)
@@ -109,8 +108,8 @@ class File:
         """Fill `buffer`, a writable view of single bytes, from `offset`.
 
         Raises:
-            TruncatedError: the file is not the one that was opened any more, or ends before.
-            CheckpointError: the operating system reports an error.
+            TruncatedError: the file has changed since it was opened, or ends too early.
+            CheckpointError: the operating system reports an I/O error.
         """
         done = 0
         with self.opened() as descriptor:
@@ -132,9 +131,9 @@ class File:
             )
 
     def close(self) -> None:
-        """Close the file; reading from it afterwards is a ValueError."""
+        """Close the file; a later read raises ValueError."""
         self._file.close()
-        self._again = None
+        self._reopen_path = None
 
     def __enter__(self) -> Self:
         return self
@@ -145,17 +144,16 @@ class File:
         self.close()
 
     def _require_unchanged(self, now: os.stat_result) -> None:
-        first = self._opened
+        first = self._status
         if (now.st_dev, now.st_ino) != (first.st_dev, first.st_ino):
-            found = "another file under its name"
+            found = "another file under the same name"
         elif now.st_size != first.st_size:
             found = f"{now.st_size:,}"
-        # The time of a change of the inode counts as the time of the content does, which a writer can set back; but a
-        # name that the file gains or loses changes it too.
+        # A writer can reset mtime but not ctime. A hard link made or removed also moves ctime, and changes nlink.
         elif now.st_mtime_ns != first.st_mtime_ns or (
             now.st_ctime_ns != first.st_ctime_ns and now.st_nlink == first.st_nlink
         ):
-            found = "the same size, written anew"
+            found = "the same size, rewritten"
         else:
             return
         raise TruncatedError(
@@ -163,22 +161,22 @@ class File:
             file=self.path,
             expected=f"{self.size:,} bytes",
             found=found,
-            remedy=_LATER,
+            remedy=_RETRY,
         )
 
 
 def _open(path: Path) -> FileIO:
-    """A regular file, open for reading.
+    """Opens a regular file for reading.
 
     Raises:
-        SourceError: nothing is there, it is not a regular file, or it may not be read.
+        SourceError: no such file, not a regular file, or not readable.
     """
     try:
         _require_regular(path, path.stat())
-        # Should a pipe take the file's place here, O_NONBLOCK keeps the open from waiting for a writer.
+        # If a pipe replaces the file right here, O_NONBLOCK keeps open() from waiting for a writer.
         file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except (OSError, ValueError) as error:
-        raise _cannot_open(path, error) from None
+        raise open_error(path, error) from None
     try:
         _require_regular(path, os.fstat(file.fileno()))
     except BaseException:
@@ -187,39 +185,40 @@ def _open(path: Path) -> FileIO:
     return file
 
 
-def _at_rest(descriptor: int, path: Path) -> os.stat_result:
-    """The status of a file that was not written to in the last moment.
+def _settled_status(descriptor: int, path: Path) -> os.stat_result:
+    """The status of a file, once its last modification is at least `_SETTLE_NS` old.
 
-    A write sets the file's time first and the bytes then, so that in between the time tells of nothing to come.
+    A write call updates mtime before it copies the bytes, so a fresh mtime can hide a write that is still running.
 
     Raises:
-        TruncatedError: it is written to all the time.
+        TruncatedError: the file is written to continuously.
     """
-    for _ in range(_PATIENCE):
+    for _ in range(_MAX_WAITS):
         status = os.fstat(descriptor)
         age_ns = time.time_ns() - status.st_mtime_ns
-        if not 0 <= age_ns < _MOMENT_NS:
+        if not 0 <= age_ns < _SETTLE_NS:
             return status
-        time.sleep((_MOMENT_NS - age_ns) / 1e9)
-    raise TruncatedError("the file is being written", file=path, remedy=_LATER)
+        time.sleep((_SETTLE_NS - age_ns) / 1e9)
+    raise TruncatedError("the file is being written", file=path, remedy=_RETRY)
 
 
 def _require_regular(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "something else")
+        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a special file")
         raise SourceError("not a regular file", file=path, found=kind)
 
 
-def _cannot_open(path: Path, error: OSError | ValueError) -> SourceError:
+def open_error(path: Path, error: OSError | ValueError) -> SourceError:
+    """The error for a file that cannot be opened, with its cause and the next step."""
     if isinstance(error, ValueError):  # a NUL in the path
         return SourceError(f"not a path: {error}", file=path)
     if error.errno == errno.ELOOP:
-        return SourceError("the symbolic links go round in a circle", file=path)
+        return SourceError("the symbolic links form a loop", file=path)
     if error.errno == errno.ENOENT and path.is_symlink():
-        return SourceError("a symbolic link to what is not there", file=path, found=f"a link to {path.readlink()}")
+        return SourceError("the symbolic link is broken", file=path, found=f"a link to {path.readlink()}")
     if error.errno == errno.ENOENT:
         return SourceError("no such file", file=path)
     remedy = None
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        remedy = "close files that are open elsewhere in this program, or raise its limit: `ulimit -n` shows it"
+        remedy = "close files that this program has open, or raise its limit (`ulimit -n`)"
     return SourceError(f"cannot be opened: {error.strerror}", file=path, remedy=remedy)

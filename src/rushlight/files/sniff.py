@@ -1,4 +1,4 @@
-"""What a file that is not safetensors really is, told from its first bytes; nothing is unpacked or unpickled."""
+"""Recognises by its first bytes a file that is not safetensors. Nothing is unpacked or unpickled."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rushlight.errors import printable_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PICKLE_SUFFIXES", "SNIFF_BYTES", "Kind", "how_to_convert", "sniff", "sniff_text"]
+__all__ = ["PICKLE_SUFFIXES", "SNIFF_BYTES", "FileKind", "how_to_convert", "sniff", "sniff_text"]
 
 SNIFF_BYTES = 512
-"""How many of a file's first bytes `sniff` wants to see."""
+"""The number of leading bytes that `sniff` inspects."""
 QUOTED_BYTES = 80
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-"""What the names of files that torch.save wrote end in."""
+"""The suffixes of files written by torch.save."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What a file is, to stand after "not safetensors but", and what its user can do about it."""
+class FileKind:
+    """A kind of file: its name, which completes "not safetensors but ...", and what the user can do about it."""
 
     name: str
     remedy: str
@@ -34,7 +34,7 @@ _FIND_SAFETENSORS = "use the .safetensors file of the same model"
 _UNPACK = "unpack it and name the .safetensors file in it"
 
 _KINDS = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.DOTALL), Kind(name, remedy))
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), FileKind(name, remedy))
     for pattern, name, remedy in (
         (rb"GGUF", "a GGUF file", _FIND_SAFETENSORS),
         (rb"\x93NUMPY", "a NumPy array (.npy)", _FIND_SAFETENSORS),
@@ -46,7 +46,7 @@ _KINDS = tuple(
         (rb".{257}ustar", "a tar archive", _UNPACK),
         (rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body)\b", "an HTML page", _DOWNLOAD_AGAIN),
         (rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|error)\b", "an XML document", _DOWNLOAD_AGAIN),
-        (rb"\x00{64}", "zeros where a download never arrived", _DOWNLOAD_AGAIN),
+        (rb"\x00{64}", "only zeros, as an unfinished download leaves them", _DOWNLOAD_AGAIN),
     )
 )
 _LFS_POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v\d+\n(?:[^\n]*\n)*?size (\d{1,20})\n")
@@ -57,38 +57,39 @@ _ZIP = b"PK\x03\x04"
 _TORCH_ENTRIES = (b"/data.pkl", b"/byteorder", b"/.format_version", b"/.storage_alignment")
 
 
-def sniff(start: bytes, path: Path, *, quote: bool = False) -> Kind | None:
+def sniff(start: bytes, path: Path, *, quote: bool = False) -> FileKind | None:
     """The kind of a file that is not safetensors; None if it is unknown.
 
     Args:
         start: its first `SNIFF_BYTES` bytes.
-        path: where it is.
-        quote: show how a text begins: for what a server sent, which says why, and never for a file of the user's.
+        path: its path.
+        quote: whether to quote the start of a text: for a server's response, which states the reason, but not for a
+            local file, which may be private.
     """
     if pointer := _LFS_POINTER.match(start):
-        return Kind(
+        return FileKind(
             f"a Git LFS pointer; the real file has {int(pointer[1]):,} bytes", "run `git lfs pull` in its folder"
         )
     if start.startswith(_ZIP):
         return _zip(start, path)
     if _PICKLE.match(start):
-        return Kind("a Python pickle, such as torch.save writes; it is never unpickled here", how_to_convert(path))
+        return FileKind("a Python pickle, such as torch.save writes; pickles are never unpickled", how_to_convert(path))
     if known := next((kind for pattern, kind in _KINDS if pattern.match(start)), None):
         return known
     kind = "JSON" if _JSON.fullmatch(start) else "text" if _TEXT.fullmatch(start) else None
     if kind is None:
         return None
-    beginning = f": {printable_name(start[:QUOTED_BYTES].decode('utf-8', errors='replace'))}" if quote else ""
-    return Kind(f"{kind}, such as a server's error message{beginning}", _DOWNLOAD_AGAIN)
+    quoted = f": {printable_name(start[:QUOTED_BYTES].decode('utf-8', errors='replace'))}" if quote else ""
+    return FileKind(f"{kind}, such as a server's error message{quoted}", _DOWNLOAD_AGAIN)
 
 
-def sniff_text(start: bytes, path: Path) -> Kind | None:
-    """The same for a file that should be text, such as JSON; None where it may be that."""
-    return sniff(start + b"\0", path)  # which no text has
+def sniff_text(start: bytes, path: Path) -> FileKind | None:
+    """As `sniff`, for a file that should be text, such as JSON: None if it can be."""
+    return sniff(start + b"\0", path)  # a NUL rules out the kinds that are text
 
 
 def how_to_convert(*paths: Path) -> str:
-    """The command that turns PyTorch's pickles, the parts of one model, into a .safetensors file beside them."""
+    """The command that converts the PyTorch pickles of one model into a .safetensors file next to them."""
     program = (
         "import sys, torch; from safetensors.torch import save_file; "
         "save_file({k: v.contiguous().clone() for file in sys.argv[2:] "
@@ -97,14 +98,14 @@ def how_to_convert(*paths: Path) -> str:
     target = paths[0].with_name("model.safetensors")
     if target in paths:  # a pickle under the wrong name
         target = target.with_name("converted.safetensors")
-    return f'convert it where PyTorch is: python -c "{program}" {shlex.join(map(str, [target, *paths]))}'
+    return f'convert it where PyTorch is installed: python -c "{program}" {shlex.join(map(str, [target, *paths]))}'
 
 
-def _zip(start: bytes, path: Path) -> Kind:
-    """A zip archive by the name of its first entry (PKWARE's APPNOTE.TXT, 4.3.7: its length at 26, itself at 30)."""
+def _zip(start: bytes, path: Path) -> FileKind:
+    """The kind of a zip archive by its first entry's name (PKWARE APPNOTE.TXT 4.3.7: length at 26, name at 30)."""
     name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
     if name.endswith(_TORCH_ENTRIES):
-        return Kind("a PyTorch pickle, as torch.save writes it; it is never unpickled here", how_to_convert(path))
+        return FileKind("a PyTorch pickle, written by torch.save; pickles are never unpickled", how_to_convert(path))
     if name.endswith(b".npy"):
-        return Kind("NumPy arrays (.npz)", _FIND_SAFETENSORS)
-    return Kind("a zip archive", _UNPACK)
+        return FileKind("NumPy arrays (.npz)", _FIND_SAFETENSORS)
+    return FileKind("a zip archive", _UNPACK)

@@ -1,7 +1,7 @@
-"""JSON from strangers, without what Python's parser lets pass.
+"""Parses untrusted JSON strictly.
 
-`json.loads` accepts NaN and Infinity, keeps the last of two equal keys, and recurses as deep as the text does. A file
-that holds any of that was not written by whatever claims to have written it, and is refused.
+`json.loads` accepts NaN and Infinity, keeps the last of two equal keys, and recurses as deep as the input nests. No
+program that writes these files produces any of that, so a file that has it is damaged or hostile, and is refused.
 """
 
 from __future__ import annotations
@@ -28,12 +28,18 @@ def parse_json_object(
     error: type[RushlightError] = FormatError,
     remedy: str | None = None,
 ) -> dict[str, Any]:
-    """The object that `raw`, the content of `file`, holds.
+    """The JSON object in `raw`.
+
+    Args:
+        raw: the content of `file`.
+        file: where it was read, for errors.
+        error: the class of error to raise.
+        remedy: the next step, for errors.
 
     Raises:
-        error: it is not UTF-8 or not JSON; it holds NaN or Infinity, a key twice in one object, a number beyond the
-            range of a double, an integer longer than Python converts (4,300 digits), half of a surrogate pair, or
-            nesting deeper than the interpreter's stack; or its top level is not an object. With this remedy.
+        error: not UTF-8, or not JSON; NaN or Infinity, a duplicate key, a number beyond the range of a double, an
+            integer longer than Python converts (4,300 digits), half of a surrogate pair, or nesting deeper than the
+            interpreter's stack; or the top level is not a JSON object.
     """
     refused = partial(error, file=file, remedy=remedy)
     try:
@@ -61,14 +67,14 @@ def parse_json_object(
 
 
 class _NotStrictError(ValueError):
-    """Python's parser would let it pass."""
+    """JSON that Python's parser accepts and this one does not."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
-        raise _NotStrictError(f'the key "{printable_name(twice)}" stands twice in one object')
+        raise _NotStrictError(f'the key "{printable_name(twice)}" appears twice in one object')
     return members
 
 

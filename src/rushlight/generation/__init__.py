@@ -2,7 +2,7 @@
 
 from rushlight.generation.beam import BeamSearch, Hypothesis
 from rushlight.generation.engine import Engine
-from rushlight.generation.runner import Context, Forward
+from rushlight.generation.runner import Context, LanguageModel
 from rushlight.generation.sampling.logprobs import TokenLogprob
 from rushlight.generation.sampling.params import (
     CompletionSettings,
@@ -14,18 +14,17 @@ from rushlight.generation.sampling.params import (
 from rushlight.generation.sampling.sampler import Sampler
 from rushlight.generation.scoring import Perplexity, Scorer, sliding_windows
 from rushlight.generation.sequence import FinishReason, SequenceState, Token
-from rushlight.generation.speculation.draft_model import Draft, DraftModel
+from rushlight.generation.speculation.draft_model import Draft
 
 __all__ = [
     "BeamSearch",
     "CompletionSettings",
     "Context",
     "Draft",
-    "DraftModel",
     "Engine",
     "FinishReason",
-    "Forward",
     "Hypothesis",
+    "LanguageModel",
     "Perplexity",
     "Sampler",
     "SamplingParams",

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Backend
-    from rushlight.generation.runner import Forward
+    from rushlight.generation.runner import LanguageModel
     from rushlight.generation.sequence import FinishReason
 
 
@@ -102,24 +100,16 @@ class BeamSearch:
         if problems:
             raise RequestError("; ".join(problems))
 
-    def run(
-        self,
-        forward: Forward,
-        backend: Backend,
-        kv_shape: KVShape,
-        prompt_ids: Sequence[int],
-        *,
-        context_length: int,
-    ) -> list[Hypothesis]:
+    def run(self, model: LanguageModel, prompt_ids: Sequence[int]) -> list[Hypothesis]:
         """The n best completions, best first; fewer if the vocabulary has no more.
 
         Raises:
             MemoryLimitError: the keys and values of the beams do not fit in memory.
             GenerationError: the logits contain NaN or infinity, or no token is valid.
         """
-        max_length = min(self.params.max_tokens, context_length - len(prompt_ids))
+        max_length = min(self.params.max_tokens, model.context_length - len(prompt_ids))
         last_reason: FinishReason = "length" if max_length == self.params.max_tokens else "context"
-        beams = _Beams(forward, backend, kv_shape, prompt_ids, self.n_beams, max_length)
+        beams = _Beams(model, prompt_ids, self.n_beams, max_length)
         logprobs = self._logprobs(beams.start(), prompt_ids, [()])
         running: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         finished: list[Hypothesis] = []
@@ -198,22 +188,14 @@ def _best(totals: NDArray[np.float64], n: int) -> NDArray[np.int64]:
 class _Beams:
     """The keys and values of the beams: a block table for each, with full blocks shared."""
 
-    def __init__(
-        self,
-        forward: Forward,
-        backend: Backend,
-        kv_shape: KVShape,
-        prompt_ids: Sequence[int],
-        n_beams: int,
-        max_tokens: int,
-    ) -> None:
+    def __init__(self, model: LanguageModel, prompt_ids: Sequence[int], n_beams: int, max_tokens: int) -> None:
         self._prompt_ids = tuple(prompt_ids)
         shared = len(prompt_ids) // BLOCK_SIZE
         own = -(-(len(prompt_ids) + max_tokens) // BLOCK_SIZE) - shared
         self._n_blocks = shared + n_beams * own
         what = f"{n_beams} beams of {len(prompt_ids) + max_tokens} tokens"
-        require_room(self._n_blocks, backend, kv_shape, what, "use fewer beams or a smaller max_tokens")
-        self._runner = ModelRunner(forward, backend, kv_shape, self._n_blocks)
+        require_room(self._n_blocks, model, what, "use fewer beams or a smaller max_tokens")
+        self._runner = ModelRunner(model, self._n_blocks)
         self._tables: list[list[int]] = []
 
     def start(self) -> NDArray[np.floating]:

@@ -22,12 +22,9 @@ from rushlight.host.memory import naming_shortages, shortage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Backend
     from rushlight.generation.consumer import Consumer, ConsumerRef
-    from rushlight.generation.runner import Forward
+    from rushlight.generation.runner import LanguageModel
     from rushlight.generation.sequence import SequenceState
-    from rushlight.generation.speculation.draft_model import DraftModel
 
 MAX_SEQUENCES = 64
 """In one step; the others wait."""
@@ -53,10 +50,7 @@ class Engine:
     ends when it has nothing to do. Every method may be called from any thread.
 
     Args:
-        forward: the model.
-        backend: the device it runs on.
-        kv_shape: what it keeps of every position.
-        context_length: the most tokens of a sequence.
+        model: the model.
         max_sequences: at most so many in a step.
         max_rows: at most so many tokens of prompts in a step.
         max_waiting: at most so many that have not begun.
@@ -72,33 +66,30 @@ class Engine:
 
     def __init__(
         self,
-        forward: Forward,
-        backend: Backend,
-        kv_shape: KVShape,
+        model: LanguageModel,
         *,
-        context_length: int,
         max_sequences: int = MAX_SEQUENCES,
         max_rows: int = PREFILL_ROWS,
         max_waiting: int = MAX_WAITING,
         kv_bytes: int | None = None,
         prefix_cache: bool = True,
-        draft: DraftModel | None = None,
+        draft: LanguageModel | None = None,
     ) -> None:
-        self._block_bytes = backend.kv_block_bytes(kv_shape) + (draft.block_bytes if draft else 0)
-        available = min(b.available_bytes() for b in (backend, *([draft.backend] if draft else [])))
+        self._block_bytes = model.kv_block_bytes + (draft.kv_block_bytes if draft else 0)
+        available = min(m.backend.available_bytes() for m in (model, *([draft] if draft else [])))
         if kv_bytes is not None and kv_bytes > available:
             raise MemoryLimitError(
                 "keys and values may not take more than there is", need_bytes=kv_bytes, have_bytes=available
             )
-        context_blocks = -(-context_length // BLOCK_SIZE)
+        context_blocks = -(-model.context_length // BLOCK_SIZE)
         allowed = int(available * KV_SHARE) if kv_bytes is None else kv_bytes
         self._more_memory = "free memory" if kv_bytes is None else "allow more kv_bytes"
         n_blocks = min(max_sequences * context_blocks, allowed // self._block_bytes)
         max_evictable = CACHED_CONTEXTS * context_blocks
         self.pool = BlockPool(n_blocks, max_evictable, shares=prefix_cache)
         self._scheduler = Scheduler(self.pool, max_sequences, max_rows)
-        self._backend = backend
-        self._runner = ModelRunner(forward, backend, kv_shape, n_blocks)
+        self._backend = model.backend
+        self._runner = ModelRunner(model, n_blocks)
         self.drafts = Drafts(draft, n_blocks, max_evictable) if draft else None
         self._speculation = SpeculationController(self.drafts)
         self._max_waiting = max_waiting

@@ -1,9 +1,8 @@
-"""A model with its cache: the one place where a forward is called, and one sequence run through it alone."""
+"""A language model, its forward over a KV cache, and one sequence run through it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,23 +15,68 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Array, Backend, SamplingRow
-
-Forward = Callable[[Batch], Any]
-"""A model: a batch of N rows -> (R, V) logits on the device."""
+    from rushlight.backends.batch import KVCache, KVShape
+    from rushlight.backends.protocol import Array, Backend, Forward, SamplingRow
 
 PREFILL_ROWS = 256
-"""Tokens of prompts that go through the model at once: bounds the memory of activations."""
+"""Prompt tokens in a step, at most: this bounds the memory of activations."""
 
 
-def require_room(n_blocks: int, backend: Backend, kv_shape: KVShape, what: str, remedy: str) -> None:
-    """Require that a cache of so many blocks, for `what`, fits in memory.
+class ModelSizes(Protocol):
+    """The sizes of a model that generation needs; every config in `rushlight.models` has them."""
+
+    @property
+    def kv_shape(self) -> KVShape: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+
+
+class LanguageModel(NamedTuple):
+    """A model as generation runs it.
+
+    Attributes:
+        forward: a batch of N rows -> (R, V) logits on the device.
+        backend: the device that computes it.
+        kv_shape: the shape of its keys and values.
+        context_length: the most tokens of a sequence.
+        vocab_size: V.
+    """
+
+    forward: Forward
+    backend: Backend
+    kv_shape: KVShape
+    context_length: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, forward: Forward, backend: Backend, sizes: ModelSizes) -> LanguageModel:
+        """A forward with the sizes of its config."""
+        return cls(forward, backend, sizes.kv_shape, sizes.context_length, sizes.vocab_size)
+
+    @property
+    def kv_block_bytes(self) -> int:
+        """The size of one block of its keys and values."""
+        return self.backend.kv_block_bytes(self.kv_shape)
+
+    def kv_cache(self, n_blocks: int) -> KVCache:
+        """A zeroed cache of `n_blocks` blocks.
+
+        Raises:
+            MemoryLimitError: it cannot be allocated.
+        """
+        with naming_shortages("the cache of keys and values", n_blocks * self.kv_block_bytes):
+            return self.backend.kv_cache(self.kv_shape, n_blocks)
+
+
+def require_room(n_blocks: int, model: LanguageModel, what: str, remedy: str) -> None:
+    """Require that a KV cache of `n_blocks` blocks, for `what`, fits in memory.
 
     Raises:
-        MemoryLimitError: it does not; says what it needs and what there is.
+        MemoryLimitError: it does not; the error has both sizes.
     """
-    need, have = n_blocks * backend.kv_block_bytes(kv_shape), backend.available_bytes()
+    need, have = n_blocks * model.kv_block_bytes, model.backend.available_bytes()
     if need > have:
         raise MemoryLimitError(
             f"keys and values of {what} do not fit in memory", need_bytes=need, have_bytes=have, remedy=remedy
@@ -40,50 +84,47 @@ def require_room(n_blocks: int, backend: Backend, kv_shape: KVShape, what: str, 
 
 
 class ModelRunner:
-    """Runs a model over one cache.
+    """Runs a model over one KV cache; the only caller of its forward.
 
     Args:
-        forward: the model.
-        backend: the device it runs on.
-        kv_shape: what it keeps of every position.
-        n_blocks: of the cache.
+        model: the model.
+        n_blocks: the size of the cache.
     """
 
-    def __init__(self, forward: Forward, backend: Backend, kv_shape: KVShape, n_blocks: int) -> None:
-        self._forward = forward
-        self._backend = backend
-        with naming_shortages("the cache of keys and values", n_blocks * backend.kv_block_bytes(kv_shape)):
-            self._cache = backend.kv_cache(kv_shape, n_blocks)
+    def __init__(self, model: LanguageModel, n_blocks: int) -> None:
+        self._forward = model.forward
+        self._backend = model.backend
+        self._cache = model.kv_cache(n_blocks)
 
     def on_device(self, chunks: Sequence[Chunk]) -> Array:
-        """The next tokens of some sequences, in one step -> (R, V) logits, chunk after chunk."""
+        """Runs the next tokens of some sequences in one step -> (R, V) logits, in the order of the chunks."""
         try:
-            with np.errstate(all="ignore"):  # what overflows shows in the logits, and no token is chosen from those
+            with np.errstate(all="ignore"):  # an overflow shows in the logits, from which no token is sampled then
                 return self._forward(Batch.of(chunks, self._cache))
         except MemoryError as error:
             raise out_of_memory("a step of the model") from error
 
     def __call__(self, chunks: Sequence[Chunk]) -> NDArray[np.floating]:
-        """The same, on the host."""
+        """As `on_device`, with the logits on the host."""
         return self._backend.to_numpy(self.on_device(chunks))
 
 
 class Context:
-    """Feeds one sequence to a model, so that each token is computed once.
+    """Runs one sequence through a model and keeps its keys and values, so that each token is computed once.
 
     Args:
-        forward: the model.
-        backend: the device it runs on.
-        kv_shape: what it keeps of every position.
-        capacity: the most tokens that will be fed.
+        model: the model.
+        capacity: the most tokens of the sequence.
+
+    Attributes:
+        length: tokens computed so far, which is the position of the next.
     """
 
-    def __init__(self, forward: Forward, backend: Backend, kv_shape: KVShape, capacity: int) -> None:
+    def __init__(self, model: LanguageModel, capacity: int) -> None:
         self._blocks = range(-(-capacity // BLOCK_SIZE))
-        self._backend = backend
-        self._runner = ModelRunner(forward, backend, kv_shape, len(self._blocks))
+        self._backend = model.backend
+        self._runner = ModelRunner(model, len(self._blocks))
         self.length = 0
-        """Tokens fed so far; the position of the next."""
 
     def feed(
         self, ids: Sequence[int], *, all_logits: bool = False, chunk_rows: int = PREFILL_ROWS
@@ -91,15 +132,15 @@ class Context:
         """Runs the next tokens, `chunk_rows` at a time.
 
         Returns:
-            (len(ids), V) logits, or (1, V) of the last token alone. The same bits for every `chunk_rows`.
+            (len(ids), V) logits, or only those of the last token, (1, V). The same bits for every `chunk_rows`.
         """
         logits = self._feed(ids, all_logits, chunk_rows)
         return np.concatenate([self._backend.to_numpy(part) for part in logits])
 
-    def sample(self, ids: Sequence[int], draw: SamplingRow) -> int:
-        """Runs the next tokens and chooses the one after them, on the device: see `Backend.sample`."""
+    def sample(self, ids: Sequence[int], row: SamplingRow) -> int:
+        """Runs the next tokens and samples the one after them, on the device: see `Backend.sample`."""
         [logits] = self._feed(ids, all_logits=False, chunk_rows=PREFILL_ROWS)
-        [token] = self._backend.sample(logits, [draw])
+        [token] = self._backend.sample(logits, [row])
         return token
 
     def _feed(self, ids: Sequence[int], all_logits: bool, chunk_rows: int) -> list[Array]:

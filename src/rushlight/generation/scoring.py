@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Backend
-    from rushlight.generation.runner import Forward
+    from rushlight.generation.runner import LanguageModel
 
 SCORED_ROWS = 64
 """Rows whose logits are in memory at once: 64 of GPT-2 are 39 MB with their float64 copy, a full window 620 MB."""
@@ -95,9 +93,7 @@ class Scorer:
     """Scores sequences, several in one step; the results are those of each sequence by itself.
 
     Args:
-        forward: the model.
-        backend: the device it runs on.
-        kv_shape: what it keeps of every position.
+        model: the model.
         capacity: the most tokens of a sequence without its last, which is not an input. The sequences of a step share
             the memory of one of this length, or MAX_LANES blocks if that is more.
         in_one_piece: run each sequence by itself in a single step, so that a trace sees one row for each position.
@@ -106,12 +102,10 @@ class Scorer:
         MemoryLimitError: the keys and values do not fit in memory.
     """
 
-    def __init__(
-        self, forward: Forward, backend: Backend, kv_shape: KVShape, capacity: int, *, in_one_piece: bool = False
-    ) -> None:
+    def __init__(self, model: LanguageModel, capacity: int, *, in_one_piece: bool = False) -> None:
         self._n_blocks = max(-(-capacity // BLOCK_SIZE), MAX_LANES)
-        require_room(self._n_blocks, backend, kv_shape, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
-        self._runner = ModelRunner(forward, backend, kv_shape, self._n_blocks)
+        require_room(self._n_blocks, model, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
+        self._runner = ModelRunner(model, self._n_blocks)
         self._in_one_piece = in_one_piece
 
     def score_many(self, sequences: Iterable[tuple[Sequence[int], int]]) -> Iterator[Likelihood]:

@@ -36,7 +36,7 @@ def inspect(source: str | os.PathLike[str], *, offline: bool = False, revision: 
         SourceError: the source leads to no checkpoint.
         CheckpointError: a file is not sound safetensors, or index and files disagree.
     """
-    with open_headers(source, offline=offline, revision=revision, may_lack=tied_heads) as checkpoint:
+    with open_headers(source, offline=offline, revision=revision, allow_missing=tied_heads) as checkpoint:
         return module_tree(checkpoint)
 
 

@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any
 from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.checkpoint import Checkpoint, display_name, open_checkpoint, read_config
-from rushlight.checkpoint.listing import first_ten
-from rushlight.errors import ConfigError, FormatError, PortError, RequestError, TokenizerError
-from rushlight.files.json_file import check_text_file
+from rushlight.errors import ConfigError, FormatError, PortError, RequestError, TokenizerError, first_ten
 from rushlight.host.memory import naming_shortages
-from rushlight.models import ARCHITECTURES, load_port, recognise
+from rushlight.models import ARCHITECTURES, GPT2_VOCAB_SIZE, load_port, recognise
 from rushlight.models.generation_config import GENERATION_KEYS, GenerationConfig
-from rushlight.models.gpt2 import GPT2_VOCAB_SIZE
 from rushlight.models.tied import tied_heads
 from rushlight.nn import bind
 
@@ -91,7 +88,7 @@ def load(
                 demo.folder() if source is None else source,
                 offline=offline,
                 revision=revision,
-                may_lack=partial(tied_heads, architecture=ported),
+                allow_missing=partial(tied_heads, architecture=ported),
             )
         )
         architecture, config = identify(checkpoint, ported)
@@ -161,7 +158,7 @@ def load_module(
     ops = open_backend(device, dtype, threads=threads, exact=exact)
     ported = load_port(port)
     with open_checkpoint(
-        source, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=ported)
+        source, offline=offline, revision=revision, allow_missing=partial(tied_heads, architecture=ported)
     ) as checkpoint:
         architecture, config = identify(checkpoint, ported)
         module = architecture(config)
@@ -297,19 +294,16 @@ def tokenizer_beside(checkpoint: Checkpoint) -> Tokenizer | TokenizerError | Non
 
 
 def _find(checkpoint: Checkpoint, name: str) -> Path | None:
-    """The path of a tokenizer's file, by its name or a pattern; a TokenizerError if a file of that name is not text."""
+    """The path of a tokenizer's file next to the weights, by its name or a pattern."""
     if "*" in name:
         return next(iter(sorted(checkpoint.folder.glob(name))), None) if checkpoint.folder else None
-    path = checkpoint.sidecar(name)
-    if path is not None and path.is_file():
-        check_text_file(path, error=TokenizerError)
-    return path
+    return checkpoint.sidecar(name)
 
 
 def _tokenizer(checkpoint: Checkpoint, config: Config) -> tuple[Tokenizer | None, TokenizerError | None]:
     """The tokenizer beside the weights; GPT-2's own for a bare file with GPT-2's vocabulary; or None, and why not."""
     from rushlight.text import Tokenizer
-    from rushlight.text.settings import read_settings
+    from rushlight.text.tokenizer_settings import read_settings
 
     tokenizer = tokenizer_beside(checkpoint)
     if isinstance(tokenizer, TokenizerError):

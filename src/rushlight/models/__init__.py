@@ -1,27 +1,25 @@
-"""The architectures: one file each, and the registry that names them."""
+"""Architectures and their configs: one file an architecture, the registry, and the base classes that ports build on."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from rushlight.models.architecture import Architecture, Config
-from rushlight.models.gpt2 import GPT2
+from rushlight.models import field
+from rushlight.models.architecture import GPT2_VOCAB_SIZE, Architecture, Config, Origin, PretrainedModel
+from rushlight.models.field import ACTIVATION_NAMES
 from rushlight.models.ported import load_port
+from rushlight.models.registry import ARCHITECTURES, recognise
+from rushlight.models.schema import Fields
+from rushlight.models.text_config import Heads, TextConfig
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = ["ARCHITECTURES", "Architecture", "Config", "load_port", "recognise"]
-
-ARCHITECTURES: dict[str, Architecture] = {architecture.model_type: architecture for architecture in (GPT2,)}
-"""By `model_type`, the word in config.json."""
-
-
-def recognise(names: Iterable[str]) -> Architecture | None:
-    """The architecture whose tensors these are, by the names that all its checkpoints have; None if there is none."""
-    names = set(names)
-    for architecture in ARCHITECTURES.values():
-        paths = {architecture.rules.canonical(name) for name in names}
-        if architecture.landmarks <= paths:
-            return architecture
-    return None
+__all__ = [
+    "ACTIVATION_NAMES",
+    "ARCHITECTURES",
+    "GPT2_VOCAB_SIZE",
+    "Architecture",
+    "Config",
+    "Fields",
+    "Heads",
+    "Origin",
+    "PretrainedModel",
+    "TextConfig",
+    "field",
+    "load_port",
+    "recognise",
+]

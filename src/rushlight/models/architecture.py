@@ -1,21 +1,24 @@
-"""What an architecture is: a class of modules, and what it tells of its checkpoints."""
+"""The base class of models: a module tree, its config, and how checkpoints of it are named and told apart."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+
+from rushlight.nn import Module, NameRules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Tensor
-    from rushlight.nn import Module, NameRules
+    from rushlight.nn import KVShape, Tensor
 
-__all__ = ["Architecture", "Config"]
+__all__ = ["GPT2_VOCAB_SIZE", "Architecture", "Config", "Origin", "PretrainedModel"]
+
+GPT2_VOCAB_SIZE = 50257
+"""Tokens of GPT-2's vocabulary, which several architectures share."""
 
 
 class Config(Protocol):
-    """The sizes and switches of a language model.
+    """The settings of a model; a language model's is a `TextConfig`.
 
     A port of something else needs the two class methods, and `tie_word_embeddings` if its rules name a tied head.
     """
@@ -40,33 +43,71 @@ class Config(Protocol):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], *, file: str | None = None) -> Self:
-        """The config of a checkpoint without a config.json. Raises ConfigError if its shapes do not tell."""
+        """The config of a checkpoint without a config.json. Raises ConfigError if the tensors do not show it."""
         ...
 
 
-class Architecture(Protocol):
-    """A class of modules whose attribute paths are tensor names.
+class Origin(NamedTuple):
+    """The program that saved a checkpoint, as far as names and shapes show it.
 
     Attributes:
-        model_type: the word in config.json.
-        config_type: its config.
-        rules: how its tensors' names vary.
-        landmarks: names that every one of its checkpoints has, by which it is recognised.
-        sizes: config field -> the axis of a tensor that shows it; or the stem of the numbered blocks, `h`, that it
-            counts. From them `rushlight check` tells a config that is not the checkpoint's.
+        saved_by: the program, in words.
+        unknown_key: a key of config.json whose value no tensor shows, and which differs between such programs; or "".
+        unknown_title, unknown_detail, unknown_fix: what `rushlight check` says where config.json does not have the key.
     """
 
-    @property
-    def model_type(self) -> str: ...
-    @property
-    def config_type(self) -> type[Config]: ...
-    @property
-    def rules(self) -> NameRules: ...
-    @property
-    def landmarks(self) -> frozenset[str]: ...
-    @property
-    def sizes(self) -> Mapping[str, tuple[str, int] | str]: ...
+    saved_by: str
+    unknown_key: str = ""
+    unknown_title: str = ""
+    unknown_detail: str = ""
+    unknown_fix: str = ""
 
-    def __call__(self, config: Any) -> Module:
-        """The model with empty slots."""
-        ...
+
+class PretrainedModel(Module):
+    """A model whose weights come from a checkpoint: attribute paths are tensor names.
+
+    A subclass sets `config_type`, builds its layers in `__init__(self, config)` and computes in `__call__`. It is a
+    language model, for `rushlight.load`, if its config derives from `rushlight.models.TextConfig`; every other one is
+    for `rushlight.load_module`.
+    """
+
+    config_type: ClassVar[type[Config]]
+    """The settings that the model is built from."""
+    rules: ClassVar[NameRules] = NameRules()
+    """How its tensor names vary between files."""
+    model_type: ClassVar[str] = ""
+    """The word in config.json, which the config states."""
+    landmarks: ClassVar[frozenset[str]] = frozenset()
+    """Tensors that every one of its checkpoints has, for architectures that are recognised without a config.json."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        config_type = getattr(cls, "config_type", None)
+        cls.model_type = getattr(config_type, "model_type", "")
+
+    def __init__(self, config: Any) -> None:
+        """Builds the layers with empty slots."""
+
+    @classmethod
+    def recognises(cls, tensors: Mapping[str, Tensor]) -> bool:  # noqa: ARG003
+        """Whether a checkpoint without a config.json is one of this architecture. No architecture but GPT-2 can say:
+        families share their names, and heads, epsilons and rotary frequencies show in no shape.
+        """
+        return False
+
+    @classmethod
+    def describe_source(cls, tensors: Mapping[str, Tensor]) -> Origin | None:  # noqa: ARG003
+        """The program that saved a checkpoint of this architecture; None if names and shapes do not show it."""
+        return None
+
+    @classmethod
+    def fallback_tokenizer(cls, vocab_size: int) -> str | None:
+        """The tokenizer to use where none lies next to the weights: "gpt2", which the package has, or None.
+
+        GPT-2's serves every model whose vocabulary is exactly as large: GPT-Neo and many small models share it.
+        """
+        return "gpt2" if vocab_size == GPT2_VOCAB_SIZE else None
+
+
+Architecture = type[PretrainedModel]
+"""An architecture is the class of its models."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,24 @@ MAX_SIZE = 2**24
 """The largest number of rows, channels or positions that a config may ask for."""
 MAX_LAYERS = 2**10
 _REQUIRED: Any = object()
+
+BENIGN_KEYS = frozenset(
+    # Training, bookkeeping, other heads, how transformers runs it: none changes the logits of a language model.
+    """_attn_implementation_autoset _attn_implementation_internal _commit_hash _model_name_or_path _name_or_path
+    _num_labels activation_dropout architectures attention_dropout attention_probs_dropout_prob
+    attention_softmax_in_fp32 attn_pdrop auto_map chunk_size_feed_forward classifier_dropout decoder_start_token_id
+    dropout dtype embd_dropout embd_pdrop embed_dropout embedding_dropout finetuning_task gradient_checkpointing
+    hidden_dropout id2label init_std initializer_range is_decoder is_encoder_decoder label2id language layerdrop
+    model_type num_labels output_attentions output_hidden_states output_past pad_token_id predict_special_tokens prefix
+    pretraining_tp problem_type resid_dropout resid_pdrop residual_dropout return_dict scale_attention_softmax_in_fp32
+    sep_token_id summary_activation summary_first_dropout summary_hidden_size summary_proj_to_labels summary_type
+    summary_use_proj task_specific_params tf_legacy_loss tokenizer_class torch_dtype torchscript transformers_version
+    unk_token_id use_cache use_flash_attention_2""".split()
+)
+
+_ARITHMETIC = re.compile("scal|multipl|softcap|norm|rope|window|attention_|residual|bias|clip|alibi|rotary")
+"""Unknown keys that match may change the arithmetic, which would yield fluent nonsense."""
+_FACTOR = re.compile("scal|multipl")
 
 
 class Fields:
@@ -115,13 +134,20 @@ class Fields:
         Raises:
             ConfigError: with every problem.
         """
+        unknown = [key for key in self._values if key not in self._read and key not in benign]
+        self._problems += [
+            f"{key} is {_short(self._values[key])}: rushlight does not know this key, which may change the arithmetic; "
+            "if it does not, remove it"
+            for key in map(printable_name, unknown)
+            if _may_change_arithmetic(key, self._values.get(key))
+        ]
         if self._problems:
             n = len(self._problems)
             lines = "\n  ".join(self._problems)
             raise ConfigError(f"{n} problem{'s' if n > 1 else ''} in the config\n  {lines}", file=self._file)
-        unknown = [printable_name(key) for key in self._values if key not in self._read and key not in benign]
         if unknown:
-            self._notes.append(f"keys that rushlight does not know and leaves alone: {', '.join(sorted(unknown))}")
+            names = ", ".join(sorted(map(printable_name, unknown)))
+            self._notes.append(f"keys that rushlight does not know and leaves alone: {names}")
         for note in self._notes:
             logging.getLogger("rushlight").warning("%s: %s", PurePath(self._file or "config.json").name, note)
 
@@ -136,6 +162,15 @@ class Fields:
         else:
             self._problems.append(f"{key} is {_short(value)}: it should be {expected}")
         return instead if default is _REQUIRED else default
+
+
+def _may_change_arithmetic(key: str, value: Any) -> bool:
+    """Whether a key that is not read may change what the model computes."""
+    if not _ARITHMETIC.search(key) or value is None or value is False or value in ([], {}):
+        return False
+    if "bias" in key and value is True:
+        return False  # shown by the tensors: binding reports a bias that is missing or too many
+    return not (_FACTOR.search(key) and value == 1 and value is not True)
 
 
 def _short(value: Any) -> str:

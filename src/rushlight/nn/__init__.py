@@ -1,5 +1,10 @@
-"""The layer library: modules whose attribute path is the tensor's name, and their binding to a checkpoint."""
+"""The layer library: modules whose attribute path is the tensor's name, and their binding to a checkpoint.
 
+A model file imports everything it needs from here and from `rushlight.models`.
+"""
+
+from rushlight.backends.batch import Batch, KVShape
+from rushlight.backends.protocol import Array, Backend, Role, Tensor
 from rushlight.nn.bind import Diagnosis, NameRules, Problem, bind, diagnose
 from rushlight.nn.layers import ACTIVATIONS, Activation, Conv1D, Convolution, Embedding, LayerNorm, Linear
 from rushlight.nn.module import Module, ModuleDict, ModuleList, Slot, to_write
@@ -8,10 +13,14 @@ from rushlight.nn.tap import tapped
 __all__ = [
     "ACTIVATIONS",
     "Activation",
+    "Array",
+    "Backend",
+    "Batch",
     "Conv1D",
     "Convolution",
     "Diagnosis",
     "Embedding",
+    "KVShape",
     "LayerNorm",
     "Linear",
     "Module",
@@ -19,7 +28,9 @@ __all__ = [
     "ModuleList",
     "NameRules",
     "Problem",
+    "Role",
     "Slot",
+    "Tensor",
     "bind",
     "diagnose",
     "tapped",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rushlight.backends.protocol import Role
 from rushlight.errors import BindError, printable_name
+from rushlight.nn.module import Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -138,6 +139,7 @@ def bind(
     modules = dict(model.named_modules())
     for module in modules.values():
         module.ops = ops
+    model.track(Version())
     placed: dict[str, Any] = {}
     for path, slot in diagnosis.slots.items():
         if path not in diagnosis.ties:

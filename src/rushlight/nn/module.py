@@ -27,6 +27,15 @@ class Slot:
         return math.prod(self.shape)
 
 
+class Version:
+    """Counts the changes of one module tree; its modules share it."""
+
+    __slots__ = ("n_changes",)
+
+    def __init__(self) -> None:
+        self.n_changes = 0
+
+
 class Module:
     """A part of a model. Its attributes are slots, other modules and plain settings; it holds no state of a run.
 
@@ -50,12 +59,29 @@ class Module:
 
     ops: Backend
     """The backend that computes this module; set by `bind`."""
-    revision: ClassVar[int] = 0
-    """How often an attribute of any module has been set. What a backend has captured holds while this stays."""
+    _versions: tuple[Version, ...] = ()
+    """Those of the bound trees that this module is in: one, unless trees share it."""
+
+    @property
+    def version(self) -> int:
+        """Grows when an attribute is set anywhere in this module's tree, once the tree is bound.
+
+        What a backend has recorded of a module stays valid while this stays the same. Other trees do not count, nor do
+        tapped copies of this one.
+        """
+        return sum(version.n_changes for version in self._versions)
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
-        Module.revision += 1
+        for version in self._versions:
+            version.n_changes += 1
+            self.track(version)  # a module that was just put in
+
+    def track(self, version: Version) -> None:
+        """Count changes of this module and all inside it in `version`."""
+        for _, module in self.named_modules():
+            if version not in module._versions:
+                module.__dict__["_versions"] = (*module._versions, version)
 
     __call__: Callable[..., Any]
     """What the module computes, which each subclass writes."""

@@ -29,6 +29,7 @@ def tapped(module: AnyModule, hook: Hook, path: str = "", *, enter: Enter | None
     that is tapped already, the hooks it has come first. `enter`, if there is one, is called before a module computes.
     """
     twin: Any = copy.copy(module)
+    twin.__dict__["_versions"] = ()  # what changes from here on is the copy, not the original
     twin.__class__ = _tapped_class(twin.__class__)
     twin.__dict__["_taps"] = (*vars(module).get("_taps", ()), (path, hook, enter))
     for name, child in module.children():

@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import open_checkpoint
-from rushlight.checkpoint.listing import first_ten
-from rushlight.errors import GoldenError, SourceError, printable_name
+from rushlight.errors import GoldenError, SourceError, first_ten, printable_name
 from rushlight.files.strict_json import parse_json_object
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rushlight.errors import LibraryError, RecordError
-from rushlight.files.atomic import write_whole
+from rushlight.files.atomic import atomic_write
 from rushlight.proof.digest import values_digest
 from rushlight.proof.golden import Call, Case, Golden
 
@@ -94,7 +94,7 @@ def write_golden(golden: Golden, path: str | os.PathLike[str]) -> None:
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(array) for name, array in golden.arrays().items()}
-    write_whole(path, save(arrays, golden.metadata()))
+    atomic_write(path, save(arrays, golden.metadata()))
 
 
 class _Recorder:

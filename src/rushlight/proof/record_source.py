@@ -51,7 +51,7 @@ def record_source(
     torch, transformers = required_library("torch"), required_library("transformers")
     if dtype not in DTYPES:
         raise RecordError(f"there is no dtype {dtype!r} to record in", expected=", ".join(DTYPES))
-    with open_checkpoint(source, offline=offline, revision=revision, may_lack=tied_heads) as checkpoint:
+    with open_checkpoint(source, offline=offline, revision=revision, allow_missing=tied_heads) as checkpoint:
         folder = _folder(checkpoint)
         weights = tensor_digests(checkpoint)
     try:

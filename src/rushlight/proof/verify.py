@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rushlight.checkpoint.listing import first_ten
-from rushlight.errors import GoldenError, RequestError
+from rushlight.errors import GoldenError, RequestError, first_ten
 from rushlight.nn import NameRules
 from rushlight.proof.compare import Distance, distance, oriented
 from rushlight.proof.digest import digest_of_all

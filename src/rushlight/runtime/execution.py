@@ -6,41 +6,48 @@ import os
 from threading import Lock
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from rushlight.generation import Engine
+from rushlight.generation.runner import PREFILL_ROWS
 
-    from rushlight.generation import Engine, Forward
+if TYPE_CHECKING:
+    from rushlight.generation import LanguageModel
     from rushlight.nn import Module
 
 
 class Execution:
     """A module tree, and the engine that runs sequences through it.
 
-    The engine is created on first use, because it may reserve memory, and again in a forked process.
-
     Args:
         module: the tree.
-        forward: the tree as its device runs it fastest.
-        make_engine: creates the engine.
-        is_instrumented: whether hooks of a trace or patch are in the tree.
+        language_model: the model as generation runs it.
+        kv_bytes: the limit of its keys and values; None for the engine's default.
+        draft: the draft model.
+        is_instrumented: whether the tree has the hooks of a trace or patch.
 
     Attributes:
-        module, forward, is_instrumented: as given.
+        module, language_model, is_instrumented: as given.
     """
 
     def __init__(
-        self, module: Module, forward: Forward, make_engine: Callable[[], Engine], *, is_instrumented: bool = False
+        self,
+        module: Module,
+        language_model: LanguageModel,
+        *,
+        kv_bytes: int | None = None,
+        draft: LanguageModel | None = None,
+        is_instrumented: bool = False,
     ) -> None:
         self.module = module
-        self.forward = forward
+        self.language_model = language_model
         self.is_instrumented = is_instrumented
-        self._make_engine = make_engine
+        self._kv_bytes = kv_bytes
+        self._draft = draft
         self._lock = Lock()
         self._made: tuple[int, Engine] | None = None
 
     @property
     def engine(self) -> Engine:
-        """The engine of this process.
+        """The engine, created on first use because it may reserve memory, and again in a forked process.
 
         Raises:
             MemoryLimitError: the memory that `kv_bytes` asks for is not available.
@@ -49,3 +56,13 @@ class Execution:
             if self._made is None or self._made[0] != os.getpid():
                 self._made = os.getpid(), self._make_engine()
             return self._made[1]
+
+    def _make_engine(self) -> Engine:
+        # Hooks see a prompt as one chunk, and the prefix cache would hold what other hooks have changed.
+        return Engine(
+            self.language_model,
+            max_rows=self.language_model.context_length if self.is_instrumented else PREFILL_ROWS,
+            kv_bytes=self._kv_bytes,
+            prefix_cache=not self.is_instrumented,
+            draft=self._draft,
+        )

@@ -14,8 +14,7 @@ from rushlight.errors import ContextLengthError, RequestError, RushlightError, T
 from rushlight.generation import (
     BeamSearch,
     Context,
-    DraftModel,
-    Engine,
+    LanguageModel,
     Perplexity,
     SamplingParams,
     SamplingSettings,
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rushlight.backends.protocol import Backend
-    from rushlight.generation import CompletionSettings, Forward
+    from rushlight.backends.protocol import Backend, Forward
+    from rushlight.generation import CompletionSettings
     from rushlight.models import Config
     from rushlight.nn import Module
     from rushlight.nn.tap import Hook
@@ -103,9 +102,9 @@ class Model:
         self._kv_bytes = kv_bytes
         self._no_tokenizer = no_tokenizer
         self._default = self._execution(module, self.forward)
-        missing = [] if tokenizer is None else tokenizer.missing_ids(config.vocab_size)
+        unused = [] if tokenizer is None else tokenizer.unused_ids(config.vocab_size)
         self._inputs = InputProcessor(
-            config.vocab_size, config.context_length, (*missing, *suppressed_ids), begin_suppressed_ids
+            config.vocab_size, config.context_length, (*unused, *suppressed_ids), begin_suppressed_ids
         )
 
     @property
@@ -129,6 +128,11 @@ class Model:
     def context_length(self) -> int:
         """The most tokens of prompt and completion together."""
         return self.config.context_length
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model as `rushlight.generation` runs it; traced or patched if this thread or task does so."""
+        return self._current.language_model
 
     def use_draft(self, draft: Model | None) -> None:
         """Lets a smaller model propose draft tokens for speculative decoding; None removes it. Output is unchanged.
@@ -382,9 +386,7 @@ class Model:
             valid_ids=self._inputs.valid_ids,
             valid_first_ids=self._inputs.valid_first_ids,
         )
-        found = search.run(
-            self.forward, self._backend, self.config.kv_shape, prompt_ids, context_length=self.context_length
-        )
+        found = search.run(self.language_model, prompt_ids)
         of = partial(Beam.of, tokenizer=self.tokenizer, stop_ids=all_stop_ids, stop=strings)
         return [of(hypothesis, prompt_ids) for hypothesis in found]
 
@@ -416,7 +418,7 @@ class Model:
         if len(ids) > self.context_length:
             raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
         in_one_chunk = self._current.is_instrumented or not self.module.causal
-        context = Context(self._current.forward, self._backend, self.config.kv_shape, len(ids))
+        context = Context(self.language_model, len(ids))
         return context.feed(ids, all_logits=True, chunk_rows=len(ids) if in_one_chunk else PREFILL_ROWS)
 
     @contextmanager
@@ -510,7 +512,7 @@ class Model:
 
         Args:
             text: the text, an iterable of its pieces, such as a file, or its token ids; consumed as needed. Pieces are
-                encoded as the joined text is, wherever they are split (see `rushlight.text.encode_pieces`).
+                encoded as the joined text is, wherever they are split (see `rushlight.text.encode_chunks`).
             window: tokens per window; None for the model's context.
             stride: tokens from one window to the next; None for 512, or the window if that is less. A smaller stride
                 gives each token more context and takes longer.
@@ -553,32 +555,15 @@ class Model:
         return self._inputs.completions(request, self._prompts, self.eos_ids, execution.engine, drafts=drafts)
 
     def _execution(
-        self,
-        module: Module,
-        forward: Forward,
-        *,
-        is_instrumented: bool = False,
-        draft: Model | None = None,
+        self, module: Module, forward: Forward, *, draft: Model | None = None, is_instrumented: bool = False
     ) -> Execution:
-        """An execution with its engine: the only place where engines are made."""
-        draft_model = None
-        if draft is not None:
-            draft_model = DraftModel(draft.forward, draft._backend, draft.config.kv_shape, draft.context_length)
-
-        def make_engine() -> Engine:
-            return Engine(
-                forward,
-                self._backend,
-                self.config.kv_shape,
-                context_length=self.context_length,
-                # A trace sees a prompt as one chunk, and must not find in the cache what other hooks produced.
-                max_rows=self.context_length if is_instrumented else PREFILL_ROWS,
-                kv_bytes=self._kv_bytes,
-                prefix_cache=not is_instrumented,
-                draft=draft_model,
-            )
-
-        return Execution(module, forward, make_engine, is_instrumented=is_instrumented)
+        return Execution(
+            module,
+            LanguageModel.of(forward, self._backend, self.config),
+            kv_bytes=self._kv_bytes,
+            draft=None if draft is None else draft._default.language_model,
+            is_instrumented=is_instrumented,
+        )
 
     @contextmanager
     def _instrument(self, hook: Hook) -> Iterator[None]:
@@ -600,10 +585,4 @@ class Model:
 
     def _scorer(self, capacity: int) -> Scorer:
         self._require_causal()
-        return Scorer(
-            self._current.forward,
-            self._backend,
-            self.config.kv_shape,
-            capacity,
-            in_one_piece=self._current.is_instrumented,
-        )
+        return Scorer(self.language_model, capacity, in_one_piece=self._current.is_instrumented)

@@ -24,7 +24,7 @@ from rushlight.generation import (
 from rushlight.generation.speculation.controller import PromptLookup
 from rushlight.runtime.result import Generation, Stats
 from rushlight.runtime.streaming import Completion
-from rushlight.text import StopStrings, encode_pieces
+from rushlight.text import StopStrings, encode_chunks
 from rushlight.text.constraint import Grammars
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class PromptEncoder:
             RequestError: they are outside the model's vocabulary.
             TokenizerError: the model has no tokenizer; the message begins with `why` it is needed.
         """
-        return list(self._in_vocabulary(self.need_tokenizer(why).beginning))
+        return list(self._in_vocabulary(self.need_tokenizer(why).prefix_ids))
 
     def encode_bare(self, text: str) -> list[int]:
         """The token ids of a text without the tokenizer's prefix.
@@ -398,7 +398,7 @@ class PromptEncoder:
         tokenizer, prefix = self.need_tokenizer("there is text to encode"), self.prefix("there is text to encode")
         result.n_beginning = len(prefix)
         yield from prefix
-        yield from self._in_vocabulary(encode_pieces(tokenizer, counted()))
+        yield from self._in_vocabulary(encode_chunks(tokenizer, counted()))
 
 
 def _iterate(value: object, expected: str) -> Iterator[Any]:

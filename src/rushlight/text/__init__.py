@@ -1,7 +1,7 @@
 """Text: strings to token ids and back, decoded as the tokens come, cut at stop strings. Knows no model."""
 
+from rushlight.text.chunks import encode_chunks, read_chunks
 from rushlight.text.folder import TOKENIZER_FILES, read_tokenizer
-from rushlight.text.pieces import encode_pieces, read_pieces
 from rushlight.text.stop import StopStrings
 from rushlight.text.stream import DecodeStream
 from rushlight.text.tokenizer import Tokenizer
@@ -11,7 +11,7 @@ __all__ = [
     "DecodeStream",
     "StopStrings",
     "Tokenizer",
-    "encode_pieces",
-    "read_pieces",
+    "encode_chunks",
+    "read_chunks",
     "read_tokenizer",
 ]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import tokenizers
 
-    from rushlight.text.settings import Settings
+    from rushlight.text.tokenizer_settings import TokenizerSettings
 
 __all__ = [
     "bert_names",
@@ -54,7 +54,7 @@ def set_prefix_space(library: tokenizers.Tokenizer, value: bool | None) -> None:
             part.add_prefix_space = value
 
 
-def bert_names(vocab: Mapping[str, int], settings: Settings, file: str | os.PathLike[str]) -> dict[str, str]:
+def bert_names(vocab: Mapping[str, int], settings: TokenizerSettings, file: str | os.PathLike[str]) -> dict[str, str]:
     """The special tokens of BERT's vocabulary by their names.
 
     Raises:
@@ -66,7 +66,7 @@ def bert_names(vocab: Mapping[str, int], settings: Settings, file: str | os.Path
     return names
 
 
-def bert_word_pieces(vocab: dict[str, int], unk_token: str, settings: Settings) -> tokenizers.Tokenizer:
+def bert_word_pieces(vocab: dict[str, int], unk_token: str, settings: TokenizerSettings) -> tokenizers.Tokenizer:
     """BERT's, as `BertTokenizer` of transformers 5.24: in lower case, unless tokenizer_config.json says otherwise."""
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers

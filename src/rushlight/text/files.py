@@ -1,66 +1,69 @@
-"""A tokenizer's files, read with a bound: UTF-8 text, and strict JSON."""
+"""Reads a tokenizer's files; whatever is wrong with one is a TokenizerError."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rushlight.errors import TokenizerError
+from rushlight.errors import SourceError, TokenizerError
+from rushlight.files.limits import MAX_TOKENIZER_FILE_BYTES
 from rushlight.files.strict_json import parse_json_object
+from rushlight.files.text_file import read_bytes, read_text
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["MAX_FILE_BYTES", "parse_object", "read_bytes", "read_text"]
-
-MAX_FILE_BYTES = 64 << 20
-"""Twice the largest tokenizer.json in wide use, one of 262,144 tokens."""
-
-_DOWNLOAD_AGAIN = "download the file again"
+__all__ = ["parse_tokenizer_json", "read_tokenizer_bytes", "read_tokenizer_object", "read_tokenizer_text"]
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of a regular file of at most `MAX_FILE_BYTES`.
+def read_tokenizer_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_TOKENIZER_FILE_BYTES) -> bytes:
+    """The content of a regular file of at most `max_bytes`, by default `MAX_TOKENIZER_FILE_BYTES`.
 
     Raises:
-        TokenizerError: it is missing, not a regular file, or too large.
+        TokenizerError: no such file, not a regular one, too large, or another kind of file, such as a Git LFS pointer.
     """
-    path = Path(path)
+    with _source_errors_as_tokenizer_errors():
+        return read_bytes(path, max_bytes=max_bytes, error=TokenizerError)
+
+
+def read_tokenizer_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file of at most `MAX_TOKENIZER_FILE_BYTES`.
+
+    Raises:
+        TokenizerError: as `read_tokenizer_bytes`, or the file is not UTF-8.
+    """
+    with _source_errors_as_tokenizer_errors():
+        return read_text(path, max_bytes=MAX_TOKENIZER_FILE_BYTES, error=TokenizerError)
+
+
+def read_tokenizer_object(path: str | os.PathLike[str], *, max_bytes: int = MAX_TOKENIZER_FILE_BYTES) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        TokenizerError: as `read_tokenizer_bytes` and `parse_tokenizer_json`.
+    """
+    return parse_tokenizer_json(read_tokenizer_bytes(path, max_bytes=max_bytes), path)
+
+
+def parse_tokenizer_json(raw: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object in `raw`, the content of `path`.
+
+    Raises:
+        TokenizerError: not what `parse_json_object` accepts.
+    """
+    return parse_json_object(raw, file=path, error=TokenizerError, remedy="download the file again")
+
+
+@contextmanager
+def _source_errors_as_tokenizer_errors() -> Iterator[None]:
     try:
-        # A named pipe would block in open.
-        if path.exists() and not path.is_file():
-            raise TokenizerError("not a regular file", file=path)
-        with path.open("rb") as file:
-            # Room is made for all that is asked for, so not for more than there is.
-            raw = file.read(min(os.fstat(file.fileno()).st_size, MAX_FILE_BYTES) + 1)
-    except (OSError, ValueError) as error:
+        yield
+    except SourceError as error:
         raise TokenizerError(
-            f"cannot be read: {getattr(error, 'strerror', None) or error}",
-            file=path,
-            remedy="a tokenizer is one tokenizer.json, or vocab.json and merges.txt",
+            error.message,
+            file=error.file,
+            found=error.found,
+            remedy=error.remedy or "a tokenizer is a tokenizer.json, or a vocab.json and a merges.txt",
         ) from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise TokenizerError("too large for a tokenizer", file=path, expected=f"at most {MAX_FILE_BYTES:,} bytes")
-    return raw
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a file of at most `MAX_FILE_BYTES`.
-
-    Raises:
-        TokenizerError: as `read_bytes`, or it is not UTF-8.
-    """
-    try:
-        return read_bytes(path).decode()
-    except UnicodeDecodeError as error:
-        raise TokenizerError("not UTF-8", file=path, offset=error.start, remedy=_DOWNLOAD_AGAIN) from None
-
-
-def parse_object(raw: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object that `raw`, read from `path`, holds.
-
-    Raises:
-        TokenizerError: it is not one, as `parse_json_object` says.
-    """
-    return parse_json_object(raw, file=path, error=TokenizerError, remedy=_DOWNLOAD_AGAIN)

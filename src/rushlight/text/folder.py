@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rushlight.errors import TokenizerError
-from rushlight.text.files import parse_object, read_bytes
-from rushlight.text.settings import class_name, read_settings
+from rushlight.files.limits import MAX_CONFIG_BYTES
+from rushlight.text.files import read_tokenizer_object
 from rushlight.text.tokenizer import Tokenizer
+from rushlight.text.tokenizer_settings import class_name, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rushlight.text.settings import Settings
+    from rushlight.text.tokenizer_settings import TokenizerSettings
 
 __all__ = ["TOKENIZER_FILES", "read_tokenizer"]
 
@@ -57,7 +58,7 @@ def read_tokenizer(find: Callable[[str], Path | None]) -> Tokenizer | TokenizerE
     if path := find("tokenizer.json"):
         return Tokenizer.from_file(path, settings)
     if settings.tokenizer_class is None and (config := find("config.json")):
-        name = class_name(parse_object(read_bytes(config), config), config)
+        name = class_name(read_tokenizer_object(config, max_bytes=MAX_CONFIG_BYTES), config)
         settings = replace(settings, tokenizer_class=name)
     vocab, merges, lines = find("vocab.json"), find("merges.txt"), find("vocab.txt")
     if settings.tokenizer_class == BERT_CLASS and lines:
@@ -77,7 +78,7 @@ def read_tokenizer(find: Callable[[str], Path | None]) -> Tokenizer | TokenizerE
     return None
 
 
-def _unread(path: Path, settings: Settings, *, is_gpt2: bool) -> TokenizerError:
+def _unread(path: Path, settings: TokenizerSettings, *, is_gpt2: bool) -> TokenizerError:
     convert = _convert(path.parent)
     if path.name == "vocab.txt" and is_gpt2:
         return TokenizerError(

@@ -25,9 +25,8 @@ from rushlight.text.build import (
 )
 from rushlight.text.byte_level import SYMBOLS, token_bytes
 from rushlight.text.charsmap import check_charsmaps
-from rushlight.text.files import parse_object, read_bytes, read_text
+from rushlight.text.files import parse_tokenizer_json, read_tokenizer_bytes, read_tokenizer_object, read_tokenizer_text
 from rushlight.text.gpt2 import END_OF_TEXT, vocabulary_and_merges
-from rushlight.text.settings import Added, Settings
 from rushlight.text.stream import (
     decode_stream,
     decoder_steps,
@@ -36,6 +35,7 @@ from rushlight.text.stream import (
     waits_for_more,
     window_before,
 )
+from rushlight.text.tokenizer_settings import AddedToken, TokenizerSettings
 
 if TYPE_CHECKING:
     import os
@@ -51,7 +51,7 @@ __all__ = ["MAX_PROMPT_BYTES", "Tokenizer"]
 MAX_PROMPT_BYTES = 4 << 20
 """The longest text that is encoded at once, about a million tokens; a longer one is refused before any work is done."""
 
-NO_SETTINGS = Settings()
+NO_SETTINGS = TokenizerSettings()
 
 NOT_UTF8 = bytes([0xC0, 0xC1, *range(0xF5, 0x100)])
 """Bytes that no text in UTF-8 has, and therefore many vocabularies do without."""
@@ -71,13 +71,12 @@ class Tokenizer:
     """A tokenizer: text to token ids, token ids to text. Threads may share it.
 
     Nothing is cut, padded or left to chance, whatever the file says: no truncation, no padding, no BPE dropout.
-    `encode` gives the tokens of the text alone; `beginning` is what the tokenizer puts before a text that a model is to
-    read. Special tokens decode to their text.
+    `encode` returns the tokens of the text only; `prefix_ids` are put before a prompt. Special tokens
+    decode to their text.
 
     Attributes:
         vocab_size: the highest id + 1. Not every id below it needs to have a token: see `has_token`.
-        eos_id: the id of `<|endoftext|>`; None if the vocabulary is without it.
-        beginning: the ids before every text, such as that of a beginning-of-text token; most tokenizers have none.
+        prefix_ids: the ids before every text, such as that of a beginning-of-text token; most tokenizers have none.
     """
 
     def __init__(
@@ -85,14 +84,13 @@ class Tokenizer:
         library: tokenizers.Tokenizer,
         vocab_size: int,
         file: str | os.PathLike[str] | None,
-        beginning: Sequence[int] | None = None,
+        prefix_ids: Sequence[int] | None = None,
     ) -> None:
         library.no_truncation()
         library.no_padding()
         if hasattr(library.model, "dropout"):
             library.model.dropout = None
         self.vocab_size = vocab_size
-        self.eos_id: int | None = library.token_to_id(END_OF_TEXT)
         self._library = library
         self._lock = Lock()
         self._file = file
@@ -102,13 +100,13 @@ class Tokenizer:
         self._special = {token_id: token.content for token_id, token in added.items() if token.special}
         self._added = sorted((token for token in added.values() if token.content.strip()), key=_longest_first)
         self._missing_bytes = _missing_bytes(library) if is_byte_level(steps) else b""
-        self.beginning = tuple(_beginning(library) if beginning is None else beginning)
-        for token_id in self.beginning:
+        self.prefix_ids = tuple(_prefix_ids(library) if prefix_ids is None else prefix_ids)
+        for token_id in self.prefix_ids:
             if not self.has_token(token_id):
                 raise TokenizerError(f"a text begins with the id {token_id}, which no token has", file=file)
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], settings: Settings = NO_SETTINGS) -> Self:
+    def from_file(cls, path: str | os.PathLike[str], settings: TokenizerSettings = NO_SETTINGS) -> Self:
         """The tokenizer of a tokenizer.json.
 
         What the file says counts, but for what transformers 5 takes from tokenizer_config.json: tokens that the file
@@ -124,8 +122,8 @@ class Tokenizer:
         """
         import tokenizers
 
-        raw = read_bytes(path)
-        fields = parse_object(raw, path)
+        raw = read_tokenizer_bytes(path)
+        fields = parse_tokenizer_json(raw, path)
         check_charsmaps(fields.get("normalizer"), path)
         newer = (
             f"if a newer library than tokenizers {tokenizers.__version__} wrote it, pip install --upgrade tokenizers"
@@ -154,7 +152,7 @@ class Tokenizer:
         cls,
         vocab_path: str | os.PathLike[str],
         merges_path: str | os.PathLike[str],
-        settings: Settings = NO_SETTINGS,
+        settings: TokenizerSettings = NO_SETTINGS,
     ) -> Self:
         """The byte-level BPE of a vocab.json and a merges.txt, GPT-2's format.
 
@@ -164,22 +162,22 @@ class Tokenizer:
             TokenizerError: one of them cannot be read or is malformed, two tokens have one id, it is not of bytes, or a
                 merge is of tokens that the vocabulary does not have.
         """
-        vocab = parse_object(read_bytes(vocab_path), vocab_path)
+        vocab = read_tokenizer_object(vocab_path)
         for token, token_id in vocab.items():
             if type(token_id) is not int or not 0 <= token_id < 1 << 32:
                 raise TokenizerError(f'"{printable_name(token)}" has no id', file=vocab_path, expected="0 to 2^32 - 1")
-        merges = list(read_merges(read_text(merges_path), merges_path))
+        merges = list(read_merges(read_tokenizer_text(merges_path), merges_path))
         check_byte_level(vocab, merges, vocab_path)
         return cls._byte_level(vocab, merges, settings, vocab_path, merges_path)
 
     @classmethod
-    def from_bert_vocab(cls, path: str | os.PathLike[str], settings: Settings = NO_SETTINGS) -> Self:
+    def from_bert_vocab(cls, path: str | os.PathLike[str], settings: TokenizerSettings = NO_SETTINGS) -> Self:
         """The word pieces of BERT's vocab.txt, a token a line; a text begins with `[CLS]`.
 
         Raises:
             TokenizerError: it cannot be read, or is not BERT's.
         """
-        vocab = read_lines(read_text(path))
+        vocab = read_lines(read_tokenizer_text(path))
         names = bert_names(vocab, settings, path)
         added = [*settings.added, *_unlisted(names.values(), vocab, settings)]
         vocab = _with_added(vocab, added, path)
@@ -188,7 +186,7 @@ class Tokenizer:
         return cls(library, _checked_size(vocab.items(), path), path, [vocab[names["cls_token"]]])
 
     @classmethod
-    def gpt2(cls, settings: Settings = NO_SETTINGS) -> Self:
+    def gpt2(cls, settings: TokenizerSettings = NO_SETTINGS) -> Self:
         """GPT-2's own, which the package ships: 50,257 tokens, the last of them `<|endoftext|>`."""
         return cls._byte_level(*vocabulary_and_merges(), settings, None, None)
 
@@ -197,7 +195,7 @@ class Tokenizer:
         cls,
         vocab: dict[str, int],
         merges: list[tuple[str, str]],
-        settings: Settings,
+        settings: TokenizerSettings,
         file: str | os.PathLike[str] | None,
         merges_file: str | os.PathLike[str] | None,
     ) -> Self:
@@ -208,15 +206,15 @@ class Tokenizer:
             library = byte_level_bpe(vocab, merges)
         set_prefix_space(library, settings.flag("add_prefix_space"))
         _mark(library, added)
-        beginning = []
+        prefix_ids = []
         if settings.flag("add_bos_token"):
             name = settings.names.get("bos_token", END_OF_TEXT)
             if name not in vocab:
                 raise TokenizerError(
                     f'add_bos_token is true, and no token is "{printable_name(name)}"', file=settings.file
                 )
-            beginning.append(vocab[name])
-        return cls(library, vocab_size, file, beginning)
+            prefix_ids.append(vocab[name])
+        return cls(library, vocab_size, file, prefix_ids)
 
     def check_fits(self, vocab_size: int) -> list[str]:
         """Require that a model that embeds `vocab_size` tokens embeds the vocabulary; it may embed more.
@@ -263,7 +261,7 @@ class Tokenizer:
         self._refuse_missing(text, lambda token: allow_special or not token.special)
         return ids
 
-    def encode_marked(self, text: str, typed: Sequence[tuple[int, int]]) -> list[int]:
+    def encode_rendered(self, text: str, typed: Sequence[tuple[int, int]]) -> list[int]:
         """The token ids of a text in which a program wrote some added tokens, and others may have typed the like.
 
         An added token, special or not, is itself where all of it lies outside the `typed` stretches. Elsewhere its
@@ -319,7 +317,7 @@ class Tokenizer:
         return decode_stream(self._waits, self._token, self._decode, self._window(before))
 
     @cached_property
-    def marks_beginnings(self) -> bool:
+    def adds_dummy_prefix(self) -> bool:
         """Whether something is put before the words of a text, such as a space, that it has nowhere else."""
         with _typed("the tokenizer fails", self._file):
             return "".join(self._words("a")) != "a"
@@ -355,7 +353,7 @@ class Tokenizer:
         """Whether there is a token with this id."""
         return 0 <= token_id < self.vocab_size and self._library.id_to_token(token_id) is not None
 
-    def missing_ids(self, vocab_size: int) -> list[int]:
+    def unused_ids(self, vocab_size: int) -> list[int]:
         """The ids below `vocab_size` that no token has."""
         dense = self._library.get_vocab_size() == self.vocab_size  # one token for each id: no need to ask for every one
         return [i for i in range(self.vocab_size if dense else 0, vocab_size) if not self.has_token(i)]
@@ -465,14 +463,14 @@ def _check_length(text: str) -> None:
         raise RequestError("the text is too long", expected=f"at most {MAX_PROMPT_BYTES:,} bytes", found=f"{n_bytes:,}")
 
 
-def _unlisted(names: Iterable[str], vocab: Mapping[str, int], settings: Settings) -> list[Added]:
+def _unlisted(names: Iterable[str], vocab: Mapping[str, int], settings: TokenizerSettings) -> list[AddedToken]:
     """Special tokens that a vocabulary has, and of which no file says that they are."""
     listed = {token.content for token in settings.added}
-    return [Added(name) for name in names if name in vocab and name not in listed]
+    return [AddedToken(name) for name in names if name in vocab and name not in listed]
 
 
 def _with_added(
-    vocab: Mapping[str, int], added: Iterable[Added], file: str | os.PathLike[str] | None
+    vocab: Mapping[str, int], added: Iterable[AddedToken], file: str | os.PathLike[str] | None
 ) -> dict[str, int]:
     """A vocabulary with its added tokens, those without an id after all others."""
     vocab = dict(vocab)
@@ -492,7 +490,7 @@ def _with_added(
     return vocab
 
 
-def _mark(library: tokenizers.Tokenizer, added: Iterable[Added]) -> None:
+def _mark(library: tokenizers.Tokenizer, added: Iterable[AddedToken]) -> None:
     """Has added tokens found in a text as a whole."""
     import tokenizers
 
@@ -520,7 +518,7 @@ def _is_word(library: tokenizers.Tokenizer, content: str) -> bool:
         return False
 
 
-def _beginning(library: tokenizers.Tokenizer) -> list[int]:
+def _prefix_ids(library: tokenizers.Tokenizer) -> list[int]:
     """The ids that the post-processor of a tokenizer puts before those of a text."""
     import tokenizers
 

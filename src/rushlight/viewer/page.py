@@ -17,7 +17,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import printable_name
-from rushlight.files.atomic import write_whole
+from rushlight.files.atomic import atomic_write
 
 if TYPE_CHECKING:
     import os
@@ -59,7 +59,7 @@ def write_page(path: str | os.PathLike[str], page: str) -> None:
     Raises:
         OSError: the folder is not there or not to be written to, or the disk is full; nothing is left behind.
     """
-    write_whole(path, page.encode())
+    atomic_write(path, page.encode())
 
 
 def _asset(name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rushlight.backends.protocol import Role
-from rushlight.models.schema import Fields
+from rushlight.models import Fields, PretrainedModel
 from rushlight.nn import (
     Convolution,
     Embedding,
@@ -81,14 +81,14 @@ class Layer(Module):
         raise to_write(self)
 
 
-class Mine(Module):
+class Mine(PretrainedModel):
     """A port, to be completed."""
 
     config_type: ClassVar = Config
     rules: ClassVar = NameRules()
 
     def __init__(self, config):
-        # A guess: centred, as padding="same" is; of a causal one, before is size - 1.
+        # Inferred: centred, as padding="same" is; of a causal one, before is size - 1.
         self.conv = Convolution(config.hidden_size, config.hidden_size, 3, before=1)
         self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.final_norm = Norm(config)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rushlight.backends.batch import KVShape
-from rushlight.models.schema import Fields
+from rushlight.models import Fields, PretrainedModel
 from rushlight.nn import (
     Activation,
     Conv1D,
@@ -103,7 +103,7 @@ class Attention(Module):
         self.n_head = config.n_head
         self.scale = 1.0 / math.sqrt(config.n_embd // config.n_head)
         self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
-        # A guess: a square weight may be either way round; here as the others are.
+        # Inferred: a square weight may be either way round; here as the others are.
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
     def __call__(self, x, batch):
@@ -146,7 +146,7 @@ class Block(Module):
         return x + self.mlp(self.ln_2(x))
 
 
-class GPT2(Module):
+class GPT2(PretrainedModel):
     """Embeddings, blocks, a norm, and the head. A batch of N rows -> (R, V) logits"""
 
     config_type: ClassVar = Config

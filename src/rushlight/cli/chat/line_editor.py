@@ -8,7 +8,9 @@ import select
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
+
+from rushlight.files.atomic import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +90,8 @@ class LineEditor:
         if self._history is not None:
             try:
                 self._history.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with _open_private(self._history, os.O_APPEND) as file:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+                with os.fdopen(os.open(self._history, flags, 0o600), "w", encoding="utf-8") as file:
                     file.write(json.dumps(text) + "\n")
             except OSError:
                 self._history = None
@@ -109,17 +112,10 @@ class LineEditor:
                         entries.append(entry)
             kept = entries[-MAX_ENTRIES:]
             if len(lines) > 2 * MAX_ENTRIES:
-                temporary = self._history.with_suffix(f".{os.getpid()}")
-                with _open_private(temporary, os.O_TRUNC) as out:
-                    out.writelines(json.dumps(entry) + "\n" for entry in kept)
-                temporary.replace(self._history)
+                atomic_write(self._history, "".join(json.dumps(entry) + "\n" for entry in kept).encode(), private=True)
         except OSError:
             return []
         return kept
-
-
-def _open_private(path: Path, flags: int) -> TextIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600), "w", encoding="utf-8")
 
 
 def _more_is_here() -> bool:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rushlight.cli.chat.answer import out_whole, summary, without_leading_space
-from rushlight.cli.failure import in_words
+from rushlight.cli.error_report import in_words
 from rushlight.cli.interrupt import Interrupts
-from rushlight.cli.prompt_progress import showing_progress
+from rushlight.cli.prompt_progress import with_prompt_progress
 from rushlight.cli.terminal import columns, out, say_wrapped, visible
-from rushlight.cli.wrap import WordWrap
+from rushlight.cli.word_wrap import WordWrap
 from rushlight.errors import RequestError, RushlightError, printable_name
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Terminal:
         wrap = WordWrap(lambda: columns(sys.stdout))
         with Interrupts() as interrupts:
             try:
-                pieces = without_leading_space(showing_progress(answer))
+                pieces = without_leading_space(with_prompt_progress(answer))
                 out_whole(interrupts.passing(wrap.push(visible(piece)) for piece in pieces), out)
             except KeyboardInterrupt:
                 pass

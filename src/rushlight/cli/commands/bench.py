@@ -1,4 +1,4 @@
-"""`rushlight bench`: how fast a model runs here."""
+"""`rushlight bench`: benchmark a model on this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from rushlight.bench import Measurement, Sample
+    from rushlight.bench import Measurement, Repeats
 
 WORK = "Work"
 
@@ -53,7 +53,7 @@ def bench(
             "--dtype",
             metavar="NAMES",
             rich_help_panel=MODEL,
-            help="What to compute in, such as f32 or f32,bf16; all is whatever the device can.",
+            help="Dtypes to measure, such as f32 or f32,bf16; all: every dtype the device supports.",
         ),
     ] = "auto",
     threads: Threads = None,
@@ -67,31 +67,31 @@ def bench(
             "--prompt-tokens",
             metavar="N",
             rich_help_panel=WORK,
-            help="Length of the prompt whose prefill is timed. Without it: 512, or what the context holds.",
+            help="Length of the prefill. Default: 512, or the context length if that is less.",
         ),
     ] = None,
     tokens: Annotated[
-        int, typer.Option("--tokens", metavar="N", rich_help_panel=WORK, help="Decode each sequence by N tokens.")
+        int, typer.Option("--tokens", metavar="N", rich_help_panel=WORK, help="Decode N tokens per sequence.")
     ] = 32,
     batch: Annotated[
         str,
-        typer.Option("--batch", metavar="SIZES", rich_help_panel=WORK, help="How many sequences to decode together."),
+        typer.Option("--batch", metavar="SIZES", rich_help_panel=WORK, help="Batch sizes of the decode."),
     ] = "1,16",
     repeats: Annotated[
-        int, typer.Option("--repeats", metavar="N", rich_help_panel=WORK, help="Take each time N times.")
+        int, typer.Option("--repeats", metavar="N", rich_help_panel=WORK, help="Repeat each measurement N times.")
     ] = 5,
     as_json: Annotated[
-        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object with every single time.")
+        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object with every repeat.")
     ] = False,
     _debug: Debug = False,
 ) -> None:
-    """Measure prefill, decode, the bandwidth they reach, time to first token and memory.
+    """Measure prefill, decode, memory bandwidth, time to first token and memory.
 
-    Medians of repeats, with the least and the most. Compare only what one run has measured.
+    Prints medians with their range. Compare only figures of the same run.
     """
-    from rushlight.bench import Plan, dtypes_of, machine, measure
+    from rushlight.bench import BenchConfig, dtypes_of, machine, measure
 
-    plan = Plan(
+    config = BenchConfig(
         source=one_of(source, model),
         device=device,
         threads=threads,
@@ -101,65 +101,65 @@ def bench(
         port=port,
         prompt_tokens=prompt_tokens,
         tokens=tokens,
-        sequences=_sizes(batch),
+        batch_sizes=_sizes(batch),
         repeats=repeats,
     )
-    names = dtypes_of(device) if dtype == "all" else dtype.split(",")
-    measurements = [measure(plan, name, status) for name in names]
-    on = machine()
+    dtypes = dtypes_of(device) if dtype == "all" else dtype.split(",")
+    measurements = [measure(config, name, status) for name in dtypes]
+    host = machine()
     if as_json:
-        record = on | {"plan": asdict(plan), "measurements": [each.to_json() for each in measurements]}
+        record = host | {"config": asdict(config), "measurements": [each.to_json() for each in measurements]}
         out_json(record)
         return
     first = measurements[0]
-    where = f"{first.device}: {on['cores']} cores of {on['cpu']}"
+    where = f"{first.device}: {host['cores']} cores, {host['cpu']}"
     out(f"{printable_name(first.model)}: {first.n_parameters:,} parameters, {where}\n\n")
     show(rates(measurements))
     out("\n")
     show(costs(measurements))
     for each in measurements:
         if each.disturbed:
-            say(f"note: the figures of {each.dtype} are disturbed: {'; '.join(each.disturbed)}")
+            say(f"note: the {each.dtype} figures are unreliable: {'; '.join(each.disturbed)}")
 
 
 def _sizes(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(size) for size in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of numbers, as in 1,16", param_hint="--batch") from None
+        raise typer.BadParameter(f"{text!r} is not a list of batch sizes such as 1,16", param_hint="--batch") from None
 
 
 def rates(measurements: Sequence[Measurement]) -> RenderableType:
-    """Tokens a second, and for decoding the share of the bandwidth that was measured beside it, unless disturbed."""
+    """The table of prefill and decode rates, with the bandwidth of the weights and its share of the maximum."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("dtype")
     table.add_column("step")
-    for head in ("tok/s", "least – most", "weights read", "of what can be read"):
+    for head in ("tok/s", "min – max", "bandwidth", "of maximum"):
         table.add_column(head, justify="right")
     for measurement in measurements:
         dtype = Text(measurement.dtype, "bold")
         rate = measurement.prefill_tok_s
-        table.add_row(dtype, f"prefill of {measurement.prefill_tokens}", _bold(rate), _spread(rate), "", "")
+        table.add_row(dtype, f"prefill, {measurement.prefill_tokens} tokens", _bold(rate), _spread(rate), "", "")
         for decode in measurement.decode:
-            step = "decode" if decode.sequences == 1 else f"decode, {decode.sequences} together"
+            step = "decode" if decode.batch_size == 1 else f"decode, batch size {decode.batch_size}"
             read = decode.read_gb_s.median
-            known = decode.share
-            share = Text("unknown", "dim") if known is None else Text.assemble((_bar(known), "cyan"), f" {known:4.0%}")
+            ratio = decode.bandwidth_share
+            share = Text("unknown", "dim") if ratio is None else Text.assemble((_bar(ratio), "cyan"), f" {ratio:4.0%}")
             table.add_row("", step, _bold(decode.tok_s), _spread(decode.tok_s), f"{read:.1f} GB/s", share)
     return table
 
 
 def costs(measurements: Sequence[Measurement]) -> RenderableType:
-    """What a step reads, what reading alone reaches, and what a fresh process needs."""
+    """The table of weight bytes, maximum bandwidth, time to first token and peak memory."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("dtype")
-    for head in ("read a step", "reading alone", "by", "first token", "peak memory"):
+    for head in ("weights per step", "max bandwidth", "read by", "first token", "peak memory"):
         table.add_column(head, justify="right")
     for each in measurements:
         table.add_row(
@@ -173,14 +173,14 @@ def costs(measurements: Sequence[Measurement]) -> RenderableType:
     return table
 
 
-def _bold(sample: Sample) -> RenderableType:
+def _bold(repeats: Repeats) -> RenderableType:
     from rich.text import Text
 
-    return Text(_rounded(sample.median), "bold green")
+    return Text(_rounded(repeats.median), "bold green")
 
 
-def _spread(sample: Sample) -> str:
-    return f"{_rounded(sample.least)} – {_rounded(sample.most)}"
+def _spread(repeats: Repeats) -> str:
+    return f"{_rounded(repeats.min)} – {_rounded(repeats.max)}"
 
 
 def _rounded(value: float) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from rushlight.cli.chat.lines import answer_lines
 from rushlight.cli.chat.terminal import Terminal
-from rushlight.cli.interrupt import interrupts_end_no_process
+from rushlight.cli.interrupt import interrupts_as_exceptions
 from rushlight.cli.options import (
     OUTPUT,
     TEXT,
@@ -175,7 +175,7 @@ def chat(
             if not answer_lines(conversation, prompt, as_json=as_json, stats=stats):
                 raise typer.Exit(FAILED)
         else:
-            with interrupts_end_no_process():
+            with interrupts_as_exceptions():
                 Terminal(conversation, history=history, stats=stats).run(prompt)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from rushlight.porting.check import Evidence, Finding, Report
+    from rushlight.porting.check import CheckReport, Evidence, Finding
 
 DOES_NOT_FIT = 1
 MAX_WIDTH = 100
@@ -79,14 +79,14 @@ def check(
     """
     from rushlight.checkpoint import open_headers
     from rushlight.models.tied import tied_heads
-    from rushlight.porting.check.checkpoint import examine, model_named
+    from rushlight.porting.check.checkpoint import check_checkpoint, resolve_architecture
 
     _refuse_architecture(source, model)
     name = need_source(source, model)
-    expected = model_named(architecture, port)
+    expected = resolve_architecture(architecture, port)
     with status(f"opening {name}"):
         checkpoint = open_headers(
-            name, offline=offline, revision=revision, may_lack=partial(tied_heads, architecture=expected)
+            name, offline=offline, revision=revision, allow_missing=partial(tied_heads, architecture=expected)
         )
     with (
         checkpoint,
@@ -94,7 +94,7 @@ def check(
             sum(tensor.nbytes for tensor in checkpoint.values()), watch=data and not checkpoint.is_remote
         ) as advance,
     ):
-        report = examine(checkpoint, expected, data=data, advance=advance)
+        report = check_checkpoint(checkpoint, expected, data=data, advance=advance)
     if as_json:
         out_json(report.to_json())
     else:
@@ -117,14 +117,14 @@ def _width() -> int:
     return min(MAX_WIDTH, shutil.get_terminal_size().columns if sys.stdout.isatty() else MAX_WIDTH)
 
 
-def page(report: Report, width: int) -> Text:
+def page(report: CheckReport, width: int) -> Text:
     """The report as lines of at most `width` columns, but for names and code, which are never broken."""
     from rich.text import Text
 
     text = Text()
     text.append(f"{printable_name(report.source)}\n", "bold")
     if report.model:
-        text.append(_wrapped(f"held against {printable_name(report.model)}", width, indent=""))
+        text.append(_wrapped(f"compared with {printable_name(report.model)}", width, indent=""))
     if report.saved_by:
         text.append(_wrapped(f"saved by {printable_name(report.saved_by)}", width, indent=""))
     for finding in report.findings:
@@ -136,7 +136,7 @@ def page(report: Report, width: int) -> Text:
     text.append(verdict, "bold red" if n else "bold green")
     if report.script:
         whole = all(finding.in_script for finding in report.findings if finding.is_problem)
-        what = "writes a mended copy" if whole else "mends what needs nobody to decide"
+        what = "writes a fixed copy" if whole else "fixes what needs nobody to decide"
         text.append(f"\n\nThis {what} (pip install safetensors):\n\n")
         text.append(textwrap.indent(printable(report.script).rstrip(), "    "), "cyan")
     return text
@@ -153,8 +153,8 @@ def _finding(text: Text, finding: Finding, width: int) -> None:
         text.append(f"{detail}\n", "dim")
     if len(finding.evidence) > MAX_EVIDENCE:
         text.append(f"    and {len(finding.evidence) - MAX_EVIDENCE:,} more: --json has all\n", "dim")
-    if finding.mend:
-        text.append(_wrapped(f"To do: {finding.mend}.", width), "green")
+    if finding.fix:
+        text.append(_wrapped(f"Fix: {finding.fix}.", width), "green")
 
 
 def _wrapped(paragraph: str, width: int, indent: str = "  ") -> str:

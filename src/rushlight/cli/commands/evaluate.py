@@ -81,7 +81,7 @@ def evaluate(
     The figures are those of transformers' guide "Perplexity of fixed-length models". The text may be of any length.
     """
     import rushlight
-    from rushlight.text.pieces import read_pieces
+    from rushlight.text.chunks import read_chunks
 
     name = one_of(source, model)
     if text == "-" and sys.stdin is None:
@@ -104,7 +104,7 @@ def evaluate(
             def show(so_far: Perplexity) -> None:
                 update(so_far.n_bytes or 0, f"perplexity {so_far.perplexity:,.3f}  {so_far.tok_s:,.0f} tok/s")
 
-            pieces = read_pieces(file, "standard input" if text == "-" else text)
+            pieces = read_chunks(file, "standard input" if text == "-" else text)
             result = loaded.perplexity(pieces, window=window, stride=stride, progress=show)
 
     if as_json:

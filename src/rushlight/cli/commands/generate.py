@@ -42,7 +42,7 @@ from rushlight.cli.options import (
     parse_biases,
     quoted,
 )
-from rushlight.cli.prompt_progress import showing_progress
+from rushlight.cli.prompt_progress import with_prompt_progress
 from rushlight.cli.terminal import is_watched, out_json, out_text, say, say_wrapped, status
 from rushlight.errors import RequestError
 
@@ -230,7 +230,7 @@ def generate(
         stream = loaded.stream(prompt, stop=stop or (), **settings)
         texts = stream.results
         _say_of_request(name is not None, params)
-        pieces = timed(showing_progress(stream))
+        pieces = timed(with_prompt_progress(stream))
         if as_json:
             for _ in pieces:
                 pass
@@ -349,15 +349,11 @@ def _search(
 
 
 def _read_schema(file: str) -> str:
-    from pathlib import Path
-
+    from rushlight.files.text_file import read_text
     from rushlight.generation.sampling.params import MAX_GRAMMAR_CHARS
 
-    try:
-        with Path(file).open(encoding="utf-8") as opened:
-            return opened.read(MAX_GRAMMAR_CHARS + 1)  # one more is refused
-    except UnicodeDecodeError as error:
-        raise RequestError("the JSON schema is not UTF-8", file=file, offset=error.start) from None
+    # The limit counts characters; one has at most 4 bytes.
+    return read_text(file, max_bytes=4 * MAX_GRAMMAR_CHARS, error=RequestError, allow_pipe=True)
 
 
 def _read_stdin(source: str | None) -> str:

@@ -65,7 +65,7 @@ def inspect(
 
     name = need_source(source, model)
     with status(f"opening {name}"):
-        checkpoint = open_headers(name, offline=offline, revision=revision, may_lack=tied_heads)
+        checkpoint = open_headers(name, offline=offline, revision=revision, allow_missing=tied_heads)
     with checkpoint:
         tree = module_tree(checkpoint)
         stats = _measured(checkpoint) if with_stats else None

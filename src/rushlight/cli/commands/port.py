@@ -9,8 +9,8 @@ import typer
 
 from rushlight.cli.options import OUTPUT, Debug, HeaderSource, ModelFlag, Offline, Revision, need_source
 from rushlight.cli.terminal import out, say, status
-from rushlight.errors import PortError, printable_line
-from rushlight.files.atomic import write_whole
+from rushlight.errors import PortError, first_ten, printable_line
+from rushlight.files.atomic import atomic_write
 
 EXAMPLES = """
 \b
@@ -50,7 +50,6 @@ def port(
     it says where the forward is to be written.
     """
     from rushlight.checkpoint import open_headers
-    from rushlight.checkpoint.listing import first_ten
     from rushlight.models.tied import tied_heads
     from rushlight.porting.scaffold.port import scaffold
 
@@ -65,14 +64,14 @@ def port(
             f"{' and '.join(there)} would be written over", remedy="name another file, or give --force if that is meant"
         )
     with status(f"opening {name}"):
-        checkpoint = open_headers(name, offline=offline, revision=revision, may_lack=tied_heads)
+        checkpoint = open_headers(name, offline=offline, revision=revision, allow_missing=tied_heads)
     with checkpoint:
         written = scaffold(checkpoint, module)
     if output == "-":
         out(written.module)
         return
     for path, text in ((module, written.module), (test, written.test)):
-        write_whole(path, text.encode())
+        atomic_write(path, text.encode())
     say(printable_line(f"wrote {module} and {test}"))
     if written.to_write:
         names = ", ".join(first_ten(written.to_write))

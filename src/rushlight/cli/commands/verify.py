@@ -109,7 +109,7 @@ def verify(
     name = _name(source)
     shown = demo.NAME if source is None else display_name(source)
     options = {"offline": offline, "revision": revision}
-    with open_checkpoint(name, offline=offline, revision=revision, may_lack=tied_heads) as checkpoint:
+    with open_checkpoint(name, offline=offline, revision=revision, allow_missing=tied_heads) as checkpoint:
         if golden is not None:
             recording = read_golden(golden)
         elif against is not None:

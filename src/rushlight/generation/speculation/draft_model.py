@@ -7,7 +7,7 @@ round of guesses is one forward over all sequences that are guessed for, as a st
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
 from rushlight.generation.block_pool import BlockPool
@@ -18,24 +18,8 @@ from rushlight.generation.speculation.step_costs import StepCosts, count_accepte
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from rushlight.backends.batch import KVShape
-    from rushlight.backends.protocol import Backend
-    from rushlight.generation.runner import Forward
+    from rushlight.generation.runner import LanguageModel
     from rushlight.generation.sampling.sampler import Sampler
-
-
-class DraftModel(NamedTuple):
-    """What guesses: the smaller model, the device it runs on, what it keeps of a position, and its context."""
-
-    forward: Forward
-    backend: Backend
-    kv_shape: KVShape
-    context_length: int
-
-    @property
-    def block_bytes(self) -> int:
-        """What a block of its keys and values takes."""
-        return self.backend.kv_block_bytes(self.kv_shape)
 
 
 class Draft:
@@ -91,13 +75,13 @@ class Drafts:
         max_evictable: how many may lie idle (see `BlockPool`).
     """
 
-    def __init__(self, model: DraftModel, n_blocks: int, max_evictable: int) -> None:
+    def __init__(self, model: LanguageModel, n_blocks: int, max_evictable: int) -> None:
         self.context_length = model.context_length
         self.pool = BlockPool(n_blocks, max_evictable)
         self.costs = StepCosts()
         """Of one guess for each of so many sequences."""
         self._backend = model.backend
-        self._runner = ModelRunner(model.forward, model.backend, model.kv_shape, n_blocks)
+        self._runner = ModelRunner(model, n_blocks)
         self._holding: dict[Draft, None] = {}
 
     def propose(self, wanted: Mapping[Draft, int]) -> None:

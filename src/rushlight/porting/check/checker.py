@@ -1,4 +1,4 @@
-"""A checkpoint under examination: what was found so far, and how its tensors look once that is mended."""
+"""A checkpoint under examination: what was found so far, and how its tensors look once that is fixed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import printable_name
-from rushlight.porting.check.fixes import Mends
+from rushlight.porting.check.fixes import FixScript
 from rushlight.porting.check.report import Finding, folded
 
 if TYPE_CHECKING:
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint, Tensor
     from rushlight.porting.check.report import Cause
 
-__all__ = ["Examination", "Seen"]
+__all__ = ["Checker", "TensorView"]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A tensor as it is once what was found so far is mended: a `backends.protocol.Tensor` of another name.
+class TensorView:
+    """A tensor as it is once what was found so far is fixed: a `backends.protocol.Tensor` of another name.
 
     Attributes:
         tensor: as the file has it.
-        name: its mended name.
+        name: its fixed name.
         comparable: whether its data may be looked at.
     """
 
@@ -54,55 +54,55 @@ class Seen:
         self.tensor.read_into(raw, start)
 
 
-class Examination:
+class Checker:
     """What is passed from one look to the next.
 
     Attributes:
         checkpoint: what is examined.
         readable: whether its data may be looked at.
-        tensors: how its tensors look by now, by mended name.
+        tensors: how its tensors look by now, by fixed name.
         findings: what was found.
-        mends: the script that mends it.
+        fixes: the script that fixes it.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, readable: bool) -> None:
         self.checkpoint = checkpoint
         self.readable = readable
-        self.tensors = {name: Seen(tensor, name, readable) for name, tensor in checkpoint.items()}
+        self.tensors = {name: TensorView(tensor, name, readable) for name, tensor in checkpoint.items()}
         self.findings: list[Finding] = []
-        self.mends = Mends(checkpoint)
+        self.fix_script = FixScript(checkpoint)
 
     def problem(
         self,
         cause: Cause,
         title: str,
         why: str = "",
-        mend: str = "",
-        tensors: Iterable[tuple[Seen, str]] = (),
+        fix: str = "",
+        tensors: Iterable[tuple[TensorView, str]] = (),
         *,
         in_script: bool = False,
     ) -> None:
         """Adds a cause for which the checkpoint does not fit; `tensors` are those it shows in, each with a detail."""
-        self._add(tensors, cause=cause, is_problem=True, title=title, why=why, mend=mend, in_script=in_script)
+        self._add(tensors, cause=cause, is_problem=True, title=title, why=why, fix=fix, in_script=in_script)
 
     def note(
-        self, cause: Cause, title: str, why: str = "", mend: str = "", tensors: Iterable[tuple[Seen, str]] = ()
+        self, cause: Cause, title: str, why: str = "", fix: str = "", tensors: Iterable[tuple[TensorView, str]] = ()
     ) -> None:
         """Adds something to know that keeps nothing from fitting."""
-        self._add(tensors, cause=cause, is_problem=False, title=title, why=why, mend=mend)
+        self._add(tensors, cause=cause, is_problem=False, title=title, why=why, fix=fix)
 
-    def rename(self, rename: Callable[[str], str]) -> list[tuple[Seen, str]]:
+    def rename(self, rename: Callable[[str], str]) -> list[tuple[TensorView, str]]:
         """Gives every tensor its new name, and returns those that changed, with the new name as the detail.
 
         Where two tensors would have one name, that is a problem of its own, and the first stands.
         """
         changed = []
-        tensors: dict[str, Seen] = {}
+        tensors: dict[str, TensorView] = {}
         for name, seen in self.tensors.items():
             new = rename(name)
             if new in tensors:
                 self.problem(
-                    "duplicate", f"two tensors would be {printable_name(new)}", mend="keep one", tensors=[(seen, "")]
+                    "duplicate", f"two tensors would be {printable_name(new)}", fix="keep one", tensors=[(seen, "")]
                 )
                 continue
             tensors[new] = seen if new == name else replace(seen, name=new)
@@ -111,7 +111,7 @@ class Examination:
         self.tensors = tensors
         return changed
 
-    def _add(self, tensors: Iterable[tuple[Seen, str]], **finding: Any) -> None:
+    def _add(self, tensors: Iterable[tuple[TensorView, str]], **finding: Any) -> None:
         shown = [(seen.tensor.name, detail) for seen, detail in tensors]
         names = tuple(name for name, _ in shown)
         self.findings.append(Finding(**finding, evidence=folded(shown), tensors=names))

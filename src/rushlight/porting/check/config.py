@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import read_config
 from rushlight.errors import ConfigError
+from rushlight.models import TextConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from rushlight.models import Architecture, Config
-    from rushlight.porting.check.checker import Examination
+    from rushlight.porting.check.checker import Checker
 
-__all__ = ["look_at_config"]
+__all__ = ["check_config"]
 
 
-def look_at_config(exam: Examination, architecture: Architecture) -> Config | None:
+def check_config(checker: Checker, architecture: Architecture) -> Config | None:
     """The config to hold the tensors against: config.json's where it is sound, but with the sizes that the shapes show.
 
     So a config of another model is one problem, and not one for every tensor. None if the sizes cannot be known.
     """
-    shown = _shown_by_shapes(exam, architecture)
-    path = exam.checkpoint.sidecar("config.json")
+    shown = _shown_by_shapes(checker, architecture)
+    path = checker.checkpoint.sidecar("config.json")
     config: Any = None
     if path is None and shown:
-        exam.note(
+        checker.note(
             "config",
             "there is no config.json",
             "Sizes are read from the shapes. No shape shows the number of heads, the activation or an epsilon: those "
@@ -39,19 +37,19 @@ def look_at_config(exam: Examination, architecture: Architecture) -> Config | No
             values = read_config(path)
             config = architecture.config_type.from_json(values, file=str(path))
         except ConfigError as error:
-            exam.problem("config", "config.json is wrong", error.message, "correct it")
+            checker.problem("config", "config.json is wrong", error.message, "correct it")
     if config is None:
         try:
-            config = architecture.config_type.from_tensors(exam.tensors, file=exam.checkpoint.source)
+            config = architecture.config_type.from_tensors(checker.tensors, file=checker.checkpoint.source)
         except ConfigError as error:
-            exam.problem("config", "the sizes are not known", error.message, error.remedy or "")
+            checker.problem("config", "the sizes are not known", error.message, error.remedy or "")
             return None
     elif wrong := [
         f"{key}: config.json says {getattr(config, key):,}, the tensors {size:,}"
         for key, size in shown.items()
         if getattr(config, key, size) != size
     ]:
-        exam.problem(
+        checker.problem(
             "config",
             "config.json is not of these tensors",
             "\n".join(wrong),
@@ -64,21 +62,10 @@ def look_at_config(exam: Examination, architecture: Architecture) -> Config | No
     return checked
 
 
-def _shown_by_shapes(exam: Examination, architecture: Architecture) -> dict[str, int]:
+def _shown_by_shapes(checker: Checker, architecture: Architecture) -> dict[str, int]:
     """The config's fields that shapes and names show."""
-    shapes = {architecture.rules.canonical(name): seen.shape for name, seen in exam.tensors.items()}
-    sizes: Mapping[str, tuple[str, int] | str] = getattr(architecture, "sizes", {})
-    shown = {}
-    for key, where in sizes.items():
-        if isinstance(where, str):
-            shown[key] = _n_blocks(where, shapes)
-        elif where[1] < len(shapes.get(where[0], ())):
-            shown[key] = shapes[where[0]][where[1]]
-    return {key: size for key, size in shown.items() if size}
-
-
-def _n_blocks(stem: str, paths: Iterable[str]) -> int:
-    """How many blocks `stem.N` there are; one that is missing counts, one whose number is far off does not."""
-    block = re.compile(re.escape(stem) + r"\.(\d{1,9})\.")
-    numbers = {int(match[1]) for path in paths if (match := block.match(path))}
-    return max((n + 1 for n in numbers if n < 2 * len(numbers)), default=0)
+    if not issubclass(architecture.config_type, TextConfig):
+        return {}
+    return architecture.config_type.shown_by(
+        {architecture.rules.canonical(name): seen.shape for name, seen in checker.tensors.items()}
+    )

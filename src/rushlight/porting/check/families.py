@@ -18,7 +18,7 @@ class Family(NamedTuple):
 
     pattern: str
     what: str
-    mend: str = _PORT
+    fix: str = _PORT
 
 
 _FAMILIES = (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rushlight.backends.protocol import Tensor
     from rushlight.models import Architecture, Config
     from rushlight.nn import Problem, Slot
-    from rushlight.porting.check.checker import Examination, Seen
+    from rushlight.porting.check.checker import Checker, TensorView
 
 __all__ = ["Fit"]
 
@@ -45,7 +45,7 @@ _ORIENTATIONS = {
 
 
 class Fit:
-    """The tensors of an examination held against a model with empty slots.
+    """The tensors of an examination compared with a model with empty slots.
 
     Attributes:
         title: the model in a word.
@@ -55,25 +55,25 @@ class Fit:
             aside.
     """
 
-    def __init__(self, exam: Examination, architecture: Architecture, config: Config) -> None:
-        self.exam = exam
+    def __init__(self, checker: Checker, architecture: Architecture, config: Config) -> None:
+        self.checker = checker
         self.rules = architecture.rules
         tie = bool(self.rules.tied) and config.tie_word_embeddings
         module = architecture(config)
         self.title = module.describe()
-        self._diagnosis = diagnose(module, exam.tensors, rules=self.rules, tie=tie)
+        self._diagnosis = diagnose(module, checker.tensors, rules=self.rules, tie=tie)
         self._left = list(self._diagnosis.problems)
         self.all_turned = False
         self.without_biases = False
         self.is_named_alike = True
-        self._look_at_orientation()
-        self._look_at_biases()
-        self._look_at_blocks()
-        self._look_at_buffers()
-        self._look_at_ties(tie=tie)
-        self._look_at_other_heads()
-        self._look_at_the_rest()
-        self._look_at_dtypes()
+        self._check_orientation()
+        self._check_biases()
+        self._check_blocks()
+        self._check_buffers()
+        self._check_ties(tie=tie)
+        self._check_other_heads()
+        self._check_the_rest()
+        self._check_dtypes()
 
     def _take(self, kind: str, chosen: Callable[[str], bool] = lambda _: True) -> list[Problem]:
         """The problems of a kind whose path is chosen; they are no longer left."""
@@ -82,10 +82,10 @@ class Fit:
         self._left = [each for each in self._left if each not in gone]
         return taken
 
-    def _details(self, problems: Iterable[Problem]) -> list[tuple[Seen, str]]:
-        return [(self.exam.tensors[each.name], each.detail) for each in problems]
+    def _details(self, problems: Iterable[Problem]) -> list[tuple[TensorView, str]]:
+        return [(self.checker.tensors[each.name], each.detail) for each in problems]
 
-    def _look_at_orientation(self) -> None:
+    def _check_orientation(self) -> None:
         slots, found = self._diagnosis.slots, self._diagnosis.found
         cannot_tell = []
         for role, (title, convention) in _ORIENTATIONS.items():
@@ -97,36 +97,36 @@ class Fit:
             if not wrong:
                 cannot_tell += sorted(square)
                 continue
-            tensors, why, mend = self._details(wrong), convention, "transpose them, as below"
+            tensors, why, fix = self._details(wrong), convention, "transpose them, as below"
             all_turned = across | square == paths
             if square and all_turned:
                 why += (
                     f" {len(square)} more are square, so that their shape is the same either way: as all others are "
                     "turned, they are taken to be too."
                 )
-                tensors += [(self.exam.tensors[found[p].name], f"{slots[p].shape}, square") for p in sorted(square)]
+                tensors += [(self.checker.tensors[found[p].name], f"{slots[p].shape}, square") for p in sorted(square)]
             elif square:
                 why += (
                     f" But others are as the model has them, and {len(square)} are square, of which nothing "
                     "here tells which way round they are."
                 )
-                mend = "transpose those named here; then compare the outputs with PyTorch's, for the square ones"
+                fix = "transpose those named here; then compare the outputs with PyTorch's, for the square ones"
             turned = across | square if all_turned else across
             self.all_turned |= all_turned
-            mend += "; or let `rushlight port SOURCE -o my_model.py` write a model that takes them as they are"
-            self.exam.problem("transposed", title, why, mend, tensors, in_script=True)
-            self.exam.mends.transpose([found[p].name for p in sorted(turned)], self.exam.tensors)
+            fix += "; or let `rushlight port SOURCE -o my_model.py` write a model that takes them as they are"
+            self.checker.problem("transposed", title, why, fix, tensors, in_script=True)
+            self.checker.fix_script.transpose([found[p].name for p in sorted(turned)], self.checker.tensors)
         if cannot_tell:
-            self.exam.note(
+            self.checker.note(
                 "unknown",
                 "no shape tells whether a square weight is transposed",
                 "All others are the right way round, so these should be: only a comparison of outputs with PyTorch's "
                 "can show it.",
                 "",
-                [(self.exam.tensors[found[p].name], str(found[p].shape)) for p in cannot_tell],
+                [(self.checker.tensors[found[p].name], str(found[p].shape)) for p in cannot_tell],
             )
 
-    def _look_at_biases(self) -> None:
+    def _check_biases(self) -> None:
         if any(path.endswith(".bias") for path in self._diagnosis.found if path in self._diagnosis.slots):
             return
         if any(each.kind == "unexpected" and self._may_be_bias(each) for each in self._left):
@@ -141,7 +141,7 @@ class Fit:
         if not missing:
             return
         self.without_biases = True
-        self.exam.problem(
+        self.checker.problem(
             "biases",
             "no biases",
             f"The model adds a bias in {len(missing)} places, and the file has none: so nanoGPT saves a model that it "
@@ -149,21 +149,21 @@ class Fit:
             "add biases of zeros, which change nothing, as below",
             in_script=True,
         )
-        self.exam.mends.add_zero_biases(names, self.exam.tensors)
+        self.checker.fix_script.add_zero_biases(names, self.checker.tensors)
 
     def _may_be_bias(self, problem: Problem) -> bool:
         """Whether an unexpected tensor may be a bias under another name: one axis that is longer than 1."""
         shape = self._diagnosis.found[self.rules.canonical(problem.name)].shape
         return sum(size > 1 for size in shape) == 1
 
-    def _look_at_blocks(self) -> None:
+    def _check_blocks(self) -> None:
         in_model, in_file = _by_block(self._diagnosis.slots), _by_block(self._diagnosis.found)
         stems = {stem for stem, _ in in_model}
         absent = in_model - in_file
         beyond = {block for block in in_file - in_model if block[0] in stems}
         if absent:
             self._take("missing", lambda path: _block(path) in absent)
-            self.exam.problem(
+            self.checker.problem(
                 "blocks",
                 f"blocks are missing: {_numbered(absent)}",
                 f"The model has {len(in_model)} numbered blocks, the file {len(in_model) - len(absent)} of them.",
@@ -171,8 +171,8 @@ class Fit:
             )
         if beyond:
             extra = self._take("unexpected", lambda path: _block(path) in beyond)
-            self.exam.mends.drop([each.name for each in extra], self.exam.tensors)
-            self.exam.problem(
+            self.checker.fix_script.drop([each.name for each in extra], self.checker.tensors)
+            self.checker.problem(
                 "blocks",
                 f"blocks too many: {_numbered(beyond)}",
                 "No block stands before them, so that the model would end earlier.",
@@ -181,10 +181,10 @@ class Fit:
                 in_script=True,
             )
 
-    def _look_at_buffers(self) -> None:
+    def _check_buffers(self) -> None:
         extra = self._take("unexpected", lambda path: _is_buffer(self._diagnosis.found[path]))
         if extra:
-            self.exam.problem(
+            self.checker.problem(
                 "buffers",
                 "buffers that are no weights",
                 "PyTorch saves constants such as masks and counters beside the weights; this model has no place for "
@@ -193,10 +193,10 @@ class Fit:
                 self._details(extra),
                 in_script=True,
             )
-            self.exam.mends.drop([each.name for each in extra], self.exam.tensors)
-        ignored = [seen for name, seen in self.exam.tensors.items() if self.rules.ignored(name)]
+            self.checker.fix_script.drop([each.name for each in extra], self.checker.tensors)
+        ignored = [seen for name, seen in self.checker.tensors.items() if self.rules.ignored(name)]
         if ignored:
-            self.exam.note(
+            self.checker.note(
                 "buffers",
                 "buffers that are left alone",
                 "They are constants, such as masks, which the model computes by itself.",
@@ -204,11 +204,11 @@ class Fit:
                 [(seen, f"{seen.dtype} {seen.shape}") for seen in ignored],
             )
 
-    def _look_at_ties(self, *, tie: bool) -> None:
-        exam, found = self.exam, self._diagnosis.found
+    def _check_ties(self, *, tie: bool) -> None:
+        checker, found = self.checker, self._diagnosis.found
         for each in self._take("not tied"):
             head = self.rules.canonical(each.name)
-            exam.problem(
+            checker.problem(
                 "tie",
                 f"{head} should be {self.rules.tied[head]}, and differs",
                 "By the config the head is the table of embeddings; in the file it is a tensor of other values.",
@@ -217,7 +217,7 @@ class Fit:
                 self._details([each]),
             )
         for each in self._take("missing", lambda path: path in self.rules.tied):
-            exam.problem(
+            checker.problem(
                 "tie",
                 f"{each.name} is missing",
                 f"The config says that the head is its own, and not {self.rules.tied[each.name]}.",
@@ -226,40 +226,40 @@ class Fit:
         for head, table in self.rules.tied.items():
             if head not in found or table not in found:
                 continue
-            if tie and found[head].shape == found[table].shape and not exam.readable:
-                exam.note("unknown", f"whether {head} equals {table} was not looked at", "Both are in the file.")
+            if tie and found[head].shape == found[table].shape and not checker.readable:
+                checker.note("unknown", f"whether {head} equals {table} was not looked at", "Both are in the file.")
             elif tie and found[head].same_data(found[table]):
-                exam.note("tie", f"{head} is {table}", "Both are in the file, and equal: one is kept in memory.")
-            elif not tie and exam.readable and found[head].same_data(found[table]):
-                exam.note(
+                checker.note("tie", f"{head} is {table}", "Both are in the file, and equal: one is kept in memory.")
+            elif not tie and checker.readable and found[head].same_data(found[table]):
+                checker.note(
                     "tie",
                     f"{head} equals {table}",
                     "The config says that the head is its own, so that both are kept in memory.",
                     "set tie_word_embeddings to true in config.json to keep one",
                 )
 
-    def _look_at_the_rest(self) -> None:
-        exam = self.exam
+    def _check_the_rest(self) -> None:
+        checker = self.checker
         self.is_named_alike = not any(each.kind in {"missing", "unexpected"} for each in self._left)
         if twice := self._take("twice"):
-            exam.problem(
+            checker.problem(
                 "duplicate",
                 "tensors that are there twice",
                 "With and without a prefix, they are for the same place.",
                 "keep one of each",
-                [(exam.tensors[each.name], each.mend.partition(":")[0]) for each in twice],
+                [(checker.tensors[each.name], each.mend.partition(":")[0]) for each in twice],
             )
-        self._look_at_other_names()
+        self._check_other_names()
         if missing := self._take("missing"):
             lines = [f"{each.name} {each.detail}" for each in missing]
-            exam.problem(
+            checker.problem(
                 "missing",
                 f"{len(missing):,} tensor{'s are' if len(missing) > 1 else ' is'} missing",
                 "\n".join(_cut(lines)),
                 "look whether the file is whole, and of this model",
             )
         if extra := self._take("unexpected"):
-            exam.problem(
+            checker.problem(
                 "unexpected",
                 "tensors that the model has no place for",
                 "The model would compute without them.",
@@ -267,7 +267,7 @@ class Fit:
                 self._details(extra),
             )
         if wrong := self._take("wrong shape"):
-            exam.problem(
+            checker.problem(
                 "shape",
                 "tensors of another shape",
                 "Neither a transpose nor another size in the config explains them.",
@@ -275,10 +275,10 @@ class Fit:
                 self._details(wrong),
             )
 
-    def _look_at_other_heads(self) -> None:
+    def _check_other_heads(self) -> None:
         if others := self._diagnosis.other_heads:
-            seen = [self.exam.tensors[name] for name in others]
-            self.exam.note(
+            seen = [self.checker.tensors[name] for name in others]
+            self.checker.note(
                 "unexpected",
                 "other heads, which are left out",
                 "They stand beside the model, whose own tensors are what they should be without them.",
@@ -286,7 +286,7 @@ class Fit:
                 [(each, f"{each.dtype} {each.shape}") for each in seen],
             )
 
-    def _look_at_other_names(self) -> None:
+    def _check_other_names(self) -> None:
         """Pairs what is missing with what is unexpected: as many, and the most alike in name.
 
         The shape is the same, or that of a matrix the other way round: else `mlp.fc.weight` of a Linear would be taken
@@ -325,7 +325,7 @@ class Fit:
             is_square = with_n(new) in matrices and len({*slots[new].shape}) == 1
             return f"→ {new}" + (", perhaps transposed" if any_turned and is_square else "")
 
-        self.exam.problem(
+        self.checker.problem(
             "renamed",
             "tensors that seem to have other names",
             "Their names and shapes are like those of tensors that are missing"
@@ -334,7 +334,7 @@ class Fit:
             f"if they are the same, rename{' and transpose' if any_turned else ''} them in the checkpoint"
             + (", and compare the outputs with the original's" if any_turned else "")
             + "; or write a port under these names with `rushlight port`",
-            [(self.exam.tensors[each.name], detail(self.rules.canonical(each.name))) for each in renamed],
+            [(self.checker.tensors[each.name], detail(self.rules.canonical(each.name))) for each in renamed],
         )
 
     def _kinds(
@@ -348,10 +348,10 @@ class Fit:
                 kinds.setdefault((with_n(path), shaped[path].shape), []).append(path)
         return kinds if len(kinds) <= MOST_KINDS else {}
 
-    def _look_at_dtypes(self) -> None:
-        exam = self.exam
+    def _check_dtypes(self) -> None:
+        checker = self.checker
         if wrong := self._take("wrong dtype"):
-            exam.problem(
+            checker.problem(
                 "dtype",
                 "weights that are not floating-point numbers",
                 "Whole numbers and 8-bit floats are quantised weights, which need their scales.",
@@ -361,9 +361,9 @@ class Fit:
         found = [seen for path, seen in self._diagnosis.found.items() if path in self._diagnosis.slots]
         dtypes = {seen.dtype for seen in found}
         if "F64" in dtypes:
-            exam.note("dtype", "F64 weights", "They are rounded to float32, unless dtype is f64.")
+            checker.note("dtype", "F64 weights", "They are rounded to float32, unless dtype is f64.")
         if len(dtypes) > 1 and not wrong:
-            exam.note("dtype", f"several dtypes: {', '.join(sorted(dtypes))}", "Each is read as it is.")
+            checker.note("dtype", f"several dtypes: {', '.join(sorted(dtypes))}", "Each is read as it is.")
 
 
 def _block(path: str) -> tuple[str, int] | None:

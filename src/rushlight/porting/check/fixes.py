@@ -1,4 +1,4 @@
-"""The mends that can be made by rote, as a few lines of Python that write a mended checkpoint."""
+"""The fixes that can be made by rote, as a few lines of Python that write a fixed checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from rushlight.checkpoint import Checkpoint
 
-__all__ = ["Mends"]
+__all__ = ["FixScript"]
 
 _NUMPY_DTYPES = frozenset("BOOL U8 I8 U16 I16 F16 U32 I32 F32 U64 I64 F64".split())
 """What `safetensors.numpy` reads; the rest needs `safetensors.torch`."""
@@ -20,8 +20,8 @@ MOST_ENDS = 50
 """More ways for names to end than a script is to list; and each is tried with every name."""
 
 
-class Mends:
-    """A script that grows by a step for each mend; steps follow one another as the causes were found."""
+class FixScript:
+    """A script that grows by a step for each fix; steps follow one another as the causes were found."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._files = [str(path) for path in checkpoint.files]
@@ -55,8 +55,8 @@ class Mends:
         """Leaves tensors out."""
         self._each(names, every, "del tensors[name]")
 
-    def script(self) -> str | None:
-        """The whole script; None where nothing is to be mended."""
+    def text(self) -> str | None:
+        """The whole script; None where nothing is to be fixed."""
         if not self._steps:
             return None
         framework = "torch" if self._torch else "numpy"
@@ -67,7 +67,7 @@ class Mends:
         lines.append(f"tensors = load_file({_quoted(first)})")
         lines += [f"tensors |= load_file({_quoted(file)})" for file in more]
         lines += self._steps
-        lines.append('save_file(tensors, "mended.safetensors", metadata={"format": "pt"})')
+        lines.append('save_file(tensors, "fixed.safetensors", metadata={"format": "pt"})')
         return "\n".join(lines) + "\n"
 
     def _each(self, names: Collection[str], every: Iterable[str], step: str) -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from rushlight.porting.check.checker import Examination
+    from rushlight.porting.check.checker import Checker
 
-__all__ = ["framework", "look_at_framework"]
+__all__ = ["check_framework", "framework"]
 
 
 class Framework(NamedTuple):
@@ -69,20 +69,20 @@ def framework(names: Iterable[str], metadata: Mapping[str, str]) -> Framework | 
     return TENSORFLOW if variables & {"kernel", "gamma", "embeddings", "moving_mean"} else None
 
 
-def look_at_framework(exam: Examination) -> bool:
+def check_framework(checker: Checker) -> bool:
     """Reports a checkpoint of another framework, in which nothing further is compared; whether it is one."""
-    found = framework(exam.tensors, exam.checkpoint.metadata)
+    found = framework(checker.tensors, checker.checkpoint.metadata)
     if found is None:
         return False
-    declared = exam.checkpoint.metadata.get("format")
+    declared = checker.checkpoint.metadata.get("format")
     said = f", and its metadata has format: {declared}" if _BY_FORMAT.get(declared or "") is found else ""
     code = f"AutoModel.from_pretrained('FOLDER', {found.flag}=True).save_pretrained('NEW')"
-    exam.problem(
+    checker.problem(
         "framework",
         f"{found.name} weights, not PyTorch's",
         f"Names with {found.signs} are {found.name}'s{said}. {found.layout}",
         f"take the PyTorch weights of the same model, or convert these where transformers 4, PyTorch and {found.name} "
         f"are installed: `{code}`, with the model's own class in place of AutoModel",
-        [(seen, str(seen.shape)) for seen in exam.tensors.values()],
+        [(seen, str(seen.shape)) for seen in checker.tensors.values()],
     )
     return True

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rushlight.models import Architecture
-    from rushlight.porting.check.checker import Examination
+    from rushlight.porting.check.checker import Checker
 
-__all__ = ["find_architecture", "look_at_shared_table", "look_at_unknown", "look_at_wrappers"]
+__all__ = ["check_shared_table", "check_unknown", "check_wrappers", "find_architecture"]
 
 WRAPPERS = {
     "_orig_mod.": "torch.compile",
@@ -37,14 +37,14 @@ HOLDERS = {
 """What is put before all names by what holds a whole model under an attribute."""
 
 
-def look_at_wrappers(exam: Examination, expected: Iterable[str]) -> None:
+def check_wrappers(checker: Checker, expected: Iterable[str]) -> None:
     """Takes out what wrappers put into names, but where one of the `expected` prefixes has it."""
     for wrapper, what in WRAPPERS.items():
         if any(wrapper in prefix for prefix in expected):
             continue
-        changed = exam.rename(partial(_without, wrapper))
+        changed = checker.rename(partial(_without, wrapper))
         if changed:
-            exam.problem(
+            checker.problem(
                 "prefix",
                 f"names with {wrapper}",
                 f"They are put there by {what}, into the names of the model that it wraps.",
@@ -52,42 +52,42 @@ def look_at_wrappers(exam: Examination, expected: Iterable[str]) -> None:
                 changed,
                 in_script=True,
             )
-            exam.mends.strip(wrapper, anywhere=True)
+            checker.fix_script.strip(wrapper, anywhere=True)
 
 
 def _without(wrapper: str, name: str) -> str:
     return f".{name}".replace(f".{wrapper}", ".")[1:]
 
 
-def find_architecture(exam: Examination, named: Architecture | None, flag: str | None = None) -> Architecture | None:
+def find_architecture(checker: Checker, named: Architecture | None, flag: str | None = None) -> Architecture | None:
     """The architecture that was named, or the one whose landmarks are there; a prefix before them is taken off.
 
     Args:
-        exam: its tensors get their names without the prefix.
+        checker: its tensors get their names without the prefix.
         named: by the flag, or without one by config.json; None if by neither.
         flag: the flag that names it.
     """
     for architecture in [named] if named else ARCHITECTURES.values():
         # A table may be in the file under its head's name alone.
-        needed = _landmarks(exam, architecture) - set(architecture.rules.tied.values())
-        prefixes = [_prefix(exam.tensors, landmark, architecture.rules.prefixes) for landmark in needed]
+        needed = _landmarks(checker, architecture) - set(architecture.rules.tied.values())
+        prefixes = [_prefix(checker.tensors, landmark, architecture.rules.prefixes) for landmark in needed]
         there = [prefix for prefix in prefixes if prefix is not None]
         if named and needed and not there:
-            _look_at_another_model(exam, needed, flag)
+            _check_another_model(checker, needed, flag)
         if there and (named or len(there) == len(needed)):
             if prefix := Counter(there).most_common(1)[0][0]:
-                _strip(exam, prefix)
+                _strip(checker, prefix)
             return architecture
     return named
 
 
-def _landmarks(exam: Examination, architecture: Architecture) -> frozenset[str]:
+def _landmarks(checker: Checker, architecture: Architecture) -> frozenset[str]:
     """Names that every checkpoint of an architecture has; of a port that tells none, some of its slots."""
     landmarks: frozenset[str] = getattr(architecture, "landmarks", frozenset())
     if landmarks:
         return landmarks
     try:
-        model = architecture(architecture.config_type.from_tensors(exam.tensors, file=exam.checkpoint.source))
+        model = architecture(architecture.config_type.from_tensors(checker.tensors, file=checker.checkpoint.source))
     except RushlightError:
         return landmarks
     return frozenset(name for name, _ in islice(model.named_slots(), ENOUGH))
@@ -102,10 +102,10 @@ def _prefix(names: Iterable[str], landmark: str, prefixes: tuple[str, ...]) -> s
     return next((shortest.removesuffix(prefix) for prefix in prefixes if shortest.endswith(prefix)), shortest)
 
 
-def _strip(exam: Examination, prefix: str) -> None:
-    changed = exam.rename(lambda name: name.removeprefix(prefix))
+def _strip(checker: Checker, prefix: str) -> None:
+    changed = checker.rename(lambda name: name.removeprefix(prefix))
     shown, holder = printable_name(prefix), HOLDERS.get(prefix, "another module")
-    exam.problem(
+    checker.problem(
         "prefix",
         f"names that begin with {shown}",
         f"The model was saved from inside {holder}, which held it as {shown.rstrip('.')}.",
@@ -113,19 +113,19 @@ def _strip(exam: Examination, prefix: str) -> None:
         changed,
         in_script=True,
     )
-    exam.mends.strip(prefix)
+    checker.fix_script.strip(prefix)
 
 
-def look_at_shared_table(exam: Examination, architecture: Architecture) -> None:
+def check_shared_table(checker: Checker, architecture: Architecture) -> None:
     """Finds a table that is in the file under the name of the head that it is tied to, and gives it its own."""
     rules = architecture.rules
-    names = {rules.canonical(name): name for name in exam.tensors}
+    names = {rules.canonical(name): name for name in checker.tensors}
     for head, table in rules.tied.items():
         if table in names or head not in names:
             continue
-        seen = exam.tensors[names[head]]
-        prefix = next((p for p in rules.prefixes if any(name.startswith(p) for name in exam.tensors)), "")
-        exam.problem(
+        seen = checker.tensors[names[head]]
+        prefix = next((p for p in rules.prefixes if any(name.startswith(p) for name in checker.tensors)), "")
+        checker.problem(
             "tie",
             f"{table} is there only as {head}",
             "The two are tied, and of tied tensors safetensors' save_model keeps one: the first by name.",
@@ -133,18 +133,18 @@ def look_at_shared_table(exam: Examination, architecture: Architecture) -> None:
             [(seen, str(seen.shape))],
             in_script=True,
         )
-        exam.tensors[prefix + table] = replace(seen, name=prefix + table)
-        exam.mends.copy(seen.name, prefix + table)
+        checker.tensors[prefix + table] = replace(seen, name=prefix + table)
+        checker.fix_script.copy(seen.name, prefix + table)
 
 
-def _look_at_another_model(exam: Examination, landmarks: frozenset[str], flag: str | None) -> None:
-    relative = family(exam.tensors)
-    exam.problem(
+def _check_another_model(checker: Checker, landmarks: frozenset[str], flag: str | None) -> None:
+    relative = family(checker.tensors)
+    checker.problem(
         "architecture",
         "another model",
         f"Nothing here is called {' or '.join(sorted(landmarks)[:3])}"
         + (f"; by its names this is {relative.what}." if relative else "."),
-        relative.mend
+        relative.fix
         if relative
         else f"leave {flag} out, or give the checkpoint of this model"
         if flag
@@ -152,24 +152,24 @@ def _look_at_another_model(exam: Examination, landmarks: frozenset[str], flag: s
     )
 
 
-def look_at_unknown(exam: Examination, model_type: object) -> None:
+def check_unknown(checker: Checker, model_type: object) -> None:
     """Says what is known of a checkpoint whose architecture is not; `model_type` is config.json's word, if any."""
     ours = ", ".join(ARCHITECTURES)
     told = f"config.json calls it {printable_name(model_type)}; " if isinstance(model_type, str) else ""
-    relative = family(exam.tensors)
+    relative = family(checker.tensors)
     if relative:
-        exam.problem(
+        checker.problem(
             "architecture",
             "a model that rushlight does not have",
             f"By its names this is {relative.what}; {told}rushlight has {ours}.",
-            relative.mend,
+            relative.fix,
         )
     else:
-        exam.problem(
+        checker.problem(
             "architecture",
             "a model that rushlight does not know",
             f"The names are not those of {ours}; {told}rushlight has no other model.",
             "`rushlight port SOURCE -o my_model.py` writes a model file under these names to begin with; "
             "`--architecture NAME` compares them with a model of rushlight's all the same",
-            [(seen, str(seen.shape)) for seen in list(exam.tensors.values())[:5]],
+            [(seen, str(seen.shape)) for seen in list(checker.tensors.values())[:5]],
         )

@@ -1,4 +1,4 @@
-"""What a check finds: causes, each with its evidence and its mend."""
+"""What a check finds: causes, each with its evidence and its fix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Cause", "Evidence", "Finding", "Report", "folded", "with_n"]
+__all__ = ["Cause", "CheckReport", "Evidence", "Finding", "folded", "with_n"]
 
 Cause = Literal[
     "architecture",
@@ -53,34 +53,34 @@ class Finding:
         is_problem: whether it keeps the checkpoint from fitting; else it is a note.
         title: what it is, in a few words.
         why: what that means, in sentences.
-        mend: what to do, in sentences; empty if there is nothing to do.
+        fix: what to do, in sentences; empty if there is nothing to do.
         evidence: the tensors or fields it shows in, equal blocks as one.
         tensors: the names, as the file has them, of all tensors concerned.
-        in_script: whether the report's script mends it.
+        in_script: whether the report's script fixes it.
     """
 
     cause: Cause
     is_problem: bool
     title: str
     why: str = ""
-    mend: str = ""
+    fix: str = ""
     evidence: tuple[Evidence, ...] = ()
     tensors: tuple[str, ...] = ()
     in_script: bool = False
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """How a checkpoint and a model go together.
 
     Attributes:
         source: what the user named.
         saved_by: what wrote the checkpoint, as its names and shapes tell; None if they do not.
-        model: what it was held against, in words: `gpt2 (n_layer 12, n_embd 768, n_head 12)`; None if unknown.
+        model: what it was compared with, in words: `gpt2 (n_layer 12, n_embd 768, n_head 12)`; None if unknown.
         n_tensors: in the checkpoint.
         data: whether the tensors' values were looked at: "read", or why not: "skipped", "elsewhere".
         findings: problems first, then notes.
-        script: Python that writes a copy in which what is mended by rote is mended; None if nothing is.
+        script: Python that writes a copy in which what is fixed by rote is fixed; None if nothing is.
     """
 
     source: str

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Layer", "conv1d_by_majority", "guess"]
+__all__ = ["Layer", "conv1d_by_majority", "infer_layer"]
 
 Shape = tuple[int, ...]
 
@@ -47,7 +47,7 @@ def conv1d_by_majority(tensors: Iterable[tuple[str, Shape]]) -> bool:
     return votes > 0
 
 
-def guess(name: str, tensors: Mapping[str, Shape], *, conv1d: bool, eps: str = "1e-5") -> Layer | None:
+def infer_layer(name: str, tensors: Mapping[str, Shape], *, conv1d: bool, eps: str = "1e-5") -> Layer | None:
     """The layer that has exactly these tensors; None if `rushlight.nn` has no such layer.
 
     Args:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rushlight.models.gpt2 import ACTIVATION_NAMES
+from rushlight.models import ACTIVATION_NAMES
 
 if TYPE_CHECKING:
     from rushlight.models.gpt2 import GPT2Config
@@ -95,7 +95,7 @@ def __call__(self, x, batch):
 def __call__(self, x):
     return self.c_proj(self.act(self.c_fc(x)))
 """,
-            after=("" if sure_of_gelu else f"# A guess: {NANOGPT_GELU}.\n")
+            after=("" if sure_of_gelu else f"# Inferred: {NANOGPT_GELU}.\n")
             + f'self.act = Activation("{ACTIVATION_NAMES[config.activation_function]}")\n',
         )
     return None

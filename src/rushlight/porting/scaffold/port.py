@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import read_config
 from rushlight.errors import PortError
-from rushlight.models import recognise
 from rushlight.models.gpt2 import GPT2, GPT2Config
-from rushlight.porting.check.checker import Examination
+from rushlight.porting.check.checker import Checker
 from rushlight.porting.check.names import find_architecture
 from rushlight.porting.scaffold.gpt2_writer import GPT2Writer
 from rushlight.porting.scaffold.writer import Scaffold, Writer
@@ -47,24 +46,24 @@ def scaffold(checkpoint: Checkpoint, file: str | os.PathLike[str] = "my_model.py
 
 def _as_gpt2(checkpoint: Checkpoint) -> tuple[GPT2Config, tuple[str, ...]] | None:
     """The config of a GPT-2 and the prefixes of its names, or None if it is not one."""
-    exam = Examination(checkpoint, readable=False)
-    if find_architecture(exam, None) is not GPT2:
+    checker = Checker(checkpoint, readable=False)
+    if find_architecture(checker, None) is not GPT2:
         return None
-    if recognise(exam.tensors) is None:
+    if "wte.weight" not in map(GPT2.rules.canonical, checker.tensors):
         raise PortError(
             "the table of embeddings is there only under the name of the head that is tied to it",
             file=checkpoint.source,
-            remedy="`rushlight check` writes the lines that mend it",
+            remedy="`rushlight check` writes the lines that fix it",
         )
     path = checkpoint.sidecar("config.json")
     if path is None:
-        config = GPT2Config.from_tensors(exam.tensors, file=checkpoint.source)
+        config = GPT2Config.from_tensors(checker.tensors, file=checkpoint.source)
     else:
         values = read_config(path)
         config = GPT2Config.from_json(values, file=str(path))
     # The longest first, since the first that a name begins with is taken off.
-    names = [seen.tensor.name for seen in exam.tensors.values()]
-    outer = next(seen.tensor.name.removesuffix(name) for name, seen in exam.tensors.items())
+    names = [seen.tensor.name for seen in checker.tensors.values()]
+    outer = next(seen.tensor.name.removesuffix(name) for name, seen in checker.tensors.items())
     candidates = [outer + prefix for prefix in GPT2.rules.prefixes] + [outer]
     used = [p for p in candidates if p and any(name.startswith(p) for name in names)]
     # Those of the class too: a recording has them, whatever the file has.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rushlight.checkpoint.listing import first_ten
-from rushlight.errors import PortError, printable_name
+from rushlight.errors import PortError, first_ten, printable_name
 from rushlight.nn import Module
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rushlight.checkpoint import display_name, read_config
 from rushlight.checkpoint.dtypes import FLOAT_DTYPES
 from rushlight.errors import ConfigError
-from rushlight.porting.scaffold.infer import Layer, conv1d_by_majority, guess
+from rushlight.porting.scaffold.infer import Layer, conv1d_by_majority, infer_layer
 from rushlight.porting.scaffold.source_text import (
     WIDTH,
     assignment,
@@ -77,7 +77,7 @@ class Writer:
         self.root = tree_of(self.paths(weights), checkpoint.source)
         self.conv1d = conv1d_by_majority(weights)
         self.eps = self.epsilon()
-        self.used: set[str] = {"Module", "NameRules"}
+        self.used: set[str] = {"NameRules"}
         self.to_write: list[str] = []
         self.classes: dict[str, str] = {}
         self.block_keys = {
@@ -86,7 +86,7 @@ class Writer:
             if type(value) is int and _is_field(key) and re.search(r"layers?|blocks?|depth", key)
         }
         self.names: dict[object, str] = {}
-        self.taken = {*dir(builtins), *keyword.kwlist, *LAYERS, "Config", "Module", "ModuleDict"}
+        self.taken = {*dir(builtins), *keyword.kwlist, *LAYERS, "Config", "Module", "ModuleDict", "PretrainedModel"}
         self.taken |= {"ModuleList", "NameRules", "Role", "Slot", "Fields", "KVShape", "ClassVar", "ARCHITECTURE"}
         self.last_number: dict[str, int] = defaultdict(lambda: 1)
         self.root_name = self.free_name(self.root_stem())
@@ -161,7 +161,7 @@ class Config:
             yield from self.all_layers(child)
 
     def layer(self, node: Node) -> Layer | None:
-        return None if node.children else guess(node.name, node.tensors, conv1d=self.conv1d, eps=self.eps)
+        return None if node.children else infer_layer(node.name, node.tensors, conv1d=self.conv1d, eps=self.eps)
 
     def size(self, dim: int) -> str:
         """A size in Python: a field of the config where it has a name, or three or four times the width."""
@@ -229,13 +229,16 @@ class Config:
             layer = self.layer(child)
             if layer and layer.doubt and layer.doubt not in doubts:
                 doubts.add(layer.doubt)
-                init.append(f"# A guess: {layer.doubt}.")
+                init.append(f"# Inferred: {layer.doubt}.")
             init += assignment(child_name, self.made(child, room_for(child_name), self.layer_number(child, given)))
         for tensor, shape in node.tensors.items():
             init += self.slot(tensor, shape)
         init += known.after.splitlines() if known else []
         arguments = "self, config, layer" if given == "layer" else "self, config"
-        lines = [f"class {name}(Module):", f'    """{known.doc if known else self.described(node)}"""', ""]
+        base = "Module" if node.path else "PretrainedModel"
+        if node.path:
+            self.used.add("Module")
+        lines = [f"class {name}({base}):", f'    """{known.doc if known else self.described(node)}"""', ""]
         if not node.path:
             lines += [*self.class_variables(), ""]
         lines.append(f"    def __init__({arguments}):")
@@ -376,7 +379,7 @@ class Config:
             "from typing import ClassVar",
             "",
             *roles,
-            "from rushlight.models.schema import Fields",
+            "from rushlight.models import Fields, PretrainedModel",
         ]
 
     def test(self, file: Path) -> str:

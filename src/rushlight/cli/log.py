@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def notes_on_stderr() -> Iterator[None]:
+def log_to_stderr() -> Iterator[None]:
     """Within the block, what the library has to tell (its "rushlight" logger) appears on stderr as `note: ...`."""
     logger = logging.getLogger("rushlight")
     handler, level = _Notes(), logger.level

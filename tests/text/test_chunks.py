@@ -8,8 +8,8 @@ import tokenizers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from rushlight.errors import RequestError
-from rushlight.text import Tokenizer, encode_pieces, read_pieces
-from rushlight.text.pieces import PIECE_BYTES
+from rushlight.text import Tokenizer, encode_chunks, read_chunks
+from rushlight.text.chunks import CHUNK_BYTES
 from rushlight.text.tokenizer import MAX_PROMPT_BYTES
 
 WORDS = [
@@ -53,7 +53,7 @@ def test_pieces_are_encoded_as_the_whole(gpt2, seed):
     rng = random.Random(seed)
     text = random_text(rng, 40)
     assert gpt2.cuts_before_spaces
-    assert list(encode_pieces(gpt2, cut_at_random(rng, text))) == gpt2.encode(text)
+    assert list(encode_chunks(gpt2, cut_at_random(rng, text))) == gpt2.encode(text)
 
 
 def test_tokens_come_before_the_text_has_ended(gpt2):
@@ -62,7 +62,7 @@ def test_tokens_come_before_the_text_has_ended(gpt2):
         yield " there was"
         raise RuntimeError("read too far")
 
-    ids = encode_pieces(gpt2, pieces())
+    ids = encode_chunks(gpt2, pieces())
     assert [next(ids) for _ in range(4)] == gpt2.encode("Once upon a time")
 
 
@@ -96,35 +96,35 @@ def test_a_text_that_cannot_be_cut_is_encoded_whole(tmp_path, changes):
     tokenizer = other(tmp_path, **changes)
     text = "Once upon a time, in ten words"
     assert not tokenizer.cuts_before_spaces
-    assert list(encode_pieces(tokenizer, [text[:9], text[9:]])) == tokenizer.encode(text)
+    assert list(encode_chunks(tokenizer, [text[:9], text[9:]])) == tokenizer.encode(text)
     with pytest.raises(RequestError, match="of text cannot be cut without changing the tokens"):
-        list(encode_pieces(tokenizer, [" word" * (MAX_PROMPT_BYTES // 10)] * 3))
+        list(encode_chunks(tokenizer, [" word" * (MAX_PROMPT_BYTES // 10)] * 3))
 
 
 def test_a_stretch_without_a_space_has_a_bound(gpt2):
     with pytest.raises(RequestError, match="of text without a space cannot be cut"):
-        list(encode_pieces(gpt2, ("x" * (1 << 18) for _ in range(10**6))))
+        list(encode_chunks(gpt2, ("x" * (1 << 18) for _ in range(10**6))))
 
 
-@pytest.mark.parametrize("text", ["", "\ufeffa\r\nb\n", "é" * PIECE_BYTES, "x" + "😀" * PIECE_BYTES])
+@pytest.mark.parametrize("text", ["", "\ufeffa\r\nb\n", "é" * CHUNK_BYTES, "x" + "😀" * CHUNK_BYTES])
 def test_a_file_is_read_as_it_is(text):
-    assert "".join(read_pieces(io.BytesIO(text.encode()), "a.txt")) == text
+    assert "".join(read_chunks(io.BytesIO(text.encode()), "a.txt")) == text
 
 
 @pytest.mark.parametrize(
     ("data", "offset"),
     [
         (b"ab\xff", 2),
-        (b"a" * PIECE_BYTES + b"b\xc3(", PIECE_BYTES + 1),
-        (b"a" * (PIECE_BYTES - 1) + b"\xc3(", PIECE_BYTES - 1),
+        (b"a" * CHUNK_BYTES + b"b\xc3(", CHUNK_BYTES + 1),
+        (b"a" * (CHUNK_BYTES - 1) + b"\xc3(", CHUNK_BYTES - 1),
     ],
 )
 def test_what_is_not_utf8_is_told_with_its_byte(data, offset):
     with pytest.raises(RequestError, match="not UTF-8") as error:
-        list(read_pieces(io.BytesIO(data), "a.txt"))
+        list(read_chunks(io.BytesIO(data), "a.txt"))
     assert (error.value.file, error.value.offset) == ("a.txt", offset)
 
 
 def test_a_file_that_ends_inside_a_character():
     with pytest.raises(RequestError, match="not UTF-8"):
-        list(read_pieces(io.BytesIO("aé".encode()[:-1]), "a.txt"))
+        list(read_chunks(io.BytesIO("aé".encode()[:-1]), "a.txt"))

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from rushlight.text.tokenizer import Tokenizer
 
-__all__ = ["encode_pieces", "read_pieces"]
+__all__ = ["encode_chunks", "read_chunks"]
 
-PIECE_BYTES = 1 << 12
+CHUNK_BYTES = 1 << 12
 """Read at once: some thousand tokens, so that a progress bar moves."""
 
 
-def read_pieces(file: BinaryIO, name: str) -> Iterator[str]:
+def read_chunks(file: BinaryIO, name: str) -> Iterator[str]:
     """The text of a UTF-8 file, a piece after the other, nothing changed: line ends stay as they are.
 
     Raises:
@@ -29,7 +29,7 @@ def read_pieces(file: BinaryIO, name: str) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     while True:
-        data = file.read(PIECE_BYTES)
+        data = file.read(CHUNK_BYTES)
         pending = len(decoder.getstate()[0])
         try:
             text = decoder.decode(data, final=not data)
@@ -47,7 +47,7 @@ def read_pieces(file: BinaryIO, name: str) -> Iterator[str]:
             return
 
 
-def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[int]:
+def encode_chunks(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[int]:
     """The token ids of the text that the pieces make up, exactly those of `tokenizer.encode` of the whole.
 
     A byte-level BPE cannot be cut anywhere: " the" is one token, " t" and "he" are two. GPT-2's pre-tokenizer however

@@ -12,14 +12,15 @@ from reprlib import repr as short_repr
 from typing import TYPE_CHECKING
 
 from rushlight.errors import TokenizerError, printable_name
-from rushlight.text.files import parse_object, read_bytes
+from rushlight.files.limits import MAX_TOKENIZER_CONFIG_BYTES
+from rushlight.text.files import read_tokenizer_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import Any
 
-__all__ = ["Added", "Settings", "class_name", "read_settings"]
+__all__ = ["AddedToken", "TokenizerSettings", "class_name", "read_settings"]
 
 NAMES = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
 """The special tokens that have a name."""
@@ -29,7 +30,7 @@ CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddedToken:
     """A token that is found in a text as a whole.
 
     Attributes:
@@ -48,7 +49,7 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TokenizerSettings:
     """How to make a tokenizer from a vocabulary.
 
     Attributes:
@@ -61,7 +62,7 @@ class Settings:
 
     tokenizer_class: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
-    added: tuple[Added, ...] = ()
+    added: tuple[AddedToken, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None
 
@@ -77,7 +78,7 @@ class Settings:
         return value
 
 
-def read_settings(find: Callable[[str], Path | None]) -> Settings:
+def read_settings(find: Callable[[str], Path | None]) -> TokenizerSettings:
     """The settings beside a vocabulary.
 
     Args:
@@ -87,12 +88,13 @@ def read_settings(find: Callable[[str], Path | None]) -> Settings:
         TokenizerError: a file cannot be read, or a value in it is not what transformers writes.
     """
     path = find(CONFIG)
-    config = {} if path is None else _object(path)
+    config = {} if path is None else read_tokenizer_object(path, max_bytes=MAX_TOKENIZER_CONFIG_BYTES)
     decoder = config.get("added_tokens_decoder")
     values = {key: (path, config[key]) for key in (*NAMES, *EXTRA) if config.get(key)}
     older = None if decoder is not None else find("special_tokens_map.json")
     if older is not None:
-        values |= {key: (older, value) for key, value in _object(older).items() if key in (*NAMES, *EXTRA) and value}
+        older_values = read_tokenizer_object(older)
+        values |= {key: (older, older_values[key]) for key in (*NAMES, *EXTRA) if older_values.get(key)}
     names = {key: _token(*values[key], key) for key in NAMES if key in values}
     special = list(names.values())
     for key in EXTRA:
@@ -109,17 +111,13 @@ def read_settings(find: Callable[[str], Path | None]) -> Settings:
         if token.content not in seen:
             seen.add(token.content)
             added.append(token)
-    return Settings(
+    return TokenizerSettings(
         tokenizer_class=class_name(config, path),
         names={key: token.content for key, token in names.items()},
         added=tuple(added),
         config=config,
         file=path,
     )
-
-
-def _object(path: Path) -> dict[str, Any]:
-    return parse_object(read_bytes(path), path)
 
 
 def class_name(config: Mapping[str, Any], path: Path | None) -> str | None:
@@ -134,16 +132,16 @@ def class_name(config: Mapping[str, Any], path: Path | None) -> str | None:
     return name.removesuffix("Fast") if name else None
 
 
-def _token(path: Path | None, value: Any, key: str) -> Added:
+def _token(path: Path | None, value: Any, key: str) -> AddedToken:
     """A special token: its text, or an object with it as `content`."""
     if isinstance(value, str) and value:
-        return Added(value, file=path)
+        return AddedToken(value, file=path)
     if isinstance(value, dict) and isinstance(value.get("content"), str) and value["content"]:
-        return Added(value["content"], flags=_flags(path, value), file=path)
+        return AddedToken(value["content"], flags=_flags(path, value), file=path)
     raise TokenizerError(f"{key} is not a token", file=path, expected="a text", found=short_repr(value))
 
 
-def _tokens(path: Path | None, value: Any, key: str) -> list[Added]:
+def _tokens(path: Path | None, value: Any, key: str) -> list[AddedToken]:
     members = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(members, list):
         raise TokenizerError(f"{key} is not a list of tokens", file=path, found=short_repr(value))
@@ -160,7 +158,7 @@ def _flags(path: Path | None, value: Mapping[str, Any]) -> dict[str, bool]:
     return flags
 
 
-def _listed(path: Path | None, decoder: Any) -> list[Added]:
+def _listed(path: Path | None, decoder: Any) -> list[AddedToken]:
     """The tokens of `added_tokens_decoder`: an object of ids, each with its token as an object."""
     if not isinstance(decoder, dict):
         raise TokenizerError(
@@ -181,12 +179,14 @@ def _listed(path: Path | None, decoder: Any) -> list[Added]:
     return tokens
 
 
-def _listed_older(path: Path | None) -> list[Added]:
+def _listed_older(path: Path | None) -> list[AddedToken]:
     """The tokens of added_tokens.json: an object of texts, each with its id."""
     if path is None:
         return []
-    items = _object(path).items()
-    return [Added(content, _id(path, value, content), special=False, file=path) for content, value in items if content]
+    items = read_tokenizer_object(path).items()
+    return [
+        AddedToken(content, _id(path, value, content), special=False, file=path) for content, value in items if content
+    ]
 
 
 def _id(path: Path | None, value: Any, content: str) -> int:

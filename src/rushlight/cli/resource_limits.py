@@ -15,7 +15,7 @@ _M_ARENA_MAX = -8
 """glibc's malloc.h."""
 
 
-def heed_limits() -> None:
+def adapt_to_resource_limits() -> None:
     """Under a tight limit, have OpenBLAS compute with one thread, and if it is on addresses, all threads share a heap.
 
     glibc sets 64 MB of addresses aside for each thread's heap, OpenBLAS 32 MB and a stack, and the limit counts them as

@@ -1,0 +1,81 @@
+"""The dtype policy that every backend follows: what each weight is kept in, and what activations are computed in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rushlight.backends.protocol import Role
+from rushlight.errors import DtypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from rushlight.backends.protocol import Tensor
+
+DTYPES = ("auto", "f32", "f64", "f16", "bf16", "int8", "int4")
+"""The dtypes that a user may request; each device supports some of them. auto keeps every weight in the checkpoint's
+own dtype."""
+
+WEIGHT_BYTES = {"f64": 8.0, "f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0625, "int4": 0.625}
+"""Bytes of one weight in a dtype, including its share of the scales."""
+
+_CHECKPOINT_DTYPES = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
+"""safetensors dtype -> the dtype that auto keeps it in; F64 is rounded."""
+
+
+class DtypePolicy:
+    """The dtypes of one backend's weights: as requested, and as loaded so far.
+
+    Args:
+        device: for the error message.
+        requested: one of DTYPES.
+        compute_dtypes: every weight dtype that the backend supports, with the dtype of the activations that it
+            multiplies such weights by. Biases and gains are kept in the latter.
+
+    Raises:
+        DtypeError: the backend does not support the requested dtype.
+    """
+
+    def __init__(self, device: str, requested: str, compute_dtypes: Mapping[str, str]) -> None:
+        check_dtype(device, requested, ["auto", *compute_dtypes])
+        self._requested = requested
+        self._compute_dtypes = compute_dtypes
+        self._loaded: set[str] = set()
+
+    def keep(self, tensor: Tensor, role: Role) -> str:
+        """The dtype to keep a tensor in; a matrix's is recorded as loaded."""
+        if role is Role.CONSTANT:
+            return "f32"
+        dtype = _CHECKPOINT_DTYPES[tensor.dtype] if self._requested == "auto" else self._requested
+        if role is Role.VECTOR:
+            return self._compute_dtypes[dtype]
+        if dtype == "int4" and role is Role.TABLE:
+            dtype = "int8"  # a table is usually the head too, where four bits cost the most quality
+        self._loaded.add(dtype)
+        return dtype
+
+    @property
+    def weight_dtypes(self) -> frozenset[str]:
+        """The dtypes of the matrices loaded so far; before the first, the requested dtype (f32 for auto)."""
+        return frozenset(self._loaded or {"f32" if self._requested == "auto" else self._requested})
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of activations: f32 where the weights' dtypes ask for different ones."""
+        found = {self._compute_dtypes[dtype] for dtype in self.weight_dtypes}
+        return found.pop() if len(found) == 1 else "f32"
+
+    @property
+    def label(self) -> str:
+        """The weights' dtype for display: the requested one, or for auto all that were loaded, as in "bf16/f32"."""
+        return "/".join(sorted(self.weight_dtypes)) if self._requested == "auto" else self._requested
+
+
+def check_dtype(device: str, requested: str, supported: Collection[str], remedy: str | None = None) -> None:
+    """Raises DtypeError if the requested dtype is not one of those that a backend supports."""
+    if requested not in supported:
+        raise DtypeError(
+            f"the {device} backend does not support dtype {requested}",
+            expected=" or ".join(supported),
+            remedy=remedy,
+        )

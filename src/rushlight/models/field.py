@@ -1,0 +1,207 @@
+"""Declarations of config fields: one line a field says how it is read, checked and shown by the tensors.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(TextConfig):
+        hidden_size: int = field.width(axis=("embed.weight", 1))
+        num_hidden_layers: int = field.layers(blocks="layers")
+        hidden_act: str = field.activation("silu")
+
+Reading config.json, the sizes that shapes show, and the comparison of the two follow from these lines. A field's name
+is its key in config.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rushlight.models.schema import MAX_LAYERS, MAX_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from rushlight.models.schema import Fields
+
+ACTIVATION_NAMES = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",  # the same formula with √(2/π) written out to ten digits
+    "gelu": "gelu_erf",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "quick_gelu": "quick_gelu",
+}
+"""What config.json calls an activation -> its name in `rushlight.nn.ACTIVATIONS`."""
+
+Read = Callable[["Fields", str, Mapping[str, Any]], Any]
+"""The reader of config.json, a field's name, and the fields read before it -> the field's value."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes by tensor name, without the prefixes that names may have."""
+
+_KEY = "rushlight"
+_NONE: Any = object()
+
+
+class Declaration(NamedTuple):
+    """How a field is read.
+
+    Attributes:
+        read: reads it from config.json.
+        role: which size of a decoder it is: vocabulary, positions, width, layers, heads, key/value heads, head_dim.
+        shown: its value by the shapes of a checkpoint; 0 if they do not show it.
+    """
+
+    read: Read
+    role: str = ""
+    shown: Callable[[Shapes], int] | None = None
+
+
+def declared(config_type: type) -> dict[str, Declaration]:
+    """The declarations of a config class, by field, in order."""
+    fields = dataclasses.fields(config_type)
+    return {field.name: field.metadata[_KEY] for field in fields if _KEY in field.metadata}
+
+
+def computed(read: Read, default: Any = _NONE, *, role: str = "", shown: Callable[[Shapes], int] | None = None) -> Any:
+    """A field that `read(fields, name, read_before)` computes, such as rotary frequencies from several keys."""
+    given = {} if default is _NONE else {"default": default}
+    return dataclasses.field(metadata={_KEY: Declaration(read, role, shown)}, **given)
+
+
+def size(
+    default: int | Callable[[Mapping[str, Any]], int] | None = None,
+    *,
+    axis: tuple[str, int] | None = None,
+    blocks: str | None = None,
+    shown: Callable[[Shapes], int] | None = None,
+    older_key: str = "",
+    aliases: Iterable[str] = (),
+    at_most: int = MAX_SIZE,
+    role: str = "",
+) -> Any:
+    """A positive integer.
+
+    Args:
+        default: its value where config.json has none, or the value from the fields read before; None requires the key.
+        axis: the tensor and the axis that show it.
+        blocks: the stem of the numbered blocks that it counts, in place of `axis`: `h` of `h.0`, `h.1`.
+        shown: its value by the shapes of all tensors, in place of either; 0 if they do not show it.
+        older_key: the key that holds it where its own is absent.
+        aliases: other keys that may hold it too, and have to agree.
+        at_most: the largest valid value.
+        role: which size of a decoder it is.
+    """
+
+    def read(fields: Fields, name: str, before: Mapping[str, Any]) -> int:
+        key = older_key if older_key and not fields.has(name) else name
+        fallback = default(before) if callable(default) else default
+        value = fields.size(key, at_most=at_most) if fallback is None else fields.size(key, fallback, at_most=at_most)
+        for alias in aliases:
+            fields.alias(alias, name, value)
+        return value
+
+    if axis is not None:
+        shown = _axis(*axis)
+    elif blocks is not None:
+        shown = _blocks(blocks)
+    constant = default if isinstance(default, int) else _NONE
+    return computed(read, constant, role=role, shown=shown)
+
+
+def positions(**options: Any) -> Any:
+    """The most positions of a sequence: `size`, as `TextConfig.context_length`."""
+    return size(role="positions", **options)
+
+
+def width(**options: Any) -> Any:
+    """The channels of the residual stream, C: `size`."""
+    return size(role="width", **options)
+
+
+def layers(**options: Any) -> Any:
+    """The number of layers that keep keys and values: `size`."""
+    return size(role="layers", at_most=MAX_LAYERS, **options)
+
+
+def heads(**options: Any) -> Any:
+    """The query heads, H: `size`."""
+    return size(role="heads", **options)
+
+
+def kv_heads(**options: Any) -> Any:
+    """The heads of keys and values, K, where they are fewer than the query heads: `size`."""
+    return size(role="kv_heads", **options)
+
+
+def head_dim(**options: Any) -> Any:
+    """The channels of a head, D, where they are not width / heads: `size`."""
+    return size(role="head_dim", **options)
+
+
+def positive(default: float) -> Any:
+    """A number above 0."""
+    return computed(lambda fields, name, _: fields.positive(name, default), default)
+
+
+def flag(default: bool) -> Any:
+    """True or false."""
+    return computed(lambda fields, name, _: fields.flag(name, default), default)
+
+
+def choice(choices: Collection[str], default: str) -> Any:
+    """One of several words."""
+    return computed(lambda fields, name, _: fields.choice(name, choices, default), default)
+
+
+def activation(default: str) -> Any:
+    """An activation by its name in config.json, a key of ACTIVATION_NAMES."""
+    return choice(ACTIVATION_NAMES, default)
+
+
+def token_id() -> Any:
+    """A token id, the first of several, or None."""
+
+    def read(fields: Fields, name: str, before: Mapping[str, Any]) -> int | None:
+        ids = fields.token_ids(name, before["vocab_size"])
+        return ids[0] if ids else None
+
+    return computed(read, None)
+
+
+def token_ids() -> Any:
+    """Token ids, one or several or none."""
+    return computed(lambda fields, name, before: fields.token_ids(name, before["vocab_size"]), ())
+
+
+def other_side(tensor: str, of: tuple[str, int]) -> Callable[[Shapes], int]:
+    """For `shown`: of a matrix from or to `of`, a tensor's axis, the other side, whichever way round the matrix is."""
+    known = _axis(*of)
+
+    def shown(shapes: Shapes) -> int:
+        sides = shapes.get(tensor, ())
+        return 0 if len(sides) != 2 else sides[1] if sides[0] == known(shapes) else sides[0]
+
+    return shown
+
+
+def _axis(tensor: str, axis: int) -> Callable[[Shapes], int]:
+    def shown(shapes: Shapes) -> int:
+        shape = shapes.get(tensor, ())
+        return shape[axis] if axis < len(shape) else 0
+
+    return shown
+
+
+def _blocks(stem: str) -> Callable[[Shapes], int]:
+    """How many blocks `stem.N` there are; one that is missing counts, one whose number is far off does not."""
+    block = re.compile(re.escape(stem) + r"\.(\d{1,9})\.")
+
+    def shown(shapes: Shapes) -> int:
+        numbers = {int(match[1]) for path in shapes if (match := block.match(path))}
+        return max((n + 1 for n in numbers if n < 2 * len(numbers)), default=0)
+
+    return shown

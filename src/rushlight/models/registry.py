@@ -1,0 +1,48 @@
+"""The built-in architectures by `model_type`, each imported when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rushlight.models.architecture import Architecture
+    from rushlight.nn import Tensor
+
+__all__ = ["ARCHITECTURES", "recognise"]
+
+MODULES = {
+    "gpt2": "gpt2",
+}
+"""The `model_type` in config.json -> the file in this folder, whose `ARCHITECTURE` is the model's class."""
+
+
+class _Registry(Mapping[str, "Architecture"]):
+    def __getitem__(self, model_type: str) -> Architecture:
+        architecture: Architecture = import_module(f"rushlight.models.{MODULES[model_type]}").ARCHITECTURE
+        return architecture
+
+    def __contains__(self, model_type: object) -> bool:
+        return model_type in MODULES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)
+
+
+ARCHITECTURES: Mapping[str, Architecture] = _Registry()
+"""The built-in architectures by `model_type`; looking one up imports its file."""
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> Architecture | None:
+    """The architecture of a checkpoint that has no config.json, or one without a model_type; None if it is unknown.
+
+    Only GPT-2, whose published checkpoints are bare files, is recognised by its tensors.
+    """
+    gpt2 = ARCHITECTURES["gpt2"]
+    return gpt2 if gpt2.recognises(tensors) else None

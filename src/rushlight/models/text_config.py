@@ -1,0 +1,140 @@
+"""The config of a language model: the fields that all have, and reading that follows from each field's declaration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+from rushlight.errors import ConfigError, PortError
+from rushlight.models import field
+from rushlight.models.generation_config import GENERATION_KEYS
+from rushlight.models.schema import BENIGN_KEYS, Fields
+from rushlight.nn import KVShape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rushlight.nn import Tensor
+
+__all__ = ["Heads", "TextConfig"]
+
+
+class Heads(NamedTuple):
+    """H query heads over K heads of keys and values, each of D channels."""
+
+    n: int
+    n_kv: int
+    dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The sizes and switches of a language model, each under its key in config.json.
+
+    A subclass declares its fields with `rushlight.models.field`, among them `positions`, `width`, `layers` and `heads`,
+    from which the KV cache's shape and the context length follow.
+    """
+
+    model_type: ClassVar[str] = ""
+    """The word for the architecture in config.json; "" takes any."""
+    benign_keys: ClassVar[frozenset[str]] = frozenset()
+    """Keys that do not change the logits, besides those that all architectures share."""
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Keys that would change the arithmetic and are not honoured -> their values that change nothing."""
+
+    vocab_size: int = field.size(role="vocabulary")
+    tie_word_embeddings: bool = field.flag(True)
+    bos_token_id: int | None = field.token_id()
+    eos_token_id: tuple[int, ...] = field.token_ids()
+
+    @property
+    def context_length(self) -> int:
+        """The most positions that a sequence can have."""
+        return self._size("positions")
+
+    @property
+    def heads(self) -> Heads:
+        """The heads of attention."""
+        n = self._size("heads")
+        return Heads(n, self._size("kv_heads") or n, self._size("head_dim") or self._size("width") // n)
+
+    @property
+    def kv_shape(self) -> KVShape:
+        """What the KV cache keeps of every position."""
+        return KVShape(self._size("layers"), self.heads.n_kv, self.heads.dim)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, file: str | None = None) -> Self:
+        """Reads a config.json.
+
+        Sizes have to be in it, since a wrong number of heads passes every check of shapes; the rest defaults as in
+        transformers. A key that would change the arithmetic is honoured or refused; other unknown keys are logged.
+
+        Raises:
+            ConfigError: fields are missing, mistyped, out of range or not honoured. The message lists them all.
+            PortError: the class lacks one of the declarations that a language model needs.
+        """
+        if missing := [role for role in ("positions", "width", "layers", "heads") if not cls._key(role)]:
+            raise PortError(
+                f"not a language model: {cls.__name__} declares no {', '.join(missing)}",
+                remedy=f"declare a field of the config as rushlight.models.field.{missing[0]}()",
+            )
+        fields = Fields(values, file)
+        if cls.model_type:
+            fields.choice("model_type", (cls.model_type,), cls.model_type)
+        read: dict[str, Any] = {}
+        for name, declaration in field.declared(cls).items():
+            read[name] = declaration.read(fields, name, read)
+        for key, neutral in {"quantization_config": (), **cls.unsupported}.items():
+            fields.neutral(key, *neutral)
+        cls._check_heads(fields, read)
+        fields.finish(BENIGN_KEYS | GENERATION_KEYS | cls.benign_keys)
+        return cls(**read)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], *, file: str | None = None) -> Self:  # noqa: ARG003
+        """Refuses: heads and epsilons show in no shape. A type whose checkpoints are bare files overrides it.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise cls.without_config("", file)
+
+    @classmethod
+    def shown_by(cls, shapes: field.Shapes) -> dict[str, int]:
+        """The fields that the names and shapes of a checkpoint show.
+
+        Args:
+            shapes: by tensor name, without the prefixes that names may have.
+        """
+        shown = {name: each.shown(shapes) for name, each in field.declared(cls).items() if each.shown}
+        return {name: value for name, value in shown.items() if value}
+
+    @staticmethod
+    def without_config(why: str, file: str | None) -> ConfigError:
+        """The error for a checkpoint whose config.json is missing and cannot be replaced by what the tensors show."""
+        problem = f"there is no config.json, and {why}" if why else "there is no config.json"
+        return ConfigError(problem, file=file, remedy="put the model's config.json beside the weights")
+
+    def __str__(self) -> str:
+        keys = [key for role in ("layers", "width", "heads") if (key := self._key(role))]
+        return ", ".join(f"{key} {getattr(self, key)}" for key in keys)
+
+    @classmethod
+    def _key(cls, role: str) -> str:
+        """The field of a role; "" if no field is declared with it."""
+        return next((name for name, each in field.declared(cls).items() if each.role == role), "")
+
+    def _size(self, role: str) -> int:
+        """The value of the field with a role; 0 if there is none."""
+        key = self._key(role)
+        value: int = getattr(self, key) if key else 0
+        return value
+
+    @classmethod
+    def _check_heads(cls, fields: Fields, read: Mapping[str, Any]) -> None:
+        """Refuses heads that do not divide the width, or key/value heads that do not divide the heads."""
+        divisors = [("kv_heads", "heads")] if cls._key("head_dim") else [("heads", "width"), ("kv_heads", "heads")]
+        for divisor, of in ((cls._key(a), cls._key(b)) for a, b in divisors):
+            if fields.sound and divisor and of and read[of] % read[divisor]:
+                fields.problem(f"{divisor} is {read[divisor]}, which does not divide {of} {read[of]}")

@@ -1,0 +1,135 @@
+"""Attention of every backend against the textbook's in float64: heads, windows, slopes, softcaps, chunks, batches."""
+
+import tracemalloc
+
+import pytest
+from backend_helpers import alibi_slopes, attend, attend_step, litter, random, rounded, textbook_attention
+
+from rushlight.backends import open_backend
+from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
+
+N_HEAD, N_KV_HEAD, HEAD_DIM = 6, 2, 10
+
+OPTIONS = {
+    "none": {},
+    **{f"window {n}": {"window": n} for n in (1, 3, 63, 64, 65, 1000)},
+    "slopes": {"slopes": alibi_slopes(N_HEAD)},
+    "softcap": {"softcap": 1.5},
+    "all": {"window": 65, "slopes": alibi_slopes(N_HEAD), "softcap": 5.0},
+}
+
+
+@pytest.fixture(params=OPTIONS)
+def options(request):
+    return OPTIONS[request.param]
+
+
+@pytest.fixture
+def grouped(request):
+    """`grouped(t)`: one sequence's queries of 6 heads, and keys and values of 2."""
+
+    def grouped(t, seed=0):
+        sizes = (N_HEAD, N_KV_HEAD, N_KV_HEAD)
+        return [3 * random(t, n * HEAD_DIM, seed=seed + i) for i, n in enumerate(sizes)]
+
+    return grouped
+
+
+@pytest.mark.parametrize("t", [1, 2, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 3 * BLOCK_SIZE + 5])
+@pytest.mark.parametrize(("n_head", "head_dim"), [(1, 4), (3, 5), (2, 64)])
+def test_an_entire_sequence(ops, close, t, n_head, head_dim):
+    q, k, v = (rounded(ops, 3 * random(t, n_head * head_dim, seed=seed)) for seed in range(3))
+    result = attend(ops, [(q, k, v)], [[t]], n_head, 0.3)[0]
+    close(ops.from_numpy(result), textbook_attention(q, k, v, n_head, 0.3))
+
+
+@pytest.mark.usefixtures("decoder_operations")
+@pytest.mark.parametrize(("n_head", "n_kv_head", "head_dim"), [(2, 1, 4), (4, 2, 10), (9, 3, 5), (8, 1, 20), (7, 7, 3)])
+@pytest.mark.parametrize("t", [1, 5, 70])
+def test_query_heads_share_key_heads_group_by_group(ops, close, t, n_head, n_kv_head, head_dim):
+    sizes = (n_head, n_kv_head, n_kv_head)
+    q, k, v = (rounded(ops, 3 * random(t, n * head_dim, seed=seed)) for seed, n in enumerate(sizes))
+    result = attend(ops, [(q, k, v)], [[t]], n_head, 0.3)[0]
+    close(ops.from_numpy(result), textbook_attention(q, k, v, n_head, 0.3))
+
+
+@pytest.mark.usefixtures("decoder_operations")
+@pytest.mark.parametrize("t", [1, 70, 3 * BLOCK_SIZE + 5])
+def test_windows_slopes_and_softcaps(ops, close, grouped, options, t):
+    q, k, v = (rounded(ops, x) for x in grouped(t))
+    result = attend(ops, [(q, k, v)], [[t]], N_HEAD, 0.3, **options)[0]
+    close(ops.from_numpy(result), textbook_attention(q, k, v, N_HEAD, 0.3, **options))
+
+
+@pytest.mark.usefixtures("decoder_operations")
+def test_decode_steps_with_options(ops, close, grouped, options):
+    """A prompt, then one row at a time over the edge of a block."""
+    q, k, v = (rounded(ops, x) for x in grouped(2 * BLOCK_SIZE + 3))
+    steps = [2 * BLOCK_SIZE - 3, *[1] * 6]
+    result = attend(ops, [(q, k, v)], [steps], N_HEAD, 0.3, **options)[0]
+    close(ops.from_numpy(result), textbook_attention(q, k, v, N_HEAD, 0.3, **options))
+
+
+def test_attention_never_builds_a_t_by_t_matrix():
+    ops, t = open_backend("reference"), 3000
+    q, k, v = (random(t, 4, seed=seed) for seed in range(3))
+    tracemalloc.start()
+    attend(ops, [(q, k, v)], [[t]], 1, 0.5)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < t * t * 4 / 4
+
+
+def test_scores_far_apart_do_not_overflow(ops, close):
+    q, k, v = (rounded(ops, 100 * random(70, 8, seed=seed)) for seed in range(3))
+    result = attend(ops, [(q, k, v)], [[70]], 2, 1.0)[0]
+    close(ops.from_numpy(result), textbook_attention(q, k, v, 2, 1.0))
+
+
+@pytest.mark.parametrize("steps", [[1] * 70, [69, 1], [7] * 10, [64, 6]])
+def test_chunks_do_not_change_a_sequence(subject, ops, steps):
+    qkv = [random(70, 10, seed=seed) for seed in range(3)]
+    chunked, entire = (attend(ops, [qkv], [sizes], 2, 0.4)[0] for sizes in (steps, [70]))
+    assert subject.same(chunked, entire)
+
+
+@pytest.mark.usefixtures("decoder_operations")
+@pytest.mark.parametrize("steps", [[1] * 150, [149, 1], [13] * 11 + [7], [64, 86]])
+def test_chunks_do_not_change_a_sequence_with_options(subject, ops, grouped, options, steps):
+    qkv = grouped(150)
+    chunked, entire = (attend(ops, [qkv], [sizes], N_HEAD, 0.4, **options)[0] for sizes in (steps, [150]))
+    assert subject.same(chunked, entire)
+
+
+def test_sequences_in_a_batch_do_not_see_each_other(subject, ops):
+    a, b, c = ([random(t, 12, seed=10 * t + i) for i in range(3)] for t in (5, 90, 66))
+    batched = attend(ops, [a, b, c], [[4, 1], [89, 1], [2, 64]], 3, 0.5)
+    for sequence, result in zip((a, b, c), batched, strict=True):
+        solo = attend(ops, [sequence], [[len(sequence[0])]], 3, 0.5)[0]
+        assert subject.same(result, solo)
+
+
+@pytest.mark.usefixtures("decoder_operations")
+def test_sequences_in_a_batch_do_not_see_each_other_with_options(subject, ops, grouped, options):
+    """Decode rows of different lengths and a prompt chunk, in one step."""
+    a, b, c = (grouped(t, seed=10 * t) for t in (5, 140, 66))
+    batched = attend(ops, [a, b, c], [[4, 1], [139, 1], [2, 64]], N_HEAD, 0.5, **options)
+    for sequence, result in zip((a, b, c), batched, strict=True):
+        solo = attend(ops, [sequence], [[len(sequence[0])]], N_HEAD, 0.5, **options)[0]
+        assert subject.same(result, solo)
+
+
+@pytest.mark.usefixtures("decoder_operations")
+@pytest.mark.parametrize("n", [1, 4])
+def test_blocks_behind_the_window_are_not_read(ops, close, grouped, n):
+    """Their keys and values may be gone: other sequences have written them."""
+    t, window = 3 * BLOCK_SIZE + 9, 20
+    q, k, v = (rounded(ops, x) for x in grouped(t))
+    shape, table = KVShape(2, N_KV_HEAD, HEAD_DIM), [3, 1, 4, 2]
+    cache = ops.kv_cache(shape, 5)
+    steps = [(0, t - n), (t - n, t)]
+    for start, stop in steps:
+        batch = Batch.of([Chunk([0] * (stop - start), start, table)], cache)
+        result = attend_step(ops, [x[start:stop] for x in (q, k, v)], batch, N_HEAD, 0.3, window=window)
+        litter(ops, cache, table[:2], N_KV_HEAD, HEAD_DIM)
+    close(ops.from_numpy(result), textbook_attention(q, k, v, N_HEAD, 0.3, window=window)[-n:])

@@ -1,0 +1,122 @@
+"""A recording belongs to one module tree: changing another tree, loading, tracing and patching leave it valid."""
+
+import numpy as np
+import pytest
+
+import rushlight
+from rushlight.backends.batch import Batch, Chunk
+from rushlight.nn import Activation, tapped
+
+PROMPT = "Once upon a time"
+
+
+class Calls:
+    """A captured forward, and how often its model is called, which is whenever a step is not repeated from a plan."""
+
+    def __init__(self, model):
+        self.module, self.ops, self.n = model.module, model.module.ops, 0
+        self.cache = self.ops.kv_cache(model.config.kv_shape, 1)
+        self.forward = self.ops.capture(self)
+        self.position = 0
+
+    @property
+    def version(self):
+        return self.module.version
+
+    def __call__(self, batch):
+        self.n += 1
+        return self.module(batch)
+
+    def steps(self, n):
+        """How many of n decode steps called the model."""
+        before = self.n
+        for _ in range(n):
+            self.forward(Batch.of([Chunk([7], self.position, [0])], self.cache))
+            self.position += 1
+        return self.n - before
+
+
+@pytest.fixture
+def first():
+    return rushlight.load(device="cpu")
+
+
+@pytest.fixture
+def second():
+    return rushlight.load(device="cpu")
+
+
+def test_a_step_is_recorded_and_then_repeated(first):
+    calls = Calls(first)
+    assert calls.steps(5) == 2
+    assert calls.steps(5) == 0
+
+
+def test_loading_another_model_leaves_recordings_valid(first):
+    calls = Calls(first)
+    calls.steps(3)
+    rushlight.load(device="cpu")
+    assert calls.steps(3) == 0
+
+
+def test_tracing_and_patching_leave_recordings_valid_of_this_model_and_of_others(first, second):
+    calls = Calls(first), Calls(second)
+    for each in calls:
+        each.steps(3)
+    with first.trace() as trace:
+        first.logits(PROMPT)
+        assert [each.steps(1) for each in calls] == [0, 0]
+    assert len(trace) > 0
+    with first.patch({"h.0.attn": lambda x: 0 * x}):
+        first.generate(PROMPT, max_tokens=3)
+    assert [each.steps(1) for each in calls] == [0, 0]
+
+
+def test_a_changed_model_is_recorded_anew_and_no_other(first, second):
+    calls = Calls(first), Calls(second)
+    for each in calls:
+        each.steps(3)
+    first.module.ln_f.weight = second.module.ln_f.weight
+    assert [each.steps(5) for each in calls] == [2, 0]
+
+
+def test_a_module_that_was_put_in_counts(first):
+    module = first.module
+    activation = Activation("relu")
+    module.h[1].mlp.act = activation
+    before = module.version
+    activation.ops = module.ops
+    assert module.version > before
+
+
+def test_a_module_of_two_trees_counts_in_both(first, second):
+    second.module.lm_head = first.module.lm_head
+    before = first.module.version, second.module.version
+    first.module.lm_head.bias = None
+    assert first.module.version > before[0]
+    assert second.module.version > before[1]
+
+
+def test_a_part_counts_with_its_tree(first):
+    before = first.module.h[0].version
+    first.module.h[0].attn.scale = 2.0
+    assert first.module.h[0].version > before
+
+
+def test_a_tapped_tree_has_changes_of_its_own(first):
+    twin = tapped(first.module, lambda path, output: output)
+    before = first.module.version
+    twin.h[0].attn.scale = 2.0
+    assert first.module.version == before
+
+
+def test_changed_results_are_those_of_the_change(first):
+    before = first.generate(PROMPT, max_tokens=8, ignore_eos=True).ids
+    for block in first.module.h:
+        block.attn.scale = 0.0
+    after = first.generate(PROMPT, max_tokens=8, ignore_eos=True).ids
+    fresh = rushlight.load(device="cpu")
+    for block in fresh.module.h:
+        block.attn.scale = 0.0
+    assert before != after == fresh.generate(PROMPT, max_tokens=8, ignore_eos=True).ids
+    assert np.array_equal(first.logits(PROMPT), fresh.logits(PROMPT))
