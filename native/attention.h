@@ -1,6 +1,6 @@
-// Causal attention of a few rows of one sequence and one head, block of keys by block of keys (FlashAttention: Dao et
-// al., arXiv:2205.14135, algorithm 1). A row's result depends on its query and on the keys and values up to its own
-// position, in blocks counted from position 0: never on the rows beside it or on what was cached before.
+// Causal attention of a few queries that read the same keys, one block of keys at a time (FlashAttention: Dao et al.,
+// arXiv:2205.14135, algorithm 1). A result depends on its query and on the keys and values that it sees, in blocks
+// counted from position 0: never on the queries computed next to it or on how the sequence was cut into steps.
 #pragma once
 
 #include "kernels.h"
@@ -16,9 +16,9 @@ struct Half {
 RUSHLIGHT_INLINE F32 widened(const float* from) { return load<F32>(from); }
 RUSHLIGHT_INLINE F32 widened(const Half* from) { return load_f16(from); }
 
-// NaN for what would be infinite: softmax would take an infinite key for a very unlikely one, and nobody would know.
+// Stores NaN in place of infinity: softmax would take an infinite key for a very unlikely one, and hide the overflow.
 template <class Element>
-RUSHLIGHT_INLINE void keep_vector(Element* to, F32 v) {
+RUSHLIGHT_INLINE void store_finite(Element* to, F32 v) {
   constexpr bool kHalf = __is_same(Element, Half);
   constexpr float kBeyond = kHalf ? 65520.0f : __builtin_inff();  // the least magnitude that rounds to infinity
   v = select(abs(v) < kBeyond, v, broadcast(__builtin_nanf("")));
@@ -30,28 +30,28 @@ RUSHLIGHT_INLINE void keep_vector(Element* to, F32 v) {
 }
 
 template <class Element>
-void keep(const float* k, const float* v, int head_dim, void* key, void* value) {
+void store_kv(const float* k, const float* v, int head_dim, void* key, void* value) {
   auto* k_out = static_cast<Element*>(key);
   auto* v_out = static_cast<Element*>(value);
   for (int d = 0; d < head_dim; d += kLanes) {
     const int n = head_dim - d < kLanes ? head_dim - d : kLanes;
-    const bool whole = n == kLanes;
+    const bool full = n == kLanes;
     Element lanes[kLanes];
-    keep_vector(lanes, whole ? load<F32>(k + d) : load_n(k + d, n));
+    store_finite(lanes, full ? load<F32>(k + d) : load_n(k + d, n));
     for (int i = 0; i < n; ++i) k_out[(d + i) * kBlock] = lanes[i];
-    keep_vector(v_out + d, whole ? load<F32>(v + d) : load_n(v + d, n));  // rows of values are padded to whole vectors
+    store_finite(v_out + d, full ? load<F32>(v + d) : load_n(v + d, n));  // rows of values are padded to full vectors
   }
 }
 
-// Rows of the cache that are multiplied next. A query alone asks for them as it goes: nothing foresees where another
-// block lies. Floats are as many as memory can give anyway, and are not asked for.
+// The rows of the cache that are multiplied next, prefetched row by row: the hardware cannot predict where another block
+// lies. Only halves: floats already saturate the memory bandwidth.
 template <class Element>
 struct Next {
   const Element* rows = nullptr;
   size_t stride = 0;
   int n = 0;
 
-  RUSHLIGHT_INLINE void fetch(const Next& next, int i) {
+  RUSHLIGHT_INLINE void prefetch(const Next& next, int i) {
     if (sizeof(Element) > 2 || i >= next.n) return;
     const Element* row = next.rows + i * next.stride;
     for (int from = 0; from < kBlock; from += 64 / sizeof(Element)) __builtin_prefetch(row + from);
@@ -67,8 +67,8 @@ RUSHLIGHT_INLINE void add_product(const float* a, size_t a_stride, int n, const 
     for (int v = 0; v < kV; ++v) acc[m][v] = load<F32>(out + m * out_stride + v * kLanes) * scale[m];
   }
   for (int i = 0; i < n; ++i, b += b_stride) {
-    if constexpr (kM == 1) {  // sums and a whole row beside them would be more than the registers hold
-      Next<Element>::fetch(next, i);
+    Next<Element>::prefetch(next, i);
+    if constexpr (kM == 1) {  // the sums and a row of b together would need more registers than there are
       const F32 ai = broadcast(a[i]);
       for (int v = 0; v < kV; ++v) acc[0][v] = fma(ai, widened(b + v * kLanes), acc[0][v]);
     } else {
@@ -104,90 +104,146 @@ void add_product(const float* a, size_t a_stride, int n, const Element* b, size_
   }
 }
 
-// What a block adds to kM rows that all see some of it: its first n[m] positions. The keys of another block are next.
+// The part of a block that a query sees. Positions count from the block's first.
+struct Visible {
+  int begin, end;
+  int own;      // the query's own position, which may lie in a later block
+  float slope;  // of its head
+};
+
+// Running state of the softmax of each query.
+struct Softmax {
+  float* most;  // the maximum of its scores so far
+  float* sum;   // of exp(score - most)
+  float* o;     // [query][value_stride]: the sum of exp(score - most) · value
+};
+
+// Adds a block to kM queries, each of which sees a part of it. Queries are in the order of their positions.
 template <int kM, class Element>
-void attend(const float* q, size_t q_stride, const Element* keys, const Element* values, size_t value_stride,
-            const Next<Element>& next_keys, int head_dim, float scale, const int* n, float* scores, float* most,
-            float* sum, float* o, int width) {
-  const auto padded = [&](int m) { return (n[m] + kLanes - 1) / kLanes * kLanes; };
+void attend(const AttentionJob& job, const float* q, const Element* keys, const Element* values, const Visible* visible,
+            const Next<Element>& next_values, const Next<Element>& next_keys, float* scores, const Softmax& state) {
+  const size_t stride = job.value_stride;
+  const int width = static_cast<int>(stride);
+  const auto padded_end = [&](int m) { return (visible[m].end + kLanes - 1) / kLanes * kLanes; };
   constexpr float kZeros[kM] = {};
   __builtin_memset(scores, 0, sizeof(float) * kM * kBlock);
-  const Next<Element> next_values = {values, value_stride, n[0]};
-  add_product<kM>(q, q_stride, head_dim, keys, kBlock, kZeros, scores, kBlock, padded(kM - 1), next_values);
-  float rescale[kM];
+  add_product<kM>(q, stride, job.head_dim, keys, kBlock, kZeros, scores, kBlock, padded_end(kM - 1), next_values);
+  float scale[kM];
   for (int m = 0; m < kM; ++m) {
+    const Visible& part = visible[m];
     float* row = scores + m * kBlock;
-    F32 peak = broadcast(most[m]);
-    for (int i = 0; i < padded(m); i += kLanes) {
-      // What stands in a block after the row's position is another row's, or left from another sequence.
-      const F32 score = select(lane_index() < n[m] - i, load<F32>(row + i) * scale, broadcast(-__builtin_inff()));
+    F32 peak = broadcast(state.most[m]);
+    for (int i = 0; i < padded_end(m); i += kLanes) {
+      F32 score = load<F32>(row + i) * job.scale;
+      if (job.softcap > 0) score = tanh(score / job.softcap) * job.softcap;
+      if (job.slopes != nullptr) score = fma(to_f32(lane_index() + (i - part.own)), broadcast(part.slope), score);
+      // The other positions of the block are those of other rows, left from another sequence, or before the window.
+      const I32 seen = (lane_index() >= part.begin - i) & (lane_index() < part.end - i);
+      score = select(seen, score, broadcast(-__builtin_inff()));
       store(row + i, score);
       peak = max(score, peak);
     }
     const float new_most = reduce_max(peak);
     PartialSums total;
-    for (int i = 0; i < n[m]; i += kSumLanes) {
-      for (int v = 0; v < kSumVectors && i + v * kLanes < n[m]; ++v) {
+    for (int i = 0; i < part.end; i += kSumLanes) {
+      for (int v = 0; v < kSumVectors && i + v * kLanes < part.end; ++v) {
         const F32 p = exp(load<F32>(row + i + v * kLanes) - new_most);
         store(row + i + v * kLanes, p);
         total.of[v] += p;
       }
     }
-    rescale[m] = exp(broadcast(most[m] - new_most))[0];
-    most[m] = new_most;
-    sum[m] = sum[m] * rescale[m] + reduce_add(total);
+    scale[m] = exp(broadcast(state.most[m] - new_most))[0];
+    state.most[m] = new_most;
+    state.sum[m] = state.sum[m] * scale[m] + reduce_add(total);
   }
-  // Of the first row's positions all rows see each; later ones have a few more.
-  add_product<kM>(scores, kBlock, n[0], values, value_stride, rescale, o, static_cast<size_t>(width), width, next_keys);
-  constexpr float kOne = 1.0f;
-  for (int m = 1; m < kM; ++m) {
-    add_product<1>(scores + m * kBlock + n[0], 0, n[m] - n[0], values + static_cast<size_t>(n[0]) * value_stride,
-                   value_stride, &kOne, o + m * width, 0, width, Next<Element>{});
+
+  // The positions that all queries see are multiplied together; what only some see, before and after, one query at a
+  // time. A probability of 0 would not do: what lies outside may be NaN, and 0 · NaN is NaN.
+  const auto add_values = [&](int m, int begin, int end, float rescale) {
+    add_product<1>(scores + m * kBlock + begin, 0, end - begin, values + static_cast<size_t>(begin) * stride, stride,
+                   &rescale, state.o + m * width, 0, width, Next<Element>{});
+  };
+  const int begin = visible[kM - 1].begin, end = begin < visible[0].end ? visible[0].end : begin;
+  for (int m = 0; m < kM - 1; ++m) {
+    if (visible[m].begin >= begin) continue;
+    add_values(m, visible[m].begin, visible[m].end < begin ? visible[m].end : begin, scale[m]);
+    scale[m] = 1.0f;
+  }
+  add_product<kM>(scores + begin, kBlock, end - begin, values + static_cast<size_t>(begin) * stride, stride, scale,
+                  state.o, stride, width, next_keys);
+  for (int m = 0; m < kM; ++m) {
+    if (visible[m].end > end) add_values(m, end, visible[m].end, 1.0f);
   }
 }
 
 template <class Element>
-void attention(const AttentionJob& job, int row_begin, int row_end, float* scratch) {
-  const int head_dim = job.head_dim, width = static_cast<int>(job.value_stride);
-  float* scores = scratch;                    // [kBeside][kBlock]
-  float* most = scores + kBeside * kBlock;    // the running maximum of each row's scores
-  float* sum = most + kAttentionRows;
-  float* o = sum + kAttentionRows;            // [row][width]: the running sum of values
-  for (int row = row_begin; row < row_end; ++row) {
-    most[row - row_begin] = -__builtin_inff();
-    sum[row - row_begin] = 0;
-    __builtin_memset(o + (row - row_begin) * width, 0, static_cast<size_t>(width) * 4);
+void attention(const AttentionJob& job, int query_begin, int query_end, float* scratch) {
+  const int n_queries = query_end - query_begin, head_dim = job.head_dim, group = job.group;
+  const size_t stride = job.value_stride;
+  float* scores = scratch;                           // [kTogether][kBlock]
+  float* q = scores + kTogether * kBlock;            // [query][value_stride]: heads that lie apart, put side by side
+  const Softmax softmax = {q + kAttentionQueries * stride, q + kAttentionQueries * (stride + 1),
+                           q + kAttentionQueries * (stride + 2)};
+  for (int i = 0; i < n_queries; ++i) {
+    const int row = (query_begin + i) / group, head = (query_begin + i) % group;
+    __builtin_memcpy(q + i * stride, job.q + static_cast<size_t>(row) * job.q_stride + static_cast<size_t>(head) * head_dim,
+                     static_cast<size_t>(head_dim) * sizeof(float));
+    softmax.most[i] = -__builtin_inff();
+    softmax.sum[i] = 0;
   }
+  __builtin_memset(softmax.o, 0, n_queries * stride * sizeof(float));
 
-  const auto keys_of = [&](int block) {
-    return static_cast<const Element*>(job.keys) + static_cast<size_t>(job.blocks[block]) * job.block_stride;
+  const auto block_of = [&](const void* base, int block) {
+    return static_cast<const Element*>(base) + static_cast<size_t>(job.blocks[block]) * job.block_stride;
   };
-  const int last = job.position + row_end - 1;
-  for (int block = 0; block * kBlock <= last; ++block) {
-    const Element* keys = keys_of(block);
-    const Element* values =
-        static_cast<const Element*>(job.values) + static_cast<size_t>(job.blocks[block]) * job.block_stride;
-    Next<Element> next_keys;
-    if ((block + 1) * kBlock <= last) next_keys = {keys_of(block + 1), kBlock, head_dim};
-    const int before = block * kBlock - job.position;  // rows that end before the block
-    for (int row = row_begin > before ? row_begin : before; row < row_end;) {
-      const int local = row - row_begin, m = row_end - row < kBeside ? 1 : kBeside;
-      int n[kBeside];  // positions of the block up to the row's own
-      for (int i = 0; i < m; ++i) n[i] = row + i + 1 - before < kBlock ? row + i + 1 - before : kBlock;
-      const auto run = m == 1 ? attend<1, Element> : attend<kBeside, Element>;
-      run(job.q + static_cast<size_t>(row) * job.q_stride, job.q_stride, keys, values, job.value_stride, next_keys,
-          head_dim, job.scale, n, scores, most + local, sum + local, o + local * width, width);
-      row += m;
+  const auto position_of = [&](int query) { return job.position + query / group; };
+  const auto first_seen = [&](int query) {
+    const int first = position_of(query) - (job.window - 1);
+    return first > 0 ? first : 0;
+  };
+  constexpr decltype(&attend<1, Element>) kAttend[] = {attend<1, Element>, attend<2, Element>, attend<3, Element>,
+                                                       attend<4, Element>};
+  static_assert(sizeof kAttend / sizeof *kAttend == kTogether);
+  const int last = position_of(query_end - 1);
+  for (int block = first_seen(query_begin) / kBlock; block * kBlock <= last; ++block) {
+    const int start = block * kBlock;
+    const Element* keys = block_of(job.keys, block);
+    const Element* values = block_of(job.values, block);
+    bool first = true;
+    for (int query = query_begin; query < query_end;) {
+      if (position_of(query) < start) {  // it ends before the block
+        ++query;
+        continue;
+      }
+      if (first_seen(query) >= start + kBlock) break;  // its window begins after the block, as those of all later ones do
+      Visible visible[kTogether];
+      int m = 0;
+      for (; m < kTogether && query + m < query_end && first_seen(query + m) < start + kBlock; ++m) {
+        const int own = position_of(query + m) - start, from = first_seen(query + m) - start;
+        const float slope = job.slopes == nullptr ? 0 : job.slopes[(query + m) % group];
+        visible[m] = {from > 0 ? from : 0, own + 1 < kBlock ? own + 1 : kBlock, own, slope};
+      }
+      Next<Element> next_values, next_keys;
+      if (first) {
+        next_values = {values + static_cast<size_t>(visible[0].begin) * stride, stride, visible[0].end - visible[0].begin};
+        if (start + kBlock <= last) next_keys = {block_of(job.keys, block + 1), kBlock, head_dim};
+      }
+      const int i = query - query_begin;
+      kAttend[m - 1](job, q + i * stride, keys, values, visible, next_values, next_keys, scores,
+                     {softmax.most + i, softmax.sum + i, softmax.o + i * stride});
+      first = false;
+      query += m;
     }
   }
 
-  for (int row = row_begin; row < row_end; ++row) {
-    const F32 divisor = broadcast(sum[row - row_begin]);
-    const float* from = o + (row - row_begin) * width;
-    float* to = job.out + static_cast<size_t>(row) * job.out_stride;
-    for (int i = 0; i < head_dim; i += kLanes) {
-      const int n = head_dim - i < kLanes ? head_dim - i : kLanes;
-      store_n(to + i, load<F32>(from + i) / divisor, n);
+  for (int i = 0; i < n_queries; ++i) {
+    const int row = (query_begin + i) / group, head = (query_begin + i) % group;
+    const F32 divisor = broadcast(softmax.sum[i]);
+    const float* from = softmax.o + i * stride;
+    float* to = job.out + static_cast<size_t>(row) * job.out_stride + static_cast<size_t>(head) * head_dim;
+    for (int d = 0; d < head_dim; d += kLanes) {
+      const int n = head_dim - d < kLanes ? head_dim - d : kLanes;
+      store_n(to + d, load<F32>(from + d) / divisor, n);
     }
   }
 }

@@ -1,4 +1,4 @@
-// rushlight.backends._native: the device and what it makes, as Python sees them (_native.pyi).
+// Python bindings: the module rushlight.backends._native, declared in _native.pyi.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -8,8 +8,11 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <exception>
+#include <functional>
 #include <limits>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -55,15 +58,35 @@ std::shared_ptr<Device> make_device(int n_threads, const std::string& isa, bool 
   throw std::invalid_argument("this processor has no " + isa);
 }
 
-// What comes into a step from outside, or leaves it in the middle, was so once and may be otherwise the next time.
-void spoil_recording() {
-  if (Plan* plan = Plan::recording()) plan->spoil();
+// Values that enter a step from outside, or leave it in the middle, may differ the next time.
+void invalidate_recording(const char* reason) {
+  if (Plan* plan = Plan::recording()) plan->invalidate(reason);
 }
 
-// The input numbers of a plan: what they are is not to be known, since the plan is for any.
+// The ids, positions or logit rows of a plan: opaque, since the plan is for any values.
 struct Ids {
   std::span<const int32_t> values;
 };
+
+constexpr const char* kOpaqueIds =
+    "ids, positions and logit_rows have no values while a step is recorded: pass them to an operation as they are, to "
+    "embedding (with first_row for an offset), angles or take";
+
+// Special methods by which Python or NumPy computes with an array of numbers.
+constexpr const char* kNumericMethods[] = {
+    "__add__",      "__radd__",    "__sub__",    "__rsub__",    "__mul__",       "__rmul__",     "__matmul__",
+    "__rmatmul__",  "__truediv__", "__rtruediv__", "__floordiv__", "__rfloordiv__", "__mod__",   "__rmod__",
+    "__divmod__",   "__rdivmod__", "__pow__",    "__rpow__",    "__and__",       "__rand__",     "__or__",
+    "__ror__",      "__xor__",     "__rxor__",   "__lshift__",  "__rlshift__",   "__rshift__",   "__rrshift__",
+    "__neg__",      "__pos__",     "__abs__",    "__invert__",  "__getitem__",   "__iter__",     "__contains__",
+    "__int__",      "__index__",   "__float__",  "__array__"};
+constexpr const char* kComparisons[] = {"__lt__", "__le__", "__eq__", "__ne__", "__gt__", "__ge__"};
+
+// An attribute that neither a plan nor Ids has: one of the batch, or of an array, that is not known while recording.
+nb::object unknown_attribute(const char* owner, const std::string& name, const std::string& explanation) {
+  if (name.starts_with("__")) throw nb::attribute_error((std::string(owner) + " has no attribute " + name).c_str());
+  throw NotRecordable(explanation);
+}
 
 Rows rows_of(const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& positions,
              const NumPy<int32_t, 2>& block_tables, int n_blocks) {
@@ -71,8 +94,8 @@ Rows rows_of(const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& posit
               n_blocks);
 }
 
-// batch.py's Batch, with views of the arrays that it gives. They and the cache are held, for another may be given the next
-// time.
+// batch.py's Batch, with views of its arrays. They and the cache are held: the attributes may be properties that return
+// another object each time.
 struct Batch {
   explicit Batch(nb::handle batch)
       : ids(nb::cast<NumPy<int32_t, 1>>(batch.attr("ids"), false)),
@@ -91,48 +114,49 @@ struct Batch {
   Rows rows;
 };
 
-// protocol.py's SamplingRows, with views of the arrays that they hold: of nothing that was converted, and would be gone. The
-// tuples are held, for a sequence may make them as they are asked for.
+// protocol.py's SamplingRows, with views of the arrays that they hold; nothing is converted, since a converted array would
+// be freed before it is read. The tuples are held: a sequence may make them on access.
 struct SamplingRows {
-  explicit SamplingRows(const nb::sequence& draws) {
-    for (const nb::handle one : draws) add(tuple_of(one, 7));
+  explicit SamplingRows(const nb::sequence& rows) {
+    for (const nb::handle row : rows) add(tuple_of(row, 7));
   }
 
   std::vector<SamplingRow> read;
 
  private:
-  void add(const nb::tuple& draw) {
-    held_.push_back(draw);
+  void add(const nb::tuple& row) {
+    held_.push_back(row);
     SamplingRow& last = read.emplace_back();
-    last.temperature = nb::cast<double>(draw[0]);
-    last.top_k = nb::cast<int64_t>(draw[1]);
-    last.top_p = nb::cast<double>(draw[2]);
-    last.min_p = nb::cast<double>(draw[3]);
-    last.share = nb::cast<double>(draw[4]);
-    if (!draw[5].is_none()) {
-      const nb::tuple changes = tuple_of(draw[5], 3);
-      last.ids = span(nb::cast<NumPy<int32_t, 1>>(changes[0], false));
-      last.factors = span(nb::cast<NumPy<double, 1>>(changes[1], false));
-      last.offsets = span(nb::cast<NumPy<double, 1>>(changes[2], false));
+    last.temperature = nb::cast<double>(row[0]);
+    last.top_k = nb::cast<int64_t>(row[1]);
+    last.top_p = nb::cast<double>(row[2]);
+    last.min_p = nb::cast<double>(row[3]);
+    last.uniform = nb::cast<double>(row[4]);
+    if (!row[5].is_none()) {
+      const nb::tuple adjustments = tuple_of(row[5], 3);
+      last.ids = span(nb::cast<NumPy<int32_t, 1>>(adjustments[0], false));
+      last.factors = span(nb::cast<NumPy<double, 1>>(adjustments[1], false));
+      last.offsets = span(nb::cast<NumPy<double, 1>>(adjustments[2], false));
     }
-    if (!draw[6].is_none()) {
-      const auto allowed = nb::cast<NumPy<bool, 1>>(draw[6], false);
-      // As bytes: an array of NumPy's may hold any, a bool of C++ only 0 and 1.
+    if (!row[6].is_none()) {
+      const auto allowed = nb::cast<NumPy<bool, 1>>(row[6], false);
+      // As bytes: a NumPy array may hold any byte, a C++ bool only 0 and 1.
       last.allowed = {reinterpret_cast<const uint8_t*>(allowed.data()), allowed.size()};
     }
   }
 
+  // A SamplingRow, or its LogitAdjustments.
   static nb::tuple tuple_of(nb::handle object, size_t size) {
     auto tuple = nb::cast<nb::tuple>(object);
-    if (nb::len(tuple) != size) throw std::invalid_argument("a draw or its changes have another number of fields");
+    if (nb::len(tuple) != size) throw std::invalid_argument("expected a SamplingRow of 7 fields or LogitAdjustments of 3, found a tuple of " + std::to_string(nb::len(tuple)));
     return tuple;
   }
 
   std::vector<nb::tuple> held_;
 };
 
-// Whether a consumer that asks for these flags reads an array as it lies.
-bool suits(const Array& array, int flags) {
+// Whether the array's layout satisfies a consumer's buffer flags.
+bool satisfies(const Array& array, int flags) {
   const auto asks = [flags](int flag) { return (flags & flag) == flag; };
   const bool by_rows = array.stride == array.columns || array.rows <= 1;
   const bool by_columns = array.rows <= 1 || (array.columns == 1 && array.stride == 1);
@@ -142,10 +166,10 @@ bool suits(const Array& array, int flags) {
 }
 
 void check_offset(int64_t offset) {
-  if (offset < 0 || offset > std::numeric_limits<int64_t>::max() / 2) throw std::invalid_argument("an offset in no file");
+  if (offset < 0 || offset > std::numeric_limits<int64_t>::max() / 2) throw std::invalid_argument("not a valid file offset: " + std::to_string(offset));
 }
 
-// The buffer protocol: what makes numpy.asarray(array) a view.
+// The buffer protocol, by which numpy.asarray(array) is a view.
 int get_buffer(PyObject* self, Py_buffer* view, int flags) {
   view->obj = nullptr;
   if (!nb::inst_ready(self)) {
@@ -153,7 +177,7 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
     return -1;
   }
   const auto& array = *nb::inst_ptr<Array>(self);
-  if (!suits(array, flags)) {
+  if (!satisfies(array, flags)) {
     PyErr_SetString(PyExc_BufferError, "the rows are not contiguous: ask for a strided buffer");
     return -1;
   }
@@ -163,7 +187,7 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
     PyErr_NoMemory();
     return -1;
   }
-  spoil_recording();
+  invalidate_recording("it reads the values of an array in the middle of the step");
   view->obj = Py_NewRef(self);
   view->buf = array.data;
   view->len = array.rows * array.columns * Py_ssize_t{sizeof(float)};
@@ -184,43 +208,67 @@ PyType_Slot array_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(get_buffe
                              {Py_bf_releasebuffer, reinterpret_cast<void*>(release_buffer)},
                              {0, nullptr}};
 
-// What NumPy gets of a matrix: without it, it would make an array of one object.
-constexpr const char* kPacked =
-    "a matrix is packed for this device and cannot be read as an array: its values are "
-    "rushlight.open_checkpoint(source)[name].float32()";
+// Computing with a weight fails where it is written, on every device: see backends/reference.py.
+constexpr const char* kOpaqueWeight =
+    "a weight is opaque: pass it to an operation of self.ops, or read its numbers with self.values(\"weight\"), the name "
+    "being its attribute";
+
+// Without an `__array__` that raises, NumPy would make an array of one object.
+template <class Weight>
+void make_opaque(nb::class_<Weight>& weight) {
+  weight.attr("__array_ufunc__") = nb::none();  // the operators of NumPy arrays then call those of the weight
+  for (const char* name : kNumericMethods) {
+    weight.def(name, [](const Weight&, const nb::args&, const nb::kwargs&) { throw nb::type_error(kOpaqueWeight); });
+  }
+}
+
+// A NumPy array that owns its memory.
+nb::ndarray<nb::numpy, float> new_array(std::initializer_list<size_t> shape, const std::function<void(float*)>& fill) {
+  auto* values = new float[checked_product(shape)];
+  const nb::capsule owner(values, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  fill(values);
+  return nb::ndarray<nb::numpy, float>(values, shape, owner);
+}
 
 }  // namespace
 
 NB_MODULE(_native, m) {
 #if !defined(RUSHLIGHT_LEAK_WARNINGS)
-  nb::set_leak_warnings(false);  // a daemon thread that holds a model at exit is no leak that a user can do much about
+  nb::set_leak_warnings(false);  // a daemon thread may hold a model at exit: users can do little about that
 #endif
   m.def("instruction_sets", [] { return names(available_kernels()); });
   m.def("is_instruction_set", [](const std::string& name) { return is_instruction_set(name); });
 
-  nb::class_<Array>(m, "Array", nb::type_slots(array_slots))
-      .def_prop_ro("shape", [](const Array& a) { return nb::make_tuple(a.rows, a.columns); })
+  nb::register_exception_translator([](const std::exception_ptr& error, void*) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const NotRecordable& e) {
+      const nb::object type = nb::module_::import_("rushlight.backends.protocol").attr("NotRecordableError");
+      PyErr_SetString(type.ptr(), e.what());
+    }
+  });
+
+  nb::class_<Array> array(m, "Array", nb::type_slots(array_slots));
+  array.attr("__array_priority__") = 1000.0;  // `numpy.float32(2) * array` calls __rmul__ instead of making a NumPy array
+  array.def_prop_ro("shape", [](const Array& a) { return nb::make_tuple(a.rows, a.columns); })
       .def("__add__", [](const Array& a, const Array& b) { return unlocked([&] { return a.device->add(a, b); }); },
            nb::is_operator())
       .def("__mul__", [](const Array& a, const Array& b) { return unlocked([&] { return a.device->multiply(a, b); }); },
+           nb::is_operator())
+      .def("__mul__", [](const Array& a, double b) { return unlocked([&] { return a.device->scale(a, static_cast<float>(b)); }); },
+           nb::is_operator())
+      .def("__rmul__", [](const Array& a, double b) { return unlocked([&] { return a.device->scale(a, static_cast<float>(b)); }); },
            nb::is_operator());
 
-  nb::class_<Vector> vector(m, "Vector");
-  vector.def_prop_ro("shape", [](const Vector& v) { return nb::make_tuple(v.n); })
-      .def("__array__", [](const Vector& v, const nb::args&, const nb::kwargs&) {
-        auto* values = new float[static_cast<size_t>(v.n)];
-        std::copy_n(v.data(), v.n, values);
-        const nb::capsule owner(values, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-        return nb::ndarray<nb::numpy, float>(values, {static_cast<size_t>(v.n)}, owner);
-      });
-  vector.attr("__array_ufunc__") = nb::none();  // no arithmetic, with a NumPy array neither
+  nb::class_<Vector> vector(m, "Vector", nb::is_weak_referenceable());
+  vector.def_prop_ro("shape", [](const Vector& v) { return nb::make_tuple(v.n); });
+  make_opaque(vector);
 
-  nb::class_<Weight> weight(m, "Weight");
-  weight.attr("__array_ufunc__") = nb::none();
-  weight.def("__array__", [](const Weight&, const nb::args&, const nb::kwargs&) { throw nb::type_error(kPacked); })
-      .def_prop_ro("shape", [](const Weight& w) { return nb::make_tuple(w.n_out, w.n_in); })
+  nb::class_<Weight> weight(m, "Weight", nb::is_weak_referenceable());
+  weight.def_prop_ro("shape", [](const Weight& w) { return nb::make_tuple(w.n_out, w.n_in); })
       .def_prop_ro("format", [](const Weight& w) { return kFormatNames[static_cast<int>(w.format)]; })
       .def_prop_ro("nbytes", &Weight::bytes);
+  make_opaque(weight);
 
   nb::class_<KVCache>(m, "KVCache")
       .def_ro("n_blocks", &KVCache::n_blocks)
@@ -249,9 +297,15 @@ NB_MODULE(_native, m) {
            },
            "to"_a, "fd"_a, "offset"_a, "dtype"_a);
 
-  nb::class_<Ids>(m, "Ids")
-      .def_prop_ro("shape", [](const Ids& ids) { return nb::make_tuple(ids.values.size()); })
-      .def("__len__", [](const Ids& ids) { return ids.values.size(); });
+  nb::class_<Ids> ids(m, "Ids");
+  ids.def_prop_ro("shape", [](const Ids& ids) { return nb::make_tuple(ids.values.size()); })
+      .def("__len__", [](const Ids& ids) { return ids.values.size(); })
+      .def("__getattr__",
+           [](const Ids&, const std::string& name) { return unknown_attribute("Ids", name, kOpaqueIds); });
+  const auto raise = [](const Ids&, const nb::args&, const nb::kwargs&) { throw NotRecordable(kOpaqueIds); };
+  for (const char* name : kNumericMethods) ids.def(name, raise);
+  for (const char* name : kComparisons) ids.def(name, raise);
+  for (const char* name : {"__bool__", "__array_ufunc__", "__array_function__"}) ids.def(name, raise);
 
   nb::class_<Plan>(m, "Plan")
       .def_prop_ro("ids", [](const Plan& p) { return Ids{p.ids()}; }, nb::keep_alive<0, 1>())
@@ -259,6 +313,10 @@ NB_MODULE(_native, m) {
       .def_prop_ro("logit_rows", [](const Plan& p) { return Ids{p.logit_rows()}; }, nb::keep_alive<0, 1>())
       .def_prop_ro("rows", &Plan::rows, nb::rv_policy::reference_internal)
       .def_prop_ro("cache", &Plan::cache, nb::rv_policy::reference_internal)
+      .def("__getattr__",
+           [](const Plan&, const std::string& name) {
+             return unknown_attribute("Plan", name, "batch." + name + " is not known while a step is recorded");
+           })
       .def("record",
            [](nb::handle_t<Plan> self, const nb::callable& forward) {
              auto& plan = nb::cast<Plan&>(self);
@@ -274,7 +332,7 @@ NB_MODULE(_native, m) {
            },
            "batch"_a);
 
-  // For its tests: a device has one of its own.
+  // For tests: each device has its own.
   nb::class_<Governor>(m, "Governor")
       .def(nb::init<int>(), "most"_a)
       .def("threads",
@@ -298,7 +356,7 @@ NB_MODULE(_native, m) {
       }, "format"_a)
       .def("weight",
            [](Device& d, const std::string& format, int n_in, int n_out) {
-             spoil_recording();
+             invalidate_recording("it loads a weight");
              return d.weight(static_cast<Format>(index_of(kFormatNames, format, "format")), n_in, n_out);
            },
            "format"_a, "n_in"_a, "n_out"_a)
@@ -308,7 +366,8 @@ NB_MODULE(_native, m) {
              Source source = {raw.data(), Source::dtype_of(dtype), 0, columns, rows_are_inputs};
              const auto row_bytes = static_cast<size_t>(columns) * Source::item_bytes(source.dtype);
              if (columns < 1 || columns > std::numeric_limits<int32_t>::max() || raw.size() % row_bytes != 0) {
-               throw std::invalid_argument("the bytes are no whole rows of so many columns");
+               throw std::invalid_argument("expected a whole number of rows of " + std::to_string(columns) + " columns, found " +
+                                           std::to_string(raw.size()) + " bytes");
              }
              source.rows = static_cast<int64_t>(raw.size() / row_bytes);
              return unlocked([&] { return d.pack(source, first, weight); });
@@ -317,16 +376,27 @@ NB_MODULE(_native, m) {
       .def("load",
            [](Device& d, const std::vector<Load>& loads) { return unlocked([&] { return d.load(loads); }); },
            "loads"_a)
+      .def("unpack",
+           [](Device& d, const Weight& w) {
+             return new_array({static_cast<size_t>(w.n_out), static_cast<size_t>(w.n_in)},
+                              [&](float* values) { unlocked([&] { d.unpack(w, values); }); });
+           },
+           "weight"_a)
+      .def("unpack",
+           [](Device&, const Vector& v) {
+             return new_array({static_cast<size_t>(v.n)}, [&](float* values) { std::copy_n(v.data(), v.n, values); });
+           },
+           "vector"_a)
       .def("read", [](Device& d, const Weight& w) { return unlocked([&] { return d.read(w); }); }, "weight"_a)
       .def("vector",
            [](Device& d, int64_t n) {
-             spoil_recording();
+             invalidate_recording("it loads a weight");
              return d.vector(n);
            },
            "n"_a)
       .def("vector",
            [](Device& d, const NumPy<float, 1>& values) {
-             spoil_recording();
+             invalidate_recording("it loads a weight");
              Vector vector = d.vector(static_cast<int64_t>(values.size()));
              std::copy_n(values.data(), values.size(), reinterpret_cast<float*>(vector.memory.get()));
              return vector;
@@ -334,7 +404,7 @@ NB_MODULE(_native, m) {
            "values"_a)
       .def("array",
            [](Device& d, const NumPy<float, 2>& values) {
-             spoil_recording();
+             invalidate_recording("it makes an array from values in host memory");
              Array array = d.array(static_cast<int64_t>(values.shape(0)), static_cast<int64_t>(values.shape(1)));
              for (int64_t i = 0; i < array.rows; ++i) {
                std::copy_n(values.data() + i * array.columns, array.columns, array.row(i));
@@ -343,36 +413,56 @@ NB_MODULE(_native, m) {
            },
            "values"_a)
       .def("kv_cache",
-           [](Device&, const std::string& format, int n_layer, int n_head, int head_dim, int n_blocks) {
-             const auto kept = static_cast<Format>(index_of(kFormatNames, format, "format"));
-             return KVCache(kept, n_layer, n_head, head_dim, n_blocks);
+           [](Device&, const std::string& format, int n_layer, int n_kv_head, int head_dim, int n_blocks) {
+             const auto stored = static_cast<Format>(index_of(kFormatNames, format, "format"));
+             return KVCache(stored, n_layer, n_kv_head, head_dim, n_blocks);
            },
-           "format"_a, "n_layer"_a, "n_head"_a, "head_dim"_a, "n_blocks"_a)
+           "format"_a, "n_layer"_a, "n_kv_head"_a, "head_dim"_a, "n_blocks"_a)
       .def("rows",
            [](Device&, const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& positions,
               const NumPy<int32_t, 2>& block_tables,
               int n_blocks) { return rows_of(row_starts, positions, block_tables, n_blocks); },
            "row_starts"_a, "positions"_a, "block_tables"_a, "n_blocks"_a)
       .def("embedding",
-           [](Device& d, const NumPy<int32_t, 1>& ids, const Weight& table) {
-             return unlocked([&] { return d.embedding(span(ids), table); });
+           [](Device& d, const NumPy<int32_t, 1>& ids, const Weight& table, int64_t first_row) {
+             return unlocked([&] { return d.embedding(span(ids), table, first_row); });
            },
-           "ids"_a, "table"_a)
+           "ids"_a, "table"_a, "first_row"_a = 0)
       .def("embedding",
-           [](Device& d, const Ids& ids, const Weight& table) {
-             return unlocked([&] { return d.embedding(ids.values, table); });
+           [](Device& d, const Ids& ids, const Weight& table, int64_t first_row) {
+             return unlocked([&] { return d.embedding(ids.values, table, first_row); });
            },
-           "ids"_a, "table"_a)
+           "ids"_a, "table"_a, "first_row"_a = 0)
       .def("linear",
            [](Device& d, const Array& x, const Weight& weight, const Vector* bias) {
              return unlocked([&] { return d.linear(x, weight, bias); });
            },
            "x"_a, "weight"_a, "bias"_a.none())
       .def("layer_norm",
-           [](Device& d, const Array& x, const Vector& weight, const Vector& bias, float eps) {
+           [](Device& d, const Array& x, const Vector& weight, const Vector* bias, float eps) {
              return unlocked([&] { return d.layer_norm(x, weight, bias, eps); });
            },
-           "x"_a, "weight"_a, "bias"_a, "eps"_a)
+           "x"_a, "weight"_a, "bias"_a.none(), "eps"_a)
+      .def("rms_norm",
+           [](Device& d, const Array& x, const Vector& weight, float eps, float offset) {
+             return unlocked([&] { return d.rms_norm(x, weight, eps, offset); });
+           },
+           "x"_a, "weight"_a, "eps"_a, "offset"_a = 0.0f)
+      .def("angles",
+           [](Device& d, const NumPy<int32_t, 1>& positions, const Vector& frequencies, float scale) {
+             return unlocked([&] { return d.angles(span(positions), frequencies, scale); });
+           },
+           "positions"_a, "frequencies"_a, "scale"_a = 1.0f)
+      .def("angles",
+           [](Device& d, const Ids& positions, const Vector& frequencies, float scale) {
+             return unlocked([&] { return d.angles(positions.values, frequencies, scale); });
+           },
+           "positions"_a, "frequencies"_a, "scale"_a = 1.0f)
+      .def("rotary",
+           [](Device& d, const Array& x, const Array& angles, int n_head, bool interleaved) {
+             return unlocked([&] { return d.rotary(x, angles, n_head, interleaved); });
+           },
+           "x"_a, "angles"_a, "n_head"_a, nb::kw_only(), "interleaved"_a = false)
       .def("activation",
            [](Device& d, const Array& x, const std::string& name) {
              const auto kind = static_cast<ActivationKind>(index_of(kActivationNames, name, "activation"));
@@ -381,13 +471,28 @@ NB_MODULE(_native, m) {
            "x"_a, "name"_a)
       .def("exp", [](Device& d, const Array& x) { return unlocked([&] { return d.exp(x); }); }, "x"_a)
       .def("sample",
-           [](Device& d, const Array& logits, const nb::sequence& draws) {
-             spoil_recording();
-             const SamplingRows held(draws);
+           [](Device& d, const Array& logits, const nb::sequence& rows) {
+             invalidate_recording("it samples a token");
+             const SamplingRows held(rows);
              return unlocked([&] { return d.sample(logits, held.read); });
            },
-           "logits"_a, "draws"_a)
-      .def("split", [](Device&, const Array& x, int n) { return Device::split(x, n); }, "x"_a, "n"_a)
+           "logits"_a, "rows"_a)
+      .def("split",
+           [](Device& d, const Array& x, int64_t n, int64_t groups) {
+             const int64_t columns = groups > 0 ? x.columns / groups : 0;
+             if (n < 1 || n > columns || columns % n != 0) {
+               throw std::invalid_argument("the columns cannot be split evenly: " + std::to_string(x.columns) + " into " +
+                                           std::to_string(groups > 1 ? groups * n : n) + " parts");
+             }
+             const std::vector<int64_t> sizes(static_cast<size_t>(n), columns / n);
+             return unlocked([&] { return d.split(x, sizes, groups); });
+           },
+           "x"_a, "sizes"_a, nb::kw_only(), "groups"_a = 1)
+      .def("split",
+           [](Device& d, const Array& x, const std::vector<int64_t>& sizes, int64_t groups) {
+             return unlocked([&] { return d.split(x, sizes, groups); });
+           },
+           "x"_a, "sizes"_a, nb::kw_only(), "groups"_a = 1)
       .def("take",
            [](Device& d, const Array& x, const NumPy<int32_t, 1>& rows) { return d.take(x, span(rows)); }, "x"_a,
            "rows"_a)
@@ -405,12 +510,16 @@ NB_MODULE(_native, m) {
            "batch"_a)
       .def("attention",
            [](Device& d, const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache,
-              int layer, int n_head, float scale) {
-             if (n_head != cache.n_head) throw std::invalid_argument("the cache is for another number of heads");
-             return unlocked([&] { return d.attention(q, k, v, rows, cache, layer, scale); });
+              int layer, int n_head, float scale, std::optional<int> window, const Vector* slopes,
+              std::optional<float> softcap) {
+             if (softcap && !(*softcap > 0)) {
+               throw std::invalid_argument("softcap is " + std::to_string(*softcap) + ": expected a positive number");
+             }
+             const ScoreOptions options = {window.value_or(kNoWindow), slopes, softcap.value_or(0.0f)};
+             return unlocked([&] { return d.attention(q, k, v, rows, cache, layer, n_head, scale, options); });
            },
-           "q"_a, "k"_a, "v"_a, "rows"_a, "cache"_a, "layer"_a,
-           "n_head"_a, "scale"_a);
+           "q"_a, "k"_a, "v"_a, "rows"_a, "cache"_a, "layer"_a, "n_head"_a, "scale"_a, "window"_a = nb::none(),
+           "slopes"_a = nb::none(), "softcap"_a = nb::none());
 }
 
 }  // namespace rushlight

@@ -10,6 +10,7 @@
 
 #include "failure.h"
 #include "plan.h"
+#include "trigonometry.h"
 
 namespace rushlight {
 
@@ -35,18 +36,18 @@ void reads(const Read&... what) {
 
 }  // namespace
 
-KVCache::KVCache(Format format, int n_layer, int n_head, int head_dim, int n_blocks)
+KVCache::KVCache(Format format, int n_layer, int n_kv_head, int head_dim, int n_blocks)
     : format(format),
       n_layer(n_layer),
-      n_head(n_head),
+      n_kv_head(n_kv_head),
       head_dim(head_dim),
       n_blocks(n_blocks),
       value_stride(static_cast<size_t>(round_up(head_dim, 16))) {
-  require(n_layer > 0 && n_head > 0 && head_dim > 0 && head_dim <= kMostItems && n_blocks >= 0,
+  require(n_layer > 0 && n_kv_head > 0 && head_dim > 0 && head_dim <= kMostItems && n_blocks >= 0,
           "a KV cache of no size");
   require(static_cast<int>(format) < kKVFormats, "a KV cache in no format of keys and values");
   memory = map_pages(checked_product({static_cast<size_t>(n_blocks), static_cast<size_t>(n_layer),
-                                      static_cast<size_t>(n_head), key_head() + value_head(), item_bytes()}));
+                                      static_cast<size_t>(n_kv_head), key_head() + value_head(), item_bytes()}));
 }
 
 Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positions,
@@ -110,6 +111,12 @@ uint32_t Device::read(const Weight& weight) {
   return total;
 }
 
+void Device::unpack(const Weight& weight, float* values) {
+  pool_.share(weight.n_out, 8, Pool::work_of(8), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) weight.gather(static_cast<int>(o), values + o * weight.n_in);
+  });
+}
+
 std::shared_ptr<float> Device::allocate(size_t floats) {
   Plan* plan = Plan::recording();
   return plan == nullptr ? buffers_->allocate(floats) : plan->allocate(floats);
@@ -133,9 +140,9 @@ void Device::share(int64_t n, int64_t least, double work, const View& out, Body&
 }
 
 template <class Function>
-Array Device::each_row(const Array& x, Function&& function) {
+Array Device::each_row(const Array& x, Function&& function, int64_t columns) {
   reads(x);
-  Array out = array(x.rows, x.columns);
+  Array out = array(x.rows, columns < 0 ? x.columns : columns);
   share(x.rows, kElementsAPart / std::max<int64_t>(x.columns, 1) + 1, out,
         [in = View(x), function](const View& out, int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) function(i, in.row(i), out.row(i));
@@ -143,15 +150,18 @@ Array Device::each_row(const Array& x, Function&& function) {
   return out;
 }
 
-Array Device::embedding(std::span<const int32_t> ids, const Weight& table) {
+Array Device::embedding(std::span<const int32_t> ids, const Weight& table, int64_t first_row) {
+  require(first_row >= 0 && first_row <= table.n_out,
+          "first_row is " + std::to_string(first_row) + ", the table has " + std::to_string(table.n_out) + " rows");
+  const int64_t n_ids = table.n_out - first_row;
   for (const int32_t id : ids) {
-    require(id >= 0 && id < table.n_out, "id " + std::to_string(id) + " is beyond the table's " +
-                                             std::to_string(table.n_out) + " rows");
+    require(id >= 0 && id < n_ids, "id " + std::to_string(id) + " is beyond the table's " + std::to_string(n_ids) +
+                                       " rows" + (first_row > 0 ? " from row " + std::to_string(first_row) : ""));
   }
-  reads(ids, table.n_out);
+  reads(ids, n_ids);
   Array out = array(static_cast<int64_t>(ids.size()), table.n_in);
-  share(out.rows, 8, out, [ids, table](const View& out, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) table.gather(ids[i], out.row(i));
+  share(out.rows, 8, out, [ids, table, first = static_cast<int>(first_row)](const View& out, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) table.gather(first + ids[i], out.row(i));
   });
   return out;
 }
@@ -209,10 +219,54 @@ Array Device::linear(const Array& x, const Weight& weight, const Vector* bias) {
   return out;
 }
 
-Array Device::layer_norm(const Array& x, const Vector& weight, const Vector& bias, float eps) {
-  require(x.columns == weight.n && x.columns == bias.n, "x, weight and bias differ in length");
-  return each_row(x, [layer_norm = kernels_.layer_norm, weight, bias, eps](int64_t, const float* in, float* out) {
+Array Device::layer_norm(const Array& x, const Vector& weight, const Vector* bias, float eps) {
+  require(x.columns == weight.n && (bias == nullptr || bias->n == weight.n), "x, weight and bias differ in length");
+  return each_row(x, [layer_norm = kernels_.layer_norm, weight, bias = bias == nullptr ? Vector{} : *bias, eps](
+                         int64_t, const float* in, float* out) {
     layer_norm(in, weight.data(), bias.data(), eps, out, weight.n);
+  });
+}
+
+Array Device::rms_norm(const Array& x, const Vector& weight, float eps, float offset) {
+  require(weight.n > 0 && x.columns % weight.n == 0,
+          "x has " + std::to_string(x.columns) + " columns, not a multiple of the weight's length " +
+              std::to_string(weight.n));
+  return each_row(x, [norm = kernels_.rms_norm, weight, eps, offset, n = x.columns](int64_t, const float* in, float* out) {
+    for (int64_t i = 0; i < n; i += weight.n) norm(in + i, weight.data(), eps, offset, out + i, weight.n);
+  });
+}
+
+Array Device::angles(std::span<const int32_t> positions, const Vector& frequencies, float scale) {
+  for (const int32_t position : positions) require(position >= 0, "position " + std::to_string(position) + " is negative");
+  reads(positions, int64_t{1} << 31);
+  Array out = array(static_cast<int64_t>(positions.size()), 2 * int64_t{frequencies.n});
+  const int64_t least = kElementsAPart / 16 / std::max<int64_t>(frequencies.n, 1) + 1;  // each takes as long as 16 sums
+  share(out.rows, least, out, [positions, frequencies, scale](const View& out, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* cosines = out.row(i);
+      float* sines = cosines + frequencies.n;
+      for (int k = 0; k < frequencies.n; ++k) {
+        const auto [cos, sin] = cos_sin(static_cast<float>(positions[i]) * frequencies.data()[k]);
+        cosines[k] = cos * scale;
+        sines[k] = sin * scale;
+      }
+    }
+  });
+  return out;
+}
+
+Array Device::rotary(const Array& x, const Array& angles, int n_head, bool interleaved) {
+  require(n_head > 0 && x.columns % n_head == 0,
+          "x has " + std::to_string(x.columns) + " columns, which are not " + std::to_string(n_head) + " equal heads");
+  require(angles.rows == x.rows, "x and angles differ in rows");
+  const int64_t head_dim = x.columns / n_head;
+  require(angles.columns % 2 == 0 && angles.columns <= head_dim,
+          "angles have " + std::to_string(angles.columns) + " columns: expected an even number up to the head's " +
+              std::to_string(head_dim) + " channels");
+  reads(angles);
+  return each_row(x, [rotary = kernels_.rotary[interleaved ? 1 : 0], angles = View(angles), n_head,
+                      head_dim = static_cast<int>(head_dim)](int64_t i, const float* in, float* out) {
+    rotary(in, angles.row(i), n_head, head_dim, static_cast<int>(angles.columns), out);
   });
 }
 
@@ -243,6 +297,11 @@ Array Device::multiply(const Array& a, const Array& b) {
   });
 }
 
+Array Device::scale(const Array& x, float factor) {
+  return each_row(x, [scale = kernels_.scale, factor, n = static_cast<int>(x.columns)](
+                         int64_t, const float* in, float* out) { scale(in, factor, out, n); });
+}
+
 Array Device::take(const Array& x, std::span<const int32_t> rows) {
   for (const int32_t row : rows) require(row >= 0 && row < x.rows, "there is no row " + std::to_string(row));
   reads(x);
@@ -262,7 +321,7 @@ std::vector<int32_t> Device::sample(const Array& logits, std::span<const Samplin
   require(logits.columns > 0, "there are no logits to choose from");
   for (const SamplingRow& draw : draws) {
     require(draw.temperature >= 0 && std::isfinite(draw.temperature) && draw.top_k >= 0 && draw.top_p > 0 &&
-                draw.top_p <= 1 && draw.min_p >= 0 && draw.min_p <= 1 && draw.share >= 0 && draw.share < 1,
+                draw.top_p <= 1 && draw.min_p >= 0 && draw.min_p <= 1 && draw.uniform >= 0 && draw.uniform < 1,
             "temperature, top_k, top_p, min_p or share is out of range");
     require(draw.ids.size() == draw.factors.size() && draw.ids.size() == draw.offsets.size(),
             "ids, factors and offsets differ in length");
@@ -303,60 +362,100 @@ Array Device::unfold(const Array& x, std::span<const int32_t> rows, int64_t size
   return out;
 }
 
-std::vector<Array> Device::split(const Array& x, int n) {
-  require(n > 0 && n <= x.columns && x.columns % n == 0, "the columns cannot be split evenly");
-  std::vector<Array> parts(static_cast<size_t>(n), x);
-  for (int i = 0; i < n; ++i) {
-    parts[i].columns = x.columns / n;
-    parts[i].data = x.data + i * parts[i].columns;
+std::vector<Array> Device::split(const Array& x, std::span<const int64_t> sizes, int64_t groups) {
+  require(groups > 0 && x.columns % groups == 0,
+          "x has " + std::to_string(x.columns) + " columns, which are not " + std::to_string(groups) + " equal groups");
+  const int64_t group = x.columns / groups;
+  int64_t rest = group;
+  for (const int64_t size : sizes) {
+    require(size > 0 && size <= rest, "the sizes do not add up to the " + std::to_string(group) + " columns to split");
+    rest -= size;
+  }
+  require(rest == 0, "the sizes do not add up to the " + std::to_string(group) + " columns to split");
+  std::vector<Array> parts;
+  int64_t at = 0;
+  for (const int64_t size : sizes) {
+    if (groups == 1) {
+      Array& part = parts.emplace_back(x);
+      part.columns = size;
+      part.data = x.data + at;
+    } else {
+      const auto gather = [groups, group, size, at](int64_t, const float* in, float* out) {
+        for (int64_t g = 0; g < groups; ++g) {
+          std::memcpy(out + g * size, in + g * group + at, static_cast<size_t>(size) * sizeof(float));
+        }
+      };
+      parts.push_back(each_row(x, gather, groups * size));
+    }
+    at += size;
   }
   return parts;
 }
 
 Array Device::attention(const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache,
-                        int layer, float scale) {
-  const int64_t n = rows.n_rows(), columns = int64_t{cache.n_head} * cache.head_dim;
-  for (const Array* x : {&q, &k, &v}) {
-    require(x->rows == n && x->columns == columns, "queries, keys and values do not fit the batch and the cache");
-  }
+                        int layer, int n_head, float scale, const ScoreOptions& options) {
+  const int head_dim = cache.head_dim, n_kv_head = cache.n_kv_head;
+  const int64_t n = rows.n_rows();
+  require(n_head > 0 && n_head % n_kv_head == 0,
+          "the cache is for another number of heads: " + std::to_string(n_head) + " query heads are not a multiple of " +
+              std::to_string(n_kv_head) + " key/value heads");
+  const auto check = [&](const Array& x, const char* name, int heads) {
+    require(x.rows == n && x.columns == int64_t{heads} * head_dim,
+            std::string(name) + " do not fit the batch and the cache: expected " + std::to_string(n) + " rows of " +
+                std::to_string(heads) + " heads of " + std::to_string(head_dim) + ", found (" + std::to_string(x.rows) +
+                ", " + std::to_string(x.columns) + ")");
+  };
+  check(q, "queries", n_head), check(k, "keys", n_kv_head), check(v, "values", n_kv_head);
   require(layer >= 0 && layer < cache.n_layer && rows.n_blocks() == cache.n_blocks, "another cache's batch or layer");
   require(cache.memory != nullptr, "a plan's cache is there only while the plan is recorded");
+  require(n * n_head <= kMostItems, "too many rows for " + std::to_string(n_head) + " heads");
+  require(options.window > 0, "window is " + std::to_string(options.window) + ": expected at least 1");
+  require(options.softcap >= 0 && std::isfinite(options.softcap), "softcap is not a positive number");
+  require(options.slopes == nullptr || options.slopes->n == n_head,
+          "expected " + std::to_string(n_head) + " slopes, one for each head");
   reads(q), reads(k), reads(v), reads(rows, cache);
-  const int head_dim = cache.head_dim;
-  const auto keep = kernels_.keep[static_cast<int>(cache.format)];
+  const auto store_kv = kernels_.store_kv[static_cast<int>(cache.format)];
   const auto attend = kernels_.attention[static_cast<int>(cache.format)];
-  const int64_t items = n * cache.n_head;  // head by head, all rows of each
 
-  // First all keys and values into the cache, then the products: a row's position may be another part's row.
-  share(items, kElementsAPart / head_dim + 1, View{},
-        [&rows, &cache, k = View(k), v = View(v), n, layer, head_dim, keep](const View&, int64_t begin, int64_t end) {
+  // First all keys and values into the cache, then the products: a row may attend to a position of another part.
+  share(n * n_kv_head, kElementsAPart / head_dim + 1, View{},
+        [&rows, &cache, k = View(k), v = View(v), n, layer, head_dim, store_kv](const View&, int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) {
             const int head = static_cast<int>(i / n), row = static_cast<int>(i % n), s = rows.sequence(row);
             const int position = rows.position(s) + row - rows.begin(s), at = position % kBlock;
             const auto block = static_cast<size_t>(rows.blocks(s)[position / kBlock]);
-            keep(k.row(row) + head * head_dim, v.row(row) + head * head_dim, head_dim,
-                 cache.keys(layer, head, block) + at * cache.item_bytes(),
-                 cache.values(layer, head, block) + at * cache.value_stride * cache.item_bytes());
+            store_kv(k.row(row) + head * head_dim, v.row(row) + head * head_dim, head_dim,
+                     cache.keys(layer, head, block) + at * cache.item_bytes(),
+                     cache.values(layer, head, block) + at * cache.value_stride * cache.item_bytes());
           }
         });
 
-  // Rows of one sequence and head go through its cache a few at a time.
-  Array out = array(n, columns);
+  // Query heads that share a key/value head are computed together, a few at a time, so that a key is loaded once for
+  // them; then the next rows of the sequence. An item is one row and the query heads that are computed together.
+  const int group = n_head / n_kv_head, n_parts = (group + kTogether - 1) / kTogether;
+  Array out = array(n, int64_t{n_head} * head_dim);
   double positions = 0;
   for (int s = 0; s < rows.n_sequences(); ++s) {
-    positions += static_cast<double>(rows.end(s) - rows.begin(s)) * (rows.position(s) + 1);
+    positions += static_cast<double>(rows.end(s) - rows.begin(s)) * std::min(rows.position(s) + 1, options.window);
   }
-  const double work = 2 * positions * head_dim / static_cast<double>(std::max<int64_t>(n, 1) * kElementsAPart);
-  share(items, 1, work, out,
-        [&rows, &cache, q = View(q), n, layer, head_dim, attend, scale](const View& out, int64_t begin, int64_t end) {
+  const double work = 2 * positions * head_dim * group / n_parts / static_cast<double>(std::max<int64_t>(n, 1) * kElementsAPart);
+  share(n * n_kv_head * n_parts, 1, work, out,
+        [&rows, &cache, q = View(q), n, layer, head_dim, attend, scale, group, n_parts, window = options.window,
+         softcap = options.softcap, slopes = options.slopes == nullptr ? Vector{} : *options.slopes](
+            const View& out, int64_t begin, int64_t end) {
           thread_local std::vector<float> scratch;
           scratch.resize(attention_scratch(cache.value_stride));
-          for (int64_t i = begin, last = 0; i < end; i = last) {
-            const int head = static_cast<int>(i / n), row = static_cast<int>(i % n), s = rows.sequence(row);
-            last = std::min(end, i + std::min(rows.end(s) - row, kAttentionRows));
-            const AttentionJob job = {q.row(rows.begin(s)) + head * head_dim,
+          const auto first_query = [&](int64_t item) {
+            return static_cast<int>(item / n_parts * group + item % n_parts * group / n_parts);
+          };
+          for (int64_t i = begin, next = 0; i < end; i = next) {
+            const int head = static_cast<int>(i / (n * n_parts));
+            const int64_t item = i % (n * n_parts);
+            const int s = rows.sequence(static_cast<int>(item / n_parts));
+            next = std::min(end, i + rows.end(s) * int64_t{n_parts} - item);
+            const AttentionJob job = {q.row(rows.begin(s)) + head * group * head_dim,
                                       static_cast<size_t>(q.stride),
-                                      out.row(rows.begin(s)) + head * head_dim,
+                                      out.row(rows.begin(s)) + head * group * head_dim,
                                       static_cast<size_t>(out.stride),
                                       cache.keys(layer, head, 0),
                                       cache.values(layer, head, 0),
@@ -365,9 +464,15 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
                                       rows.blocks(s),
                                       rows.position(s),
                                       head_dim,
-                                      scale};
-            const int first = row - rows.begin(s);
-            attend(job, first, first + static_cast<int>(last - i), scratch.data());
+                                      group,
+                                      scale,
+                                      window,
+                                      softcap,
+                                      slopes.n == 0 ? nullptr : slopes.data() + head * group};
+            const int first = rows.begin(s) * group, last = first_query(item + next - i) - first;
+            for (int query = first_query(item) - first; query < last; query += kAttentionQueries) {
+              attend(job, query, std::min(query + kAttentionQueries, last), scratch.data());
+            }
           }
         });
   return out;

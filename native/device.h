@@ -21,10 +21,10 @@ namespace rushlight {
 // a layer's keys are [head][D][64] and its values [head][64][D padded to whole vectors]; see AttentionJob. Sizes and
 // steps count elements of the format.
 struct KVCache {
-  KVCache(Format format, int n_layer, int n_head, int head_dim, int n_blocks);
+  KVCache(Format format, int n_layer, int n_kv_head, int head_dim, int n_blocks);
 
   Format format;
-  int n_layer, n_head, head_dim, n_blocks;
+  int n_layer, n_kv_head, head_dim, n_blocks;
   size_t value_stride;
   std::shared_ptr<uint8_t> memory;
 
@@ -32,19 +32,19 @@ struct KVCache {
   size_t bytes() const { return static_cast<size_t>(n_blocks) * block_step() * item_bytes(); }
   size_t key_head() const { return static_cast<size_t>(head_dim) * kBlock; }
   size_t value_head() const { return value_stride * kBlock; }
-  size_t layer_step() const { return static_cast<size_t>(n_head) * (key_head() + value_head()); }
+  size_t layer_step() const { return static_cast<size_t>(n_kv_head) * (key_head() + value_head()); }
   size_t block_step() const { return static_cast<size_t>(n_layer) * layer_step(); }
   // Where a layer's keys and values of a head are in a block.
   uint8_t* keys(int layer, int head, size_t block) const {
     return at(block * block_step() + layer * layer_step() + head * key_head());
   }
   uint8_t* values(int layer, int head, size_t block) const {
-    return at(block * block_step() + layer * layer_step() + n_head * key_head() + head * value_head());
+    return at(block * block_step() + layer * layer_step() + n_kv_head * key_head() + head * value_head());
   }
   uint8_t* at(size_t element) const { return memory.get() + element * item_bytes(); }
 };
 
-// Whose the rows of a step are: sequence s has rows row_starts[s] to row_starts[s + 1], the first of them at position
+// Which sequence each row of a step belongs to: sequence s has rows row_starts[s] to row_starts[s + 1], the first of them at position
 // positions[row_starts[s]], and its block j is block_tables[s * width + j].
 class Rows {
  public:
@@ -65,6 +65,13 @@ class Rows {
   std::vector<int32_t> row_starts_, positions_, block_tables_, sequences_;
   int64_t width_;
   int n_blocks_;
+};
+
+// The scores of attention beyond scale · q · k; see AttentionJob.
+struct ScoreOptions {
+  int window = kNoWindow;
+  const Vector* slopes = nullptr;
+  float softcap = 0;
 };
 
 // Each operation is done when it returns, and is recorded where this thread records a Plan.
@@ -89,28 +96,34 @@ class Device : public std::enable_shared_from_this<Device> {
   bool pack(const Source& source, int64_t first, const Weight& weight);
   std::vector<LoadProblem> load(std::span<const Load> loads) { return rushlight::load(loads, kernels_, pool_); }
 
-  // Reads a weight as a product of one row does, and computes nothing; returns what depends on every byte.
+  // Reads a weight as a product of one row does, and computes nothing; returns a checksum of every byte.
   uint32_t read(const Weight& weight);
+  // The numbers that products compute with, n_out × n_in.
+  void unpack(const Weight& weight, float* values);
 
   Array array(int64_t rows, int64_t columns);
-  Array embedding(std::span<const int32_t> ids, const Weight& table);
+  Array embedding(std::span<const int32_t> ids, const Weight& table, int64_t first_row);
   Array linear(const Array& x, const Weight& weight, const Vector* bias);
-  Array layer_norm(const Array& x, const Vector& weight, const Vector& bias, float eps);
+  Array layer_norm(const Array& x, const Vector& weight, const Vector* bias, float eps);
+  Array rms_norm(const Array& x, const Vector& weight, float eps, float offset);
+  Array angles(std::span<const int32_t> positions, const Vector& frequencies, float scale);
+  Array rotary(const Array& x, const Array& angles, int n_head, bool interleaved);
   Array activation(const Array& x, ActivationKind kind);
   Array exp(const Array& x);
   Array add(const Array& a, const Array& b);
   Array multiply(const Array& a, const Array& b);
+  Array scale(const Array& x, float factor);
   Array take(const Array& x, std::span<const int32_t> rows);
   // For each row of the result `size` rows of x side by side, or zeros for -1.
   Array unfold(const Array& x, std::span<const int32_t> rows, int64_t size);
   Array attention(const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache, int layer,
-                  float scale);
+                  int n_head, float scale, const ScoreOptions& options);
 
   // A token for each row of logits, by its draw; see sample.h.
   std::vector<int32_t> sample(const Array& logits, std::span<const SamplingRow> draws);
 
-  // n parts of 0 to `columns`, as views.
-  static std::vector<Array> split(const Array& x, int n);
+  // Parts of these sizes, side by side in each of `groups` equal groups of columns. Of one group they are views.
+  std::vector<Array> split(const Array& x, std::span<const int64_t> sizes, int64_t groups);
 
   // The stages of a plan.
   void run(std::span<const Stage> stages) { pool_.run(stages); }
@@ -125,9 +138,10 @@ class Device : public std::enable_shared_from_this<Device> {
     share(n, least, Pool::work_of(least), out, std::forward<Body>(body));
   }
 
-  // Calls function(row index, row of x, row of the result) for each row, shared out if there is enough to do.
+  // Calls function(row index, row of x, row of the result) for each row, on several threads if there is enough to do. The
+  // result has as many columns as x unless told otherwise.
   template <class Function>
-  Array each_row(const Array& x, Function&& function);
+  Array each_row(const Array& x, Function&& function, int64_t columns = -1);
 
   std::shared_ptr<float> allocate(size_t floats);
 

@@ -8,6 +8,7 @@
 #include "norm.h"
 #include "pack.h"
 #include "read.h"
+#include "rotary.h"
 
 #define RUSHLIGHT_STRING_(name) #name
 #define RUSHLIGHT_STRING(name) RUSHLIGHT_STRING_(name)
@@ -33,10 +34,13 @@ const Kernels kKernels = {
     .exact_bf16 = linear_kernels<Plain<Format::kBF16>, Format::kBF16>(pack_bf16),
     .add = add,
     .multiply = multiply,
+    .scale = scale,
     .layer_norm = layer_norm,
+    .rms_norm = rms_norm,
+    .rotary = {rotary<false>, rotary<true>},
     .activation = {map<GeluTanh>, map<GeluErf>, map<Relu>, map<Silu>, map<QuickGelu>, map<Sigmoid>,
                    map<Tanh>},
-    .keep = {keep<float>, keep<Half>},
+    .store_kv = {store_kv<float>, store_kv<Half>},
     .attention = {attention<float>, attention<Half>},
     .exp = map<Exp>,
     .maxima = maxima,

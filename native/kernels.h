@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "panel.h"
 
@@ -29,10 +30,11 @@ struct LinearKernels {
   bool (*pack)(const float* tile, uint8_t* packed);
 };
 
-// A block has keys [head][D][64] and values [head][64][value_stride], so that both products of attention run along rows.
-// Strides of the cache count elements, which are floats or halves.
+// Attention of one sequence and one key/value head, which a group of query heads shares: query i is head i % group of row
+// i / group. A block has keys [head][D][64] and values [head][64][value_stride], so that both products of attention run
+// along rows. Strides of the cache count elements, which are floats or halves.
 struct AttentionJob {
-  const float* q;  // of the sequence's first row and this head
+  const float* q;  // of the sequence's first row and the group's first head
   size_t q_stride;
   float* out;
   size_t out_stride;
@@ -43,18 +45,25 @@ struct AttentionJob {
   const int32_t* blocks;
   int position;  // of the sequence's first row
   int head_dim;
+  int group;
   float scale;
+  int window;           // positions that a row sees, its own the last
+  float softcap;        // scores become softcap · tanh(score / softcap); 0 leaves them
+  const float* slopes;  // [group]: slope · (key position - own position) is added to a score; or null
 };
 
-inline constexpr int kBlock = 64;          // positions in a block of the cache
-inline constexpr int kAttentionRows = 16;  // rows that share a pass over the cache
-inline constexpr int kBeside = 4;          // of them, rows that are multiplied side by side
+inline constexpr int kBlock = 64;             // positions in a block of the cache
+inline constexpr int kAttentionQueries = 16;  // queries that share a pass over the cache
+inline constexpr int kTogether = 4;           // of them, queries that are multiplied together: a key is loaded once for all
+inline constexpr int kNoWindow = std::numeric_limits<int>::max();
 
 // Keys and values may be in the first of the formats: f32 and f16.
 inline constexpr int kKVFormats = 2;
 
 // Floats of scratch that `attention` needs.
-inline size_t attention_scratch(size_t value_stride) { return kAttentionRows * (value_stride + 2) + kBeside * kBlock; }
+inline size_t attention_scratch(size_t value_stride) {
+  return kTogether * kBlock + kAttentionQueries * (2 * value_stride + 2);
+}
 
 enum class ActivationKind : uint8_t { kGeluTanh, kGeluErf, kRelu, kSilu, kQuickGelu, kSigmoid, kTanh };
 inline constexpr int kActivations = 7;
@@ -71,13 +80,18 @@ struct Kernels {
   LinearKernels exact_bf16;
   void (*add)(const float* a, const float* b, float* out, int n);
   void (*multiply)(const float* a, const float* b, float* out, int n);
+  void (*scale)(const float* x, float factor, float* out, int n);
+  // A null bias adds nothing.
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* out, int n);
+  void (*rms_norm)(const float* x, const float* weight, float eps, float offset, float* out, int n);
+  // The rotary embedding of a row of heads by n_rotated / 2 cosines, then as many sines. The other channels are copied.
+  void (*rotary[2])(const float* x, const float* angles, int n_head, int head_dim, int n_rotated, float* out);
   void (*activation[kActivations])(const float* x, float* out, int n);
-  // Puts the key and the value of one position and head, D floats each, into their places in a block: the elements of
-  // the key are kBlock apart. What is not finite in the cache's format becomes NaN.
-  void (*keep[kKVFormats])(const float* k, const float* v, int head_dim, void* key, void* value);
-  // Rows row_begin to row_end of a sequence, at most kAttentionRows of them.
-  void (*attention[kKVFormats])(const AttentionJob& job, int row_begin, int row_end, float* scratch);
+  // Stores the key and the value of one position and head, D floats each, into their places in a block: the elements of
+  // the key are kBlock apart. A value that is not finite in the cache's format becomes NaN.
+  void (*store_kv[kKVFormats])(const float* k, const float* v, int head_dim, void* key, void* value);
+  // Queries query_begin to query_end of a sequence, at most kAttentionQueries of them.
+  void (*attention[kKVFormats])(const AttentionJob& job, int query_begin, int query_end, float* scratch);
   // exp of n floats, for sampling and for tests.
   void (*exp)(const float* x, float* out, int n);
   // The greatest of each kStretch of n floats, and of what is left. False if one is NaN.

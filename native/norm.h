@@ -1,4 +1,4 @@
-// Layer normalisation and the residual sum: what is done to a row of channels at once.
+// Operations on a row of channels: sums, products, layer and RMS normalisation.
 #pragma once
 
 #include "simd.h"
@@ -15,6 +15,12 @@ inline void multiply(const float* a, const float* b, float* out, int n) {
   int i = 0;
   for (; i + kLanes <= n; i += kLanes) store(out + i, load<F32>(a + i) * load<F32>(b + i));
   if (i < n) store_n(out + i, load_n(a + i, n - i) * load_n(b + i, n - i), n - i);
+}
+
+inline void scale(const float* x, float factor, float* out, int n) {
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(out + i, load<F32>(x + i) * factor);
+  if (i < n) store_n(out + i, load_n(x + i, n - i) * factor, n - i);
 }
 
 // term(i, v) for each vector of x, v its place among the partial sums: whole vectors first, then with n the values that
@@ -50,11 +56,28 @@ inline void layer_norm(const float* x, const float* weight, const float* bias, f
   const F32 deviation = broadcast(__builtin_sqrtf(reduce_add(squares) / static_cast<float>(n) + eps));
 
   const auto normal = [&](F32 values, F32 w, F32 b) { return fma((values - mean) / deviation, w, b); };
+  const auto bias_at = [&](int i) { return bias == nullptr ? F32{} : load<F32>(bias + i); };
   int i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    store(out + i, normal(load<F32>(x + i), load<F32>(weight + i), load<F32>(bias + i)));
+    store(out + i, normal(load<F32>(x + i), load<F32>(weight + i), bias_at(i)));
   }
-  if (i < n) store_n(out + i, normal(load_n(x + i, n - i), load_n(weight + i, n - i), load_n(bias + i, n - i)), n - i);
+  if (i < n) {
+    const F32 b = bias == nullptr ? F32{} : load_n(bias + i, n - i);
+    store_n(out + i, normal(load_n(x + i, n - i), load_n(weight + i, n - i), b), n - i);
+  }
+}
+
+// x / √(mean of squares + eps) · (offset + weight)
+inline void rms_norm(const float* x, const float* weight, float eps, float offset, float* out, int n) {
+  PartialSums squares;
+  const auto add_square = [&](F32 values, int v) { squares.of[v] = fma(values, values, squares.of[v]); };
+  for_each_vector(
+      n, [&](int i, int v) { add_square(load<F32>(x + i), v); },
+      [&](int i, int v, int left) { add_square(load_n(x + i, left), v); });
+  const F32 root = broadcast(__builtin_sqrtf(reduce_add(squares) / static_cast<float>(n) + eps));
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(out + i, load<F32>(x + i) / root * (load<F32>(weight + i) + offset));
+  if (i < n) store_n(out + i, load_n(x + i, n - i) / root * (load_n(weight + i, n - i) + offset), n - i);
 }
 
 }  // namespace rushlight::RUSHLIGHT_ISA

@@ -66,7 +66,8 @@ Plan::Plan(std::shared_ptr<Device> device, const StepInputs& inputs)
 Plan* Plan::recording() { return recording_here; }
 
 Plan::Recording::Recording(Plan& plan) : plan_(plan), outer_(recording_here) {
-  if (plan.state_ != State::kNew) throw std::invalid_argument("a plan is recorded once");
+  if (plan.state_ != State::kNew) throw std::invalid_argument("a plan can be recorded only once");
+  if (outer_ != nullptr) outer_->invalidate("another step is recorded inside it");
   plan.state_ = State::kRecording;
   recording_here = &plan;
 }
@@ -82,7 +83,7 @@ void Plan::add(int64_t n, int64_t least, double work, const View& out,
 }
 
 void Plan::reads(const View& x) {
-  if (!workspace_->owns(x.data)) spoil();
+  if (!workspace_->owns(x.data)) invalidate("it computes with an array that was made outside the step");
 }
 
 void Plan::reads(std::span<const int32_t> numbers, int64_t limit) {
@@ -92,21 +93,22 @@ void Plan::reads(std::span<const int32_t> numbers, int64_t limit) {
       return;
     }
   }
-  spoil();
+  invalidate("an operation takes other numbers than the batch's own ids, positions and logit_rows");
 }
 
 void Plan::reads(const Rows& rows, const KVCache& cache) {
-  if (&rows != &rows_ || &cache != &cache_) spoil();
+  if (&rows != &rows_ || &cache != &cache_) invalidate("attention takes another batch than the step's own");
 }
 
-std::optional<Array> Plan::finish(const Array& out) {
-  if (state_ != State::kRecorded) throw std::invalid_argument("a plan is finished once, when it has been recorded");
+Array Plan::finish(const Array& out) {
+  if (state_ != State::kRecorded) throw std::invalid_argument("a plan can be finished only once, after it was recorded");
   state_ = State::kUnfit;
-  // Each run writes its result into new memory, so it must be what the last stage writes, and nothing else be left over.
-  if (spoilt_ || recorded_.empty() || recorded_.back().out.data != out.data ||
-      recorded_.back().out.columns != out.columns || workspace_->n_taken() != 1) {
-    return std::nullopt;
+  // Each run writes its result into new memory, so the last stage must write it, and no other array may be left.
+  if (recorded_.empty() || recorded_.back().out.data != out.data || recorded_.back().out.columns != out.columns) {
+    invalidate("the result is not that of the last operation");
   }
+  if (workspace_->n_taken() != 1) invalidate("it keeps an array after the step");
+  if (invalid_ != nullptr) throw NotRecordable(invalid_);
   Array result = device_->array(out.rows, out.columns);
   for (int64_t i = 0; i < out.rows; ++i) std::copy_n(out.row(i), out.columns, result.row(i));
   const auto writes_out = [&](const Recorded& stage) { return stage.out.data == out.data; };
@@ -124,13 +126,14 @@ std::optional<Array> Plan::finish(const Array& out) {
 }
 
 std::optional<Array> Plan::run(const StepInputs& inputs) {
-  if (state_ != State::kFinished) throw std::invalid_argument("a plan that is not finished cannot be run");
+  if (state_ != State::kFinished) throw std::invalid_argument("a plan can be run only after it was finished");
+  if (recording_here != nullptr) recording_here->invalidate("another recorded step runs inside it");
   const std::unique_lock lock(running_, std::try_to_lock);
   if (!lock || inputs.ids.size() != ids_.size() || inputs.positions.size() != positions_.size() ||
       inputs.logit_rows.size() != logit_rows_.size() || inputs.rows.n_rows() != rows_.n_rows() ||
       inputs.rows.n_blocks() != inputs.cache.n_blocks || inputs.cache.format != cache_.format ||
       inputs.cache.n_layer != cache_.n_layer ||
-      inputs.cache.n_head != cache_.n_head || inputs.cache.head_dim != cache_.head_dim) {
+      inputs.cache.n_kv_head != cache_.n_kv_head || inputs.cache.head_dim != cache_.head_dim) {
     return std::nullopt;
   }
   std::ranges::copy(inputs.ids, ids_.begin());
@@ -143,7 +146,7 @@ std::optional<Array> Plan::run(const StepInputs& inputs) {
   Array result = device_->array(last.rows, last.columns);
   last = result;
   device_->run(stages_);
-  cache_.memory.reset();  // a plan keeps no sequence's memory
+  cache_.memory.reset();  // or the plan would keep it alive
   memory_.raise();
   return result;
 }

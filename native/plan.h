@@ -1,4 +1,4 @@
-// A step of a model as it was once computed, to be computed again on other tokens without asking the model.
+// A recorded step: the device operations of one forward, to be run again on other tokens without calling the model.
 #pragma once
 
 #include <array>
@@ -9,6 +9,8 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "array.h"
@@ -18,14 +20,14 @@
 
 namespace rushlight {
 
-// Memory for the activations of one plan: freed buffers are taken again, and none is given back, so that the addresses
-// of a step are good for every later one. Which activations may share a buffer is thus settled by when the model let go
-// of them (as in the memory pool of a CUDA graph).
+// Memory for the activations of one plan. Freed buffers are reused and none is given back, so that the addresses of a step
+// hold for every later one. Which activations share a buffer follows from when the model released them, as in the memory
+// pool of a CUDA graph.
 class Workspace : public std::enable_shared_from_this<Workspace> {
  public:
   std::shared_ptr<float> allocate(size_t floats);
   bool owns(const float* data) const;
-  // Takes a buffer out: whoever holds it now is the last to.
+  // Removes a buffer: it is freed by its last holder.
   void give_away(const float* buffer);
   size_t n_taken() const;
 
@@ -41,18 +43,25 @@ class Workspace : public std::enable_shared_from_this<Workspace> {
   std::vector<Buffer> buffers_;
 };
 
-// What a step reads that is not of the model.
+// The inputs of a step besides the model.
 struct StepInputs {
   std::span<const int32_t> ids, positions, logit_rows;
   const Rows& rows;
   const KVCache& cache;
 };
 
-// The stages of a step for some number of rows, in the order in which the device worked at them.
+// A step was asked to depend on a value that is not known while it is recorded, or to do something that a repetition
+// would not do again. Python's NotRecordableError (backends/protocol.py).
+class NotRecordable : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// The stages of a step for one number of rows, in the order in which the device ran them.
 //
-// A device adds to the plan that this thread records. What cannot be repeated spoils it: an array that comes from
-// elsewhere, is read in the middle, or is kept beyond the step. Everything that varies from step to step lies in the
-// plan: the model gets the plan's `ids` and so on, of which it can learn no value, only hand them on.
+// A device adds each of its operations to the plan that this thread records. What cannot be repeated invalidates the plan:
+// an array that comes from elsewhere, is read in the middle, or is kept after the step. Everything that varies from step
+// to step lies in the plan: the model gets the plan's `ids`, `positions` and `logit_rows`, which it can pass on to
+// operations but not read.
 class Plan {
  public:
   // With the inputs of the step that will be recorded.
@@ -84,19 +93,23 @@ class Plan {
   std::shared_ptr<float> allocate(size_t floats) { return workspace_->allocate(floats); }
   void add(int64_t n, int64_t least, double work, const View& out,
            std::function<void(const View& out, int64_t begin, int64_t end)> body);
-  void spoil() { spoilt_ = true; }
-  // Spoils the plan unless the array is one that it computes.
+  // The first reason is the one that `finish` reports.
+  void invalidate(const char* reason) {
+    if (invalid_ == nullptr) invalid_ = reason;
+  }
+  // Invalidates the plan unless it computes the array.
   void reads(const View& x);
-  // Spoils the plan unless these are input numbers of its own, which must then always be below the limit.
+  // Invalidates the plan unless these are its own ids, positions or logit rows. Each run checks that they are below the
+  // limit.
   void reads(std::span<const int32_t> numbers, int64_t limit);
   void reads(const Rows& rows, const KVCache& cache);
 
-  // Ends the recording of a step whose result is `out`, and returns that in memory of its own. Nothing if the plan cannot
-  // be run. Throws std::invalid_argument where no recording is over.
-  std::optional<Array> finish(const Array& out);
+  // Ends the recording of a step whose result is `out`, and returns a copy of that in memory outside the plan. Throws
+  // NotRecordable if the step cannot be repeated, std::invalid_argument unless a recording has ended.
+  Array finish(const Array& out);
 
-  // The result for other inputs, of as many rows. Nothing if the plan is running already, or does not fit them, or they
-  // are wrong: the model then has to be asked. Throws std::invalid_argument unless `finish` has returned something.
+  // The result for other inputs, of as many rows. Nothing if the plan is running on another thread, or the inputs do not
+  // fit it or are invalid: the caller then calls the model. Throws std::invalid_argument unless `finish` has returned.
   std::optional<Array> run(const StepInputs& inputs);
 
  private:
@@ -122,7 +135,7 @@ class Plan {
   std::vector<Stage> stages_;
   std::vector<Limit> limits_;
   OutOfMemory memory_;
-  bool spoilt_ = false;
+  const char* invalid_ = nullptr;  // why the step cannot be repeated
   std::atomic<State> state_ = State::kNew;
   std::mutex running_;
 };

@@ -149,7 +149,7 @@ int32_t sample(std::span<const float> logits, const SamplingRow& draw, float mos
     if (least < draw.min_p) least = std::nextafter(least, 2.0f);
     for (float& weight : weights) weight = weight < least ? 0 : weight;
   }
-  const size_t drawn = at_share(weights, draw.share);
+  const size_t drawn = at_share(weights, draw.uniform);
   return ids.empty() ? static_cast<int32_t>(drawn) : ids[drawn];
 }
 

@@ -14,7 +14,7 @@ struct SamplingRow {
   int64_t top_k;       // 0: all
   double top_p;        // in (0, 1]
   double min_p;        // in [0, 1]
-  double share;        // in [0, 1)
+  double uniform;       // in [0, 1)
   // First, logits above 0 are divided, others multiplied by their factor, and then shifted by their offset.
   std::span<const int32_t> ids;
   std::span<const double> factors, offsets;

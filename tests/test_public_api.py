@@ -2,11 +2,15 @@
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
 import rushlight
-from rushlight import errors
+from rushlight import errors, models, nn
+from rushlight.models.registry import MODULES
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_the_public_names_are_these():
@@ -33,6 +37,81 @@ def test_the_public_names_are_these():
         "record",
         "verify",
     ]
+
+
+def test_what_a_model_file_imports_is_public():
+    """Ports are written against these two: a name that goes or changes breaks users' files."""
+    assert nn.__all__ == [
+        "ACTIVATIONS",
+        "Activation",
+        "Array",
+        "Backend",
+        "Batch",
+        "Constant",
+        "Conv1D",
+        "Convolution",
+        "Diagnosis",
+        "Embedding",
+        "KVShape",
+        "LayerNorm",
+        "Linear",
+        "Module",
+        "ModuleDict",
+        "ModuleList",
+        "NameRules",
+        "Problem",
+        "RMSNorm",
+        "Role",
+        "Rotary",
+        "Slot",
+        "Tensor",
+        "bind",
+        "diagnose",
+        "tapped",
+        "to_write",
+    ]
+    assert models.__all__ == [
+        "ACTIVATION_NAMES",
+        "ARCHITECTURES",
+        "GPT2_VOCAB_SIZE",
+        "Architecture",
+        "Config",
+        "Fields",
+        "Heads",
+        "Origin",
+        "PretrainedModel",
+        "TextConfig",
+        "field",
+        "load_port",
+        "recognise",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(module, name) for module in (nn, models) for name in module.__all__], ids=str
+)
+def test_every_name_for_model_files_is_there_and_documented(module, name):
+    value = getattr(module, name)
+    assert not (inspect.isclass(value) or inspect.isfunction(value) or inspect.ismodule(value)) or inspect.getdoc(value)
+
+
+MODEL_FILES = [
+    *(ROOT / "src/rushlight/models" / f"{name}.py" for name in MODULES.values()),
+    *(path for path in ROOT.glob("examples/**/*.py") if "\nARCHITECTURE = " in path.read_text("utf-8")),
+]
+
+
+@pytest.mark.parametrize("path", MODEL_FILES, ids=lambda path: path.stem)
+def test_a_model_file_imports_from_nn_and_models_only(path):
+    imported = set(re.findall(r"^\s*(?:from|import) (rushlight[\w.]*)", path.read_text("utf-8"), re.MULTILINE))
+    assert imported == {"rushlight.nn", "rushlight.models"}
+
+
+@pytest.mark.parametrize("name", MODULES.values())
+def test_a_model_file_begins_with_the_model(name):
+    lines = (ROOT / "src/rushlight/models" / f"{name}.py").read_text("utf-8").splitlines()
+    first = next(i for i, line in enumerate(lines) if re.match(r"class \w+\(Module\):", line))
+    assert first <= 60
 
 
 def test_dir_shows_the_public_names():

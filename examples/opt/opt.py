@@ -86,12 +86,13 @@ class Decoder(Module):
 
     def __init__(self, config: OPTConfig) -> None:
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.embed_positions = Embedding(config.max_position_embeddings + FIRST_POSITION, config.hidden_size)
+        n_rows = config.max_position_embeddings + FIRST_POSITION
+        self.embed_positions = Embedding(n_rows, config.hidden_size, first_row=FIRST_POSITION)
         self.final_layer_norm = LayerNorm(config.hidden_size, eps=1e-5)
         self.layers = ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
 
     def __call__(self, batch: Batch) -> Array:
-        x = self.embed_tokens(batch.ids) + self.embed_positions(batch.positions + FIRST_POSITION)  # (N, C)
+        x = self.embed_tokens(batch.ids) + self.embed_positions(batch.positions)  # (N, C)
         for layer in self.layers:
             x = layer(x, batch)
         return self.final_layer_norm(x)

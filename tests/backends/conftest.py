@@ -88,9 +88,3 @@ def close(subject, ops):
         assert np.abs(result - expected).max() <= subject.ops_error * np.abs(expected).max()
 
     return close
-
-
-@pytest.fixture
-def decoder_operations(subject, ops):
-    if subject.device == "cpu" and not hasattr(ops, "rms_norm"):
-        pytest.skip("the native extension is older")

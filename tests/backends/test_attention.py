@@ -43,7 +43,6 @@ def test_an_entire_sequence(ops, close, t, n_head, head_dim):
     close(ops.from_numpy(result), textbook_attention(q, k, v, n_head, 0.3))
 
 
-@pytest.mark.usefixtures("decoder_operations")
 @pytest.mark.parametrize(("n_head", "n_kv_head", "head_dim"), [(2, 1, 4), (4, 2, 10), (9, 3, 5), (8, 1, 20), (7, 7, 3)])
 @pytest.mark.parametrize("t", [1, 5, 70])
 def test_query_heads_share_key_heads_group_by_group(ops, close, t, n_head, n_kv_head, head_dim):
@@ -53,7 +52,6 @@ def test_query_heads_share_key_heads_group_by_group(ops, close, t, n_head, n_kv_
     close(ops.from_numpy(result), textbook_attention(q, k, v, n_head, 0.3))
 
 
-@pytest.mark.usefixtures("decoder_operations")
 @pytest.mark.parametrize("t", [1, 70, 3 * BLOCK_SIZE + 5])
 def test_windows_slopes_and_softcaps(ops, close, grouped, options, t):
     q, k, v = (rounded(ops, x) for x in grouped(t))
@@ -61,7 +59,6 @@ def test_windows_slopes_and_softcaps(ops, close, grouped, options, t):
     close(ops.from_numpy(result), textbook_attention(q, k, v, N_HEAD, 0.3, **options))
 
 
-@pytest.mark.usefixtures("decoder_operations")
 def test_decode_steps_with_options(ops, close, grouped, options):
     """A prompt, then one row at a time over the edge of a block."""
     q, k, v = (rounded(ops, x) for x in grouped(2 * BLOCK_SIZE + 3))
@@ -93,8 +90,7 @@ def test_chunks_do_not_change_a_sequence(subject, ops, steps):
     assert subject.same(chunked, entire)
 
 
-@pytest.mark.usefixtures("decoder_operations")
-@pytest.mark.parametrize("steps", [[1] * 150, [149, 1], [13] * 11 + [7], [64, 86]])
+@pytest.mark.parametrize("steps", [[125, *[1] * 25], [13] * 11 + [7], [64, 86]])
 def test_chunks_do_not_change_a_sequence_with_options(subject, ops, grouped, options, steps):
     qkv = grouped(150)
     chunked, entire = (attend(ops, [qkv], [sizes], N_HEAD, 0.4, **options)[0] for sizes in (steps, [150]))
@@ -109,7 +105,6 @@ def test_sequences_in_a_batch_do_not_see_each_other(subject, ops):
         assert subject.same(result, solo)
 
 
-@pytest.mark.usefixtures("decoder_operations")
 def test_sequences_in_a_batch_do_not_see_each_other_with_options(subject, ops, grouped, options):
     """Decode rows of different lengths and a prompt chunk, in one step."""
     a, b, c = (grouped(t, seed=10 * t) for t in (5, 140, 66))
@@ -119,7 +114,6 @@ def test_sequences_in_a_batch_do_not_see_each_other_with_options(subject, ops, g
         assert subject.same(result, solo)
 
 
-@pytest.mark.usefixtures("decoder_operations")
 @pytest.mark.parametrize("n", [1, 4])
 def test_blocks_behind_the_window_are_not_read(ops, close, grouped, n):
     """Their keys and values may be gone: other sequences have written them."""

@@ -1,4 +1,4 @@
-"""What the CUDA backend has beyond the shared suite: Triton kernels, what a choice waits for, memory that runs out."""
+"""The CUDA backend beyond the shared suite: Triton kernels, CUDA graphs, waits for the device, memory that runs out."""
 
 import contextlib
 import os
@@ -7,12 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+from backend_helpers import ArrayTensor, random
 
 from rushlight.backends import devices, open_backend
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
-from rushlight.backends.device_step import HostStep
+from rushlight.backends.device_step import HostStep, Scoring
 from rushlight.backends.fusion import Fused, Norm, value_of
-from rushlight.backends.protocol import LogitAdjustments, SamplingRow
+from rushlight.backends.protocol import LogitAdjustments, Role, SamplingRow
 from rushlight.errors import DeviceError
 from rushlight.nn import ACTIVATIONS, Slot, tapped
 from rushlight.nn.trace import Trace
@@ -54,12 +55,14 @@ DTYPES = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 1.2e-2}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n_head", "head_dim"), [(2, 64), (3, 5), (1, 80)])
+@pytest.mark.parametrize(
+    ("n_head", "n_kv_head", "head_dim"), [(2, 2, 64), (3, 3, 5), (1, 1, 80), (4, 2, 10), (6, 1, 64)]
+)
 @pytest.mark.parametrize("width", [4, 16])
-def test_attention_over_blocks(torch, plain, kernels, dtype, n_head, head_dim, width):
-    """Sequences of one, two and three parts; what nobody has written holds NaN, and q, k and v are views."""
+def test_attention_over_blocks(torch, plain, kernels, dtype, n_head, n_kv_head, head_dim, width):
+    """Sequences of one, two and three parts; places never written hold NaN, and q, k and v are views."""
     n_blocks = 14
-    dims = n_blocks * BLOCK_SIZE, n_head, head_dim
+    dims = n_blocks * BLOCK_SIZE, n_kv_head, head_dim
     keys, values = (torch.randn(dims).to(ON, getattr(torch, dtype)) for _ in range(2))
     tables = torch.full((4, width), n_blocks - 1, device=ON)
     tables[1, 0], tables[2, :2], tables[3, :4] = 10, torch.tensor([6, 8]), torch.tensor([0, 5, 3, 12])
@@ -69,16 +72,17 @@ def test_attention_over_blocks(torch, plain, kernels, dtype, n_head, head_dim, w
         lengths[0] = 8 * BLOCK_SIZE + 5
     else:
         tables[0, :4] = torch.tensor([7, 9, 11, 1])
-    slots = [int(tables[s, (n - 1) // BLOCK_SIZE]) * BLOCK_SIZE + (n - 1) % BLOCK_SIZE for s, n in enumerate(lengths)]
+    places = [int(tables[s, (n - 1) // BLOCK_SIZE]) * BLOCK_SIZE + (n - 1) % BLOCK_SIZE for s, n in enumerate(lengths)]
     for x in (keys, values):
         x[-BLOCK_SIZE:] = np.nan
-        x[slots] = np.nan
-    slots, lengths = torch.tensor(slots, device=ON), torch.tensor(lengths, device=ON)
-    q, k, v = torch.randn(4, 3 * n_head * head_dim).to(ON, keys.dtype).unflatten(-1, (3, n_head, head_dim)).unbind(1)
+        x[places] = np.nan
+    places, lengths = torch.tensor(places, device=ON), torch.tensor(lengths, device=ON)
+    heads = torch.randn(4, n_head + 2 * n_kv_head, head_dim).to(ON, keys.dtype)
+    q, k, v = heads.split([n_head, n_kv_head, n_kv_head], 1)
 
     kept = keys.double(), values.double()
-    expected = plain.decode_attention(q.double(), k.double(), v.double(), *kept, slots, tables, lengths, 0.3)
-    found = kernels.decode_attention(q, k, v, keys, values, slots, tables, lengths, 0.3)
+    expected = plain.decode_attention(q.double(), k.double(), v.double(), *kept, places, tables, lengths, Scoring(0.3))
+    found = kernels.decode_attention(q, k, v, keys, values, places, tables, lengths, 0.3)
     assert (found.dtype, found.shape) == (q.dtype, q.shape)
     assert (found - expected).abs().max() <= DTYPES[dtype] * expected.abs().max()
     for written, whole in zip((keys, values), kept, strict=True):
@@ -92,6 +96,9 @@ PRODUCTS = {
     "residual": {"residual": True},
     "all": {"norm": 1e-5, "activation": "silu", "residual": True},
     "no bias": {"norm": 1e-5, "bias": False},
+    "norm without a bias": {"norm": 1e-5, "shift": False},
+    "rms norm": {"norm": 1e-5, "shift": False, "rms": True, "offset": 1.0},
+    "factor": {"activation": "relu", "factor": 0.25, "residual": True},
 }
 
 
@@ -104,13 +111,18 @@ def test_products_of_few_rows(torch, plain, kernels, dtype, parts, n, n_in, n_ou
     def random(*shape):
         return torch.randn(*shape).to(ON, kept)
 
+    norm = None
+    if "norm" in parts:
+        shift = random(n_in) if parts.get("shift", True) else None
+        norm = Norm(random(n_in), shift, parts["norm"], parts.get("offset", 0.0), parts.get("rms", False))
     weight = plain.quantise(torch.randn(n_out, n_in, device=ON)) if dtype == "int8" else random(n_out, n_in)
     fused = Fused(
         x=3 * random(n, n_in) + 1,
-        norm=Norm(random(n_in), random(n_in), parts["norm"]) if "norm" in parts else None,
+        norm=norm,
         weight=weight,
         bias=random(n_out) if parts.get("bias", True) else None,
         activation=parts.get("activation"),
+        factor=parts.get("factor"),
         residual=random(n, n_out) if "residual" in parts else None,
     )
     found = kernels.linear(fused)
@@ -125,7 +137,8 @@ def doubled(fused):
     norm, weight = fused.norm, fused.weight
     return fused._replace(
         x=fused.x.double(),
-        norm=norm and Norm(norm.weight.double(), norm.bias.double(), norm.eps),
+        norm=norm
+        and norm._replace(weight=norm.weight.double(), bias=norm.bias if norm.bias is None else norm.bias.double()),
         weight=weight.values * weight.scales[:, None].double() if isinstance(weight, tuple) else weight.double(),
         bias=None if fused.bias is None else fused.bias.double(),
         residual=None if fused.residual is None else fused.residual.double(),
@@ -170,7 +183,7 @@ def tiny(torch):
             for name, slot in list(vars(module).items()):
                 if isinstance(slot, Slot) and path != "lm_head":
                     values = 0.3 * rng.standard_normal(slot.shape).astype(np.float32)
-                    setattr(module, name, ops.load_weight(ArrayTensor(f"{path}.{name}", values), slot.role))
+                    setattr(module, name, ops.load_weight(ArrayTensor(values, f"{path}.{name}"), slot.role))
             module.ops = ops
         model.lm_head.weight = ops.tie(model.wte.weight)
         cache = ops.kv_cache(config.kv_shape, 12)
@@ -178,18 +191,6 @@ def tiny(torch):
         return ops, model, cache
 
     return tiny
-
-
-class ArrayTensor:
-    """A tensor that is in memory already."""
-
-    dtype = "F32"
-
-    def __init__(self, name, values):
-        self.name, self.values, self.shape = name, values, values.shape
-
-    def read_into(self, raw, start):
-        raw[:] = self.values.reshape(-1).view(np.uint8)[start : start + raw.size]
 
 
 class Launches:
@@ -243,8 +244,8 @@ def test_a_block_of_gpt2_is_five_launches(torch, kernels, tiny, monkeypatch, pos
     assert launches.names == [*embedded, *block * 2, "index_select.default", "_linear"]
 
 
-def test_a_model_through_the_kernels_is_the_model(torch, tiny):
-    """A decode step, a prompt of few rows and one of many, together; what is traced is what was computed."""
+def test_a_model_has_the_same_values_through_the_kernels(torch, tiny):
+    """A decode step, a prompt of few rows and one of many, in one batch; a trace has what was computed."""
     results = []
     for fused in (False, True):
         ops, model, cache = tiny(fused=fused)
@@ -273,25 +274,28 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from rushlight.backends import cuda_kernels as kernels
 
-def attend(whole):
+def attend(whole, n_kv_head=12):
     sums, out = (None, "*bf16") if whole else ("*fp32", "*fp32")
     types = ["*bf16"] * 5 + ["*i64"] * 3 + [out, sums, "fp32"] + ["i32"] * 4
-    return kernels._attend, types, (12, 64, 64, 256, 64), {"num_warps": 8}
+    return kernels._attend, types, (12, n_kv_head, 64, 64, 256, 64), {"num_warps": 8}
 
-def linear(n, n_in, n_out, *, norm=None, values="*bf16", scales=None, activation=None, residual=None):
-    types = ["*bf16", norm, norm, values, scales, "*bf16", residual, "*bf16", "i32", "i32", "fp32"]
+def linear(n, n_in, n_out, *, norm=None, rms=False, values="*bf16", scales=None, activation=None, residual=None):
+    shift = None if rms else norm
+    types = ["*bf16", norm, shift, values, scales, "*bf16", residual, "*bf16", "i32", "i32", "fp32", "fp32", "fp32"]
     tile = kernels._tile(n, n_in, n_out, torch.bfloat16)
-    width = min(triton.next_power_of_2(n_in), kernels.MOST_VALUES // tile[0])
-    constants = n_in, activation, *kernels._TYPES[torch.bfloat16], *tile, width
+    width = min(triton.next_power_of_2(n_in), kernels.MAX_TILE_VALUES // tile[0])
+    constants = n_in, rms, activation, *kernels._TYPES[torch.bfloat16], *tile, width
     return kernels._linear, types, constants, {"num_warps": 8 if tile[2] == 4096 else 4, "num_stages": 4}
 
 for kernel, types, constants, options in [
     attend(True),
-    attend(False),
+    attend(False, n_kv_head=4),
     (kernels._merge, ["*fp32", "*fp32", "*i64", "*bf16", "i32"], (12, 64, 64, 256, 4), {}),
     linear(1, 768, 2304, norm="*bf16", activation="gelu_tanh"),
     linear(1, 3072, 768, values="*i8", scales="*fp32", residual="*bf16"),
     linear(16, 768, 50257, norm="*bf16"),
+    linear(1, 768, 2304, norm="*bf16", rms=True),
+    linear(16, 768, 2304, norm="*bf16", rms=True),
     linear(16, 3072, 768, values="*i8", scales="*fp32", residual="*bf16"),
 ]:
     given = dict(zip(kernel.arg_names, [*types, *constants], strict=True))
@@ -313,18 +317,18 @@ def test_kernels_compile_for_ampere_and_hopper():
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert len(lines) == 14
+    assert len(lines) == 18
     assert max(int(shared) for _, _, shared in lines) <= 99 * 1024
 
 
-def test_a_choice_waits_for_the_device_once(torch, monkeypatch):
-    """Whatever is asked for: the ids come back, and nothing before them."""
+def test_sampling_waits_for_the_device_once(torch, monkeypatch):
+    """For the ids, whatever the settings."""
     ops = open_backend("torch-cpu" if ON == "cpu" else ON)
-    changes = LogitAdjustments(np.array([1, 4], np.int32), np.array([1.2, 1.0]), np.array([0.0, 2.0]))
+    adjustments = LogitAdjustments(np.array([1, 4], np.int32), np.array([1.2, 1.0]), np.array([0.0, 2.0]))
     allowed = np.arange(500) % 2 == 0
-    draws = [
+    rows = [
         SamplingRow(),
-        SamplingRow(0.7, 40, 0.9, 0.01, 0.3, changes),
+        SamplingRow(0.7, 40, 0.9, 0.01, 0.3, adjustments),
         SamplingRow(1.0, uniform=0.9, allowed=allowed),
     ]
     waits = []
@@ -336,7 +340,7 @@ def test_a_choice_waits_for_the_device_once(torch, monkeypatch):
             return original(self, *args)
 
         monkeypatch.setattr(torch.Tensor, name, wait)
-    ops.sample(torch.linspace(0, 3, 1500, device=ON).view(3, 500), draws)
+    ops.sample(torch.linspace(0, 3, 1500, device=ON).view(3, 500), rows)
     assert waits == ["tolist"]
 
 
@@ -398,7 +402,7 @@ def graphs(torch, monkeypatch):
 def test_graphs_are_recorded_once_a_shape_and_replayed(torch, graphs):
     ops = open_backend("torch-cpu", "f32")
     pools = graphs(ops)
-    table, calls = torch.randn(50, 8), []
+    table, calls = ops.load_weight(ArrayTensor(random(50, 8)), Role.TABLE), []
 
     class Forward:
         version = 0
@@ -435,14 +439,14 @@ def test_graphs_are_recorded_once_a_shape_and_replayed(torch, graphs):
     assert pools[-1] not in pools[:-1]  # a pool is not opened again when its graphs are gone
 
 
-def test_memory_that_runs_out_is_said(torch, monkeypatch):
+def test_running_out_of_memory_is_an_error_with_the_next_step(torch, monkeypatch):
     ops = open_backend("torch-cpu")
 
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("rushlight.backends.cuda._zeros", full)
-    with pytest.raises(DeviceError, match=r"no memory left for 5 blocks .*--dtype bf16"):
+    with pytest.raises(DeviceError, match=r"out of memory: no room for 5 blocks .*--dtype bf16"):
         ops.kv_cache(KVShape(1, 1, 4), 5)
 
 

@@ -1,4 +1,4 @@
-"""How a batch is laid out for libraries of array operations."""
+"""The layout of a step for libraries that compute entire arrays, and its recordings."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
-from rushlight.backends.device_step import MAX_PADDED_ROWS, HostStep, LastStep, Recorded, padded
+from rushlight.backends.device_step import MAX_PADDED_ROWS, HostStep, LastStep, Recordings, padded
 
 SPARE = 99
 
@@ -25,47 +25,47 @@ def on_device(batch):
     return host.on_device(host.numbers)
 
 
-def test_rows_alone_are_laid_side_by_side_and_runs_apart():
+def test_decode_rows_are_laid_out_together_and_prompt_chunks_apart():
     batch = Batch.of(
         [Chunk([1, 2, 3], BLOCK_SIZE - 1, [4, 2, 8]), Chunk([6], 5, [1]), Chunk([5], BLOCK_SIZE, [3, 7])], Cache()
     )
     step = on_device(batch)
-    assert step.slots.tolist() == [
+    assert step.places.tolist() == [
         4 * BLOCK_SIZE + BLOCK_SIZE - 1, 2 * BLOCK_SIZE, 2 * BLOCK_SIZE + 1, BLOCK_SIZE + 5, 7 * BLOCK_SIZE,
     ]  # fmt: skip
-    assert step.single.tolist() == [3, 4]
+    assert step.decode_rows.tolist() == [3, 4]
     assert step.lengths.tolist() == [6, BLOCK_SIZE + 1]
     assert step.tables.tolist() == [[1, SPARE, SPARE, SPARE], [3, 7, SPARE, SPARE]]
-    (run,) = step.runs
-    assert (run.rows, run.length, run.blocks.tolist()) == (slice(0, 3), BLOCK_SIZE + 2, [4, 2])
+    (chunk,) = step.prompt_chunks
+    assert (chunk.rows, chunk.length, chunk.blocks.tolist()) == (slice(0, 3), BLOCK_SIZE + 2, [4, 2])
     assert (step.ids.tolist(), step.positions.tolist()) == (batch.ids.tolist(), batch.positions.tolist())
     assert step.logit_rows.tolist() == [2, 3, 4]
     assert step.cache is batch.cache
 
 
 @pytest.mark.parametrize(("position", "width"), [(0, 4), (63, 4), (255, 4), (256, 8), (511, 8), (512, 16)])
-def test_tables_are_as_wide_as_the_longest_needs_up_to_a_power_of_two(position, width):
+def test_a_table_is_as_wide_as_the_longest_sequence_rounded_up_to_a_power_of_two(position, width):
     batch = Batch.of([Chunk([1], position, range(16)), Chunk([1], 0, [16])], Cache())
     assert on_device(batch).tables.shape == (2, width)
     assert on_device(batch).tables[0].tolist() == list(range(width))
 
 
-def test_without_rows_alone_there_is_an_empty_table():
+def test_without_decode_rows_the_table_is_empty():
     step = on_device(Batch.of([Chunk([1, 2], 0, [3])], Cache()))
-    assert (len(step.single), len(step.lengths), len(step.tables)) == (0, 0, 0)
+    assert (len(step.decode_rows), len(step.lengths), len(step.tables)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(("n", "rows"), [(1, 1), (2, 2), (3, 4), (5, 8), (200, 256), (256, 256)])
 def test_decode_steps_are_padded_to_powers_of_two(n, rows):
     batch = decode_batch(*range(1, n + 1))
-    whole = padded(batch, SPARE)
-    step = on_device(whole)
-    assert len(whole.ids) == len(step.single) == len(step.logit_rows) == rows
-    assert np.array_equal(whole.ids[:n], batch.ids)
+    with_padding = padded(batch, SPARE)
+    step = on_device(with_padding)
+    assert len(with_padding.ids) == len(step.decode_rows) == len(step.logit_rows) == rows
+    assert np.array_equal(with_padding.ids[:n], batch.ids)
     assert np.array_equal(step.tables[:n], on_device(batch).tables)
     assert (step.tables[n:] == SPARE).all()
     assert (step.lengths[n:] == 1).all()
-    assert (step.slots[n:] == SPARE * BLOCK_SIZE).all()
+    assert (step.places[n:] == SPARE * BLOCK_SIZE).all()
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_decode_steps_are_padded_to_powers_of_two(n, rows):
         Batch.of([Chunk([1, 2], 4, [0]), Chunk([3], 1, [1])], Cache()),
         replace(decode_batch(3, 4), logit_rows=np.array([1], np.int32)),
     ],
-    ids=["too many rows", "a prompt", "a run", "not every row's logits"],
+    ids=["too many rows", "a prompt", "a prompt chunk", "not every row's logits"],
 )
-def test_other_steps_are_not(batch):
+def test_other_steps_are_not_padded(batch):
     assert padded(batch, SPARE) is None
 
 
-def test_the_last_step_is_kept_for_the_layers_and_holds_no_cache():
+def test_the_last_step_is_reused_by_all_layers_and_keeps_no_cache_alive():
     uploads = []
     steps = LastStep(lambda numbers: uploads.append(1) or numbers)
     first, second = decode_batch(1, 2), decode_batch(1, 2)
@@ -103,24 +103,24 @@ def test_a_recording_serves_its_forward_and_shape_until_the_forward_changes():
         made.append((len(made), other))
         return made[-1]
 
-    recorded, first, second = Recorded(), Forward(), Forward()
+    recorded, first, second = Recordings(), Forward(), Forward()
     one, two = (HostStep.of(decode_batch(*positions), SPARE) for positions in ([1], [1, 300]))
     for _ in range(2):
         for words, number in (((first, one), 0), ((first, two), 1), ((second, one), 2)):
-            assert recorded.of(*words, make)[0] == number
+            assert recorded.get(*words, make)[0] == number
     first.version = 2
     for words, number in (((first, one), 3), ((first, one), 3), ((second, one), 2)):
-        assert recorded.of(*words, make)[0] == number
+        assert recorded.get(*words, make)[0] == number
     second.version = 2
-    assert recorded.of(second, one, make)[0] == 4
-    # Each is given one that there is, and never one of its own forward before the change.
+    assert recorded.get(second, one, make)[0] == 4
+    # Each receives one of the others, and never one of its own forward from before the change.
     assert [other and other[0] for _, other in made] == [None, 0, 0, 2, 3]
 
 
-def test_a_changed_forward_alone_is_given_no_recording():
+def test_a_changed_forward_receives_no_recording_from_before_the_change():
     forward = type("Forward", (), {"version": 1})()
-    others, recorded, step = [], Recorded(), HostStep.of(decode_batch(1), SPARE)
+    others, recorded, step = [], Recordings(), HostStep.of(decode_batch(1), SPARE)
     for version in (1, 2):
         forward.version = version
-        recorded.of(forward, step, lambda other: others.append(other) or "recording")
+        recorded.get(forward, step, lambda other: others.append(other) or "recording")
     assert others == [None, None]

@@ -1,9 +1,10 @@
-"""What the MLX backend has beyond the shared suite: steps through `mx.compile`, and groups that do not fit."""
+"""The MLX backend beyond the shared suite: steps through `mx.compile`, growing caches, groups that do not fit."""
 
 import shutil
 
 import numpy as np
 import pytest
+from backend_helpers import ArrayTensor
 
 from rushlight.backends import devices, open_backend
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
@@ -14,35 +15,22 @@ pytestmark = pytest.mark.devices
 ON = "metal" if any(status.name == "metal" and status.available for status in devices()) else "mlx-cpu"
 
 
-class ArrayTensor:
-    """A tensor that is in memory already."""
-
-    name, dtype = "test", "F32"
-
-    def __init__(self, values):
-        self.values = np.asarray(values, np.float32)
-        self.shape = self.values.shape
-
-    def read_into(self, raw, start):
-        raw[:] = self.values.reshape(-1).view(np.uint8)[start : start + raw.size]
-
-
 @pytest.mark.parametrize(("dtype", "error"), [("int8", 0.006), ("int4", 0.11)])
 @pytest.mark.parametrize("n_in", [1, 31, 32, 96, 128, 1600])
-def test_a_table_comes_back_as_it_was_but_for_its_bits(dtype, error, n_in):
+def test_quantised_weights_are_near_the_values(dtype, error, n_in):
     """A LINEAR of the identity shows each weight."""
     ops = open_backend(ON, dtype)
     values = np.random.default_rng(0).standard_normal((5, n_in)).astype(np.float32)
     weight = ops.load_weight(ArrayTensor(values), Role.LINEAR)
     found = ops.to_numpy(ops.linear(ops.from_numpy(np.eye(n_in)), weight, None)).T
     assert np.abs(found - values).max() <= error * np.abs(values).max()
-    assert weight.group == (64 if n_in % 64 == 0 else 32)
+    assert weight.values.group == (64 if n_in % 64 == 0 else 32)
 
 
 def test_int4_keeps_tables_in_eight_bits():
     ops = open_backend(ON, "int4")
     values = ArrayTensor(np.ones((3, 64)))
-    assert [ops.load_weight(values, role).bits for role in (Role.TABLE, Role.LINEAR)] == [8, 4]
+    assert [ops.load_weight(values, role).values.bits for role in (Role.TABLE, Role.LINEAR)] == [8, 4]
 
 
 STEPS = [(0, 70, [3, 58]), (70, 1, [3, 58]), (0, 2, [25]), (71, 1, [3, 58, 40]), (72, 60, [3, 58, 40])]
@@ -50,11 +38,11 @@ STEPS = [(0, 70, [3, 58]), (70, 1, [3, 58]), (0, 2, [25]), (71, 1, [3, 58, 40]),
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_a_cache_grows_as_blocks_are_used_and_keeps_what_it_has(captured):
+def test_a_cache_grows_as_blocks_are_used_and_keeps_its_contents(captured):
     ops = open_backend(ON, "f32")
     shape = KVShape(2, 2, 4)
     grown, whole = ops.kv_cache(shape, 60), ops.kv_cache(shape, 60)
-    whole.hold(Batch.of([Chunk([0], 59 * BLOCK_SIZE, range(60))], whole))
+    whole.reserve(Batch.of([Chunk([0], 59 * BLOCK_SIZE, range(60))], whole))
     assert len(grown.keys[0]) < len(whole.keys[0]) == 61 * BLOCK_SIZE
     values = np.random.default_rng(0).standard_normal((60, 2 * BLOCK_SIZE, 8)).astype(np.float32)
 

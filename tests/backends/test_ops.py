@@ -54,7 +54,6 @@ def test_a_tied_head_multiplies_by_the_embedding_table(ops, close):
     close(ops.linear(ops.from_numpy(x), ops.tie(table), None), x @ values.T.astype(np.float64))
 
 
-@pytest.mark.usefixtures("decoder_operations")
 @pytest.mark.parametrize("first_row", [0, 1, 2])
 def test_an_embedding_may_start_at_a_later_row(ops, close, first_row):
     values, ids = random(11, 6), np.array([3, 0, 8, 3], np.int32)
@@ -74,7 +73,6 @@ SHAPES = {
 }
 
 
-@pytest.mark.usefixtures("decoder_operations")
 @pytest.mark.parametrize("role", SHAPES)
 def test_the_values_of_a_weight_can_be_read(subject, ops, role):
     expected = random(*SHAPES[role])
@@ -135,7 +133,6 @@ def test_layer_norm_centres_scales_and_shifts_each_row(ops, close, eps):
     close(ops.layer_norm(ops.from_numpy(x), vector(ops, weight), vector(ops, bias), eps), expected)
 
 
-@pytest.mark.usefixtures("decoder_operations")
 def test_layer_norm_without_a_bias(ops, close):
     x, weight = 3 * random(4, 20) + 5, random(20, seed=1)
     x64 = x.astype(np.float64)
@@ -143,7 +140,6 @@ def test_layer_norm_without_a_bias(ops, close):
     close(ops.layer_norm(ops.from_numpy(x), vector(ops, weight), None, 1e-5), expected)
 
 
-@pytest.mark.usefixtures("decoder_operations")
 @pytest.mark.parametrize(("groups", "size"), [(1, 20), (3, 5), (1, 1), (4, 33), (2, 64)])
 @pytest.mark.parametrize(("eps", "offset"), [(1e-6, 0.0), (1e-5, 1.0), (0.3, 1.0)])
 def test_rms_norm_scales_each_group_of_channels(ops, close, groups, size, eps, offset):
@@ -204,7 +200,6 @@ def test_split_and_take_select_columns_and_rows(ops):
     assert ops.to_numpy(ops.take(ops.from_numpy(x), rows[:0])).shape == (0, 12)
 
 
-@pytest.mark.usefixtures("decoder_operations")
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize(
     ("sizes", "groups"), [([3, 20, 7], 1), ([10, 5, 5], 3), ([1], 2), (3, 4), (1, 1), ([6, 2, 2], 1), (2, 15)]
@@ -221,7 +216,6 @@ def test_split_by_sizes_and_groups(ops, n, sizes, groups):
         assert np.array_equal(ops.to_numpy(part), grouped[:, :, end - size : end].reshape(n, -1))
 
 
-@pytest.mark.usefixtures("decoder_operations")
 def test_parts_can_be_computed_with(ops, close):
     """They may be views, whose rows are not next to one another."""
     x, weight, gain = rounded(ops, random(3, 24)), random(5, 8, seed=1), random(4, seed=2)
@@ -249,7 +243,6 @@ POSITIONS = np.array([0, 1, 2, 63, 500, 7999, 131071], np.int32)
 FREQUENCIES = (10000.0 ** -np.linspace(0, 0.95, 5)).astype(np.float32)
 
 
-@pytest.mark.usefixtures("decoder_operations")
 @pytest.mark.parametrize("scale", [1.0, 1.19])
 def test_angles_are_the_cosines_and_sines_of_float32_products(ops, scale):
     found = ops.to_numpy(ops.angles(POSITIONS, constant(ops, FREQUENCIES), scale))
@@ -270,7 +263,6 @@ def textbook_rotary(x, angles, n_head, *, interleaved):
     return heads.reshape(x.shape)
 
 
-@pytest.mark.usefixtures("decoder_operations")
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(("n_head", "head_dim"), [(1, 10), (4, 10), (3, 13), (2, 64)], ids=str)
 def test_rotary_turns_the_first_channels_of_each_head(ops, close, n_head, head_dim, interleaved):
@@ -281,7 +273,6 @@ def test_rotary_turns_the_first_channels_of_each_head(ops, close, n_head, head_d
     close(ops.rotary(ops.from_numpy(x), angles, n_head, interleaved=interleaved), expected)
 
 
-@pytest.mark.usefixtures("decoder_operations")
 def test_rotary_leaves_the_other_channels_and_its_argument_alone(ops):
     x = rounded(ops, random(7, 26))
     array = ops.from_numpy(x.copy())
@@ -305,7 +296,6 @@ def test_arrays_add_and_multiply(ops, close):
     close(x * y, a.astype(np.float64) * b)
 
 
-@pytest.mark.usefixtures("decoder_operations")
 @pytest.mark.parametrize("number", [0.125, -3, math.sqrt(20)])
 def test_arrays_multiply_by_a_number(ops, close, number):
     a, weight, bias = rounded(ops, random(3, 12)), random(5, 12, seed=1), random(5, seed=2)

@@ -198,7 +198,7 @@ def test_minus_one_stands_for_no_token(make_gpt2, key):
 def test_a_generation_config_may_say_it_as_well(make_gpt2, caplog):
     folder = make_gpt2(files={"generation_config.json": {"eos_token_id": [-1, 7]}})
     assert rushlight.load(folder).eos_ids == (7,)
-    assert "eos_token_id -1 stands for no token: left out" in caplog.text
+    assert "eos_token_id -1 means no token: left out" in caplog.text
 
 
 # Patches
@@ -226,8 +226,8 @@ def test_patches_take_patterns_as_traces_do(model):
         ({"h.0.attn": np.zeros(3)}, r"the patch of 'h\.0\.attn' is not a function \(found ndarray\)"),
         ({"h.*.attn": 5}, "is not a function"),
         (["h.0.attn"], "patches map paths to functions"),
-        ({"h.*.atn": abs}, r"there is no module 'h\.\*\.atn'; did you mean 'h\..\.attn'\?"),
-        ({5: abs}, "a module is named by a path"),
+        ({"h.*.atn": abs}, r"no such module: 'h\.\*\.atn'; did you mean 'h\..\.attn'\?"),
+        ({5: abs}, "expected the path of a module"),
     ],
     ids=str,
 )
@@ -238,13 +238,16 @@ def test_a_patch_that_cannot_work_is_refused_before_anything_runs(model, patches
 
 @pytest.mark.parametrize("made", [lambda x: x[0], lambda x: None, lambda x: "no", lambda x: [[1], [2, 3]]])
 def test_a_patch_of_a_wrong_shape_is_an_error_of_this_package(model, made):
-    with model.patch({"h.0": made}), pytest.raises(RushlightError, match=r"the patch of h\.0 returned"):
+    with (
+        model.patch({"h.0": made}),
+        pytest.raises(RushlightError, match=r"the patch of h\.0 (changed the shape|has to return numbers)"),
+    ):
         model.logits(PROMPT)
     assert isinstance(model.generate(PROMPT, max_tokens=2), Generation)
 
 
 def test_a_trace_names_modules_by_paths(model):
-    with pytest.raises(RequestError, match="a module is named by a path"), model.trace(["h.0"]):
+    with pytest.raises(RequestError, match="expected the path of a module"), model.trace(["h.0"]):
         pass
 
 
@@ -255,8 +258,6 @@ def test_a_trace_names_modules_by_paths(model):
 def test_the_values_of_a_weight_come_from_the_backend_and_not_from_numpy(make_gpt2, device):
     folder = make_gpt2()
     attn = rushlight.load(folder, device=device).module.h[0].attn.c_attn
-    if not hasattr(attn.ops, "weight_values"):
-        pytest.skip("the native extension is older")
     with safe_open(folder / "model.safetensors", "numpy") as file:
         for name in ("weight", "bias"):
             weight, expected = getattr(attn, name), file.get_tensor(f"transformer.h.0.attn.c_attn.{name}")
@@ -324,8 +325,6 @@ def test_a_port_that_reads_a_gain_works_or_fails_alike_on_both_devices(tmp_path,
     outcomes = []
     for device in DEVICES:
         norm = rushlight.load_module(tmp_path, port=tmp_path / "port.py", device=device)
-        if not hasattr(norm.ops, "weight_values"):
-            pytest.skip("the native extension is older")
         try:
             outcomes.append(norm.ops.to_numpy(norm(norm.ops.from_numpy(x))))
         except TypeError:

@@ -45,7 +45,7 @@ def test_a_multiple_has_a_bound(schema, place, found):
         return
     with pytest.raises(RequestError) as error:
         check_cost(value)
-    assert f"takes too long to prepare for {place} (expected at most 100,000" in str(error.value)
+    assert f"takes too long to compile because of {place} (expected at most 100,000" in str(error.value)
     assert str(error.value).endswith(f", found {found})")
 
 

@@ -17,7 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 import rushlight
 from rushlight.errors import ConfigError, RequestError, TemplateError, TokenizerError
 from rushlight.runtime.lens import lens
-from rushlight.text import Tokenizer
+from rushlight.text import read_tokenizer_json
 from rushlight.text.byte_level import SYMBOLS, token_bytes
 
 MakeGPT2 = Callable[..., Path]
@@ -147,13 +147,16 @@ def test_a_character_named_as_padding_stays_a_character(make_gpt2: MakeGPT2) -> 
             'added_tokens.json: "a" has another id in the vocabulary .expected 97, found 257',
         ),
         ({"added_tokens.json": {"<x>": 5}}, "have the same id 5"),
-        ({"added_tokens.json": {"<x>": "257"}}, 'added_tokens.json: "<x>" has no id'),
+        ({"added_tokens.json": {"<x>": "257"}}, 'added_tokens.json: the id of "<x>" is invalid'),
         ({"added_tokens.json": "["}, "added_tokens.json: not JSON"),
         ({"tokenizer_config.json": {"bos_token": 5}}, "tokenizer_config.json: bos_token is not a token"),
-        ({"tokenizer_config.json": {"added_tokens_decoder": {"x": {}}}}, "added_tokens_decoder is wrong"),
-        ({"tokenizer_config.json": {"add_prefix_space": "yes"}}, "add_prefix_space is wrong .expected true or false"),
-        ({"tokenizer_config.json": {"tokenizer_class": 5}}, "tokenizer_class is wrong"),
-        ({"tokenizer_config.json": {"add_bos_token": True, "bos_token": None}, "vocab.json": {"a": 0}}, "no token is"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"x": {}}}}, "added_tokens_decoder is invalid"),
+        ({"tokenizer_config.json": {"add_prefix_space": "yes"}}, "add_prefix_space is invalid .expected true or false"),
+        ({"tokenizer_config.json": {"tokenizer_class": 5}}, "tokenizer_class is invalid"),
+        (
+            {"tokenizer_config.json": {"add_bos_token": True, "bos_token": None}, "vocab.json": {"a": 0}},
+            "the vocabulary has no",
+        ),
         (
             {**NO_SLOW, "tokenizer.json": byte_level(), "added_tokens.json": {"<x>": 280}},
             'added_tokens.json: .*"<x>" another id .expected 257, found 280',
@@ -345,7 +348,7 @@ def test_bert_vocabulary_by_config_json(make_gpt2: MakeGPT2) -> None:
     folder = make_gpt2(vocab_size=12, eos_token_id=3, tokenizer_class="BertTokenizer", bos_token_id=2, files=files)
     assert rushlight.load(folder).tokenizer.encode("KING king") == [1, 11]
     (folder / "vocab.txt").write_text("a\nb\n")
-    with pytest.raises(TokenizerError, match=r"vocab.txt: this is not BERT's vocabulary: it has no \[UNK\]"):
+    with pytest.raises(TokenizerError, match=r"vocab.txt: not a BERT vocabulary: it is missing \[UNK\]"):
         rushlight.load(folder)
 
 
@@ -367,7 +370,7 @@ def test_a_text_goes_on_where_the_prompt_ends(tmp_path: Path, decoder: decoders.
     library = Library(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, "a"))
     library.decoder = decoder
     library.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    tokenizer = read_tokenizer_json(tmp_path / "tokenizer.json")
     rng = np.random.default_rng(split)
     for _ in range(100):
         ids = rng.integers(0, len(pieces), 6 + split).tolist()
@@ -388,7 +391,7 @@ def test_the_bytes_of_a_character_on_both_sides(tmp_path: Path) -> None:
     library = Library(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, "a"))
     library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     library.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    tokenizer = read_tokenizer_json(tmp_path / "tokenizer.json")
     assert tokenizer.decode([3, 0], before=[0, 1, 2]) == "你a"
     assert tokenizer.decode([0], before=[0, 1, 2]) == "a"
 
@@ -403,17 +406,17 @@ def test_the_bytes_of_a_character_on_both_sides(tmp_path: Path) -> None:
         ({"vocab.json": None}, "merges.txt: .* without its vocab.json"),
         (
             {**NO_SLOW, "tokenizer.model": "x"},
-            "tokenizer.model: .*SentencePiece model is read from a tokenizer.json only",
+            "tokenizer.model: .*SentencePiece model can only be read from a tokenizer.json",
         ),
-        ({**NO_SLOW, "spiece.model": "x"}, "spiece.model: .*transformers is: `python -c .*AutoTokenizer"),
-        ({**NO_SLOW, "vocab.txt": WORDS}, "vocab.txt: .*no file says .*BertTokenizer"),
+        ({**NO_SLOW, "spiece.model": "x"}, "spiece.model: .*transformers is installed: `python -c .*AutoTokenizer"),
+        ({**NO_SLOW, "vocab.txt": WORDS}, "vocab.txt: .*no file states .*BertTokenizer"),
         (
             {**NO_SLOW, "tokenizer_config.json": {"tokenizer_class": "T5Tokenizer"}},
-            "tokenizer_config.json: .*a T5Tokenizer, and none of its files are here",
+            "tokenizer_config.json: .*a T5Tokenizer, but none of its files are here",
         ),
         (
             {"tokenizer_config.json": {"tokenizer_class": "RobertaTokenizer"}},
-            "a RobertaTokenizer is read from a tokeni",
+            "a RobertaTokenizer can only be read from a tokeni",
         ),
     ],
 )
@@ -436,7 +439,7 @@ def test_a_bare_folder_has_gpt2s(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureF
     folder = make_gpt2(vocab_size=50257, files={**NO_SLOW, "tokenizer_config.json": GPT2})
     with caplog.at_level(logging.WARNING, "rushlight"):
         model = rushlight.load(folder)
-    assert [record.getMessage()[:30] for record in caplog.records] == ["no tokenizer beside the weight"]
+    assert [record.getMessage()[:30] for record in caplog.records] == ["no tokenizer next to the weigh"]
     assert model.generate("Hello", max_tokens=1).prompt_ids == [15496]
     (folder / "tokenizer_config.json").write_text(json.dumps({**GPT2, "add_bos_token": True}))
     assert rushlight.load(folder).prompt_ids("Hello") == [50256, 15496]
@@ -547,7 +550,7 @@ def test_the_text_of_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> Non
 
 @pytest.mark.parametrize("vocab", [{"a": 0, "a</w>": 1}, {"▁": 0, "a": 1}, {"é": 0, "日": 1}])
 def test_a_vocabulary_of_another_kind(make_gpt2: MakeGPT2, vocab: dict) -> None:
-    with pytest.raises(TokenizerError, match=r"vocab.json: this is not byte-level BPE .found the token"):
+    with pytest.raises(TokenizerError, match=r"vocab.json: not a byte-level BPE vocabulary .found the token"):
         rushlight.load(make_gpt2(vocab_size=300, files={"vocab.json": vocab}))
 
 

@@ -10,7 +10,7 @@ from tokenizers import pre_tokenizers
 
 import rushlight
 from rushlight.errors import ContextLengthError
-from rushlight.text import Tokenizer
+from rushlight.text import read_tokenizer_json
 
 TEMPLATE = "{% for message in messages %}<mask>{{ message.content }}{% endfor %}"
 
@@ -48,7 +48,7 @@ def test_a_message_of_white_space_takes_linear_time(make_gpt2):
 def test_a_token_takes_the_white_space_that_the_library_gives_it(tmp_path, lstrip, rstrip):
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(tokenizer_json(lstrip=lstrip, rstrip=rstrip)))
-    tokenizer = Tokenizer.from_file(path)
+    tokenizer = read_tokenizer_json(path)
     pieces = ["<mask>", "  \u3000", "\n", "\x1c", "a", "<mask>", "<|endoftext|>"]
     for written in product(pieces, repeat=4):
         text = "".join(written)
@@ -60,7 +60,7 @@ def test_a_token_takes_the_white_space_that_the_library_gives_it(tmp_path, lstri
 def test_white_space_is_taken_from_what_the_template_wrote_alone(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(tokenizer_json(lstrip=True, rstrip=True)))
-    tokenizer = Tokenizer.from_file(path)
+    tokenizer = read_tokenizer_json(path)
     text = "a <mask>  <mask> b<mask>"
     ids = tokenizer.encode_rendered(text, [(17, 24)])
     assert tokenizer.decode(ids) == re.sub(r" *(<mask>) *", r"\1", text)

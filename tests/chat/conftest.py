@@ -9,7 +9,7 @@ from chat_helpers import IM_END, IM_START
 import rushlight
 from rushlight import demo
 from rushlight.chat.sandbox import TemplateSandbox
-from rushlight.text import Tokenizer
+from rushlight.text import read_tokenizer_json
 
 
 @pytest.fixture(scope="session")
@@ -52,4 +52,4 @@ def folder(tmp_path, chatml_json):
 def chatml_tokenizer(tmp_path_factory, chatml_json):
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     path.write_text(json.dumps(chatml_json))
-    return Tokenizer.from_file(path)
+    return read_tokenizer_json(path)

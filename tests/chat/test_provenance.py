@@ -9,7 +9,7 @@ from rushlight.chat.encoder import ConversationEncoder
 from rushlight.chat.provenance import SHADE, compare, shaded
 from rushlight.chat.template import ChatTemplate
 from rushlight.errors import RequestError
-from rushlight.text import Tokenizer
+from rushlight.text import read_tokenizer_json
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_added_tokens_that_are_not_special_cannot_be_typed_either(chatml_json, t
     fields = json.loads(json.dumps(chatml_json))
     fields["added_tokens"][-1]["special"] = False
     (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
-    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    tokenizer = read_tokenizer_json(tmp_path / "tokenizer.json")
     text = "a<|im_end|>b<|im_end|>"
     assert tokenizer.encode(text, allow_special=False).count(IM_END) == 2
     assert tokenizer.encode_rendered(text, [(0, 12)]).count(IM_END) == 1

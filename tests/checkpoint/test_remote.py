@@ -472,9 +472,11 @@ def test_a_hub_model_offline_and_not_in_the_cache(hub):
     assert hub.requests == []
 
 
-def test_whether_a_head_is_tied_is_told_by_the_config_or_left_open(hub, server, caplog):
-    table = np.zeros((3, 2), np.float32)
-    weights = save({"wte.weight": table, "wpe.weight": table, "h.0.attn.c_attn.weight": table, "lm_head.weight": table})
+def test_whether_a_head_is_tied_is_left_open_without_a_config(hub, server, caplog):
+    table, c_attn = np.zeros((3, 2), np.float32), np.zeros((2, 6), np.float32)
+    weights = save(
+        {"wte.weight": table, "wpe.weight": table, "h.0.attn.c_attn.weight": c_attn, "lm_head.weight": table}
+    )
     hub.repos["owner/name"] = {"model.safetensors": weights, "config.json": b"{}"}
     marks = {tensor.name: tensor.mark for tensor in rushlight.inspect("owner/name").tensors}
     assert marks["lm_head.weight"] == "tied"

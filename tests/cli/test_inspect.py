@@ -140,7 +140,7 @@ def test_gpt2_small_has_as_many_parameters_however_it_was_saved(path, prefix, bu
 def test_whether_a_head_is_tied(path, config, same, tied):
     """The config says it; without one, or with one that is broken, the bytes do."""
     table = np.arange(6, dtype=np.float32).reshape(3, 2)
-    tensors = {"wte.weight": table, "wpe.weight": table, "h.0.attn.c_attn.weight": table}
+    tensors = {"wte.weight": table, "wpe.weight": table, "h.0.attn.c_attn.weight": np.ones((2, 6), np.float32)}
     save_file(tensors | {"lm_head.weight": table if same else table + 1}, path)
     if config is not None:
         path.with_name("config.json").write_text(config)

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from rushlight import demo
-from rushlight.text import Tokenizer
+from rushlight.text import read_tokenizer_json
 
 CONFIG = json.loads((demo.folder() / "config.json").read_text())
 WEIGHTS = demo.folder() / "model.safetensors"
@@ -59,7 +59,7 @@ def test_the_config_is_gpt2s() -> None:
 
 
 def test_the_tokenizer_fits() -> None:
-    tokenizer = Tokenizer.from_file(demo.folder() / "tokenizer.json")
+    tokenizer = read_tokenizer_json(demo.folder() / "tokenizer.json")
     assert tokenizer.vocab_size == CONFIG["vocab_size"]
     assert tokenizer.vocabulary()["<|endoftext|>"] == CONFIG["eos_token_id"] == CONFIG["bos_token_id"]
     text = "Once upon a time there was a rushlight — “so bright”, said the cat. 猫"

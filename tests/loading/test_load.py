@@ -1,4 +1,4 @@
-"""Where a source, an architecture, a backend and a tokenizer meet."""
+"""Loading: the embedded model, folders and bare files, and every reason to refuse them."""
 
 import json
 import logging
@@ -31,12 +31,12 @@ def test_no_source_is_the_embedded_model():
 
 
 @pytest.mark.parametrize("kv_bytes", [-1, 1e8, "1 GB"])
-def test_a_bound_of_memory_that_is_none(kv_bytes):
-    with pytest.raises(RequestError, match=r"kv_bytes is .*: it should be a whole number of bytes"):
+def test_an_invalid_kv_bytes(kv_bytes):
+    with pytest.raises(RequestError, match=r"kv_bytes must be a whole number of bytes"):
         rushlight.load(kv_bytes=kv_bytes)
 
 
-def test_a_named_model_is_never_replaced_by_the_embedded_one():
+def test_a_missing_source_never_loads_the_embedded_model():
     with pytest.raises(SourceError):
         rushlight.load("./no-such-model.safetensors")
 
@@ -52,7 +52,7 @@ def test_the_tokenizer_beside_the_weights_is_used(folder):
     assert rushlight.load(folder).generate("The king", max_tokens=3).text
 
 
-def test_a_checkpoint_without_a_tokenizer_takes_ids(folder):
+def test_without_a_tokenizer_a_model_takes_ids(folder):
     (folder / "tokenizer.json").unlink()
     model = rushlight.load(folder)
     assert model.tokenizer is None
@@ -67,8 +67,8 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder):
         rushlight.load(folder)
 
 
-def test_ids_that_no_token_has_are_never_chosen(folder):
-    """A vocabulary padded for speed, as nanoGPT pads it to 50,304."""
+def test_ids_without_a_token_are_never_sampled(folder):
+    """In a vocabulary padded for speed, as nanoGPT pads it to 50,304."""
     tensors = load_tensors(folder)
     table = tensors["wte.weight"]
     tensors["wte.weight"] = np.concatenate(
@@ -119,49 +119,60 @@ def test_a_bare_file_of_gpt2s_vocabulary_gets_gpt2s_sizes_and_tokenizer(tmp_path
     assert (model.config.n_layer, model.config.n_head, model.config.n_positions) == (1, 2, 64)
     assert (model.tokenizer.encode("Hello"), model.eos_ids) == ([15496], (50256,))
     config_note, tokenizer_note = (record.getMessage() for record in caplog.records)
-    assert config_note.startswith("no config.json: read from the shapes as gpt2 with n_layer 1, n_embd 128, n_head 2")
+    assert config_note.startswith("no config.json: assuming gpt2 with n_layer 1, n_embd 128, n_head 2")
     assert "head_dim 64" in config_note
-    assert tokenizer_note.startswith("no tokenizer beside the weights: using GPT-2's")
+    assert tokenizer_note.startswith("no tokenizer next to the weights: using GPT-2's")
 
 
-def test_a_bare_file_that_is_no_gpt2_is_refused(tmp_path):
+def test_a_bare_file_of_an_unknown_architecture_is_refused(tmp_path):
     save_file({"encoder.weight": np.zeros((4, 4), np.float32)}, tmp_path / "other.safetensors")
-    with pytest.raises(FormatError, match=r"of no architecture that rushlight has .*gpt2.*rushlight inspect"):
+    with pytest.raises(FormatError, match=r"match no known architecture .*gpt2.*rushlight inspect.*rushlight port"):
         rushlight.load(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize("model_type", ["llama", 7, ["gpt2"]])
-def test_another_architecture_is_refused_and_the_supported_named(folder, model_type):
+def test_an_unknown_model_type_is_refused_with_the_supported_ones(folder, model_type):
     set_config(folder, model_type=model_type)
     with pytest.raises(ConfigError, match=r"no architecture .*expected gpt2"):
         rushlight.load(folder)
 
 
-def test_a_config_without_a_model_type_is_told_by_the_names(folder):
+def test_an_unknown_architecture_is_named_by_its_family(folder):
+    tensors = {"model.layers.0.self_attn.q_proj.weight": np.ones((4, 4), np.float32)}
+    save_file(tensors, folder / "model.safetensors")
+    set_config(folder, model_type="llama")
+    with pytest.raises(ConfigError, match=r"no architecture 'llama'.*of the Llama family.*rushlight port SOURCE"):
+        rushlight.load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(FormatError, match=r"no config.json.*of the Llama family.*rushlight port SOURCE"):
+        rushlight.load(folder)
+
+
+def test_a_config_without_a_model_type_is_recognised_by_names(folder):
     set_config(folder, model_type=None)
     assert rushlight.load(folder).config.n_layer == 6
 
 
-def test_generation_config_says_what_ends_a_text(folder):
+def test_generation_config_sets_the_end_of_text_tokens(folder):
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 9], "do_sample": true}')
     assert rushlight.load(folder).eos_ids == (7, 9)
 
 
-def test_an_end_of_text_token_beyond_the_vocabulary_is_left_out_and_told(folder, caplog):
+def test_an_end_of_text_token_beyond_the_vocabulary_is_ignored_with_a_warning(folder, caplog):
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 50256]}')
     assert rushlight.load(folder).eos_ids == (7,)
     assert "generation_config.json: eos_token_id [50256] is beyond the vocabulary of 4096" in caplog.text
 
 
 @pytest.mark.parametrize("eos", ["-2", "true", '"a"', "[1, null]"])
-def test_a_generation_config_that_names_no_token_is_refused(folder, eos):
+def test_a_generation_config_with_invalid_tokens_is_refused(folder, eos):
     (folder / "generation_config.json").write_text(f'{{"eos_token_id": {eos}}}')
     with pytest.raises(ConfigError, match=r"(?s)generation_config.json: .*eos_token_id is"):
         rushlight.load(folder)
 
 
 @pytest.mark.parametrize("name", ["wte.weight", "h.3.mlp.c_fc.weight", "ln_f.bias"])
-def test_weights_with_nan_end_in_an_error_and_not_in_text(folder, name):
+def test_nan_in_the_weights_raises_instead_of_generating(folder, name):
     tensors = load_tensors(folder)
     tensors[name].flat[0] = np.nan
     save_file(tensors, folder / "model.safetensors")
@@ -169,13 +180,13 @@ def test_weights_with_nan_end_in_an_error_and_not_in_text(folder, name):
         rushlight.load(folder).generate([0, 1], max_tokens=5)
 
 
-def test_a_process_may_end_while_weights_are_read():
+def test_a_process_can_exit_while_weights_are_read():
     script = """
 from contextlib import ExitStack
 import rushlight
-from rushlight.loading.load import _Beside
+from rushlight.loading.background import BackgroundCall
 model = rushlight.load(threads=1)
-_Beside(lambda: [model.logits([1]) for _ in range(100)], ExitStack())
+BackgroundCall(lambda: [model.logits([1]) for _ in range(100)], ExitStack())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -35,6 +35,14 @@ def test_a_tied_head_that_is_in_the_file_too(recording, edit):
     assert model.n_parameters == without.n_parameters
 
 
+def test_a_tied_head_that_is_in_the_file_in_place_of_the_table(recording, edit):
+    without = edit.load()
+    edit.tensors["lm_head.weight"] = edit.tensors.pop("transformer.wte.weight")
+    model = edit.load()
+    assert np.array_equal(model.logits(recording.ids), without.logits(recording.ids))
+    assert model.n_parameters == without.n_parameters
+
+
 def test_a_head_of_its_own_that_equals_the_table(recording, edit):
     edit.config["tie_word_embeddings"] = False
     edit.tensors["lm_head.weight"] = edit.tensors["transformer.wte.weight"]
@@ -118,7 +126,7 @@ def test_linear_layers_in_place_of_conv1d(edit, refused):
         edit.tensors[name] = edit.tensors[name].T
     error = refused(edit.write(), BindError)
     assert kinds(error) == sorted(("wrong shape", name) for name in names)
-    assert all("Linear" in problem.mend for problem in error.problems)
+    assert all("Linear" in problem.fix for problem in error.problems)
     assert "code (18, 72), file (72, 18)" in str(error)
 
 
@@ -154,21 +162,21 @@ def test_a_strange_prefix_is_recognised(edit, refused):
     error = refused(edit.write(), BindError)
     missing = [problem for problem in error.problems if problem.kind == "missing"]
     assert len(missing) == len(renamed)
-    assert all("prefix" in problem.mend for problem in missing)
+    assert all("prefix" in problem.fix for problem in missing)
 
 
 def test_a_head_that_should_be_the_table_and_is_not(edit, refused):
     edit.tensors["lm_head.weight"] = edit.tensors["transformer.wte.weight"] + np.float32(1e-6)
     error = refused(edit.write(), BindError)
     assert kinds(error) == [("not tied", "lm_head.weight")]
-    assert "tie_word_embeddings" in error.problems[0].mend
+    assert "tie_word_embeddings" in error.problems[0].fix
 
 
 def test_a_head_missing_that_is_not_tied(edit, refused):
     edit.config["tie_word_embeddings"] = False
     error = refused(edit.write(), BindError)
     assert kinds(error) == [("missing", "lm_head.weight")]
-    assert "tie_word_embeddings" in error.problems[0].mend
+    assert "tie_word_embeddings" in error.problems[0].fix
 
 
 def test_a_head_of_the_wrong_size(edit, refused):

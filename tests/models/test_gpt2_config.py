@@ -315,7 +315,7 @@ def test_a_bare_file_with_linear_layers_is_told_so(tmp_path, refused):
     save_file(tensors, tmp_path / "weights.safetensors")
     error = refused(tmp_path, BindError)
     assert len(error.problems) == 6  # c_attn, c_fc and mlp.c_proj of two blocks; attn.c_proj is square
-    assert all("Linear" in problem.mend for problem in error.problems)
+    assert all("Linear" in problem.fix for problem in error.problems)
 
 
 @ONE

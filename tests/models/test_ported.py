@@ -125,5 +125,5 @@ def test_a_module_that_is_no_language_model(write):
         rushlight.load(port=path)
     module = rushlight.load_module(demo.folder(), port=path, device="reference")
     assert module.ln_f(np.zeros((1, 192), np.float32)).shape == (1, 192)
-    with pytest.raises(PortError, match=r"my_model.py: what Part computes is still to be written"):
+    with pytest.raises(PortError, match=r"my_model.py: Part.__call__ is still to be written"):
         module(None)

@@ -1,4 +1,4 @@
-"""What the tests of the native backend share: tensors made from arrays, weights packed and read back."""
+"""Shared by the tests of native code: tensors in memory, packed weights, attention fed in steps, textbook formulas."""
 
 import numpy as np
 
@@ -56,13 +56,23 @@ def unpacked(device, weight):
 
 
 class Sequences:
-    """Sequences of (q, k, v) side by side in one cache of a format, fed in steps of any size."""
+    """Sequences of (q, k, v) in one cache of a format, fed in steps of any size.
 
-    def __init__(self, device, sequences, n_head, kept="f32"):
+    Args:
+        n_head: query heads. The key/value heads follow from the width of k.
+        options: window, slopes (an array) and softcap of the attention.
+    """
+
+    def __init__(self, device, sequences, n_head, kept="f32", **options):
         self.device, self.sequences, self.n_head = device, sequences, n_head
+        if options.get("slopes") is not None:
+            options["slopes"] = device.vector(options["slopes"])
+        self.options = options
+        q, k, _ = sequences[0]
+        head_dim = q.shape[1] // n_head
         n_blocks = [-(-len(q) // 64) for q, _, _ in sequences]
-        self.cache = device.kv_cache(kept, 2, n_head, sequences[0][0].shape[1] // n_head, sum(n_blocks) + 1)
-        free = list(range(sum(n_blocks), 0, -1))  # dealt out backwards
+        self.cache = device.kv_cache(kept, 2, k.shape[1] // head_dim, head_dim, sum(n_blocks) + 1)
+        free = list(range(sum(n_blocks), 0, -1))  # in descending order
         self.tables = np.full((len(sequences), max(n_blocks)), -1, np.int32)
         for table, n in zip(self.tables, n_blocks, strict=True):
             table[:n] = [free.pop(0) for _ in range(n)]
@@ -76,13 +86,29 @@ class Sequences:
             self.device.array(np.concatenate([s[i][a:b] for s, (a, b) in zip(self.sequences, cuts, strict=True)]))
             for i in range(3)
         ]
-        out = np.asarray(self.device.attention(*qkv, rows, self.cache, 1, self.n_head, scale))
+        out = np.asarray(self.device.attention(*qkv, rows, self.cache, 1, self.n_head, scale, **self.options))
         return np.split(out, starts[1:-1])
 
     def feed_in(self, steps, scale):
-        """Everything, in steps[s] rows at a time; each sequence's whole output."""
+        """Everything, in steps[s] rows at a time; the concatenated output of each sequence."""
         outputs = [
             self.feed([(sum(sizes[:step]), sum(sizes[: step + 1])) for sizes in steps], scale)
             for step in range(len(steps[0]))
         ]
         return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+
+
+def textbook_attention(q, k, v, n_head, scale, window=None, slopes=None, softcap=None):
+    """(T, H·D) queries, (T, K·D) keys and values of one sequence, in float64, by the T×T matrix of scores."""
+    t, head_dim = len(q), q.shape[1] // n_head
+    q, k, v = (x.astype(np.float64).reshape(t, -1, head_dim).swapaxes(0, 1) for x in (q, k, v))
+    k, v = (np.repeat(x, n_head // len(x), axis=0) for x in (k, v))
+    scores = scale * q @ k.swapaxes(1, 2)
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
+    distance = np.arange(t) - np.arange(t)[:, None]
+    if slopes is not None:
+        scores += slopes.astype(np.float64)[:, None, None] * distance
+    scores[:, (distance > 0) | (distance <= -(window or t))] = -np.inf
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    return (p / p.sum(-1, keepdims=True) @ v).swapaxes(0, 1).reshape(t, -1)

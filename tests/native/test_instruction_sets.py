@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from native_helpers import FORMATS, ISAS, Sequences, _native, place, random
 from test_backend import NAMES, load
+from test_plan import Modern
 
 import rushlight
 from rushlight.backends.cpu import CPUBackend
@@ -57,6 +58,45 @@ def test_layer_norm(other, n):
 
 
 @pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("n", LENGTHS)
+def test_rms_norm(other, n):
+    x, weight = 3 * random(5, 2 * n) + 1, random(n, seed=1)
+    for offset in (0.0, 1.0):
+        assert_same(
+            lambda device, offset=offset: np.asarray(
+                device.rms_norm(device.array(x), device.vector(weight), 1e-5, offset)
+            ),
+            other,
+        )
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("n", LENGTHS)
+def test_layer_norm_without_bias_and_product_with_a_number(other, n):
+    x, weight = 3 * random(5, n) + 5, random(n, seed=1)
+    assert_same(
+        lambda device: np.asarray(device.layer_norm(device.array(x), device.vector(weight), None, 1e-5) * 0.22), other
+    )
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize(
+    ("head_dim", "n_rotated"), [(2, 2), (5, 4), (20, 20), (20, 10), (64, 64), (80, 26), (256, 128)]
+)
+def test_rotary(other, head_dim, n_rotated, interleaved):
+    x, frequencies = random(9, 3 * head_dim), np.geomspace(1, 1e-4, n_rotated // 2).astype(np.float32)
+    positions = np.array([0, 1, 5, 63, 64, 511, 4_095, 131_071, 1_000_003], np.int32)
+
+    def compute(device):
+        angles = device.angles(positions, device.vector(frequencies), 1.2)
+        rotated = device.rotary(device.array(x), angles, 3, interleaved=interleaved)
+        return np.concatenate([np.asarray(angles), np.asarray(rotated)], axis=1)
+
+    assert_same(compute, other)
+
+
+@pytest.mark.parametrize("other", OTHERS)
 def test_activations_and_exp(other):
     x = np.concatenate([random(40_001) * 10, np.linspace(-110, 110, 40_001, dtype=np.float32), [np.inf, -np.inf, 0]])
     x = x.astype(np.float32)[None]
@@ -70,6 +110,22 @@ def test_activations_and_exp(other):
 def test_attention(other, kept, n_head, head_dim):
     qkv = [3 * random(150, n_head * head_dim, seed=seed) for seed in range(3)]
     assert_same(lambda device: Sequences(device, [qkv], n_head, kept).feed_in([[1, 1, 15, 60, 73]], 0.3)[0], other)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 7, 9])
+@pytest.mark.parametrize(
+    "options", [{}, {"window": 3}, {"window": 64, "slopes": True}, {"softcap": 4.0}, {"window": 65, "softcap": 4.0}]
+)
+def test_attention_of_groups_windows_slopes_and_soft_caps(other, kept, group, options):
+    slopes = {"slopes": np.geomspace(0.5, 0.004, 2 * group).astype(np.float32)} if "slopes" in options else {}
+    qkv = [3 * random(150, width, seed=seed) for seed, width in enumerate((40 * group, 40, 40))]
+    assert_same(
+        lambda device: Sequences(device, [qkv], 2 * group, kept, **options | slopes).feed_in([[1, 1, 15, 60, 73]], 0.3)[
+            0
+        ],
+        other,
+    )
 
 
 def nearest_float32(exact):
@@ -141,6 +197,25 @@ def test_logits_are_those_of_every_other_machine(isa, dtype, monkeypatch):
     monkeypatch.setenv("RUSHLIGHT_ISA", isa)
     logits = rushlight.load(dtype=dtype, exact=True).logits(PROMPT)
     assert hashlib.sha256(np.ascontiguousarray(logits, "<f4").tobytes()).hexdigest()[:16] == DIGESTS[dtype]
+
+
+DECODER_DIGESTS = {
+    "f32": "a93b6742f0e3ca4d",
+    "f16": "5e54e8dd6ca056e0",
+    "bf16": "f3598f0a6c5bb80b",
+    "int8": "b240d923731ddb58",
+    "int4": "8ca74b3a640e1585",
+}
+"""SHA-256, cut, of the logits of a decoder of two layers with every operation that GPT-2 does not use."""
+
+
+@pytest.mark.parametrize("dtype", DECODER_DIGESTS)
+def test_a_decoder_with_every_operation_has_the_bits_of_every_other_machine(isa, dtype):
+    ops = CPUBackend(dtype, threads=2, isa=isa, exact=True)
+    model = Modern(ops)
+    ids = [int(i) for i in np.random.default_rng(3).integers(0, model.vocab_size, 140)]
+    found = Context(model, ops, model.kv_shape, len(ids)).feed(ids, all_logits=True)
+    assert hashlib.sha256(np.ascontiguousarray(found, "<f4").tobytes()).hexdigest()[:16] == DECODER_DIGESTS[dtype]
 
 
 def test_sampled_text_is_that_of_every_other_machine(isa, monkeypatch):

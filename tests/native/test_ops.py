@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from native_helpers import Sequences, as_kept, random
+from native_helpers import Sequences, as_kept, place, random, textbook_attention
 
 from rushlight.backends import _native
 from rushlight.nn import ACTIVATIONS
@@ -19,6 +19,49 @@ def test_layer_norm(device, n):
     expected = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + 1e-5) * weight + bias
     result = np.asarray(device.layer_norm(device.array(x), device.vector(weight), device.vector(bias), 1e-5))
     assert np.abs(result - expected).max() <= (1e-4 if n < 3 else 4e-6) * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("n", EVERY_LENGTH)
+def test_layer_norm_without_bias_is_that_with_zeros(device, n):
+    x, weight = device.array(3 * random(4, n) + 5), device.vector(random(n, seed=1))
+    zeros = device.vector(np.zeros(n, np.float32))
+    without, with_zeros = (np.asarray(device.layer_norm(x, weight, bias, 1e-5)) for bias in (None, zeros))
+    assert np.array_equal(without, with_zeros)
+
+
+@pytest.mark.parametrize("n_groups", [1, 3])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize("n", EVERY_LENGTH)
+def test_rms_norm(device, n, offset, n_groups):
+    x, weight, eps = 3 * random(4, n_groups * n) + 1, random(n, seed=1), 1e-5
+    groups = x.astype(np.float64).reshape(4, n_groups, n)
+    expected = groups / np.sqrt(np.square(groups).mean(-1, keepdims=True) + eps) * (offset + weight)
+    result = np.asarray(device.rms_norm(device.array(x), device.vector(weight), eps, offset)).reshape(4, n_groups, n)
+    assert np.abs(result - expected).max() <= 1e-6 * max(1, np.abs(expected).max())
+    for g in range(n_groups):  # the same bits as of the group by itself
+        part = device.array(np.ascontiguousarray(x[:, g * n : (g + 1) * n]))
+        assert np.array_equal(np.asarray(device.rms_norm(part, device.vector(weight), eps, offset)), result[:, g])
+
+
+def test_rms_norm_of_columns_that_are_not_whole_groups_is_refused(device):
+    with pytest.raises(ValueError, match="x has 10 columns, not a multiple of the weight's length 4"):
+        device.rms_norm(device.array(random(2, 10)), device.vector(random(4)), 1e-5)
+
+
+@pytest.mark.parametrize("n", EVERY_LENGTH)
+def test_product_with_a_number(device, n):
+    x = random(3, n)
+    for number in (0.22, -3, 25.298221281347036, np.float32(0.1), np.float64(0.1), True):
+        expected = x * np.float32(number)
+        assert np.array_equal(np.asarray(device.array(x) * number), expected)
+        assert np.array_equal(np.asarray(number * device.array(x)), expected)
+
+
+@pytest.mark.parametrize("other", ["2", None, [2.0], 2j])
+def test_product_with_something_else_is_refused(device, other):
+    for multiply in (lambda x: x * other, lambda x: other * x):
+        with pytest.raises(TypeError):
+            multiply(device.array(random(3, 4)))
 
 
 @pytest.mark.parametrize("n", EVERY_LENGTH)
@@ -89,15 +132,6 @@ def test_exp(device):
     np.testing.assert_array_equal(
         np.asarray(device.exp(device.array(edges))), [[0, 0, 0, 1, np.inf, np.inf, np.inf, np.nan]]
     )
-
-
-def textbook_attention(q, k, v, n_head, scale):
-    """All (T, C) of one sequence; builds the T×T matrix."""
-    t, c = q.shape
-    q, k, v = (x.astype(np.float64).reshape(t, n_head, c // n_head).swapaxes(0, 1) for x in (q, k, v))
-    scores = np.where(np.tri(t, dtype=bool), scale * q @ k.swapaxes(1, 2), -np.inf)
-    p = np.exp(scores - scores.max(-1, keepdims=True))
-    return (p / p.sum(-1, keepdims=True) @ v).swapaxes(0, 1).reshape(t, c)
 
 
 @pytest.mark.parametrize("t", [1, 2, 63, 64, 65, 197])
@@ -207,6 +241,51 @@ def test_views(device):
         device.take(array, np.array([5], np.int32))
     with pytest.raises(ValueError, match="evenly"):
         device.split(array, 5)
+
+
+def test_split_by_sizes(device):
+    x = random(5, 12)
+    parts = device.split(device.array(x), [7, 1, 4])
+    for part, expected in zip(parts, np.split(x, [7, 8], axis=1), strict=True):
+        assert np.array_equal(np.asarray(part), expected)
+    for sizes in ([7, 1, 3], [7, 6], [13, -1], [12, 0], []):
+        with pytest.raises(ValueError, match="sizes do not add up to the 12 columns"):
+            device.split(device.array(x), sizes)
+
+
+@pytest.mark.parametrize("sizes", [3, [1, 1, 1], [2, 1], [1, 2], [3]])
+def test_split_of_each_group(device, sizes):
+    x = random(5, 12)
+    groups = x.reshape(5, 4, 3)
+    widths = [1] * sizes if isinstance(sizes, int) else sizes
+    parts = device.split(device.array(x), sizes, groups=4)
+    for part, expected in zip(parts, np.split(groups, np.cumsum(widths)[:-1], axis=2), strict=True):
+        assert np.array_equal(np.asarray(part), expected.reshape(5, -1))
+
+
+def test_split_into_groups_that_are_not_equal_is_refused(device):
+    x = device.array(random(5, 12))
+    for groups in (0, -1, 5):
+        with pytest.raises(ValueError, match=r"split evenly|equal groups"):
+            device.split(x, 3, groups=groups)
+        with pytest.raises(ValueError, match="equal groups"):
+            device.split(x, [2], groups=groups)
+    with pytest.raises(ValueError, match="add up to the 3 columns"):
+        device.split(x, [2, 2], groups=4)
+
+
+def test_embedding_from_a_row_on(device):
+    table = place(device, random(8, 20), "f32")
+    ids = np.array([0, 3, 17], np.int32)
+    shifted = np.asarray(device.embedding(ids, table, 2))
+    assert np.array_equal(shifted, np.asarray(device.embedding(ids + 2, table)))
+    with pytest.raises(ValueError, match="id 18 is beyond the table's 18 rows from row 2"):
+        device.embedding(np.array([18], np.int32), table, 2)
+    with pytest.raises(ValueError, match="id -1 is beyond"):
+        device.embedding(np.array([-1], np.int32), table, 2)
+    for first_row in (-1, 21):
+        with pytest.raises(ValueError, match=f"first_row is {first_row}, the table has 20 rows"):
+            device.embedding(ids, table, first_row)
 
 
 @pytest.mark.parametrize("n", EVERY_LENGTH)

@@ -1,6 +1,7 @@
-"""Captured forwards: recorded once for a shape and repeated, with nothing to be seen of it but the time."""
+"""Captured forwards: recorded once for a shape and repeated, with the same results and the same errors."""
 
 import itertools
+import logging
 import threading
 from typing import ClassVar
 
@@ -9,7 +10,8 @@ import pytest
 from native_helpers import ArrayTensor, random
 
 from rushlight.backends.batch import Batch, Chunk, KVShape
-from rushlight.backends.cpu import MOST_PLANNED_ROWS, MOST_PLANS, CPUBackend
+from rushlight.backends.cpu import MOST_PLANS, MOST_RECORDED_ROWS, CPUBackend
+from rushlight.backends.protocol import NotRecordableError, Role, SamplingRow
 from rushlight.models.gpt2 import GPT2, GPT2Config
 from rushlight.nn import Activation, bind
 
@@ -48,7 +50,7 @@ class Calls:
 
 
 def steps(n_sequences, n, *, width=1, seed=0):
-    """Chunks of n steps of sequences whose lengths and blocks differ, `width` tokens of each a step."""
+    """Chunks of n steps of sequences with different lengths and blocks, `width` tokens of each in every step."""
     ids = np.random.default_rng(seed).integers(0, CONFIG.vocab_size, (n, n_sequences, width)).tolist()
     return [
         [Chunk(tokens, (60 + 3 * s if s else 0) + width * step, [2 * s + 1, 2 * s]) for s, tokens in enumerate(row)]
@@ -56,8 +58,8 @@ def steps(n_sequences, n, *, width=1, seed=0):
     ]
 
 
-def run(forward, ops, chunks):
-    cache = ops.kv_cache(CONFIG.kv_shape, 16)
+def run(forward, ops, chunks, kv_shape=CONFIG.kv_shape):
+    cache = ops.kv_cache(kv_shape, 16)
     return [np.array(forward(Batch.of(step, cache))) for step in chunks]
 
 
@@ -73,7 +75,7 @@ def test_a_plan_gives_the_same_bits(isa, weights, threads, n_sequences, width):
     assert calls.n == 2
 
 
-def test_a_plan_is_for_any_split_of_its_rows_into_sequences():
+def test_a_plan_fits_any_split_of_its_rows_into_sequences():
     ops = CPUBackend(threads=2)
     model = gpt2(ops)
     calls = Calls(model)
@@ -87,7 +89,7 @@ def test_a_plan_is_for_any_split_of_its_rows_into_sequences():
     assert calls.n == 2
 
 
-def test_a_cache_in_another_format_is_written_in_its_own():
+def test_a_plan_is_not_used_for_a_cache_in_another_format():
     ops = CPUBackend("f16", threads=2)
     model = gpt2(ops)
     forward = ops.capture(model)
@@ -104,7 +106,7 @@ def test_a_cache_in_another_format_is_written_in_its_own():
         assert not np.array_equal(a, halves)
 
 
-def test_results_stay_when_the_plan_is_run_again():
+def test_results_do_not_change_when_the_plan_runs_again():
     ops = CPUBackend(threads=2)
     forward = ops.capture(gpt2(ops))
     cache = ops.kv_cache(CONFIG.kv_shape, 2)
@@ -114,14 +116,14 @@ def test_results_stay_when_the_plan_is_run_again():
     assert all(np.array_equal(result, old) for result, old in zip(results, before, strict=True))
 
 
-def test_steps_of_many_rows_are_not_planned():
+def test_steps_of_many_rows_are_not_recorded():
     ops = CPUBackend()
     calls = Calls(gpt2(ops))
-    run(ops.capture(calls), ops, [[Chunk([1] * (MOST_PLANNED_ROWS + 1), 0, [0, 1])]] * 4)
+    run(ops.capture(calls), ops, [[Chunk([1] * (MOST_RECORDED_ROWS + 1), 0, [0, 1])]] * 4)
     assert calls.n == 4
 
 
-def test_few_plans_are_kept():
+def test_the_least_recently_used_plan_is_evicted():
     ops = CPUBackend()
     forward = ops.capture(gpt2(ops))
     for n in range(1, MOST_PLANS + 5):
@@ -129,79 +131,335 @@ def test_few_plans_are_kept():
     assert len(forward._plans) == MOST_PLANS
 
 
+def logits(model, x, batch):
+    return model.lm_head(model.ln_f(model.ops.take(x, batch.logit_rows)))
+
+
 class Reads(GPT2):
+    reason = "reads the values of an array in the middle of the step"
+
     def __call__(self, batch):
         x = self.wte(batch.ids)
         np.asarray(x).sum()
-        return self.lm_head(self.ln_f(self.ops.take(x, batch.logit_rows)))
+        return logits(self, x, batch)
 
 
-class Adds(GPT2):
-    """Arithmetic of its own."""
+class ComputesInNumPy(GPT2):
+    reason = "reads the values of an array"
 
     def __call__(self, batch):
-        x = self.wte(batch.ids)
-        x = self.ops._native.array(np.ascontiguousarray(np.asarray(x)) * np.float32(2))
-        return self.lm_head(self.ln_f(self.ops.take(x, batch.logit_rows)))
+        x = np.asarray(self.wte(batch.ids)) * np.float32(2)
+        return logits(self, self.ops.from_numpy(x), batch)
 
 
 class Shifts(GPT2):
-    """Positions counted from 2, as in OPT."""
+    """Positions that begin at 2, as in OPT, computed in NumPy."""
+
+    reason = "ids, positions and logit_rows have no values while a step is recorded"
 
     def __call__(self, batch):
-        x = self.wte(batch.ids) + self.wpe(batch.positions + np.int32(2))
-        return self.lm_head(self.ln_f(self.ops.take(x, batch.logit_rows)))
+        return logits(self, self.wte(batch.ids) + self.wpe(batch.positions + np.int32(2)), batch)
 
 
 class Branches(GPT2):
+    reason = "ids, positions and logit_rows have no values while a step is recorded"
+
     def __call__(self, batch):
         x = self.wte(batch.ids)
-        if (batch.positions > 3).all():
-            x = x + x
-        return self.lm_head(self.ln_f(self.ops.take(x, batch.logit_rows)))
+        return logits(self, x + x if (batch.positions > 3).all() else x, batch)
+
+
+class Unfolds(GPT2):
+    reason = "batch.row_starts is not known while a step is recorded"
+
+    def __call__(self, batch):
+        x = self.wte(batch.ids)
+        return logits(self, x + x if len(batch.row_starts) > 2 else x, batch)
 
 
 class Keeps(GPT2):
+    reason = "keeps an array after the step"
     kept: ClassVar = []
 
     def __call__(self, batch):
         x = self.wte(batch.ids)
         self.kept.append(x)
-        return self.lm_head(self.ln_f(self.ops.take(x, batch.logit_rows)))
+        return logits(self, x, batch)
 
 
-class Brings(GPT2):
-    """An array from outside the step."""
+class UsesAnArrayFromOutside(GPT2):
+    reason = "computes with an array that was made outside the step"
 
     def __call__(self, batch):
-        x = self.wte(batch.ids) + self.outside
-        return self.lm_head(self.ln_f(self.ops.take(x, batch.logit_rows)))
+        return logits(self, self.wte(batch.ids) + self.outside, batch)
 
 
-class Draws(GPT2):
-    """Numbers that are others each time."""
+class UsesOtherNumbers(GPT2):
+    reason = "takes other numbers than the batch's own"
+
+    def __call__(self, batch):
+        return logits(self, self.wte(batch.ids) + self.wpe(np.zeros(len(batch.ids), np.int32)), batch)
+
+
+class MakesAnArray(GPT2):
+    """Numbers that differ from step to step."""
+
+    reason = "makes an array from values in host memory"
 
     def __call__(self, batch):
         x = self.wte(batch.ids)
-        x = x + self.ops._native.array(random(x.shape[0], CONFIG.n_embd, seed=next(self.seeds)))
-        return self.lm_head(self.ln_f(self.ops.take(x, batch.logit_rows)))
+        x = x + self.ops.from_numpy(random(x.shape[0], CONFIG.n_embd, seed=next(self.seeds)))
+        return logits(self, x, batch)
 
 
-@pytest.mark.parametrize("architecture", [Reads, Adds, Shifts, Branches, Keeps, Brings, Draws])
-def test_what_cannot_be_repeated_is_called_each_time(architecture):
+class LoadsAWeight(GPT2):
+    reason = "loads a weight"
+
+    def __call__(self, batch):
+        x = self.wte(batch.ids)
+        gain = self.ops.load_weight(ArrayTensor(np.ones(CONFIG.n_embd)), Role.VECTOR)
+        return logits(self, self.ops.rms_norm(x, gain, 1e-5), batch)
+
+
+class Samples(GPT2):
+    reason = "samples a token"
+
+    def __call__(self, batch):
+        out = logits(self, self.wte(batch.ids), batch)
+        self.ops.sample(out, [SamplingRow()] * out.shape[0])
+        return out
+
+
+class ReturnsAnEarlierArray(GPT2):
+    reason = "the result is not that of the last operation"
+
+    def __call__(self, batch):
+        out = logits(self, self.wte(batch.ids), batch)
+        out + out
+        return out
+
+
+class RunsAnotherModel(GPT2):
+    reason = "another recorded step runs inside it"
+
+    def __call__(self, batch):
+        return logits(self, self.wte(batch.ids), batch) + self.other(batch_of(self.ops, 3))
+
+
+class RecordsAnotherModel(GPT2):
+    reason = "another step is recorded inside it"
+
+    def __call__(self, batch):
+        other = self.ops.capture(self.inner[0])
+        for _ in range(2):
+            out = other(batch_of(self.ops, 3))
+        return logits(self, self.wte(batch.ids), batch) + out
+
+
+def batch_of(ops, token):
+    return Batch.of([Chunk([token], 0, [0])], ops.kv_cache(CONFIG.kv_shape, 1))
+
+
+NOT_RECORDABLE = [
+    Reads,
+    ComputesInNumPy,
+    Shifts,
+    Branches,
+    Unfolds,
+    Keeps,
+    UsesAnArrayFromOutside,
+    UsesOtherNumbers,
+    MakesAnArray,
+    LoadsAWeight,
+    Samples,
+    ReturnsAnEarlierArray,
+    RunsAnotherModel,
+    RecordsAnotherModel,
+]
+
+
+FOR_ONE_ROW = (UsesAnArrayFromOutside, RunsAnotherModel, RecordsAnotherModel)
+
+
+@pytest.mark.parametrize("architecture", NOT_RECORDABLE)
+def test_a_forward_that_cannot_be_recorded_runs_eagerly_and_is_logged_once(architecture, caplog):
     ops = CPUBackend(threads=2)
     model = bound(architecture(CONFIG), ops)
     model.outside = model.wte(np.array([5], np.int32))
     model.seeds = itertools.repeat(1)
+    model.inner = [gpt2(ops)]
+    model.other = Calls(ops.capture(model.inner[0]))
+    for _ in range(3):
+        model.other(batch_of(ops, 2))
     forward = ops.capture(model)
-    chunks = steps(1, 6)
-    for plain, captured in zip(run(model, ops, chunks), run(forward, ops, chunks), strict=True):
-        assert np.array_equal(plain, captured)
-    assert forward._plans == {(1, 1): None}
+    chunks = steps(1, 6) if architecture in FOR_ONE_ROW else [*steps(1, 6), *steps(2, 4)]
+    with caplog.at_level(logging.INFO, "rushlight"):
+        captured = run(forward, ops, chunks)
+    for plain, out in zip(run(model, ops, chunks), captured, strict=True):
+        assert np.array_equal(plain, out)
+    assert forward._plans == {}
+    messages = [record.getMessage() for record in caplog.records if architecture.__name__ in record.getMessage()]
+    assert len(messages) == 1
+    assert architecture.reason in messages[0]
+    assert "runs eagerly" in messages[0]
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
     Keeps.kept.clear()
 
 
-def test_a_module_that_is_changed_is_asked_again():
+OPAQUE = {
+    "add": lambda ids: ids + 2,
+    "add to a number": lambda ids: 2 + ids,
+    "add to a NumPy number": lambda ids: np.int32(2) + ids,
+    "add to an array": lambda ids: np.ones(1, np.int32) + ids,
+    "numpy.add": lambda ids: np.add(ids, 1),
+    "subtract": lambda ids: ids - 1,
+    "multiply": lambda ids: 3 * ids,
+    "divide": lambda ids: ids // 2,
+    "negate": lambda ids: -ids,
+    "compare": lambda ids: ids > 3,
+    "equal": lambda ids: ids == 3,
+    "index": lambda ids: ids[0],
+    "slice": lambda ids: ids[:1],
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "iterate": list,
+    "contain": lambda ids: 3 in ids,
+    "numpy.asarray": np.asarray,
+    "numpy.maximum": lambda ids: np.maximum(ids, 1),
+    "numpy.where": lambda ids: np.where(ids, 1, 0),
+    "max": lambda ids: ids.max(),
+    "tolist": lambda ids: ids.tolist(),
+}
+
+
+@pytest.mark.parametrize("use", OPAQUE.values(), ids=OPAQUE)
+@pytest.mark.parametrize("name", ["ids", "positions", "logit_rows"])
+def test_computing_with_the_numbers_of_a_recorded_step_raises(name, use):
+    ops = CPUBackend()
+
+    def forward(batch):
+        numbers = getattr(batch, name)
+        assert (len(numbers), numbers.shape) == (1, (1,))
+        assert not hasattr(numbers, "__array_interface__")
+        use(numbers)
+
+    with pytest.raises(NotRecordableError, match=r"no values while a step is recorded.*first_row.*angles or take"):
+        ops.record(forward, batch_of(ops, 2))
+
+
+def test_any_other_error_while_recording_propagates():
+    ops = CPUBackend(threads=2)
+
+    class Fails(GPT2):
+        def __call__(self, batch):
+            if not isinstance(batch, Batch):
+                raise LookupError("only while recording")
+            return super().__call__(batch)
+
+    forward = ops.capture(bound(Fails(CONFIG), ops))
+    forward(batch_of(ops, 1))
+    with pytest.raises(LookupError, match="only while recording"):
+        forward(batch_of(ops, 1))
+
+
+class Modern:
+    """A decoder of two layers with every operation beside GPT-2's, called directly."""
+
+    n_head, n_kv_head, head_dim, vocab_size = 4, 2, 10, 70
+    kv_shape = KVShape(2, n_kv_head, head_dim)
+
+    def __init__(self, ops):
+        self.ops = ops
+        seeds = itertools.count()
+
+        def load(role, *shape):
+            return ops.load_weight(ArrayTensor(0.4 * random(*shape, seed=next(seeds))), role)
+
+        c, head_dim, qkv = 40, self.head_dim, (self.n_head + 2 * self.n_kv_head) * self.head_dim
+        self.table, self.positions = load(Role.TABLE, 70, c), load(Role.TABLE, 202, c)
+        self.norms = [load(Role.VECTOR, c) for _ in range(3)]
+        self.head_norm = load(Role.VECTOR, head_dim)
+        self.qkv = [load(Role.LINEAR, qkv, c) for _ in range(2)]
+        self.out = [load(Role.LINEAR, c, self.n_head * head_dim) for _ in range(2)]
+        self.gate_up, self.down = load(Role.LINEAR, 96, c), load(Role.LINEAR, c, 48)
+        self.slopes = ops.load_weight(ArrayTensor(2.0 ** -np.arange(1, 5)), Role.CONSTANT)
+        self.frequencies = ops.load_weight(ArrayTensor(10_000.0 ** (-np.arange(4) / 4)), Role.CONSTANT)
+
+    def __call__(self, batch):
+        ops, heads = self.ops, {"n_head": self.n_head, "scale": 0.3}
+        x = ops.embedding(batch.ids, self.table) * 6.3 + ops.embedding(batch.positions, self.positions, 2)
+        angles = ops.angles(batch.positions, self.frequencies, 1.1)
+
+        q, k, v = ops.split(ops.linear(ops.rms_norm(x, self.norms[0], 1e-5, 1.0), self.qkv[0], None), [40, 20, 20])
+        q, k = (ops.rms_norm(each, self.head_norm, 1e-5) for each in (q, k))
+        q, k = ops.rotary(q, angles, self.n_head), ops.rotary(k, angles, self.n_kv_head)
+        a = ops.attention(q, k, v, batch, layer=0, window=7, softcap=5.0, **heads)
+        x = x + 0.5 * ops.linear(a, self.out[0], None)
+
+        fused = ops.linear(ops.layer_norm(x, self.norms[1], None, 1e-5), self.qkv[1], None)
+        q, k, v = ops.split(fused, [20, 10, 10], groups=2)
+        q, k = (ops.rotary(each, angles, n, interleaved=True) for each, n in ((q, 4), (k, 2)))
+        x = x + ops.linear(ops.attention(q, k, v, batch, layer=1, slopes=self.slopes, **heads), self.out[1], None)
+
+        gate, up = ops.split(ops.linear(x, self.gate_up, None), 2)
+        x = x + ops.linear(ops.activation(gate, "silu") * up, self.down, None)
+        x = ops.rms_norm(ops.take(x, batch.logit_rows), self.norms[2], 1e-5)
+        return ops.linear(x, ops.tie(self.table), None) * 0.1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("n_sequences", "width"), [(1, 1), (5, 1), (2, 3)])
+def test_every_operation_is_recorded(isa, weights, threads, n_sequences, width):
+    ops = CPUBackend(weights, threads=threads, isa=isa)
+    model = Modern(ops)
+    calls = Calls(model)
+    chunks = steps(n_sequences, 8, width=width)
+    expected = run(model, ops, chunks, model.kv_shape)
+    for plain, captured in zip(expected, run(ops.capture(calls), ops, chunks, model.kv_shape), strict=True):
+        assert np.array_equal(plain, captured)
+    assert calls.n == 2
+
+
+def test_a_recorded_id_beyond_the_rows_from_first_row_is_the_same_error():
+    ops = CPUBackend()
+    table = ops.load_weight(ArrayTensor(random(20, 40)), Role.TABLE)
+    forward = ops.capture(lambda batch: ops.embedding(batch.ids, table, 2))
+    for _ in range(3):
+        forward(batch_of(ops, 17))
+    assert len(forward._plans) == 1
+    with pytest.raises(ValueError, match="id 18 is beyond the table's 18 rows from row 2"):
+        forward(batch_of(ops, 18))
+
+
+def test_recordings_of_several_models_are_kept_apart():
+    ops = CPUBackend(threads=2)
+    models = [bound(GPT2(CONFIG), ops, scale=scale) for scale in (0.2, 0.4)]
+    calls = [Calls(model) for model in models]
+    forwards = [ops.capture(each) for each in calls]
+    chunks = steps(1, 6)
+    expected = [run(model, ops, chunks) for model in models]
+    caches = [ops.kv_cache(CONFIG.kv_shape, 16) for _ in models]
+    for i, step in enumerate(chunks):
+        for forward, cache, outputs in zip(forwards, caches, expected, strict=True):
+            assert np.array_equal(np.array(forward(Batch.of(step, cache))), outputs[i])
+    assert [each.n for each in calls] == [2, 2]
+
+
+def test_a_change_of_one_model_leaves_the_recordings_of_another():
+    ops = CPUBackend(threads=2)
+    changed, other = gpt2(ops), gpt2(ops)
+    forward = ops.capture(other)
+    chunks = steps(1, 4)
+    run(forward, ops, chunks)
+    plans = dict(forward._plans)
+    changed.h[1].mlp.act = Activation("relu")
+    run(forward, ops, chunks)
+    assert len(plans) == 1
+    assert forward._plans == plans
+
+
+def test_a_changed_module_is_recorded_again():
     ops = CPUBackend(threads=2)
     model = gpt2(ops)
     forward = ops.capture(model)
@@ -227,14 +485,14 @@ def test_wrong_input_is_the_same_error():
         forward(Batch.of([Chunk([1], 0, [0])], ops.kv_cache(KVShape(3, 4, 10), 4)))
 
 
-def test_a_forward_that_fails_says_so():
+def test_errors_of_a_forward_propagate():
     def fails(batch):
-        raise LookupError("what it says")
+        raise LookupError("of the forward")
 
     ops = CPUBackend()
     forward = ops.capture(fails)
     for _ in range(3):
-        with pytest.raises(LookupError, match="what it says"):
+        with pytest.raises(LookupError, match="of the forward"):
             run(forward, ops, steps(1, 1))
 
 
@@ -256,7 +514,7 @@ def test_threads_that_run_one_model_get_the_same_bits():
 
 
 def test_a_plan_gives_the_same_bits_while_its_threads_change():
-    """A device that adapts tries one thread and two."""
+    """A device that adapts tries different numbers of threads."""
     ops = CPUBackend()
     forward = ops.capture(gpt2(ops))
     chunks = steps(2, 30)

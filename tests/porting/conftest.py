@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: the embedded model's tensors, saved the way other programs save them."""
+"""Checkpoints as other programs save them, made from the embedded model's tensors."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from rushlight import demo
 
 
 class Copy:
-    """A checkpoint to change: its tensors by name, its config, and the folder that they will be in."""
+    """A checkpoint to modify: its tensors by name, its config, and the folder to write it to."""
 
     LINEAR = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
@@ -50,7 +50,7 @@ def tales(tales_tensors, tmp_path):
 
 @pytest.fixture
 def nanogpt(tales):
-    """What nanoGPT's model.py would save of it: a prefix, nn.Linear weights, and the head beside the table."""
+    """The embedded model as nanoGPT's model.py saves it: a prefix, nn.Linear weights, the head next to the table."""
     tales.tensors = {
         f"transformer.{name}": tensor.T if name.endswith(Copy.LINEAR) else tensor
         for name, tensor in tales.tensors.items()
@@ -61,5 +61,5 @@ def nanogpt(tales):
 
 @pytest.fixture(scope="session")
 def tale():
-    """How the embedded model goes on."""
+    """The embedded model's completion."""
     return rushlight.load(dtype="f32").generate("Once upon a time", max_tokens=20).text

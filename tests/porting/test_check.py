@@ -1,4 +1,4 @@
-"""The doctor: each cause alone, several together, and the fixed copy that its script writes."""
+"""Checks: each cause by itself, several at once, and the fixed copy that the script writes."""
 
 import functools
 import json
@@ -29,16 +29,14 @@ def only_problem(report):
     return problem
 
 
-def refused(copy):
-    """That loading refuses it too."""
+def assert_load_raises(copy):
     with pytest.raises(rushlight.RushlightError):
         rushlight.load(copy.folder)
-    return True
 
 
 @pytest.fixture
 def fixed(tale, monkeypatch):
-    """Runs a report's script beside the checkpoint and checks that the result fits, and says what it should."""
+    """Runs a report's script and returns whether the fixed checkpoint, which must fit, generates the expected text."""
 
     def fixed(copy, report):
         monkeypatch.chdir(copy.folder)
@@ -53,7 +51,7 @@ def fixed(tale, monkeypatch):
     return fixed
 
 
-# What fits
+# Checkpoints that fit
 
 
 def test_the_embedded_model_fits():
@@ -66,7 +64,7 @@ def test_the_embedded_model_fits():
 
 
 @pytest.mark.parametrize(("prefix", "writer"), [("", "GPT2Model"), ("transformer.", "GPT2LMHeadModel")])
-def test_what_transformers_wrote_is_named(tales, prefix, writer):
+def test_a_checkpoint_of_transformers_is_identified(tales, prefix, writer):
     report = tales.prefix(prefix).check()
     assert report.fits
     assert writer in report.saved_by
@@ -80,7 +78,7 @@ def test_masks_are_a_note(tales):
     assert notes(report) == ["unknown", "buffers"]
 
 
-def test_a_head_that_is_the_table_is_a_note(tales):
+def test_a_stored_tied_head_is_a_note(tales):
     tales.tensors["lm_head.weight"] = tales.tensors["wte.weight"]
     report = tales.check()
     assert report.fits
@@ -88,10 +86,10 @@ def test_a_head_that_is_the_table_is_a_note(tales):
     tales.config["tie_word_embeddings"] = False
     report = tales.check()
     assert report.fits
-    assert any("keep one" in finding.fix for finding in report.findings)
+    assert any("hold one copy" in finding.fix for finding in report.findings)
 
 
-# One cause
+# Single causes
 
 
 @pytest.mark.parametrize(
@@ -111,11 +109,11 @@ def test_a_prefix(tales, fixed, prefix, word):
     problem = only_problem(report)
     assert (problem.cause, len(problem.tensors)) == ("prefix", 76)
     assert word in problem.why
-    assert refused(tales)
+    assert_load_raises(tales)
     assert fixed(tales, report)
 
 
-def test_a_block_that_was_compiled_alone(tales, fixed):
+def test_compiled_submodules(tales, fixed):
     tales.tensors = {name.replace(".attn.", "._orig_mod.attn."): tensor for name, tensor in tales.tensors.items()}
     report = tales.check()
     problem = only_problem(report)
@@ -136,19 +134,19 @@ def test_nanogpt(nanogpt, fixed):
     assert fixed(nanogpt, report)
 
 
-def test_which_gelu_nanogpt_had_is_not_known_without_a_config(nanogpt):
+def test_the_gelu_of_nanogpt_is_unknown_without_a_config(nanogpt):
     nanogpt.config = None
     (note,) = [finding for finding in nanogpt.check().findings if "GELU" in finding.title]
     assert not note.is_problem
     assert 'activation_function to "gelu"' in note.fix
 
 
-def test_some_are_transposed_and_the_square_ones_cannot_be_told(tales):
+def test_square_weights_are_undetermined_if_only_some_others_are_transposed(tales):
     tales.tensors["h.0.mlp.c_fc.weight"] = tales.tensors["h.0.mlp.c_fc.weight"].T
     report = tales.check()
     problem = only_problem(report)
     assert problem.tensors == ("h.0.mlp.c_fc.weight",)
-    assert "nothing here tells" in problem.why
+    assert "does not show whether they are transposed" in problem.why
     assert "outputs" in problem.fix
     assert report.saved_by.startswith("transformers")
     assert "attn.c_proj" not in report.script
@@ -165,11 +163,11 @@ def test_llmc(nanogpt, fixed):
     assert causes(report) == ["transposed"]
     assert "llm.c" in report.saved_by
     (padding,) = [finding for finding in report.findings if finding.cause == "tokenizer"]
-    assert padding.title == "32 ids have no token"
+    assert padding.title == "32 unused token ids"
     assert fixed(nanogpt, report)
 
 
-def test_gpt2s_vocabulary_padded_without_a_tokenizer(tales):
+def test_a_padded_vocabulary_of_gpt2_without_a_tokenizer(tales):
     tales.tensors["wte.weight"] = np.ones((50304, 192), np.float32)
     tales.config["vocab_size"] = 50304
     (tales.folder / "tokenizer.json").unlink()
@@ -193,7 +191,7 @@ def test_nanogpt_without_biases(nanogpt, monkeypatch):
     assert rushlight.check("fixed.safetensors").fits
 
 
-def test_save_model_keeps_the_heads_name_alone(nanogpt, fixed):
+def test_a_table_stored_only_under_its_heads_name(nanogpt, fixed):
     del nanogpt.tensors["transformer.wte.weight"]
     report = nanogpt.check()
     assert causes(report) == ["tie", "transposed"]
@@ -207,103 +205,104 @@ def test_a_block_is_missing(tales):
     assert (problem.cause, problem.title) == ("blocks", "blocks are missing: h.3")
 
 
-def test_blocks_beyond(tales, fixed):
+def test_unexpected_blocks(tales, fixed):
     tales.tensors |= {
         name.replace("h.0.", "h.40."): tensor for name, tensor in tales.tensors.items() if name.startswith("h.0.")
     }
     report = tales.check()
     problem = only_problem(report)
-    assert (problem.cause, problem.title, len(problem.tensors)) == ("blocks", "blocks too many: h.40", 12)
+    assert (problem.cause, problem.title, len(problem.tensors)) == ("blocks", "unexpected blocks: h.40", 12)
     assert fixed(tales, report)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
-        ({"n_layer": 5}, ["n_layer: config.json says 5, the tensors 6"]),
-        ({"n_layer": 12}, ["n_layer: config.json says 12, the tensors 6"]),
-        ({"vocab_size": 50257}, ["vocab_size: config.json says 50,257, the tensors 4,096"]),
-        ({"n_positions": 1024}, ["n_positions: config.json says 1,024, the tensors 512"]),
-        ({"n_inner": 700}, ["n_inner: config.json says 700, the tensors 768"]),
+        ({"n_layer": 5}, ["n_layer is 5 in config.json, 6 in the tensors"]),
+        ({"n_layer": 12}, ["n_layer is 12 in config.json, 6 in the tensors"]),
+        ({"vocab_size": 50257}, ["vocab_size is 50,257 in config.json, 4,096 in the tensors"]),
+        ({"n_positions": 1024}, ["n_positions is 1,024 in config.json, 512 in the tensors"]),
+        ({"n_inner": 700}, ["n_inner is 700 in config.json, 768 in the tensors"]),
         (
             {"n_embd": 768, "n_head": 12},
-            ["n_embd: config.json says 768, the tensors 192", "n_inner: config.json says 3,072, the tensors 768"],
+            ["n_embd is 768 in config.json, 192 in the tensors", "n_inner is 3,072 in config.json, 768 in the tensors"],
         ),
         ({"n_head": 5}, ["n_head is 5, which does not divide n_embd 192"]),
-        ({"model_type": "llama", "n_head": 0}, ["model_type", "n_head"]),
+        ({"n_head": 0}, ["n_head"]),
         ({"activation_function": "mish"}, ["activation_function"]),
     ],
 )
-def test_a_config_of_another_model_is_one_problem(tales, changes, said):
+def test_a_config_of_another_model_is_one_problem(tales, changes, expected):
     tales.config |= changes
     report = tales.check()
     problem = only_problem(report)
     assert problem.cause == "config"
-    assert all(words in problem.why for words in said)
-    assert refused(tales)
+    assert all(words in problem.why for words in expected)
+    assert_load_raises(tales)
 
 
-def test_a_config_that_is_no_json(tales):
+def test_a_config_that_is_not_json(tales):
     tales.write()
     (tales.folder / "config.json").write_text("{")
     assert only_problem(rushlight.check(tales.folder)).cause == "config"
 
 
-def test_no_config_and_no_multiple_of_64(tales):
+def test_no_config_and_a_width_that_64_does_not_divide(tales):
     tales.config = None
     tales.tensors["wte.weight"] = np.zeros((10, 100), np.float32)
+    tales.tensors["h.0.attn.c_attn.weight"] = np.zeros((100, 300), np.float32)
     problem = only_problem(tales.check())
     assert problem.cause == "config"
     assert "100 is not a multiple of 64" in problem.why
 
 
-def test_generation_config(tales):
+def test_an_invalid_generation_config(tales):
     tales.write()
     (tales.folder / "generation_config.json").write_text('{"eos_token_id": "end"}')
     assert only_problem(rushlight.check(tales.folder)).cause == "config"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values(tales, value):
+def test_nan_and_inf(tales, value):
     tales.tensors["h.2.mlp.c_fc.bias"] = np.where(np.arange(768) < 3, value, 0).astype(np.float32)
     problem = only_problem(tales.check())
     assert (problem.cause, problem.tensors) == ("values", ("h.2.mlp.c_fc.bias",))
     assert "3" in problem.evidence[0].detail
 
 
-def test_values_are_not_read_when_that_is_asked(tales, monkeypatch):
+def test_data_false_reads_no_values(tales, monkeypatch):
     monkeypatch.setattr(Tensor, "read_into", lambda *args: pytest.fail("read"))
     tales.tensors["lm_head.weight"] = tales.tensors["wte.weight"]
     report = tales.check(data=False)
     assert report.fits
     assert report.data == "skipped"
     assert [finding.title for finding in report.findings if finding.cause == "unknown"][1:] == [
-        "whether lm_head.weight equals wte.weight was not looked at",
-        "the values were not looked at",
+        "whether lm_head.weight equals wte.weight was not checked",
+        "the values were not checked",
     ]
 
 
-def test_a_head_that_differs(tales):
+def test_a_tied_head_that_differs(tales):
     tales.tensors["lm_head.weight"] = tales.tensors["wte.weight"] * 2
     problem = only_problem(tales.check())
     assert (problem.cause, problem.tensors) == ("tie", ("lm_head.weight",))
     assert "tie_word_embeddings" in problem.fix
 
 
-def test_a_head_of_its_own_that_is_missing(tales):
+def test_an_untied_head_that_is_missing(tales):
     tales.config["tie_word_embeddings"] = False
     problem = only_problem(tales.check())
     assert problem.cause == "tie"
     assert "lm_head.weight is missing" in problem.title
 
 
-def test_dtype(tales):
+def test_a_quantised_dtype(tales):
     tales.tensors["h.0.mlp.c_fc.weight"] = tales.tensors["h.0.mlp.c_fc.weight"].astype(np.int8)
     problem = only_problem(tales.check())
     assert (problem.cause, problem.tensors) == ("dtype", ("h.0.mlp.c_fc.weight",))
 
 
-def test_dtypes_that_fit_are_notes(tales):
+def test_other_float_dtypes_are_notes(tales):
     tales.tensors["ln_f.weight"] = tales.tensors["ln_f.weight"].astype(np.float64)
     report = tales.check()
     assert report.fits
@@ -335,13 +334,13 @@ def test_a_tensor_with_and_without_prefix(tales):
     assert "ln_f.bias too" in problem.evidence[0].detail
 
 
-def test_two_tensors_that_would_have_one_name(tales):
+def test_two_tensors_with_the_same_name_after_a_fix(tales):
     tales.tensors = {f"module.{name}": tensor for name, tensor in tales.tensors.items()}
     tales.tensors["ln_f.bias"] = tales.tensors["module.ln_f.bias"]
     assert sorted(causes(tales.check())) == ["duplicate", "prefix"]
 
 
-def test_a_tokenizer_that_is_too_large_or_broken(tales):
+def test_a_tokenizer_that_is_too_large_or_invalid(tales):
     tales.tensors["wte.weight"] = tales.tensors["wte.weight"][:4000]
     tales.config["vocab_size"] = 4000
     problem = only_problem(tales.check())
@@ -351,7 +350,7 @@ def test_a_tokenizer_that_is_too_large_or_broken(tales):
     assert only_problem(rushlight.check(tales.folder)).cause == "tokenizer"
 
 
-def test_other_names_are_paired_with_those_that_are_missing(tales):
+def test_renamed_tensors_are_paired_with_missing_ones(tales):
     tales.tensors = {
         name.replace("ln_1", "norm1").replace("ln_2", "norm2").replace("mlp.c_fc", "mlp.fc"): tensor
         for name, tensor in tales.tensors.items()
@@ -366,16 +365,16 @@ def test_other_names_are_paired_with_those_that_are_missing(tales):
     }
 
 
-def test_names_that_are_not_alike_are_not_paired(tales):
+def test_dissimilar_names_are_not_paired(tales):
     tales.tensors["zzz"] = tales.tensors.pop("ln_f.bias")
     assert causes(tales.check()) == ["missing", "unexpected"]
 
 
-# Several
+# Several causes
 
 
 def test_everything_at_once(nanogpt):
-    """What one cause hides of another is found behind it."""
+    """A cause that another one hides is found too."""
     nanogpt.prefix("module._orig_mod.")
     tensors = nanogpt.tensors
     del tensors["module._orig_mod.transformer.h.1.ln_1.bias"]
@@ -390,7 +389,7 @@ def test_everything_at_once(nanogpt):
     ]
 
 
-def test_shards_are_mended_into_one_file(nanogpt, tale, monkeypatch):
+def test_the_script_merges_shards(nanogpt, tale, monkeypatch):
     names = sorted(nanogpt.tensors)
     folder, tensors = nanogpt.folder, nanogpt.tensors
     shards = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
@@ -407,7 +406,7 @@ def test_shards_are_mended_into_one_file(nanogpt, tale, monkeypatch):
     assert rushlight.load(folder).generate("Once upon a time", max_tokens=20).text == tale
 
 
-def test_of_a_checkpoint_elsewhere_only_the_header_is_looked_at(nanogpt, monkeypatch):
+def test_only_the_header_of_a_remote_checkpoint_is_read(nanogpt, monkeypatch):
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     folder = nanogpt.prefix("_orig_mod.").write()
     handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
@@ -419,7 +418,7 @@ def test_of_a_checkpoint_elsewhere_only_the_header_is_looked_at(nanogpt, monkeyp
             server.shutdown()
     assert causes(report) == ["prefix", "transposed"]
     assert report.data == "elsewhere"
-    assert report.findings[-1].why == "Only its headers were fetched: NaN and Inf would not show."
+    assert report.findings[-1].why == "Only the headers of remote files are read, so NaN and Inf would not be found."
     assert 'load_file("model.safetensors")' in report.script
 
 
@@ -427,7 +426,7 @@ def test_of_a_checkpoint_elsewhere_only_the_header_is_looked_at(nanogpt, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("model.layers.0.self_attn.q_proj.weight", "Llama"),
         ("base_model.model.h.0.attn.c_attn.lora_A.weight", "LoRA"),
@@ -435,22 +434,47 @@ def test_of_a_checkpoint_elsewhere_only_the_header_is_looked_at(nanogpt, monkeyp
         ("model.layers.0.mlp.up_proj.qweight", "GPTQ"),
     ],
 )
-def test_a_known_family(tales, name, said):
+def test_a_known_family(tales, name, expected):
     tales.tensors, tales.config = {name: np.ones((4, 4), np.float32)}, None
     report = tales.check()
     problem = only_problem(report)
     assert problem.cause == "architecture"
-    assert said in problem.why
+    assert expected in problem.why
     assert report.model is None
 
 
-def test_an_unknown_family_and_one_held_against_gpt2(tales):
+def test_an_unknown_family_with_and_without_a_flag(tales):
     tales.tensors, tales.config = {"conv.weight": np.ones((4, 4, 3), np.float32)}, None
     report = tales.check()
     assert "rushlight port" in only_problem(report).fix
     report = tales.check(model="gpt2")
     assert causes(report) == ["architecture", "config"]
-    assert "Nothing here is called h.0.attn.c_attn.weight or wpe.weight" in report.findings[0].why
+    assert "No tensor is named h.0.attn.c_attn.weight or wpe.weight" in report.findings[0].why
+
+
+@pytest.mark.parametrize("model_type", ["gpt_bigcode", "llama", 7])
+def test_model_type_takes_precedence_over_names(tales, model_type):
+    """GPT-BigCode has every name of GPT-2, and computes something else."""
+    tales.config["model_type"] = model_type
+    report = tales.check()
+    problem = only_problem(report)
+    assert problem.cause == "architecture"
+    assert f"onfig.json's model_type is {model_type}" in problem.why
+    assert "those of gpt2" in problem.why
+    assert "correct model_type" in problem.fix
+    assert (report.model, report.script) == (None, None)
+    assert_load_raises(tales)
+
+
+def test_names_alone_are_not_enough_without_a_config(tales):
+    """GPT-BigCode with one head of keys and values: c_attn is narrower than GPT-2's."""
+    tales.config = None
+    for i in range(6):
+        tales.tensors[f"h.{i}.attn.c_attn.weight"] = np.ones((320, 192), np.float32)
+        tales.tensors[f"h.{i}.attn.c_attn.bias"] = np.ones(320, np.float32)
+    report = tales.check()
+    assert only_problem(report).cause == "architecture"
+    assert report.model is None
 
 
 def test_bad_requests(tales, tmp_path):
@@ -465,6 +489,6 @@ def test_bad_requests(tales, tmp_path):
         rushlight.check(tmp_path / "nothing")
 
 
-def test_loading_points_to_it(nanogpt):
+def test_loading_refers_to_check(nanogpt):
     with pytest.raises(BindError, match="rushlight check"):
         rushlight.load(nanogpt.write())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import pre_tokenizers
 
-from rushlight.text import Tokenizer
+from rushlight.text import Tokenizer, read_tokenizer_json
 
 
 @pytest.fixture
@@ -36,6 +36,6 @@ def load(tmp_path: Path) -> Callable[[dict], Tokenizer]:
     def write_and_read(fields: dict) -> Tokenizer:
         path = tmp_path / "tokenizer.json"
         path.write_text(json.dumps(fields))
-        return Tokenizer.from_file(path)
+        return read_tokenizer_json(path)
 
     return write_and_read

@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from rushlight.errors import RequestError
-from rushlight.text import Tokenizer, encode_chunks, read_chunks
+from rushlight.text import encode_chunks, gpt2_tokenizer, read_chunks, read_tokenizer_json
 from rushlight.text.chunks import CHUNK_BYTES
 from rushlight.text.tokenizer import MAX_PROMPT_BYTES
 
@@ -36,7 +36,7 @@ SPACES = [" ", " ", " ", "\n", "\n\n", "  ", "\t", "\r\n", "\u00a0", "\u3000", "
 
 @pytest.fixture(scope="module")
 def gpt2():
-    return Tokenizer.gpt2()
+    return gpt2_tokenizer()
 
 
 def random_text(rng, n):
@@ -52,7 +52,7 @@ def cut_at_random(rng, text):
 def test_pieces_are_encoded_as_the_whole(gpt2, seed):
     rng = random.Random(seed)
     text = random_text(rng, 40)
-    assert gpt2.cuts_before_spaces
+    assert gpt2.splits_before_spaces
     assert list(encode_chunks(gpt2, cut_at_random(rng, text))) == gpt2.encode(text)
 
 
@@ -78,7 +78,7 @@ def other(tmp_path, **changes):
             setattr(library, name, value)
     path = tmp_path / "tokenizer.json"
     library.save(str(path))
-    return Tokenizer.from_file(path)
+    return read_tokenizer_json(path)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,14 @@ def other(tmp_path, **changes):
 def test_a_text_that_cannot_be_cut_is_encoded_whole(tmp_path, changes):
     tokenizer = other(tmp_path, **changes)
     text = "Once upon a time, in ten words"
-    assert not tokenizer.cuts_before_spaces
+    assert not tokenizer.splits_before_spaces
     assert list(encode_chunks(tokenizer, [text[:9], text[9:]])) == tokenizer.encode(text)
-    with pytest.raises(RequestError, match="of text cannot be cut without changing the tokens"):
+    with pytest.raises(RequestError, match="of text cannot be split without changing the tokens"):
         list(encode_chunks(tokenizer, [" word" * (MAX_PROMPT_BYTES // 10)] * 3))
 
 
 def test_a_stretch_without_a_space_has_a_bound(gpt2):
-    with pytest.raises(RequestError, match="of text without a space cannot be cut"):
+    with pytest.raises(RequestError, match="of text without a space cannot be split"):
         list(encode_chunks(gpt2, ("x" * (1 << 18) for _ in range(10**6))))
 
 

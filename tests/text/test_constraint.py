@@ -102,5 +102,5 @@ def test_a_token_that_the_grammar_does_not_allow_is_an_error(model):
     constraint = model._inputs.constraint(
         rushlight.generation.SamplingParams(regex="yes"), model._prompts, model.eos_ids
     )
-    with pytest.raises(GenerationError, match="cannot be held to its grammar"):
+    with pytest.raises(GenerationError, match="the grammar cannot be followed"):
         constraint.take(model.tokenizer.encode("no")[0])

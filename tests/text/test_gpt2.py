@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import rushlight.text
-from rushlight.text import Tokenizer
+from rushlight.text import Tokenizer, gpt2_tokenizer
 from rushlight.text.gpt2 import vocabulary_and_merges
+from rushlight.text.vocab_merges import read_vocab_merges
 
 CASES = json.loads(Path(__file__).with_name("tokenizer_cases.json").read_text())["cases"]
 
@@ -20,7 +21,7 @@ MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.gpt2()
+    return gpt2_tokenizer()
 
 
 def shipped_merges() -> bytes:
@@ -55,7 +56,7 @@ def test_vocab_json_and_merges_txt_give_the_same_tokenizer(tokenizer: Tokenizer,
     vocab, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
     vocab.write_text(json.dumps(vocabulary_and_merges()[0]))
     merges.write_bytes(shipped_merges().replace(b"\n", b"\r\n"))
-    read = Tokenizer.from_vocab_merges(vocab, merges)
+    read = read_vocab_merges(vocab, merges)
     assert read.vocabulary() == tokenizer.vocabulary()
     for case in CASES:
         assert read.encode(case["text"]) == case["ids"]

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rushlight.text import Tokenizer
+from rushlight.text import Tokenizer, gpt2_tokenizer, read_tokenizer_json
 from rushlight.text.byte_level import SYMBOLS, token_bytes
 from rushlight.text.stream import decode_stream
 
-GPT2 = Tokenizer.gpt2()
+GPT2 = gpt2_tokenizer()
 ID_OF_BYTE = {token_bytes(symbol)[0]: i for i, symbol in enumerate(SYMBOLS)}
 
 REPLACE = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
@@ -48,7 +48,7 @@ def tokenizer_with(decoder: dict | None, folder: Path) -> Tokenizer:
     model = {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}
     path = folder / "tokenizer.json"
     path.write_text(json.dumps({"version": "1.0", "added_tokens": [], "decoder": decoder, "model": model}))
-    return Tokenizer.from_file(path)
+    return read_tokenizer_json(path)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_added_tokens_of_other_characters(fields: dict, tmp_path: Path) -> None:
     added = fields["added_tokens"][0]
     fields["added_tokens"] += [{**added, "id": 259, "content": "日本"}, {**added, "id": 260, "content": "éé"}]
     (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
-    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    tokenizer = read_tokenizer_json(tmp_path / "tokenizer.json")
     ids = [259, 258, 260, 256]
     assert pieces(tokenizer, ids)[:2] == ["日本", "<|endoftext|>"]
     assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)

@@ -10,7 +10,8 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from rushlight.errors import TokenizerError
-from rushlight.text import Tokenizer
+from rushlight.text import Tokenizer, read_tokenizer_json
+from rushlight.text.vocab_merges import read_vocab_merges
 
 Load = Callable[[dict], Tokenizer]
 SYMBOLS = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -23,28 +24,28 @@ def added(token: str, token_id: int) -> dict:
 
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"tokenizer\.json: no such file") as caught:
-        Tokenizer.from_file(tmp_path / "tokenizer.json")
+        read_tokenizer_json(tmp_path / "tokenizer.json")
     assert caught.value.file == str(tmp_path / "tokenizer.json")
     assert "a vocab.json and a merges.txt" in str(caught.value)
 
 
 def test_a_path_with_nul() -> None:
     with pytest.raises(TokenizerError, match="not a path: embedded null byte"):
-        Tokenizer.from_file("a\0b")
+        read_tokenizer_json("a\0b")
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
 def test_not_a_regular_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "tokenizer.json")
     with pytest.raises(TokenizerError, match="not a regular file"):
-        Tokenizer.from_file(tmp_path / "tokenizer.json")
+        read_tokenizer_json(tmp_path / "tokenizer.json")
 
 
 def test_too_large(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").touch()
     os.truncate(tmp_path / "tokenizer.json", 1 << 30)
     with pytest.raises(TokenizerError, match=r"too large \(expected at most 67,108,864 bytes, found 1,073,741,824\)"):
-        Tokenizer.from_file(tmp_path / "tokenizer.json")
+        read_tokenizer_json(tmp_path / "tokenizer.json")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_too_large(tmp_path: Path) -> None:
         (b'{"model": {}, "model": {}}', 'not strict JSON: the key "model" appears twice'),
         (b"[" * 100_000, "nested too deeply"),
         (b"{}", "not a tokenizer"),
-        (b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "it has no tokens"),
+        (b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "the vocabulary is empty"),
         (b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}', "not a tokenizer: .*-1"),
         (b'{"model": {"type": "BPE", "vocab": {"a": 4294967296}, "merges": []}}', "not a tokenizer: .*4294967296"),
         (b'{"model": {"type": "BPE", "vocab": {"a": true}, "merges": []}}', "not a tokenizer: .*"),
@@ -69,7 +70,7 @@ def test_too_large(tmp_path: Path) -> None:
 def test_not_a_tokenizer(tmp_path: Path, content: bytes, problem: str) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(TokenizerError, match=rf"tokenizer\.json: {problem}"):
-        Tokenizer.from_file(tmp_path / "tokenizer.json")
+        read_tokenizer_json(tmp_path / "tokenizer.json")
 
 
 def test_two_tokens_with_one_id(fields: dict, load: Load) -> None:
@@ -107,15 +108,15 @@ def test_a_panic_while_loading(fields: dict, load: Load) -> None:
         load(fields)
 
 
-def read_vocab_merges(folder: Path, vocab: object, merges: str) -> Tokenizer:
+def read_from(folder: Path, vocab: object, merges: str) -> Tokenizer:
     (folder / "vocab.json").write_text(json.dumps(vocab))
     (folder / "merges.txt").write_text(merges)
-    return Tokenizer.from_vocab_merges(folder / "vocab.json", folder / "merges.txt")
+    return read_vocab_merges(folder / "vocab.json", folder / "merges.txt")
 
 
 def test_vocab_and_merges_without_an_end_of_text_token(tmp_path: Path) -> None:
     vocab = {token: i for i, token in enumerate([*SYMBOLS, "he"])}
-    tokenizer = read_vocab_merges(tmp_path, vocab, "#version: 0.2\nh e\n")
+    tokenizer = read_from(tmp_path, vocab, "#version: 0.2\nh e\n")
     assert tokenizer.encode("he") == [256]
     assert "<|endoftext|>" not in tokenizer.vocabulary()
 
@@ -124,11 +125,11 @@ def test_vocab_and_merges_without_an_end_of_text_token(tmp_path: Path) -> None:
     ("change", "merges", "problem"),
     [
         ({"he": 0}, "", r'vocab\.json: "!" and "he" have the same id 0'),
-        ({"he": True}, "", r'vocab\.json: "he" has no id'),
-        ({"he": 1.0}, "", r'vocab\.json: "he" has no id'),
-        ({"he": "256"}, "", r'vocab\.json: "he" has no id'),
-        ({"he": -1}, "", r'vocab\.json: "he" has no id'),
-        ({"he": 2**32}, "", r'vocab\.json: "he" has no id'),
+        ({"he": True}, "", r'vocab\.json: the id of "he" is invalid'),
+        ({"he": 1.0}, "", r'vocab\.json: the id of "he" is invalid'),
+        ({"he": "256"}, "", r'vocab\.json: the id of "he" is invalid'),
+        ({"he": -1}, "", r'vocab\.json: the id of "he" is invalid'),
+        ({"he": 2**32}, "", r'vocab\.json: the id of "he" is invalid'),
         ({}, "#version: 0.2\nh e\n", r"merges\.txt: does not fit the vocabulary: .*`he`"),
         ({"he": 256}, "#version: 0.2\nh e\nh  e\n", r"merges\.txt: line 3 is not a merge"),
         ({"he": 256}, "h", r"merges\.txt: line 1 is not a merge"),
@@ -137,15 +138,15 @@ def test_vocab_and_merges_without_an_end_of_text_token(tmp_path: Path) -> None:
 def test_vocab_and_merges_that_are_wrong(tmp_path: Path, change: dict, merges: str, problem: str) -> None:
     vocab = {token: i for i, token in enumerate(SYMBOLS)}
     with pytest.raises(TokenizerError, match=problem):
-        read_vocab_merges(tmp_path, vocab | change, merges)
+        read_from(tmp_path, vocab | change, merges)
 
 
 def test_a_vocabulary_that_is_not_of_bytes(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match=r'this is not byte-level BPE .found the token "a</w>"'):
-        read_vocab_merges(tmp_path, {"a": 0, "a</w>": 1}, "")
+    with pytest.raises(TokenizerError, match=r'not a byte-level BPE vocabulary .found the token "a</w>"'):
+        read_from(tmp_path, {"a": 0, "a</w>": 1}, "")
 
 
 def test_missing_merges(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(SYMBOLS)}))
     with pytest.raises(TokenizerError, match=r"merges\.txt: no such file"):
-        Tokenizer.from_vocab_merges(tmp_path / "vocab.json", tmp_path / "merges.txt")
+        read_vocab_merges(tmp_path / "vocab.json", tmp_path / "merges.txt")

@@ -1,4 +1,4 @@
-"""The native extension: kernels over packed weights, and the arrays they pass on. Built from native/."""
+"""The native extension: kernels over packed weights, and the arrays that they compute. Built from native/."""
 
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -11,10 +11,10 @@ from rushlight.backends.batch import Batch
 from rushlight.backends.protocol import SamplingRow
 
 def instruction_sets() -> list[str]:
-    """Those that were compiled and that this processor has, the fastest first."""
+    """The names of the instruction sets that this processor has kernels for, the fastest first."""
 
 def is_instruction_set(name: str) -> bool:
-    """Whether it is the name of one at all."""
+    """Whether it is the name of an instruction set, on any processor."""
 
 class Array:
     """(N, C) float32, readable through the buffer protocol: `numpy.asarray(array)` is a view."""
@@ -22,24 +22,23 @@ class Array:
     @property
     def shape(self) -> tuple[int, int]: ...
     def __add__(self, other: Array, /) -> Array: ...
-    def __mul__(self, other: Array, /) -> Array: ...
+    def __mul__(self, other: Array | float, /) -> Array: ...
+    def __rmul__(self, other: float, /) -> Array: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Vector:
-    """(C,) float32: a bias or a gain. It takes part in no arithmetic; `numpy.asarray(vector)` is a copy."""
+    """(C,) float32: a bias, a gain or a constant. Opaque: arithmetic and `numpy.asarray` raise TypeError."""
 
     @property
     def shape(self) -> tuple[int]: ...
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.float32]: ...
 
 class Weight:
-    """A packed matrix, for rows by id and for products. `numpy.asarray` of it raises TypeError."""
+    """A packed matrix, for rows by id and for products. Opaque: arithmetic and `numpy.asarray` raise TypeError."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n_out, n_in)"""
 
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.float32]: ...
     @property
     def format(self) -> str: ...
     @property
@@ -56,19 +55,19 @@ class KVCache:
     def nbytes(self) -> int: ...
 
 class Rows:
-    """A batch's rows, checked against a cache: whose they are and where their blocks lie."""
+    """A batch's rows, validated against a cache: the sequence of each, and the blocks of each sequence."""
 
 class LoadProblem(Enum):
-    """What is wrong with a weight that was to be loaded."""
+    """Why a weight could not be loaded."""
 
     NONE = ...
     NOT_FINITE = ...
-    """A value is not finite, or beyond the weight's format."""
+    """A value is not finite, or beyond the range of the weight's format."""
     NOT_READ = ...
-    """The file ends too soon, or the operating system reports an error."""
+    """The file ends too early, or the operating system reports an error."""
 
 class Load:
-    """A weight, or a vector, and where its bytes lie: an open file, an offset, and a dtype word of safetensors."""
+    """A weight or vector and the source of its bytes: an open file, an offset, and a safetensors dtype word."""
 
     @overload
     def __init__(self, to: Weight, fd: int, offset: int, dtype: str, rows_are_inputs: bool) -> None: ...
@@ -76,14 +75,21 @@ class Load:
     def __init__(self, to: Vector, fd: int, offset: int, dtype: str) -> None: ...
 
 class Ids:
-    """The input numbers of a plan, to be handed on: they have a length and no values."""
+    """The ids, positions or logit rows of a plan: opaque, to be passed to operations.
+
+    Arithmetic, comparison, indexing, iteration and conversion raise NotRecordableError.
+    """
 
     @property
     def shape(self) -> tuple[int]: ...
     def __len__(self) -> int: ...
 
 class Plan:
-    """A step of a model, recorded once for its numbers of rows and of logits: a batch without values while it is."""
+    """A recorded step of a model, for one number of rows and of logits.
+
+    While it is recorded it takes the place of the batch. The attributes of a batch that it lacks raise
+    NotRecordableError.
+    """
 
     @property
     def ids(self) -> Ids: ...
@@ -96,42 +102,42 @@ class Plan:
     @property
     def cache(self) -> KVCache: ...
     def record(self, forward: Callable[[Plan], Array]) -> Array:
-        """The forward of this plan, computed; what this thread asks of the device meanwhile is recorded.
+        """Runs the forward on this plan, and records the operations that this thread calls meanwhile.
 
         Raises ValueError the second time.
         """
 
-    def finish(self, out: Array) -> Array | None:
-        """Ends the recording of what came out: a copy of it, or None if the plan cannot be run.
+    def finish(self, out: Array) -> Array:
+        """Ends the recording of a step whose result is `out`, and returns a copy of it.
 
-        Raises ValueError where no recording is over.
+        Raises NotRecordableError if the step cannot be repeated, ValueError unless a recording has ended.
         """
 
     def run(self, batch: Batch) -> Array | None:
         """The same step on another batch. None if another thread is running it, or the batch does not fit it.
 
-        Raises ValueError unless `finish` has returned an array.
+        Raises ValueError unless `finish` has returned.
         """
 
 class Governor:
-    """How many threads a kind of work is given; see native/governor.h. Times are in nanoseconds."""
+    """Chooses the number of threads for each kind of work; see native/governor.h. Times are in nanoseconds."""
 
     def __init__(self, most: int) -> None: ...
     def threads(self, what: int, work: float, now: int) -> int:
-        """How many threads to give the run that begins now."""
+        """The number of threads for a run that begins now."""
 
     def ran(self, what: int, work: float, threads: int, began: int, ended: int, waited: int) -> None:
-        """Reports the run: of its time the caller waited for other threads so long."""
+        """Reports a run, and for how long its caller waited for other threads."""
 
     @staticmethod
     def gives_up(threads: int, elapsed: int, waited: int) -> bool:
-        """Whether a caller that has waited for so much of a run does better alone."""
+        """Whether a caller that has waited for this much of a run is faster without other threads."""
 
 class Device:
-    """The operations, by a number of threads with one instruction set. Any thread may call it; the GIL is released.
+    """The operations, with a number of threads and one instruction set. Any thread may call it; the GIL is released.
 
-    If it adapts, an operation gets as many of the threads as pay; the bits are the same. What has no valid size, shape
-    or value is a ValueError, what is larger than memory a MemoryError.
+    If it adapts, an operation gets as many of the threads as speed it up; the bits are the same. An invalid size, shape
+    or value raises ValueError, a size beyond memory MemoryError.
     """
 
     def __init__(self, threads: int, isa: str, exact: bool = False, adapts: bool = False) -> None: ...
@@ -143,28 +149,31 @@ class Device:
         """Whether products of weights in this format are the same bits on every instruction set."""
 
     def weight(self, format: str, n_in: int, n_out: int) -> Weight:  # noqa: A002
-        """Room for a matrix; `pack` fills it."""
+        """Memory for a matrix, which `pack` fills."""
 
     def pack(
         self, weight: Weight, raw: NDArray[np.uint8], dtype: str, columns: int, rows_are_inputs: bool, first: int
     ) -> bool:
         """Packs rows `first` and on of a checkpoint's matrix from their bytes.
 
-        `first` is a multiple of 32, and so is the number of rows, but for the last piece. False if a value is not
+        `first` is a multiple of 32, and so is the number of rows, except of the last piece. False if a value is not
         finite in the weight's format.
         """
 
     def load(self, loads: Sequence[Load]) -> list[LoadProblem]:
-        """Reads and packs all of them; what is wrong with each."""
+        """Reads and packs all of them; returns the problem of each."""
 
     def read(self, weight: Weight) -> int:
-        """Reads every byte once, with the threads, layout and prefetch of a product of one row: a checksum of all."""
+        """Reads every byte once, with the threads, layout and prefetch of a product of one row; returns a checksum."""
+
+    def unpack(self, weight: Weight | Vector) -> NDArray[np.float32]:
+        """The numbers that operations compute with: (n_out, n_in), or (C,) of a vector."""
 
     def vector(self, values: NDArray[np.float32] | int) -> Vector:
-        """A vector of these values, or room for so many."""
+        """A vector of these values, or memory for this many."""
 
     def array(self, values: NDArray[np.float32]) -> Array: ...
-    def kv_cache(self, format: str, n_layer: int, n_head: int, head_dim: int, n_blocks: int) -> KVCache:  # noqa: A002
+    def kv_cache(self, format: str, n_layer: int, n_kv_head: int, head_dim: int, n_blocks: int) -> KVCache:  # noqa: A002
         """Zeros, in f32 or f16."""
 
     def rows(
@@ -177,15 +186,29 @@ class Device:
     def plan(self, batch: Batch) -> Plan:
         """A plan to be recorded with this batch."""
 
-    def embedding(self, ids: NDArray[np.int32] | Ids, table: Weight) -> Array: ...
+    def embedding(self, ids: NDArray[np.int32] | Ids, table: Weight, first_row: int = 0) -> Array: ...
     def linear(self, x: Array, weight: Weight, bias: Vector | None) -> Array: ...
-    def layer_norm(self, x: Array, weight: Vector, bias: Vector, eps: float) -> Array: ...
+    def layer_norm(self, x: Array, weight: Vector, bias: Vector | None, eps: float) -> Array: ...
+    def rms_norm(self, x: Array, weight: Vector, eps: float, offset: float = 0.0) -> Array: ...
     def activation(self, x: Array, name: str) -> Array: ...
     def exp(self, x: Array) -> Array: ...
-    def sample(self, logits: Array, draws: Sequence[SamplingRow]) -> list[int]: ...
-    def split(self, x: Array, n: int) -> Sequence[Array]: ...
+    def sample(self, logits: Array, rows: Sequence[SamplingRow]) -> list[int]: ...
+    def split(self, x: Array, sizes: int | Sequence[int], *, groups: int = 1) -> Sequence[Array]: ...
     def take(self, x: Array, rows: NDArray[np.int32] | Ids) -> Array: ...
     def unfold(self, x: Array, rows: NDArray[np.int32]) -> Array: ...
+    def angles(self, positions: NDArray[np.int32] | Ids, frequencies: Vector, scale: float = 1.0) -> Array: ...
+    def rotary(self, x: Array, angles: Array, n_head: int, *, interleaved: bool = False) -> Array: ...
     def attention(
-        self, q: Array, k: Array, v: Array, rows: Rows, cache: KVCache, layer: int, n_head: int, scale: float
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        rows: Rows,
+        cache: KVCache,
+        layer: int,
+        n_head: int,
+        scale: float,
+        window: int | None = None,
+        slopes: Vector | None = None,
+        softcap: float | None = None,
     ) -> Array: ...

@@ -1,21 +1,24 @@
 """The CPU backend: native kernels over weights packed into panels (native/), the default on every CPU.
 
-A row's results are the same bits alone, in a batch, in a chunk of a prompt or one at a time from the cache, by any
-number of threads: each output's sum runs in an order fixed by the weight. They may differ in the last places between
+A row has the same bits computed solo, in a batch, in a chunk of a prompt or one token at a time from the cache, with
+any number of threads: each output's sum runs in an order fixed by the weight. See `CPUBackend.arithmetic` for
 instruction sets.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from rushlight.backends import _native
 from rushlight.backends.batch import BLOCK_SIZE
-from rushlight.backends.protocol import FileTensor, Role
-from rushlight.errors import DeviceError, DtypeError, NonFiniteError
+from rushlight.backends.dtypes import DtypePolicy
+from rushlight.backends.protocol import FileTensor, NotRecordableError, Role
+from rushlight.errors import DeviceError, NonFiniteError
 from rushlight.host.memory import available_bytes
 from rushlight.host.threads import threads_for
 
@@ -26,42 +29,40 @@ if TYPE_CHECKING:
     from rushlight.backends.batch import Batch, KVShape
     from rushlight.backends.protocol import Array, Forward, Tensor
 
-DTYPES = ("auto", "f32", "f16", "bf16", "int8", "int4")
-"""What the weights are kept in; auto is the checkpoint's own. Activations are float32; for keys and values see
-`CPUBackend.kv_dtype`."""
-
 ISA_VARIABLE = "RUSHLIGHT_ISA"
 EXACT_VARIABLE = "RUSHLIGHT_EXACT"
 
-_FORMATS = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
-"""The format that keeps a checkpoint's dtype; f64 is rounded."""
+_COMPUTE_DTYPES = dict.fromkeys(("f32", "f16", "bf16", "int8", "int4"), "f32")
+"""Activations are float32 with every format of weights."""
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
-MOST_PLANNED_ROWS = 64
-"""A step of more rows computes for so long that what Python takes beside it is not seen."""
+MOST_RECORDED_ROWS = 64
+"""The Python overhead of a step with more rows is small next to its computation."""
 
 MOST_PLANS = 16
-"""Kept of a model, the last used: each has the memory of its step's activations."""
+"""Recorded steps of one model, least recently used evicted first: each holds the memory of its activations."""
 
-READ_TOGETHER = 64
-"""Tensors that are read at the same time, and so the most files that this holds open."""
+FILES_AT_ONCE = 64
+"""Tensors that are read concurrently, and so a bound on the open files."""
+
+_log = logging.getLogger("rushlight")
 
 
 class CPUBackend:
     """Every operation in native code. Implements `protocol.Backend`.
 
     Args:
-        dtype: of the weights, a word of DTYPES.
-        threads: how many to compute with, at most one for each core that this process may use; None is
-            RUSHLIGHT_NUM_THREADS, or as many of these as pay.
-        isa: the instruction set; None is RUSHLIGHT_ISA, or the best that this processor has.
+        dtype: of the weights: auto (the checkpoint's own), f32, f16, bf16, int8 or int4.
+        threads: the number of threads, at most the number of cores that this process may use; None is
+            RUSHLIGHT_NUM_THREADS or, without it, as many as speed up each operation.
+        isa: the instruction set; None is RUSHLIGHT_ISA or, without it, the fastest of this processor.
         exact: compute the same bits on every instruction set for bf16 weights too, where that is slower; None is
             RUSHLIGHT_EXACT. See `arithmetic`.
 
     Raises:
-        DtypeError: there is no such dtype here.
-        DeviceError: the number of threads is not valid, RUSHLIGHT_EXACT is neither 0 nor 1, or this processor does not
+        DtypeError: the dtype is not one of these.
+        DeviceError: the number of threads is invalid, RUSHLIGHT_EXACT is neither 0 nor 1, or this processor does not
             have the instruction set.
     """
 
@@ -75,44 +76,40 @@ class CPUBackend:
         isa: str | None = None,
         exact: bool | None = None,
     ) -> None:
-        if dtype not in DTYPES:
-            raise DtypeError(f"the CPU backend does not compute in {dtype}", expected=" or ".join(DTYPES))
-        self._requested = dtype
-        self._placed: set[str] = set()
-        self._unread: list[_Unread] = []
-        self.dtype = "f32" if dtype == "auto" else dtype
-        """What the weights are kept in; with auto, what they turn out to be as they are placed."""
+        self._dtypes = DtypePolicy("CPU", dtype, _COMPUTE_DTYPES)
+        self._pending: list[_PendingTensor] = []
+        self._tensors: WeakKeyDictionary[Any, _TensorLayout] = WeakKeyDictionary()
         n, adapts = threads_for(threads)
         self._native = _native.Device(n, _instruction_set(isa), _exact(exact), adapts)
-        self._rows: _KeptRows | None = None
+        self._rows: _CachedRows | None = None
         # Bound once: the calls of a step go straight into native code.
         self.embedding = self._native.embedding
         self.linear = self._native.linear
         self.layer_norm = self._native.layer_norm
+        self.rms_norm = self._native.rms_norm
         self.activation = self._native.activation
         self.split = self._native.split
         self.take = self._native.take
         self.unfold = self._native.unfold
+        self.angles = self._native.angles
+        self.rotary = self._native.rotary
         self.sample = self._native.sample
 
     def load_weight(self, tensor: Tensor, role: Role) -> _native.Vector | _native.Weight:
-        if role is Role.VECTOR:
-            return self._place_vector(tensor)
-        if role is Role.CONVOLUTION:
-            return self._place_convolution(tensor)
-        rows_are_inputs = role is Role.CONV1D
-        n_in, n_out = tensor.shape if rows_are_inputs else tensor.shape[::-1]
-        weight = self._weight(tensor, role, n_in, n_out)
-        if isinstance(tensor, FileTensor):
-            self._unread.append(_Unread(tensor, weight.format, weight, (rows_are_inputs,)))
-        elif not self._native.pack(weight, _raw(tensor), tensor.dtype, tensor.shape[1], rows_are_inputs, 0):
-            raise _not_finite(tensor, weight.format)
+        weight: _native.Vector | _native.Weight
+        if role in (Role.VECTOR, Role.CONSTANT):
+            weight = self._load_vector(tensor)
+        elif role is Role.CONVOLUTION:
+            weight = self._load_convolution(tensor)
+        else:
+            weight = self._load_matrix(tensor, role)
+        self._tensors[weight] = _TensorLayout(role, tensor.shape)
         return weight
 
-    def _place_vector(self, tensor: Tensor) -> _native.Vector:
+    def _load_vector(self, tensor: Tensor) -> _native.Vector:
         if isinstance(tensor, FileTensor):
             vector = self._native.vector(math.prod(tensor.shape))  # a port may have parameters of any rank
-            self._unread.append(_Unread(tensor, "f32", vector))
+            self._pending.append(_PendingTensor(tensor, "f32", vector))
             return vector
         import numpy as np
 
@@ -121,46 +118,86 @@ class CPUBackend:
             raise _not_finite(tensor, "f32")
         return self._native.vector(values.reshape(-1))
 
-    def _place_convolution(self, tensor: Tensor) -> _native.Weight:
-        """(out, in, size) as a product over windows of size·in, read at once: kernels are small."""
+    def _load_matrix(self, tensor: Tensor, role: Role) -> _native.Weight:
+        rows_are_inputs = role is Role.CONV1D
+        n_in, n_out = tensor.shape if rows_are_inputs else tensor.shape[::-1]
+        weight = self._empty_weight(tensor, role, n_in, n_out)
+        if isinstance(tensor, FileTensor):
+            self._pending.append(_PendingTensor(tensor, weight.format, weight, (rows_are_inputs,)))
+        elif not self._native.pack(weight, _raw(tensor), tensor.dtype, tensor.shape[1], rows_are_inputs, 0):
+            raise _not_finite(tensor, weight.format)
+        return weight
+
+    def _load_convolution(self, tensor: Tensor) -> _native.Weight:
+        """(out, in, size) as a LINEAR weight over unfolded rows, (out, size·in). Read at once: kernels are small."""
         import numpy as np
 
         n_out, n_in, size = tensor.shape
         values = np.ascontiguousarray(tensor.float32().transpose(0, 2, 1)).reshape(n_out, size * n_in)
-        weight = self._weight(tensor, Role.CONVOLUTION, size * n_in, n_out)
+        weight = self._empty_weight(tensor, Role.CONVOLUTION, size * n_in, n_out)
         if not self._native.pack(weight, values.view(np.uint8).reshape(-1), "F32", size * n_in, False, 0):
             raise _not_finite(tensor, weight.format)
         return weight
 
     def finish_loading(self) -> None:
-        """Raises NonFiniteError if a value of a weight is not finite in the weight's format."""
-        unread, self._unread = self._unread, []
-        for first in range(0, len(unread), READ_TOGETHER):
-            some = unread[first : first + READ_TOGETHER]
+        """Raises NonFiniteError if a weight holds a value that is not finite in its format."""
+        pending, self._pending = self._pending, []
+        for first in range(0, len(pending), FILES_AT_ONCE):
+            some = pending[first : first + FILES_AT_ONCE]
             with ExitStack() as files:
                 problems = self._native.load([each.load(*files.enter_context(each.tensor.opened())) for each in some])
             for each, problem in zip(some, problems, strict=True):
                 if problem == _native.LoadProblem.NOT_READ:
-                    _raw(each.tensor)  # which says why
+                    _raw(each.tensor)  # raises the reason
                 elif problem == _native.LoadProblem.NOT_FINITE:
                     raise _not_finite(each.tensor, each.dtype)
 
     def tie(self, table: _native.Weight) -> _native.Weight:
         return table
 
+    def weight_values(self, weight: _native.Vector | _native.Weight) -> NDArray[np.float32]:
+        import numpy as np
+
+        role, shape = self._tensors[weight]
+        values = self._native.unpack(weight)  # (n_out, n_in) of a matrix
+        if role in (Role.VECTOR, Role.CONSTANT):
+            return values.reshape(shape)
+        if role is Role.CONV1D:
+            return np.ascontiguousarray(values.T)
+        if role is Role.CONVOLUTION:
+            n_out, n_in, size = shape
+            return np.ascontiguousarray(values.reshape(n_out, size, n_in).transpose(0, 2, 1))
+        return values
+
     def read(self, weight: _native.Weight) -> None:
-        """Reads every byte of the weight as a product of one row does, and computes nothing: to measure the memory."""
+        """Reads every byte of the weight as a product of one row does, without arithmetic: to measure the bandwidth."""
         self._native.read(weight)
 
     @property
-    def kv_dtype(self) -> str:
-        """What keys and values are kept in, once the weights are placed: f32 beside any matrix in f32, otherwise f16.
+    def weight_dtypes(self) -> frozenset[str]:
+        return self._dtypes.weight_dtypes
 
-        So they are rounded less than bf16 weights were. They are rounded to nearest as they are written, and read from
-        there by every row, its own included. Scores, softmax and sums are float32. A value beyond f16's range is kept
-        as NaN, so that the logits that depend on it are NaN as well, from which no token is chosen.
+    @property
+    def compute_dtype(self) -> str:
+        return self._dtypes.compute_dtype
+
+    @property
+    def kv_dtype(self) -> str:
+        """The format of keys and values: f32 if a matrix is in f32, otherwise f16. Final once weights are loaded.
+
+        So they are rounded less than bf16 weights. They are rounded to nearest as they are written, and every row reads
+        the rounded ones, its own included. Scores, softmax and sums are float32. A value beyond the range of f16
+        becomes NaN, so that the logits that depend on it are NaN too, and no token is sampled from them.
         """
-        return "f32" if "f32" in self.dtype else "f16"
+        return "f32" if "f32" in self.weight_dtypes else "f16"
+
+    @property
+    def dtype_label(self) -> str:
+        return self._dtypes.label
+
+    @property
+    def dtype(self) -> str:
+        return self.dtype_label
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> _native.KVCache:
         return self._native.kv_cache(self.kv_dtype, shape.n_layer, shape.n_kv_head, shape.head_dim, n_blocks)
@@ -174,10 +211,10 @@ class CPUBackend:
     def arithmetic(self) -> str:
         """The word "exact" where results are the same bits on every instruction set; otherwise the name of the set.
 
-        f32, f16, int8 and int4 weights are always exact. bf16 weights are not where the processor has products of bf16
-        (AVX-512 BF16), which round the activations too, unless the backend is opened with `exact`.
+        f32, f16, int8 and int4 weights are always exact. bf16 weights are not where the processor multiplies bf16
+        (AVX-512 BF16), which rounds the activations too, unless the backend is opened with `exact`.
         """
-        exact = all(self._native.is_exact(dtype) for dtype in self.dtype.split("/"))
+        exact = all(self._native.is_exact(dtype) for dtype in self.weight_dtypes)
         return "exact" if exact else self._native.isa
 
     def available_bytes(self) -> int:
@@ -196,9 +233,12 @@ class CPUBackend:
         layer: int,
         n_head: int,
         scale: float,
+        window: int | None = None,
+        slopes: _native.Vector | None = None,
+        softcap: float | None = None,
     ) -> _native.Array:
-        rows = batch.rows if isinstance(batch, _native.Plan) else self.rows_of(batch)
-        return self._native.attention(q, k, v, rows, batch.cache, layer, n_head, scale)
+        rows = batch.rows if isinstance(batch, _native.Plan) else self._rows_of(batch)
+        return self._native.attention(q, k, v, rows, batch.cache, layer, n_head, scale, window, slopes, softcap)
 
     def from_numpy(self, values: NDArray[np.floating]) -> _native.Array:
         import numpy as np
@@ -210,79 +250,80 @@ class CPUBackend:
 
         return np.asarray(x)
 
-    def _weight(self, tensor: Tensor, role: Role, n_in: int, n_out: int) -> _native.Weight:
-        """Room for a matrix in its format."""
-        weight = self._native.weight(self._format(tensor, role), n_in, n_out)
-        if self._requested == "auto":
-            self._placed.add(weight.format)
-            self.dtype = "/".join(sorted(self._placed))
-        return weight
+    def _empty_weight(self, tensor: Tensor, role: Role, n_in: int, n_out: int) -> _native.Weight:
+        """Memory for a matrix in its format."""
+        return self._native.weight(self._dtypes.keep(tensor, role), n_in, n_out)
 
-    def _format(self, tensor: Tensor, role: Role) -> str:
-        if self._requested == "auto":
-            return _FORMATS[tensor.dtype]
-        if self._requested == "int4" and role is Role.TABLE:
-            # A table is most often the head too, and there four bits cost the most quality.
-            return "int8"
-        return self._requested
-
-    def rows_of(self, batch: Batch) -> _native.Rows:
-        """The batch's rows in native form, made once for its layers."""
-        # Not the batch itself is kept: it would hold its cache.
+    def _rows_of(self, batch: Batch) -> _native.Rows:
+        """The batch's rows in native form, made once for all layers."""
+        # Holds the arrays rather than the batch, which would keep its cache alive.
         parts = (batch.row_starts, batch.positions, batch.block_tables)
         n_blocks = batch.cache.n_blocks
-        kept = self._rows
+        cached = self._rows
         if (
-            kept is not None
-            and kept.n_blocks == n_blocks
-            and all(a is b for a, b in zip(kept.parts, parts, strict=True))
+            cached is not None
+            and cached.n_blocks == n_blocks
+            and all(a is b for a, b in zip(cached.parts, parts, strict=True))
         ):
-            return kept.rows
+            return cached.rows
         rows = self._native.rows(*parts, n_blocks)
-        self._rows = _KeptRows(parts, n_blocks, rows)
+        self._rows = _CachedRows(parts, n_blocks, rows)
         return rows
 
-    def plan_of(self, forward: Forward, batch: Batch) -> tuple[_native.Plan | None, Array]:
-        """The forward of a batch, and the plan of it, if it could be recorded."""
+    def record(self, forward: Forward, batch: Batch) -> tuple[_native.Plan, Array]:
+        """Runs the forward on a batch and records the operations: the plan to repeat them, and the result.
+
+        Raises:
+            NotRecordableError: the forward depends on values that change from step to step, or keeps an activation.
+        """
         plan = self._native.plan(batch)
-        try:
-            out = plan.record(forward)
-        except Exception:  # it wanted to know more than a plan tells; or it is wrong, and will say so again
-            return None, forward(batch)
-        result = plan.finish(out)
-        return (None, out) if result is None else (plan, result)
+        return plan, plan.finish(plan.record(forward))
 
 
 class _Captured:
-    """A forward whose steps of few rows are recorded when their shape comes for the second time, and then repeated.
+    """A forward whose steps of few rows are recorded when a shape comes for the second time, and repeated from then on.
 
-    A step of the same shape is the same operations on other tokens, positions and blocks; what is recorded sees none of
-    these. A forward that looks at them, or at an activation, or keeps one, or changes its modules, is called each time.
+    A step of the same shape runs the same operations on other tokens, positions and blocks, whose values a recording
+    does not see. Plans hold while the model's version stays the same, since a changed module may run other operations.
     """
 
     def __init__(self, forward: Forward, backend: CPUBackend) -> None:
         self._forward = forward
         self._backend = backend
-        self._plans: dict[tuple[int, int], _native.Plan | None] = {}
+        self._plans: dict[tuple[int, int], _native.Plan] = {}
         self._seen: set[tuple[int, int]] = set()
+        self._recordable = True
+        self._logged = ""
         self._version = _version(forward)
 
     def __call__(self, batch: Batch) -> Array:
-        if len(batch.ids) > MOST_PLANNED_ROWS:
+        shape = (len(batch.ids), len(batch.logit_rows))
+        if shape[0] > MOST_RECORDED_ROWS or shape[1] == 0:
             return self._forward(batch)
         if self._version != _version(self._forward):
             self._version = _version(self._forward)
-            self._plans, self._seen = {}, set()
-        shape = (len(batch.ids), len(batch.logit_rows))
-        plans = self._plans
-        if shape in plans:
-            plan = plans[shape] = plans.pop(shape, None)  # the last used is last
-            out = None if plan is None else plan.run(batch)
+            self._plans, self._seen, self._recordable = {}, set(), True
+        if (plan := self._plans.get(shape)) is not None:
+            self._plans.pop(shape, None)
+            self._plans[shape] = plan  # the most recently used is last
+            out = plan.run(batch)
             return self._forward(batch) if out is None else out
-        if shape not in self._seen:
+        if not self._recordable or shape not in self._seen:
             self._seen.add(shape)
             return self._forward(batch)
-        plans[shape], out = self._backend.plan_of(self._forward, batch)
+        return self._record(batch, shape)
+
+    def _record(self, batch: Batch, shape: tuple[int, int]) -> Array:
+        plans = self._plans
+        try:
+            plans[shape], out = self._backend.record(self._forward, batch)
+        except NotRecordableError as error:
+            self._recordable = False
+            if self._logged != str(error):
+                self._logged = str(error)
+                name = type(self._forward).__name__
+                _log.info("%s cannot be recorded, and runs eagerly, which is slower: %s", name, error)
+            return self._forward(batch)
         if len(plans) > MOST_PLANS:
             plans.pop(next(iter(plans)), None)
         return out
@@ -293,8 +334,8 @@ def _version(forward: Forward) -> int:
     return getattr(forward, "version", 0)
 
 
-class _Unread(NamedTuple):
-    """A tensor whose weight has its room, and how it will be read into it."""
+class _PendingTensor(NamedTuple):
+    """A tensor whose weight has its memory, to be read into it by `finish_loading`."""
 
     tensor: FileTensor
     dtype: str
@@ -305,7 +346,14 @@ class _Unread(NamedTuple):
         return _native.Load(self.to, descriptor, offset, self.tensor.dtype, *self.orientation)
 
 
-class _KeptRows(NamedTuple):
+class _TensorLayout(NamedTuple):
+    """The role and the shape of the tensor that a weight was loaded from."""
+
+    role: Role
+    shape: tuple[int, ...]
+
+
+class _CachedRows(NamedTuple):
     """The last batch's rows in native form, and what they were made from."""
 
     parts: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
@@ -317,21 +365,21 @@ def _instruction_set(asked: str | None) -> str:
     """The instruction set to use.
 
     Raises:
-        DeviceError: the one asked for is unknown, or this processor does not have it.
+        DeviceError: the requested set is unknown, or this processor does not have it.
     """
     available = _native.instruction_sets()
     name = asked or os.environ.get(ISA_VARIABLE, "") or available[0]
     if name not in available:
         known = _native.is_instruction_set(name)
-        problem = f"this processor does not have {name}" if known else f"there is no instruction set {name!r}"
+        problem = f"this processor does not have {name}" if known else f"unknown instruction set {name!r}"
         raise DeviceError(
-            f"{problem}, named by {ISA_VARIABLE}", expected=" or ".join(available), remedy="or leave it out"
+            f"{problem}, set by {ISA_VARIABLE}", expected=" or ".join(available), remedy="or leave it out"
         )
     return name
 
 
 def _exact(asked: bool | None) -> bool:
-    """Whether to compute the same bits on every instruction set: `asked`, else what RUSHLIGHT_EXACT says.
+    """Whether to compute the same bits on every instruction set: `asked`, else RUSHLIGHT_EXACT.
 
     Raises:
         DeviceError: the variable is neither 0 nor 1.

@@ -1,15 +1,16 @@
 """The CUDA backend: PyTorch's operations, decode steps recorded as CUDA graphs, attention over blocks in Triton.
 
-`torch-cpu` is the same code on PyTorch's CPU device, without graphs and Triton: slow, and there so that everything but
-those two can be tested where there is no GPU.
+`torch-cpu` is the same code on PyTorch's CPU device, without graphs and Triton. It is slow, and lets everything but
+those two be tested without a GPU.
 
-A row's results depend on that row's sequence alone, but PyTorch chooses other kernels for other shapes, so that they
-may differ in the last places between batch sizes.
+A row's results depend only on its own sequence, but PyTorch chooses different kernels for different shapes, so they may
+differ in the last places between batch sizes.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,10 +19,23 @@ import torch.nn.functional as F  # noqa: N812, PyTorch's own name for it
 from torch.nn.attention.bias import causal_lower_right
 
 from rushlight.backends.batch import BLOCK_SIZE
-from rushlight.backends.device_step import HostStep, LastStep, Recorded, Run, allowed_tokens, attend, padded
+from rushlight.backends.device_step import (
+    Captured,
+    HostStep,
+    LastStep,
+    PromptChunk,
+    Recordings,
+    Scoring,
+    allowed_tokens,
+    attend,
+    padded,
+    part_sizes,
+)
+from rushlight.backends.dtypes import DtypePolicy
 from rushlight.backends.fusion import Deferred, Fused, Norm, value_of
-from rushlight.backends.protocol import Role
-from rushlight.errors import DeviceError, DtypeError, NonFiniteError
+from rushlight.backends.protocol import NotRecordableError, Role
+from rushlight.backends.weights import ArrayWeight
+from rushlight.errors import DeviceError, NonFiniteError
 from rushlight.host.memory import available_bytes
 
 if TYPE_CHECKING:
@@ -32,19 +46,14 @@ if TYPE_CHECKING:
     from rushlight.backends.batch import Batch, KVShape
     from rushlight.backends.protocol import Array, Forward, SamplingRow, Tensor
 
-DTYPES = ("auto", "f32", "f16", "bf16", "int8")
-"""What the weights are kept in; auto is the checkpoint's own. Activations, keys and values are in the same, with int8
-in bf16. Norms, softmax and sums are computed in float32."""
+COMPUTE_DTYPES = {"f32": "f32", "f16": "f16", "bf16": "bf16", "int8": "bf16"}
+"""Weight dtype -> the dtype of activations, keys and values. Norms, softmax and sums are computed in float32."""
 
-_FORMATS = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
-"""The dtype that keeps a checkpoint's; f64 is rounded."""
-
-_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "int8": torch.bfloat16}
-"""What is computed in."""
+_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 MAX_FUSED_ROWS = 16
-"""Up to so many rows a launch takes as long as what it launches, and neighbouring operations become one. Beyond them
-PyTorch's products win, which read each weight once for many rows."""
+"""Up to this many rows, launching an operation takes as long as computing it, and neighbouring operations are fused.
+For more, PyTorch's products are faster, which read each weight once for many rows."""
 
 _FILE_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -66,9 +75,9 @@ class Int8Weight(NamedTuple):
 
 
 class TorchKVCache:
-    """Keys and values, each one tensor a layer of (n_places, H, D), BLOCK_SIZE places a block.
+    """Keys and values, each one tensor a layer of (n_places, K, D), BLOCK_SIZE places a block.
 
-    One block more than asked for, `spare`, takes what padding rows write.
+    It has one block more than requested, `spare`, which padding rows write to.
     """
 
     def __init__(self, shape: KVShape, n_blocks: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -76,8 +85,8 @@ class TorchKVCache:
         self.spare = n_blocks
         self.keys = [_zeros(dims, dtype, device) for _ in range(shape.n_layer)]
         self.values = [_zeros(dims, dtype, device) for _ in range(shape.n_layer)]
-        self.graphs: Recorded[_Graph] = Recorded()
-        """Each holds the cache's addresses, and goes with it."""
+        self.graphs: Recordings[_Graph] = Recordings()
+        """They hold the cache's addresses, and are dropped with it."""
 
 
 class TorchBackend:
@@ -85,31 +94,45 @@ class TorchBackend:
 
     Args:
         device: cuda, cuda:1 and so on, or torch-cpu.
-        dtype: of the weights, a word of DTYPES.
-        threads: of torch-cpu, and then of all that this process does with PyTorch; None leaves them as they are.
+        dtype: of the weights: auto, or one of COMPUTE_DTYPES.
+        threads: for torch-cpu, where it applies to everything that this process does with PyTorch; None changes
+            nothing.
 
     Raises:
-        DtypeError: there is no such dtype here.
+        DtypeError: the dtype is not one of those.
         DeviceError: PyTorch cannot use the GPU.
     """
 
     def __init__(self, device: str = "cuda", dtype: str = "auto", *, threads: int | None = None) -> None:
-        if dtype not in DTYPES:
-            raise DtypeError(f"the {device} backend does not compute in {dtype}", expected=" or ".join(DTYPES))
+        self._dtypes = DtypePolicy(device, dtype, COMPUTE_DTYPES)
         self.device = self.arithmetic = device
-        self._requested = dtype
-        self._placed: set[str] = set()
-        self.dtype = "f32" if dtype == "auto" else dtype
-        """What the weights are kept in; with auto, what they turn out to be as they are placed."""
         self._on = torch.device("cpu" if device == "torch-cpu" else device)
         self._steps = LastStep(self._upload)
         self._records = self._on.type == "cuda"
+        self._recorder: int | None = None
+        """The thread that records a graph."""
         self._kernels: Any = None
-        self._allowed: tuple[NDArray[np.bool_], torch.Tensor] | None = None
+        self._mask: tuple[NDArray[np.bool_], torch.Tensor] | None = None
         if self._on.type == "cuda":
             self._start_cuda()
         elif threads is not None:
             torch.set_num_threads(threads)
+
+    @property
+    def weight_dtypes(self) -> frozenset[str]:
+        return self._dtypes.weight_dtypes
+
+    @property
+    def compute_dtype(self) -> str:
+        return self._dtypes.compute_dtype
+
+    @property
+    def kv_dtype(self) -> str:
+        return self._dtypes.compute_dtype
+
+    @property
+    def dtype_label(self) -> str:
+        return self._dtypes.label
 
     def _start_cuda(self) -> None:
         try:
@@ -117,9 +140,9 @@ class TorchBackend:
         except (RuntimeError, AssertionError) as error:
             raise DeviceError(
                 f"PyTorch {torch.__version__} cannot use {self.device}: {str(error).splitlines()[0]}",
-                remedy="update the NVIDIA driver, or install a PyTorch that is made for it: https://pytorch.org",
+                remedy="update the NVIDIA driver, or install a build of PyTorch for this one: https://pytorch.org",
             ) from None
-        # Sums stay in float32 also where a product is cut into parts that are added at the end.
+        # Sums stay in float32, also where a product is split and its parts are added.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         with torch.cuda.device(self._on):
@@ -130,89 +153,98 @@ class TorchBackend:
             return
         self._kernels = cuda_kernels
 
-    # Weights
+    # Weights and caches
 
-    def load_weight(self, tensor: Tensor, role: Role) -> torch.Tensor | Int8Weight:
+    def load_weight(self, tensor: Tensor, role: Role) -> ArrayWeight:
         """Raises NonFiniteError if a value is not finite in the weight's dtype, DeviceError if memory runs out."""
-        word = _FORMATS[tensor.dtype] if self._requested == "auto" else self._requested
+        dtype = self._dtypes.keep(tensor, role)
         raw = torch.empty(tensor_bytes(tensor), dtype=torch.uint8)
         tensor.read_into(raw.numpy(), 0)
         with self._memory_for(tensor.name):
             values = raw.view(_FILE_TYPES[tensor.dtype]).reshape(tensor.shape).to(self._on)
-            quantised = word == "int8" and role is not Role.VECTOR
-            values = values.to(torch.float32 if quantised else _TYPES[word])
+            rounded_to = "f32" if dtype == "int8" else dtype
+            values = values.to(_TYPES[rounded_to])
             if not torch.isfinite(values).all():
-                kept = "f32" if quantised else "bf16" if word == "int8" else word
-                raise NonFiniteError(f"a weight is not a finite {kept} number", tensor=tensor.name)
-            if role is Role.VECTOR:
-                return values
-            if self._requested == "auto":
-                self._placed.add(word)
-                self.dtype = "/".join(sorted(self._placed))
-            if role is Role.CONV1D:
-                values = values.T.contiguous()
-            elif role is Role.CONVOLUTION:
-                values = values.transpose(1, 2).flatten(1)  # (out, size·in)
-            return quantise(values) if quantised else values
+                raise NonFiniteError(f"a weight is not a finite {rounded_to} number", tensor=tensor.name)
+            match role:
+                case Role.VECTOR | Role.CONSTANT:
+                    values = values.flatten()  # a port may have parameters of any rank
+                case Role.CONV1D:
+                    values = values.T.contiguous()
+                case Role.CONVOLUTION:
+                    values = values.transpose(1, 2).flatten(1)  # (out, size·in)
+            return ArrayWeight(quantise(values) if dtype == "int8" else values, tensor.shape, role)
 
     def finish_loading(self) -> None:
-        """Nothing: a tensor is there when it has been placed."""
+        """Does nothing: `load_weight` reads the tensor."""
 
-    def tie(self, table: torch.Tensor | Int8Weight) -> torch.Tensor | Int8Weight:
+    def tie(self, table: ArrayWeight) -> ArrayWeight:
         return table  # (V, C) is (out, in)
+
+    def weight_values(self, weight: ArrayWeight) -> NDArray[np.float32]:
+        values = weight.values
+        if isinstance(values, Int8Weight):
+            values = values.values * values.scales[:, None]
+        return weight.as_loaded(values.float().numpy(force=True))
 
     def kv_cache(self, shape: KVShape, n_blocks: int) -> TorchKVCache:
         """Raises DeviceError if memory runs out."""
         with self._memory_for(f"{n_blocks} blocks of keys and values"):
-            return TorchKVCache(shape, n_blocks, self._type, self._on)
-
-    @property
-    def _type(self) -> torch.dtype:
-        """What is computed in; where dtypes are mixed, the one that holds them all."""
-        return _TYPES.get(self.dtype, torch.float32)
+            return TorchKVCache(shape, n_blocks, _TYPES[self.kv_dtype], self._on)
 
     def kv_block_bytes(self, shape: KVShape) -> int:
-        value_bytes: int = self._type.itemsize
+        value_bytes: int = _TYPES[self.kv_dtype].itemsize
         return 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * BLOCK_SIZE * value_bytes
 
     def available_bytes(self) -> int:
         if self._on.type == "cpu":
             return available_bytes()
-        # What PyTorch holds for later use is free as well.
-        kept = torch.cuda.memory_reserved(self._on) - torch.cuda.memory_allocated(self._on)
-        return int(torch.cuda.mem_get_info(self._on)[0] + kept)
+        # Memory that PyTorch has reserved and does not use is available too.
+        unused = torch.cuda.memory_reserved(self._on) - torch.cuda.memory_allocated(self._on)
+        return int(torch.cuda.mem_get_info(self._on)[0] + unused)
 
     # Operations
 
-    def embedding(self, ids: NDArray[np.int32] | torch.Tensor, table: torch.Tensor | Int8Weight) -> torch.Tensor:
+    def embedding(self, ids: NDArray[np.int32] | torch.Tensor, table: ArrayWeight, first_row: int = 0) -> torch.Tensor:
         at = self._index(ids)
-        if isinstance(table, Int8Weight):
-            return (table.values[at] * table.scales[at, None]).to(torch.bfloat16)
-        return F.embedding(at, table)
+        if first_row:
+            at = at + first_row
+        if isinstance(table.values, Int8Weight):
+            return (table.values.values[at] * table.values.scales[at, None]).to(torch.bfloat16)
+        return F.embedding(at, table.values)
 
-    def linear(self, x: Array, weight: torch.Tensor | Int8Weight, bias: torch.Tensor | None) -> Array:
+    def linear(self, x: Array, weight: ArrayWeight, bias: ArrayWeight | None) -> Array:
         normed = x.normed() if isinstance(x, Deferred) else None
-        return self._fuse((normed or Fused(value_of(x)))._replace(weight=weight, bias=bias))
+        return self._fuse((normed or Fused(value_of(x)))._replace(weight=weight.values, bias=_values(bias)))
 
-    def layer_norm(self, x: Array, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> Array:
-        return self._fuse(Fused(value_of(x), Norm(weight, bias, eps)))
+    def layer_norm(self, x: Array, weight: ArrayWeight, bias: ArrayWeight | None, eps: float) -> Array:
+        return self._fuse(Fused(value_of(x), Norm(weight.values, _values(bias), eps)))
+
+    def rms_norm(self, x: Array, weight: ArrayWeight, eps: float, offset: float = 0.0) -> Array:
+        x, norm = value_of(x), Norm(weight.values, None, eps, offset, rms=True)
+        n_channels = len(weight.values)
+        if x.shape[1] == n_channels:
+            return self._fuse(Fused(x, norm))
+        return _normed(x.unflatten(1, (-1, n_channels)), norm).flatten(1)
 
     def activation(self, x: Array, name: str) -> Array:
-        product = x.product() if isinstance(x, Deferred) else None
-        if product is not None and product.activation is None:
-            return self._fuse(product._replace(activation=name))
-        return ACTIVATION_FUNCTIONS[name](value_of(x))
+        activated = x.activated(name) if isinstance(x, Deferred) else None
+        return ACTIVATION_FUNCTIONS[name](value_of(x)) if activated is None else activated
 
     def _fuse(self, fused: Fused) -> Array:
-        """With few rows, what waits for the operation after it; else its value."""
+        """Deferred, for the next operation to extend, if there are few rows; else its value."""
         return Deferred(fused, self._compute) if len(fused.x) <= MAX_FUSED_ROWS else compute(fused)
 
     def _compute(self, fused: Fused) -> torch.Tensor:
         return self._kernels.linear(fused) if self._kernels and fused.weight is not None else compute(fused)
 
-    def split(self, x: Array, n: int) -> Sequence[torch.Tensor]:
-        parts: Sequence[torch.Tensor] = value_of(x).chunk(n, dim=-1)
-        return parts
+    def split(self, x: Array, sizes: int | Sequence[int], *, groups: int = 1) -> Sequence[torch.Tensor]:
+        x = value_of(x)
+        sizes = part_sizes(x.shape[1] // groups, sizes)
+        if groups == 1:
+            parts: Sequence[torch.Tensor] = x.split(sizes, dim=1)
+            return parts
+        return [part.flatten(1) for part in x.unflatten(1, (groups, -1)).split(sizes, dim=2)]
 
     def take(self, x: Array, rows: NDArray[np.int32] | torch.Tensor) -> torch.Tensor:
         return value_of(x).index_select(0, self._index(rows))
@@ -221,71 +253,102 @@ class TorchBackend:
         at = self._index(rows)
         return torch.where(at[:, :, None] >= 0, value_of(x)[at.clamp(min=0)], 0).flatten(1)
 
+    def angles(
+        self, positions: NDArray[np.int32] | torch.Tensor, frequencies: ArrayWeight, scale: float = 1.0
+    ) -> torch.Tensor:
+        angle = self._index(positions).float()[:, None] * frequencies.values
+        return torch.cat([angle.cos(), angle.sin()], 1) * scale
+
+    def rotary(self, x: Array, angles: torch.Tensor, n_head: int, *, interleaved: bool = False) -> torch.Tensor:
+        heads, n_turned = value_of(x).unflatten(1, (n_head, -1)), angles.shape[1]  # (N, H, D)
+        turned, rest = heads[:, :, :n_turned].float(), heads[:, :, n_turned:]
+        cos, sin = angles[:, None].chunk(2, dim=2)
+        a, b = (turned[..., 0::2], turned[..., 1::2]) if interleaved else turned.chunk(2, dim=2)
+        a, b = a * cos - b * sin, b * cos + a * sin
+        turned = torch.stack([a, b], 3).flatten(2) if interleaved else torch.cat([a, b], 2)
+        return torch.cat([turned.to(heads.dtype), rest], 2).flatten(1)
+
     def attention(
-        self, q: Array, k: Array, v: Array, batch: Batch, *, layer: int, n_head: int, scale: float
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        batch: Batch,
+        *,
+        layer: int,
+        n_head: int,
+        scale: float,
+        window: int | None = None,
+        slopes: ArrayWeight | None = None,
+        softcap: float | None = None,
     ) -> torch.Tensor:
         step = self._steps.of(batch)
         keys, values = batch.cache.keys[layer], batch.cache.values[layer]
-        q, k, v = (value_of(x).unflatten(-1, (n_head, -1)).to(keys.dtype) for x in (q, k, v))  # (N, H, D)
-        attention = self._kernels.decode_attention if self._kernels else decode_attention
+        head_dim = value_of(q).shape[1] // n_head
+        q, k, v = (value_of(x).unflatten(1, (-1, head_dim)).to(keys.dtype) for x in (q, k, v))  # (N, H or K, D)
+        scoring = Scoring(scale, window, _values(slopes), softcap)
 
         def decode(rows: Any) -> torch.Tensor:
-            of_rows = q[rows], k[rows], v[rows], keys, values, step.slots[rows]
-            out: torch.Tensor = attention(*of_rows, step.tables, step.lengths, scale)
-            return out
+            of_rows = q[rows], k[rows], v[rows], keys, values, step.places[rows], step.tables, step.lengths
+            if self._kernels and scoring.is_plain:
+                out: torch.Tensor = self._kernels.decode_attention(*of_rows, scale)
+                return out
+            return decode_attention(*of_rows, scoring)
 
-        def prefill(run: Run) -> torch.Tensor:
-            rows = run.rows
-            write(k[rows], v[rows], keys, values, step.slots[rows])
-            return prefill_attention(q[rows], keys, values, run.blocks, run.length, scale)
+        def prefill(chunk: PromptChunk) -> torch.Tensor:
+            rows = chunk.rows
+            write(k[rows], v[rows], keys, values, step.places[rows])
+            return prefill_attention(q[rows], keys, values, chunk.blocks, chunk.length, scoring)
 
         heads: torch.Tensor = attend(step, lambda: torch.empty_like(q), decode, prefill)
         return heads.flatten(1)
 
-    def sample(self, logits: torch.Tensor | Deferred, draws: Sequence[SamplingRow]) -> list[int]:
-        x = self._changed(value_of(logits).float(), draws)
-        most, ids = x.max(1)  # a NaN counts as the greatest
-        sampled = [row for row, draw in enumerate(draws) if draw.temperature]
-        if sampled:
-            numbers = self._sent([(row, *_settings(draws[row])) for row in sampled]).T
-            rows = numbers[0].long()
-            some = x if len(sampled) == len(x) else x[rows]
-            most_k = max(draws[row].top_k if draws[row].top_k < x.shape[1] else 0 for row in sampled)
-            sorts = any(draws[row].top_p < 1 for row in sampled)
-            ids = ids.index_copy(0, rows, draw_tokens(some, *numbers[1:, :, None], most_k=most_k, sorts=sorts))
-        chosen: list[int] = torch.where(most.isfinite(), ids, -1).tolist()  # the one wait for the device
-        return chosen
+    def sample(self, logits: torch.Tensor | Deferred, rows: Sequence[SamplingRow]) -> list[int]:
+        x = self._adjusted(value_of(logits).float(), rows)
+        largest, ids = x.max(1)  # a NaN counts as the largest
+        random = [i for i, row in enumerate(rows) if row.temperature]
+        if random:
+            numbers = self._sent([(i, *_settings(rows[i])) for i in random]).T
+            at = numbers[0].long()
+            some = x if len(random) == len(x) else x[at]
+            max_k = max(rows[i].top_k if rows[i].top_k < x.shape[1] else 0 for i in random)
+            sorts = any(rows[i].top_p < 1 for i in random)
+            ids = ids.index_copy(0, at, sample_tokens(some, *numbers[1:, :, None], max_k=max_k, sorts=sorts))
+        sampled: list[int] = torch.where(largest.isfinite(), ids, -1).tolist()  # the only wait for the device
+        return sampled
 
-    def _changed(self, x: torch.Tensor, draws: Sequence[SamplingRow]) -> torch.Tensor:
-        """The logits after the draws' changes, and minus infinity where a token is not allowed."""
-        changes = [(row, draw.adjustments) for row, draw in enumerate(draws) if draw.adjustments is not None]
-        if changes:
-            parts = [np.stack([np.full(len(one.ids), row), *one]) for row, one in changes]
+    def _adjusted(self, x: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
+        """The logits after the rows' adjustments, minus infinity where a token is not allowed."""
+        adjustments = [(i, row.adjustments) for i, row in enumerate(rows) if row.adjustments is not None]
+        if adjustments:
+            parts = [np.stack([np.full(len(one.ids), i), *one]) for i, one in adjustments]
             numbers = self._sent(np.concatenate(parts, axis=1))
             at = numbers[0].long(), numbers[1].long()
             values, factors = x[at], numbers[2].float()
             values = torch.where(values > 0, values / factors, values * factors).double() + numbers[3]
             x = x.index_put(at, values.float())
-        allowed = allowed_tokens(draws, x.shape[1])
+        allowed = allowed_tokens(rows, x.shape[1])
         if allowed is None:
             return x
-        return torch.where(self._mask(allowed) if allowed.ndim == 1 else self._sent(allowed), x, -torch.inf)
+        return torch.where(self._shared_mask(allowed) if allowed.ndim == 1 else self._sent(allowed), x, -torch.inf)
 
-    def _mask(self, allowed: NDArray[np.bool_]) -> torch.Tensor:
-        """A mask that is the same step after step, sent once."""
-        if self._allowed is None or self._allowed[0] is not allowed:
-            self._allowed = allowed, self._sent(allowed)
-        return self._allowed[1]
+    def _shared_mask(self, allowed: NDArray[np.bool_]) -> torch.Tensor:
+        """A mask of all rows; sent once while it stays the same array from step to step."""
+        if self._mask is None or self._mask[0] is not allowed:
+            self._mask = allowed, self._sent(allowed)
+        return self._mask[1]
 
     def _sent(self, values: Any) -> torch.Tensor:
-        """Numbers on the device, by a copy that the host does not wait for; those of Python in float64."""
+        """Numbers on the device, by a copy that the host does not wait for; Python's in float64."""
         host = torch.from_numpy(np.asarray(values))
         return (host.pin_memory() if self._on.type == "cuda" else host).to(self._on, non_blocking=True)
 
     def from_numpy(self, values: NDArray[np.floating]) -> torch.Tensor:
-        return torch.tensor(values, dtype=self._type, device=self._on)
+        return torch.tensor(values, dtype=_TYPES[self.compute_dtype], device=self._on)
 
     def to_numpy(self, x: Array) -> NDArray[np.float32]:
+        if self._recorder == get_ident():
+            raise NotRecordableError("the forward reads an activation on the host")
         values: NDArray[np.float32] = value_of(x).float().numpy(force=True)
         return values
 
@@ -295,33 +358,37 @@ class TorchBackend:
         """`forward`, with decode steps on a GPU replayed from CUDA graphs, and one copy to the device a step.
 
         Decode steps are padded to powers of two in rows and blocks, and each shape is recorded when it first occurs.
-        To record all of them ahead, the largest first, would take the least memory, but a command that answers one
-        prompt needs three of the dozens that there are. What comes late costs little: all graphs of a cache share one
-        pool, rows double from one to the next, and so those recorded before a larger one add at most as much again.
+        Recording all of them in advance, the largest first, would take the least memory, but a command that answers one
+        prompt needs three of the dozens there are. Recording late costs little: all graphs of a cache share one pool,
+        and rows double from one to the next, so those recorded before a larger one add at most as much again.
         """
 
         def run(batch: Batch) -> torch.Tensor:
-            whole = padded(batch, batch.cache.spare)
-            host = HostStep.of(batch if whole is None else whole, batch.cache.spare)
-            if whole is None or not self._records:
+            with_padding = padded(batch, batch.cache.spare)
+            host = HostStep.of(batch if with_padding is None else with_padding, batch.cache.spare)
+            if with_padding is None or not self._records:
                 return value_of(forward(host.on_device(self._upload(host.numbers))))[: len(batch.logit_rows)]
             numbers = self._pinned(host.numbers)
 
             def record(other: _Graph | None) -> _Graph:
-                return _Graph(forward, host, numbers.to(self._on), self._stream, other)
+                self._recorder = get_ident()
+                try:
+                    return _Graph(forward, host, numbers.to(self._on), self._stream, other)
+                finally:
+                    self._recorder = None
 
             with torch.cuda.device(self._on):
-                graph = batch.cache.graphs.of(forward, host, record)
-                return graph.replay(numbers)[: len(batch.ids)].clone()  # the graph's own are written over
+                graph = batch.cache.graphs.get(forward, host, record)
+                return graph.replay(numbers)[: len(batch.ids)].clone()  # the next replay overwrites the graph's own
 
-        return run
+        return Captured(forward, run, lambda batch: value_of(forward(batch)), self.device)
 
     def _upload(self, numbers: Sequence[NDArray[np.integer]]) -> list[torch.Tensor]:
-        """All of them on the device, in one copy that the host does not wait for."""
+        """The arrays on the device, by one copy that the host does not wait for."""
         return _views(self._pinned(numbers).to(self._on, non_blocking=True), numbers)
 
     def _pinned(self, numbers: Sequence[NDArray[np.integer]]) -> torch.Tensor:
-        """One after another on the host, where the device can copy them from while the host goes on."""
+        """The arrays' numbers side by side, in memory that the device can copy while the host continues."""
         host = torch.from_numpy(np.concatenate([array.ravel() for array in numbers], dtype=np.int64))
         return host.pin_memory() if self._on.type == "cuda" else host
 
@@ -336,13 +403,13 @@ class TorchBackend:
             yield
         except torch.OutOfMemoryError:
             raise DeviceError(
-                f"{self.device} has no memory left for {what}",
+                f"{self.device} is out of memory: no room for {what}",
                 remedy="keep the weights in fewer bits (--dtype bf16, int8), or use --device cpu",
             ) from None
 
 
 def tensor_bytes(tensor: Tensor) -> int:
-    """How many bytes a checkpoint's tensor has in its file."""
+    """The bytes of a checkpoint's tensor in its file."""
     n: int = _FILE_TYPES[tensor.dtype].itemsize
     for size in tensor.shape:
         n *= size
@@ -370,10 +437,10 @@ def int8_linear(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, bia
 
 
 def compute(fused: Fused) -> torch.Tensor:
-    """One operation after another."""
-    x, norm, weight, bias, activation, residual = fused
+    """The operations one by one."""
+    x, norm, weight, bias, activation, factor, residual = fused
     if norm is not None:
-        x = F.layer_norm(x, x.shape[1:], norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
+        x = _normed(x, norm)
     if weight is None:
         return x
     if isinstance(weight, Int8Weight):
@@ -382,13 +449,31 @@ def compute(fused: Fused) -> torch.Tensor:
         y = F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
     if activation is not None:
         y = ACTIVATION_FUNCTIONS[activation](y)
+    if factor is not None:
+        y = y * factor
     return y if residual is None else residual + y
 
 
-def write(k: torch.Tensor, v: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor) -> None:
-    """Puts rows' keys and values (N, H, D) into the cache, at their places."""
-    keys.index_copy_(0, slots, k)
-    values.index_copy_(0, slots, v)
+def _normed(x: torch.Tensor, norm: Norm) -> torch.Tensor:
+    """A norm of the last axis; an RMS norm's sums and gain are float32."""
+    weight, bias, eps, offset, rms = norm
+    if not rms:
+        bias = None if bias is None else bias.to(x.dtype)
+        return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias, eps)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    y = x.to(wide)
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+    return (y * (offset + weight.to(wide))).to(x.dtype)
+
+
+def _values(weight: ArrayWeight | None) -> torch.Tensor | None:
+    return None if weight is None else weight.values
+
+
+def write(k: torch.Tensor, v: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor) -> None:
+    """Writes rows' keys and values (N, K, D) to their places in the cache."""
+    keys.index_copy_(0, places, k)
+    values.index_copy_(0, places, v)
 
 
 def decode_attention(
@@ -397,87 +482,134 @@ def decode_attention(
     v: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    slots: torch.Tensor,
+    places: torch.Tensor,
     tables: torch.Tensor,
     lengths: torch.Tensor,
-    scale: float,
+    scoring: Scoring,
 ) -> torch.Tensor:
-    """Attention of one row a sequence, which is its last, over its blocks: (S, H, D) -> (S, H, D).
+    """Attention of one row a sequence, its last, over its blocks: (S, H, D) -> (S, H, D).
 
     Args:
-        q, k, v: the rows' queries, keys and values.
-        keys, values: (n_places, H, D), BLOCK_SIZE places a block; k and v are written there.
-        slots: (S,) the rows' places.
+        q: the rows' queries.
+        k, v: (S, K, D) the rows' keys and values.
+        keys, values: (n_places, K, D), BLOCK_SIZE places a block; k and v are written there.
+        places: (S,) the rows' places.
         tables: (S, W) each sequence's blocks.
-        lengths: (S,) how many of their places each sees, its row's own the last of them.
-        scale: of the scores.
+        lengths: (S,) the positions of each sequence, its row's own being the last.
+        scoring: how scores are computed.
     """
-    write(k, v, keys, values, slots)
-    seen = torch.arange(tables.shape[1] * BLOCK_SIZE, device=q.device) < lengths[:, None]  # (S, T)
-    # What a place held before may be NaN, which no mask takes out of a sum.
+    write(k, v, keys, values, places)
+    distance = torch.arange(1, tables.shape[1] * BLOCK_SIZE + 1, device=q.device) - lengths[:, None]  # (S, T)
+    visible = _visible(distance, scoring.window)
+    # A place may hold NaN from another sequence, which no mask removes from a sum.
     k, v = (
-        torch.where(seen[:, :, None, None], x.unflatten(0, (-1, BLOCK_SIZE))[tables].flatten(1, 2), 0).transpose(1, 2)
+        torch.where(visible[:, :, None, None], x.unflatten(0, (-1, BLOCK_SIZE))[tables].flatten(1, 2), 0)
         for x in (keys, values)
-    )  # (S, H, T, D)
-    return F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=seen[:, None, None], scale=scale)[:, :, 0]
+    )  # (S, T, K, D)
+    k, v = k.transpose(1, 2), v.transpose(1, 2)
+    if scoring.changes_scores:
+        return _scored(q[:, :, None], k, v, distance[:, None], visible[:, None], scoring)[:, :, 0]
+    mask = visible[:, None, None]
+    return F.scaled_dot_product_attention(
+        q[:, :, None], k, v, attn_mask=mask, scale=scoring.scale, enable_gqa=q.shape[1] != k.shape[1]
+    )[:, :, 0]
 
 
 def prefill_attention(
-    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, blocks: torch.Tensor, length: int, scale: float
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, blocks: torch.Tensor, length: int, scoring: Scoring
 ) -> torch.Tensor:
     """Causal attention of a sequence's last n rows over its blocks: (n, H, D) -> (n, H, D).
 
     Args:
         q: the queries.
-        keys, values: (n_places, H, D), BLOCK_SIZE places a block.
+        keys, values: (n_places, K, D), BLOCK_SIZE places a block.
         blocks: (M,) those that hold the sequence.
-        length: how many positions it has, the n rows' own included.
-        scale: of the scores.
+        length: the sequence's positions, the n rows' own included.
+        scoring: how scores are computed.
     """
+    n = len(q)
+    first = scoring.first_block(length - n)
+    start = first * BLOCK_SIZE
     k, v = (
-        x.unflatten(0, (-1, BLOCK_SIZE))[blocks].flatten(0, 1)[:length].transpose(0, 1)[None] for x in (keys, values)
-    )  # (1, H, T, D)
-    mask = causal_lower_right(len(q), length)
-    return F.scaled_dot_product_attention(q.transpose(0, 1)[None], k, v, attn_mask=mask, scale=scale)[0].transpose(0, 1)
+        x.unflatten(0, (-1, BLOCK_SIZE))[blocks[first:]].flatten(0, 1)[: length - start].transpose(0, 1)[None]
+        for x in (keys, values)
+    )  # (1, K, T, D)
+    q = q.transpose(0, 1)[None]
+    if scoring.is_plain:
+        mask = causal_lower_right(n, length)
+    else:
+        positions = torch.arange(start, length, device=q.device)
+        distance = positions - positions[-n:, None]  # (n, T)
+        mask = _visible(distance, scoring.window)
+    if scoring.changes_scores:
+        return _scored(q, k, v, distance, mask, scoring)[0].transpose(0, 1)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, scale=scoring.scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return out[0].transpose(0, 1)
 
 
-def draw_tokens(
+def _visible(distance: torch.Tensor, window: int | None) -> torch.Tensor:
+    """Whether a row sees a position at this distance from its own."""
+    return distance <= 0 if window is None else (distance <= 0) & (distance > -window)
+
+
+def _scored(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, distance: torch.Tensor, visible: torch.Tensor, scoring: Scoring
+) -> torch.Tensor:
+    """Attention with slopes or a softcap, in float32: (B, H, n, D) queries, (B, K, T, D) keys and values.
+
+    Args:
+        distance, visible: (n, T), or (B, n, T).
+    """
+    group = q.shape[1] // k.shape[1]
+    k, v = (x.float().repeat_interleave(group, 1) for x in (k, v))
+    scores = scoring.scale * (q.float() @ k.mT)
+    if scoring.softcap is not None:
+        scores = scoring.softcap * torch.tanh(scores / scoring.softcap)
+    if scoring.slopes is not None:
+        scores = scores + scoring.slopes[:, None, None] * distance.unsqueeze(-3)
+    p = scores.masked_fill(~visible.unsqueeze(-3), -torch.inf).softmax(-1)
+    return (p @ v).to(q.dtype)
+
+
+def sample_tokens(
     logits: torch.Tensor,
     temperature: torch.Tensor,
     top_k: torch.Tensor,
     top_p: torch.Tensor,
     min_p: torch.Tensor,
-    share: torch.Tensor,
+    uniform: torch.Tensor,
     *,
-    most_k: int,
+    max_k: int,
     sorts: bool,
 ) -> torch.Tensor:
     """(S, V) float32 logits, (S, 1) settings of `protocol.SamplingRow` in float64 -> (S,) tokens, without a wait.
 
     Args:
-        most_k: the greatest top_k below V; 0 if there is none.
-        sorts: whether a top_p is below 1.
+        max_k: the largest top_k below V; 0 if there is none.
+        sorts: whether any top_p is below 1.
     """
-    if most_k:
-        least = logits.topk(most_k).values.gather(1, (top_k.long() - 1).clamp(0, most_k - 1))
+    if max_k:
+        least = logits.topk(max_k).values.gather(1, (top_k.long() - 1).clamp(0, max_k - 1))
         cuts = (top_k > 0) & (top_k < logits.shape[1])
         logits = torch.where(cuts & (logits < least), -torch.inf, logits)
     weights = ((logits - logits.amax(1, keepdim=True)).double() / temperature).exp()
     if sorts:
         order = logits.argsort(dim=1, descending=True, stable=True)
-        likeliest = weights.gather(1, order)
-        reached = likeliest.cumsum(1)
-        needed = (reached - likeliest < top_p * reached[:, -1:]) | (top_p >= 1)
-        weights = torch.zeros_like(weights).scatter(1, order, torch.where(needed, likeliest, 0))
+        most_likely = weights.gather(1, order)
+        reached = most_likely.cumsum(1)
+        needed = (reached - most_likely < top_p * reached[:, -1:]) | (top_p >= 1)
+        weights = torch.zeros_like(weights).scatter(1, order, torch.where(needed, most_likely, 0))
     weights = torch.where(weights < min_p * weights.amax(1, keepdim=True), 0, weights)
-    # Parallel sums need not grow at every place: only a token that has a weight counts, and one of them always does.
+    # Parallel sums may not grow at every token: only one that has a weight counts, and at least one has.
     reached = torch.where(weights > 0, weights.cumsum(1), 0)
-    return (reached > share * reached.amax(1, keepdim=True)).int().argmax(1)
+    return (reached > uniform * reached.amax(1, keepdim=True)).int().argmax(1)
 
 
-def _settings(draw: SamplingRow) -> tuple[float, float, float, float, float]:
-    """The numbers that a token is drawn by, the share so far below 1 that its product with a sum is below the sum."""
-    return draw.temperature, draw.top_k, draw.top_p, draw.min_p, min(draw.uniform, 1 - 2**-51)
+def _settings(row: SamplingRow) -> tuple[float, float, float, float, float]:
+    """A row's settings; `uniform` so far below 1 that its product with a sum is below the sum."""
+    return row.temperature, row.top_k, row.top_p, row.min_p, min(row.uniform, 1 - 2**-51)
 
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -492,13 +624,17 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def _views(numbers: torch.Tensor, like: Sequence[NDArray[np.integer]]) -> list[torch.Tensor]:
-    """One array after another out of a copy of them all."""
+    """The arrays of these shapes from their numbers side by side."""
     parts = numbers.split([array.size for array in like])
     return [part.view(array.shape) for part, array in zip(parts, like, strict=True)]
 
 
 class _Graph:
-    """A decode step of one shape over one cache, recorded once and replayed: one launch in place of hundreds."""
+    """A decode step of one shape over one cache, recorded once and replayed: one launch instead of hundreds.
+
+    Raises:
+        NotRecordableError: the forward does something that a CUDA graph cannot record.
+    """
 
     def __init__(
         self,
@@ -512,17 +648,20 @@ class _Graph:
         step = host.on_device(_views(numbers, host.numbers))
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            value_of(forward(step))  # kernels are compiled, and libraries take their workspaces, before the recording
+            value_of(forward(step))  # compiles kernels and lets libraries allocate workspaces before the recording
         self._graph = torch.cuda.CUDAGraph()
-        # The pool of a graph that lives: PyTorch does not open one again whose graphs are all gone. Other threads, such
-        # as a server's, may go on using the device.
+        # PyTorch cannot reuse a pool after its last graph is gone, so it is that of a live one. Other threads may keep
+        # using the device meanwhile, such as a server's.
         pool = None if other is None else other._graph.pool()
-        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            self._logits = value_of(forward(step))
+        try:
+            with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                self._logits = value_of(forward(step))
+        except torch.AcceleratorError as error:
+            raise NotRecordableError(f"a CUDA graph cannot record the forward: {str(error).splitlines()[0]}") from error
         torch.cuda.current_stream().wait_stream(stream)
 
     def replay(self, numbers: torch.Tensor) -> torch.Tensor:
-        """The logits, until the next replay of this graph, or of another in its pool."""
+        """The logits; valid until the next replay of this graph or another in its pool."""
         self._numbers.copy_(numbers, non_blocking=True)
         self._graph.replay()
         return self._logits

@@ -1,8 +1,8 @@
-"""Triton kernels for the CUDA backend: the decode step of few rows in five launches a block.
+"""Triton kernels for the CUDA backend: a decode step of few rows in five launches a block.
 
-Each is compared with the plain PyTorch form of the same name in cuda.py. Sums are float32. Loaded values are cast at
-once: Triton's interpreter, in which the tests run without a GPU, has no bfloat16 arithmetic. Tiles follow from shapes
-alone and none is tuned by timing: what is computed does not differ from run to run, and no first launch stalls.
+Each is compared with the plain PyTorch function of the same name in cuda.py. Sums are float32. Loaded values are cast
+immediately: Triton's interpreter, which runs the tests without a GPU, has no bfloat16 arithmetic. Tiles follow from
+shapes only and are not tuned by timing, so results do not differ between runs and no first launch stalls.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from rushlight.backends.batch import BLOCK_SIZE
 if TYPE_CHECKING:
     from rushlight.backends.fusion import Fused
 
-MOST_VALUES = 16384
-"""Of a tile that a program has in its registers: 256 keys of 64, for example."""
+MAX_TILE_VALUES = 16384
+"""The values of a tile that a program keeps in registers: 256 keys of 64, for example."""
 
-MOST_INPUTS = 4096
-"""That a program multiplies with one row at once."""
+MAX_TILE_INPUTS = 4096
+"""The inputs that a program multiplies by one row at a time."""
 
 MULTIPROCESSORS = 132
-"""Of an H100. A product is cut into about as many programs, as far as its tiles allow."""
+"""Those of an H100. A product is split into about as many programs, as far as its tiles allow."""
 
 
 def decode_attention(
@@ -34,21 +34,21 @@ def decode_attention(
     v: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    slots: torch.Tensor,
+    places: torch.Tensor,
     tables: torch.Tensor,
     lengths: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """As `rushlight.backends.cuda.decode_attention`, each key and value read once, where it lies.
+    """`rushlight.backends.cuda.decode_attention` with nothing but a scale; keys and values are read in place.
 
-    Flash-decoding (Dao et al., 2023): one program a sequence, head and part of its keys. A part has a fixed size, so
-    that a sequence is cut at the same keys whatever is computed beside it, and a long one still keeps many
-    multiprocessors busy. Where there is more than one, a second kernel merges them.
+    Flash-decoding (Dao et al., 2023): one program a sequence, query head and part of its keys. A part has a fixed size,
+    so a sequence is cut at the same keys whatever else is in the batch, and a long one still keeps many multiprocessors
+    busy. If there is more than one part, a second kernel merges them.
     """
     n, n_head, head_dim = q.shape
     width = tables.shape[1]
     d_padded = triton.next_power_of_2(head_dim)
-    part = min(max(MOST_VALUES // d_padded, BLOCK_SIZE), 4 * BLOCK_SIZE)
+    part = min(max(MAX_TILE_VALUES // d_padded, BLOCK_SIZE), 4 * BLOCK_SIZE)
     n_parts = triton.cdiv(width * BLOCK_SIZE, part)
     out = torch.empty((n, n_head, head_dim), dtype=q.dtype, device=q.device)
     whole = n_parts == 1
@@ -56,9 +56,9 @@ def decode_attention(
     sums = None if whole else torch.empty((n, n_head, n_parts, 2), dtype=torch.float32, device=q.device)
     with torch.cuda.device_of(q):
         _attend[n, n_head, n_parts](
-            q, k, v, keys, values, slots, tables, lengths, partial, sums, scale,
+            q, k, v, keys, values, places, tables, lengths, partial, sums, scale,
             q.stride(0), k.stride(0), v.stride(0), width,
-            n_head, head_dim, d_padded, part, BLOCK_SIZE, num_warps=8,
+            n_head, k.shape[1], head_dim, d_padded, part, BLOCK_SIZE, num_warps=8,
         )  # fmt: skip
         if not whole:
             _merge[n, n_head](
@@ -70,12 +70,14 @@ def decode_attention(
 
 @triton.jit
 def _attend(
-    q, k, v, keys, values, slots, tables, lengths, out, sums, scale, q_stride, k_stride, v_stride, width,
-    n_head: tl.constexpr, head_dim: tl.constexpr, D: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr,
+    q, k, v, keys, values, places, tables, lengths, out, sums, scale, q_stride, k_stride, v_stride, width,
+    n_head: tl.constexpr, n_kv_head: tl.constexpr, head_dim: tl.constexpr,
+    D: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One part of one sequence's keys, in one head. The row's own key is written by the program that it is the last of.
+    """One part of one sequence's keys, for one query head. The program of the last part writes the row's own key.
 
-    Without `sums` the part is the whole, and `out` (S, H, D) the result; else `out` is (S, H, parts, D).
+    The query heads of a key head all write it, the same values. Without `sums` there is one part, and `out` (S, H, D)
+    is the result; else `out` is (S, H, parts, D).
     """
     s, h, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     d, n = tl.arange(0, D), part * PART + tl.arange(0, PART)
@@ -83,17 +85,18 @@ def _attend(
     if part * PART > last:
         return
     in_head = d < head_dim
+    kv_head = h * n_kv_head // n_head
     query = tl.load(q + s * q_stride + h * head_dim + d, mask=in_head, other=0.0).to(tl.float32) * scale
-    key = tl.load(k + s * k_stride + h * head_dim + d, mask=in_head, other=0.0)
-    value = tl.load(v + s * v_stride + h * head_dim + d, mask=in_head, other=0.0)
-    place = (tl.load(slots + s) * n_head + h) * head_dim + d
+    key = tl.load(k + s * k_stride + kv_head * head_dim + d, mask=in_head, other=0.0)
+    value = tl.load(v + s * v_stride + kv_head * head_dim + d, mask=in_head, other=0.0)
+    place = (tl.load(places + s) * n_kv_head + kv_head) * head_dim + d
     if last < part * PART + PART:
         tl.store(keys + place, key, mask=in_head)
         tl.store(values + place, value, mask=in_head)
 
     before = n < last
     block = tl.load(tables + s * width + n // BLOCK, mask=before, other=0)
-    at = ((block * BLOCK + n % BLOCK) * n_head + h)[:, None] * head_dim + d[None, :]
+    at = ((block * BLOCK + n % BLOCK) * n_kv_head + kv_head)[:, None] * head_dim + d[None, :]
     there = before[:, None] & in_head[None, :]
     here = (n == last)[:, None]
     k_rows = tl.where(here, key.to(tl.float32)[None, :], tl.load(keys + at, mask=there, other=0.0).to(tl.float32))
@@ -117,7 +120,7 @@ def _merge(
     partial, sums, lengths, out, n_parts,
     n_head: tl.constexpr, head_dim: tl.constexpr, D: tl.constexpr, PART: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """One sequence's head from its parts, each rescaled to the greatest score of all."""
+    """Merges the parts of one sequence's head, each rescaled to the largest score of all."""
     s = tl.program_id(0)
     row = s * n_head + tl.program_id(1)
     d, p = tl.arange(0, D), tl.arange(0, P)
@@ -132,26 +135,27 @@ def _merge(
 
 
 def linear(fused: Fused) -> torch.Tensor:
-    """As `rushlight.backends.cuda.compute` of a product of at most 16 rows, in one launch that reads each weight once.
+    """`rushlight.backends.cuda.compute` of a product of at most 16 rows, in one launch that reads each weight once.
 
-    Weights of eight bits are read as bytes. The norm is taken again by every program, which at few rows costs less than
-    a launch. A sum goes over the inputs in the same order whatever the rows; one row alone is summed without tensor
-    cores, in another order.
+    int8 weights are read as bytes. Every program computes the norm again, which for few rows costs less than a launch.
+    Sums run over the inputs in the same order whatever the number of rows, but for a single row, which is summed
+    without tensor cores, in another order.
     """
-    x, norm, weight, bias, activation, residual = fused
+    x, norm, weight, bias, activation, factor, residual = fused
     values, scales = (weight, None) if isinstance(weight, torch.Tensor) else weight
     kept = x.dtype if scales is not None else values.dtype
     (n, n_in), n_out = x.shape, len(values)
     out_type = kept if residual is None else torch.promote_types(kept, residual.dtype)
     y = torch.empty((n, n_out), dtype=out_type, device=x.device)
-    gain, shift, eps = norm or (None, None, 0.0)
+    gain, shift, eps, offset, rms = norm or (None, None, 0.0, 0.0, False)
+    factor = 1.0 if factor is None else float(factor)
     rows, outputs, inputs = _tile(n, n_in, n_out, kept)
     with torch.cuda.device_of(x):
         _linear[(triton.cdiv(n_out, outputs),)](
             x.contiguous(), gain, shift, values, scales, bias, None if residual is None else residual.contiguous(), y,
-            n, n_out, eps, n_in, activation, *_TYPES[kept], rows, outputs, inputs,
-            min(triton.next_power_of_2(n_in), MOST_VALUES // rows),
-            num_warps=8 if inputs == MOST_INPUTS else 4, num_stages=4,
+            n, n_out, eps, float(offset), factor, n_in, rms, activation, *_TYPES[kept], rows, outputs, inputs,
+            min(triton.next_power_of_2(n_in), MAX_TILE_VALUES // rows),
+            num_warps=8 if inputs == MAX_TILE_INPUTS else 4, num_stages=4,
         )  # fmt: skip
     return y
 
@@ -161,37 +165,38 @@ _TYPES = {
     torch.float16: (tl.float16, "tf32"),
     torch.bfloat16: (tl.bfloat16, "tf32"),
 }
-"""What rows are multiplied in, and how: TF32 holds float16, bfloat16 and eight-bit integers exactly."""
+"""What rows are multiplied in, and how: TF32 represents float16, bfloat16 and 8-bit integers exactly."""
 
 
 def _tile(n: int, n_in: int, n_out: int, kept: torch.dtype) -> tuple[int, int, int]:
-    """Rows, outputs and inputs that a program takes at once."""
+    """Rows, outputs and inputs that a program computes at a time."""
     outputs = 1 << (n_out // MULTIPROCESSORS).bit_length() >> 1
     if n > 1:
         return 16, min(max(outputs, 16), 32), 512 // kept.itemsize
-    inputs = min(triton.next_power_of_2(n_in), MOST_INPUTS)
+    inputs = min(triton.next_power_of_2(n_in), MAX_TILE_INPUTS)
     return 1, 8 if outputs >= 8 and inputs <= 1024 else 4, inputs
 
 
 @triton.jit
 def _linear(
-    x, gain, shift, values, scales, bias, residual, y, n, n_out, eps,
-    n_in: tl.constexpr, ACTIVATION: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr,
+    x, gain, shift, values, scales, bias, residual, y, n, n_out, eps, offset, factor,
+    n_in: tl.constexpr, RMS: tl.constexpr, ACTIVATION: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """All rows by OUTPUTS outputs; arguments that are None are left out."""
     row, o = tl.arange(0, ROWS), tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     x_rows, in_n = x + row[:, None] * n_in, (row < n)[:, None]
     w_rows, in_out = values + o.to(tl.int64)[:, None] * n_in, (o < n_out)[:, None]
-    if ROWS == 1:  # they come while the norm is taken
+    if ROWS == 1:  # they arrive while the norm is computed
         i = tl.arange(0, INPUTS)[None, :]
         weights = tl.load(w_rows + i, mask=in_out & (i < n_in), other=0)
     if gain is not None:
         w = tl.arange(0, WIDTH)[None, :]
         mean = tl.zeros([ROWS, 1], tl.float32)
-        for first in range(0, n_in, WIDTH):
-            there = in_n & (first + w < n_in)
-            mean += tl.sum(tl.load(x_rows + first + w, mask=there, other=0.0).to(tl.float32), 1)[:, None] / n_in
+        if not RMS:
+            for first in range(0, n_in, WIDTH):
+                there = in_n & (first + w < n_in)
+                mean += tl.sum(tl.load(x_rows + first + w, mask=there, other=0.0).to(tl.float32), 1)[:, None] / n_in
         variance = tl.zeros([ROWS, 1], tl.float32)
         for first in range(0, n_in, WIDTH):
             there = in_n & (first + w < n_in)
@@ -205,8 +210,11 @@ def _linear(
         rows = tl.load(x_rows + i, mask=in_n & there, other=0.0).to(tl.float32)
         if gain is not None:
             gains = tl.load(gain + i, mask=there, other=0.0).to(tl.float32)
-            shifts = tl.load(shift + i, mask=there, other=0.0).to(tl.float32)
-            rows = (rows - mean) * rescale * gains + shifts
+            if RMS:
+                gains += offset
+            rows = (rows - mean) * rescale * gains
+            if shift is not None:
+                rows += tl.load(shift + i, mask=there, other=0.0).to(tl.float32)
         rows = rows.to(KEPT).to(tl.float32)
         if ROWS == 1:
             now = weights.to(tl.float32)
@@ -222,7 +230,7 @@ def _linear(
         total *= tl.load(scales + o, mask=o < n_out, other=0.0)[None, :]
     if bias is not None:
         total += tl.load(bias + o, mask=o < n_out, other=0.0).to(tl.float32)[None, :]
-    total = _activate(total, ACTIVATION)
+    total = _activate(total, ACTIVATION) * factor
     if residual is not None:
         total += tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
     tl.store(y + at, total.to(y.dtype.element_ty), mask=there)

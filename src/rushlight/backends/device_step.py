@@ -1,44 +1,48 @@
-"""A step's rows for libraries that compute whole arrays at once: decode rows side by side, in shapes that come back.
+"""Lays out a step for libraries that compute entire arrays: decode rows in a rectangle, prompt chunks one by one.
 
-A library of array operations cannot follow each row to its own blocks as native code does. Rows that are alone in
-their sequence, as in decode, are computed together over a rectangle of blocks; longer runs of rows one sequence after
-another.
+Native code follows each row to its own blocks of the cache; a library of array operations cannot. So the rows that are
+the only ones of their sequence, as in decode, are computed together over a rectangle of blocks. The shapes of decode
+steps are padded, so that few different ones occur and each can be recorded once and replayed.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from operator import is_not
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch
+from rushlight.backends.protocol import NotRecordableError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Span
-    from rushlight.backends.protocol import Forward, SamplingRow
+    from rushlight.backends.protocol import Array, Forward, SamplingRow
 
 MAX_PADDED_ROWS = 256
-"""Decode steps of more rows come in too many shapes to keep one of each ready."""
+"""Decode steps of more rows come in too many shapes to keep a recording of each."""
 
-LEAST_TABLE_WIDTH = 4
-"""Blocks in a table of rows that are alone, at the least: narrower ones would save little, and be more shapes."""
+MIN_TABLE_WIDTH = 4
+"""Blocks in a table of decode rows, at least: narrower tables would save little, and add shapes."""
 
 Upload = Callable[[Sequence["NDArray[np.int32]"]], Sequence[Any]]
 """Arrays on the host -> the same on the device."""
 
+_log = logging.getLogger("rushlight")
 
-class Run(NamedTuple):
+
+class PromptChunk(NamedTuple):
     """Several rows of one sequence.
 
     Attributes:
-        rows: which.
-        length: the sequence's positions, those of these rows included.
-        blocks: (M,) the blocks that hold them, on the device.
+        rows: their numbers in the step.
+        length: the sequence's positions up to and including these rows.
+        blocks: (M,) the blocks that hold those positions, on the device.
     """
 
     rows: slice
@@ -51,33 +55,41 @@ class Step(NamedTuple):
 
     Attributes:
         cache, unfold_rows, ids, positions, logit_rows: as in `Batch`.
-        slots: (N,) each row's place in the cache, which has BLOCK_SIZE places a block.
-        single: (S,) the rows that are alone in their sequence.
-        lengths: (S,) how many positions each of them sees, itself included.
-        tables: (S, W) their blocks, W what the longest needs, up to a power of two and at least LEAST_TABLE_WIDTH;
-            `spare` where one has no more.
-        runs: the other sequences' rows.
+        prompt_chunks: the rows of sequences that have several.
+        places: (N,) each row's place in the cache, which has BLOCK_SIZE places a block.
+        decode_rows: (S,) the rows that are the only ones of their sequence.
+        lengths: (S,) the positions that each of them sees, its own included.
+        tables: (S, W) their blocks; W is the number of blocks that the longest needs, rounded up to a power of two and
+            at least MIN_TABLE_WIDTH. Shorter sequences have `spare` in the remaining columns.
     """
 
     cache: Any
     unfold_rows: Callable[[int, int], NDArray[np.int32]]
-    runs: tuple[Run, ...]
+    prompt_chunks: tuple[PromptChunk, ...]
     ids: Any
     positions: Any
     logit_rows: Any
-    slots: Any
-    single: Any
+    places: Any
+    decode_rows: Any
     lengths: Any
     tables: Any
 
+    def __getattr__(self, name: str) -> Any:
+        if name in _ONLY_IN_BATCH:
+            raise NotRecordableError(f"the forward reads batch.{name}, which differs between steps of the same shape")
+        raise AttributeError(name)
+
+
+_ONLY_IN_BATCH = {*(field.name for field in fields(Batch)), "spans"} - set(Step._fields)
+
 
 class HostStep(NamedTuple):
-    """What a step needs on the device, while it is on the host.
+    """The numbers of a step while they are on the host.
 
     Attributes:
         batch: the rows.
-        numbers: those of `Step` from ids on, then each run's blocks.
-        spans: the runs.
+        numbers: those of `Step` from ids on, then the blocks of each prompt chunk.
+        spans: the prompt chunks.
     """
 
     batch: Batch
@@ -94,47 +106,79 @@ class HostStep(NamedTuple):
         counts = np.diff(batch.row_starts)
         sequence = np.repeat(np.arange(len(counts)), counts)
         blocks = batch.block_tables[sequence, batch.positions // BLOCK_SIZE]
-        alone = counts == 1
-        single = batch.row_starts[:-1][alone]
-        lengths = batch.positions[single] + 1
-        width = max(LEAST_TABLE_WIDTH, _power_of_two(-(-int(lengths.max(initial=1)) // BLOCK_SIZE)))
-        known = batch.block_tables[alone, :width]
-        tables = np.full((len(single), width), spare, np.int32)
+        decodes = counts == 1
+        decode_rows = batch.row_starts[:-1][decodes]
+        lengths = batch.positions[decode_rows] + 1
+        width = max(MIN_TABLE_WIDTH, _power_of_two(-(-int(lengths.max(initial=1)) // BLOCK_SIZE)))
+        known = batch.block_tables[decodes, :width]
+        tables = np.full((len(decode_rows), width), spare, np.int32)
         tables[:, : known.shape[1]] = np.where(known < 0, spare, known)
-        slots = blocks * BLOCK_SIZE + batch.positions % BLOCK_SIZE
-        spans = [] if alone.all() else [span for span, one in zip(batch.spans(), alone, strict=True) if not one]
-        runs = [span.blocks[: -(-_length(span) // BLOCK_SIZE)] for span in spans]
-        numbers = [batch.ids, batch.positions, batch.logit_rows, slots, single, lengths, tables, *runs]
+        places = blocks * BLOCK_SIZE + batch.positions % BLOCK_SIZE
+        spans = [] if decodes.all() else [span for span, one in zip(batch.spans(), decodes, strict=True) if not one]
+        chunks = [span.blocks[: -(-_length(span) // BLOCK_SIZE)] for span in spans]
+        numbers = [batch.ids, batch.positions, batch.logit_rows, places, decode_rows, lengths, tables, *chunks]
         return cls(batch, numbers, spans)
 
     def on_device(self, numbers: Sequence[Any]) -> Step:
-        """The step with the device's copies of `numbers`."""
-        of_rows, of_runs = numbers[:7], zip(self.spans, numbers[7:], strict=True)
-        runs = tuple(Run(span.rows, _length(span), blocks) for span, blocks in of_runs)
-        return Step(self.batch.cache, self.batch.unfold_rows, runs, *of_rows)
+        """The step, from the device's copies of `numbers`."""
+        of_rows, of_chunks = numbers[:7], zip(self.spans, numbers[7:], strict=True)
+        chunks = tuple(PromptChunk(span.rows, _length(span), blocks) for span, blocks in of_chunks)
+        return Step(self.batch.cache, self.batch.unfold_rows, chunks, *of_rows)
 
 
-def attend(step: Step, out: Callable[[], Any], decode: Callable[[Any], Any], prefill: Callable[[Run], Any]) -> Any:
-    """Attention of a step's N rows: those that are alone side by side, the runs one after another. -> (N, H, D)
+class Scoring(NamedTuple):
+    """How attention scores are computed; the options of `Backend.attention`.
+
+    Attributes:
+        scale: of the products of queries and keys.
+        window: the positions that a row sees; None is all.
+        slopes: (H,) float32 on the device, or None.
+        softcap: or None.
+    """
+
+    scale: float
+    window: int | None = None
+    slopes: Any = None
+    softcap: float | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether only the scale is used."""
+        return self.window is None and self.slopes is None and self.softcap is None
+
+    @property
+    def changes_scores(self) -> bool:
+        """Whether scores are more than scaled products."""
+        return self.slopes is not None or self.softcap is not None
+
+    def first_block(self, position: int) -> int:
+        """The first block that a row at this position sees."""
+        return 0 if self.window is None else max(0, position - self.window + 1) // BLOCK_SIZE
+
+
+def attend(
+    step: Step, out: Callable[[], Any], decode: Callable[[Any], Any], prefill: Callable[[PromptChunk], Any]
+) -> Any:
+    """Attention of a step's N rows: the decode rows together, the prompt chunks one by one. -> (N, H, D)
 
     Args:
-        step: whose rows.
-        out: makes room for the result, where there are runs.
-        decode: some rows that are alone, as an index of the N -> (S, H, D).
-        prefill: a run of n rows -> (n, H, D).
+        step: the step.
+        out: allocates the result; called only if there are prompt chunks.
+        decode: the decode rows, as an index into the N rows -> (S, H, D).
+        prefill: a prompt chunk of n rows -> (n, H, D).
     """
-    if not step.runs:
+    if not step.prompt_chunks:
         return decode(slice(None))
     result = out()
-    if len(step.single):
-        result[step.single] = decode(step.single)
-    for run in step.runs:
-        result[run.rows] = prefill(run)
+    if len(step.decode_rows):
+        result[step.decode_rows] = decode(step.decode_rows)
+    for chunk in step.prompt_chunks:
+        result[chunk.rows] = prefill(chunk)
     return result
 
 
 class LastStep:
-    """Turns a batch into a step on the device, once for all the layers that ask one after another."""
+    """Turns a batch into a step on the device, once for all layers, which ask for it one after the other."""
 
     def __init__(self, upload: Upload) -> None:
         self._upload = upload
@@ -143,10 +187,10 @@ class LastStep:
         self._step: Step | None = None
 
     def of(self, batch: Batch | Step) -> Step:
-        """The batch's step; a step's is itself."""
+        """The batch's step; a step is returned unchanged."""
         if isinstance(batch, Step):
             return batch
-        # Not the batch itself is kept: it would hold its cache.
+        # The batch itself is not kept: it would keep its cache alive.
         parts = (batch.row_starts, batch.positions, batch.block_tables)
         spare = batch.cache.spare
         if self._step is None or self._spare != spare or any(map(is_not, self._parts, parts)):
@@ -156,39 +200,74 @@ class LastStep:
         return self._step
 
 
+def version(forward: Forward) -> int:
+    """A number that changes when the forward's modules do; see `rushlight.nn.Module`. Plain functions do not change."""
+    return getattr(forward, "version", 0)
+
+
 Recording = TypeVar("Recording")
 
 
-class Recorded(Generic[Recording]):
-    """What was recorded of forwards for the decode steps over one cache: one recording a forward and shape."""
+class Recordings(Generic[Recording]):
+    """The recordings of decode steps over one cache, by forward and shape."""
 
     def __init__(self) -> None:
-        self._made: dict[object, tuple[int, dict[tuple[int, ...], Recording]]] = {}
+        self._made: dict[Forward, tuple[int, dict[tuple[int, ...], Recording]]] = {}
 
-    def of(self, forward: Forward, host: HostStep, make: Callable[[Recording | None], Recording]) -> Recording:
-        """The recording of this forward for a step of this shape, made anew once its modules have changed.
+    def get(self, forward: Forward, host: HostStep, record: Callable[[Recording | None], Recording]) -> Recording:
+        """The recording of this forward for a step of this shape, made by `record` if there is none.
 
-        `make` is given one of the other recordings, if there are any.
+        A forward's recordings are dropped when its modules change. `record` receives any other recording of this cache,
+        or None.
         """
-        version: int = getattr(forward, "version", 0)  # plain functions do not change
-        if self._made.get(forward, (version,))[0] != version:
+        now = version(forward)
+        if self._made.get(forward, (now,))[0] != now:
             del self._made[forward]
-        made = self._made.setdefault(forward, (version, {}))[1]
+        made = self._made.setdefault(forward, (now, {}))[1]
         shape = host.tables.shape
         if shape not in made:
             others = (recording for _, each in self._made.values() for recording in each.values())
-            made[shape] = make(next(others, None))
+            made[shape] = record(next(others, None))
         return made[shape]
 
 
-def padded(batch: Batch, spare: int) -> Batch | None:
-    """A decode step's batch with rows added up to a power of two, so that few shapes occur; None if it is no such step.
+class Captured:
+    """A forward that runs recorded steps until one cannot be recorded, and eagerly from then on.
 
-    The rows added come last. Each is a sequence of its own with one position, in the block `spare`.
+    Args:
+        forward: the model.
+        run: runs a step, recorded where that is possible; raises NotRecordableError.
+        run_eagerly: runs the forward on the batch as it is.
+        device: for the log.
+    """
+
+    def __init__(
+        self, forward: Forward, run: Callable[[Batch], Array], run_eagerly: Callable[[Batch], Array], device: str
+    ) -> None:
+        self._forward = forward
+        self._run = run
+        self._run_eagerly = run_eagerly
+        self._device = device
+        self._eager_version: int | None = None
+
+    def __call__(self, batch: Batch) -> Array:
+        if self._eager_version != version(self._forward):  # a changed module may be recordable
+            try:
+                return self._run(batch)
+            except NotRecordableError as reason:
+                self._eager_version = version(self._forward)
+                _log.info("%s runs this model without recorded steps: %s", self._device, reason)
+        return self._run_eagerly(batch)
+
+
+def padded(batch: Batch, spare: int) -> Batch | None:
+    """A decode step's batch with rows added up to a power of two, so that few shapes occur; None for other steps.
+
+    The added rows come last. Each is a sequence of one position, in the block `spare`.
     """
     n = len(batch.ids)
     one_each = n == len(batch.row_starts) - 1 == len(batch.logit_rows)
-    # At position 0 a row is a whole prompt, which some models treat otherwise than one that goes on.
+    # At position 0 a row is an entire prompt, which some models treat differently from a continued one.
     if not one_each or n > MAX_PADDED_ROWS or not batch.positions.all():
         return None
     rows = _power_of_two(n)
@@ -206,24 +285,36 @@ def padded(batch: Batch, spare: int) -> Batch | None:
     )
 
 
-def allowed_tokens(draws: Sequence[SamplingRow], vocab_size: int) -> NDArray[np.bool_] | None:
-    """Which tokens may be chosen: (V,) where the draws agree, and then the very array that they hold; else (R, V).
+def part_sizes(n_channels: int, sizes: int | Sequence[int]) -> list[int]:
+    """The sizes of the parts that `Backend.split` makes of a group of channels.
+
+    Raises:
+        ValueError: they do not add up to the channels.
+    """
+    parts = [n_channels // sizes] * sizes if isinstance(sizes, int) else list(sizes)
+    if sum(parts) != n_channels:
+        raise ValueError(f"split: expected sizes that add up to {n_channels}, found {parts}")
+    return parts
+
+
+def allowed_tokens(rows: Sequence[SamplingRow], vocab_size: int) -> NDArray[np.bool_] | None:
+    """The tokens that may be sampled: (V,) where all rows hold the same array, and that very array; else (R, V).
 
     None is every token.
     """
-    first = draws[0].allowed if draws else None
-    if all(draw.allowed is first for draw in draws):
+    first = rows[0].allowed if rows else None
+    if all(row.allowed is first for row in rows):
         return first
     everything = np.ones(vocab_size, np.bool_)
-    return np.stack([everything if draw.allowed is None else draw.allowed for draw in draws])
+    return np.stack([everything if row.allowed is None else row.allowed for row in rows])
 
 
 def _length(span: Span) -> int:
-    """The positions of a sequence, those of this step included."""
+    """The positions of a sequence up to and including this step's."""
     n_rows: int = span.rows.stop - span.rows.start
     return span.position + n_rows
 
 
 def _power_of_two(n: int) -> int:
-    """The least that is not below n, which is 1 or more."""
+    """The smallest one that is at least n, which is 1 or more."""
     return 1 << (n - 1).bit_length()

@@ -1,9 +1,9 @@
-"""Operations that wait for the one after them, so that a device does several in one launch.
+"""Deferred operations: each waits for the next one, so that a device computes several in one launch.
 
-In a step of few rows every operation is small, and a launch takes as long as what it launches. Model files name the
-operations one by one all the same: `layer_norm`, `linear`, `activation`, `+`. What a backend hands them in between can
-be `Deferred`: it says what is to be computed, the next operation says more, and whatever needs the value has it
-computed, all in one.
+In a step of few rows every operation is small, and launching it takes as long as computing it. Model files still call
+the operations one by one: `layer_norm`, `linear`, `activation`, `*`, `+`. A backend may return a `Deferred` from them,
+a description of the result so far. The next operation extends the description, and the value is computed, in one
+launch, when something needs it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,33 @@ if TYPE_CHECKING:
 
 
 class Norm(NamedTuple):
-    """A layer norm: (C,) gain and shift, and what is added to the variance."""
+    """A layer norm, or an RMS norm of entire rows.
+
+    Attributes:
+        weight: (C,) the gain.
+        bias: (C,) or None.
+        eps: added to the variance, or to the mean of squares.
+        offset: added to the gain.
+        rms: whether it is an RMS norm, which subtracts no mean.
+    """
 
     weight: Any
     bias: Any
     eps: float
+    offset: float = 0.0
+    rms: bool = False
 
 
 class Fused(NamedTuple):
-    """residual + activation(norm(x) Wᵀ + bias), without the parts that are None; without a weight it is norm(x).
+    """residual + factor · activation(norm(x) Wᵀ + bias), without the parts that are None; without a weight, norm(x).
 
     Attributes:
         x: (N, C) on the device.
         norm: of x.
-        weight: (F, C), as the backend has placed it; it has a `shape`.
+        weight: (F, C), in the form that the backend multiplies by; it has a `shape`.
         bias: (F,).
         activation: a name of `rushlight.nn.ACTIVATIONS`.
+        factor: a number.
         residual: (N, F) on the device.
     """
 
@@ -39,6 +50,7 @@ class Fused(NamedTuple):
     weight: Any = None
     bias: Any = None
     activation: str | None = None
+    factor: float | None = None
     residual: Any = None
 
     @property
@@ -48,10 +60,10 @@ class Fused(NamedTuple):
 
 
 class Deferred:
-    """An activation (N, C) that is computed when its value is asked for, once.
+    """An activation (N, C) that is computed once, when its value is needed.
 
     Args:
-        fused: what it is.
+        fused: the description of it.
         compute: computes it.
     """
 
@@ -72,14 +84,21 @@ class Deferred:
         return self._value
 
     def normed(self) -> Fused | None:
-        """What a linear can follow: a norm that nobody has asked for."""
+        """The description, if it is a norm that is not computed yet: a linear can extend it."""
         fused = self._fused
         return fused if fused is not None and fused.weight is None else None
 
     def product(self) -> Fused | None:
-        """What an activation or a sum can follow: a linear that nobody has asked for."""
+        """The description, if it is a linear that is not computed yet: an activation, factor or sum can extend it."""
         fused = self._fused
         return fused if fused is not None and fused.weight is not None and fused.residual is None else None
+
+    def activated(self, name: str) -> Deferred | None:
+        """With an activation, if it can be a part of the product."""
+        product = self.product()
+        if product is None or product.activation is not None or product.factor is not None:
+            return None
+        return Deferred(product._replace(activation=name), self._compute)
 
     def __add__(self, other: Any) -> Any:
         for one, rest in ((self, other), (other, self)):
@@ -91,11 +110,15 @@ class Deferred:
     __radd__ = __add__
 
     def __mul__(self, other: Any) -> Any:
+        product = self.product() if isinstance(other, int | float) else None
+        if product is not None:
+            factor = other if product.factor is None else product.factor * other
+            return Deferred(product._replace(factor=factor), self._compute)
         return self.value * value_of(other)
 
     __rmul__ = __mul__
 
 
 def value_of(x: Any) -> Any:
-    """The array itself, computed if it was not."""
+    """The array itself, computed if it was deferred."""
     return x.value if isinstance(x, Deferred) else x

@@ -1,23 +1,38 @@
 """The Metal backend: MLX's operations, its quantised weights, and decode steps through `mx.compile`.
 
-`mlx-cpu` is the same code on MLX's CPU device: slow, and there so that what Metal computes can be tested without a Mac.
+`mlx-cpu` is the same code on MLX's CPU device. It is slow, and lets what Metal computes be tested without a Mac.
 
-A row's results depend on that row's sequence alone, but MLX chooses other kernels for other shapes, so that they may
+A row's results depend only on its own sequence, but MLX chooses different kernels for different shapes, so they may
 differ in the last places between batch sizes.
 """
 
 from __future__ import annotations
 
 import math
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE
-from rushlight.backends.device_step import HostStep, LastStep, Recorded, Run, Step, allowed_tokens, attend, padded
-from rushlight.backends.protocol import Role
-from rushlight.errors import DtypeError, NonFiniteError
+from rushlight.backends.device_step import (
+    Captured,
+    HostStep,
+    LastStep,
+    PromptChunk,
+    Recordings,
+    Scoring,
+    Step,
+    allowed_tokens,
+    attend,
+    padded,
+    part_sizes,
+)
+from rushlight.backends.dtypes import DtypePolicy
+from rushlight.backends.protocol import NotRecordableError, Role
+from rushlight.backends.weights import ArrayWeight
+from rushlight.errors import NonFiniteError
 from rushlight.host.memory import available_bytes
 
 if TYPE_CHECKING:
@@ -28,19 +43,14 @@ if TYPE_CHECKING:
     from rushlight.backends.batch import Batch, KVShape
     from rushlight.backends.protocol import Forward, SamplingRow, Tensor
 
-DTYPES = ("auto", "f32", "f16", "bf16", "int8", "int4")
-"""What the weights are kept in; auto is the checkpoint's own. Activations, keys and values are in the same, with int8
-and int4 in f16, as are their scales: in bf16 they would cost half of int8's precision. Norms and softmax are computed
-in float32."""
+COMPUTE_DTYPES = {"f32": "f32", "f16": "f16", "bf16": "bf16", "int8": "f16", "int4": "f16"}
+"""Weight dtype -> the dtype of activations, keys and values. With int8 and int4 weights it is f16, and so are their
+scales: in bf16 those would cost half of int8's precision. Norms and softmax are computed in float32."""
 
-_FORMATS = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
-"""The dtype that keeps a checkpoint's; f64 is rounded."""
-
-_TYPES = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16, "int8": mx.float16, "int4": mx.float16}
-"""What is computed in."""
+_TYPES = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
 
 FIRST_BLOCKS = 16
-"""Of a cache, before it grows."""
+"""The blocks of a new cache."""
 
 _BITS = {"int8": 8, "int4": 4}
 
@@ -62,10 +72,10 @@ class QuantisedWeight(NamedTuple):
 
 
 class MLXKVCache:
-    """Keys and values, each one array a layer of (n_places, H, D), BLOCK_SIZE places a block.
+    """Keys and values, each one array a layer of (n_places, K, D), BLOCK_SIZE places a block.
 
-    They grow as blocks are used, the lower ones first. The last block that there is, `spare`, takes what padding rows
-    write; when the arrays grow it becomes one like the others.
+    The arrays grow as blocks are used, the lower ones first. The last allocated block, `spare`, is what padding rows
+    write to; when the arrays grow, it becomes an ordinary block.
     """
 
     def __init__(self, shape: KVShape, n_blocks: int, dtype: mx.Dtype) -> None:
@@ -74,15 +84,15 @@ class MLXKVCache:
         dims = (self.spare + 1) * BLOCK_SIZE, shape.n_kv_head, shape.head_dim
         self.keys = [mx.zeros(dims, dtype) for _ in range(shape.n_layer)]
         self.values = [mx.zeros(dims, dtype) for _ in range(shape.n_layer)]
-        self.compiled: Recorded[Callable[[list[mx.array]], mx.array]] = Recorded()
-        """Each writes this cache, and goes with it."""
+        self.compiled: Recordings[Callable[[list[mx.array]], mx.array]] = Recordings()
+        """They write to this cache, and are dropped with it."""
 
-    def hold(self, batch: Batch) -> None:
-        """Makes room for the batch's blocks, and for as many again."""
-        most = int(batch.block_tables[:, : int(batch.positions.max()) // BLOCK_SIZE + 1].max())
-        if most < self.spare:
+    def reserve(self, batch: Batch) -> None:
+        """Allocates the batch's blocks if they are not there yet, and as many again."""
+        last = int(batch.block_tables[:, : int(batch.positions.max()) // BLOCK_SIZE + 1].max())
+        if last < self.spare:
             return
-        spare = min(self._n_blocks, 2 * (most + 1))
+        spare = min(self._n_blocks, 2 * (last + 1))
         more = (spare - self.spare) * BLOCK_SIZE
         for arrays in (self.keys, self.values):
             arrays[:] = [mx.concatenate([x, mx.zeros((more, *x.shape[1:]), x.dtype)]) for x in arrays]
@@ -93,69 +103,78 @@ class MLXBackend:
     """Every operation in MLX. Implements `protocol.Backend`.
 
     Args:
-        device: metal or mlx-cpu; MLX computes there from now on in the whole process, and on the CPU compiles nothing.
-        dtype: of the weights, a word of DTYPES.
+        device: metal or mlx-cpu. It becomes MLX's default device in this process; on mlx-cpu nothing is compiled.
+        dtype: of the weights: auto, or one of COMPUTE_DTYPES.
 
     Raises:
-        DtypeError: there is no such dtype here.
+        DtypeError: the dtype is not one of those.
     """
 
     def __init__(self, device: str = "metal", dtype: str = "auto") -> None:
-        if dtype not in DTYPES:
-            raise DtypeError(f"the {device} backend does not compute in {dtype}", expected=" or ".join(DTYPES))
+        self._dtypes = DtypePolicy(device, dtype, COMPUTE_DTYPES)
         mx.set_default_device(mx.Device(mx.cpu if device == "mlx-cpu" else mx.gpu))
         if device == "mlx-cpu":
-            mx.disable_compile()  # on a CPU it runs a C++ compiler, which may not be there
+            mx.disable_compile()  # on a CPU it runs a C++ compiler, which may not be installed
         self.device = self.arithmetic = device
-        self._requested = dtype
-        self._placed: set[str] = set()
-        self.dtype = "f32" if dtype == "auto" else dtype
-        """What the weights are kept in; with auto, what they turn out to be as they are placed."""
         self._steps = LastStep(_upload)
-
-    # Weights
-
-    def load_weight(self, tensor: Tensor, role: Role) -> mx.array | QuantisedWeight:
-        """Raises NonFiniteError if a value is not finite in the weight's dtype."""
-        word = _FORMATS[tensor.dtype] if self._requested == "auto" else self._requested
-        if word == "int4" and role is Role.TABLE:
-            word = "int8"  # a table is most often the head too, and there four bits cost the most quality
-        quantised = word in _BITS and role is not Role.VECTOR
-        kept = "f32" if quantised else "f16" if word in _BITS else word
-        values = _read(tensor).astype(_TYPES[kept])
-        if not mx.isfinite(values).all():
-            raise NonFiniteError(f"a weight is not a finite {kept} number", tensor=tensor.name)
-        if role is Role.VECTOR:
-            return values
-        if self._requested == "auto":
-            self._placed.add(word)
-            self.dtype = "/".join(sorted(self._placed))
-        if role is Role.CONV1D:
-            values = values.T
-        elif role is Role.CONVOLUTION:
-            values = values.transpose(0, 2, 1).reshape(len(values), -1)  # (out, size·in)
-        if quantised:
-            return _quantise(values, _BITS[word])
-        values = mx.contiguous(values)
-        mx.eval(values)
-        return values
-
-    def finish_loading(self) -> None:
-        """Nothing: a tensor is there when it has been placed."""
-
-    def tie(self, table: mx.array | QuantisedWeight) -> mx.array | QuantisedWeight:
-        return table  # (V, C) is (out, in)
-
-    def kv_cache(self, shape: KVShape, n_blocks: int) -> MLXKVCache:
-        return MLXKVCache(shape, n_blocks, self._type)
+        self._recorder: int | None = None
+        """The thread that traces a step."""
 
     @property
-    def _type(self) -> mx.Dtype:
-        """What is computed in; where dtypes are mixed, the one that holds them all."""
-        return _TYPES.get(self.dtype, mx.float32)
+    def weight_dtypes(self) -> frozenset[str]:
+        return self._dtypes.weight_dtypes
+
+    @property
+    def compute_dtype(self) -> str:
+        return self._dtypes.compute_dtype
+
+    @property
+    def kv_dtype(self) -> str:
+        return self._dtypes.compute_dtype
+
+    @property
+    def dtype_label(self) -> str:
+        return self._dtypes.label
+
+    # Weights and caches
+
+    def load_weight(self, tensor: Tensor, role: Role) -> ArrayWeight:
+        """Raises NonFiniteError if a value is not finite in the weight's dtype."""
+        dtype = self._dtypes.keep(tensor, role)
+        rounded_to = "f32" if dtype in _BITS else dtype
+        values = _read(tensor).astype(_TYPES[rounded_to])
+        if not mx.isfinite(values).all():
+            raise NonFiniteError(f"a weight is not a finite {rounded_to} number", tensor=tensor.name)
+        match role:
+            case Role.VECTOR | Role.CONSTANT:
+                return ArrayWeight(values.reshape(-1), tensor.shape, role)  # a port may have parameters of any rank
+            case Role.CONV1D:
+                values = values.T
+            case Role.CONVOLUTION:
+                values = values.transpose(0, 2, 1).reshape(len(values), -1)  # (out, size·in)
+        if dtype in _BITS:
+            return ArrayWeight(_quantise(values, _BITS[dtype]), tensor.shape, role)
+        values = mx.contiguous(values)
+        mx.eval(values)
+        return ArrayWeight(values, tensor.shape, role)
+
+    def finish_loading(self) -> None:
+        """Does nothing: `load_weight` reads the tensor."""
+
+    def tie(self, table: ArrayWeight) -> ArrayWeight:
+        return table  # (V, C) is (out, in)
+
+    def weight_values(self, weight: ArrayWeight) -> NDArray[np.float32]:
+        values = weight.values
+        if isinstance(values, QuantisedWeight):
+            values = _dequantised(values, values.parts)
+        return weight.as_loaded(np.array(values.astype(mx.float32)))
+
+    def kv_cache(self, shape: KVShape, n_blocks: int) -> MLXKVCache:
+        return MLXKVCache(shape, n_blocks, _TYPES[self.kv_dtype])
 
     def kv_block_bytes(self, shape: KVShape) -> int:
-        value_bytes: int = self._type.size
+        value_bytes: int = _TYPES[self.kv_dtype].size
         return 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * BLOCK_SIZE * value_bytes
 
     def available_bytes(self) -> int:
@@ -166,35 +185,41 @@ class MLXBackend:
 
     # Operations
 
-    def embedding(self, ids: NDArray[np.int32] | mx.array, table: mx.array | QuantisedWeight) -> mx.array:
-        at = mx.array(ids)
-        if isinstance(table, QuantisedWeight):
-            rows = (part[at] for part in table.parts)
-            return mx.dequantize(*rows, group_size=table.group, bits=table.bits)[:, : table.n_in]
-        return table[at]
+    def embedding(self, ids: NDArray[np.int32] | mx.array, table: ArrayWeight, first_row: int = 0) -> mx.array:
+        at, values = mx.array(ids) + first_row, table.values
+        return (
+            _dequantised(values, [x[at] for x in values.parts]) if isinstance(values, QuantisedWeight) else values[at]
+        )
 
-    def linear(self, x: mx.array, weight: mx.array | QuantisedWeight, bias: mx.array | None) -> mx.array:
-        if isinstance(weight, QuantisedWeight):
-            padding = -weight.n_in % weight.group
+    def linear(self, x: mx.array, weight: ArrayWeight, bias: ArrayWeight | None) -> mx.array:
+        values = weight.values
+        if isinstance(values, QuantisedWeight):
+            padding = -values.n_in % values.group
             y = mx.quantized_matmul(
                 mx.pad(x, ((0, 0), (0, padding))) if padding else x,
-                *weight.parts,
+                *values.parts,
                 transpose=True,
-                group_size=weight.group,
-                bits=weight.bits,
+                group_size=values.group,
+                bits=values.bits,
             )
-            return y if bias is None else y + bias
-        return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
+            return y if bias is None else y + bias.values
+        return x @ values.T if bias is None else mx.addmm(bias.values, x, values.T)
 
-    def layer_norm(self, x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
-        return mx.fast.layer_norm(x, weight, bias, eps)
+    def layer_norm(self, x: mx.array, weight: ArrayWeight, bias: ArrayWeight | None, eps: float) -> mx.array:
+        return mx.fast.layer_norm(x, weight.values, None if bias is None else bias.values, eps)
+
+    def rms_norm(self, x: mx.array, weight: ArrayWeight, eps: float, offset: float = 0.0) -> mx.array:
+        gain = weight.values.astype(mx.float32) + offset
+        groups = x.reshape(len(x), -1, gain.size).astype(mx.float32)
+        return mx.fast.rms_norm(groups, gain, eps).reshape(x.shape).astype(x.dtype)
 
     def activation(self, x: mx.array, name: str) -> mx.array:
         return ACTIVATION_FUNCTIONS[name](x.astype(mx.float32)).astype(x.dtype)
 
-    def split(self, x: mx.array, n: int) -> Sequence[mx.array]:
-        parts: Sequence[mx.array] = mx.split(x, n, axis=-1)
-        return parts
+    def split(self, x: mx.array, sizes: int | Sequence[int], *, groups: int = 1) -> Sequence[mx.array]:
+        n = len(x)
+        cuts = np.cumsum(part_sizes(x.shape[1] // groups, sizes))[:-1].tolist()
+        return [part.reshape(n, -1) for part in mx.split(x.reshape(n, groups, -1), cuts, axis=2)]
 
     def take(self, x: mx.array, rows: NDArray[np.int32] | mx.array) -> mx.array:
         return x[mx.array(rows)]
@@ -204,41 +229,73 @@ class MLXBackend:
         zero = mx.array(0, x.dtype)
         return mx.where(at[:, :, None] >= 0, x[mx.maximum(at, 0)], zero).reshape(len(rows), -1)
 
+    def angles(self, positions: NDArray[np.int32] | mx.array, frequencies: ArrayWeight, scale: float = 1.0) -> mx.array:
+        angle = mx.array(positions).astype(mx.float32)[:, None] * frequencies.values
+        return mx.concatenate([mx.cos(angle), mx.sin(angle)], axis=1) * scale
+
+    def rotary(self, x: mx.array, angles: mx.array, n_head: int, *, interleaved: bool = False) -> mx.array:
+        n, n_turned = angles.shape
+        heads, half = x.reshape(n, n_head, -1), n_turned // 2  # (N, H, D)
+        turned, rest = heads[:, :, :n_turned].astype(mx.float32), heads[:, :, n_turned:]
+        cos, sin = angles[:, None, :half], angles[:, None, half:]
+        if interleaved:
+            a, b = turned[..., 0::2], turned[..., 1::2]
+        else:
+            a, b = turned[..., :half], turned[..., half:]
+        a, b = a * cos - b * sin, b * cos + a * sin
+        turned = mx.stack([a, b], axis=3).reshape(turned.shape) if interleaved else mx.concatenate([a, b], axis=2)
+        return mx.concatenate([turned.astype(x.dtype), rest], axis=2).reshape(x.shape)
+
     def attention(
-        self, q: mx.array, k: mx.array, v: mx.array, batch: Batch, *, layer: int, n_head: int, scale: float
+        self,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
+        batch: Batch,
+        *,
+        layer: int,
+        n_head: int,
+        scale: float,
+        window: int | None = None,
+        slopes: ArrayWeight | None = None,
+        softcap: float | None = None,
     ) -> mx.array:
         cache = batch.cache
         if not isinstance(batch, Step):
-            cache.hold(batch)
+            cache.reserve(batch)
         step = self._steps.of(batch)
-        q, k, v = (x.reshape(len(x), n_head, -1).astype(cache.keys[layer].dtype) for x in (q, k, v))  # (N, H, D)
+        head_dim, kv_type = q.shape[1] // n_head, cache.keys[layer].dtype
+        q, k, v = (x.reshape(len(x), -1, head_dim).astype(kv_type) for x in (q, k, v))  # (N, H or K, D)
         keys, values = cache.keys[layer], cache.values[layer]
-        keys[step.slots], values[step.slots] = k, v
+        keys[step.places], values[step.places] = k, v
+        scoring = Scoring(scale, window, None if slopes is None else slopes.values, softcap)
 
         def decode(rows: Any) -> mx.array:
-            return decode_attention(q[rows], keys, values, step.tables, step.lengths, scale)
+            return decode_attention(q[rows], keys, values, step.tables, step.lengths, scoring)
 
-        def prefill(run: Run) -> mx.array:
-            return prefill_attention(q[run.rows], keys, values, run.blocks, run.length, scale)
+        def prefill(chunk: PromptChunk) -> mx.array:
+            return prefill_attention(q[chunk.rows], keys, values, chunk.blocks, chunk.length, scoring)
 
         return attend(step, lambda: mx.zeros_like(q), decode, prefill).reshape(len(q), -1)
 
-    def sample(self, logits: mx.array, draws: Sequence[SamplingRow]) -> list[int]:
-        x = _changed(logits.astype(mx.float32), draws)
-        most, ids = mx.max(x, axis=1), mx.argmax(x, axis=1)
-        sampled = [row for row, draw in enumerate(draws) if draw.temperature]
-        if sampled:
-            rows = mx.array(sampled)
-            settings = mx.array([_settings(draws[row]) for row in sampled]).T[:, :, None]
-            ids[rows] = draw_tokens(x[rows], *settings)
-        usable = mx.isfinite(most) & ~mx.isnan(x).any(axis=1)
-        chosen: list[int] = mx.where(usable, ids.astype(mx.int32), -1).tolist()
-        return chosen
+    def sample(self, logits: mx.array, rows: Sequence[SamplingRow]) -> list[int]:
+        x = _adjusted(logits.astype(mx.float32), rows)
+        largest, ids = mx.max(x, axis=1), mx.argmax(x, axis=1)
+        random = [i for i, row in enumerate(rows) if row.temperature]
+        if random:
+            at = mx.array(random)
+            settings = mx.array([_settings(rows[i]) for i in random]).T[:, :, None]
+            ids[at] = sample_tokens(x[at], *settings)
+        usable = mx.isfinite(largest) & ~mx.isnan(x).any(axis=1)
+        sampled: list[int] = mx.where(usable, ids.astype(mx.int32), -1).tolist()
+        return sampled
 
     def from_numpy(self, values: NDArray[np.floating]) -> mx.array:
-        return mx.array(values, self._type)
+        return mx.array(values, _TYPES[self.compute_dtype])
 
     def to_numpy(self, x: mx.array) -> NDArray[np.float32]:
+        if self._recorder == get_ident():
+            raise NotRecordableError("the forward reads an activation on the host")
         return np.array(x.astype(mx.float32))
 
     # Steps
@@ -251,40 +308,45 @@ class MLXBackend:
 
         def run(batch: Batch) -> mx.array:
             cache = batch.cache
-            cache.hold(batch)
-            whole = padded(batch, cache.spare)
-            host = HostStep.of(batch if whole is None else whole, cache.spare)
+            cache.reserve(batch)
+            with_padding = padded(batch, cache.spare)
+            host = HostStep.of(batch if with_padding is None else with_padding, cache.spare)
             numbers = _upload(host.numbers)
-            if whole is None:
+            if with_padding is None:
                 logits = forward(host.on_device(numbers))
             else:
-                logits = cache.compiled.of(forward, host, lambda _: _compile(forward, host, cache))(numbers)
+                compiled = cache.compiled.get(forward, host, lambda _: _compile(forward, host, cache))
+                self._recorder = get_ident()
+                try:
+                    logits = compiled(numbers)  # traces the forward, the first time
+                finally:
+                    self._recorder = None
             mx.async_eval(logits, cache.keys, cache.values)
             return logits[: len(batch.logit_rows)]
 
-        return run
+        return Captured(forward, run, forward, self.device)
 
 
-def _changed(x: mx.array, draws: Sequence[SamplingRow]) -> mx.array:
-    """The logits after the draws' changes, and minus infinity where a token is not allowed."""
-    changes = [(row, draw.adjustments) for row, draw in enumerate(draws) if draw.adjustments is not None]
-    if changes:
-        rows = mx.array(np.concatenate([np.full(len(one.ids), row) for row, one in changes]))
-        with np.errstate(over="ignore"):  # what is beyond float32 is infinite
+def _adjusted(x: mx.array, rows: Sequence[SamplingRow]) -> mx.array:
+    """The logits after the rows' adjustments, minus infinity where a token is not allowed."""
+    adjustments = [(i, row.adjustments) for i, row in enumerate(rows) if row.adjustments is not None]
+    if adjustments:
+        at = mx.array(np.concatenate([np.full(len(one.ids), i) for i, one in adjustments]))
+        with np.errstate(over="ignore"):  # numbers beyond float32 become infinite
             ids, factors, offsets = (
-                mx.array(np.concatenate([one[i] for _, one in changes]).astype(kind))
+                mx.array(np.concatenate([one[i] for _, one in adjustments]).astype(kind))
                 for i, kind in enumerate((np.int32, np.float32, np.float32))
             )
-        values = x[rows, ids]
+        values = x[at, ids]
         values = mx.where(values > 0, values / factors, values * factors) + offsets
-        x = x + 0  # a copy: the logits stay as they are
-        x[rows, ids] = values
-    allowed = allowed_tokens(draws, x.shape[1])
+        x = x + 0  # a copy: the logits stay unchanged
+        x[at, ids] = values
+    allowed = allowed_tokens(rows, x.shape[1])
     return x if allowed is None else mx.where(mx.array(allowed), x, -mx.inf)
 
 
-def draw_tokens(
-    logits: mx.array, temperature: mx.array, top_k: mx.array, top_p: mx.array, min_p: mx.array, share: mx.array
+def sample_tokens(
+    logits: mx.array, temperature: mx.array, top_k: mx.array, top_p: mx.array, min_p: mx.array, uniform: mx.array
 ) -> mx.array:
     """(S, V) float32 logits, (S, 1) settings of `protocol.SamplingRow` -> (S,) tokens."""
     n = logits.shape[1]
@@ -293,20 +355,20 @@ def draw_tokens(
     least = mx.take_along_axis(mx.take_along_axis(logits, order, axis=1), last, axis=1)
     logits = mx.where(logits < least, -mx.inf, logits)
     weights = mx.exp((logits - mx.max(logits, axis=1, keepdims=True)) / temperature)
-    likeliest = mx.take_along_axis(weights, order, axis=1)
-    reached = mx.cumsum(likeliest, axis=1)
-    needed = (reached - likeliest < top_p * reached[:, -1:]) | (top_p >= 1)
-    weights = mx.put_along_axis(mx.zeros_like(weights), order, mx.where(needed, likeliest, 0), axis=1)
+    most_likely = mx.take_along_axis(weights, order, axis=1)
+    reached = mx.cumsum(most_likely, axis=1)
+    needed = (reached - most_likely < top_p * reached[:, -1:]) | (top_p >= 1)
+    weights = mx.put_along_axis(mx.zeros_like(weights), order, mx.where(needed, most_likely, 0), axis=1)
     weights = mx.where(weights < min_p * mx.max(weights, axis=1, keepdims=True), 0, weights)
-    # Parallel sums need not grow at every place: only a token that has a weight counts, and one of them always does.
+    # Parallel sums may not grow at every token: only one that has a weight counts, and at least one has.
     reached = mx.where(weights > 0, mx.cumsum(weights, axis=1), 0)
-    return mx.argmax(reached > share * mx.max(reached, axis=1, keepdims=True), axis=1)
+    return mx.argmax(reached > uniform * mx.max(reached, axis=1, keepdims=True), axis=1)
 
 
-def _settings(draw: SamplingRow) -> tuple[float, float, float, float, float]:
-    """The numbers that a token is drawn by, where float32 rounds none of them to 0 or 1."""
+def _settings(row: SamplingRow) -> tuple[float, float, float, float, float]:
+    """A row's settings, kept within what float32 does not round to 0 or 1."""
     least, most = 2**-100, 1 - 2**-22
-    return max(draw.temperature, least), min(draw.top_k, 2**30), draw.top_p, draw.min_p, min(draw.uniform, most)
+    return max(row.temperature, least), min(row.top_k, 2**30), row.top_p, row.min_p, min(row.uniform, most)
 
 
 def _upload(numbers: Sequence[NDArray[np.integer]]) -> list[mx.array]:
@@ -314,7 +376,7 @@ def _upload(numbers: Sequence[NDArray[np.integer]]) -> list[mx.array]:
 
 
 def _compile(forward: Forward, host: HostStep, cache: MLXKVCache) -> Callable[[list[mx.array]], mx.array]:
-    """A decode step of one shape over one cache, from its numbers. Weights are constants of what is compiled."""
+    """A compiled decode step of one shape over one cache, from its numbers. Weights are constants of it."""
     state = [cache.keys, cache.values]
 
     def step(numbers: list[mx.array]) -> mx.array:
@@ -325,59 +387,94 @@ def _compile(forward: Forward, host: HostStep, cache: MLXKVCache) -> Callable[[l
 
 
 def decode_attention(
-    q: mx.array, keys: mx.array, values: mx.array, tables: mx.array, lengths: mx.array, scale: float
+    q: mx.array, keys: mx.array, values: mx.array, tables: mx.array, lengths: mx.array, scoring: Scoring
 ) -> mx.array:
-    """Attention of one row a sequence over its blocks: (S, H, D) queries -> (S, H, D).
+    """Attention of one row a sequence, its last, over its blocks: (S, H, D) queries -> (S, H, D).
 
     Args:
         q: the queries.
-        keys, values: (n_places, H, D), BLOCK_SIZE places a block.
+        keys, values: (n_places, K, D), BLOCK_SIZE places a block.
         tables: (S, W) each sequence's blocks.
-        lengths: (S,) how many of their places each sees.
-        scale: of the scores.
+        lengths: (S,) the positions of each sequence, its row's own being the last.
+        scoring: how scores are computed.
     """
     n, width = tables.shape
-    seen = mx.arange(width * BLOCK_SIZE) < lengths[:, None]  # (S, T)
-    # What a place held before may be NaN, which no mask takes out of a sum.
+    distance = mx.arange(1, width * BLOCK_SIZE + 1) - lengths[:, None]  # (S, T)
+    visible = _visible(distance, scoring.window)
+    # A place may hold NaN from another sequence, which no mask removes from a sum.
     k, v = (
-        mx.where(seen[:, :, None, None], _blocks(x, tables).reshape(n, -1, *x.shape[1:]), mx.array(0, x.dtype))
+        mx.where(visible[:, :, None, None], _blocks(x, tables).reshape(n, -1, *x.shape[1:]), mx.array(0, x.dtype))
         for x in (keys, values)
-    )  # (S, T, H, D)
-    return _attention(q[:, :, None], k.swapaxes(1, 2), v.swapaxes(1, 2), scale, seen[:, None, None])[:, :, 0]
+    )  # (S, T, K, D)
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    if scoring.changes_scores:
+        return _scored(q[:, :, None], k, v, distance[:, None, None], visible[:, None, None], scoring)[:, :, 0]
+    return _attention(q[:, :, None], k, v, scoring.scale, visible[:, None, None])[:, :, 0]
 
 
 def prefill_attention(
-    q: mx.array, keys: mx.array, values: mx.array, blocks: mx.array, length: int, scale: float
+    q: mx.array, keys: mx.array, values: mx.array, blocks: mx.array, length: int, scoring: Scoring
 ) -> mx.array:
     """Causal attention of a sequence's last n rows over its blocks: (n, H, D) -> (n, H, D).
 
     Args:
         q: the queries.
-        keys, values: (n_places, H, D), BLOCK_SIZE places a block.
+        keys, values: (n_places, K, D), BLOCK_SIZE places a block.
         blocks: (M,) those that hold the sequence.
-        length: how many positions it has, the n rows' own included.
-        scale: of the scores.
+        length: the sequence's positions, the n rows' own included.
+        scoring: how scores are computed.
     """
-    k, v = (_blocks(x, blocks).reshape(-1, *x.shape[1:])[:length] for x in (keys, values))  # (T, H, D)
-    q, k, v = (x.swapaxes(0, 1)[None] for x in (q, k, v))  # (1, H, ·, D)
-    return _attention(q, k, v, scale, "causal")[0].swapaxes(0, 1)
+    n = len(q)
+    first = scoring.first_block(length - n)
+    start = first * BLOCK_SIZE
+    k, v = (_blocks(x, blocks[first:]).reshape(-1, *x.shape[1:])[: length - start] for x in (keys, values))  # (T, K, D)
+    q, k, v = (x.swapaxes(0, 1)[None] for x in (q, k, v))  # (1, H or K, ·, D)
+    if scoring.is_plain:
+        return _attention(q, k, v, scoring.scale, "causal")[0].swapaxes(0, 1)
+    distance = mx.arange(start, length) - mx.arange(length - n, length)[:, None]  # (n, T)
+    visible = _visible(distance, scoring.window)
+    if scoring.changes_scores:
+        return _scored(q, k, v, distance, visible, scoring)[0].swapaxes(0, 1)
+    return _attention(q, k, v, scoring.scale, visible)[0].swapaxes(0, 1)
+
+
+def _visible(distance: mx.array, window: int | None) -> mx.array:
+    """Whether a row sees a position at this distance from its own."""
+    return distance <= 0 if window is None else (distance <= 0) & (distance > -window)
+
+
+def _scored(q: mx.array, k: mx.array, v: mx.array, distance: mx.array, visible: mx.array, scoring: Scoring) -> mx.array:
+    """Attention with slopes or a softcap, in float32: (B, H, n, D) queries, (B, K, T, D) keys and values.
+
+    Args:
+        distance, visible: (n, T), or (B, 1, n, T).
+    """
+    group = q.shape[1] // k.shape[1]
+    k, v = (mx.repeat(x.astype(mx.float32), group, axis=1) for x in (k, v))
+    scores = scoring.scale * (q.astype(mx.float32) @ k.swapaxes(2, 3))
+    if scoring.softcap is not None:
+        scores = scoring.softcap * mx.tanh(scores / scoring.softcap)
+    if scoring.slopes is not None:
+        scores = scores + scoring.slopes[:, None, None] * distance
+    p = mx.softmax(mx.where(visible, scores, -mx.inf), axis=-1)
+    return (p @ v).astype(q.dtype)
 
 
 def _attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str) -> mx.array:
-    """(B, H, n, D) queries, (B, H, T, D) keys and values -> (B, H, n, D), the scores in float32."""
+    """(B, H, n, D) queries, (B, K, T, D) keys and values -> (B, H, n, D), the scores in float32."""
     kept = q.dtype
-    if mx.default_device() == mx.Device(mx.cpu):  # where MLX has no kernel of its own, and rounds the scores
+    if mx.default_device() == mx.Device(mx.cpu):  # MLX has no kernel for it there, and rounds the scores
         q, k, v = (x.astype(mx.float32) for x in (q, k, v))
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask).astype(kept)
 
 
 def _blocks(x: mx.array, blocks: mx.array) -> mx.array:
-    """(n_places, H, D), some blocks -> those blocks' places, (..., BLOCK_SIZE, H, D)."""
+    """(n_places, K, D), block numbers -> the places of those blocks, (..., BLOCK_SIZE, K, D)."""
     return x.reshape(-1, BLOCK_SIZE, *x.shape[1:])[blocks]
 
 
 def _read(tensor: Tensor) -> mx.array:
-    """A checkpoint's tensor as it is, float64 rounded to float32: MLX has no float64 on a GPU."""
+    """A checkpoint's tensor in its own dtype, but for float64, which is rounded: MLX has none on a GPU."""
     if tensor.dtype == "F64":
         return mx.asarray(tensor.float32())
     file_type = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}[tensor.dtype]
@@ -388,13 +485,18 @@ def _read(tensor: Tensor) -> mx.array:
 
 
 def _quantise(matrix: mx.array, bits: int) -> QuantisedWeight:
-    """(n_out, n_in), each group of 64 inputs, or 32 where 64 does not divide them, from its least to its greatest."""
+    """(n_out, n_in), quantised in groups of 64 inputs, or of 32 where n_in is not a multiple of 64."""
     n_in = matrix.shape[1]
     group = 64 if n_in % 64 == 0 else 32
     parts = mx.quantize(mx.pad(matrix, ((0, 0), (0, -n_in % group))), group_size=group, bits=bits)
     parts = tuple(part.astype(mx.float16) if part.dtype == mx.float32 else part for part in parts)
     mx.eval(parts)
     return QuantisedWeight(parts, n_in, group, bits)
+
+
+def _dequantised(weight: QuantisedWeight, parts: Sequence[mx.array]) -> mx.array:
+    """All rows of a weight, or some, given as their parts."""
+    return mx.dequantize(*parts, group_size=weight.group, bits=weight.bits)[:, : weight.n_in]
 
 
 def _gelu_tanh(x: mx.array) -> mx.array:

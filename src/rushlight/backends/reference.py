@@ -7,13 +7,14 @@ are bit-identical whether its sequence runs solo or batched, in one prompt chunk
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.dtypes import check_dtype
 from rushlight.backends.protocol import Role
+from rushlight.backends.weights import OpaqueWeight
 from rushlight.host.memory import available_bytes
 
 if TYPE_CHECKING:
@@ -29,11 +30,8 @@ Floats = Any  # NDArray of float32, or of float64 at dtype f64
 DTYPES: dict[str, type[np.floating[Any]]] = {"f32": np.float32, "f64": np.float64}
 
 
-class ReferenceWeight:
-    """A parameter that only operations compute with: its own arithmetic raises TypeError.
-
-    Weights are packed on the other devices. If they were arrays here, a port that multiplied one would work on this
-    backend and fail on the default device; so it fails here too, in the line that is wrong.
+class ReferenceWeight(OpaqueWeight):
+    """A parameter as NumPy arrays that only operations compute with.
 
     Attributes:
         values: the numbers, in the shape that the tensor had.
@@ -42,21 +40,9 @@ class ReferenceWeight:
 
     __slots__ = ("array", "values")
 
-    __array_ufunc__ = None  # NumPy's operators then call the ones below
-
     def __init__(self, values: Floats, array: Floats) -> None:
         self.values = values
         self.array = array
-
-    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
-        raise TypeError(
-            "a weight is opaque: pass it to an operation of self.ops, or read its numbers with "
-            'self.values("weight"), the name being its attribute'
-        )
-
-    __array__ = __getitem__ = __len__ = __iter__ = __neg__ = _refuse
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
-    __matmul__ = __rmatmul__ = __pow__ = __rpow__ = _refuse
 
 
 class ReferenceKVCache:

@@ -1,1 +1,1 @@
-"""Loading: where a source, an architecture, a backend and a tokenizer meet."""
+"""Loading, where a checkpoint, an architecture, a backend and a tokenizer meet."""

@@ -1,4 +1,4 @@
-"""Looking into a checkpoint: its module tree, with what is known of its architecture."""
+"""Builds the module tree of a checkpoint from its headers, and marks tied tensors and buffers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import open_headers
 from rushlight.checkpoint.tree import ModuleTree
-from rushlight.models import recognise
+from rushlight.models.recognition import architecture_of
 from rushlight.models.tied import tied_by_config, tied_heads
 
 if TYPE_CHECKING:
@@ -27,22 +27,22 @@ def inspect(source: str | os.PathLike[str], *, offline: bool = False, revision: 
 
     Args:
         source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, `tales`, a hub id such as
-            `openai-community/gpt2`, or the https:// URL of a file or index. What is elsewhere is not downloaded: its
-            headers are fetched and nothing more.
-        offline: ask nothing of the network; the hub's cache must have it.
+            `openai-community/gpt2`, or the https:// URL of a file or index. Of remote files only the headers are
+            fetched.
+        offline: do not use the network; the hub's cache must hold the files.
         revision: the branch, tag or commit of a hub id.
 
     Raises:
-        SourceError: the source leads to no checkpoint.
-        CheckpointError: a file is not sound safetensors, or index and files disagree.
+        SourceError: the source does not lead to a checkpoint.
+        CheckpointError: a file is not valid safetensors, or index and files disagree.
     """
     with open_headers(source, offline=offline, revision=revision, allow_missing=tied_heads) as checkpoint:
         return module_tree(checkpoint)
 
 
 def module_tree(checkpoint: Checkpoint) -> ModuleTree:
-    """The module tree of an open checkpoint; tensors that are tied or buffers of a known architecture are marked."""
-    architecture = recognise(checkpoint)
+    """The module tree of an open checkpoint; tied tensors and buffers of a known architecture are marked."""
+    architecture = architecture_of(checkpoint)
     return ModuleTree.build(
         ((tensor.name, tensor.dtype, tensor.shape, tensor.nbytes) for tensor in checkpoint.values()),
         source=checkpoint.source,
@@ -54,7 +54,7 @@ def module_tree(checkpoint: Checkpoint) -> ModuleTree:
 
 
 def _marks(checkpoint: Checkpoint, rules: NameRules) -> dict[str, Mark]:
-    """The tensors that do not count. A head is tied if config.json says so; without one, if it is the table's copy."""
+    """The tensors that do not count as parameters. Without a config.json, a head is tied if it equals the table."""
     marks: dict[str, Mark] = {name: "buffer" for name in checkpoint if rules.ignored(name)}
     names = {rules.canonical(name): name for name in checkpoint}
     for head, table in rules.tied.items():
@@ -62,7 +62,7 @@ def _marks(checkpoint: Checkpoint, rules: NameRules) -> dict[str, Mark]:
             tied = tied_by_config(checkpoint)
             if tied is None and checkpoint.is_remote:
                 _log.warning(
-                    "whether %s is tied is not known without config.json or the data: it is counted", names[head]
+                    "%s may be tied, which only config.json or the data would show: it is counted", names[head]
                 )
                 continue
             if checkpoint[names[head]].same_data(checkpoint[names[table]]) if tied is None else tied:

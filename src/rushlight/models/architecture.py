@@ -1,4 +1,4 @@
-"""The base class of models: a module tree, its config, and how checkpoints of it are named and told apart."""
+"""The base class of models: a module tree, its config, and how its checkpoints are named and recognised."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Config(Protocol):
 
 
 class Origin(NamedTuple):
-    """The program that saved a checkpoint, as far as names and shapes show it.
+    """The program that saved a checkpoint, inferred from names and shapes.
 
     Attributes:
-        saved_by: the program, in words.
-        unknown_key: a key of config.json whose value no tensor shows, and which differs between such programs; or "".
-        unknown_title, unknown_detail, unknown_fix: what `rushlight check` says where config.json does not have the key.
+        saved_by: a description of the program.
+        unknown_key: a key of config.json that does not follow from the tensors and may differ between programs, or "".
+        unknown_title, unknown_detail, unknown_fix: the note of `rushlight check` if config.json lacks that key.
     """
 
     saved_by: str
@@ -66,9 +66,9 @@ class Origin(NamedTuple):
 class PretrainedModel(Module):
     """A model whose weights come from a checkpoint: attribute paths are tensor names.
 
-    A subclass sets `config_type`, builds its layers in `__init__(self, config)` and computes in `__call__`. It is a
-    language model, for `rushlight.load`, if its config derives from `rushlight.models.TextConfig`; every other one is
-    for `rushlight.load_module`.
+    A subclass sets `config_type`, builds its layers in `__init__(self, config)` and computes in `__call__`. With a
+    config that derives from `TextConfig` it is a language model, which `rushlight.load` loads; any other model is
+    loaded with `rushlight.load_module` and called.
     """
 
     config_type: ClassVar[type[Config]]
@@ -76,9 +76,9 @@ class PretrainedModel(Module):
     rules: ClassVar[NameRules] = NameRules()
     """How its tensor names vary between files."""
     model_type: ClassVar[str] = ""
-    """The word in config.json, which the config states."""
+    """The `model_type` in config.json, taken from the config."""
     landmarks: ClassVar[frozenset[str]] = frozenset()
-    """Tensors that every one of its checkpoints has, for architectures that are recognised without a config.json."""
+    """Tensors that all its checkpoints have, for architectures that can be recognised without a config.json."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -90,21 +90,23 @@ class PretrainedModel(Module):
 
     @classmethod
     def recognises(cls, tensors: Mapping[str, Tensor]) -> bool:  # noqa: ARG003
-        """Whether a checkpoint without a config.json is one of this architecture. No architecture but GPT-2 can say:
-        families share their names, and heads, epsilons and rotary frequencies show in no shape.
+        """Whether a checkpoint without a config.json belongs to this architecture.
+
+        False for all but GPT-2: architectures share tensor names, and head counts, epsilons and rotary frequencies do
+        not follow from shapes.
         """
         return False
 
     @classmethod
     def describe_source(cls, tensors: Mapping[str, Tensor]) -> Origin | None:  # noqa: ARG003
-        """The program that saved a checkpoint of this architecture; None if names and shapes do not show it."""
+        """The program that saved a checkpoint of this architecture; None if it cannot be inferred."""
         return None
 
     @classmethod
     def fallback_tokenizer(cls, vocab_size: int) -> str | None:
-        """The tokenizer to use where none lies next to the weights: "gpt2", which the package has, or None.
+        """The tokenizer for a checkpoint without tokenizer files: "gpt2", which the package includes, or None.
 
-        GPT-2's serves every model whose vocabulary is exactly as large: GPT-Neo and many small models share it.
+        A vocabulary of exactly GPT-2's size is taken to be GPT-2's, which GPT-Neo and many small models use too.
         """
         return "gpt2" if vocab_size == GPT2_VOCAB_SIZE else None
 

@@ -1,4 +1,4 @@
-"""Declarations of config fields: one line a field says how it is read, checked and shown by the tensors.
+"""Declarations of config fields: one line states how a field is read, checked, and inferred from tensor shapes.
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TextConfig):
@@ -6,8 +6,7 @@
         num_hidden_layers: int = field.layers(blocks="layers")
         hidden_act: str = field.activation("silu")
 
-Reading config.json, the sizes that shapes show, and the comparison of the two follow from these lines. A field's name
-is its key in config.json.
+`TextConfig.from_json` and `TextConfig.shown_by` follow from these lines. A field's name is its key in config.json.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Declaration(NamedTuple):
     Attributes:
         read: reads it from config.json.
         role: which size of a decoder it is: vocabulary, positions, width, layers, heads, key/value heads, head_dim.
-        shown: its value by the shapes of a checkpoint; 0 if they do not show it.
+        shown: infers it from the shapes of a checkpoint; 0 if it cannot.
     """
 
     read: Read
@@ -87,17 +86,17 @@ def size(
 
     Args:
         default: its value where config.json has none, or the value from the fields read before; None requires the key.
-        axis: the tensor and the axis that show it.
-        blocks: the stem of the numbered blocks that it counts, in place of `axis`: `h` of `h.0`, `h.1`.
-        shown: its value by the shapes of all tensors, in place of either; 0 if they do not show it.
-        older_key: the key that holds it where its own is absent.
-        aliases: other keys that may hold it too, and have to agree.
+        axis: the tensor and the axis that have this size.
+        blocks: the stem of the numbered blocks that it counts, instead of `axis`: `h` of `h.0`, `h.1`.
+        shown: infers it from the shapes of all tensors, instead of either; 0 if it cannot.
+        older_key: the key that is read if its own is missing.
+        aliases: other keys that may have it too, and have to agree.
         at_most: the largest valid value.
         role: which size of a decoder it is.
     """
 
     def read(fields: Fields, name: str, before: Mapping[str, Any]) -> int:
-        key = older_key if older_key and not fields.has(name) else name
+        key = older_key if fields.has(older_key) and not fields.has(name) else name
         fallback = default(before) if callable(default) else default
         value = fields.size(key, at_most=at_most) if fallback is None else fields.size(key, fallback, at_most=at_most)
         for alias in aliases:
@@ -178,7 +177,7 @@ def token_ids() -> Any:
 
 
 def other_side(tensor: str, of: tuple[str, int]) -> Callable[[Shapes], int]:
-    """For `shown`: of a matrix from or to `of`, a tensor's axis, the other side, whichever way round the matrix is."""
+    """For `shown`: the side of a matrix that is not `of`, a tensor and its axis, whichever way round the matrix is."""
     known = _axis(*of)
 
     def shown(shapes: Shapes) -> int:
@@ -197,7 +196,7 @@ def _axis(tensor: str, axis: int) -> Callable[[Shapes], int]:
 
 
 def _blocks(stem: str) -> Callable[[Shapes], int]:
-    """How many blocks `stem.N` there are; one that is missing counts, one whose number is far off does not."""
+    """Counts the blocks `stem.N`. A missing block is counted; one whose number is far too high is not."""
     block = re.compile(re.escape(stem) + r"\.(\d{1,9})\.")
 
     def shown(shapes: Shapes) -> int:

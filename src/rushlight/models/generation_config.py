@@ -1,8 +1,8 @@
-"""What a model's author set for generation: generation_config.json, or the same keys in an older config.json.
+"""Reads generation_config.json, or the same keys in an older config.json.
 
-Applied are the tokens that end a text and the tokens that the author forbids. All other settings are the caller's:
-those in the file that would change a text are named once, with the flags that set them. Keys, and the values that
-change nothing, are those of transformers 4 and 5 (generation/configuration_utils.py).
+The end-of-sequence tokens and the suppressed tokens are applied. All other settings are left to the caller: those that
+would change the output are reported once, with the flags that apply them. Keys and neutral values are those of
+transformers 4 and 5 (generation/configuration_utils.py).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _PLAIN: dict[str, tuple[tuple[Any, ...], str]] = {
     "penalty_alpha": ((0,), ""),
     "dola_layers": ((), ""),
 }
-"""Each key's values that change nothing, and the flag that does the same here; "" if there is none."""
+"""Key -> its neutral values, and the flag that has the same effect here; "" if there is none."""
 _SAMPLED: dict[str, tuple[tuple[Any, ...], str]] = {
     "temperature": ((), "--temperature"),
     "top_k": ((0,), "--top-k"),
@@ -60,33 +60,33 @@ _SAMPLED: dict[str, tuple[tuple[Any, ...], str]] = {
     "epsilon_cutoff": ((0,), ""),
     "eta_cutoff": ((0,), ""),
 }
-"""The same of keys that count only beside `do_sample`."""
+"""The same for keys that apply only with `do_sample`."""
 _OF_BEAMS: dict[str, tuple[tuple[Any, ...], str]] = {
     "length_penalty": ((1,), ""),
     "early_stopping": ((False,), ""),
     "num_beam_groups": ((1,), ""),
     "diversity_penalty": ((0,), ""),
 }
-"""The same of keys that count only beside `num_beams`."""
+"""The same for keys that apply only with `num_beams`."""
 
 GENERATION_KEYS = frozenset(
     {*_PLAIN, *_SAMPLED, *_OF_BEAMS, "do_sample", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens"}
     | {"remove_invalid_values", "renormalize_logits", "output_scores", "return_dict_in_generate"}
 )
-"""What transformers 4 kept in config.json for its generate()."""
+"""The keys of generation settings, which transformers 4 kept in config.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """What an author set for generation.
+    """A model author's settings for generation.
 
     Attributes:
-        eos_token_id: the tokens that end a text.
+        eos_token_id: the tokens that end a sequence.
         suppress_tokens: tokens that are never generated: `suppress_tokens`, and `bad_words_ids` of one token each.
-        begin_suppress_tokens: tokens that are not generated first.
-        not_applied: the keys that would change a text and are left to the caller, each with the flags that apply it, or
-            "" where rushlight has no equivalent.
-        file: where they stand.
+        begin_suppress_tokens: tokens that are not generated as the first.
+        not_applied: keys that would change the output and are left to the caller, each with the flags that apply it, or
+            "" if rushlight has no equivalent.
+        file: the file that they are from.
     """
 
     eos_token_id: tuple[int, ...] = ()
@@ -97,13 +97,13 @@ class GenerationConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], config: Config, *, file: str) -> GenerationConfig:
-        """Reads a generation_config.json, or a config.json without one beside it, as transformers does.
+        """Reads a generation_config.json, or the generation keys of a config.json, as transformers does.
 
-        Where it names no token that ends a text, config.json does, as in vLLM; transformers would then go on to the
-        longest text.
+        If it has no eos_token_id, that of config.json is used, as in vLLM; transformers would generate up to the
+        maximum length.
 
         Raises:
-            ConfigError: keys that are mistyped or forbid every token: all of them.
+            ConfigError: keys are mistyped, or suppress every token. The message lists them all.
         """
         fields = Fields(values, file)
         vocab_size = config.vocab_size
@@ -111,10 +111,10 @@ class GenerationConfig:
         never = fields.token_ids("suppress_tokens", vocab_size)
         at_first = fields.token_ids("begin_suppress_tokens", vocab_size)
         words = fields.token_sequences("bad_words_ids")
-        # transformers leaves out a bad word that is the end of the text alone.
+        # transformers ignores a bad word that is just the end-of-sequence token.
         never += tuple(word[0] for word in words if len(word) == 1 and word[0] < vocab_size and word[0] not in ends)
         if len({*never, *at_first}) == vocab_size:
-            fields.problem("suppress_tokens, begin_suppress_tokens and bad_words_ids forbid every token")
+            fields.problem("suppress_tokens, begin_suppress_tokens and bad_words_ids suppress every token")
         fields.finish(benign=values)
         not_applied = _not_applied(values)
         if any(len(word) > 1 for word in words):
@@ -128,10 +128,7 @@ class GenerationConfig:
         )
 
     def describe_not_applied(self) -> str:
-        """The keys that are not applied and the flags that apply them, in a sentence.
-
-        It is true whether or not the caller gives these flags.
-        """
+        """A sentence with the keys that are not applied and the flags that apply them; it holds with the flags too."""
         flags = " ".join(flag for flag in self.not_applied.values() if flag)
         parts = []
         if by_flag := [printable_name(name) for name, flag in self.not_applied.items() if flag]:
@@ -146,7 +143,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _not_applied(values: Mapping[str, Any]) -> dict[str, str]:
-    """The keys that would change a text, in the order of the file, each with its flags."""
+    """The keys that would change the output, in the order of the file, each with its flags."""
     samples, searches = values.get("do_sample") is True, (values.get("num_beams") or 1) != 1
     keys = _PLAIN | (_SAMPLED if samples else {}) | (_OF_BEAMS if searches else {})
     found = {}
@@ -156,12 +153,12 @@ def _not_applied(values: Mapping[str, Any]) -> dict[str, str]:
         elif key in keys and value is not None and value not in keys[key][0]:
             found[key] = _flags(keys[key][1], value)
     if "temperature" in found:
-        found.pop("do_sample")  # a temperature says it
+        found.pop("do_sample")  # implied by a temperature
     return found
 
 
 def _flags(flag: str, value: Any) -> str:
-    """A flag with its value, once for each of several."""
+    """A flag with its value, repeated for each of several values."""
     each = value if isinstance(value, list) else [value]
     if not flag or not all(isinstance(one, str | int | float) for one in each):
         return ""

@@ -26,7 +26,7 @@ class _Registry(Mapping[str, "Architecture"]):
         return architecture
 
     def __contains__(self, model_type: object) -> bool:
-        return model_type in MODULES
+        return isinstance(model_type, str) and model_type in MODULES
 
     def __iter__(self) -> Iterator[str]:
         return iter(MODULES)

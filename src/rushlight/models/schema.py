@@ -1,4 +1,4 @@
-"""Reading a config.json strictly: every field typed and bounded before any arithmetic, every problem said at once."""
+"""Strict reading of config.json: every field is checked for type and range, and every problem reported at once."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _FACTOR = re.compile("scal|multipl")
 
 
 class Fields:
-    """The fields of one config.json. Each reader returns the value, or notes what is wrong with it; `finish` tells.
+    """The fields of a config.json. Readers return valid values and collect problems, which `finish` raises.
 
-    A field that is absent, or null where null means nothing, has its default; one without a default is required.
+    A key that is missing or null has its default; a key without a default is required.
     """
 
     def __init__(self, values: Mapping[str, Any], file: str | None) -> None:
@@ -51,11 +51,12 @@ class Fields:
         self._notes: list[str] = []
 
     def has(self, key: str) -> bool:
+        """Whether a key has a value other than null."""
         return self._values.get(key) is not None
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong so far, so that fields can be compared."""
+        """Whether there are no problems so far, so that values can be compared with one another."""
         return not self._problems
 
     def size(self, key: str, default: Any = _REQUIRED, *, at_most: int = MAX_SIZE) -> int:
@@ -73,32 +74,34 @@ class Fields:
         return float(self._refuse(key, value, default, "a number from 1e-30 to 1e30", 1.0))
 
     def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
         value = self._get(key, default)
         if type(value) is bool:
             return value
         return bool(self._refuse(key, value, default, "true or false", default))
 
     def choice(self, key: str, choices: Collection[str], default: str) -> str:
+        """One of several words."""
         value = self._get(key, default)
         if type(value) is str and value in choices:
             return value
         return str(self._refuse(key, value, default, f"one of {', '.join(sorted(choices))}", default))
 
     def token_ids(self, key: str, vocab_size: int) -> tuple[int, ...]:
-        """A token id, several, or none. Ids beyond the vocabulary and -1 are left out, and logged by `finish`.
+        """A token id, several, or none. Ids beyond the vocabulary and -1 are dropped, which `finish` logs.
 
-        They are harmless, and common: transformers writes GPT-2's 50256 for a smaller vocabulary too, and -1 stands for
-        no token, as it does in pad_token_id.
+        They are common and harmless: transformers writes GPT-2's 50256 for smaller vocabularies too, and -1 means "no
+        token", as in pad_token_id.
         """
         value = self._get(key, ())
         ids = tuple(value) if isinstance(value, list | tuple) else (value,)
         if not all(type(i) is int and i >= -1 for i in ids):
             self._refuse(key, value, (), "a token id, or a list of them", ())
             return ()
-        if strangers := [i for i in ids if i >= vocab_size]:
-            self._notes.append(f"{key} {_short(strangers)} is beyond the vocabulary of {vocab_size}: left out")
+        if beyond := [i for i in ids if i >= vocab_size]:
+            self._notes.append(f"{key} {_short(beyond)} is beyond the vocabulary of {vocab_size}: left out")
         if -1 in ids:
-            self._notes.append(f"{key} -1 stands for no token: left out")
+            self._notes.append(f"{key} -1 means no token: left out")
         return tuple(i for i in ids if 0 <= i < vocab_size)
 
     def token_sequences(self, key: str) -> tuple[tuple[int, ...], ...]:
@@ -111,35 +114,37 @@ class Fields:
         return tuple(tuple(ids) for ids in value)
 
     def alias(self, key: str, of: str, value: int) -> None:
-        """Another name of a field that was read as `value`: it has to say the same."""
+        """Another key of a field that was read as `value`: where it has a value, that has to be equal."""
         if self.sound and self.size(key, value) != value:
             self.problem(f"{key} is {_short(self._values[key])} and {of} {value}: they should be equal")
 
     def neutral(self, key: str, *neutral: Any) -> None:
-        """A field that would change the arithmetic and is not honoured: only values that change nothing pass."""
+        """A key that is not honoured and would change the arithmetic: only `neutral` values, and null, are accepted."""
         value = self._get(key, None)
         if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
-            self._problems.append(f"{key} is {_short(value)}, which rushlight does not do")
+            self._problems.append(f"{key} is {_short(value)}, which rushlight does not support")
 
     def problem(self, text: str) -> None:
-        """Notes a problem between fields."""
+        """Adds a problem, such as two values that contradict each other."""
         self._problems.append(text)
 
     def finish(self, benign: Collection[str]) -> None:
-        """Raises the problems, or logs what is to be known: ids left out, and keys that nobody knows.
+        """Raises all problems at once; otherwise logs notes, such as unknown keys.
+
+        An unknown key whose name looks like arithmetic is a problem, unless its value changes nothing.
 
         Args:
-            benign: keys that are known to change nothing.
+            benign: keys that are known not to change the arithmetic.
 
         Raises:
-            ConfigError: with every problem.
+            ConfigError: there are problems; the message lists them.
         """
         unknown = [key for key in self._values if key not in self._read and key not in benign]
         self._problems += [
-            f"{key} is {_short(self._values[key])}: rushlight does not know this key, which may change the arithmetic; "
-            "if it does not, remove it"
-            for key in map(printable_name, unknown)
-            if _may_change_arithmetic(key, self._values.get(key))
+            f"{printable_name(key)} is {_short(self._values[key])}: an unknown key that may change the arithmetic; "
+            "remove it if it does not"
+            for key in unknown
+            if _may_change_arithmetic(key, self._values[key])
         ]
         if self._problems:
             n = len(self._problems)
@@ -147,7 +152,7 @@ class Fields:
             raise ConfigError(f"{n} problem{'s' if n > 1 else ''} in the config\n  {lines}", file=self._file)
         if unknown:
             names = ", ".join(sorted(map(printable_name, unknown)))
-            self._notes.append(f"keys that rushlight does not know and leaves alone: {names}")
+            self._notes.append(f"ignored unknown keys: {names}")
         for note in self._notes:
             logging.getLogger("rushlight").warning("%s: %s", PurePath(self._file or "config.json").name, note)
 
@@ -174,7 +179,7 @@ def _may_change_arithmetic(key: str, value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    """A value for a message: as JSON has it, cut where it is long."""
+    """A value for a message: as JSON writes it, shortened if it is long."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     words = {True: "true", False: "false"}

@@ -1,4 +1,4 @@
-"""Tied heads: whether config.json ties them, and under which names a checkpoint may lack them."""
+"""Tied heads: whether config.json ties them, and the names that a checkpoint may then lack."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import read_config
 from rushlight.errors import ConfigError
-from rushlight.models import recognise
+from rushlight.models.recognition import architecture_of
 
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
@@ -28,13 +28,13 @@ def tied_by_config(checkpoint: Checkpoint) -> bool | None:
 
 
 def tied_heads(checkpoint: Checkpoint, architecture: Architecture | None = None) -> frozenset[str]:
-    """Names of tied heads, which an index may list although no file of the checkpoint holds them.
+    """The names of tied heads, which an index may list although no file of the checkpoint holds them.
 
     Args:
         checkpoint: an open checkpoint, of which only the headers are needed.
-        architecture: the architecture, if the user names one; otherwise it is recognised by its tensors.
+        architecture: the architecture, if the user names one; otherwise the built-in one of the checkpoint.
     """
-    architecture = architecture or recognise(checkpoint)
+    architecture = architecture or architecture_of(checkpoint)
     if architecture is None or tied_by_config(checkpoint) is False:
         return frozenset()
     rules = architecture.rules

@@ -6,8 +6,18 @@ A model file imports everything it needs from here and from `rushlight.models`.
 from rushlight.backends.batch import Batch, KVShape
 from rushlight.backends.protocol import Array, Backend, Role, Tensor
 from rushlight.nn.bind import Diagnosis, NameRules, Problem, bind, diagnose
-from rushlight.nn.layers import ACTIVATIONS, Activation, Conv1D, Convolution, Embedding, LayerNorm, Linear
-from rushlight.nn.module import Module, ModuleDict, ModuleList, Slot, to_write
+from rushlight.nn.layers import (
+    ACTIVATIONS,
+    Activation,
+    Conv1D,
+    Convolution,
+    Embedding,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    Rotary,
+)
+from rushlight.nn.module import Constant, Module, ModuleDict, ModuleList, Slot, to_write
 from rushlight.nn.tap import tapped
 
 __all__ = [
@@ -16,6 +26,7 @@ __all__ = [
     "Array",
     "Backend",
     "Batch",
+    "Constant",
     "Conv1D",
     "Convolution",
     "Diagnosis",
@@ -28,7 +39,9 @@ __all__ = [
     "ModuleList",
     "NameRules",
     "Problem",
+    "RMSNorm",
     "Role",
+    "Rotary",
     "Slot",
     "Tensor",
     "bind",

@@ -1,4 +1,4 @@
-"""Binding: every slot of a model gets the tensor of its name, or everything that keeps it from it is said at once."""
+"""Binding: loads the tensors of a checkpoint into a model's slots by name, or reports every mismatch at once."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from rushlight.nn.module import Version
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from rushlight.backends.protocol import Backend, Tensor
-    from rushlight.nn.module import Module, Slot
+    from rushlight.nn.module import Constant, Module, Slot
 
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 MAX_LINES = 100
-"""Problems printed in a message; `BindError.problems` has them all."""
+"""Problems listed in a message; `BindError.problems` has them all."""
 
 
 @dataclass(frozen=True)
 class NameRules:
-    """How an architecture's tensor names vary between the files people have.
+    """How an architecture's tensor names vary between files.
 
     Attributes:
-        prefixes: what some files write before every name of the model's body, such as `transformer.`.
-        buffers: patterns of names that are not weights, matched whole: causal masks that PyTorch once saved.
-        heads: patterns of names, matched whole, that other heads on the same body have: a value head, a classifier.
-        tied: head -> table: the head may be absent, and is the table then.
+        prefixes: prefixes that some files put before the names of the model's body, such as `transformer.`.
+        buffers: patterns of whole names of tensors that are not weights: causal masks, which PyTorch once saved.
+        heads: patterns of whole names of other heads on the same body: a value head, a classifier.
+        tied: head -> table. Where a config ties them, a file may hold either or both.
     """
 
     prefixes: tuple[str, ...] = ()
@@ -38,47 +41,47 @@ class NameRules:
     tied: Mapping[str, str] = field(default_factory=dict)
 
     def canonical(self, name: str) -> str:
-        """The attribute path for a tensor's name: the name without the prefix."""
+        """The attribute path of a tensor: its name without the prefix."""
         for prefix in self.prefixes:
             if name.startswith(prefix):
                 return name.removeprefix(prefix)
         return name
 
     def ignored(self, name: str) -> bool:
-        """Whether a tensor is a buffer that the model computes by itself."""
+        """Whether a tensor is a buffer, which the model does not load."""
         return any(re.fullmatch(pattern, self.canonical(name)) for pattern in self.buffers)
 
     def other_head(self, name: str) -> bool:
-        """Whether a tensor is of another head: one beside the body, so that nothing the model computes needs it."""
+        """Whether a tensor belongs to another head on the same body, which the model does not need."""
         return any(re.fullmatch(pattern, name) for pattern in self.heads)
 
 
 class Problem(NamedTuple):
-    """One thing that keeps a tensor from its slot.
+    """A mismatch between a tensor and a slot.
 
     Attributes:
         kind: missing, unexpected, wrong shape, wrong dtype, twice, not tied.
-        name: the tensor's name; as the file has it where the file has it.
-        detail: the two sides of it, or its shape.
-        mend: what it probably is and what to do, or nothing.
+        name: the tensor's name, as the file writes it if the file has it.
+        detail: expected and found, or the shape.
+        fix: the likely cause and what to do, or "".
     """
 
     kind: str
     name: str
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How the tensors of a checkpoint and the slots of a model go together.
+    """A checkpoint's tensors compared with a model's slots.
 
     Attributes:
         slots: the model's slots, by path.
-        found: the tensors that are weights, by the path that their name is for; those without a slot too.
-        ties: head -> table, where the head is the table.
-        problems: everything that keeps the model from being filled; empty if nothing does.
-        other_heads: names of tensors that are left out: they belong to other heads, and the model is whole without.
+        found: the weights of the checkpoint, by attribute path, including those without a slot.
+        ties: head -> table, for heads that are tied.
+        problems: every mismatch; the model can be bound if there are none.
+        other_heads: names of tensors that are skipped, since they belong to heads that the model does not have.
     """
 
     slots: Mapping[str, Slot]
@@ -89,13 +92,16 @@ class Diagnosis:
 
 
 def diagnose(model: Module, tensors: Mapping[str, Tensor], *, rules: NameRules, tie: bool) -> Diagnosis:
-    """Compares every slot of `model` with `tensors` by name, shape and dtype. Reads data only to compare a tied head.
+    """Compares the slots of a model with tensors by name, shape and dtype. Reads data only to compare a tied head.
 
     The arguments are those of `bind`.
     """
     slots = dict(model.named_slots())
     ties = {head: table for head, table in rules.tied.items() if tie and head in slots}
     found, problems = _by_path(tensors, rules)
+    for head, table in ties.items():
+        if table not in found and head in found:
+            found[table] = found[head]  # of two tied tensors a file may hold either
     problems += _check_slots(slots, found, ties, rules)
     other_heads = _other_heads(slots, found, rules)
     problems += _check_unexpected(slots, {path: t for path, t in found.items() if path not in other_heads})
@@ -114,23 +120,25 @@ def bind(
     file: str | None = None,
     finish: bool = True,
 ) -> Sequence[str]:
-    """Fills every slot of `model` from `tensors` and gives every module its backend. Checks all before it reads any.
+    """Loads `tensors` into the slots of `model`, and its constants, and sets every module's backend.
+
+    All names, shapes and dtypes are checked before anything is read.
 
     Args:
-        model: a model whose slots are empty.
-        tensors: the checkpoint, by name.
-        ops: the backend that places the weights.
+        model: a model with empty slots.
+        tensors: the checkpoint, by tensor name.
+        ops: the backend that loads the weights.
         rules: how names may vary.
-        tie: whether the heads of `rules.tied` are the tables they name, which lets them be absent.
-        title: the model in words, for the message: `GPT2 (n_layer 12, n_embd 768)`.
-        file: the checkpoint, for the message.
-        finish: whether to wait until the weights are read; otherwise the caller does, with `ops.finish_loading`.
+        tie: whether the heads of `rules.tied` share the weights of their tables.
+        title: the model, for the error message: `GPT2 (n_layer 12, n_embd 768)`.
+        file: the checkpoint, for the error message.
+        finish: whether to wait until the weights are read; if not, the caller calls `ops.finish_loading`.
 
     Returns:
-        The names of the tensors that are left out, `Diagnosis.other_heads`.
+        The names of tensors that were skipped, `Diagnosis.other_heads`.
 
     Raises:
-        BindError: something does not fit. The message lists every problem; `problems` has them as data.
+        BindError: the checkpoint does not fit. The message lists every problem; `problems` has them as data.
     """
     diagnosis = diagnose(model, tensors, rules=rules, tie=tie)
     if diagnosis.problems:
@@ -140,13 +148,15 @@ def bind(
     for module in modules.values():
         module.ops = ops
     model.track(Version())
-    placed: dict[str, Any] = {}
+    loaded: dict[str, Any] = {}
     for path, slot in diagnosis.slots.items():
         if path not in diagnosis.ties:
-            placed[path] = ops.load_weight(diagnosis.found[path], slot.role)
+            loaded[path] = ops.load_weight(diagnosis.found[path], slot.role)
     for head, table in diagnosis.ties.items():
-        placed[head] = ops.tie(placed[table])
-    for path, weight in placed.items():
+        loaded[head] = ops.tie(loaded[table])
+    for path, constant in model.named_constants():
+        loaded[path] = ops.load_weight(_ConstantTensor(path, constant), Role.CONSTANT)
+    for path, weight in loaded.items():
         parent, _, name = path.rpartition(".")
         setattr(modules[parent], name, weight)
     if finish:
@@ -154,8 +164,31 @@ def bind(
     return diagnosis.other_heads
 
 
+class _ConstantTensor:
+    """A constant as a `Tensor` to load."""
+
+    dtype = "F32"
+
+    def __init__(self, name: str, constant: Constant) -> None:
+        import numpy as np
+
+        self.name = name
+        self._values = np.array(constant.values, np.float32)
+        self.shape: tuple[int, ...] = self._values.shape
+
+    def float32(self) -> NDArray[np.float32]:
+        return self._values.copy()
+
+    def read_into(self, raw: NDArray[np.uint8], start: int) -> None:
+        data = self._values.tobytes()[start : start + len(raw)]
+        raw[:] = bytearray(data)
+
+    def same_data(self, other: Any) -> bool:
+        return bool(self._values.tobytes() == other.float32().tobytes())
+
+
 def _by_path(tensors: Mapping[str, Tensor], rules: NameRules) -> tuple[dict[str, Tensor], list[Problem]]:
-    """The tensors that are weights by attribute path, and those whose path another tensor has already."""
+    """The weights by attribute path, and a problem for every tensor whose path another tensor has already."""
     found: dict[str, Tensor] = {}
     problems = []
     for name, tensor in tensors.items():
@@ -163,8 +196,8 @@ def _by_path(tensors: Mapping[str, Tensor], rules: NameRules) -> tuple[dict[str,
             continue
         path = rules.canonical(name)
         if path in found:
-            mend = f"the file has it as {printable_name(found[path].name)} too: keep one of them"
-            problems.append(Problem("twice", name, str(tensor.shape), mend))
+            fix = f"the file also has it as {printable_name(found[path].name)}: keep one of them"
+            problems.append(Problem("twice", name, str(tensor.shape), fix))
         else:
             found[path] = tensor
     return found, problems
@@ -183,20 +216,20 @@ def _check_slots(
                     "missing", path, str(slot.shape), f"the file has {shifted[path]}: its names have a prefix"
                 )
             elif path in rules.tied and path not in ties:
-                mend = f"if the head is {rules.tied[path]}, set tie_word_embeddings to true in config.json"
-                yield Problem("missing", path, str(slot.shape), mend)
+                fix = f"if the head is {rules.tied[path]}, set tie_word_embeddings to true in config.json"
+                yield Problem("missing", path, str(slot.shape), fix)
             elif path not in ties:
-                yield Problem("missing", path, str(slot.shape), _blocks_mend(path, in_model, in_file))
+                yield Problem("missing", path, str(slot.shape), _blocks_hint(path, in_model, in_file))
             continue
         if tensor.shape != slot.shape:
             sides = f"code {slot.shape}, file {tensor.shape}"
-            yield Problem("wrong shape", tensor.name, sides, _shape_mend(slot, tensor.shape))
+            yield Problem("wrong shape", tensor.name, sides, _shape_hint(slot, tensor.shape))
         if tensor.dtype not in FLOAT_DTYPES:
             yield Problem("wrong dtype", tensor.name, f"code {' or '.join(FLOAT_DTYPES)}, file {tensor.dtype}")
 
 
 def _other_heads(slots: Mapping[str, Slot], found: Mapping[str, Tensor], rules: NameRules) -> dict[str, str]:
-    """From path to name, the tensors of other heads, but for those that could be one that the model lacks."""
+    """The tensors of other heads, path -> name, except those that may be a renamed tensor that the model needs."""
     own = {path.partition(".")[0] for path in slots}
     absent = {slot.shape for path, slot in slots.items() if path not in found}
     return {
@@ -210,7 +243,7 @@ def _check_unexpected(slots: Mapping[str, Slot], found: Mapping[str, Tensor]) ->
     in_model, in_file = _count_blocks(slots), _count_blocks(found)
     for path, tensor in found.items():
         if path not in slots:
-            yield Problem("unexpected", tensor.name, str(tensor.shape), _blocks_mend(path, in_model, in_file))
+            yield Problem("unexpected", tensor.name, str(tensor.shape), _blocks_hint(path, in_model, in_file))
 
 
 def _check_ties(found: Mapping[str, Tensor], ties: Mapping[str, str]) -> Iterable[Problem]:
@@ -218,12 +251,12 @@ def _check_ties(found: Mapping[str, Tensor], ties: Mapping[str, str]) -> Iterabl
         if head not in found or table not in found or found[head].shape != found[table].shape:
             continue
         if not found[head].same_data(found[table]):
-            mend = f"it differs from {table}: if the head is its own, set tie_word_embeddings to false in config.json"
-            yield Problem("not tied", found[head].name, str(found[head].shape), mend)
+            fix = f"it differs from {table}: if the head is separate, set tie_word_embeddings to false in config.json"
+            yield Problem("not tied", found[head].name, str(found[head].shape), fix)
 
 
 def _shifted(slots: Mapping[str, Slot], found: Mapping[str, Tensor]) -> dict[str, str]:
-    """Slots whose tensor the file has under a longer name, up to three parts longer."""
+    """Slots whose tensor the file has under a name with up to three more parts in front: path -> name."""
     shifted = {}
     for path, tensor in found.items():
         rest = path
@@ -234,7 +267,7 @@ def _shifted(slots: Mapping[str, Slot], found: Mapping[str, Tensor]) -> dict[str
     return shifted
 
 
-def _shape_mend(slot: Slot, shape: tuple[int, ...]) -> str:
+def _shape_hint(slot: Slot, shape: tuple[int, ...]) -> str:
     if len(shape) == 2 and shape == slot.shape[::-1]:
         if slot.role is Role.CONV1D:
             return "looks like Linear where the model has Conv1D: transpose it"
@@ -247,7 +280,7 @@ _BLOCK = re.compile(r"(.*?\.)(\d+)\.")
 
 
 def _count_blocks(paths: Iterable[str]) -> dict[str, int]:
-    """How many numbered blocks there are, by what stands before the number: 12 of `h.`."""
+    """The number of blocks by the stem of their names: `h.` -> 12."""
     blocks: dict[str, set[str]] = {}
     for path in paths:
         if match := _BLOCK.match(path):
@@ -255,8 +288,8 @@ def _count_blocks(paths: Iterable[str]) -> dict[str, int]:
     return {stem: len(numbers) for stem, numbers in blocks.items()}
 
 
-def _blocks_mend(path: str, in_model: Mapping[str, int], in_file: Mapping[str, int]) -> str:
-    """For a tensor of a block: whether model and file have the same number of blocks."""
+def _blocks_hint(path: str, in_model: Mapping[str, int], in_file: Mapping[str, int]) -> str:
+    """A hint for a tensor of a numbered block, if file and model have different numbers of blocks."""
     match = _BLOCK.match(path)
     if not match:
         return ""
@@ -276,5 +309,5 @@ def _error(problems: Sequence[Problem], title: str, file: str | None) -> BindErr
         lines.append(f"and {n - MAX_LINES} more")
     subject = f"{file} does" if file else "the checkpoint does"
     message = f"{subject} not fit {title}: {n} problem{'s' if n > 1 else ''}\n  " + "\n  ".join(lines)
-    remedy = "`rushlight check` sorts them by cause and says what to do" if n > 1 else None
+    remedy = "`rushlight check` groups them by cause, with a fix for each" if n > 1 else None
     return BindError(message, problems=problems, remedy=remedy)

@@ -1,13 +1,15 @@
-"""The layers that models are made of, each under the parameter names that PyTorch gives it."""
+"""Layers, each with PyTorch's parameter names."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from rushlight.backends.protocol import Role
-from rushlight.nn.module import Module, Slot
+from rushlight.nn.module import Constant, Module, Slot
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -58,13 +60,13 @@ class Conv1D(Module):
 
 
 class Convolution(Module):
-    """Each row's neighbours in its own sequence, times the weight: PyTorch's nn.Conv1d. (N, n_in) -> (N, n_out)
+    """Convolution over the rows of each sequence: PyTorch's nn.Conv1d, stride 1. (N, n_in) -> (N, n_out)
 
-    weight (n_out, n_in, size), stride 1. Beyond the sequence's ends stand zeros. With `before` = size - 1 a row sees
-    itself and what stands before it; PyTorch's padding="same" is `before` = (size - 1) // 2.
+    weight (n_out, n_in, size); a sequence is padded with zeros. The window of a row begins `before` rows before it:
+    `before` = size - 1 is causal, and (size - 1) // 2 is PyTorch's padding="same".
 
-    A convolution sees the rows of its own step alone, so a sequence runs in one step; `Batch.unfold_rows` raises
-    otherwise.
+    A convolution sees only the rows of its own step, so a sequence has to run in one step; `Batch.unfold_rows` raises
+    RequestError otherwise.
     """
 
     def __init__(self, n_in: int, n_out: int, size: int, *, before: int, bias: bool = True) -> None:
@@ -81,32 +83,85 @@ class Convolution(Module):
 
 
 class LayerNorm(Module):
-    """(x - mean) / √(variance + eps) · weight + bias over the channels. (N, C) -> (N, C)"""
+    """(x - mean) / √(variance + eps) · weight + bias over the channels. (N, C) -> (N, C)
 
-    def __init__(self, n_channels: int, *, eps: float) -> None:
+    Ba et al., 2016, arXiv:1607.06450.
+    """
+
+    def __init__(self, n_channels: int, *, eps: float, bias: bool = True) -> None:
         self.n_channels, self.eps = n_channels, eps
         self.weight: Any = Slot((n_channels,), Role.VECTOR)
-        self.bias: Any = Slot((n_channels,), Role.VECTOR)
+        self.bias: Any = Slot((n_channels,), Role.VECTOR) if bias else None
 
     def __call__(self, x: Array) -> Array:
         return self.ops.layer_norm(x, self.weight, self.bias, self.eps)
 
     def describe(self) -> str:
-        return f"LayerNorm({self.n_channels}, eps={self.eps})"
+        return f"LayerNorm({self.n_channels}, eps={self.eps}{'' if self.bias is not None else ', bias=False'})"
+
+
+class RMSNorm(Module):
+    """x / √(mean of squares + eps) · (offset + weight), of each group of n_channels. (N, G·C) -> (N, G·C)
+
+    Zhang and Sennrich, 2019, arXiv:1910.07467. `n_channels` is the width of the stream for the usual norm, or head_dim
+    for a norm of every head. Gemma's checkpoints store weight - 1: offset=1.0.
+    """
+
+    def __init__(self, n_channels: int, *, eps: float, offset: float = 0.0) -> None:
+        self.n_channels, self.eps, self.offset = n_channels, eps, offset
+        self.weight: Any = Slot((n_channels,), Role.VECTOR)
+
+    def __call__(self, x: Array) -> Array:
+        return self.ops.rms_norm(x, self.weight, self.eps, self.offset)
+
+    def describe(self) -> str:
+        offset = f", offset={self.offset:g}" if self.offset else ""
+        return f"RMSNorm({self.n_channels}, eps={self.eps}{offset})"
+
+
+class Rotary(Module):
+    """The angles of rotary position embeddings, for `ops.rotary`. (N,) positions -> (N, r): cosines, then sines
+
+    Su et al., 2021, arXiv:2104.09864. A model computes them once a step and passes them to its layers.
+
+    Args:
+        frequencies: (r/2,) radians a position; the config decides them.
+        scale: factor of cosines and sines, where a config has one (YaRN, LongRoPE).
+    """
+
+    def __init__(self, frequencies: Sequence[float] | NDArray[np.floating], scale: float = 1.0) -> None:
+        self.n_channels, self.scale = 2 * len(frequencies), scale
+        self.frequencies: Any = Constant(frequencies)
+
+    def __call__(self, positions: NDArray[np.int32]) -> Array:
+        return self.ops.angles(positions, self.frequencies, self.scale)
+
+    def describe(self) -> str:
+        return f"Rotary({self.n_channels}{'' if self.scale == 1 else f', scale={self.scale:g}'})"
 
 
 class Embedding(Module):
-    """Row i of weight (n_rows, C) for each id i. (N,) -> (N, C)"""
+    """Row first_row + i of weight (n_rows, C) for each id i, times scale. (N,) -> (N, C)
 
-    def __init__(self, n_rows: int, n_channels: int) -> None:
-        self.n_rows, self.n_channels = n_rows, n_channels
+    Args:
+        n_rows: all rows of the table.
+        n_channels: C.
+        first_row: the row of id 0: OPT's position table has two unused rows before that of position 0.
+        scale: a factor: √C where a model multiplies inside this module, as Gemma does.
+    """
+
+    def __init__(self, n_rows: int, n_channels: int, *, first_row: int = 0, scale: float = 1.0) -> None:
+        self.n_rows, self.n_channels, self.first_row, self.scale = n_rows, n_channels, first_row, scale
         self.weight: Any = Slot((n_rows, n_channels), Role.TABLE)
 
     def __call__(self, ids: NDArray[np.int32]) -> Array:
-        return self.ops.embedding(ids, self.weight)
+        x = self.ops.embedding(ids, self.weight, self.first_row)
+        return x if self.scale == 1 else x * self.scale
 
     def describe(self) -> str:
-        return f"Embedding({self.n_rows}, {self.n_channels})"
+        first = f", first_row={self.first_row}" if self.first_row else ""
+        scale = "" if self.scale == 1 else f", scale={self.scale:g}"
+        return f"Embedding({self.n_rows}, {self.n_channels}{first}{scale})"
 
 
 class Activation(Module):

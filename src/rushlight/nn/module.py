@@ -1,4 +1,4 @@
-"""Modules: a tree of named parts in which a parameter's attribute path is its tensor's name."""
+"""Modules: trees of layers in which a parameter's attribute path is its tensor's name."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rushlight.errors import PortError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from rushlight.backends.protocol import Backend, Role
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a parameter will be: its shape and its role. It holds no memory; `bind` puts the weight in its place."""
+    """The place of a parameter: its shape and its role. It holds no memory; `bind` replaces it with the weight."""
 
     shape: tuple[int, ...]
     role: Role
@@ -25,6 +28,19 @@ class Slot:
     @property
     def n_elements(self) -> int:
         return math.prod(self.shape)
+
+
+class Constant:
+    """Numbers that follow from the config and are in no checkpoint: rotary frequencies, ALiBi slopes.
+
+    `bind` loads them, in float32 on every backend, whatever the dtype of the weights.
+
+    Args:
+        values: (n,) numbers.
+    """
+
+    def __init__(self, values: Sequence[float] | NDArray[np.floating]) -> None:
+        self.values = values
 
 
 class Version:
@@ -37,7 +53,7 @@ class Version:
 
 
 class Module:
-    """A part of a model. Its attributes are slots, other modules and plain settings; it holds no state of a run.
+    """A part of a model. Its attributes are slots, constants, other modules and settings; it keeps no state of a run.
 
     A subclass sets them in `__init__` and computes in `__call__`:
 
@@ -50,12 +66,12 @@ class Module:
             def __call__(self, x):
                 return self.c_proj(self.act(self.c_fc(x)))
 
-    so that the tensor `c_fc.weight` belongs to the attribute `c_fc.weight`, and nowhere else.
+    The tensor `c_fc.weight` is then loaded into the attribute `c_fc.weight`.
     """
 
     causal: ClassVar[bool] = True
-    """Of a whole model: whether a row sees only what stands before it. One that sees more takes a text whole, and
-    cannot go on with it."""
+    """Whether a row of this model depends only on the rows before it. If not, a sequence has to run in one step, and
+    nothing can be generated."""
 
     ops: Backend
     """The backend that computes this module; set by `bind`."""
@@ -84,33 +100,47 @@ class Module:
                 module.__dict__["_versions"] = (*module._versions, version)
 
     __call__: Callable[..., Any]
-    """What the module computes, which each subclass writes."""
+    """Computes the module's output; each subclass defines it."""
 
     def children(self) -> Iterator[tuple[str, Module]]:
-        """The modules directly inside, by attribute name, in the order they were set."""
+        """The modules directly inside this one, by attribute name, in the order in which they were set."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
 
     def set_child(self, name: str, child: Module) -> None:
-        """Puts another module in the place of a child."""
+        """Replaces a child."""
         setattr(self, name, child)
 
     def named_modules(self, path: str = "") -> Iterator[tuple[str, Module]]:
-        """This module and all inside it, parents first, by dotted path; the root's path is empty."""
+        """This module and its descendants, parents first, by dotted path; the root's path is empty."""
         yield path, self
         for name, child in self.children():
             yield from child.named_modules(f"{path}.{name}" if path else name)
 
     def named_slots(self) -> Iterator[tuple[str, Slot]]:
         """Every slot that is not bound yet, by tensor name."""
+        return self._named(Slot)
+
+    def named_constants(self) -> Iterator[tuple[str, Constant]]:
+        """Every constant that is not bound yet, by attribute path."""
+        return self._named(Constant)
+
+    def _named(self, kind: type[Any]) -> Iterator[tuple[str, Any]]:
         for path, module in self.named_modules():
             for name, value in vars(module).items():
-                if isinstance(value, Slot):
+                if isinstance(value, kind):
                     yield f"{path}.{name}" if path else name, value
 
+    def values(self, name: str) -> NDArray[np.float32]:
+        """The numbers of a bound parameter of this module, such as "weight", in the shape that its tensor has; a copy.
+
+        Weights are packed for their device, and only operations compute with them; this is how to read one.
+        """
+        return self.ops.weight_values(getattr(self, name))
+
     def __repr__(self) -> str:
-        """The tree as PyTorch prints it: one line a module."""
+        """The tree in PyTorch's format, one line a module."""
         lines = []
         for path, module in self.named_modules():
             depth = path.count(".") + 1 if path else 0
@@ -119,7 +149,7 @@ class Module:
         return "\n".join(lines)
 
     def describe(self) -> str:
-        """This module in a few words, without its children."""
+        """This module in one line, without its children."""
         return type(self).__name__
 
 
@@ -135,7 +165,7 @@ class ModuleList(Module):
 
     def set_child(self, name: str, child: Module) -> None:
         i = int(name)
-        self._modules = [*self._modules[:i], child, *self._modules[i + 1 :]]  # the list may be another tree's as well
+        self._modules = [*self._modules[:i], child, *self._modules[i + 1 :]]  # another tree may share the list
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._modules)
@@ -148,7 +178,7 @@ class ModuleList(Module):
 
 
 class ModuleDict(Module):
-    """Modules by name, where the names are not Python's or leave numbers out: `features.0`, `features.3`, as
+    """Modules by name, for names that are not Python identifiers or numbers with gaps: `features.0`, `features.3`, as
     PyTorch's Sequential numbers its layers when some of them have no weights.
     """
 
@@ -159,7 +189,7 @@ class ModuleDict(Module):
         yield from self._modules.items()
 
     def set_child(self, name: str, child: Module) -> None:
-        self._modules = self._modules | {name: child}  # the dict may be another tree's as well
+        self._modules = self._modules | {name: child}  # another tree may share the dict
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
@@ -172,10 +202,10 @@ class ModuleDict(Module):
 
 
 def to_write(module: Module) -> PortError:
-    """What a module raises whose `__call__` nobody has written yet; `rushlight port` puts it there."""
+    """The error of a module whose `__call__` is not written yet; `rushlight port` raises it in a scaffold."""
     kind = type(module)
     return PortError(
-        f"what {kind.__name__} computes is still to be written",
+        f"{kind.__name__}.__call__ is still to be written",
         file=getattr(sys.modules.get(kind.__module__), "__file__", None),
-        remedy=f"write {kind.__name__}.__call__ there",
+        remedy="replace its `raise to_write(self)` with the forward pass",
     )

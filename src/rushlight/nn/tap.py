@@ -1,7 +1,7 @@
-"""Tapping: a tree of modules whose every output passes through a hook, which may look at it or replace it.
+"""Hooks on module outputs: a copy of a module tree in which each output passes through a function.
 
-The tapped tree is another tree over the same weights. The one it was made from knows nothing of it: a run without hooks
-costs nothing, and other threads go on without them.
+The copy shares its weights with the original, which is unchanged: running it costs nothing more, and other threads can
+use it at the same time.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from rushlight.nn.module import Module
 AnyModule = TypeVar("AnyModule", bound=Module)
 
 Hook = Callable[[str, Any], Any]
-"""A module's dotted path and what it computed -> what its caller gets."""
+"""A module's dotted path and its output -> the output that its caller gets."""
 
 Enter = Callable[[str, tuple[Any, ...]], tuple[Any, ...]]
-"""A module's dotted path and the arguments it is called with -> those that it computes with."""
+"""A module's dotted path and its arguments -> the arguments that it computes with."""
 
 
 def tapped(module: AnyModule, hook: Hook, path: str = "", *, enter: Enter | None = None) -> AnyModule:
-    """A shallow copy of the tree in which every module that computes hands its output to `hook`.
+    """A shallow copy of a module tree in which `hook` may inspect or replace the output of every module.
 
-    Hooks are called in the order of the forward, a child's before its parent's. The root's path is empty. Of a tree
-    that is tapped already, the hooks it has come first. `enter`, if there is one, is called before a module computes.
+    Hooks run in the order of the forward pass, a child's before its parent's; the root's path is empty. If the tree
+    has hooks already, those run first. `enter`, if given, runs before a module computes.
     """
     twin: Any = copy.copy(module)
-    twin.__dict__["_versions"] = ()  # what changes from here on is the copy, not the original
+    twin.__dict__["_versions"] = ()  # changes of the copy are not changes of the original
     twin.__class__ = _tapped_class(twin.__class__)
     twin.__dict__["_taps"] = (*vars(module).get("_taps", ()), (path, hook, enter))
     for name, child in module.children():
@@ -38,7 +38,7 @@ def tapped(module: AnyModule, hook: Hook, path: str = "", *, enter: Enter | None
 
 
 class _Tapped:
-    """Mixed into the class of a module in a tapped tree."""
+    """The mixin that runs the hooks of a module in a tapped tree."""
 
     _taps: tuple[tuple[str, Hook, Enter | None], ...]
 
@@ -54,7 +54,7 @@ class _Tapped:
 
 @cache
 def _tapped_class(cls: type[Module]) -> type[Module]:
-    """A subclass that runs the hooks; one for each class, not for each module. What computes nothing stays as it is."""
+    """A subclass that runs the hooks, one for each class; a class without `__call__` is returned unchanged."""
     if issubclass(cls, _Tapped) or "__call__" not in dir(cls):
         return cls
     return type(cls.__name__, (_Tapped, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})

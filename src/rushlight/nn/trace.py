@@ -1,4 +1,4 @@
-"""Traces and patches: what the modules of a tree put out, kept or replaced, as NumPy arrays under their paths."""
+"""Traces and patches: module outputs as NumPy arrays by path, kept or replaced."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ if TYPE_CHECKING:
     from rushlight.backends.protocol import Backend
 
 Patch = Callable[["NDArray[np.floating]"], "NDArray[np.floating]"]
-"""(N, C) as a module computed it -> (N, C) as its caller gets it."""
+"""A module's output, (N, C) -> the output that its caller gets, (N, C)."""
 
 
 class Trace(Mapping[str, "NDArray[np.floating]"]):
-    """What every module put out, by its path, in the order in which they finished.
+    """The outputs of modules by path, in the order in which the modules finished.
 
-    `trace["h.3.mlp.c_fc"]` is (rows, C), float32: a row for each token that went through, in that order, over all calls
-    while the trace was on. From where a model narrows to the rows whose logits are wanted, it has only those. The whole
-    model's own output is under the empty path.
+    `trace["h.3.mlp.c_fc"]` is (rows, C), float32: one row for each token that was computed while the trace was on, in
+    order. Modules after the selection of logit rows have only those rows. The model's own output has the path "".
 
     Args:
         ops: the backend that computes.
-        patterns: keep the modules that match one of them, `h.*.mlp`; all if there are none.
+        patterns: paths to keep, such as `h.*.mlp`; all if there are none.
     """
 
     def __init__(self, ops: Backend, patterns: Iterable[str] = ()) -> None:
@@ -42,15 +41,15 @@ class Trace(Mapping[str, "NDArray[np.floating]"]):
         self._outputs: dict[str, list[Any]] = {}
 
     def hook(self, path: str, output: Any) -> Any:
-        """For `rushlight.nn.tapped`: keeps the output and passes it on."""
+        """A hook for `rushlight.nn.tapped` that keeps outputs."""
         if not self._patterns or any(fnmatchcase(path, pattern) for pattern in self._patterns):
             self._outputs.setdefault(path, []).append(output)
         return output
 
     def __getitem__(self, path: str) -> NDArray[np.floating]:
         if path not in self._outputs:
-            raise KeyError(f"no output of {path!r} was traced{_hint(path, self._outputs)}")
-        # Copies: a backend's arrays may be views of memory that it will use again.
+            raise KeyError(f"not in the trace: {path!r}{_hint(path, self._outputs)}")
+        # Copies: a backend's arrays may be views of memory that it reuses.
         return np.concatenate([np.array(self._ops.to_numpy(output)) for output in self._outputs[path]])
 
     def __iter__(self) -> Iterator[str]:
@@ -64,7 +63,7 @@ class Trace(Mapping[str, "NDArray[np.floating]"]):
 
 
 def patch_hook(ops: Backend, patches: Mapping[str, Patch]) -> Callable[[str, Any], Any]:
-    """For `rushlight.nn.tapped`: puts what the patches make of a module's output in its place.
+    """A hook for `rushlight.nn.tapped` that replaces the outputs of modules with what their patches return.
 
     The hook raises RequestError if a patch returns another shape.
     """
@@ -89,10 +88,12 @@ def _patched(path: str, patch: Patch, before: NDArray[np.floating]) -> NDArray[n
     try:
         after = np.asarray(made, before.dtype)
     except (TypeError, ValueError):
-        raise RequestError(f"the patch of {path} returned no numbers", found=type(made).__name__) from None
+        raise RequestError(
+            f"the patch of {path} has to return numbers", expected="an array", found=type(made).__name__
+        ) from None
     if after.shape != before.shape:
         raise RequestError(
-            f"the patch of {path} returned another shape",
+            f"the patch of {path} changed the shape",
             expected=before.shape,
             found="None" if made is None else after.shape,
         )
@@ -100,10 +101,12 @@ def _patched(path: str, patch: Patch, before: NDArray[np.floating]) -> NDArray[n
 
 
 def check_patches(patches: object, known: Iterable[str]) -> None:
-    """Raises RequestError unless `patches` holds functions, by patterns of paths that are `known`."""
+    """Raises RequestError unless `patches` maps patterns that match `known` paths to functions."""
     if not isinstance(patches, Mapping):
         raise RequestError(
-            "patches map paths to functions", found=type(patches).__name__, remedy='as {"h.3.attn": lambda x: 0 * x}'
+            "patches map paths to functions",
+            expected='a dict such as {"h.3.attn": lambda x: 0 * x}',
+            found=type(patches).__name__,
         )
     check_patterns(patches, known)
     for pattern, patch in patches.items():
@@ -111,19 +114,19 @@ def check_patches(patches: object, known: Iterable[str]) -> None:
             raise RequestError(
                 f"the patch of {pattern!r} is not a function",
                 found=type(patch).__name__,
-                remedy=f'give one that returns what is to be put there: {{"{pattern}": lambda x: values}}',
+                remedy=f'give a function that returns the new output: {{"{pattern}": lambda x: values}}',
             )
 
 
 def check_patterns(patterns: Iterable[object], known: Iterable[str]) -> None:
-    """Raises RequestError unless each pattern matches a path that is `known`; it names the nearest one."""
+    """Raises RequestError unless each pattern matches a `known` path; the message suggests the closest one."""
     known = list(known)
     problems = []
     for pattern in patterns:
         if not isinstance(pattern, str):
-            problems.append(f"a module is named by a path such as {known[-1]!r}, not by {reprlib.repr(pattern)}")
+            problems.append(f"expected the path of a module, such as {known[-1]!r}, found {reprlib.repr(pattern)}")
         elif not any(fnmatchcase(path, pattern) for path in known):
-            problems.append(f"there is no module {pattern!r}{_hint(pattern, known)}")
+            problems.append(f"no such module: {pattern!r}{_hint(pattern, known)}")
     if problems:
         raise RequestError("; ".join(problems))
 

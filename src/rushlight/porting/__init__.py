@@ -1,1 +1,1 @@
-"""Port: does a checkpoint fit a model, and a port to begin with."""
+"""Porting a model: check whether a checkpoint fits a model file, and scaffold a new model file from a checkpoint."""

@@ -1,10 +1,12 @@
-"""Text: strings to token ids and back, decoded as the tokens come, cut at stop strings. Knows no model."""
+"""Text to token ids and back: tokenizers, streaming decode, stop strings. Independent of models."""
 
 from rushlight.text.chunks import encode_chunks, read_chunks
 from rushlight.text.folder import TOKENIZER_FILES, read_tokenizer
+from rushlight.text.gpt2 import gpt2_tokenizer
 from rushlight.text.stop import StopStrings
 from rushlight.text.stream import DecodeStream
 from rushlight.text.tokenizer import Tokenizer
+from rushlight.text.tokenizer_json import read_tokenizer_json
 
 __all__ = [
     "TOKENIZER_FILES",
@@ -12,6 +14,8 @@ __all__ = [
     "StopStrings",
     "Tokenizer",
     "encode_chunks",
+    "gpt2_tokenizer",
     "read_chunks",
     "read_tokenizer",
+    "read_tokenizer_json",
 ]

@@ -1,6 +1,6 @@
-"""SentencePiece's precompiled_charsmap, checked before the tokenizers library reads it.
+"""Checks SentencePiece's precompiled_charsmap before the tokenizers library parses it.
 
-On one that it cannot parse the library panics, and Rust writes the panic to standard error before anybody can catch it.
+The library panics on an invalid one, and Rust prints the panic to stderr before it can be caught.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["check_charsmaps"]
 
 
 def check_charsmaps(normalizer: Any, path: str | os.PathLike[str]) -> None:
-    """Require that each precompiled_charsmap of a tokenizer.json's `normalizer` can be parsed.
+    """Requires that the library can parse each precompiled_charsmap in the `normalizer` of a tokenizer.json.
 
-    It is, in base64, the size of a trie as a little-endian u32, the trie, and text in UTF-8 (`parse` in the crate
+    The format is base64 of the size of a trie as a little-endian u32, the trie, and UTF-8 text (`parse` in the crate
     spm_precompiled).
 
     Raises:
-        TokenizerError: one cannot.
+        TokenizerError: one is malformed.
     """
     if not isinstance(normalizer, dict):
         return
@@ -38,7 +38,7 @@ def check_charsmaps(normalizer: Any, path: str | os.PathLike[str]) -> None:
         raw = base64.b64decode(normalizer["precompiled_charsmap"], validate=True)
         n_bytes = int.from_bytes(raw[:4], "little") // 4 * 4
         if len(raw) < 4 + n_bytes:
-            raise ValueError("it is cut")
+            raise ValueError("it is truncated")
         raw[4 + n_bytes :].decode()
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise TokenizerError(

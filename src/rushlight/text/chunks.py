@@ -1,4 +1,4 @@
-"""Texts of any length: read in pieces, and encoded in pieces as the whole would be."""
+"""Reads and encodes texts of any length in chunks, with the same tokens as the whole text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import codecs
 from typing import TYPE_CHECKING
 
 from rushlight.errors import RequestError
+from rushlight.text.split_points import last_split_point
 from rushlight.text.tokenizer import MAX_PROMPT_BYTES
 
 if TYPE_CHECKING:
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["encode_chunks", "read_chunks"]
 
 CHUNK_BYTES = 1 << 12
-"""Read at once: some thousand tokens, so that a progress bar moves."""
+"""Bytes read at once: about a thousand tokens, so that a progress bar moves."""
 
 
 def read_chunks(file: BinaryIO, name: str) -> Iterator[str]:
-    """The text of a UTF-8 file, a piece after the other, nothing changed: line ends stay as they are.
+    """The text of a UTF-8 file, chunk by chunk, line ends unchanged.
 
     Raises:
-        RequestError: it is not UTF-8; the error names `name` and the byte.
+        RequestError: not UTF-8, with `name` and the byte offset.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
@@ -47,38 +48,30 @@ def read_chunks(file: BinaryIO, name: str) -> Iterator[str]:
             return
 
 
-def encode_chunks(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[int]:
-    """The token ids of the text that the pieces make up, exactly those of `tokenizer.encode` of the whole.
+def encode_chunks(tokenizer: Tokenizer, chunks: Iterable[str]) -> Iterator[int]:
+    """The token ids of the text that the chunks make up, exactly those of `tokenizer.encode` for all of it.
 
-    A byte-level BPE cannot be cut anywhere: " the" is one token, " t" and "he" are two. GPT-2's pre-tokenizer however
-    never joins a character that is no white space with a space or newline after it, so that a cut between them changes
-    nothing. With any other tokenizer the text is held and encoded whole.
+    A text cannot be cut just anywhere: " the" is one token, " t" and "he" are two. Where the tokenizer
+    `splits_before_spaces`, each chunk is encoded up to its last split point; otherwise the text is encoded at the end.
 
     Raises:
-        RequestError: as `Tokenizer.encode`; and the text, or a stretch of it without a space or newline, has more than
-            `MAX_PROMPT_BYTES` and can therefore not be encoded whole.
+        RequestError: as `Tokenizer.encode`; or the text, or a stretch of it without a split point, has more than
+            `MAX_PROMPT_BYTES`.
         TokenizerError: the library fails.
     """
+    can_split = tokenizer.splits_before_spaces
     held = ""
-    for piece in pieces:
-        held += piece
-        cut = _last_cut(held, len(held) - len(piece)) if tokenizer.cuts_before_spaces else 0
+    for chunk in chunks:
+        held += chunk
+        cut = last_split_point(held, len(held) - len(chunk)) if can_split else 0
         if cut:
             yield from tokenizer.encode(held[:cut])
             held = held[cut:]
         elif len(held) > MAX_PROMPT_BYTES:
-            without = " without a space" if tokenizer.cuts_before_spaces else ""
+            without = " without a space" if can_split else ""
             raise RequestError(
-                f"more than {MAX_PROMPT_BYTES:,} bytes of text{without} cannot be cut without changing the tokens",
-                remedy="give it in parts, each as a text of its own",
+                f"more than {MAX_PROMPT_BYTES:,} bytes of text{without} cannot be split without changing the tokens",
+                remedy="pass it in parts, each as a text of its own",
             )
     if held:
         yield from tokenizer.encode(held)
-
-
-def _last_cut(text: str, start: int) -> int:
-    """The last place, at `start` or after, where a space or newline follows what is no white space; 0 if none."""
-    for i in range(len(text) - 1, max(start, 1) - 1, -1):
-        if text[i] in " \n" and not text[i - 1].isspace():
-            return i
-    return 0

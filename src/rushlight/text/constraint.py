@@ -1,4 +1,4 @@
-"""Texts that must match a JSON schema or a pattern: which tokens may come next, by the llguidance library."""
+"""Constrained generation: the tokens that a JSON schema or a regex allows next, through the llguidance library."""
 
 from __future__ import annotations
 
@@ -20,51 +20,50 @@ if TYPE_CHECKING:
 __all__ = ["Constraint", "Grammars"]
 
 _SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""As Python's json module writes it: a model that may choose could fill the text with spaces."""
+"""White space as Python's json module writes it; free white space would let a model emit spaces without end."""
 _MAX_SCHEMA_CHARS = 1 << 18
-"""Of a schema that is given as a mapping, written as JSON."""
+"""The longest schema passed as a mapping, in JSON."""
 _ITEMS_OF_A_PROPERTY = 5
-"""At most, in the parser's row for an object of optional properties."""
+"""The most items per optional property in a row of the parser."""
 
 
 class Constraint:
-    """What may come next in one text, as it grows."""
+    """The grammar state of one sequence."""
 
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
 
     def allowed(self) -> NDArray[np.bool_]:
-        """(V,): whether each token may be the next. The end-of-text tokens may where the text is complete."""
+        """(V,): whether each token may be next. End-of-text tokens may once the text is complete."""
         return np.frombuffer(self._matcher.compute_logit_bias(), np.uint8)[: self._vocab_size] > 0
 
     def take(self, token_id: int) -> None:
-        """Takes the token that was chosen.
+        """Advances by the sampled token.
 
         Raises:
-            GenerationError: the library gives up: the grammar costs too much.
+            GenerationError: the token is not allowed, or the library gives up because the grammar is too expensive.
         """
         if not self._matcher.consume_token(token_id):
             reason = self._matcher.get_error().partition("\n")[0]
-            raise GenerationError(f"the text cannot be held to its grammar: {reason}")
+            raise GenerationError(f"the grammar cannot be followed: {reason}")
 
     def copy(self) -> Constraint:
-        """The same for another text, from here on."""
+        """An independent copy, for a sequence that branches off here."""
         return Constraint(self._matcher.deep_copy(), self._vocab_size)
 
 
 class Grammars:
-    """Makes constraints in the tokens of one model.
+    """Compiles constraints for the tokens of one model.
 
     Args:
-        tokenizer: the model's.
-        vocab_size: V, of its logits.
-        eos_ids: its end-of-text tokens, at least one.
+        tokenizer: the model's tokenizer.
+        vocab_size: V, the number of logits.
+        eos_ids: the model's end-of-text tokens, at least one.
 
     Raises:
         LibraryError: llguidance is not installed.
-        RequestError: there is no end-of-text token, or the library does not know how to take this tokenizer's tokens
-            for bytes.
+        RequestError: the model has no end-of-text token, or the library cannot map this tokenizer's tokens to bytes.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_ids: Sequence[int]) -> None:
@@ -78,7 +77,7 @@ class Grammars:
             raise RequestError("json_schema and regex need an end-of-text token, and the model has none")
         self._matcher = llguidance.LLMatcher
         self._vocab_size = vocab_size
-        n_vocab = max(vocab_size, tokenizer.vocab_size)  # there may be tokens that the model does not embed
+        n_vocab = max(vocab_size, tokenizer.vocab_size)  # the model may not embed every token
         self._limits = llguidance.LLParserLimits(max_items_in_row=_ITEMS_OF_A_PROPERTY * MAX_PROPERTIES)
         try:
             self._tokens = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=n_vocab, eos_token=list(eos_ids))
@@ -86,10 +85,10 @@ class Grammars:
             raise RequestError(f"json_schema and regex do not work with this tokenizer: {error}") from None
 
     def json_schema(self, schema: Mapping[str, Any] | str) -> Constraint:
-        """JSON that a schema accepts (json-schema.org; what llguidance does not know of it is refused).
+        """Constrains to JSON that a schema accepts (json-schema.org).
 
         Raises:
-            RequestError: it is not a schema, needs what is not known, or would take minutes to prepare.
+            RequestError: not a valid schema, a feature that llguidance lacks, or minutes to compile.
         """
         try:
             value = json.loads(schema) if isinstance(schema, str) else dict(schema)
@@ -109,22 +108,22 @@ class Grammars:
         return self._constraint("json_schema", grammar)
 
     def regex(self, pattern: str) -> Constraint:
-        """Text that a pattern matches from its beginning to its end, in the syntax of Rust's regex crate.
+        """Constrains to text that a pattern matches in full, in the syntax of Rust's regex crate.
 
         Raises:
-            RequestError: it is not a pattern, or has what the syntax does not have, such as look-around.
+            RequestError: not a valid pattern, or a feature that the syntax lacks, such as look-around.
         """
         return self._constraint("regex", self._matcher.grammar_from_regex(pattern))
 
     def _constraint(self, name: str, grammar: str) -> Constraint:
         matcher = self._matcher(self._tokens, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
-            raise RequestError(f"{name} cannot be used: {_words(matcher.get_error())}")
+            raise RequestError(f"{name} cannot be used: {_explanation(matcher.get_error())}")
         return Constraint(matcher, self._vocab_size)
 
 
-def _words(error: str) -> str:
-    """The library's explanation, without the picture of the place."""
+def _explanation(error: str) -> str:
+    """The library's explanation without the excerpt of the grammar."""
     lines = [line.strip() for line in error.splitlines()]
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return "; ".join(told) or lines[0]
+    reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return "; ".join(reasons) or lines[0]

@@ -1,9 +1,9 @@
-"""Bounds on the numbers in a JSON schema with which the time to prepare it grows, checked before llguidance sees them.
+"""Refuses JSON schemas that llguidance would take minutes to compile.
 
-Measured with llguidance 1.9: a multiple of n costs a state for each remainder (100,000: half a second, and linear from
-there on), optional properties cost their square (2,000: a third of a second), and patterns of properties more than
-that (100: a third of a second, 300: half a minute). Lengths, numbers of items, ranges,
-repeats in patterns and alternatives cost little, or meet the library's own limits within two seconds.
+Measured with llguidance 1.9: multipleOf n takes one state per remainder (100,000: half a second, and linear beyond);
+the time for optional properties is quadratic in their number (2,000: a third of a second), that for patternProperties
+grows faster still (100: a third of a second, 300: half a minute). Lengths, numbers of items, ranges, repeats in
+patterns and alternatives take little, or reach the library's own limits within two seconds.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 __all__ = ["MAX_PROPERTIES", "check_cost"]
 
 MAX_MULTIPLE = 100_000
-"""Of a multiple, without its decimal point: 0.25 counts as 25."""
+"""The largest multipleOf, without its decimal point: 0.25 counts as 25."""
 MAX_ROUND_MULTIPLE = 1_000
-"""The same without the zeros at its end, with which a larger one is affordable too: 1,000,000 counts as 1."""
+"""The same without trailing zeros, because those are cheap: 1,000,000 counts as 1."""
 MAX_PROPERTIES = 2_000
-"""In all of a schema, since references and `allOf` bring them together."""
+"""The most properties in a schema, counted over all of it because references and `allOf` can combine them."""
 MAX_PATTERN_PROPERTIES = 100
-"""The same of `patternProperties`, each of which is told apart from all others."""
+"""The most patternProperties in a schema, counted likewise."""
 
 _MOST = {"properties": MAX_PROPERTIES, "patternProperties": MAX_PATTERN_PROPERTIES}
 
 
 def check_cost(schema: Any) -> None:
-    """Checks a schema, as values of JSON.
+    """Checks a schema, as parsed JSON.
 
     Raises:
-        RequestError: it would take minutes, and what in it, with its place as a JSON pointer.
+        RequestError: it would take minutes to compile; names the member responsible as a JSON pointer.
     """
-    together = Fraction(1)
+    combined = Fraction(1)
     n_of = dict.fromkeys(_MOST, 0)
     for path, key, value in _members(schema):
         if key == "multipleOf" and isinstance(value, int | float) and value and not isinstance(value, bool):
-            together = _least_common_multiple(together, Fraction(repr(abs(value))))
-            _check_multiple(together, path)
+            combined = _least_common_multiple(combined, Fraction(repr(abs(value))))
+            _check_multiple(combined, path)
         elif key in n_of and isinstance(value, dict):
             n_of[key] += len(value)
             if n_of[key] > _MOST[key]:
@@ -50,7 +50,7 @@ def check_cost(schema: Any) -> None:
 
 
 def _members(schema: Any) -> Iterator[tuple[str, str, Any]]:
-    """Every member of every object, with its JSON pointer; what is only data too, since references may lead there."""
+    """Every member of every object with its JSON pointer, including mere data, because references may lead there."""
     left: list[tuple[str, Any]] = [("#", schema)]
     while left:
         path, value = left.pop()
@@ -67,7 +67,7 @@ def _least_common_multiple(a: Fraction, b: Fraction) -> Fraction:
 
 
 def _check_multiple(multiple: Fraction, path: str) -> None:
-    """`allOf` and references bring multiples together, so that all of a schema count as their common multiple."""
+    """Checks the least common multiple of a schema so far: `allOf` and references can combine all of them."""
     while multiple.denominator > 1:
         multiple *= 10
     n = significant = multiple.numerator
@@ -83,7 +83,7 @@ def _check_multiple(multiple: Fraction, path: str) -> None:
 
 def _too_much(path: str, expected: str, found: str) -> RequestError:
     return RequestError(
-        f"json_schema cannot be used: it takes too long to prepare for {printable_name(path)}",
+        f"json_schema cannot be used: it takes too long to compile because of {printable_name(path)}",
         expected=expected,
         found=found,
     )

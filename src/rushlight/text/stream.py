@@ -1,14 +1,13 @@
-"""Streaming decode: token ids in, text out as soon as it is certain.
+"""Streaming decode: token ids in, text out as soon as no later token can change it.
 
-The pieces add up to exactly what all ids decode to at once, in time linear in their number, and no character is ever
-broken. There are two ways to that, by the decoder that tokenizer.json names:
+The pieces add up to exactly what decoding all ids at once returns, in time linear in their number, and no character is
+ever split. The decoder of the tokenizer selects one of two implementations:
 
-- ByteLevel (GPT-2 and most models since): a token is bytes, and the text is those bytes as UTF-8. `ByteLevelStream`.
-- any other: what a token adds is seen by decoding it after its left neighbours, those of the prompt at first.
-  `WindowStream`.
+- `ByteLevelStream` for ByteLevel (GPT-2 and most models since): a token is bytes, and the text is those bytes as UTF-8.
+- `WindowStream` for all others: the text that a token adds is found by decoding it together with the tokens before it.
 
-The DecodeStream of tokenizers is not used: it raises where a run of byte tokens turns out not to be UTF-8, and its time
-is quadratic in a run of U+FFFD.
+The DecodeStream of the tokenizers library is not used: it raises when a run of byte tokens is not valid UTF-8, and its
+time is quadratic in a run of U+FFFD.
 """
 
 from __future__ import annotations
@@ -38,32 +37,32 @@ __all__ = [
 ]
 
 WINDOW_TOKENS = 16
-"""Of what stands before a text, the tokens that it is decoded with: one would do, if every token had a text."""
+"""The number of preceding tokens that a text is decoded with. One would do if every token had text."""
 
 _TOKEN_BY_TOKEN = {"BPEDecoder", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece"}
 
 
 class DecodeStream(ABC):
-    """One text, decoded as its tokens come: `push` for each, then `flush` once."""
+    """Decodes one text token by token: `push` each, then `flush` once."""
 
     @abstractmethod
     def push(self, token_id: int) -> str:
-        """The text that this token makes certain; often none, where a character has bytes in several tokens.
+        """The text that this token completes; often "", as when a character has bytes in several tokens.
 
         Raises:
-            RequestError: no token has this id.
+            RequestError: the id has no token.
         """
 
     @abstractmethod
     def flush(self) -> str:
-        """The rest of the text; U+FFFD for the bytes of a character that was never completed."""
+        """The rest of the text, with U+FFFD for the bytes of a character that was not completed."""
 
 
 class ByteLevelStream(DecodeStream):
     """The stream of a byte-level tokenizer.
 
     Args:
-        token: a token's string by its id; raises RequestError where there is none.
+        token: returns a token's string by its id; raises RequestError if the id has none.
     """
 
     def __init__(self, token: Callable[[int], str]) -> None:
@@ -78,16 +77,16 @@ class ByteLevelStream(DecodeStream):
 
 
 class WindowStream(DecodeStream):
-    """The stream of a tokenizer whose decoder is only known as a function.
+    """The stream of a tokenizer whose decoder is a black box.
 
-    A token's text may depend on its left neighbour, and on whether it is the very first. So the new text is what
-    decoding (an early token, those last shown, the new ones) gives beyond (the early token, those last shown).
+    A token's text can depend on its left neighbour, and on whether it is the first of the text. So the new text is what
+    decode(first tokens + last tokens shown + new tokens) has beyond decode(first tokens + last tokens shown).
 
     Args:
-        token: a token's string by its id; raises RequestError where there is none.
-        decode: token ids to text, all at once.
-        waits: of a token's string, whether its text depends on what follows.
-        before: the tokens that stand before the text (see `window_before`).
+        token: returns a token's string by its id; raises RequestError if the id has none.
+        decode: decodes a list of token ids.
+        waits: returns whether the text of a token, by its string, depends on the tokens after it.
+        before: the tokens that precede the text (see `window_before`).
     """
 
     def __init__(
@@ -111,8 +110,8 @@ class WindowStream(DecodeStream):
         if self._waits(token):
             return ""
         piece = self.flush()
-        # A decoder may strip a space from the start of the text. What stands first in the windows must bear that, so it
-        # has some text; it is one token, or a byte token and the one that ended the run.
+        # A decoder may strip a space from the start of the text. So that new text never loses one, each window begins
+        # with the first token that has text; of a run of byte tokens, with the last and the token after the run.
         if not self._first and self._decode(self._new[-2:] * 2):
             self._first = self._new[-2:]
         self._context = self._first + self._new
@@ -130,14 +129,15 @@ def decode_stream(
     decode: Callable[[Sequence[int]], str],
     before: Sequence[int] = (),
 ) -> DecodeStream:
-    """The stream of a tokenizer: as `WindowStream` takes them; `waits` is None for a byte-level one."""
+    """The stream of a tokenizer. Arguments as of `WindowStream`; `waits` is None for a byte-level tokenizer."""
     return ByteLevelStream(token) if waits is None else WindowStream(token, decode, waits, before)
 
 
 def text_after(before: str, whole: str) -> str:
-    """What `whole` has beyond `before`.
+    """The part of `whole` after `before`.
 
-    Where `before` ends within a character, what stands for its first bytes is not in `whole`, and does not count.
+    If `before` ends inside a character, it ends in replacement characters that `whole` does not have; then the part
+    after their common prefix.
     """
     if whole.startswith(before):
         return whole[len(before) :]
@@ -147,12 +147,12 @@ def text_after(before: str, whole: str) -> str:
 def window_before(
     before: Sequence[int], *, is_special: Callable[[int], bool], waits: Callable[[int], bool]
 ) -> list[int]:
-    """The last of the tokens before a text, as far as its decoding depends on them.
+    """The last tokens of `before` that can change how the text after them decodes.
 
     Args:
-        before: all of them.
-        is_special: whether a token is a special one: at the beginning those are of no text.
-        waits: whether a token's text depends on what follows: the window begins with none of those.
+        before: all tokens before the text.
+        is_special: returns whether a token is special; those at the start add no text and are left out.
+        waits: returns whether a token's text depends on the tokens after it; the window does not begin with one.
     """
     n_special = sum(1 for _ in takewhile(is_special, before))
     start = max(len(before) - WINDOW_TOKENS, n_special)
@@ -162,19 +162,19 @@ def window_before(
 
 
 def is_byte_level(steps: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a decoder of these steps takes a token as bytes, and the text as those bytes."""
+    """Whether a decoder with these steps maps each token to bytes, and the bytes to text as UTF-8."""
     return [step["type"] for step in steps] == ["ByteLevel"]
 
 
 def waits_for_more(steps: Sequence[Mapping[str, Any]]) -> Callable[[str], bool]:
-    """Of a token's string, whether its text depends on what follows, with a decoder of these steps."""
+    """The function `waits` of `WindowStream` for a decoder with these steps."""
     if not _is_local(steps):
         return lambda _token: True
     return _is_byte if any(step["type"] == "ByteFallback" for step in steps) else lambda _token: False
 
 
 def decoder_steps(decoder: Any) -> list[Mapping[str, Any]]:
-    """The steps of a decoder of the tokenizers library: none, one, or the members of a Sequence."""
+    """The steps of a decoder of the tokenizers library: none, one, or the members of a Sequence, flattened."""
     return [] if decoder is None else _flat(json.loads(decoder.__getstate__()))
 
 
@@ -185,12 +185,12 @@ def _flat(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _is_byte(token: str) -> bool:
-    """Whether ByteFallback takes a token as a byte. A run of them is text only if the whole run is valid UTF-8."""
+    """Whether ByteFallback maps a token to a byte. A run of them becomes text only if all of it is valid UTF-8."""
     return len(token) == len("<0xFF>") and token.startswith("<0x") and token.endswith(">")
 
 
 def _is_local(steps: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a token's text follows from its left neighbours; for a run of byte tokens, once the run is over."""
+    """Whether a token's text depends only on the tokens before it; for a run of byte tokens, once the run has ended."""
     kinds = [step["type"] for step in steps]
     whole_text = steps[kinds.index("Fuse") + 1 :] if "Fuse" in kinds else []
     return _TOKEN_BY_TOKEN.issuperset(kinds) and all(

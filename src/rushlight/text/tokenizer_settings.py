@@ -1,8 +1,8 @@
-"""What the files beside a vocabulary say about its tokens.
+"""Reads the settings of a tokenizer from tokenizer_config.json, special_tokens_map.json and added_tokens.json.
 
-These are tokenizer_config.json, special_tokens_map.json and added_tokens.json. Which of them counts is as in
-transformers 5.24 (`PreTrainedTokenizerBase._from_pretrained`): a tokenizer_config.json with `added_tokens_decoder`
-counts alone; without it, special_tokens_map.json overrides the names in it, and added_tokens.json lists tokens and ids.
+The precedence is that of transformers 5.24 (`PreTrainedTokenizerBase._from_pretrained`): if tokenizer_config.json has
+`added_tokens_decoder`, the other two files are ignored; otherwise special_tokens_map.json overrides the special tokens
+that tokenizer_config.json names, and added_tokens.json lists added tokens with their ids.
 """
 
 from __future__ import annotations
@@ -11,34 +11,35 @@ from dataclasses import dataclass, field, replace
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING
 
-from rushlight.errors import TokenizerError, printable_name
+from rushlight.errors import TokenizerError
 from rushlight.files.limits import MAX_TOKENIZER_CONFIG_BYTES
 from rushlight.text.files import read_tokenizer_object
+from rushlight.text.vocabulary import check_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from typing import Any
 
 __all__ = ["AddedToken", "TokenizerSettings", "class_name", "read_settings"]
 
 NAMES = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
-"""The special tokens that have a name."""
+"""The keys of the special tokens that have a role."""
 EXTRA = ("additional_special_tokens", "extra_special_tokens")
-"""Keys that list special tokens without a name; transformers 5 writes the second, also as an object."""
+"""The keys that list further special tokens; transformers 5 writes the second, also as an object."""
 CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
-    """A token that is found in a text as a whole.
+    """A token that is recognised in a text before the text is split into words.
 
     Attributes:
         content: its text.
-        id: None where no file gives one: it is the vocabulary's, or the next one.
+        id: its id; None if no file states one: then it is the vocabulary's, or the next one.
         special: whether it is a special token.
-        flags: lstrip, rstrip, normalized and single_word of the tokenizers library, as far as they are given.
-        file: where it is listed, for errors.
+        flags: those of lstrip, rstrip, normalized and single_word (tokenizers library) that the file sets.
+        file: the file that lists it, for errors.
     """
 
     content: str
@@ -50,14 +51,14 @@ class AddedToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSettings:
-    """How to make a tokenizer from a vocabulary.
+    """The settings that turn a vocabulary into a tokenizer.
 
     Attributes:
-        tokenizer_class: transformers' class, without "Fast"; None where no file names one.
-        names: special tokens by their names, such as `bos_token`.
-        added: added tokens: those with an id first, by id.
-        config: tokenizer_config.json.
-        file: where it is, for errors; None if there is none.
+        tokenizer_class: the class in transformers, without "Fast"; None if no file names one.
+        names: the special tokens by role, such as `bos_token`.
+        added: the added tokens, those with an id first, by id.
+        config: the values of tokenizer_config.json.
+        file: the path of tokenizer_config.json, for errors; None if there is none.
     """
 
     tokenizer_class: str | None = None
@@ -67,25 +68,34 @@ class TokenizerSettings:
     file: Path | None = None
 
     def flag(self, key: str) -> bool | None:
-        """A setting of tokenizer_config.json that is true or false; None if it is null or not there.
+        """A boolean setting of tokenizer_config.json; None if it is null or absent.
 
         Raises:
-            TokenizerError: it is something else.
+            TokenizerError: the value is not a boolean.
         """
         value = self.config.get(key)
         if value is not None and not isinstance(value, bool):
-            raise TokenizerError(f"{key} is wrong", file=self.file, expected="true or false", found=short_repr(value))
+            raise TokenizerError(f"{key} is invalid", file=self.file, expected="true or false", found=short_repr(value))
         return value
+
+    def unlisted(self, names: Iterable[str], vocab: Mapping[str, int]) -> list[AddedToken]:
+        """Those of `names` that are in the vocabulary but not among the added tokens, as special tokens."""
+        listed = {token.content for token in self.added}
+        return [AddedToken(name) for name in names if name in vocab and name not in listed]
+
+
+NO_SETTINGS = TokenizerSettings()
+"""The settings of a vocabulary without any of these files."""
 
 
 def read_settings(find: Callable[[str], Path | None]) -> TokenizerSettings:
-    """The settings beside a vocabulary.
+    """The settings in the files next to a vocabulary.
 
     Args:
-        find: the path of a file by its name; None if there is no such file.
+        find: returns the path of a file by its name; None if there is no such file.
 
     Raises:
-        TokenizerError: a file cannot be read, or a value in it is not what transformers writes.
+        TokenizerError: a file cannot be read, or a value has a form that transformers does not write.
     """
     path = find(CONFIG)
     config = {} if path is None else read_tokenizer_object(path, max_bytes=MAX_TOKENIZER_CONFIG_BYTES)
@@ -121,24 +131,24 @@ def read_settings(find: Callable[[str], Path | None]) -> TokenizerSettings:
 
 
 def class_name(config: Mapping[str, Any], path: Path | None) -> str | None:
-    """The class that tokenizer_config.json or config.json names, without "Fast"; None if it names none.
+    """The tokenizer class in a tokenizer_config.json or a config.json, without "Fast"; None if it names none.
 
     Raises:
-        TokenizerError: what stands there is not a name.
+        TokenizerError: the value is not a string.
     """
     name = config.get("tokenizer_class")
     if name is not None and not isinstance(name, str):
-        raise TokenizerError("tokenizer_class is wrong", file=path, expected="a name", found=short_repr(name))
+        raise TokenizerError("tokenizer_class is invalid", file=path, expected="a string", found=short_repr(name))
     return name.removesuffix("Fast") if name else None
 
 
 def _token(path: Path | None, value: Any, key: str) -> AddedToken:
-    """A special token: its text, or an object with it as `content`."""
+    """A special token, written as its text or as an object with the text as `content`."""
     if isinstance(value, str) and value:
         return AddedToken(value, file=path)
     if isinstance(value, dict) and isinstance(value.get("content"), str) and value["content"]:
         return AddedToken(value["content"], flags=_flags(path, value), file=path)
-    raise TokenizerError(f"{key} is not a token", file=path, expected="a text", found=short_repr(value))
+    raise TokenizerError(f"{key} is not a token", file=path, expected="a string", found=short_repr(value))
 
 
 def _tokens(path: Path | None, value: Any, key: str) -> list[AddedToken]:
@@ -153,45 +163,39 @@ def _flags(path: Path | None, value: Mapping[str, Any]) -> dict[str, bool]:
     for key, flag in flags.items():
         if not isinstance(flag, bool):
             raise TokenizerError(
-                f"{key} of a token is wrong", file=path, expected="true or false", found=short_repr(flag)
+                f"{key} of a token is invalid", file=path, expected="true or false", found=short_repr(flag)
             )
     return flags
 
 
 def _listed(path: Path | None, decoder: Any) -> list[AddedToken]:
-    """The tokens of `added_tokens_decoder`: an object of ids, each with its token as an object."""
+    """The tokens of `added_tokens_decoder`, which maps each id to a token as an object."""
     if not isinstance(decoder, dict):
         raise TokenizerError(
-            "added_tokens_decoder is wrong", file=path, expected="an object", found=short_repr(decoder)
+            "added_tokens_decoder is invalid", file=path, expected="an object", found=short_repr(decoder)
         )
     tokens = []
     for key, value in decoder.items():
         if not key.isascii() or not key.isdigit() or not isinstance(value, dict):
             raise TokenizerError(
-                "added_tokens_decoder is wrong",
+                "added_tokens_decoder is invalid",
                 file=path,
-                expected="an object by each id",
+                expected="an id with an object",
                 found=f"{short_repr(key)}: {short_repr(value)}",
             )
         token = _token(path, value, "added_tokens_decoder")
-        token_id = _id(path, int(key[:12]), token.content)
+        token_id = check_id(token.content, int(key[:12]), path)
         tokens.append(replace(token, id=token_id, special=value.get("special") is True))
     return tokens
 
 
 def _listed_older(path: Path | None) -> list[AddedToken]:
-    """The tokens of added_tokens.json: an object of texts, each with its id."""
+    """The tokens of added_tokens.json, which maps each text to its id."""
     if path is None:
         return []
     items = read_tokenizer_object(path).items()
     return [
-        AddedToken(content, _id(path, value, content), special=False, file=path) for content, value in items if content
+        AddedToken(content, check_id(content, value, path), special=False, file=path)
+        for content, value in items
+        if content
     ]
-
-
-def _id(path: Path | None, value: Any, content: str) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 32:
-        raise TokenizerError(
-            f'"{printable_name(content)}" has no id', file=path, expected="0 to 2^32 - 1", found=short_repr(value)
-        )
-    return value

@@ -1,6 +1,6 @@
 """A port of tales, written by `rushlight port`.
 
-As it is, it takes every tensor; complete it where it says TO WRITE.
+It has a slot for every tensor; complete it where it says TO WRITE.
 
     rushlight check SOURCE --port FILE
     rushlight generate SOURCE --port FILE -p TEXT
@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rushlight.backends.protocol import Role
 from rushlight.models import Fields, PretrainedModel
 from rushlight.nn import (
     Convolution,
@@ -22,6 +21,7 @@ from rushlight.nn import (
     ModuleDict,
     ModuleList,
     NameRules,
+    Role,
     Slot,
     to_write,
 )
@@ -37,7 +37,7 @@ class Config:
 
     @classmethod
     def from_json(cls, values, *, file=None):
-        """Read a config.json; its other keys are left alone."""
+        """Reads a config.json and ignores its other keys."""
         fields = Fields(values, file)
         config = cls(
             hidden_size=fields.size("hidden_size", cls.hidden_size),
@@ -49,7 +49,7 @@ class Config:
 
     @classmethod
     def from_tensors(cls, tensors, *, file=None):
-        """The sizes that this file was written with."""
+        """The sizes of the checkpoint that this file was written for."""
         return cls()
 
 
@@ -60,7 +60,7 @@ class Norm(Module):
         self.weight = Slot((config.hidden_size,), Role.VECTOR)
 
     def __call__(self, *inputs):
-        # TO WRITE: what it computes, in place of this line.
+        # TO WRITE: replace this line with what the module computes.
         raise to_write(self)
 
 
@@ -77,7 +77,7 @@ class Layer(Module):
         self.norm = LayerNorm(config.hidden_size, eps=1e-5)
 
     def __call__(self, *inputs):
-        # TO WRITE: what it computes, in place of this line.
+        # TO WRITE: replace this line with what the module computes.
         raise to_write(self)
 
 
@@ -88,7 +88,7 @@ class Mine(PretrainedModel):
     rules: ClassVar = NameRules()
 
     def __init__(self, config):
-        # Inferred: centred, as padding="same" is; of a causal one, before is size - 1.
+        # Inferred: centred, as with padding="same"; a causal convolution has before = size - 1.
         self.conv = Convolution(config.hidden_size, config.hidden_size, 3, before=1)
         self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.final_norm = Norm(config)
@@ -98,7 +98,7 @@ class Mine(PretrainedModel):
         self.scale = Slot((), Role.VECTOR)
 
     def __call__(self, *inputs):
-        # TO WRITE: what it computes, in place of this line.
+        # TO WRITE: replace this line with what the module computes.
         raise to_write(self)
 
 

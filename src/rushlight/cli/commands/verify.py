@@ -166,12 +166,13 @@ def _record(source: str, text: list[str] | None, ids: list[str] | None, offline:
 
 def _load(source: str | None, checkpoint: Checkpoint, port: str | None, **options: Any) -> Model | Module:
     """A language model, or with a port of something else its module."""
-    from rushlight.loading.load import LANGUAGE_MODEL, identify, load, load_module
+    from rushlight.loading.identify import identify, missing_fields
+    from rushlight.loading.load import load, load_module
     from rushlight.models import load_port
 
     if port is not None:
         config = identify(checkpoint, load_port(port))[1]
-        if not all(hasattr(config, name) for name in LANGUAGE_MODEL):
+        if missing_fields(config):
             return load_module(_name(source), port=port, **options)
     return load(source, port=port, **options)
 
@@ -198,7 +199,7 @@ def _check_known(checkpoint: Checkpoint, shown: str) -> None:
     Raises:
         RequestError: there is nothing to compare it with.
     """
-    from rushlight.loading.load import identify
+    from rushlight.loading.identify import identify
     from rushlight.proof.known_answers import is_gpt2_124m
 
     if not is_gpt2_124m(identify(checkpoint)[1]):

@@ -1,4 +1,4 @@
-"""Check: whether a checkpoint fits a model, and if not, why and how to fix it."""
+"""Checks whether a checkpoint fits a model, and reports every reason why not, with a suggested fix."""
 
 from rushlight.porting.check.checkpoint import check
 from rushlight.porting.check.report import CheckReport, Evidence, Finding

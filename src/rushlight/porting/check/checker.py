@@ -1,16 +1,18 @@
-"""A checkpoint under examination: what was found so far, and how its tensors look once that is fixed."""
+"""State shared by the checks of one checkpoint: its tensors with every fix so far applied, and the findings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from rushlight.errors import printable_name
+from rushlight.checkpoint import read_config
+from rushlight.errors import ConfigError, printable_name
 from rushlight.porting.check.fixes import FixScript
 from rushlight.porting.check.report import Finding, folded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -23,12 +25,12 @@ __all__ = ["Checker", "TensorView"]
 
 @dataclass(frozen=True)
 class TensorView:
-    """A tensor as it is once what was found so far is fixed: a `backends.protocol.Tensor` of another name.
+    """A tensor of the checkpoint under the name it has once the fixes so far are applied: a `protocol.Tensor`.
 
     Attributes:
-        tensor: as the file has it.
-        name: its fixed name.
-        comparable: whether its data may be looked at.
+        tensor: the tensor in the file.
+        name: its name after the fixes.
+        comparable: whether its data may be read.
     """
 
     tensor: Tensor
@@ -44,7 +46,7 @@ class TensorView:
         return self.tensor.shape
 
     def same_data(self, other: Any) -> bool:
-        """Whether both hold the same bytes; taken for granted where the data may not be looked at."""
+        """Whether both hold the same bytes; assumed where the data may not be read."""
         return not self.comparable or self.tensor.same_data(other.tensor)
 
     def float32(self) -> NDArray[np.float32]:
@@ -55,14 +57,14 @@ class TensorView:
 
 
 class Checker:
-    """What is passed from one look to the next.
+    """What each check receives, and adds its findings to.
 
     Attributes:
-        checkpoint: what is examined.
-        readable: whether its data may be looked at.
-        tensors: how its tensors look by now, by fixed name.
-        findings: what was found.
-        fixes: the script that fixes it.
+        checkpoint: the checkpoint that is checked.
+        readable: whether its data may be read.
+        tensors: views of its tensors, by their names after the fixes so far.
+        findings: problems and notes, in the order they were found.
+        fix_script: the script that applies the fixes.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, readable: bool) -> None:
@@ -71,6 +73,15 @@ class Checker:
         self.tensors = {name: TensorView(tensor, name, readable) for name, tensor in checkpoint.items()}
         self.findings: list[Finding] = []
         self.fix_script = FixScript(checkpoint)
+
+    @cached_property
+    def config_values(self) -> Mapping[str, Any]:
+        """The contents of config.json; empty if it is absent or invalid, which `check_config` reports."""
+        path = self.checkpoint.sidecar("config.json")
+        try:
+            return read_config(path) if path else {}
+        except ConfigError:
+            return {}
 
     def problem(
         self,
@@ -82,36 +93,35 @@ class Checker:
         *,
         in_script: bool = False,
     ) -> None:
-        """Adds a cause for which the checkpoint does not fit; `tensors` are those it shows in, each with a detail."""
+        """Adds a reason why the checkpoint does not fit, with the tensors that show it and a detail for each."""
         self._add(tensors, cause=cause, is_problem=True, title=title, why=why, fix=fix, in_script=in_script)
 
     def note(
         self, cause: Cause, title: str, why: str = "", fix: str = "", tensors: Iterable[tuple[TensorView, str]] = ()
     ) -> None:
-        """Adds something to know that keeps nothing from fitting."""
+        """Adds something worth knowing that does not keep the checkpoint from fitting."""
         self._add(tensors, cause=cause, is_problem=False, title=title, why=why, fix=fix)
 
     def rename(self, rename: Callable[[str], str]) -> list[tuple[TensorView, str]]:
-        """Gives every tensor its new name, and returns those that changed, with the new name as the detail.
+        """Renames every tensor, and returns those whose name changed, with the new name as the detail.
 
-        Where two tensors would have one name, that is a problem of its own, and the first stands.
+        Two tensors that would share a name are a problem; the first of them keeps it.
         """
         changed = []
         tensors: dict[str, TensorView] = {}
-        for name, seen in self.tensors.items():
+        for name, view in self.tensors.items():
             new = rename(name)
             if new in tensors:
-                self.problem(
-                    "duplicate", f"two tensors would be {printable_name(new)}", fix="keep one", tensors=[(seen, "")]
-                )
+                title = f"two tensors would both be named {printable_name(new)}"
+                self.problem("duplicate", title, fix="keep one of them", tensors=[(view, "")])
                 continue
-            tensors[new] = seen if new == name else replace(seen, name=new)
+            tensors[new] = view if new == name else replace(view, name=new)
             if new != name:
-                changed.append((seen, f"→ {new}"))
+                changed.append((view, f"→ {new}"))
         self.tensors = tensors
         return changed
 
     def _add(self, tensors: Iterable[tuple[TensorView, str]], **finding: Any) -> None:
-        shown = [(seen.tensor.name, detail) for seen, detail in tensors]
+        shown = [(view.tensor.name, detail) for view, detail in tensors]
         names = tuple(name for name, _ in shown)
         self.findings.append(Finding(**finding, evidence=folded(shown), tensors=names))

@@ -1,8 +1,8 @@
-"""The doctor: everything that keeps a checkpoint from fitting a model, by cause, each with its fix.
+"""Runs every check on a checkpoint, in the order in which causes hide one another.
 
-Causes hide one another: under a shifted prefix every name is missing, and to the config of another model every shape is
-wrong. So they are looked for in the order in which they hide, and each that is found is fixed in the view of the
-tensors that the next look has. What the last one finds is what binding would still refuse.
+With a shifted prefix every name is missing; with the config of another model every shape is wrong. So each cause that
+is found is fixed in the checker's view of the tensors before the next check runs. The last check reports what binding
+would still refuse.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from rushlight.checkpoint import open_headers, read_config
+from rushlight.checkpoint import open_headers
 from rushlight.checkpoint.stats import measure
 from rushlight.errors import ConfigError, RequestError, TokenizerError, first_ten
-from rushlight.loading.load import LANGUAGE_MODEL, generation_config, tokenizer_beside
+from rushlight.loading.identify import missing_fields
+from rushlight.loading.sidecars import find_tokenizer, generation_config
 from rushlight.models import ARCHITECTURES, GPT2_VOCAB_SIZE, load_port
-from rushlight.models.gpt2 import GPT2
 from rushlight.models.tied import tied_heads
 from rushlight.porting.check.checker import Checker
 from rushlight.porting.check.config import check_config
@@ -24,7 +24,6 @@ from rushlight.porting.check.fit import Fit
 from rushlight.porting.check.frameworks import check_framework
 from rushlight.porting.check.names import check_shared_table, check_unknown, check_wrappers, find_architecture
 from rushlight.porting.check.report import CheckReport
-from rushlight.porting.scaffold.known import NANOGPT_GELU
 
 if TYPE_CHECKING:
     import os
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 
     from rushlight.checkpoint import Checkpoint
     from rushlight.models import Architecture, Config
+
+MAX_PADDING = 128
+"""Training programs pad the vocabulary by fewer ids than this, for faster matrix products."""
 
 __all__ = ["check", "check_checkpoint", "resolve_architecture"]
 
@@ -45,21 +47,21 @@ def check(
     offline: bool = False,
     revision: str | None = None,
 ) -> CheckReport:
-    """Says everything that keeps a checkpoint from fitting a model, by cause, each with its fix.
+    """Reports everything that keeps a checkpoint from fitting a model, by cause, each with a suggested fix.
 
     Args:
-        source: as `rushlight.inspect` takes it; of what is elsewhere only the headers are looked at.
-        model: the architecture to hold it against, such as "gpt2". Without one it is what config.json names, or what
-            the tensors seem to be.
+        source: as `rushlight.inspect` takes it; only the headers of remote files are read.
+        model: the architecture to compare it with, such as "gpt2". By default the one that config.json names, or
+            that the tensor names show.
         port: your own Python file with the model, in place of `model`; it is run.
-        data: whether to look at the values: for NaN and Inf, and whether a tied head equals its table.
-        offline: ask nothing of the network; the hub's cache must have it.
+        data: whether to read the values, to find NaN and Inf and to compare a tied head with its table.
+        offline: do not use the network; the hub's cache must hold the files.
         revision: the branch, tag or commit of a hub id.
 
     Raises:
-        SourceError, CheckpointError: there is nothing sound to look at.
+        SourceError, CheckpointError: the source does not lead to a valid checkpoint.
         PortError: the port cannot be used.
-        RequestError: there is no such model, or both a model and a port.
+        RequestError: there is no such architecture, or both a model and a port are given.
     """
     architecture = resolve_architecture(model, port)
     with open_headers(
@@ -69,16 +71,21 @@ def check(
 
 
 def resolve_architecture(model: str | None, port: str | os.PathLike[str] | None) -> Architecture | None:
-    """The architecture that a user names, by its word or by a file of their own; None if they name none.
+    """The architecture that the user names, by its model_type or as a Python file; None if neither is given.
 
     Raises:
         PortError, RequestError: as `check`.
     """
     if model is not None and port is not None:
-        raise RequestError(f"a model, {model}, and a port are both given", remedy="give one of them")
+        raise RequestError(f"both an architecture, {model}, and a port are given", remedy="give only one of them")
     if model is not None and model not in ARCHITECTURES:
         raise RequestError(f"rushlight has no architecture {model!r}", expected=", ".join(ARCHITECTURES))
     return ARCHITECTURES[model] if model is not None else load_port(port) if port is not None else None
+
+
+def is_built_in(architecture: Architecture) -> bool:
+    """Whether an architecture is rushlight's own rather than a port."""
+    return ARCHITECTURES.get(architecture.model_type) is architecture
 
 
 def check_checkpoint(
@@ -88,13 +95,13 @@ def check_checkpoint(
     data: bool = True,
     advance: Callable[[int], object] = lambda _: None,
 ) -> CheckReport:
-    """Holds a checkpoint against a model and says everything that keeps it from fitting.
+    """Compares an open checkpoint with a model and reports everything that keeps it from fitting.
 
     Args:
-        checkpoint: an open checkpoint; of one on another machine only the headers are looked at.
-        architecture: the model; None is the one that config.json names, or whose tensors these seem to be.
-        data: whether to look at the values: for NaN and Inf, and whether a tied head equals its table.
-        advance: is told the bytes read as they are.
+        checkpoint: an open checkpoint; of a remote one only the headers are read.
+        architecture: the model; by default the one that config.json names, or that the tensor names show.
+        data: whether to read the values, to find NaN and Inf and to compare a tied head with its table.
+        advance: called with the number of bytes read since the last call.
 
     Raises:
         TruncatedError: a file was changed or cut while it was read.
@@ -102,31 +109,29 @@ def check_checkpoint(
     readable = data and not checkpoint.is_remote
     checker = Checker(checkpoint, readable=readable)
     model = saved_by = None
-    is_port = architecture is not None and architecture not in ARCHITECTURES.values()
-    if not is_port and check_framework(checker):  # a port may have the names of any framework
+    is_port = architecture is not None and not is_built_in(architecture)
+    if not is_port and check_framework(checker):  # a port may use the names of any framework
         architecture = None
     else:
         check_wrappers(checker, architecture.rules.prefixes if architecture else ())
-        flag = None if architecture is None else "--port" if is_port else "--architecture"
-        architecture = find_architecture(checker, architecture or _named_by_config(checkpoint), flag)
+        architecture = find_architecture(checker, architecture, "--port" if is_port else "--architecture")
         if architecture is None:
-            check_unknown(checker, _config_value(checkpoint, "model_type"))
+            check_unknown(checker)
     if architecture is not None:
         check_shared_table(checker, architecture)
         config = check_config(checker, architecture)
         if config is not None:
             fit = Fit(checker, architecture, config)
-            model = f"{getattr(architecture, 'model_type', None) or fit.title} ({config})"
-            if architecture is GPT2:
-                saved_by = _writer_of_gpt2(checker, fit)
-                if fit.all_turned:
-                    _check_gelu(checker)
-            _check_tokens(checker, config)
+            model = f"{fit.title if is_port else architecture.model_type} ({config})"
+            saved_by = _check_origin(checker, architecture, fit)
+            if not missing_fields(config):
+                _check_generation_config(checker, config)
+                _check_tokenizer(checker, architecture, config)
     if readable:
         _check_values(checker, advance)
     else:
-        why = "Only its headers were fetched" if data else "As was asked"
-        checker.note("unknown", "the values were not looked at", f"{why}: NaN and Inf would not show.")
+        why = "Only the headers of remote files are read" if data else "As requested, only the headers were read"
+        checker.note("unknown", "the values were not checked", f"{why}, so NaN and Inf would not be found.")
     return CheckReport(
         source=checkpoint.source,
         saved_by=saved_by,
@@ -138,71 +143,41 @@ def check_checkpoint(
     )
 
 
-def _config_value(checkpoint: Checkpoint, key: str) -> object:
-    """What stands in config.json under a key; None if nothing does. What is wrong with the file is said elsewhere."""
-    path = checkpoint.sidecar("config.json")
-    try:
-        return path and read_config(path).get(key)
-    except ConfigError:
-        return None
+def _check_origin(checker: Checker, architecture: Architecture, fit: Fit) -> str | None:
+    """The program that saved the checkpoint, with a note on what such programs do differently; None if unknown.
 
-
-def _named_by_config(checkpoint: Checkpoint) -> Architecture | None:
-    word = _config_value(checkpoint, "model_type")
-    return ARCHITECTURES.get(word) if isinstance(word, str) else None
-
-
-def _writer_of_gpt2(checker: Checker, fit: Fit) -> str | None:
-    """What saved a GPT-2. nanoGPT and llm.c's train_gpt2.py write the same names, with PyTorch's Linear.
-
-    None if the names are not those of a GPT-2 alone, or the metadata names another library.
+    Names that differ from the model's, and metadata of another library, show another program.
     """
-    if not fit.is_named_alike or checker.checkpoint.metadata.get("format", "pt") != "pt":
+    origin = architecture.describe_source(checker.tensors)
+    if origin is None:
         return None
-    prefixed = any(name.startswith("transformer.") for name in checker.tensors)
-    if not fit.all_turned:
-        if prefixed:
-            return "transformers, GPT2LMHeadModel: names with transformer."
-        return "transformers, GPT2Model: names without a prefix, as openai-community/gpt2 has them"
-    if fit.without_biases:
-        return "nanoGPT, with bias=False"
-    if any(name.endswith(".attn.bias") for name in checker.tensors):
-        return "llm.c's train_gpt2.py, or nanoGPT without flash attention: both write the same"
-    return "nanoGPT"
+    if origin.unknown_key and checker.config_values.get(origin.unknown_key) is None:
+        checker.note("unknown", origin.unknown_title, origin.unknown_detail, origin.unknown_fix)
+    is_pytorch = checker.checkpoint.metadata.get("format", "pt") == "pt"
+    return origin.saved_by if fit.names_match and is_pytorch else None
 
 
-def _check_gelu(checker: Checker) -> None:
-    if _config_value(checker.checkpoint, "activation_function") is None:
-        checker.note(
-            "unknown",
-            "no tensor tells which GELU the model was trained with",
-            f"{NANOGPT_GELU}; gelu_tanh is what is taken.",
-            'if nanoGPT trained it, set activation_function to "gelu" in config.json, which is the erf one',
-        )
-
-
-def _check_tokens(checker: Checker, config: Config) -> None:
-    """The vocabulary of the tokenizer against the model's."""
-    if not all(hasattr(config, name) for name in LANGUAGE_MODEL):
-        return
-    vocab_size = config.vocab_size
+def _check_generation_config(checker: Checker, config: Config) -> None:
     try:
         author = generation_config(checker.checkpoint, config)
     except ConfigError as error:
-        title = f"{PurePath(error.file or '').name} is wrong"
+        title = f"{PurePath(error.file or '').name} is invalid"
         if title not in [finding.title for finding in checker.findings]:
             checker.problem("config", title, error.message, "correct it")
-    else:
-        if author.not_applied:
-            why = f"{author.describe_not_applied()}."
-            checker.note("config", "generation settings of the author's that are not applied by themselves", why)
+        return
+    if author.not_applied:
+        title = "the author's generation settings are not applied by default"
+        checker.note("config", title, f"{author.describe_not_applied()}.")
+
+
+def _check_tokenizer(checker: Checker, architecture: Architecture, config: Config) -> None:
+    """Compares the tokenizer's vocabulary with the model's."""
+    vocab_size = config.vocab_size
     try:
-        tokenizer = tokenizer_beside(checker.checkpoint)
+        tokenizer = find_tokenizer(checker.checkpoint)
         if isinstance(tokenizer, TokenizerError):
-            what = "the tokenizer beside the weights cannot be read"
-            checker.note(
-                "tokenizer", what, f"{tokenizer.message}. Prompts have to be token ids.", tokenizer.remedy or ""
-            )
+            why = f"{tokenizer.message}. Prompts have to be token ids."
+            checker.note("tokenizer", "the tokenizer cannot be read", why, tokenizer.remedy or "")
             return
         beyond = tokenizer.check_fits(vocab_size) if tokenizer else []
     except TokenizerError as error:
@@ -214,54 +189,52 @@ def _check_tokens(checker: Checker, config: Config) -> None:
             "added tokens that the model does not embed",
             f"{', '.join(first_ten(beyond))}: never generated, and refused in a prompt.",
         )
-    if tokenizer is None and vocab_size == GPT2_VOCAB_SIZE:
-        checker.note("tokenizer", "no tokenizer beside the weights", "GPT-2's, which has as many tokens, is used.")
-    elif tokenizer is None:
-        padded = GPT2_VOCAB_SIZE < vocab_size <= GPT2_VOCAB_SIZE + 128
+    if tokenizer is None and architecture.fallback_tokenizer(vocab_size):
+        checker.note("tokenizer", "no tokenizer next to the weights", "GPT-2's, which has as many tokens, is used.")
+    elif tokenizer is None and GPT2_VOCAB_SIZE < vocab_size <= GPT2_VOCAB_SIZE + MAX_PADDING:
         checker.note(
             "tokenizer",
-            "no tokenizer beside the weights",
-            f"{vocab_size:,} rows: GPT-2's {GPT2_VOCAB_SIZE:,} tokens, it seems, padded as nanoGPT and llm.c do."
-            if padded
-            else "Prompts have to be token ids.",
-            f"put {'GPT-2' if padded else 'the model'}'s tokenizer.json beside the weights",
+            "no tokenizer next to the weights",
+            f"The model has {vocab_size:,} token ids: probably GPT-2's {GPT2_VOCAB_SIZE:,}, padded as by nanoGPT.",
+            "put GPT-2's tokenizer.json next to the weights",
         )
+    elif tokenizer is None:
+        fix = "put the model's tokenizer.json next to the weights"
+        checker.note("tokenizer", "no tokenizer next to the weights", "Prompts have to be token ids.", fix)
     elif tokenizer.vocab_size < vocab_size:
         checker.note(
             "tokenizer",
-            f"{vocab_size - tokenizer.vocab_size:,} ids have no token",
-            f"The model has {vocab_size:,}, the tokenizer {tokenizer.vocab_size:,}: the vocabulary is padded, and what "
-            "is beyond is never chosen.",
+            f"{vocab_size - tokenizer.vocab_size:,} unused token ids",
+            f"The model has {vocab_size:,} and the tokenizer {tokenizer.vocab_size:,}: the vocabulary is padded, and "
+            "the ids beyond the tokenizer's are never sampled.",
         )
 
 
 def _check_values(checker: Checker, advance: Callable[[int], object]) -> None:
-    """NaN and Inf, which no model survives, and tensors of zeros, which few learn."""
+    """Finds NaN and Inf, which break every output, and weights that are all zero, which are rarely intended."""
     stats = measure(checker.checkpoint.values(), advance)
-    seen = {each.tensor.name: each for each in checker.tensors.values()}
-    if unread := [each for name, each in seen.items() if name not in stats]:
+    views = {each.tensor.name: each for each in checker.tensors.values()}
+    if unread := [each for name, each in views.items() if name not in stats]:
         checker.note(
             "unknown",
-            "values that were not read",
-            "NaN and Inf in these would not show: rushlight has no statistics of their dtype.",
+            "values of an unsupported dtype",
+            "rushlight cannot read these, so NaN and Inf in them would not be found.",
             "",
             [(each, each.dtype) for each in unread],
         )
-    broken = [(seen[name], f"{s.n_nan:,} NaN, {s.n_inf:,} Inf") for name, s in stats.items() if s.n_nan or s.n_inf]
+    broken = [(views[name], f"{s.n_nan:,} NaN, {s.n_inf:,} Inf") for name, s in stats.items() if s.n_nan or s.n_inf]
     if broken:
         checker.problem(
             "values",
             "NaN or Inf in the weights",
-            "One such value makes every output NaN: the training diverged, or a conversion overflowed.",
-            "take an earlier checkpoint, or convert again from float32",
+            "One such value makes every output NaN: training diverged, or a conversion overflowed.",
+            "use an earlier checkpoint, or convert again from float32",
             broken,
         )
     zeros = [
-        (seen[name], str(seen[name].shape))
+        (views[name], str(views[name].shape))
         for name, s in stats.items()
         if s.min == s.max == 0 and not name.endswith("bias")
     ]
     if zeros:
-        checker.note(
-            "values", "weights that are all zero", "Nothing was learned there, or they were not saved.", "", zeros
-        )
+        checker.note("values", "weights that are all zero", "They were not trained, or not saved.", "", zeros)

@@ -1,4 +1,4 @@
-"""Sizes: what config.json says against what the shapes say."""
+"""Compares config.json with the sizes that tensor shapes and names show."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["check_config"]
 
 
 def check_config(checker: Checker, architecture: Architecture) -> Config | None:
-    """The config to hold the tensors against: config.json's where it is sound, but with the sizes that the shapes show.
+    """The config to compare the tensors with: config.json's if it is valid, with the sizes that the shapes show.
 
-    So a config of another model is one problem, and not one for every tensor. None if the sizes cannot be known.
+    So the config of another model is one problem instead of one per tensor. None if the sizes cannot be determined.
     """
     shown = _shown_by_shapes(checker, architecture)
     path = checker.checkpoint.sidecar("config.json")
@@ -27,33 +27,32 @@ def check_config(checker: Checker, architecture: Architecture) -> Config | None:
     if path is None and shown:
         checker.note(
             "config",
-            "there is no config.json",
-            "Sizes are read from the shapes. No shape shows the number of heads, the activation or an epsilon: those "
-            "are taken to be the published model's.",
-            "put the model's config.json beside the weights",
+            "no config.json",
+            "Sizes are read from the shapes. Shapes do not show the number of heads, the activation or an epsilon: "
+            "these default to the published model's.",
+            "put the model's config.json next to the weights",
         )
     elif path is not None:
         try:
-            values = read_config(path)
-            config = architecture.config_type.from_json(values, file=str(path))
+            config = architecture.config_type.from_json(read_config(path), file=str(path))
         except ConfigError as error:
-            checker.problem("config", "config.json is wrong", error.message, "correct it")
+            checker.problem("config", "config.json is invalid", error.message, "correct it")
     if config is None:
         try:
             config = architecture.config_type.from_tensors(checker.tensors, file=checker.checkpoint.source)
         except ConfigError as error:
-            checker.problem("config", "the sizes are not known", error.message, error.remedy or "")
+            checker.problem("config", "the sizes are unknown", error.message, error.remedy or "")
             return None
     elif wrong := [
-        f"{key}: config.json says {getattr(config, key):,}, the tensors {size:,}"
+        f"{key} is {getattr(config, key):,} in config.json, {size:,} in the tensors"
         for key, size in shown.items()
         if getattr(config, key, size) != size
     ]:
         checker.problem(
             "config",
-            "config.json is not of these tensors",
+            "config.json does not match the tensors",
             "\n".join(wrong),
-            "correct config.json, or take it from where the weights are from",
+            "correct config.json, or use the one that was published with the weights",
         )
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {field.name for field in dataclasses.fields(config)}
@@ -63,9 +62,9 @@ def check_config(checker: Checker, architecture: Architecture) -> Config | None:
 
 
 def _shown_by_shapes(checker: Checker, architecture: Architecture) -> dict[str, int]:
-    """The config's fields that shapes and names show."""
+    """The config fields that shapes and names show."""
     if not issubclass(architecture.config_type, TextConfig):
         return {}
     return architecture.config_type.shown_by(
-        {architecture.rules.canonical(name): seen.shape for name, seen in checker.tensors.items()}
+        {architecture.rules.canonical(name): view.shape for name, view in checker.tensors.items()}
     )

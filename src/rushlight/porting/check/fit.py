@@ -1,4 +1,4 @@
-"""The tensors against the model's slots: what `bind` would refuse, sorted by cause."""
+"""Compares the tensors with the model's slots, and sorts what `bind` would refuse by cause."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit"]
 
-ALIKE = 0.6
-"""From here on, two names are taken to mean the same: difflib's own measure of a close match."""
-MOST_KINDS = 100
-"""More names than this are not compared with one another: that takes time, and tells nothing."""
+MIN_SIMILARITY = 0.6
+"""The similarity from which two names may mean the same tensor: difflib's own cutoff for a close match."""
+MAX_KINDS = 100
+"""With more distinct names than this, names are not paired: it would take long and prove little."""
 
 _BLOCK = re.compile(r"(.*?)\.(\d{1,9})\.")
 _BUFFER = re.compile(
     r"(^|\.)(num_batches_tracked|position_ids|inv_freq|masked_bias|causal_mask|attn_mask|mask|tril|freqs_cis)$"
 )
-"""Names that modules of PyTorch give to buffers, which nothing learned."""
+"""Names that PyTorch modules give to buffers, which are computed and not trained."""
 
 _ORIENTATIONS = {
     Role.CONV1D: (
@@ -45,14 +45,14 @@ _ORIENTATIONS = {
 
 
 class Fit:
-    """The tensors of an examination compared with a model with empty slots.
+    """A comparison of the checkpoint's tensors with a model whose slots are empty.
 
     Attributes:
-        title: the model in a word.
-        all_turned: whether every weight of a role is, so that the square ones are too.
-        without_biases: whether the file has no bias where the model has them.
-        is_named_alike: whether every weight has the model's name for it and no other is there, biases and tied heads
-            aside.
+        title: the model's class.
+        all_transposed: whether every weight of a role is transposed, so that the square ones must be too.
+        without_biases: whether the file lacks every bias that the model has.
+        names_match: whether every weight has the model's name and there are no others, apart from biases and tied
+            heads.
     """
 
     def __init__(self, checker: Checker, architecture: Architecture, config: Config) -> None:
@@ -63,9 +63,9 @@ class Fit:
         self.title = module.describe()
         self._diagnosis = diagnose(module, checker.tensors, rules=self.rules, tie=tie)
         self._left = list(self._diagnosis.problems)
-        self.all_turned = False
+        self.all_transposed = False
         self.without_biases = False
-        self.is_named_alike = True
+        self.names_match = True
         self._check_orientation()
         self._check_biases()
         self._check_blocks()
@@ -75,9 +75,9 @@ class Fit:
         self._check_the_rest()
         self._check_dtypes()
 
-    def _take(self, kind: str, chosen: Callable[[str], bool] = lambda _: True) -> list[Problem]:
-        """The problems of a kind whose path is chosen; they are no longer left."""
-        taken = [each for each in self._left if each.kind == kind and chosen(self.rules.canonical(each.name))]
+    def _take(self, kind: str, selects: Callable[[str], bool] = lambda _: True) -> list[Problem]:
+        """Removes the problems of a kind whose path is selected from those left to report, and returns them."""
+        taken = [each for each in self._left if each.kind == kind and selects(self.rules.canonical(each.name))]
         gone = set(taken)
         self._left = [each for each in self._left if each not in gone]
         return taken
@@ -87,43 +87,43 @@ class Fit:
 
     def _check_orientation(self) -> None:
         slots, found = self._diagnosis.slots, self._diagnosis.found
-        cannot_tell = []
+        undetermined = []
         for role, (title, convention) in _ORIENTATIONS.items():
-            # A tied head is placed as the table that it is tied to.
+            # A tied head is loaded as the table it is tied to.
             paths = {p for p, s in slots.items() if s.role is role and p in found and p not in self._diagnosis.ties}
             square = {p for p in paths if found[p].shape == slots[p].shape and len({*slots[p].shape}) == 1}
             across = {p for p in paths - square if found[p].shape == slots[p].shape[::-1]}
             wrong = self._take("wrong shape", across.__contains__)
             if not wrong:
-                cannot_tell += sorted(square)
+                undetermined += sorted(square)
                 continue
-            tensors, why, fix = self._details(wrong), convention, "transpose them, as below"
-            all_turned = across | square == paths
-            if square and all_turned:
+            tensors, why, fix = self._details(wrong), convention, "transpose them, as the script does"
+            all_transposed = across | square == paths
+            if square and all_transposed:
                 why += (
-                    f" {len(square)} more are square, so that their shape is the same either way: as all others are "
-                    "turned, they are taken to be too."
+                    f" {len(square)} more are square, which have the same shape either way: since all others are "
+                    "transposed, these are assumed to be too."
                 )
                 tensors += [(self.checker.tensors[found[p].name], f"{slots[p].shape}, square") for p in sorted(square)]
             elif square:
                 why += (
-                    f" But others are as the model has them, and {len(square)} are square, of which nothing "
-                    "here tells which way round they are."
+                    f" But others are the right way round, and {len(square)} are square: their shape does not show "
+                    "whether they are transposed."
                 )
-                fix = "transpose those named here; then compare the outputs with PyTorch's, for the square ones"
-            turned = across | square if all_turned else across
-            self.all_turned |= all_turned
-            fix += "; or let `rushlight port SOURCE -o my_model.py` write a model that takes them as they are"
+                fix = "transpose those listed here, then compare the outputs with PyTorch's to test the square ones"
+            transposed = across | square if all_transposed else across
+            self.all_transposed |= all_transposed
+            fix += "; or write a model file for these layouts with `rushlight port SOURCE -o my_model.py`"
             self.checker.problem("transposed", title, why, fix, tensors, in_script=True)
-            self.checker.fix_script.transpose([found[p].name for p in sorted(turned)], self.checker.tensors)
-        if cannot_tell:
+            self.checker.fix_script.transpose([found[p].name for p in sorted(transposed)], self.checker.tensors)
+        if undetermined:
             self.checker.note(
                 "unknown",
-                "no shape tells whether a square weight is transposed",
-                "All others are the right way round, so these should be: only a comparison of outputs with PyTorch's "
-                "can show it.",
+                "shapes do not show whether square weights are transposed",
+                "All others are the right way round, so these should be too. Only a comparison of outputs with "
+                "PyTorch's can prove it.",
                 "",
-                [(self.checker.tensors[found[p].name], str(found[p].shape)) for p in cannot_tell],
+                [(self.checker.tensors[found[p].name], str(found[p].shape)) for p in undetermined],
             )
 
     def _check_biases(self) -> None:
@@ -144,15 +144,15 @@ class Fit:
         self.checker.problem(
             "biases",
             "no biases",
-            f"The model adds a bias in {len(missing)} places, and the file has none: so nanoGPT saves a model that it "
-            "trained with bias=False.",
-            "add biases of zeros, which change nothing, as below",
+            f"The model adds a bias in {len(missing)} places, and the file has none, as in models that nanoGPT trained "
+            "with bias=False.",
+            "add biases of zeros, which change nothing, as the script does",
             in_script=True,
         )
         self.checker.fix_script.add_zero_biases(names, self.checker.tensors)
 
     def _may_be_bias(self, problem: Problem) -> bool:
-        """Whether an unexpected tensor may be a bias under another name: one axis that is longer than 1."""
+        """Whether an unexpected tensor may be a bias under another name: exactly one of its axes is longer than 1."""
         shape = self._diagnosis.found[self.rules.canonical(problem.name)].shape
         return sum(size > 1 for size in shape) == 1
 
@@ -167,16 +167,16 @@ class Fit:
                 "blocks",
                 f"blocks are missing: {_numbered(absent)}",
                 f"The model has {len(in_model)} numbered blocks, the file {len(in_model) - len(absent)} of them.",
-                "look whether the file is whole, and all of its shards are named in the index",
+                "check that the download is complete and that the index lists all shards",
             )
         if beyond:
             extra = self._take("unexpected", lambda path: _block(path) in beyond)
             self.checker.fix_script.drop([each.name for each in extra], self.checker.tensors)
             self.checker.problem(
                 "blocks",
-                f"blocks too many: {_numbered(beyond)}",
-                "No block stands before them, so that the model would end earlier.",
-                "leave them out, as below, if they are left over from another model",
+                f"unexpected blocks: {_numbered(beyond)}",
+                "The blocks before them are missing, so the model ends earlier.",
+                "remove them, as the script does, if they are left over from another model",
                 self._details(extra),
                 in_script=True,
             )
@@ -186,22 +186,22 @@ class Fit:
         if extra:
             self.checker.problem(
                 "buffers",
-                "buffers that are no weights",
-                "PyTorch saves constants such as masks and counters beside the weights; this model has no place for "
-                "these.",
-                "leave them out, as below; in a port, name them in rules.buffers",
+                "buffers among the weights",
+                "PyTorch saves constants such as masks and counters together with the weights; this model does not "
+                "have these.",
+                "remove them, as the script does; in a port, list them in rules.buffers",
                 self._details(extra),
                 in_script=True,
             )
             self.checker.fix_script.drop([each.name for each in extra], self.checker.tensors)
-        ignored = [seen for name, seen in self.checker.tensors.items() if self.rules.ignored(name)]
+        ignored = [view for name, view in self.checker.tensors.items() if self.rules.ignored(name)]
         if ignored:
             self.checker.note(
                 "buffers",
-                "buffers that are left alone",
-                "They are constants, such as masks, which the model computes by itself.",
+                "ignored buffers",
+                "They are constants, such as masks, which the model computes itself.",
                 "",
-                [(seen, f"{seen.dtype} {seen.shape}") for seen in ignored],
+                [(view, f"{view.dtype} {view.shape}") for view in ignored],
             )
 
     def _check_ties(self, *, tie: bool) -> None:
@@ -210,44 +210,46 @@ class Fit:
             head = self.rules.canonical(each.name)
             checker.problem(
                 "tie",
-                f"{head} should be {self.rules.tied[head]}, and differs",
-                "By the config the head is the table of embeddings; in the file it is a tensor of other values.",
-                "if the model was trained with a head of its own, set tie_word_embeddings to false in config.json; if "
-                "not, leave the head out",
+                f"{head} differs from {self.rules.tied[head]}",
+                "The config ties the head to the embedding table, but in the file their values differ.",
+                "if the model was trained with an untied head, set tie_word_embeddings to false in config.json; "
+                "otherwise remove the head",
                 self._details([each]),
             )
         for each in self._take("missing", lambda path: path in self.rules.tied):
             checker.problem(
                 "tie",
                 f"{each.name} is missing",
-                f"The config says that the head is its own, and not {self.rules.tied[each.name]}.",
-                "set tie_word_embeddings to true in config.json if it is the table after all",
+                f"The config does not tie the head to {self.rules.tied[each.name]}.",
+                "set tie_word_embeddings to true in config.json if the model ties them",
             )
         for head, table in self.rules.tied.items():
             if head not in found or table not in found:
                 continue
             if tie and found[head].shape == found[table].shape and not checker.readable:
-                checker.note("unknown", f"whether {head} equals {table} was not looked at", "Both are in the file.")
+                checker.note("unknown", f"whether {head} equals {table} was not checked", "Both are in the file.")
             elif tie and found[head].same_data(found[table]):
-                checker.note("tie", f"{head} is {table}", "Both are in the file, and equal: one is kept in memory.")
+                checker.note(
+                    "tie", f"{head} is tied to {table}", "Both are in the file and equal: memory holds one copy."
+                )
             elif not tie and checker.readable and found[head].same_data(found[table]):
                 checker.note(
                     "tie",
                     f"{head} equals {table}",
-                    "The config says that the head is its own, so that both are kept in memory.",
-                    "set tie_word_embeddings to true in config.json to keep one",
+                    "The config does not tie them, so memory holds both.",
+                    "set tie_word_embeddings to true in config.json to hold one copy",
                 )
 
     def _check_the_rest(self) -> None:
         checker = self.checker
-        self.is_named_alike = not any(each.kind in {"missing", "unexpected"} for each in self._left)
+        self.names_match = not any(each.kind in {"missing", "unexpected"} for each in self._left)
         if twice := self._take("twice"):
             checker.problem(
                 "duplicate",
-                "tensors that are there twice",
-                "With and without a prefix, they are for the same place.",
+                "tensors stored twice",
+                "With and without a prefix, these names belong to the same weight.",
                 "keep one of each",
-                [(checker.tensors[each.name], each.mend.partition(":")[0]) for each in twice],
+                [(checker.tensors[each.name], each.fix.partition(":")[0]) for each in twice],
             )
         self._check_other_names()
         if missing := self._take("missing"):
@@ -256,41 +258,41 @@ class Fit:
                 "missing",
                 f"{len(missing):,} tensor{'s are' if len(missing) > 1 else ' is'} missing",
                 "\n".join(_cut(lines)),
-                "look whether the file is whole, and of this model",
+                "check that the file is complete and belongs to this model",
             )
         if extra := self._take("unexpected"):
             checker.problem(
                 "unexpected",
-                "tensors that the model has no place for",
-                "The model would compute without them.",
-                "if they do something, this is another model: `rushlight port SOURCE -o my_model.py` begins its file",
+                "tensors that the model does not have",
+                "The model would ignore them.",
+                "if they matter, this is another model: start its file with `rushlight port SOURCE -o my_model.py`",
                 self._details(extra),
             )
         if wrong := self._take("wrong shape"):
             checker.problem(
                 "shape",
-                "tensors of another shape",
+                "tensors of the wrong shape",
                 "Neither a transpose nor another size in the config explains them.",
-                "look whether they are of this model",
+                "check that the file belongs to this model",
                 self._details(wrong),
             )
 
     def _check_other_heads(self) -> None:
         if others := self._diagnosis.other_heads:
-            seen = [self.checker.tensors[name] for name in others]
+            views = [self.checker.tensors[name] for name in others]
             self.checker.note(
                 "unexpected",
-                "other heads, which are left out",
-                "They stand beside the model, whose own tensors are what they should be without them.",
+                "ignored heads for other tasks",
+                "The model is complete without them.",
                 "",
-                [(each, f"{each.dtype} {each.shape}") for each in seen],
+                [(each, f"{each.dtype} {each.shape}") for each in views],
             )
 
     def _check_other_names(self) -> None:
-        """Pairs what is missing with what is unexpected: as many, and the most alike in name.
+        """Pairs missing with unexpected tensors: equally many, of the same shape, and the most similar in name.
 
-        The shape is the same, or that of a matrix the other way round: else `mlp.fc.weight` of a Linear would be taken
-        for `mlp.c_proj.weight` of a Conv1D, which has the same shape, and not for `mlp.c_fc.weight`.
+        A matrix may be transposed: otherwise a Linear's `mlp.fc.weight` would be paired with a Conv1D's
+        `mlp.c_proj.weight`, which has the same shape, rather than with `mlp.c_fc.weight`.
         """
         slots, found = self._diagnosis.slots, self._diagnosis.found
         missing, extra = self._kinds("missing", slots), self._kinds("unexpected", found)
@@ -304,8 +306,8 @@ class Fit:
             ),
         )
         pairs: dict[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]] = {}
-        for unlike, theirs, ours in candidates:
-            if -unlike >= ALIKE and theirs not in pairs and ours not in pairs.values():
+        for negated, theirs, ours in candidates:
+            if -negated >= MIN_SIMILARITY and theirs not in pairs and ours not in pairs.values():
                 pairs[theirs] = ours
         if not pairs:
             return
@@ -316,23 +318,23 @@ class Fit:
         }
         self._take("missing", set(new_names.values()).__contains__)
         renamed = self._take("unexpected", new_names.__contains__)
-        any_turned = any(found[old].shape != slots[new].shape for old, new in new_names.items())
+        any_transposed = any(found[old].shape != slots[new].shape for old, new in new_names.items())
 
         def detail(old: str) -> str:
             new = new_names[old]
             if found[old].shape != slots[new].shape:
                 return f"→ {new}, transposed"
             is_square = with_n(new) in matrices and len({*slots[new].shape}) == 1
-            return f"→ {new}" + (", perhaps transposed" if any_turned and is_square else "")
+            return f"→ {new}" + (", perhaps transposed" if any_transposed and is_square else "")
 
         self.checker.problem(
             "renamed",
-            "tensors that seem to have other names",
-            "Their names and shapes are like those of tensors that are missing"
-            + (", matrices the other way round" if any_turned else "")
-            + ". Names and shapes do not prove it.",
-            f"if they are the same, rename{' and transpose' if any_turned else ''} them in the checkpoint"
-            + (", and compare the outputs with the original's" if any_turned else "")
+            "tensors under other names",
+            "Their names and shapes are similar to those of missing tensors"
+            + (", with matrices transposed" if any_transposed else "")
+            + ", which suggests that they are the same but does not prove it.",
+            f"if they are the same, rename{' and transpose' if any_transposed else ''} them in the checkpoint"
+            + (", and compare the outputs with the original's" if any_transposed else "")
             + "; or write a port under these names with `rushlight port`",
             [(self.checker.tensors[each.name], detail(self.rules.canonical(each.name))) for each in renamed],
         )
@@ -340,30 +342,29 @@ class Fit:
     def _kinds(
         self, kind: str, shaped: Mapping[str, Slot] | Mapping[str, Tensor]
     ) -> dict[tuple[str, tuple[int, ...]], list[str]]:
-        """The paths with a kind of problem, by their form, with N for a block's number, and by their shape."""
+        """The paths with a kind of problem, grouped by path pattern (N for the block number) and shape."""
         kinds: dict[tuple[str, tuple[int, ...]], list[str]] = {}
         for problem in self._left:
             if problem.kind == kind:
                 path = self.rules.canonical(problem.name)
                 kinds.setdefault((with_n(path), shaped[path].shape), []).append(path)
-        return kinds if len(kinds) <= MOST_KINDS else {}
+        return kinds if len(kinds) <= MAX_KINDS else {}
 
     def _check_dtypes(self) -> None:
         checker = self.checker
         if wrong := self._take("wrong dtype"):
             checker.problem(
                 "dtype",
-                "weights that are not floating-point numbers",
-                "Whole numbers and 8-bit floats are quantised weights, which need their scales.",
-                "take the checkpoint that they were made from",
+                "weights of a quantised dtype",
+                "Integers and 8-bit floats are quantised weights, which mean nothing without their scales.",
+                "use the checkpoint they were quantised from",
                 self._details(wrong),
             )
-        found = [seen for path, seen in self._diagnosis.found.items() if path in self._diagnosis.slots]
-        dtypes = {seen.dtype for seen in found}
+        dtypes = {view.dtype for path, view in self._diagnosis.found.items() if path in self._diagnosis.slots}
         if "F64" in dtypes:
-            checker.note("dtype", "F64 weights", "They are rounded to float32, unless dtype is f64.")
+            checker.note("dtype", "F64 weights", "They are rounded to float32 unless dtype is f64.")
         if len(dtypes) > 1 and not wrong:
-            checker.note("dtype", f"several dtypes: {', '.join(sorted(dtypes))}", "Each is read as it is.")
+            checker.note("dtype", f"several dtypes: {', '.join(sorted(dtypes))}", "Each is read in its own dtype.")
 
 
 def _block(path: str) -> tuple[str, int] | None:
@@ -384,7 +385,7 @@ def _cut(lines: list[str], at: int = 10) -> list[str]:
 
 
 def _is_buffer(tensor: Tensor) -> bool:
-    """Whether a tensor's name or form is that of a buffer: a mask is square after leading ones."""
+    """Whether a tensor looks like a buffer, by name, dtype or shape: a mask is (1, 1, T, T)."""
     name, dtype, shape = tensor.name, tensor.dtype, tensor.shape
     is_mask = len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
     return bool(_BUFFER.search(name)) or is_mask or dtype == "BOOL"

@@ -1,4 +1,4 @@
-"""The fixes that can be made by rote, as a few lines of Python that write a fixed checkpoint."""
+"""The fixes that need no decision, as a short Python script that writes a fixed checkpoint."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ if TYPE_CHECKING:
 __all__ = ["FixScript"]
 
 _NUMPY_DTYPES = frozenset("BOOL U8 I8 U16 I16 F16 U32 I32 F32 U64 I64 F64".split())
-"""What `safetensors.numpy` reads; the rest needs `safetensors.torch`."""
+"""The dtypes that `safetensors.numpy` reads; the others need `safetensors.torch`."""
 
-MOST_ENDS = 50
-"""More ways for names to end than a script is to list; and each is tried with every name."""
+MAX_SUFFIXES = 50
+"""Scripts select tensors by at most this many suffixes: a longer list is hard to read and slow to match."""
 
 
 class FixScript:
-    """A script that grows by a step for each fix; steps follow one another as the causes were found."""
+    """Collects one step per fix, in the order the causes were found, and writes them as a script."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._files = [str(path) for path in checkpoint.files]
         self._torch = any(tensor.dtype not in _NUMPY_DTYPES for tensor in checkpoint.values())
         self._steps: list[str] = []
 
-    def strip(self, words: str, *, anywhere: bool = False) -> None:
-        """Takes `words` off the beginning of every name, or out of it wherever they stand as a part."""
+    def strip(self, part: str, *, anywhere: bool = False) -> None:
+        """Removes `part` from the front of every name, or with `anywhere` from any place at a module boundary."""
         if anywhere:
-            new = f'f".{{name}}".replace({_quoted(f".{words}")}, ".")[1:]'
+            new = f'f".{{name}}".replace({_quoted(f".{part}")}, ".")[1:]'
         else:
-            new = f"name.removeprefix({_quoted(words)})"
+            new = f"name.removeprefix({_quoted(part)})"
         self._steps.append(f"tensors = {{{new}: tensor for name, tensor in tensors.items()}}")
 
     def copy(self, old: str, new: str) -> None:
-        """Gives a tensor a second name."""
+        """Stores a copy of a tensor under a second name."""
         self._steps.append(f"tensors[{_quoted(new)}] = tensors[{_quoted(old)}].{'clone' if self._torch else 'copy'}()")
 
-    def transpose(self, names: Collection[str], every: Iterable[str]) -> None:
-        """Transposes the tensors of `names`, which are some of `every`."""
-        turned = "T.contiguous()" if self._torch else "T.copy()"
-        self._each(names, every, f"tensors[name] = tensors[name].{turned}")
+    def transpose(self, names: Collection[str], all_names: Iterable[str]) -> None:
+        """Transposes the tensors `names`."""
+        transposed = "T.contiguous()" if self._torch else "T.copy()"
+        self._for_each(names, all_names, f"tensors[name] = tensors[name].{transposed}")
 
-    def add_zero_biases(self, weights: Collection[str], every: Iterable[str]) -> None:
-        """Gives each of `weights` a bias of zeros beside it, as long as its last axis."""
+    def add_zero_biases(self, weights: Collection[str], all_names: Iterable[str]) -> None:
+        """Adds a bias of zeros next to each of `weights`, as long as its last axis."""
         library = "torch" if self._torch else "np"
         zeros = f"{library}.zeros(tensors[name].shape[-1], dtype=tensors[name].dtype)"
-        self._each(weights, every, f'tensors[name.removesuffix("weight") + "bias"] = {zeros}')
+        self._for_each(weights, all_names, f'tensors[name.removesuffix("weight") + "bias"] = {zeros}')
 
-    def drop(self, names: Collection[str], every: Iterable[str]) -> None:
-        """Leaves tensors out."""
-        self._each(names, every, "del tensors[name]")
+    def drop(self, names: Collection[str], all_names: Iterable[str]) -> None:
+        """Removes the tensors `names`."""
+        self._for_each(names, all_names, "del tensors[name]")
 
     def text(self) -> str | None:
-        """The whole script; None where nothing is to be fixed."""
+        """The complete script; None if it would have no steps."""
         if not self._steps:
             return None
         framework = "torch" if self._torch else "numpy"
@@ -70,24 +70,24 @@ class FixScript:
         lines.append('save_file(tensors, "fixed.safetensors", metadata={"format": "pt"})')
         return "\n".join(lines) + "\n"
 
-    def _each(self, names: Collection[str], every: Iterable[str], step: str) -> None:
-        """`step` for each of `names`, told from the others by how their names end if that is possible."""
+    def _for_each(self, names: Collection[str], all_names: Iterable[str], step: str) -> None:
+        """Applies `step` to `names`, selected from `all_names` by suffix where that is unambiguous."""
         if not names:
             return
-        ends = sorted({re.split(r"\.\d+(?=\.)", name)[-1] for name in names})
-        if len(ends) <= MOST_ENDS and {name for name in every if name.endswith(tuple(ends))} == set(names):
-            self._steps.append(f"ends = {_tuple(ends)}")
-            self._steps.append(f"for name in [name for name in tensors if name.endswith(ends)]:\n    {step}")
+        suffixes = sorted({re.split(r"\.\d+(?=\.)", name)[-1] for name in names})
+        if len(suffixes) <= MAX_SUFFIXES and {n for n in all_names if n.endswith(tuple(suffixes))} == set(names):
+            self._steps.append(f"suffixes = {_tuple(suffixes)}")
+            self._steps.append(f"for name in [name for name in tensors if name.endswith(suffixes)]:\n    {step}")
         else:
             self._steps.append(f"names = {_tuple(sorted(names))}")
             self._steps.append(f"for name in names:\n    {step}")
 
 
 def _tuple(words: Iterable[str]) -> str:
-    """A tuple of strings in Python, one a line."""
+    """A tuple of strings as Python source, one per line."""
     return "(\n" + "".join(f"    {_quoted(word)},\n" for word in words) + ")"
 
 
 def _quoted(text: str) -> str:
-    """A string in Python. What JSON escapes, Python reads back."""
+    """A string as Python source: Python reads every escape that JSON writes."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""Checkpoints saved by Flax or TensorFlow: their names, and a layout of weights that differs from PyTorch's.
+"""Recognises checkpoints saved by Flax or TensorFlow, whose names and weight layouts differ from PyTorch's.
 
-transformers 4 saved both: FlaxPreTrainedModel the parameter tree joined by dots, TFPreTrainedModel the names of the
-variables, each with its framework under `format` in the metadata.
+transformers 4 saved both: FlaxPreTrainedModel wrote the parameter tree joined by dots, TFPreTrainedModel the names of
+the variables, each with its framework under `format` in the metadata.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Framework(NamedTuple):
     """A framework other than PyTorch.
 
     Attributes:
-        name: in words.
-        flag: what transformers' from_pretrained takes to read its files.
-        signs: how names show it.
-        layout: how its weights differ from PyTorch's under the same shapes.
+        name: its name.
+        flag: the argument of transformers' from_pretrained that reads its files.
+        signs: the parts of names that identify it.
+        layout: how its weights differ from PyTorch's, although the shapes can be equal.
     """
 
     name: str
@@ -37,7 +37,7 @@ FLAX = Framework(
     "from_flax",
     "kernel, scale and embedding",
     "A Dense kernel is (in, out) where PyTorch's nn.Linear is (out, in), and a GPT-2 kernel is (out, in) where Conv1D "
-    "is (in, out): by shapes alone, square weights and pairs such as c_fc and c_proj would be mixed up.",
+    "is (in, out): matching by shape would confuse square weights and pairs such as c_fc and c_proj.",
 )
 TENSORFLOW = Framework(
     "TensorFlow",
@@ -50,10 +50,10 @@ _BY_FORMAT = {"flax": FLAX, "tf": TENSORFLOW}
 
 
 def framework(names: Iterable[str], metadata: Mapping[str, str]) -> Framework | None:
-    """The framework whose names these are; None for PyTorch's, and for names that show none.
+    """The framework that wrote these names; None for PyTorch's names and for names that show no framework.
 
-    Names decide. `format` in the metadata is asked only where no name ends as PyTorch's do: it is copied along when
-    tensors are renamed.
+    Names take precedence. The metadata's `format` counts only where no name ends as PyTorch's do, because conversion
+    scripts copy the metadata when they rename tensors.
     """
     names = list(names)
     if any(name.endswith(":0") or "_._" in name for name in names):
@@ -70,19 +70,19 @@ def framework(names: Iterable[str], metadata: Mapping[str, str]) -> Framework | 
 
 
 def check_framework(checker: Checker) -> bool:
-    """Reports a checkpoint of another framework, in which nothing further is compared; whether it is one."""
+    """Reports a checkpoint of another framework, which is not compared any further; returns whether it is one."""
     found = framework(checker.tensors, checker.checkpoint.metadata)
     if found is None:
         return False
     declared = checker.checkpoint.metadata.get("format")
-    said = f", and its metadata has format: {declared}" if _BY_FORMAT.get(declared or "") is found else ""
+    confirmed = f", and its metadata has format: {declared}" if _BY_FORMAT.get(declared or "") is found else ""
     code = f"AutoModel.from_pretrained('FOLDER', {found.flag}=True).save_pretrained('NEW')"
     checker.problem(
         "framework",
         f"{found.name} weights, not PyTorch's",
-        f"Names with {found.signs} are {found.name}'s{said}. {found.layout}",
-        f"take the PyTorch weights of the same model, or convert these where transformers 4, PyTorch and {found.name} "
-        f"are installed: `{code}`, with the model's own class in place of AutoModel",
-        [(seen, str(seen.shape)) for seen in checker.tensors.values()],
+        f"Names with {found.signs} are {found.name}'s{confirmed}. {found.layout}",
+        f"use the PyTorch weights of the same model, or convert these with transformers 4, PyTorch and {found.name} "
+        f"installed: `{code}`, with the model's own class in place of AutoModel",
+        [(view, str(view.shape)) for view in checker.tensors.values()],
     )
     return True

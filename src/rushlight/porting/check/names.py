@@ -1,4 +1,4 @@
-"""Names: what wrappers have put into them, and which architecture they are of."""
+"""Identifies the architecture of a checkpoint, after removing the prefixes that wrappers add to its names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rushlight.errors import RushlightError, printable_name
+from rushlight.loading.families import PORT_IT, family
 from rushlight.models import ARCHITECTURES
-from rushlight.porting.check.families import family
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,20 +25,20 @@ WRAPPERS = {
     "_fsdp_wrapped_module.": "FullyShardedDataParallel",
     "_checkpoint_wrapped_module.": "activation checkpointing",
 }
-"""What is put into names, at any depth, by what wraps a module."""
-
-ENOUGH = 20
-"""Names that tell what stands before all."""
+"""What wrapped modules add to names, at any depth."""
 
 HOLDERS = {
     "module.": "DistributedDataParallel or DataParallel",
     "model.": "a LightningModule, or another module",
 }
-"""What is put before all names by what holds a whole model under an attribute."""
+"""What is prefixed to every name when a whole model is an attribute of another module."""
+
+N_LANDMARKS = 20
+"""Slots of a port that are looked for to find a common prefix; a port does not declare landmarks."""
 
 
 def check_wrappers(checker: Checker, expected: Iterable[str]) -> None:
-    """Takes out what wrappers put into names, but where one of the `expected` prefixes has it."""
+    """Removes the parts of names that wrappers add, unless one of the `expected` prefixes contains them."""
     for wrapper, what in WRAPPERS.items():
         if any(wrapper in prefix for prefix in expected):
             continue
@@ -47,8 +47,8 @@ def check_wrappers(checker: Checker, expected: Iterable[str]) -> None:
             checker.problem(
                 "prefix",
                 f"names with {wrapper}",
-                f"They are put there by {what}, into the names of the model that it wraps.",
-                "save the state_dict of the model inside; or take the word out of the names, as below",
+                f"{what} adds it to the names of the modules that it wraps.",
+                "save the state_dict of the wrapped model, or remove it from the names, as the script does",
                 changed,
                 in_script=True,
             )
@@ -59,42 +59,54 @@ def _without(wrapper: str, name: str) -> str:
     return f".{name}".replace(f".{wrapper}", ".")[1:]
 
 
-def find_architecture(checker: Checker, named: Architecture | None, flag: str | None = None) -> Architecture | None:
-    """The architecture that was named, or the one whose landmarks are there; a prefix before them is taken off.
+def find_architecture(
+    checker: Checker, named: Architecture | None = None, flag: str | None = None
+) -> Architecture | None:
+    """The architecture of a checkpoint, after removing a prefix from its names.
+
+    The flag decides, then config.json's model_type, then the landmarks among the tensor names. Names alone do not
+    suffice where there is a model_type: gpt_bigcode has every landmark of GPT-2 and computes something else.
 
     Args:
-        checker: its tensors get their names without the prefix.
-        named: by the flag, or without one by config.json; None if by neither.
+        checker: its tensors lose the prefix.
+        named: the architecture that the flag names, if any.
         flag: the flag that names it.
+
+    Returns:
+        None if model_type names another architecture, or if there is none and the names match no architecture.
     """
+    model_type = checker.config_values.get("model_type")
+    if named is None and model_type is not None:
+        named = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
+        if named is None:
+            return None
     for architecture in [named] if named else ARCHITECTURES.values():
-        # A table may be in the file under its head's name alone.
+        # A file may have a tied table only under the head's name.
         needed = _landmarks(checker, architecture) - set(architecture.rules.tied.values())
         prefixes = [_prefix(checker.tensors, landmark, architecture.rules.prefixes) for landmark in needed]
-        there = [prefix for prefix in prefixes if prefix is not None]
-        if named and needed and not there:
-            _check_another_model(checker, needed, flag)
-        if there and (named or len(there) == len(needed)):
-            if prefix := Counter(there).most_common(1)[0][0]:
+        present = [prefix for prefix in prefixes if prefix is not None]
+        if named and needed and not present:
+            _report_other_model(checker, needed, flag)
+        if present and (named or len(present) == len(needed)):
+            if prefix := Counter(present).most_common(1)[0][0]:
                 _strip(checker, prefix)
-            return architecture
+            return architecture if named or architecture.recognises(checker.tensors) else None
     return named
 
 
 def _landmarks(checker: Checker, architecture: Architecture) -> frozenset[str]:
-    """Names that every checkpoint of an architecture has; of a port that tells none, some of its slots."""
-    landmarks: frozenset[str] = getattr(architecture, "landmarks", frozenset())
-    if landmarks:
-        return landmarks
+    """Names that every checkpoint of an architecture has; for a port without landmarks, some of its slots."""
+    if architecture.landmarks:
+        return architecture.landmarks
     try:
         model = architecture(architecture.config_type.from_tensors(checker.tensors, file=checker.checkpoint.source))
     except RushlightError:
-        return landmarks
-    return frozenset(name for name, _ in islice(model.named_slots(), ENOUGH))
+        return frozenset()
+    return frozenset(name for name, _ in islice(model.named_slots(), N_LANDMARKS))
 
 
 def _prefix(names: Iterable[str], landmark: str, prefixes: tuple[str, ...]) -> str | None:
-    """What stands before `landmark`, less one of the `prefixes` that may; the shortest, or None if it is nowhere."""
+    """The shortest prefix of `landmark` among the names, without an expected one of `prefixes`; None if absent."""
     before = [name.removesuffix(landmark) for name in names if f".{name}".endswith(f".{landmark}")]
     if not before:
         return None
@@ -108,8 +120,8 @@ def _strip(checker: Checker, prefix: str) -> None:
     checker.problem(
         "prefix",
         f"names that begin with {shown}",
-        f"The model was saved from inside {holder}, which held it as {shown.rstrip('.')}.",
-        "save the state_dict of the model itself; or take the prefix off, as below",
+        f"The model was saved as part of {holder}, in its attribute {shown.rstrip('.')}.",
+        "save the state_dict of the model itself, or remove the prefix, as the script does",
         changed,
         in_script=True,
     )
@@ -117,59 +129,72 @@ def _strip(checker: Checker, prefix: str) -> None:
 
 
 def check_shared_table(checker: Checker, architecture: Architecture) -> None:
-    """Finds a table that is in the file under the name of the head that it is tied to, and gives it its own."""
+    """Reports a table that the file has only under the name of its tied head, and adds it under its own name."""
     rules = architecture.rules
     names = {rules.canonical(name): name for name in checker.tensors}
     for head, table in rules.tied.items():
         if table in names or head not in names:
             continue
-        seen = checker.tensors[names[head]]
+        view = checker.tensors[names[head]]
         prefix = next((p for p in rules.prefixes if any(name.startswith(p) for name in checker.tensors)), "")
         checker.problem(
             "tie",
-            f"{table} is there only as {head}",
-            "The two are tied, and of tied tensors safetensors' save_model keeps one: the first by name.",
-            f"give the tensor the name {prefix}{table} too, as below",
-            [(seen, str(seen.shape))],
+            f"{table} is stored only as {head}",
+            "The two are tied, and safetensors' save_model keeps only one of tied tensors: the first by name.",
+            f"store the tensor as {prefix}{table} too, as the script does",
+            [(view, str(view.shape))],
             in_script=True,
         )
-        checker.tensors[prefix + table] = replace(seen, name=prefix + table)
-        checker.fix_script.copy(seen.name, prefix + table)
+        checker.tensors[prefix + table] = replace(view, name=prefix + table)
+        checker.fix_script.copy(view.name, prefix + table)
 
 
-def _check_another_model(checker: Checker, landmarks: frozenset[str], flag: str | None) -> None:
-    relative = family(checker.tensors)
+def _report_other_model(checker: Checker, landmarks: frozenset[str], flag: str | None) -> None:
+    found = family(checker.tensors)
+    if found:
+        fix = found.fix
+    elif flag:
+        fix = f"leave out {flag}, or check a checkpoint of this model"
+    else:
+        fix = "config.json names this model: replace it with the config.json that belongs to these weights"
     checker.problem(
         "architecture",
         "another model",
-        f"Nothing here is called {' or '.join(sorted(landmarks)[:3])}"
-        + (f"; by its names this is {relative.what}." if relative else "."),
-        relative.fix
-        if relative
-        else f"leave {flag} out, or give the checkpoint of this model"
-        if flag
-        else "config.json names this model: put the config.json of these weights in its place",
+        f"No tensor is named {' or '.join(sorted(landmarks)[:3])}"
+        + (f"; by its names this is {found.what}." if found else "."),
+        fix,
     )
 
 
-def check_unknown(checker: Checker, model_type: object) -> None:
-    """Says what is known of a checkpoint whose architecture is not; `model_type` is config.json's word, if any."""
-    ours = ", ".join(ARCHITECTURES)
-    told = f"config.json calls it {printable_name(model_type)}; " if isinstance(model_type, str) else ""
-    relative = family(checker.tensors)
-    if relative:
+def check_unknown(checker: Checker) -> None:
+    """Reports what is known about a checkpoint whose architecture rushlight does not have."""
+    supported = ", ".join(ARCHITECTURES)
+    model_type = checker.config_values.get("model_type")
+    named = f"config.json's model_type is {printable_name(str(model_type))}" if model_type is not None else ""
+    if found := family(checker.tensors):
         checker.problem(
             "architecture",
-            "a model that rushlight does not have",
-            f"By its names this is {relative.what}; {told}rushlight has {ours}.",
-            relative.fix,
+            "an architecture that rushlight does not have",
+            f"By its names this is {found.what}; {f'{named}; ' if named else ''}rushlight has {supported}.",
+            found.fix,
         )
+        return
+    if relative := _by_landmarks(checker) if named else None:
+        why = f"{named[0].upper()}{named[1:]}, and rushlight has {supported}. The names are also those of {relative}, "
+        why += "but equal names do not mean equal arithmetic."
+        fix = f"{PORT_IT}; if this is a {relative} after all, correct model_type"
     else:
-        checker.problem(
-            "architecture",
-            "a model that rushlight does not know",
-            f"The names are not those of {ours}; {told}rushlight has no other model.",
-            "`rushlight port SOURCE -o my_model.py` writes a model file under these names to begin with; "
-            "`--architecture NAME` compares them with a model of rushlight's all the same",
-            [(seen, str(seen.shape)) for seen in list(checker.tensors.values())[:5]],
-        )
+        why = f"The names are not those of {supported}, which is what rushlight has"
+        why += f"; {named}." if named else "."
+        fix = f"{PORT_IT}; `--architecture NAME` compares them with an architecture of rushlight's anyway"
+    examples = [(view, str(view.shape)) for view in list(checker.tensors.values())[:5]]
+    checker.problem("architecture", "an architecture that rushlight does not have", why, fix, examples)
+
+
+def _by_landmarks(checker: Checker) -> str | None:
+    """The model_type of the architecture whose landmarks the names have, whatever their prefix."""
+    for model_type, architecture in ARCHITECTURES.items():
+        needed = architecture.landmarks - set(architecture.rules.tied.values())
+        if needed and all(_prefix(checker.tensors, landmark, ()) is not None for landmark in needed):
+            return model_type
+    return None

@@ -1,4 +1,4 @@
-"""What a check finds: causes, each with its evidence and its fix."""
+"""The report of a check: findings by cause, each with evidence and a suggested fix."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Cause = Literal[
     "values",
     "unknown",
 ]
-"""Why a checkpoint does not fit; `unknown` is for what cannot be told."""
+"""Why a checkpoint does not fit; `unknown` marks what cannot be determined."""
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 class Evidence(NamedTuple):
-    """What a cause shows in: a tensor, or `n_tensors` of them that differ in their block's number, written `N`."""
+    """A tensor that shows a cause, or `n_tensors` of them that differ only in their block number, written `N`."""
 
     name: str
     detail: str = ""
@@ -46,16 +46,16 @@ class Evidence(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """One cause.
+    """One cause, with its evidence and a suggested fix.
 
     Attributes:
-        cause: its word.
-        is_problem: whether it keeps the checkpoint from fitting; else it is a note.
-        title: what it is, in a few words.
-        why: what that means, in sentences.
-        fix: what to do, in sentences; empty if there is nothing to do.
-        evidence: the tensors or fields it shows in, equal blocks as one.
-        tensors: the names, as the file has them, of all tensors concerned.
+        cause: a keyword for programs.
+        is_problem: whether it keeps the checkpoint from fitting; otherwise it is a note.
+        title: the cause in a few words.
+        why: what it means, in sentences.
+        fix: the suggested fix; empty if nothing needs to be done.
+        evidence: the tensors or fields that show it; equal blocks are one entry.
+        tensors: the names of all tensors concerned, as the file has them.
         in_script: whether the report's script fixes it.
     """
 
@@ -71,16 +71,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """How a checkpoint and a model go together.
+    """Whether a checkpoint fits a model, and every reason why it does not.
 
     Attributes:
-        source: what the user named.
-        saved_by: what wrote the checkpoint, as its names and shapes tell; None if they do not.
-        model: what it was compared with, in words: `gpt2 (n_layer 12, n_embd 768, n_head 12)`; None if unknown.
-        n_tensors: in the checkpoint.
-        data: whether the tensors' values were looked at: "read", or why not: "skipped", "elsewhere".
+        source: the checkpoint as the user named it.
+        saved_by: the program that wrote the checkpoint, inferred from names and shapes; None if they do not show it.
+        model: the model it was compared with: `gpt2 (n_layer 12, n_embd 768, n_head 12)`; None if unknown.
+        n_tensors: the number of tensors in the checkpoint.
+        data: whether the tensors' values were checked: "read", or why not: "skipped", "elsewhere".
         findings: problems first, then notes.
-        script: Python that writes a copy in which what is fixed by rote is fixed; None if nothing is.
+        script: Python that writes a fixed copy, as far as fixes need no decision; None if there are none.
     """
 
     source: str
@@ -93,11 +93,11 @@ class CheckReport:
 
     @property
     def fits(self) -> bool:
-        """Whether nothing keeps the checkpoint from being loaded."""
+        """Whether the checkpoint can be loaded."""
         return not any(finding.is_problem for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain data, what `rushlight check --json` prints: its attributes, and `fits`."""
+        """The report as plain data, as `rushlight check --json` prints it: its attributes, and `fits`."""
         return {"fits": self.fits, **asdict(self)} | {
             "findings": [
                 asdict(finding) | {"evidence": [each._asdict() for each in finding.evidence]}
@@ -107,12 +107,12 @@ class CheckReport:
 
 
 def with_n(name: str) -> str:
-    """A tensor's name with N in place of its blocks' numbers."""
+    """A tensor's name with N in place of block numbers."""
     return _NUMBER.sub("N", name)
 
 
 def folded(items: Iterable[tuple[str, str]]) -> tuple[Evidence, ...]:
-    """(name, detail) of tensors as evidence, with those that differ in their block's number put into one."""
+    """(name, detail) pairs as evidence; pairs that differ only in their block number become one entry."""
     groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for name, detail in items:
         groups.setdefault((with_n(name), with_n(detail)), []).append((name, detail))

@@ -1,4 +1,4 @@
-"""Guessing a layer from the names and shapes of its tensors."""
+"""Infers a layer of `rushlight.nn` from the name and the tensor shapes of a module."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Layer", "conv1d_by_majority", "infer_layer"]
+__all__ = ["SQUARE", "Layer", "conv1d_by_majority", "infer_layer", "is_head_name"]
 
 Shape = tuple[int, ...]
 
 _TABLE = re.compile(r"emb|^wte$|^wpe$|^shared$|^tok(ens)?$|^pos(itions?)?$", re.IGNORECASE)
+_HEAD = re.compile(r"embed_out|head|^output$|^score$", re.IGNORECASE)
+
+SQUARE = "the shape of a square weight does not show its orientation; this is that of the other weights"
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Layer:
 
     Attributes:
         kind: its class.
-        sizes: the sizes that it takes, by position.
-        options: what it takes by name, as Python.
+        sizes: its positional arguments.
+        options: its keyword arguments, as Python source.
         doubt: why it could be another layer; empty if it could not.
     """
 
@@ -34,9 +37,9 @@ class Layer:
 
 
 def conv1d_by_majority(tensors: Iterable[tuple[str, Shape]]) -> bool:
-    """Whether the matrices of a checkpoint are (in, out): more biases are as long as the last axis than as the first.
+    """Whether a checkpoint's matrices are (in, out): whether biases match the last axis more often than the first.
 
-    It is what decides for a square matrix.
+    It decides the orientation of square matrices.
     """
     shapes = dict(tensors)
     votes = 0
@@ -47,14 +50,22 @@ def conv1d_by_majority(tensors: Iterable[tuple[str, Shape]]) -> bool:
     return votes > 0
 
 
-def infer_layer(name: str, tensors: Mapping[str, Shape], *, conv1d: bool, eps: str = "1e-5") -> Layer | None:
+def is_head_name(name: str) -> bool:
+    """Whether a module of this name with an embedding table's shape is the head: GPT-NeoX calls its head embed_out."""
+    return bool(_HEAD.search(name))
+
+
+def infer_layer(
+    name: str, tensors: Mapping[str, Shape], *, conv1d: bool, eps: str = "1e-5", is_head: bool = False
+) -> Layer | None:
     """The layer that has exactly these tensors; None if `rushlight.nn` has no such layer.
 
     Args:
-        name: of the module: the last part of its path.
-        tensors: its tensors' shapes.
-        conv1d: which way round the checkpoint's matrices are where nothing else tells.
-        eps: of layer norms, as Python.
+        name: the last part of the module's path.
+        tensors: the shapes of its tensors.
+        conv1d: whether matrices are (in, out) where their shapes do not show it.
+        eps: the epsilon of norms, as Python source.
+        is_head: whether a table of embeddings of the same shape is elsewhere, and this is the head.
     """
     if not {"weight"} <= set(tensors) <= {"weight", "bias"} or not all(map(all, tensors.values())):
         return None
@@ -63,18 +74,18 @@ def infer_layer(name: str, tensors: Mapping[str, Shape], *, conv1d: bool, eps: s
     layer = None
     if len(weight) == 1 and bias == weight:
         layer = Layer("LayerNorm", weight, (("eps", eps),))
-    elif len(weight) == 2 and bias is None and _TABLE.search(name):
+    elif len(weight) == 2 and bias is None and not is_head and _TABLE.search(name):
         layer = Layer("Embedding", weight)
     elif len(weight) == 2 and bias in {None, weight[:1], weight[1:]}:
         square = weight[0] == weight[1]
-        doubt = "a square weight may be either way round; here as the others are" if square else ""
-        # Conv1D always has a bias, and one as long as the weight's last axis.
+        doubt = SQUARE if square else ""
+        # Conv1D always has a bias, as long as the weight's last axis.
         if bias and (conv1d if square else bias == weight[1:]):
             layer = Layer("Conv1D", weight, (), doubt)
         else:
             layer = Layer("Linear", weight[::-1], no_bias, doubt)
     elif len(weight) == 3 and bias in {None, weight[:1]}:
         n_out, n_in, size = weight
-        doubt = 'centred, as padding="same" is; of a causal one, before is size - 1' if size > 1 else ""
+        doubt = 'centred, as with padding="same"; a causal convolution has before = size - 1' if size > 1 else ""
         layer = Layer("Convolution", (n_in, n_out, size), (("before", str((size - 1) // 2)), *no_bias), doubt)
     return layer

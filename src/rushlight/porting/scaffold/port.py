@@ -1,70 +1,107 @@
-"""A port to begin with: a Python file with a module for every module of a checkpoint, and a test that binds it.
+"""Scaffolds a port: a Python file with the model under a checkpoint's own names, and a test that loads it.
 
-What names and shapes tell is written: the layers, their sizes, what is equal and so one class. What they do not tell is
-what a module computes; where that is not known, calling it raises an error that names what is to be written. Lines are
-at most 88 columns, where names allow it, and laid out as `ruff format` and `black` leave them.
+For a built-in architecture it is the architecture's own file, fitted to the checkpoint. For any other model it has a
+module for every module of the checkpoint, with the layers that names and shapes show; their forward is left to write.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import read_config
 from rushlight.errors import PortError
-from rushlight.models.gpt2 import GPT2, GPT2Config
 from rushlight.porting.check.checker import Checker
 from rushlight.porting.check.names import find_architecture
-from rushlight.porting.scaffold.gpt2_writer import GPT2Writer
-from rushlight.porting.scaffold.writer import Scaffold, Writer
+from rushlight.porting.scaffold.built_in import MismatchError, layer_changes, port_of_built_in
+from rushlight.porting.scaffold.files import Scaffold, port_test
+from rushlight.porting.scaffold.writer import Writer
 
 if TYPE_CHECKING:
     import os
 
     from rushlight.checkpoint import Checkpoint
+    from rushlight.models import Architecture
 
 __all__ = ["scaffold"]
 
 
 def scaffold(checkpoint: Checkpoint, file: str | os.PathLike[str] = "my_model.py") -> Scaffold:
-    """A port of a checkpoint, from its headers and its config.json.
+    """Writes a port of a checkpoint from its headers and its config.json.
 
     Args:
         checkpoint: an open checkpoint.
-        file: where the module's file will be, for the test beside it.
+        file: the path that the module will have, for its test.
 
     Raises:
-        PortError: the names are such that no module can have them, or there are none.
-        ConfigError: the config.json of a GPT-2 is wrong.
+        PortError: the checkpoint is empty, or its names cannot be attributes of a module, or it has the names of a
+            built-in architecture and does not match its config.
+        ConfigError: the config.json of a built-in architecture is invalid.
     """
     if not checkpoint:
-        raise PortError("there are no tensors to write a port for", file=checkpoint.source)
-    gpt2 = _as_gpt2(checkpoint)
-    writer = GPT2Writer(checkpoint, *gpt2) if gpt2 else Writer(checkpoint)
-    return writer.scaffold(Path(file))
+        raise PortError("the checkpoint has no tensors to write a port for", file=checkpoint.source)
+    path = Path(file)
+    module = _built_in(checkpoint)
+    if module is None:
+        return Writer(checkpoint).scaffold(path)
+    return Scaffold(module, port_test(checkpoint.source, path, computes_logits=True), ())
 
 
-def _as_gpt2(checkpoint: Checkpoint) -> tuple[GPT2Config, tuple[str, ...]] | None:
-    """The config of a GPT-2 and the prefixes of its names, or None if it is not one."""
+def _built_in(checkpoint: Checkpoint) -> str | None:
+    """The port of a checkpoint of a built-in architecture; None for any other checkpoint, and for variants of one."""
     checker = Checker(checkpoint, readable=False)
-    if find_architecture(checker, None) is not GPT2:
+    architecture = find_architecture(checker)
+    if architecture is None:
         return None
-    if "wte.weight" not in map(GPT2.rules.canonical, checker.tensors):
-        raise PortError(
-            "the table of embeddings is there only under the name of the head that is tied to it",
-            file=checkpoint.source,
-            remedy="`rushlight check` writes the lines that fix it",
-        )
+    prefixes = _prefixes(checker, architecture)
+    rules = replace(architecture.rules, prefixes=prefixes)
+    shapes = {
+        rules.canonical(tensor.name): tensor.shape for tensor in checkpoint.values() if not rules.ignored(tensor.name)
+    }
+    for head, table in rules.tied.items():
+        if head in shapes and table not in shapes:
+            raise PortError(
+                f"{table} is stored only under the name of its tied head, {head}",
+                file=checkpoint.source,
+                remedy="run `rushlight check` for a script that adds it",
+            )
     path = checkpoint.sidecar("config.json")
     if path is None:
-        config = GPT2Config.from_tensors(checker.tensors, file=checkpoint.source)
+        config = architecture.config_type.from_tensors(checker.tensors, file=checkpoint.source)
     else:
-        values = read_config(path)
-        config = GPT2Config.from_json(values, file=str(path))
-    # The longest first, since the first that a name begins with is taken off.
-    names = [seen.tensor.name for seen in checker.tensors.values()]
-    outer = next(seen.tensor.name.removesuffix(name) for name, seen in checker.tensors.items())
-    candidates = [outer + prefix for prefix in GPT2.rules.prefixes] + [outer]
-    used = [p for p in candidates if p and any(name.startswith(p) for name in names)]
-    # Those of the class too: a recording has them, whatever the file has.
-    return config, tuple(dict.fromkeys([*used, *GPT2.rules.prefixes]))
+        config = architecture.config_type.from_json(read_config(path), file=str(path))
+    model = architecture(config)
+    own = {path.partition(".")[0] for path, _ in model.named_slots()}
+    shapes = {
+        path: shape for path, shape in shapes.items() if path.partition(".")[0] in own or not rules.other_head(path)
+    }
+    try:
+        changes = layer_changes(model, shapes, rules.tied)
+    except MismatchError as error:
+        raise PortError(
+            "the tensors do not match the config",
+            file=checkpoint.source,
+            tensor=error.path,
+            found=error.found,
+            expected=error.expected,
+            remedy="run `rushlight check`, which lists every difference",
+        ) from error
+    if changes is None:
+        return None
+    origin = architecture.describe_source(checker.tensors)
+    is_uncertain = origin and origin.unknown_key and checker.config_values.get(origin.unknown_key) is None
+    doubts = [f"{origin.unknown_title}. {origin.unknown_detail}"] if origin and is_uncertain else []
+    return port_of_built_in(checkpoint.source, architecture, config, changes, prefixes, doubts)
+
+
+def _prefixes(checker: Checker, architecture: Architecture) -> tuple[str, ...]:
+    """The prefixes of the checkpoint's names, longest first because the first match is removed, then the built-in ones.
+
+    A recording has names with the built-in prefixes, whatever the file has.
+    """
+    names = [view.tensor.name for view in checker.tensors.values()]
+    outer = next(view.tensor.name.removesuffix(name) for name, view in checker.tensors.items())
+    candidates = [outer + prefix for prefix in architecture.rules.prefixes] + [outer]
+    used = [prefix for prefix in candidates if prefix and any(name.startswith(prefix) for name in names)]
+    return tuple(dict.fromkeys([*used, *architecture.rules.prefixes]))

@@ -1,4 +1,4 @@
-"""Python as text: literals, assignments and calls, in lines as `ruff format` and `black` leave them."""
+"""Writes Python source: literals, assignments and calls, wrapped as `ruff format` and `black` do."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["WIDTH", "assignment", "call_lines", "indented", "one_line", "room_fo
 
 
 WIDTH = 88
-"""Columns of a line, where names allow it."""
+"""The line length to keep to where names are short enough."""
 
 
 def string_literal(text: str) -> str:
-    """A string in Python, in double quotes. What JSON escapes, Python reads back."""
+    """A string as Python source, in double quotes: Python reads every escape that JSON writes."""
     quoted = json.dumps(text, ensure_ascii=False)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in quoted)
 
 
 def tuple_literal(words: tuple[str, ...]) -> str:
-    """A tuple of strings in Python, over several lines if it is long; with a backslash in it, a raw string."""
+    """A tuple of strings as Python source, on several lines if it is long; strings with a backslash are raw."""
     quoted = [
         f'r"{word}"' if "\\" in word and '"' not in word and word.isprintable() else string_literal(word)
         for word in words
@@ -34,23 +34,23 @@ def tuple_literal(words: tuple[str, ...]) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text that may stand in a docstring."""
+    """Text made safe for one line of a docstring."""
     shown = "".join(c if c.isprintable() else "?" for c in text)
     return shown.replace("\\", "/").replace('"', "'")
 
 
 def _is_attribute(name: str) -> bool:
-    """Whether `self.name` is the attribute: with two underscores in front, a class would make another of it."""
+    """Whether `self.name` sets this attribute: Python would mangle a name that begins with two underscores."""
     return name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("__") and name.isascii()
 
 
 def room_for(name: str) -> int:
-    """The columns for the value of an attribute, where it is set."""
+    """The columns left for the value in an assignment to the attribute."""
     return WIDTH - 8 - len(f"self.{name} = ") if _is_attribute(name) else WIDTH - 13
 
 
 def assignment(name: str, value: list[str]) -> list[str]:
-    """`self.name = value`, or setattr where Python has no such attribute."""
+    """`self.name = value`, or setattr where the name is not a valid attribute."""
     if _is_attribute(name):
         return [f"self.{name} = {value[0]}", *value[1:]]
     if len(value) == 1 and len(line := f"setattr(self, {string_literal(name)}, {value[0]})") <= WIDTH - 8:
@@ -59,7 +59,7 @@ def assignment(name: str, value: list[str]) -> list[str]:
 
 
 def call_lines(name: str, arguments: list[str], room: int, before: str = "") -> list[str]:
-    """A call, or what an import imports, in one line if there is room, and else with a line for each argument."""
+    """A call, or an import without `name`, on one line if it fits, otherwise with one argument per line."""
     inside = ", ".join(arguments)
     one = f"{before}{name}({inside})" if name else f"{before}{inside}"
     if len(one) <= room and "\n" not in one:
@@ -69,5 +69,5 @@ def call_lines(name: str, arguments: list[str], room: int, before: str = "") -> 
 
 
 def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
-    """The lines, so many levels to the right."""
+    """The lines, indented by `levels`."""
     return [f"{'    ' * levels}{line}" if line else "" for line in lines]

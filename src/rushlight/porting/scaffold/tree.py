@@ -1,4 +1,4 @@
-"""From the names of tensors to a tree of modules, as far as Python can hold it."""
+"""Builds a tree of modules from tensor names, and refuses names that Python attributes cannot have."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 __all__ = ["Node", "number", "tree_of"]
 
 MAX_DEPTH = 32
-"""Modules within modules; models have six or so."""
+"""Nesting of modules; real models have about six levels."""
 MAX_DIGITS = 9
 RESERVED = frozenset({*dir(Module), "ops", "_modules", "_taps"})
-"""What a `Module` has itself, and what no attribute of a port may be called."""
+"""Attributes of `Module` itself, which a port's attributes may not shadow."""
 
 
 def number(name: str) -> int | None:
-    """The number that a module is called by, as those of a list are; None for any other name."""
+    """The index that a module of a list is named by; None for any other name."""
     return int(name) if name.isascii() and name.isdigit() and len(name) <= MAX_DIGITS else None
 
 
@@ -30,9 +30,9 @@ class Node:
     """A module.
 
     Attributes:
-        path: its dotted path; the root's is empty.
+        path: its dotted path; empty for the root.
         tensors: the shapes of its own tensors, by the last part of their names.
-        children: the modules inside, by name, in the order of the file; numbered ones in the order of their numbers.
+        children: its submodules by name, in the order of the file, or by number if all are numbered.
     """
 
     path: str = ""
@@ -46,17 +46,17 @@ class Node:
 
     @property
     def is_list(self) -> bool:
-        """Whether there is nothing inside but modules numbered from 0 without a gap."""
+        """Whether it contains only modules, numbered from 0 without a gap."""
         return (
             not self.tensors and bool(self.children) and [*self.children] == [str(i) for i in range(len(self.children))]
         )
 
 
 def tree_of(tensors: Iterable[tuple[str, tuple[int, ...]]], file: str) -> Node:
-    """The tree of modules of (name, shape).
+    """The tree of modules for (name, shape) pairs.
 
     Raises:
-        PortError: names that no tree of Python objects can have: all of them.
+        PortError: names that no tree of Python objects can have; the message lists them.
     """
     root = Node()
     problems = []
@@ -67,16 +67,16 @@ def tree_of(tensors: Iterable[tuple[str, tuple[int, ...]]], file: str) -> Node:
         elif len(parents) > MAX_DEPTH:
             problems.append(f"{printable_name(name[:80])}… is more than {MAX_DEPTH} modules deep")
         elif taken := RESERVED.intersection((*parents, last)):
-            problems.append(f"{printable_name(name)}: every module of rushlight has a {min(taken)} of its own")
+            problems.append(f"{printable_name(name)}: {min(taken)} is an attribute of every rushlight module")
         else:
             node = root
             for i, part in enumerate(parents):
                 node = node.children.setdefault(part, Node(".".join(parents[: i + 1])))
             node.tensors[last] = shape
-    problems += _both(root)
+    problems += _ambiguous(root)
     if problems:
         raise PortError(
-            "\n  ".join(["no module can have these names", *first_ten(problems)]),
+            "\n  ".join(["these names cannot be attributes of a module", *first_ten(problems)]),
             file=file,
             remedy="rename them in the checkpoint",
         )
@@ -84,20 +84,20 @@ def tree_of(tensors: Iterable[tuple[str, tuple[int, ...]]], file: str) -> Node:
     return root
 
 
-def _both(node: Node) -> list[str]:
-    """The names that are a tensor and a module."""
+def _ambiguous(node: Node) -> list[str]:
+    """Names that belong both to a tensor and to a module."""
     problems = [
-        f"{printable_name(node.children[name].path)} is a tensor and a module"
+        f"{printable_name(node.children[name].path)} is both a tensor and a module"
         for name in node.tensors
         if name in node.children
     ]
     for child in node.children.values():
-        problems += _both(child)
+        problems += _ambiguous(child)
     return problems
 
 
 def _sort(node: Node) -> None:
-    """Brings numbered children into the order of their numbers."""
+    """Sorts numbered children by their numbers."""
     if all(number(name) is not None for name in node.children):
         node.children = dict(sorted(node.children.items(), key=lambda item: (number(item[0]), item[0])))
     for child in node.children.values():

@@ -1,4 +1,4 @@
-"""What the names of tensors tell of who wrote them, for checkpoints of models that rushlight does not have."""
+"""Names the family of a model that rushlight does not have, from its tensor names."""
 
 from __future__ import annotations
 
@@ -8,28 +8,34 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Family", "family"]
+__all__ = ["PORT_IT", "Family", "family"]
 
-_PORT = "`rushlight port SOURCE -o my_model.py` writes a model file under these names to begin with"
+PORT_IT = "`rushlight port SOURCE -o my_model.py` writes a model file under these names to start from"
 
 
 class Family(NamedTuple):
-    """What a name that matches `pattern` belongs to, and what to do with it."""
+    """A family of checkpoints, recognised by a tensor name that matches `pattern`.
+
+    Attributes:
+        pattern: a regular expression, searched for in each name.
+        what: the family, to complete "this is ...".
+        fix: the suggested fix.
+    """
 
     pattern: str
     what: str
-    fix: str = _PORT
+    fix: str = PORT_IT
 
 
 _FAMILIES = (
     Family(
         r"lora_[AB]\b",
         "a LoRA adapter, not a model",
-        "merge it into its base model (peft's merge_and_unload) and save that",
+        "merge it into its base model (peft's merge_and_unload) and save the result",
     ),
-    Family(r"\.(qweight|qzeros)$", "a GPTQ or AWQ quantised model", "take the checkpoint it was quantised from"),
-    Family(r"\.(absmax|quant_map|SCB)$", "a bitsandbytes quantised model", "take the checkpoint it was quantised from"),
-    Family(r"(^|\.)exp_avg(_sq)?\b", "the state of an optimizer", "save the model's state_dict alone"),
+    Family(r"\.(qweight|qzeros)$", "a GPTQ or AWQ quantised model", "use the checkpoint it was quantised from"),
+    Family(r"\.(absmax|quant_map|SCB)$", "a bitsandbytes quantised model", "use the checkpoint it was quantised from"),
+    Family(r"(^|\.)exp_avg(_sq)?\b", "the state of an optimizer", "save only the model's state_dict"),
     Family(r"(^|\.)encoder\.layers\.0\.self_attn\.q_proj\.", "of the BART family: BART, Whisper or a relative"),
     Family(r"(^|\.)decoder\.layers\.0\.self_attn\.q_proj\.", "OPT or a relative"),
     Family(r"(^|\.)layers\.0\.self_attn\.q_proj\.", "of the Llama family: Llama, Mistral, Qwen, Gemma or a relative"),
@@ -46,6 +52,6 @@ _FAMILIES = (
 
 
 def family(names: Iterable[str]) -> Family | None:
-    """The first family that any of the names belongs to; None if none is known."""
+    """The first family that one of the names matches; None if none does."""
     names = list(names)
     return next((each for each in _FAMILIES if any(re.search(each.pattern, name) for name in names)), None)

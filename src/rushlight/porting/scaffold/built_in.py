@@ -1,0 +1,257 @@
+"""Writes a port from the file of a built-in architecture, with the layer classes and prefixes of the checkpoint.
+
+The file is copied and only edited where the checkpoint differs: a Conv1D becomes a Linear where the weights are
+transposed, a bias is turned off where the checkpoint has none, and the rules get the prefixes of its names.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, NamedTuple
+
+from rushlight.nn import Role
+from rushlight.porting.scaffold.files import USAGE
+from rushlight.porting.scaffold.infer import SQUARE
+from rushlight.porting.scaffold.source_text import call_lines, one_line, tuple_literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from rushlight.models import Architecture, Config
+    from rushlight.nn import Module, Slot
+
+__all__ = ["Change", "MismatchError", "layer_changes", "port_of_built_in"]
+
+WIDTH = 120
+"""The line length of the files in models/."""
+
+_OTHER_KIND = {"Conv1D": "Linear", "Linear": "Conv1D"}
+_MATRICES = (Role.CONV1D, Role.LINEAR)
+
+Shape = tuple[int, ...]
+
+
+class MismatchError(Exception):
+    """A tensor has a name of the architecture's, but not the shape, even transposed."""
+
+    def __init__(self, path: str, *, found: Shape, expected: Shape) -> None:
+        super().__init__(path)
+        self.path, self.found, self.expected = path, found, expected
+
+
+class Change(NamedTuple):
+    """How a layer of the checkpoint differs from the built-in model's.
+
+    Attributes:
+        transposed: whether its weight is the other way round, so that it is the other of Conv1D and Linear.
+        no_bias: whether it lacks the bias.
+        square: whether its weight is square, so that `transposed` is inferred from the other weights.
+    """
+
+    transposed: bool = False
+    no_bias: bool = False
+    square: bool = False
+
+
+def layer_changes(model: Module, shapes: Mapping[str, Shape], tied: Iterable[str]) -> dict[str, Change] | None:
+    """The layers of a checkpoint that differ from a model's, by path; None if the tensors' names differ.
+
+    Args:
+        model: the built-in model, with empty slots.
+        shapes: the checkpoint's tensors, by attribute path.
+        tied: the slots that may be absent.
+
+    Raises:
+        MismatchError: a shape differs, and not by a transpose.
+    """
+    slots = {path: slot for path, slot in model.named_slots() if path in shapes or path not in set(tied)}
+    if set(shapes) - set(slots) or any(path not in shapes and not path.endswith(".bias") for path in slots):
+        return None
+    matrices = {path: slot for path, slot in slots.items() if slot.role in _MATRICES}
+    square = {path for path, slot in matrices.items() if _is_square(slot)}
+    transposed = {path for path in matrices if path not in square and shapes[path] == slots[path].shape[::-1]}
+    changes: dict[str, Change] = {}
+
+    def all_transposed(role: Role) -> bool:
+        others = {path for path, slot in matrices.items() if slot.role is role} - square
+        return bool(others) and others <= transposed
+
+    for path, slot in slots.items():
+        layer = path.rpartition(".")[0]
+        change = changes.get(layer, Change())
+        if path not in shapes:
+            changes[layer] = change._replace(no_bias=True)
+        elif path in transposed:
+            changes[layer] = change._replace(transposed=True)
+        elif path in square and all_transposed(slot.role):
+            changes[layer] = change._replace(transposed=True, square=True)
+        elif shapes[path] != slot.shape:
+            raise MismatchError(path, found=shapes[path], expected=slot.shape)
+    return changes
+
+
+def port_of_built_in(
+    source: str,
+    architecture: Architecture,
+    config: Config,
+    changes: Mapping[str, Change],
+    prefixes: tuple[str, ...],
+    doubts: Iterable[str] = (),
+) -> str | None:
+    """The source of a port: the architecture's own file, edited to fit the checkpoint.
+
+    Args:
+        source: the checkpoint, for the docstring.
+        architecture: a built-in architecture.
+        config: its config for the checkpoint.
+        changes: the layers that differ, as `layer_changes` returns them.
+        prefixes: the prefixes of the checkpoint's names.
+        doubts: what the checkpoint does not show, for the docstring.
+
+    Returns:
+        None if the file cannot be edited so: the layers that differ are in another file, or have no such option.
+    """
+    model = architecture(config)
+    file = _SourceFile(type(model).__module__)
+    modules = dict(model.named_modules())
+    edits: dict[tuple[str, str], Change] = {}
+    for path in {slot.rpartition(".")[0] for slot, _ in model.named_slots()}:
+        change = changes.get(path, Change())
+        parent, _, name = path.rpartition(".")
+        if edits.setdefault((type(modules[parent]).__name__, name), change) != change:
+            return None  # blocks differ from one another
+        if change.no_bias and "bias" not in inspect.signature(_new_kind(modules[path], change)).parameters:
+            return None
+    for (owner, name), change in edits.items():
+        if change != Change() and not file.change_layer(owner, name, change):
+            return None
+    name = type(model).__name__
+    if prefixes != architecture.rules.prefixes and not file.set_prefixes(name, prefixes):
+        return None
+    file.set_docstring(
+        [
+            f"A port of {one_line(Path(source).name)}, written by `rushlight port` from rushlight's own file.",
+            "",
+            *USAGE,
+            *(line for doubt in doubts for line in ("", *wrap(f"Uncertain: {doubt}", WIDTH))),
+        ]
+    )
+    return file.text(architecture=name)
+
+
+def _is_square(slot: Slot) -> bool:
+    return slot.shape[0] == slot.shape[1]
+
+
+def _new_kind(layer: Module, change: Change) -> type[Module]:
+    import rushlight.nn
+
+    kind = type(layer).__name__
+    new: type[Module] = getattr(rushlight.nn, _OTHER_KIND[kind] if change.transposed else kind)
+    return new
+
+
+class _SourceFile:
+    """The source of a module, and edits to it by position."""
+
+    def __init__(self, module: str) -> None:
+        self._source = inspect.getsource(sys.modules[module])
+        self._tree = ast.parse(self._source)
+        self._classes = {node.name: node for node in self._tree.body if isinstance(node, ast.ClassDef)}
+        lines = self._source.encode().splitlines(keepends=True)
+        self._starts = [0]
+        for line in lines:
+            self._starts.append(self._starts[-1] + len(line))
+        self._edits: list[tuple[int, int, str]] = []
+
+    def change_layer(self, owner: str, name: str, change: Change) -> bool:
+        """Edits `self.name = Kind(...)` in the class `owner`; False if there is no such statement."""
+        for node in ast.walk(self._classes.get(owner, ast.Module([], []))):
+            match node:
+                case (
+                    ast.Assign(targets=[target], value=ast.Call(func=ast.Name(id=kind)) as call)
+                    | ast.AnnAssign(target=target, value=ast.Call(func=ast.Name(id=kind)) as call)
+                ) if isinstance(target, ast.Attribute) and target.attr == name:
+                    break
+        else:
+            return False
+        if change.transposed:
+            self._replace(call.func, _OTHER_KIND[kind])
+        if change.square:
+            at = self._offset(node.lineno, 0)
+            self._edits.append((at, at, f"{' ' * node.col_offset}# Inferred: {SQUARE}.\n"))
+        if change.no_bias:
+            at = self._end(call) - 1
+            self._edits.append((at, at, ", bias=False"))
+        return True
+
+    def set_prefixes(self, architecture: str, prefixes: tuple[str, ...]) -> bool:
+        """Edits `rules = NameRules(prefixes=...)` in the architecture's class; False if it has no such statement."""
+        for node in self._classes[architecture].body:
+            match node:
+                case (
+                    ast.Assign(targets=[ast.Name(id="rules")], value=ast.Call() as call)
+                    | ast.AnnAssign(target=ast.Name(id="rules"), value=ast.Call() as call)
+                ):
+                    literal = tuple_literal(prefixes)
+                    for keyword in call.keywords:
+                        if keyword.arg == "prefixes":
+                            self._replace(keyword.value, literal)
+                            return True
+                    at = self._end(call.func) + 1
+                    self._edits.append((at, at, f"prefixes={literal}, "))
+                    return True
+        return False
+
+    def set_docstring(self, lines: list[str]) -> None:
+        """Replaces the first line of the module's docstring; what follows stays below."""
+        docstring = self._tree.body[0]
+        old = ast.get_docstring(self._tree, clean=False) or ""
+        self._replace(docstring, '"""' + "\n".join([*lines, "", old.strip()]) + '\n"""')
+
+    def text(self, *, architecture: str) -> str:
+        """The edited source, which imports what it uses and ends with ARCHITECTURE."""
+        content = self._apply()
+        if not re.search(r"^ARCHITECTURE\b", content, re.MULTILINE):
+            content = f"{content.rstrip()}\n\n\nARCHITECTURE = {architecture}\n"
+        return _with_imports(content)
+
+    def _apply(self) -> str:
+        content = self._source.encode()
+        for start, end, new in sorted(self._edits, reverse=True):
+            content = content[:start] + new.encode() + content[end:]
+        return content.decode()
+
+    def _replace(self, node: ast.expr | ast.stmt, new: str) -> None:
+        self._edits.append((self._offset(node.lineno, node.col_offset), self._end(node), new))
+
+    def _offset(self, line: int, column: int) -> int:
+        return self._starts[line - 1] + column
+
+    def _end(self, node: ast.expr | ast.stmt) -> int:
+        return self._offset(node.end_lineno or 0, node.end_col_offset or 0)
+
+
+def _with_imports(source: str) -> str:
+    """The source with the import of layers from `rushlight.nn` adjusted to those it uses."""
+    tree = ast.parse(source)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module == "rushlight.nn":
+            imported = {alias.name for alias in node.names}
+            names = imported - (_OTHER_KIND.keys() - used) | (_OTHER_KIND.keys() & used)
+            new = call_lines("", sorted(names, key=_import_order), WIDTH, before="from rushlight.nn import ")
+            lines = source.splitlines()
+            lines[node.lineno - 1 : node.end_lineno] = new
+            return "\n".join(lines) + "\n"
+    return source
+
+
+def _import_order(name: str) -> tuple[int, str]:
+    """The order of isort: constants, classes, functions."""
+    return (0 if name.isupper() and len(name) > 1 else 2 if name[0].islower() else 1), name

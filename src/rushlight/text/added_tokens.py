@@ -1,0 +1,74 @@
+"""The added tokens of a tokenizer, and where they occur in a text."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import tokenizers
+
+__all__ = ["AddedTokens"]
+
+_WHITE_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
+    "\u205f\u3000"
+)
+"""Unicode's White_Space, which the library strips; that of Python also has U+001C to U+001F."""
+_NOT_WHITE_SPACE = re.compile(f"[^{_WHITE_SPACE}]")
+
+
+class AddedTokens:
+    """The tokens that the library recognises in a text before it splits the text into words.
+
+    Attributes:
+        contents: their texts, except those of white space, the longest first.
+        special: the texts of the special ones, by id.
+        are_all_special: whether there are no others.
+    """
+
+    def __init__(self, library: tokenizers.Tokenizer) -> None:
+        tokens = library.get_added_tokens_decoder()
+        self.special = {token_id: token.content for token_id, token in tokens.items() if token.special}
+        self.are_all_special = len(self.special) == len(tokens)
+        self._tokens = {token.content: token for token in tokens.values()}
+        self._longest_first = sorted(self._tokens, key=len, reverse=True)
+        self.contents = [content for content in self._longest_first if content.strip()]
+
+    def __contains__(self, content: str) -> bool:
+        return content in self._tokens
+
+    def remove_from(self, text: str, *, special: bool) -> str:
+        """`text` without the added tokens in it; of the special ones, only if `special`."""
+        removed = [content for content in self._longest_first if special or not self._tokens[content].special]
+        return re.sub(_any_of(removed), "", text) if removed else text
+
+    def spans(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The places of added tokens in text[start:end], each with the white space that the token strips.
+
+        A token is searched for and then widened, as the library does: a pattern that begins with optional white space
+        takes time quadratic in the white space of the text.
+        """
+        if not self.contents:
+            return
+        while match := self._pattern.search(text, start, end):
+            token = self._tokens[match[0]]
+            first, last = match.span()
+            if token.lstrip:
+                first = start + len(text[start:first].rstrip(_WHITE_SPACE))
+            if token.rstrip:
+                after = _NOT_WHITE_SPACE.search(text, last, end)
+                last = after.start() if after else end
+            yield first, last
+            start = last
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(_any_of(self.contents))
+
+
+def _any_of(contents: Iterable[str]) -> str:
+    return "|".join(map(re.escape, contents))

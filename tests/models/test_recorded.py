@@ -1,0 +1,69 @@
+"""Every built-in architecture, and every port in examples/, decodes from a recorded plan on the CPU."""
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import rushlight
+from rushlight.models import ARCHITECTURES
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
+
+
+def checkpoints(folder):
+    """The checkpoints in a folder of fixtures, or the folder itself."""
+    return sorted(path.parent for path in folder.rglob("config.json"))
+
+
+def ports():
+    """The example files that define an architecture; the fixture of examples/NAME is tests/examples/NAME."""
+    return sorted(path for path in (ROOT / "examples").rglob("*.py") if "\nARCHITECTURE = " in path.read_text())
+
+
+BUILT_IN = [(None, folder) for model_type in ARCHITECTURES for folder in checkpoints(TESTS / "fixtures" / model_type)]
+EXAMPLES = [(port, folder) for port in ports() for folder in checkpoints(TESTS / "examples" / port.parent.name)]
+
+
+def test_every_architecture_and_every_example_has_a_checkpoint():
+    assert {rushlight.load(folder).module.model_type for _, folder in BUILT_IN} == {*ARCHITECTURES}
+    assert [*dict.fromkeys(port for port, _ in EXAMPLES)] == ports() != []
+
+
+class Shapes:
+    """How often a model's forward is called for steps of each shape; a step repeated from a plan calls nothing."""
+
+    def __init__(self, model, monkeypatch, look=lambda batch: None):
+        self.counts, forward = Counter(), type(model.module).__call__
+
+        def call(module, batch):
+            self.counts[len(batch.ids), len(batch.logit_rows)] += 1
+            look(batch)
+            return forward(module, batch)
+
+        monkeypatch.setattr(type(model.module), "__call__", call)
+
+
+@pytest.mark.parametrize(
+    ("port", "folder"), BUILT_IN + EXAMPLES, ids=[folder.name for _, folder in BUILT_IN + EXAMPLES]
+)
+@pytest.mark.parametrize("dtype", ["f32", "int8"])
+def test_decode_steps_are_recorded(port, folder, dtype, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="rushlight")
+    model = rushlight.load(folder, port=port, device="cpu", dtype=dtype)
+    shapes = Shapes(model, monkeypatch)
+    assert len(model.generate([5, 6, 7, 8], max_tokens=40, ignore_eos=True).ids) == 40
+    assert max(shapes.counts.values()) <= 2  # an eager step of each shape, and the one that is recorded
+    assert [record for record in caplog.records if "recorded" in record.getMessage()] == []
+
+
+def test_a_step_that_cannot_be_recorded_is_noticed_here(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="rushlight")
+    port, folder = EXAMPLES[0]
+    model = rushlight.load(folder, port=port, device="cpu")
+    shapes = Shapes(model, monkeypatch, look=lambda batch: int(batch.positions[0]))
+    model.generate([5, 6, 7, 8], max_tokens=40, ignore_eos=True)
+    assert shapes.counts[1, 1] > 2
+    assert "cannot be recorded" in caplog.text

@@ -1,0 +1,177 @@
+"""Attention beyond plain causal: grouped keys, windows, slopes and soft caps, against float64 and for bit identity."""
+
+import math
+
+import numpy as np
+import pytest
+from native_helpers import Sequences, _native, as_kept, random, textbook_attention
+
+GROUPS = [1, 2, 3, 4, 7, 9]
+WINDOWS = [1, 3, 63, 64, 65]
+HEAD_DIMS = [8, 10, 20, 64, 80, 96, 128, 256]
+
+
+def qkv_of(t, n_kv_head, group, head_dim, size=2.0):
+    widths = (n_kv_head * group * head_dim, n_kv_head * head_dim, n_kv_head * head_dim)
+    return [size * random(t, width, seed=seed) for seed, width in enumerate(widths)]
+
+
+def slopes_of(n_head):
+    """ALiBi's for a power of two heads, and something like it for others."""
+    return (2.0 ** (-8.0 * np.arange(1, n_head + 1) / n_head)).astype(np.float32)
+
+
+def check(device, kept, t, n_kv_head, group, head_dim, steps=None, **options):
+    qkv = qkv_of(t, n_kv_head, group, head_dim)
+    scale = 0.5 / math.sqrt(head_dim)
+    n_head = n_kv_head * group
+    q, k, v = qkv
+    expected = textbook_attention(q, as_kept(k, kept), as_kept(v, kept), n_head, scale, **options)
+    result = Sequences(device, [qkv], n_head, kept, **options).feed_in([steps or [t]], scale)[0]
+    assert np.abs(result - expected).max() <= 4e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("n_kv_head", [1, 3])
+def test_groups_of_query_heads_share_keys(device, kept, group, n_kv_head):
+    check(device, kept, 131, n_kv_head, group, 20)
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_every_size_of_head(device, kept, head_dim):
+    check(device, kept, 70, 2, 3, head_dim, window=40, softcap=5.0)
+
+
+@pytest.mark.parametrize("t", [1, 63, 64, 65, 128, 129, 197])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_windows(device, kept, window, t):
+    check(device, kept, t, 2, 1, 10, window=window)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_windows_of_groups(device, kept, window, group):
+    check(device, kept, 140, 1, group, 8, window=window)
+
+
+@pytest.mark.parametrize("n_head", [1, 3, 8])
+@pytest.mark.parametrize("t", [1, 64, 150])
+def test_slopes(device, kept, t, n_head):
+    check(device, kept, t, n_head, 1, 16, slopes=slopes_of(n_head))
+
+
+@pytest.mark.parametrize("softcap", [0.5, 5.0, 50.0])
+def test_softcap(device, kept, softcap):
+    check(device, kept, 100, 2, 2, 20, softcap=softcap)
+
+
+def test_all_together(device, kept):
+    check(device, kept, 150, 2, 3, 20, window=70, slopes=slopes_of(6), softcap=3.0)
+
+
+def test_a_window_of_everything_is_none(device, kept):
+    qkv = qkv_of(150, 1, 2, 16)
+    plain = Sequences(device, [qkv], 2, kept).feed_in([[150]], 0.3)[0]
+    for window in (150, 151, 2**31 - 1):
+        assert np.array_equal(Sequences(device, [qkv], 2, kept, window=window).feed_in([[150]], 0.3)[0], plain)
+
+
+def test_a_window_of_one_returns_the_own_value(device, kept):
+    qkv = qkv_of(70, 2, 2, 16)
+    result = Sequences(device, [qkv], 4, kept, window=1).feed_in([[70]], 0.3)[0]
+    own = as_kept(qkv[2], kept).reshape(70, 2, 16)
+    assert np.array_equal(result.reshape(70, 4, 16), np.repeat(own, 2, axis=1))
+
+
+OPTIONS = [
+    {},
+    {"window": 3},
+    {"window": 64},
+    {"window": 65},
+    {"slopes": True},
+    {"softcap": 4.0},
+    {"window": 40, "slopes": True, "softcap": 4.0},
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_same_bits_however_the_sequence_is_cut(isa, kept, threads, group, options):
+    if "slopes" in options:
+        options = options | {"slopes": slopes_of(2 * group)}
+    qkv = qkv_of(140, 2, group, 10)
+    expected = Sequences(_native.Device(1, isa), [qkv], 2 * group, kept, **options).feed_in([[140]], 0.4)[0]
+    device = _native.Device(threads, isa)
+    for steps in ([1] * 140, [64, 76], [63, 1, 1, 75], [17, 50, 73], [5] * 28):
+        cut = Sequences(device, [qkv], 2 * group, kept, **options).feed_in([steps], 0.4)[0]
+        assert np.array_equal(cut, expected)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("window", [None, *WINDOWS])
+def test_sequences_in_a_batch_do_not_see_each_other(device, kept, group, window):
+    sequences = [qkv_of(t, 2, group, 12, size=1 + t / 50) for t in (5, 130, 66)]
+    batched = Sequences(device, sequences, 2 * group, kept, window=window).feed_in([[3, 2], [80, 50], [2, 64]], 0.5)
+    for sequence, result in zip(sequences, batched, strict=True):
+        solo = Sequences(device, [sequence], 2 * group, kept, window=window).feed_in([[len(sequence[0])]], 0.5)[0]
+        assert np.array_equal(result, solo)
+
+
+@pytest.mark.parametrize("group", [1, 3, 4])
+def test_a_group_has_the_bits_of_repeated_keys(device, kept, group):
+    q, k, v = qkv_of(100, 2, group, 16)
+    repeated = [np.repeat(x.reshape(100, 2, 16), group, axis=1).reshape(100, -1) for x in (k, v)]
+    shared = Sequences(device, [(q, k, v)], 2 * group, kept).feed_in([[100]], 0.3)[0]
+    assert np.array_equal(shared, Sequences(device, [(q, *repeated)], 2 * group, kept).feed_in([[100]], 0.3)[0])
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_positions_before_the_window_may_hold_nan(device, kept, window, group):
+    """In blocks that were freed, and in the visible block: a probability of 0 times NaN would be NaN."""
+    n = 200
+    q, k, v = qkv_of(n, 1, group, 8)
+    expected = Sequences(device, [(q, k, v)], group, kept, window=window).feed_in([[n]], 0.3)[0]
+    sequence = Sequences(device, [(q, k, v)], group, kept, window=window)
+    sequence.feed([(0, n - 10)], 0.3)
+    lost = n - 10 - window + 1  # the first position that the next row sees
+    if lost > 0:
+        rubbish = [np.full((lost, x.shape[1]), np.nan, np.float32) for x in (q, k, v)]
+        sequence.sequences = [rubbish]
+        sequence.feed([(0, lost)], 0.3)
+    sequence.sequences = [(q, k, v)]
+    assert np.array_equal(sequence.feed([(n - 10, n)], 0.3)[0], expected[-10:])
+
+
+def test_positions_after_the_row_may_hold_nan(device, kept):
+    qkv = qkv_of(64, 2, 3, 8)
+    sequence = Sequences(device, [[np.full_like(x, np.nan) for x in qkv]], 6, kept, window=9)
+    sequence.feed([(0, 64)], 1.0)
+    sequence.sequences = [qkv]
+    fresh = Sequences(device, [qkv], 6, kept, window=9)
+    assert np.array_equal(sequence.feed_in([[10, 54]], 1.0)[0], fresh.feed_in([[64]], 1.0)[0])
+
+
+@pytest.mark.parametrize(
+    ("n_head", "widths", "options", "message"),
+    [
+        (3, (24, 16, 16), {}, "3 query heads are not a multiple of 2 key/value heads"),
+        (0, (0, 16, 16), {}, "0 query heads"),
+        (4, (32, 32, 16), {}, "do not fit the batch and the cache"),
+        (4, (16, 16, 16), {}, "do not fit the batch and the cache"),
+        (4, (32, 16, 16), {"window": 0}, "window is 0: expected at least 1"),
+        (4, (32, 16, 16), {"window": -5}, "window is -5"),
+        (4, (32, 16, 16), {"softcap": 0.0}, "softcap is 0.*positive"),
+        (4, (32, 16, 16), {"softcap": math.nan}, "softcap"),
+        (4, (32, 16, 16), {"softcap": math.inf}, "softcap"),
+        (4, (32, 16, 16), {"slopes": np.ones(2, np.float32)}, "expected 4 slopes, one for each head"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(device, n_head, widths, options, message):
+    cache = device.kv_cache("f32", 1, 2, 8, 1)
+    rows = device.rows(*(np.array(x, np.int32) for x in ([0, 3], [0, 1, 2], [[0]])), 1)
+    if "slopes" in options:
+        options = {"slopes": device.vector(options["slopes"])}
+    with pytest.raises(ValueError, match=message):
+        device.attention(*(device.array(random(3, n)) for n in widths), rows, cache, 0, n_head, 1.0, **options)
