@@ -167,13 +167,13 @@ def test_biases_under_other_names_are_not_taken_for_none(write, weights):
     assert not any("bias=False" in finding.why for finding in report.findings)
 
 
-def test_an_advice_names_only_a_flag_that_was_given(write, tmp_path):
+def test_a_fix_names_a_flag_only_if_it_was_given(write, tmp_path):
     folder = write({"a.weight": np.ones((3, 4), np.float32)})
     (by_config,) = [f for f in rushlight.check(folder).findings if f.title == "another model"]
     assert "--architecture" not in by_config.fix
     assert "config.json" in by_config.fix
     (by_flag,) = [f for f in rushlight.check(folder, model="gpt2").findings if f.title == "another model"]
-    assert "leave --architecture out" in by_flag.fix
+    assert "leave out --architecture" in by_flag.fix
     assert rushlight.check(folder).saved_by is None
 
 
@@ -233,7 +233,7 @@ def test_what_is_not_read_is_said_to_be_unread(float8s, run):
     assert "not read" in page.read_text()
 
 
-def test_nan_in_float8_is_found_and_what_is_not_read_is_noted(float8s):
+def test_nan_in_float8_is_found_and_unread_dtypes_are_noted(float8s):
     findings = rushlight.check(float8s).findings
     (broken,) = [finding for finding in findings if finding.cause == "values"]
     assert [(each.name, each.detail) for each in broken.evidence] == [
@@ -241,7 +241,7 @@ def test_nan_in_float8_is_found_and_what_is_not_read_is_noted(float8s):
         ("b.w", "0 NaN, 1 Inf"),
         ("d.w", "1 NaN, 1 Inf"),
     ]
-    (unread,) = [finding for finding in findings if finding.title == "values that were not read"]
+    (unread,) = [finding for finding in findings if finding.title == "values of an unsupported dtype"]
     assert (unread.is_problem, unread.tensors) == (False, ("e.w",))
 
 
@@ -464,7 +464,7 @@ def test_an_unknown_template_is_an_error_with_the_names(templates, run):
         "h.².ln_1.weight", "x.²", "h.٣.ln_1.weight", f"h.{'7' * 5000}.ln_1.weight", "h.00.ln_1.weight",
     ],
 )  # fmt: skip
-def test_the_port_of_a_gpt2_with_an_unknown_module_takes_every_tensor(write, weights, tmp_path, run, name):
+def test_the_port_of_a_gpt2_with_an_unknown_module_has_every_tensor(write, weights, tmp_path, run, name):
     extra = {f"transformer.{name}": np.zeros(3, np.float32)}
     if "c_attn" in name:
         extra[f"transformer.{name.replace('c_attn', 'c_proj')}"] = np.zeros(3, np.float32)
@@ -488,7 +488,7 @@ def test_blocks_with_an_unknown_module_keep_their_numbers(write, weights):
     assert "self.wpe = Embedding(config.n_positions, config.n_embd)" in text
 
 
-def test_a_vocabulary_of_four_times_the_width_is_no_multiple_of_it(write):
+def test_a_vocabulary_is_not_written_as_a_multiple_of_the_width(write):
     norm = {"norm.weight": np.ones(64), "norm.bias": np.ones(64)}
     folder = write({"embed.weight": np.ones((256, 64)), "out.weight": np.ones((256, 64)), **norm}, None, None)
     with open_checkpoint(folder) as checkpoint:

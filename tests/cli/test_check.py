@@ -1,4 +1,4 @@
-"""`rushlight check`: exit codes, what a person reads and what a machine does."""
+"""`rushlight check`: exit codes, the printed report, and JSON."""
 
 import json
 import os
@@ -20,12 +20,12 @@ for i in range(2):
     SHAPES |= {f"h.{i}.mlp.c_fc.weight": (64, 256), f"h.{i}.mlp.c_fc.bias": (256,)}
     SHAPES |= {f"h.{i}.mlp.c_proj.weight": (256, 64), f"h.{i}.mlp.c_proj.bias": (64,)}
 NOTES = 3
-"""That there is no config.json, no tokenizer, and square weights."""
+"""No config.json, no tokenizer, and square weights."""
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a GPT-2 of two thin blocks, changed as the test likes, and returns its path."""
+    """Writes a GPT-2 of two narrow blocks, renamed and changed, and returns its path."""
 
     def write(rename=lambda name: name, change=lambda name, tensor: tensor):
         tensors = {name: np.full(shape, 0.5, np.float32) for name, shape in SHAPES.items()}
@@ -42,7 +42,7 @@ def turned(name, tensor):
 
 @pytest.fixture
 def compiled(write):
-    """nanoGPT's weights in a model that was compiled: two causes."""
+    """nanoGPT's weights in a compiled model: two causes."""
     return write(lambda name: f"_orig_mod.transformer.{name}", turned)
 
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_that_fits(rushlight, write):
     assert "problem" not in done.out
 
 
-def test_one_that_does_not_as_it_is_printed(rushlight, compiled, monkeypatch):
+def test_the_report_of_a_checkpoint_that_does_not_fit(rushlight, compiled, monkeypatch):
     done = rushlight("check", compiled, "--no-data")
     assert (done.code, done.err) == (1, "")
     head, problems = done.out.split("\n\n", 1)
@@ -66,7 +66,7 @@ def test_one_that_does_not_as_it_is_printed(rushlight, compiled, monkeypatch):
     assert problems.startswith(
         """\
 problem: names with _orig_mod.
-  They are put there by torch.compile, into the names of the model that it wraps.
+  torch.compile adds it to the names of the modules that it wraps.
     _orig_mod.transformer.h.N.attn.c_attn.bias ×2    → transformer.h.N.attn.c_attn.bias
     _orig_mod.transformer.h.N.attn.c_attn.weight ×2  → transformer.h.N.attn.c_attn.weight
 """
@@ -84,7 +84,7 @@ problem: names with _orig_mod.
     assert "\ndoes not fit: 2 problems\n" in problems
 
 
-def test_the_script_that_is_printed_mends_it(rushlight, compiled, monkeypatch):
+def test_the_printed_script_fixes_the_checkpoint(rushlight, compiled, monkeypatch):
     done = rushlight("check", compiled)
     script = re.sub("^    ", "", done.out.partition("(pip install safetensors):\n\n")[2], flags=re.MULTILINE)
     monkeypatch.chdir(compiled.parent)
@@ -111,14 +111,14 @@ def test_json_has_every_tensor(rushlight, compiled):
     assert "removeprefix" in record["script"] or "_orig_mod" in record["script"]
 
 
-def test_the_embedded_model_and_the_python_function_say_the_same(rushlight):
+def test_the_command_and_the_python_function_agree(rushlight):
     done = rushlight("check", demo.folder(), "--json")
     assert done.code == 0
     assert json.loads(done.out) == json.loads(json.dumps(package.check(demo.folder()).to_json()))
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_prose_is_wrapped_to_a_terminal_and_names_are_whole(rushlight, compiled, monkeypatch, width):
+def test_prose_is_wrapped_and_names_are_not(rushlight, compiled, monkeypatch, width):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((width, 24)))
     monkeypatch.setenv("NO_COLOR", "1")
@@ -129,7 +129,7 @@ def test_prose_is_wrapped_to_a_terminal_and_names_are_whole(rushlight, compiled,
     assert any("_orig_mod.transformer.h.N.attn.c_attn.weight ×2" in line for line in lines)
 
 
-def test_colours_are_for_terminals(process, write):
+def test_only_terminals_get_colours(process, write):
     path = write()
     assert "\x1b" not in process(f"$rushlight check {path} | cat").out
     shown = process(f"script -qec '$rushlight check {path}' /dev/null", env={"TERM": "xterm-256color"}).out
@@ -142,7 +142,7 @@ def test_names_cannot_drive_the_terminal(rushlight, write):
     assert "\x1b" not in done.out
 
 
-def test_data_is_read_unless_it_is_not_wanted(rushlight, write, monkeypatch):
+def test_no_data_reads_no_values(rushlight, write, monkeypatch):
     nan = write(change=lambda name, tensor: tensor * np.nan if name == "ln_f.bias" else tensor)
     done = rushlight("check", nan)
     assert done.code == 1
@@ -150,32 +150,32 @@ def test_data_is_read_unless_it_is_not_wanted(rushlight, write, monkeypatch):
     monkeypatch.setattr(Tensor, "read_into", lambda *args: pytest.fail("read"))
     done = rushlight("check", nan, "--no-data")
     assert done.code == 0
-    assert "the values were not looked at" in done.out
+    assert "the values were not checked" in done.out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["./nothing.safetensors"], "no such file"),
         (["{path}", "--architecture", "gpt3"], "no architecture 'gpt3' (expected gpt2)"),
         (["{path}", "--port", "no.py"], "no.py: no such file"),
-        (["{path}", "--port", "no.py", "-a", "gpt2"], "both given"),
+        (["{path}", "--port", "no.py", "-a", "gpt2"], "both an architecture, gpt2, and a port"),
         ([], "SOURCE"),
     ],
 )
-def test_bad_input_ends_with_2(rushlight, write, arguments, said):
+def test_bad_input_exits_with_2(rushlight, write, arguments, expected):
     path = write()
     done = rushlight("check", *(argument.format(path=path) for argument in arguments))
     assert (done.code, done.out) == (2, "")
-    assert said in done.err
+    assert expected in done.err
 
 
-def test_a_broken_file_ends_with_2(rushlight, tmp_path):
+def test_an_invalid_file_exits_with_2(rushlight, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
     assert rushlight("check", tmp_path).code == 2
 
 
-def test_another_model_is_sent_to_port(rushlight, tmp_path):
+def test_an_unknown_model_is_referred_to_port(rushlight, tmp_path):
     save_file({"model.layers.0.self_attn.q_proj.weight": np.ones((4, 4), np.float32)}, tmp_path / "model.safetensors")
     done = rushlight("check", tmp_path)
     assert done.code == 1

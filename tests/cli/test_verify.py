@@ -135,10 +135,10 @@ def test_nothing_to_compare_with(rushlight):
         (["--golden", GOLDEN, "--text", "x"], "a golden file has its own prompts"),
         (["--html", "x.html"], "need a recording"),
         (["--tolerance", "1"], "need a recording"),
-        (["--golden", GOLDEN, "--tolerance", "0"], "a tolerance is a positive number"),
+        (["--golden", GOLDEN, "--tolerance", "0"], "invalid tolerance"),
         (["--golden", "nowhere.safetensors"], "no such file"),
         (["--golden", GPT2 / "model.safetensors"], "not a golden file but a checkpoint"),
-        (["--golden", GOLDEN, "--device", "abacus"], "there is no device 'abacus'"),
+        (["--golden", GOLDEN, "--device", "abacus"], "unknown device 'abacus'"),
     ],
     ids=str,
 )

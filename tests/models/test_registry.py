@@ -76,7 +76,7 @@ def bigcode(tmp_path):
 
 
 def test_a_bigcode_without_its_config_is_not_loaded_as_a_gpt2(bigcode):
-    with pytest.raises(FormatError, match=r"there is no config\.json"):
+    with pytest.raises(FormatError, match=r"no config\.json"):
         rushlight.load(bigcode)
     assert rushlight.inspect(bigcode).architecture is None
 

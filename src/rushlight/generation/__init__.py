@@ -1,7 +1,7 @@
-"""Generation: sequences run through a forward, and the choice of each next token. Knows no model and no text."""
+"""Generation: runs sequences through a language model in batches and samples their tokens. Knows no text."""
 
 from rushlight.generation.beam import BeamSearch, Hypothesis
-from rushlight.generation.engine import Engine
+from rushlight.generation.engine import Engine, EngineStats
 from rushlight.generation.runner import Context, LanguageModel
 from rushlight.generation.sampling.logprobs import TokenLogprob
 from rushlight.generation.sampling.params import (
@@ -14,14 +14,13 @@ from rushlight.generation.sampling.params import (
 from rushlight.generation.sampling.sampler import Sampler
 from rushlight.generation.scoring import Perplexity, Scorer, sliding_windows
 from rushlight.generation.sequence import FinishReason, SequenceState, Token
-from rushlight.generation.speculation.draft_model import Draft
 
 __all__ = [
     "BeamSearch",
     "CompletionSettings",
     "Context",
-    "Draft",
     "Engine",
+    "EngineStats",
     "FinishReason",
     "Hypothesis",
     "LanguageModel",

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
-from rushlight.errors import GenerationError, RequestError
+from rushlight.errors import RequestError
 from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
-from rushlight.generation.sampling.logprobs import NONE_ALLOWED_REMEDY, NOT_FINITE_REMEDY
+from rushlight.generation.sampling.logprobs import log_softmax, no_valid_token, not_finite
 from rushlight.generation.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class BeamSearch:
         stop_ids: tokens that end a completion.
         stops: whether these new tokens end a completion for another reason.
         params: max_tokens, penalties and biases; other fields are ignored.
-        valid_ids: (V,) the tokens that may be chosen; None for all.
-        valid_first_ids: (V,) the same for the first new token; None if it is no different.
+        allowed: (V,) the tokens that may be chosen; None for all.
+        allowed_first: (V,) the same for the first new token; None if it is no different.
 
     Raises:
         RequestError: values out of range, all in one message.
@@ -80,8 +80,8 @@ class BeamSearch:
     stop_ids: Collection[int] = ()
     stops: Callable[[Sequence[int]], bool] | None = None
     params: SamplingParams = field(default_factory=SamplingParams)
-    valid_ids: NDArray[np.bool_] | None = None
-    valid_first_ids: NDArray[np.bool_] | None = None
+    allowed: NDArray[np.bool_] | None = None
+    allowed_first: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -137,9 +137,7 @@ class BeamSearch:
             prefixes = [ids for _, ids in running]
             logprobs = self._logprobs(beams.step(parents, prefixes), prompt_ids, prefixes)
         if not finished:
-            raise GenerationError(
-                f"no valid token at position {len(prompt_ids) + length - 1}", remedy=NONE_ALLOWED_REMEDY
-            )
+            raise no_valid_token(len(prompt_ids) + length - 1)
         return finished[: self.n]
 
     def _is_over(self, best: float, length: int, max_length: int, worst: Hypothesis) -> bool:
@@ -154,24 +152,22 @@ class BeamSearch:
     ) -> NDArray[np.float64]:
         """(B, V) logits after the prompt and each of B prefixes -> their log-softmax, with biases and penalties."""
         if not np.isfinite(logits).all():
-            raise GenerationError("the model's logits contain NaN or infinity", remedy=NOT_FINITE_REMEDY)
-        shifted = logits.astype(np.float64)
-        shifted -= shifted.max(axis=1, keepdims=True)
-        shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            raise not_finite(len(prompt_ids) + len(prefixes[0]))
+        logprobs = log_softmax(logits)
         params = self.params
         if params.logit_bias:
-            shifted[:, list(params.logit_bias)] += list(params.logit_bias.values())
-        for row, ids in zip(shifted, prefixes, strict=True):
+            logprobs[:, list(params.logit_bias)] += list(params.logit_bias.values())
+        for row, ids in zip(logprobs, prefixes, strict=True):
             if params.repetition_penalty != 1:
                 seen = list({*prompt_ids, *ids})
                 row[seen] *= np.where(row[seen] < 0, params.repetition_penalty, 1 / params.repetition_penalty)
             if ids and (params.presence_penalty or params.frequency_penalty):
                 tokens, counts = np.unique(ids, return_counts=True)
                 row[tokens] -= params.presence_penalty + params.frequency_penalty * counts
-        valid = self.valid_ids if any(prefixes) or self.valid_first_ids is None else self.valid_first_ids
-        if valid is not None:
-            shifted[:, ~valid] = -np.inf
-        return shifted
+        allowed = self.allowed if any(prefixes) or self.allowed_first is None else self.allowed_first
+        if allowed is not None:
+            logprobs[:, ~allowed] = -np.inf
+        return logprobs
 
 
 def _best(totals: NDArray[np.float64], n: int) -> NDArray[np.int64]:

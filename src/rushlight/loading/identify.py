@@ -14,24 +14,9 @@ if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
     from rushlight.models import Architecture, Config
 
-__all__ = ["identify", "missing_fields"]
-
-LANGUAGE_MODEL_FIELDS = (
-    "vocab_size",
-    "context_length",
-    "kv_shape",
-    "tie_word_embeddings",
-    "bos_token_id",
-    "eos_token_id",
-)
-"""The config fields that generating text needs."""
+__all__ = ["identify"]
 
 _log = logging.getLogger("rushlight")
-
-
-def missing_fields(config: Config) -> list[str]:
-    """The fields that a config lacks to be a language model's; empty if it is one."""
-    return [name for name in LANGUAGE_MODEL_FIELDS if not hasattr(config, name)]
 
 
 def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[Architecture, Config]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from rushlight import demo
 from rushlight.backends import open_backend
+from rushlight.backends.dtypes import WEIGHT_BYTES
 from rushlight.checkpoint import display_name, open_checkpoint
 from rushlight.errors import PortError, RequestError, first_ten
 from rushlight.host.memory import naming_shortages
 from rushlight.loading.background import BackgroundCall
-from rushlight.loading.identify import identify, missing_fields
+from rushlight.loading.identify import identify
 from rushlight.loading.sidecars import generation_config, load_tokenizer
-from rushlight.models import load_port
+from rushlight.models import TextConfig, load_port
 from rushlight.models.tied import tied_heads
 from rushlight.nn import bind
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from rushlight.runtime.model import Model
 
 __all__ = ["load", "load_module"]
-
-_WEIGHT_BYTES = {"f64": 8.0, "f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0625, "int4": 0.625}
-"""Bytes per weight in each dtype, scales included."""
 
 _log = logging.getLogger("rushlight")
 
@@ -92,11 +90,11 @@ def load(
             )
         )
         architecture, config = identify(checkpoint, ported)
-        if missing := missing_fields(config):
+        if not isinstance(config, TextConfig):
             raise PortError(
-                f"not a language model: its config lacks {', '.join(missing)}",
+                "not a language model: its config does not derive from rushlight.models.TextConfig",
                 file=port,
-                remedy="add them, or load it with rushlight.load_module and call it",
+                remedy="load it with rushlight.load_module and call it, or derive the config of a language model",
             )
         module = architecture(config)
         n_parameters = sum(
@@ -193,6 +191,6 @@ def _bind(
 
 def _weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
     """The memory that the weights take in a dtype."""
-    if dtype in _WEIGHT_BYTES:
-        return int(sum(math.prod(tensor.shape) for tensor in checkpoint.values()) * _WEIGHT_BYTES[dtype])
+    if dtype in WEIGHT_BYTES:
+        return int(sum(math.prod(tensor.shape) for tensor in checkpoint.values()) * WEIGHT_BYTES[dtype])
     return sum(tensor.nbytes for tensor in checkpoint.values())

@@ -34,7 +34,7 @@ def load_tokenizer(
     Raises:
         TokenizerError: a file is invalid, or the vocabulary does not fit the model's.
     """
-    from rushlight.text import Tokenizer
+    from rushlight.text import gpt2_tokenizer
     from rushlight.text.tokenizer_settings import read_settings
 
     tokenizer = find_tokenizer(checkpoint)
@@ -42,7 +42,7 @@ def load_tokenizer(
         return None, tokenizer
     if tokenizer is None and architecture.fallback_tokenizer(config.vocab_size) == "gpt2":
         _log.warning("no tokenizer next to the weights: using GPT-2's, which has the same %d tokens", config.vocab_size)
-        tokenizer = Tokenizer.gpt2(read_settings(partial(_find, checkpoint)))
+        tokenizer = gpt2_tokenizer(read_settings(partial(_find, checkpoint)))
     if tokenizer is not None and (beyond := tokenizer.check_fits(config.vocab_size)):
         _log.warning(
             "the tokenizer has tokens beyond the model's %d: %s; they are never generated, and refused in a prompt",

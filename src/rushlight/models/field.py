@@ -197,7 +197,7 @@ def _axis(tensor: str, axis: int) -> Callable[[Shapes], int]:
 
 def _blocks(stem: str) -> Callable[[Shapes], int]:
     """Counts the blocks `stem.N`. A missing block is counted; one whose number is far too high is not."""
-    block = re.compile(re.escape(stem) + r"\.(\d{1,9})\.")
+    block = re.compile(re.escape(stem) + r"\.([0-9]{1,9})\.")
 
     def shown(shapes: Shapes) -> int:
         numbers = {int(match[1]) for path in shapes if (match := block.match(path))}

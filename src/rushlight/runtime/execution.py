@@ -58,11 +58,12 @@ class Execution:
             return self._made[1]
 
     def _make_engine(self) -> Engine:
-        # Hooks see a prompt as one chunk, and the prefix cache would hold what other hooks have changed.
+        # Hooks see a prompt as one chunk without draft tokens; cached blocks are from runs under other hooks.
         return Engine(
             self.language_model,
             max_rows=self.language_model.context_length if self.is_instrumented else PREFILL_ROWS,
             kv_bytes=self._kv_bytes,
             prefix_cache=not self.is_instrumented,
+            speculation=not self.is_instrumented,
             draft=self._draft,
         )

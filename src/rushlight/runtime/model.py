@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.protocol import Backend, Forward
-    from rushlight.generation import CompletionSettings
+    from rushlight.generation import CompletionSettings, EngineStats
     from rushlight.models import Config
     from rushlight.nn import Module
     from rushlight.nn.tap import Hook
@@ -114,8 +114,8 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        """The dtype of the weights."""
-        return self._backend.dtype
+        """The dtype of its weights, for display: bf16, or bf16/f32 where a checkpoint mixes them."""
+        return self._backend.dtype_label
 
     @property
     def arithmetic(self) -> str:
@@ -133,6 +133,10 @@ class Model:
     def language_model(self) -> LanguageModel:
         """The model as `rushlight.generation` runs it; traced or patched if this thread or task does so."""
         return self._current.language_model
+
+    def engine_stats(self) -> EngineStats:
+        """The load of the engine, waiting and running sequences and KV blocks, and its totals."""
+        return self._current.engine.stats()
 
     def use_draft(self, draft: Model | None) -> None:
         """Lets a smaller model propose draft tokens for speculative decoding; None removes it. Output is unchanged.
@@ -383,8 +387,8 @@ class Model:
             stop_ids=all_stop_ids,
             stops=self._prompts.stop_check(strings, prompt_ids),
             params=params,
-            valid_ids=self._inputs.valid_ids,
-            valid_first_ids=self._inputs.valid_first_ids,
+            allowed=self._inputs.allowed,
+            allowed_first=self._inputs.allowed_first,
         )
         found = search.run(self.language_model, prompt_ids)
         of = partial(Beam.of, tokenizer=self.tokenizer, stop_ids=all_stop_ids, stop=strings)
@@ -550,9 +554,7 @@ class Model:
 
     def _completions(self, request: Request, execution: Execution) -> list[Completion]:
         self._require_causal()
-        # Drafts would be rows of a trace that its sequence does not have.
-        drafts = not execution.is_instrumented
-        return self._inputs.completions(request, self._prompts, self.eos_ids, execution.engine, drafts=drafts)
+        return self._inputs.completions(request, self._prompts, self.eos_ids, execution.engine)
 
     def _execution(
         self, module: Module, forward: Forward, *, draft: Model | None = None, is_instrumented: bool = False

@@ -14,14 +14,12 @@ import numpy as np
 
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
 from rushlight.generation import (
-    Draft,
     Sampler,
     SamplingParams,
     SamplingSettings,
     SequenceState,
     takes_settings,
 )
-from rushlight.generation.speculation.controller import PromptLookup
 from rushlight.runtime.result import Generation, Stats
 from rushlight.runtime.streaming import Completion
 from rushlight.text import StopStrings, encode_chunks
@@ -95,8 +93,8 @@ class InputProcessor:
         begin_suppressed_ids: tokens that are not sampled first.
 
     Attributes:
-        valid_ids: (V,) the tokens that may be sampled; None for all.
-        valid_first_ids: (V,) the same for the first new token; None if it is no different.
+        allowed: (V,) the tokens that may be sampled; None for all.
+        allowed_first: (V,) the same for the first new token; None if it is no different.
     """
 
     def __init__(
@@ -108,12 +106,12 @@ class InputProcessor:
     ) -> None:
         self._vocab_size = vocab_size
         self._context_length = context_length
-        self.valid_ids = self._all_but(suppressed_ids)
-        self.valid_first_ids = self._all_but((*suppressed_ids, *begin_suppressed_ids)) if begin_suppressed_ids else None
+        self.allowed = self._all_but(suppressed_ids)
+        self.allowed_first = self._all_but((*suppressed_ids, *begin_suppressed_ids)) if begin_suppressed_ids else None
         self._grammars: tuple[Tokenizer, tuple[int, ...], Grammars] | None = None
 
     def completions(
-        self, request: Request, prompts: PromptEncoder, eos_ids: tuple[int, ...], engine: Engine, *, drafts: bool
+        self, request: Request, prompts: PromptEncoder, eos_ids: tuple[int, ...], engine: Engine
     ) -> list[Completion]:
         """The n completions of a request, validated, ready to be submitted.
 
@@ -122,7 +120,6 @@ class InputProcessor:
             prompts: encodes its prompt.
             eos_ids: the model's end-of-text tokens.
             engine: the engine that will run it.
-            drafts: allow speculative decoding.
 
         Raises:
             RushlightError: as `Model.generate`.
@@ -141,9 +138,9 @@ class InputProcessor:
                 own,
                 self._vocab_size,
                 prompt_ids,
-                self.valid_ids,
+                self.allowed,
                 constraint and constraint.copy(),
-                allowed_first=self.valid_first_ids,
+                allowed_first=self.allowed_first,
             )
             sequence = SequenceState(
                 prompt_ids,
@@ -151,7 +148,6 @@ class InputProcessor:
                 max_tokens=own.max_tokens,
                 context_length=self._context_length,
                 stop_ids=stop_ids,
-                proposers=_proposers(engine, sampler) if drafts and own.speculate is not False else (),
             )
             engine.check(sequence)
             result = Generation(
@@ -180,13 +176,9 @@ class InputProcessor:
     def _all_but(self, ids: Sequence[int]) -> NDArray[np.bool_] | None:
         if not ids:
             return None
-        valid = np.ones(self._vocab_size, np.bool_)
-        valid[list(ids)] = False
-        return valid
-
-
-def _proposers(engine: Engine, sampler: Sampler) -> list[Any]:
-    return [PromptLookup(), *([Draft(engine.drafts, sampler)] if engine.drafts else [])]
+        allowed = np.ones(self._vocab_size, np.bool_)
+        allowed[list(ids)] = False
+        return allowed
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from rushlight.nn import (
     ModuleDict,
     ModuleList,
     NameRules,
+    RMSNorm,
     Role,
     Slot,
     to_write,
@@ -53,17 +54,6 @@ class Config:
         return cls()
 
 
-class Norm(Module):
-    """final_norm: to be completed."""
-
-    def __init__(self, config):
-        self.weight = Slot((config.hidden_size,), Role.VECTOR)
-
-    def __call__(self, *inputs):
-        # TO WRITE: replace this line with what the module computes.
-        raise to_write(self)
-
-
 class Layer(Module):
     """layers.N: to be completed."""
 
@@ -91,7 +81,8 @@ class Mine(PretrainedModel):
         # Inferred: centred, as with padding="same"; a causal convolution has before = size - 1.
         self.conv = Convolution(config.hidden_size, config.hidden_size, 3, before=1)
         self.embed = Embedding(config.vocab_size, config.hidden_size)
-        self.final_norm = Norm(config)
+        # Inferred: an RMSNorm; a LayerNorm with bias=False has the same tensors.
+        self.final_norm = RMSNorm(config.hidden_size, eps=1e-5)
         self.head = Linear(config.hidden_size, 10)
         self.layers = ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.position = Slot((64, config.hidden_size), Role.TABLE)

@@ -29,7 +29,7 @@ from rushlight.errors import RequestError, printable_line
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
     from rushlight.nn import Module
-    from rushlight.proof import Golden, Report
+    from rushlight.proof import Golden, VerifyReport
     from rushlight.runtime.model import Model
 
 FAILED = 1
@@ -166,18 +166,18 @@ def _record(source: str, text: list[str] | None, ids: list[str] | None, offline:
 
 def _load(source: str | None, checkpoint: Checkpoint, port: str | None, **options: Any) -> Model | Module:
     """A language model, or with a port of something else its module."""
-    from rushlight.loading.identify import identify, missing_fields
+    from rushlight.loading.identify import identify
     from rushlight.loading.load import load, load_module
-    from rushlight.models import load_port
+    from rushlight.models import TextConfig, load_port
 
     if port is not None:
         config = identify(checkpoint, load_port(port))[1]
-        if missing_fields(config):
+        if not isinstance(config, TextConfig):
             return load_module(_name(source), port=port, **options)
     return load(source, port=port, **options)
 
 
-def _tell(report: Report, as_json: bool, wants_page: bool, html: Path | None, open_page: bool) -> None:
+def _tell(report: VerifyReport, as_json: bool, wants_page: bool, html: Path | None, open_page: bool) -> None:
     """Print the report, or what it comes to where a page has the rest."""
     from rushlight.cli.views.verification import report_view
 

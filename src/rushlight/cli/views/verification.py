@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rushlight.proof.known_answers import Answer
-    from rushlight.proof.report import ModuleResult, Report
+    from rushlight.proof.report import ModuleResult, VerifyReport
 
 NARROW, MIDDLE = 72, 100
 """Below so many columns, only the errors that decide are shown; below the second, no layers."""
@@ -45,10 +45,16 @@ class Signs(NamedTuple):
 
 
 UNICODE, ASCII = Signs("✓", "✗", "~", "–"), Signs("ok", "X", "~", "-")
-STYLES = {"equal": "green", "diverges": "bold red", "not called": "bold red", "carries": "yellow", "other shape": "dim"}
+STYLES = {
+    "equal": "green",
+    "diverges": "bold red",
+    "not called": "bold red",
+    "propagated": "yellow",
+    "other shape": "dim",
+}
 
 
-def report_view(report: Report, *, table: bool = True) -> RenderableType:
+def report_view(report: VerifyReport, *, table: bool = True) -> RenderableType:
     """A report as a table and a few lines, or as the lines alone."""
     signs = _signs()
     parts: list[RenderableType] = [_table(report.modules, stdout_console().width, signs), Text()] if table else []
@@ -84,7 +90,7 @@ def _table(modules: Sequence[ModuleResult], width: int, signs: Signs) -> Table:
         "equal": signs.equal,
         "diverges": signs.diverges,
         "not called": signs.diverges,
-        "carries": signs.carries,
+        "propagated": signs.carries,
         "other shape": signs.other,
     }
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -99,21 +105,21 @@ def _table(modules: Sequence[ModuleResult], width: int, signs: Signs) -> Table:
     if width >= NARROW:
         table.add_column("cosine", justify="right", no_wrap=True)
     for result in modules:
-        run = result.run
+        run = result.free_running
         style = STYLES[result.status]
         cells = [Text(marks[result.status], style=style), Text(printable_name(result.name), style=style)]
         if width >= MIDDLE:
             cells.append(Text(printable_name(result.kind)))
         if width >= NARROW:
             cells.append(Text(_number(run and run.absolute)))
-        cells += [Text(_number(run and run.relative)), Text(_number(result.alone))]
+        cells += [Text(_number(run and run.relative)), Text(_number(result.teacher_forced))]
         if width >= NARROW:
             cells.append(Text("–" if run is None else f"{run.cosine:.6g}"))
         table.add_row(*cells)
     return table
 
 
-def _weights(report: Report) -> str:
+def _weights(report: VerifyReport) -> str:
     if report.weights is None:
         return ""
     if not report.weights:
@@ -121,7 +127,7 @@ def _weights(report: Report) -> str:
     return f"{len(report.weights)} of the tensors are not the recorded ones"
 
 
-def _logits(report: Report) -> str:
+def _logits(report: VerifyReport) -> str:
     logits = report.logits
     if logits is None:
         return ""

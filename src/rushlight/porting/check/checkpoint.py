@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING
 from rushlight.checkpoint import open_headers
 from rushlight.checkpoint.stats import measure
 from rushlight.errors import ConfigError, RequestError, TokenizerError, first_ten
-from rushlight.loading.identify import missing_fields
 from rushlight.loading.sidecars import find_tokenizer, generation_config
-from rushlight.models import ARCHITECTURES, GPT2_VOCAB_SIZE, load_port
+from rushlight.models import ARCHITECTURES, GPT2_VOCAB_SIZE, TextConfig, load_port
 from rushlight.models.tied import tied_heads
 from rushlight.porting.check.checker import Checker
 from rushlight.porting.check.config import check_config
 from rushlight.porting.check.fit import Fit
 from rushlight.porting.check.frameworks import check_framework
-from rushlight.porting.check.names import check_shared_table, check_unknown, check_wrappers, find_architecture
+from rushlight.porting.check.names import check_unknown, check_wrappers, find_architecture
 from rushlight.porting.check.report import CheckReport
 
 if TYPE_CHECKING:
@@ -114,17 +113,17 @@ def check_checkpoint(
         architecture = None
     else:
         check_wrappers(checker, architecture.rules.prefixes if architecture else ())
-        architecture = find_architecture(checker, architecture, "--port" if is_port else "--architecture")
+        flag = None if architecture is None else "--port" if is_port else "--architecture"
+        architecture = find_architecture(checker, architecture, flag)
         if architecture is None:
             check_unknown(checker)
     if architecture is not None:
-        check_shared_table(checker, architecture)
         config = check_config(checker, architecture)
         if config is not None:
             fit = Fit(checker, architecture, config)
             model = f"{fit.title if is_port else architecture.model_type} ({config})"
             saved_by = _check_origin(checker, architecture, fit)
-            if not missing_fields(config):
+            if isinstance(config, TextConfig):
                 _check_generation_config(checker, config)
                 _check_tokenizer(checker, architecture, config)
     if readable:

@@ -65,6 +65,9 @@ def _shown_by_shapes(checker: Checker, architecture: Architecture) -> dict[str, 
     """The config fields that shapes and names show."""
     if not issubclass(architecture.config_type, TextConfig):
         return {}
-    return architecture.config_type.shown_by(
-        {architecture.rules.canonical(name): view.shape for name, view in checker.tensors.items()}
-    )
+    rules = architecture.rules
+    shapes = {rules.canonical(name): view.shape for name, view in checker.tensors.items()}
+    for head, table in rules.tied.items():
+        if head in shapes:
+            shapes.setdefault(table, shapes[head])  # of two tied tensors a file may hold either
+    return architecture.config_type.shown_by(shapes)

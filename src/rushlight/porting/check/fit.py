@@ -226,7 +226,10 @@ class Fit:
         for head, table in self.rules.tied.items():
             if head not in found or table not in found:
                 continue
-            if tie and found[head].shape == found[table].shape and not checker.readable:
+            if found[head] is found[table]:
+                why = "The two are tied, and safetensors' save_model keeps only the first of tied tensors by name."
+                checker.note("tie", f"{table} is stored only as {head}", why)
+            elif tie and found[head].shape == found[table].shape and not checker.readable:
                 checker.note("unknown", f"whether {head} equals {table} was not checked", "Both are in the file.")
             elif tie and found[head].same_data(found[table]):
                 checker.note(

@@ -36,10 +36,6 @@ class FixScript:
             new = f"name.removeprefix({_quoted(part)})"
         self._steps.append(f"tensors = {{{new}: tensor for name, tensor in tensors.items()}}")
 
-    def copy(self, old: str, new: str) -> None:
-        """Stores a copy of a tensor under a second name."""
-        self._steps.append(f"tensors[{_quoted(new)}] = tensors[{_quoted(old)}].{'clone' if self._torch else 'copy'}()")
-
     def transpose(self, names: Collection[str], all_names: Iterable[str]) -> None:
         """Transposes the tensors `names`."""
         transposed = "T.contiguous()" if self._torch else "T.copy()"

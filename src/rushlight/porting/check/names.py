@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from rushlight.models import Architecture
     from rushlight.porting.check.checker import Checker
 
-__all__ = ["check_shared_table", "check_unknown", "check_wrappers", "find_architecture"]
+__all__ = ["check_unknown", "check_wrappers", "find_architecture"]
 
 WRAPPERS = {
     "_orig_mod.": "torch.compile",
@@ -126,27 +125,6 @@ def _strip(checker: Checker, prefix: str) -> None:
         in_script=True,
     )
     checker.fix_script.strip(prefix)
-
-
-def check_shared_table(checker: Checker, architecture: Architecture) -> None:
-    """Reports a table that the file has only under the name of its tied head, and adds it under its own name."""
-    rules = architecture.rules
-    names = {rules.canonical(name): name for name in checker.tensors}
-    for head, table in rules.tied.items():
-        if table in names or head not in names:
-            continue
-        view = checker.tensors[names[head]]
-        prefix = next((p for p in rules.prefixes if any(name.startswith(p) for name in checker.tensors)), "")
-        checker.problem(
-            "tie",
-            f"{table} is stored only as {head}",
-            "The two are tied, and safetensors' save_model keeps only one of tied tensors: the first by name.",
-            f"store the tensor as {prefix}{table} too, as the script does",
-            [(view, str(view.shape))],
-            in_script=True,
-        )
-        checker.tensors[prefix + table] = replace(view, name=prefix + table)
-        checker.fix_script.copy(view.name, prefix + table)
 
 
 def _report_other_model(checker: Checker, landmarks: frozenset[str], flag: str | None) -> None:

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import sys
-from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.nn import Role
-from rushlight.porting.scaffold.files import USAGE
 from rushlight.porting.scaffold.infer import SQUARE
-from rushlight.porting.scaffold.source_text import call_lines, one_line, tuple_literal
+from rushlight.porting.scaffold.source_text import call_lines, tuple_literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from rushlight.models import Architecture, Config
+    from rushlight.models import Architecture
     from rushlight.nn import Module, Slot
 
-__all__ = ["Change", "MismatchError", "layer_changes", "port_of_built_in"]
+__all__ = ["MismatchError", "SourceFile", "layer_changes", "port_of_built_in", "with_layer_imports"]
 
 WIDTH = 120
 """The line length of the files in models/."""
@@ -58,18 +54,17 @@ class Change(NamedTuple):
     square: bool = False
 
 
-def layer_changes(model: Module, shapes: Mapping[str, Shape], tied: Iterable[str]) -> dict[str, Change] | None:
+def layer_changes(model: Module, shapes: Mapping[str, Shape]) -> dict[str, Change] | None:
     """The layers of a checkpoint that differ from a model's, by path; None if the tensors' names differ.
 
     Args:
         model: the built-in model, with empty slots.
         shapes: the checkpoint's tensors, by attribute path.
-        tied: the slots that may be absent.
 
     Raises:
         MismatchError: a shape differs, and not by a transpose.
     """
-    slots = {path: slot for path, slot in model.named_slots() if path in shapes or path not in set(tied)}
+    slots = dict(model.named_slots())
     if set(shapes) - set(slots) or any(path not in shapes and not path.endswith(".bias") for path in slots):
         return None
     matrices = {path: slot for path, slot in slots.items() if slot.role in _MATRICES}
@@ -96,52 +91,41 @@ def layer_changes(model: Module, shapes: Mapping[str, Shape], tied: Iterable[str
 
 
 def port_of_built_in(
-    source: str,
     architecture: Architecture,
-    config: Config,
+    model: Module,
     changes: Mapping[str, Change],
     prefixes: tuple[str, ...],
-    doubts: Iterable[str] = (),
+    docstring: list[str],
 ) -> str | None:
     """The source of a port: the architecture's own file, edited to fit the checkpoint.
 
     Args:
-        source: the checkpoint, for the docstring.
         architecture: a built-in architecture.
-        config: its config for the checkpoint.
+        model: its model for the checkpoint.
         changes: the layers that differ, as `layer_changes` returns them.
         prefixes: the prefixes of the checkpoint's names.
-        doubts: what the checkpoint does not show, for the docstring.
+        docstring: the first lines of the port's docstring.
 
     Returns:
-        None if the file cannot be edited so: the layers that differ are in another file, or have no such option.
+        None if the file cannot be edited so: blocks differ from one another, or a layer has no such option.
     """
-    model = architecture(config)
-    file = _SourceFile(type(model).__module__)
+    file = SourceFile.of(model)
     modules = dict(model.named_modules())
     edits: dict[tuple[str, str], Change] = {}
     for path in {slot.rpartition(".")[0] for slot, _ in model.named_slots()}:
         change = changes.get(path, Change())
         parent, _, name = path.rpartition(".")
         if edits.setdefault((type(modules[parent]).__name__, name), change) != change:
-            return None  # blocks differ from one another
+            return None
         if change.no_bias and "bias" not in inspect.signature(_new_kind(modules[path], change)).parameters:
             return None
     for (owner, name), change in edits.items():
         if change != Change() and not file.change_layer(owner, name, change):
             return None
-    name = type(model).__name__
-    if prefixes != architecture.rules.prefixes and not file.set_prefixes(name, prefixes):
+    if not file.set_prefixes(type(model).__name__, prefixes, architecture.rules.prefixes):
         return None
-    file.set_docstring(
-        [
-            f"A port of {one_line(Path(source).name)}, written by `rushlight port` from rushlight's own file.",
-            "",
-            *USAGE,
-            *(line for doubt in doubts for line in ("", *wrap(f"Uncertain: {doubt}", WIDTH))),
-        ]
-    )
-    return file.text(architecture=name)
+    file.set_docstring(docstring)
+    return with_layer_imports(file.text())
 
 
 def _is_square(slot: Slot) -> bool:
@@ -156,22 +140,33 @@ def _new_kind(layer: Module, change: Change) -> type[Module]:
     return new
 
 
-class _SourceFile:
-    """The source of a module, and edits to it by position."""
+class SourceFile:
+    """The source of a model file, and edits to it by position.
 
-    def __init__(self, module: str) -> None:
-        self._source = inspect.getsource(sys.modules[module])
-        self._tree = ast.parse(self._source)
-        self._classes = {node.name: node for node in self._tree.body if isinstance(node, ast.ClassDef)}
+    Attributes:
+        classes: its classes, by name.
+        names: every name that it uses.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._tree = ast.parse(source)
+        self.classes = {node.name: node for node in self._tree.body if isinstance(node, ast.ClassDef)}
+        self.names = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)}
         lines = self._source.encode().splitlines(keepends=True)
         self._starts = [0]
         for line in lines:
             self._starts.append(self._starts[-1] + len(line))
         self._edits: list[tuple[int, int, str]] = []
 
+    @classmethod
+    def of(cls, model: Module) -> SourceFile:
+        """The file of a model's class."""
+        return cls(inspect.getsource(sys.modules[type(model).__module__]))
+
     def change_layer(self, owner: str, name: str, change: Change) -> bool:
         """Edits `self.name = Kind(...)` in the class `owner`; False if there is no such statement."""
-        for node in ast.walk(self._classes.get(owner, ast.Module([], []))):
+        for node in ast.walk(self.classes.get(owner, ast.Module([], []))):
             match node:
                 case (
                     ast.Assign(targets=[target], value=ast.Call(func=ast.Name(id=kind)) as call)
@@ -190,9 +185,11 @@ class _SourceFile:
             self._edits.append((at, at, ", bias=False"))
         return True
 
-    def set_prefixes(self, architecture: str, prefixes: tuple[str, ...]) -> bool:
-        """Edits `rules = NameRules(prefixes=...)` in the architecture's class; False if it has no such statement."""
-        for node in self._classes[architecture].body:
+    def set_prefixes(self, architecture: str, prefixes: tuple[str, ...], old: tuple[str, ...]) -> bool:
+        """Edits `rules = NameRules(prefixes=...)` of the architecture; False if it has no such statement."""
+        if prefixes == old:
+            return True
+        for node in self.classes[architecture].body:
             match node:
                 case (
                     ast.Assign(targets=[ast.Name(id="rules")], value=ast.Call() as call)
@@ -214,18 +211,44 @@ class _SourceFile:
         old = ast.get_docstring(self._tree, clean=False) or ""
         self._replace(docstring, '"""' + "\n".join([*lines, "", old.strip()]) + '\n"""')
 
-    def text(self, *, architecture: str) -> str:
-        """The edited source, which imports what it uses and ends with ARCHITECTURE."""
-        content = self._apply()
-        if not re.search(r"^ARCHITECTURE\b", content, re.MULTILINE):
-            content = f"{content.rstrip()}\n\n\nARCHITECTURE = {architecture}\n"
-        return _with_imports(content)
+    def set_classes(self, classes: Mapping[str, str], *, replaced: Iterable[str], before: str) -> None:
+        """Removes the classes `replaced`, and writes `classes` in the place of the class `before`."""
+        for name in replaced:
+            node = self.classes[name]
+            end = self._end(node)
+            new = "\n\n".join(classes.values()).rstrip() if name == before else ""
+            self._edits.append((self._offset(node.lineno, 0), end if new else end + len("\n\n\n"), new))
 
-    def _apply(self) -> str:
+    def class_text(self, name: str, new_name: str, values: Mapping[str, list[str]], comments: Mapping[str, str]) -> str:
+        """The source of a class under a new name, with new values and comments for its `self.attribute = value`."""
+        node = self.classes[name]
+        start, end = self._offset(node.lineno, 0), self._end(node)
+        edits = [(start, start + len(f"class {name}"), f"class {new_name}")]
+        for statement in ast.walk(node):
+            match statement:
+                case ast.Assign(targets=[ast.Attribute(attr=attribute)], value=value) if attribute in values:
+                    new = "\n        ".join(values[attribute])
+                    edits.append((self._offset(value.lineno, value.col_offset), self._end(value), new))
+                    if attribute in comments:
+                        at = self._offset(statement.lineno, statement.col_offset)
+                        edits.append((at, at, f"{comments[attribute]}\n        "))
+        return (
+            self._edited(edits)[start : end + sum(len(new.encode()) - (b - a) for a, b, new in edits)].decode() + "\n"
+        )
+
+    def segment(self, node: ast.stmt) -> str:
+        """The source of a statement, with the indentation of its first line."""
+        return self._source.encode()[self._offset(node.lineno, 0) : self._end(node)].decode()
+
+    def text(self) -> str:
+        """The edited source."""
+        return self._edited(self._edits).decode()
+
+    def _edited(self, edits: Iterable[tuple[int, int, str]]) -> bytes:
         content = self._source.encode()
-        for start, end, new in sorted(self._edits, reverse=True):
+        for start, end, new in sorted(edits, reverse=True):
             content = content[:start] + new.encode() + content[end:]
-        return content.decode()
+        return content
 
     def _replace(self, node: ast.expr | ast.stmt, new: str) -> None:
         self._edits.append((self._offset(node.lineno, node.col_offset), self._end(node), new))
@@ -237,19 +260,19 @@ class _SourceFile:
         return self._offset(node.end_lineno or 0, node.end_col_offset or 0)
 
 
-def _with_imports(source: str) -> str:
-    """The source with the import of layers from `rushlight.nn` adjusted to those it uses."""
+def with_layer_imports(source: str) -> str:
+    """The source with its import from `rushlight.nn` adjusted to the names it uses."""
+    import rushlight.nn
+
     tree = ast.parse(source)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module == "rushlight.nn":
-            imported = {alias.name for alias in node.names}
-            names = imported - (_OTHER_KIND.keys() - used) | (_OTHER_KIND.keys() & used)
-            new = call_lines("", sorted(names, key=_import_order), WIDTH, before="from rushlight.nn import ")
-            lines = source.splitlines()
-            lines[node.lineno - 1 : node.end_lineno] = new
-            return "\n".join(lines) + "\n"
-    return source
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    top = next(node for node in imports if node.module == "rushlight.nn" and node in tree.body)
+    elsewhere = {alias.name for node in imports if node is not top for alias in node.names}
+    names = sorted(used & set(rushlight.nn.__all__) - elsewhere, key=_import_order)
+    lines = source.splitlines()
+    lines[top.lineno - 1 : top.end_lineno] = call_lines("", names, WIDTH, before="from rushlight.nn import ")
+    return "\n".join(lines) + "\n"
 
 
 def _import_order(name: str) -> tuple[int, str]:

@@ -14,6 +14,7 @@ __all__ = ["SQUARE", "Layer", "conv1d_by_majority", "infer_layer", "is_head_name
 Shape = tuple[int, ...]
 
 _TABLE = re.compile(r"emb|^wte$|^wpe$|^shared$|^tok(ens)?$|^pos(itions?)?$", re.IGNORECASE)
+_NORM = re.compile(r"norm|^ln", re.IGNORECASE)
 _HEAD = re.compile(r"embed_out|head|^output$|^score$", re.IGNORECASE)
 
 SQUARE = "the shape of a square weight does not show its orientation; this is that of the other weights"
@@ -74,6 +75,10 @@ def infer_layer(
     layer = None
     if len(weight) == 1 and bias == weight:
         layer = Layer("LayerNorm", weight, (("eps", eps),))
+    elif len(weight) == 1 and bias is None and _NORM.search(name):
+        layer = Layer(
+            "RMSNorm", weight, (("eps", eps),), "an RMSNorm; a LayerNorm with bias=False has the same tensors"
+        )
     elif len(weight) == 2 and bias is None and not is_head and _TABLE.search(name):
         layer = Layer("Embedding", weight)
     elif len(weight) == 2 and bias in {None, weight[:1], weight[1:]}:

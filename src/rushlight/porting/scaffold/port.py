@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import read_config
 from rushlight.errors import PortError
+from rushlight.models import TextConfig
 from rushlight.porting.check.checker import Checker
 from rushlight.porting.check.names import find_architecture
-from rushlight.porting.scaffold.built_in import MismatchError, layer_changes, port_of_built_in
-from rushlight.porting.scaffold.files import Scaffold, port_test
+from rushlight.porting.scaffold.built_in import WIDTH, MismatchError, SourceFile, layer_changes, port_of_built_in
+from rushlight.porting.scaffold.files import USAGE, Scaffold, port_test
+from rushlight.porting.scaffold.source_text import one_line
+from rushlight.porting.scaffold.variant import VariantWriter
 from rushlight.porting.scaffold.writer import Writer
 
 if TYPE_CHECKING:
@@ -42,42 +46,36 @@ def scaffold(checkpoint: Checkpoint, file: str | os.PathLike[str] = "my_model.py
     if not checkpoint:
         raise PortError("the checkpoint has no tensors to write a port for", file=checkpoint.source)
     path = Path(file)
-    module = _built_in(checkpoint)
-    if module is None:
-        return Writer(checkpoint).scaffold(path)
-    return Scaffold(module, port_test(checkpoint.source, path, computes_logits=True), ())
-
-
-def _built_in(checkpoint: Checkpoint) -> str | None:
-    """The port of a checkpoint of a built-in architecture; None for any other checkpoint, and for variants of one."""
     checker = Checker(checkpoint, readable=False)
     architecture = find_architecture(checker)
     if architecture is None:
-        return None
+        return Writer(checkpoint).scaffold(path)
+    return _of_built_in(checker, architecture, path)
+
+
+def _of_built_in(checker: Checker, architecture: Architecture, file: Path) -> Scaffold:
+    """The port of a checkpoint of a built-in architecture, or of a variant of one."""
+    checkpoint = checker.checkpoint
     prefixes = _prefixes(checker, architecture)
     rules = replace(architecture.rules, prefixes=prefixes)
-    shapes = {
-        rules.canonical(tensor.name): tensor.shape for tensor in checkpoint.values() if not rules.ignored(tensor.name)
-    }
-    for head, table in rules.tied.items():
-        if head in shapes and table not in shapes:
-            raise PortError(
-                f"{table} is stored only under the name of its tied head, {head}",
-                file=checkpoint.source,
-                remedy="run `rushlight check` for a script that adds it",
-            )
-    path = checkpoint.sidecar("config.json")
-    if path is None:
-        config = architecture.config_type.from_tensors(checker.tensors, file=checkpoint.source)
+    if config_file := checkpoint.sidecar("config.json"):
+        config = architecture.config_type.from_json(read_config(config_file), file=str(config_file))
     else:
-        config = architecture.config_type.from_json(read_config(path), file=str(path))
+        config = architecture.config_type.from_tensors(checker.tensors, file=checkpoint.source)
     model = architecture(config)
     own = {path.partition(".")[0] for path, _ in model.named_slots()}
-    shapes = {
-        path: shape for path, shape in shapes.items() if path.partition(".")[0] in own or not rules.other_head(path)
-    }
+    shapes = {}
+    for tensor in checkpoint.values():
+        path = rules.canonical(tensor.name)
+        if not rules.ignored(tensor.name) and (path.partition(".")[0] in own or not rules.other_head(path)):
+            shapes[path] = tensor.shape
+    if config.tie_word_embeddings:
+        for head, table in rules.tied.items():  # of two tied tensors a file may hold either
+            for stored, other in ((head, table), (table, head)):
+                if stored in shapes:
+                    shapes.setdefault(other, shapes[stored])
     try:
-        changes = layer_changes(model, shapes, rules.tied)
+        changes = layer_changes(model, shapes)
     except MismatchError as error:
         raise PortError(
             "the tensors do not match the config",
@@ -87,12 +85,30 @@ def _built_in(checkpoint: Checkpoint) -> str | None:
             expected=error.expected,
             remedy="run `rushlight check`, which lists every difference",
         ) from error
-    if changes is None:
-        return None
+    docstring = _docstring(checker, architecture)
+    if changes is not None:
+        module = port_of_built_in(architecture, model, changes, prefixes, docstring)
+        if module is not None:
+            return Scaffold(module, port_test(checkpoint.source, file, computes_logits=True), ())
+    source = SourceFile.of(model)
+    source.set_prefixes(type(model).__name__, prefixes, architecture.rules.prefixes)
+    source.set_docstring([*docstring, "", "Complete it where it says TO WRITE."])
+    sizes = config.shown_by(shapes) if isinstance(config, TextConfig) else {}
+    return VariantWriter(checkpoint, shapes, model=model, sizes=sizes, source=source.text()).scaffold(file)
+
+
+def _docstring(checker: Checker, architecture: Architecture) -> list[str]:
+    """The first lines of the port's docstring: how to run it, and what the checkpoint does not show."""
+    name = one_line(Path(checker.checkpoint.source).name)
+    lines = [
+        f"A port of {name}, written by `rushlight port` from rushlight's own {architecture.model_type}.",
+        "",
+        *USAGE,
+    ]
     origin = architecture.describe_source(checker.tensors)
-    is_uncertain = origin and origin.unknown_key and checker.config_values.get(origin.unknown_key) is None
-    doubts = [f"{origin.unknown_title}. {origin.unknown_detail}"] if origin and is_uncertain else []
-    return port_of_built_in(checkpoint.source, architecture, config, changes, prefixes, doubts)
+    if origin and origin.unknown_key and checker.config_values.get(origin.unknown_key) is None:
+        lines += ["", *wrap(f"Uncertain: {origin.unknown_title}. {origin.unknown_detail}", WIDTH)]
+    return lines
 
 
 def _prefixes(checker: Checker, architecture: Architecture) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Writer"]
 
-LAYERS = ("Activation", "Conv1D", "Convolution", "Embedding", "LayerNorm", "Linear")
+LAYERS = ("Activation", "Conv1D", "Convolution", "Embedding", "LayerNorm", "Linear", "RMSNorm")
 CLASS_NAMES = {"attn": "Attention", "self_attn": "SelfAttention", "mlp": "MLP", "ffn": "FeedForward", "h": "Block"}
 NOT_A_SIZE = re.compile(r"(_ids?|head\w*|layers?|blocks?|depth|version|seed|max_length|type|n_inner)$")
 """Keys of config.json whose numbers are not sizes of a tensor's axis."""
@@ -42,11 +42,12 @@ NOT_A_SIZE = re.compile(r"(_ids?|head\w*|layers?|blocks?|depth|version|seed|max_
 class Writer:
     """Writes a module for every module of a checkpoint; what each computes is left to write."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, weights: list[tuple[str, tuple[int, ...]]] | None = None) -> None:
+        """Takes the checkpoint, and its weights as (attribute path, shape) pairs where paths differ from names."""
         self.checkpoint = checkpoint
         self.values = _config_values(checkpoint)
         self.buffers = _patterns(t.name for t in checkpoint.values() if t.dtype not in FLOAT_DTYPES)
-        weights = [(t.name, t.shape) for t in checkpoint.values() if t.dtype in FLOAT_DTYPES]
+        weights = weights or [(t.name, t.shape) for t in checkpoint.values() if t.dtype in FLOAT_DTYPES]
         self.root = tree_of(weights, checkpoint.source)
         self.conv1d = conv1d_by_majority(weights)
         self.n_matrices: Counter[tuple[int, ...]] = Counter(shape for _, shape in weights if len(shape) == 2)
@@ -167,8 +168,6 @@ class Config:
         """The preferred name of a module's class."""
         if not node.path:
             return self.root_name
-        if not node.children and list(node.tensors) == ["weight"] and re.search(r"norm|^ln", node.name):
-            return "Norm"
         *_, parent, name = ("", *node.path.split("."))
         if number(name) is not None and parent:
             name = parent if parent in CLASS_NAMES else re.sub(r"(?<=[^s])s$", "", parent)
@@ -218,7 +217,7 @@ class Config:
                 f'    """{doc}"""',
                 "",
                 *variables,
-                "    def __init__(self, config):",
+                f"    def __init__(self, {'config, layer' if self.takes_number(node) else 'config'}):",
                 *indented(init, 2),
                 "",
                 "    def __call__(self, *inputs):",
@@ -235,6 +234,10 @@ class Config:
             *indented(call_lines("NameRules", rules, WIDTH - 4, before="rules: ClassVar = ")),
         ]
 
+    def takes_number(self, _node: Node) -> bool:
+        """Whether a module's class takes the number of its block."""
+        return False
+
     def is_container(self, node: Node) -> bool:
         return not node.tensors and bool(node.children) and all(number(name) is not None for name in node.children)
 
@@ -249,7 +252,11 @@ class Config:
             if layer.kind == "Embedding":
                 sizes[0] = self.n_rows(layer.sizes[0])
             return call_lines(layer.kind, [*sizes, *(f"{key}={value}" for key, value in layer.options)], room)
-        return [f"{self.class_of(node)}(config)"]
+        if not self.takes_number(node):
+            return [f"{self.class_of(node)}(config)"]
+        index = number(node.name)
+        given = "layer" if "." in node.path else 0
+        return [f"{self.class_of(node)}(config, {given if index is None else index})"]
 
     def container(self, node: Node, room: int) -> list[str]:
         """A ModuleList or a ModuleDict."""
@@ -261,7 +268,10 @@ class Config:
         self.used.add("ModuleList")
         if len(children) > 1 and len({self.form_of[child.path] for child in children}) == 1:
             made = self.made(children[0], room - 4)
-            loop = f"for _ in range({self.count(node)})"
+            variable = "layer" if self.takes_number(children[0]) else "_"
+            if variable == "layer":
+                made = [made[0].replace("(config, 0)", "(config, layer)")]
+            loop = f"for {variable} in range({self.count(node)})"
             one = f"ModuleList({made[0]} {loop})"
             if len(made) == 1 and len(one) <= room:
                 return [one]
