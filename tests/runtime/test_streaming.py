@@ -53,7 +53,7 @@ def n_held(model):
 
 
 def check_deltas(deltas, generations):
-    """The properties of a stream, against the same request generated at once."""
+    """Compares the deltas of a stream with the generations of the same request."""
     assert {delta.index for delta in deltas} == set(range(len(generations)))
     for index, generation in enumerate(generations):
         own = [delta for delta in deltas if delta.index == index]
