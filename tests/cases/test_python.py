@@ -107,7 +107,7 @@ def test_a_wrong_setting_names_the_one_that_was_meant(model, given, meant):
     for call in (model.generate, model.stream, model.astream, chat.send):
         with pytest.raises(RequestError) as caught:
             call(PROMPT, **{given: 3})
-        assert str(caught.value) == f"there is no setting {given!r}; did you mean {meant}?"
+        assert str(caught.value) == f"unknown setting {given!r}; did you mean {meant}?"
 
 
 def test_a_setting_that_is_like_none_lists_them_and_no_private_class(model):

@@ -118,8 +118,8 @@ def test_a_schema_passed_as_a_mapping_is_bounded_too(model):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"regex": "\ud800"}, r"regex is '\\ud800': it should be a pattern"),
-        ({"json_schema": '{"const": "\ud800"}'}, "json_schema is .*: it should be a JSON schema"),
+        ({"regex": "\ud800"}, r"regex is '\\ud800', expected a pattern"),
+        ({"json_schema": '{"const": "\ud800"}'}, "json_schema is .*, expected a JSON schema"),
         ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be used"),
         ({"stop": "\ud800"}, "a stop string contains half of a surrogate pair"),
     ],

@@ -177,6 +177,15 @@ class Model:
         **settings: Unpack[CompletionSettings],
     ) -> list[Generation]: ...
 
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stop: str | Sequence[str] | None = (),
+        **settings: Unpack[SamplingSettings],
+    ) -> Generation | list[Generation]: ...
+
     @takes_settings
     def generate(
         self,
