@@ -17,7 +17,7 @@ SETTINGS = [{}, {"temperature": 0.9, "seed": 7}, {"temperature": 1.0, "top_p": 0
 
 def alone(model, ids, n, settings):
     """The tokens of the plainest loop: one sequence, one token at a time, no engine."""
-    sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._allowed)
+    sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._inputs.allowed)
     context = Context(LanguageModel.of(model.module, model._backend, model.config), len(ids) + n)
     feed, text = ids, []
     for _ in range(n):
@@ -55,7 +55,7 @@ def expected(model, asked):
 def fresh_engine(model, **options):
     """Gives the model a new engine with an empty cache."""
     engine = Engine(LanguageModel.of(model.module, model._backend, model.config), **options)
-    model._plain._made = os.getpid(), engine
+    model._default._made = os.getpid(), engine
     return engine
 
 
@@ -179,7 +179,7 @@ def test_with_a_draft_model_or_without(model, asked, right):
     guessing = rushlight.load(dtype="f32", threads=1)
     guessing.use_draft(own_draft)
     steps = []
-    engine = guessing._plain.engine
+    engine = guessing._default.engine
     run = engine._steps._runner.on_device
     engine._steps._runner.on_device = lambda chunks: steps.append(len(chunks)) or run(chunks)
     guessed = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]

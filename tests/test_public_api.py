@@ -18,6 +18,7 @@ def test_the_public_names_are_these():
         "AsyncStream",
         "Beam",
         "Chat",
+        "Delta",
         "Generation",
         "Model",
         "Perplexity",
@@ -123,7 +124,9 @@ def test_every_public_name_exists_and_is_documented(name):
     assert name == "__version__" or inspect.getdoc(value)
 
 
-@pytest.mark.parametrize("name", ["Chat", "Model", "Stream", "Generation", "Stats", "Score", "Perplexity", "Beam"])
+@pytest.mark.parametrize(
+    "name", ["Chat", "Model", "Delta", "Stream", "Generation", "Stats", "Score", "Perplexity", "Beam"]
+)
 def test_every_public_method_is_documented(name):
     members = {member: value for member, value in vars(getattr(rushlight, name)).items() if not member.startswith("_")}
     undocumented = [

@@ -144,7 +144,10 @@ def test_numpy_numbers_are_accepted_without_a_warning(model):
 
 @pytest.mark.parametrize("text", [None, 5, b"The king", np.array(3), ["The", 5], [None]], ids=repr)
 def test_perplexity_takes_text_or_ids(model, text):
-    with pytest.raises(RequestError, match=r"a text is a string, its pieces, or its token ids|a prompt is text"):
+    with pytest.raises(
+        RequestError,
+        match=r"expected a text as a string, an iterable of its pieces, or token ids|expected a prompt as text",
+    ):
         model.perplexity(text)
 
 
