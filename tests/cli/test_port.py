@@ -32,7 +32,7 @@ def test_bench_runs_it(rushlight, port):
     arguments = ["--prompt-tokens", "8", "--tokens", "2", "--batch", "1", "--repeats", "1", "--json"]
     done = rushlight("bench", demo.folder(), "--port", port, *arguments)
     assert done.code == 0
-    assert json.loads(done.out)["plan"]["port"] == str(port)
+    assert json.loads(done.out)["config"]["port"] == str(port)
 
 
 def test_check_holds_a_checkpoint_against_it(rushlight, port):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rushlight import demo
 from rushlight.backends import open_backend
+from rushlight.backends.dtypes import WEIGHT_BYTES
 from rushlight.checkpoint import display_name, open_checkpoint
 from rushlight.errors import PortError, RequestError, first_ten
 from rushlight.host.memory import naming_shortages
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from rushlight.runtime.model import Model
 
 __all__ = ["load", "load_module"]
-
-_WEIGHT_BYTES = {"f64": 8.0, "f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0625, "int4": 0.625}
-"""Bytes per weight in each dtype, scales included."""
 
 _log = logging.getLogger("rushlight")
 
@@ -193,6 +191,6 @@ def _bind(
 
 def _weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
     """The memory that the weights take in a dtype."""
-    if dtype in _WEIGHT_BYTES:
-        return int(sum(math.prod(tensor.shape) for tensor in checkpoint.values()) * _WEIGHT_BYTES[dtype])
+    if dtype in WEIGHT_BYTES:
+        return int(sum(math.prod(tensor.shape) for tensor in checkpoint.values()) * WEIGHT_BYTES[dtype])
     return sum(tensor.nbytes for tensor in checkpoint.values())
