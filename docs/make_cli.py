@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from what `rushlight --help` and each command's `--help` print."""
+"""Writes docs/cli.md from the `--help` of rushlight and of each command."""
 
 import os
 import subprocess
@@ -10,38 +10,38 @@ from rushlight.cli.app import COMMANDS
 INTRODUCTION = """\
 # Command line
 
-<!-- Written by docs/make_cli.py; `just docs` writes it again. -->
+<!-- Written by docs/make_cli.py; run `just docs` to update it. -->
 
-Results go to stdout; notes, statistics and errors to stderr. What `--json` prints is one JSON value on stdout. A result
-is written to its end, however slowly it is read, or the exit code is not 0; where stderr cannot be written to, the
-result is still whole, and the exit code 2.
+Results go to stdout; notes, statistics and errors go to stderr. With `--json`, stdout is one JSON value. Results are
+written completely, even to a slow reader, or the exit code is not 0. If stderr cannot be written to, the result is
+still complete, and the exit code is 2.
 
 | exit code | meaning |
 |---|---|
-| 0 | done |
+| 0 | success |
 | 1 | a check failed |
-| 2 | wrong usage, bad input, too little memory or disk: a line on stderr says what, where, and what to do next |
+| 2 | wrong usage, invalid input, too little memory or disk space; stderr names the problem and the next step |
 | 70 | a defect in rushlight |
 | 130 | interrupted |
-| 141 | whoever read the output went away, as `head` does |
+| 141 | the reader of the output closed the pipe, as `head` does |
 
-An error prints no traceback; `--debug` shows it.
+`--debug` shows the traceback of an error.
 """
 
 
 def page() -> str:
-    """The whole document."""
+    """The document."""
     sections = [("rushlight", [])] + [(f"rushlight {name}", [name]) for name in command_names()]
     return INTRODUCTION + "".join(f"\n## {title}\n\n```text\n{help_text(words)}```\n" for title, words in sections)
 
 
 def command_names() -> list[str]:
-    """The commands, in the order `rushlight --help` lists them."""
+    """The commands in the order of `rushlight --help`."""
     return list(COMMANDS)
 
 
 def help_text(words: list[str]) -> str:
-    """What `rushlight WORDS --help` prints on a terminal of 100 columns."""
+    """The output of `rushlight WORDS --help` on a terminal of 100 columns."""
     environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "rushlight", *words, "--help"],

@@ -119,7 +119,7 @@ def test_with_guesses_or_without(dtype, speculate, monkeypatch):
     model = rushlight.load(dtype=dtype, threads=1)
     n_rows = []
     engine = fresh_engine(model)
-    run = engine._runner.on_device
+    run = engine._steps._runner.on_device
 
     def count(chunks):
         n_rows.append(sum(len(chunk.ids) for chunk in chunks))
@@ -127,7 +127,7 @@ def test_with_guesses_or_without(dtype, speculate, monkeypatch):
 
     asked = repetitive(model, 8)
     right = expected(model, asked)
-    engine._runner.on_device = count
+    engine._steps._runner.on_device = count
     for max_active in (1, 3):
         guessed = [Request(r.prompt, (), {**r.settings, "speculate": speculate}) for r in asked]
         n_rows.clear()
@@ -180,11 +180,11 @@ def test_with_a_draft_model_or_without(model, asked, right):
     guessing.use_draft(own_draft)
     steps = []
     engine = guessing._plain.engine
-    run = engine._runner.on_device
-    engine._runner.on_device = lambda chunks: steps.append(len(chunks)) or run(chunks)
+    run = engine._steps._runner.on_device
+    engine._steps._runner.on_device = lambda chunks: steps.append(len(chunks)) or run(chunks)
     guessed = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]
     assert texts(guessing, guessed, max_active=1) == right[:9]
     assert len(steps) < 0.6 * sum(map(len, right[:9]))
     assert texts(guessing, guessed, max_active=9) == right[:9]
     assert texts(guessing, asked[:9]) == right[:9]
-    assert engine.pool.n_held == engine.drafts.pool.n_held == 0
+    assert engine.pool.n_held == engine._steps.speculation.proposers[-1].pool.n_held == 0

@@ -1,4 +1,4 @@
-"""A folder of books, each as clean running text."""
+"""Reads a folder of books as clean plain text."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ PLAIN = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": "-
 
 
 def read_books(folder: Path, only: str = "", skip: str = "(?!)") -> Iterator[str]:
-    """The .md and .txt files below `folder` whose lower-case path there matches `only` and does not match `skip`."""
+    """The .md and .txt files below `folder` whose lower-case relative path matches `only` but not `skip`."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix().lower()
         if path.suffix.lower() in {".md", ".txt"} and re.search(only, name) and not re.search(skip, name):
@@ -16,7 +16,7 @@ def read_books(folder: Path, only: str = "", skip: str = "(?!)") -> Iterator[str
 
 
 def clean(text: str) -> str:
-    """Markdown as plain text: no headings, links or emphasis, straight quotes, one line a paragraph."""
+    """Markdown as plain text: no headings, links or emphasis, straight quotes, one line per paragraph."""
     text = text.translate(PLAIN)
     text = re.sub(r"^(title|author|year|\s*#).*$", "", text, flags=re.IGNORECASE | re.MULTILINE)
     text = re.sub(r"!\[.*?\]\(.*?\)|[*_\[\]]", "", text)

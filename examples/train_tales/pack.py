@@ -1,4 +1,4 @@
-"""Make a GPT-2 that transformers saved into what rushlight ships: F16, the original file's tensor names, small JSON.
+"""Convert a GPT-2 saved by transformers into the form that rushlight ships: F16, the original tensor names, small JSON.
 
 python pack.py TRAINED PACKED
 """
@@ -16,7 +16,7 @@ CONFIG_KEYS = """model_type architectures vocab_size n_positions n_embd n_layer 
 
 
 def pack(trained: Path, packed: Path) -> None:
-    """Write model.safetensors, config.json and tokenizer.json to the folder `packed`."""
+    """Writes model.safetensors, config.json and tokenizer.json to the folder `packed`."""
     packed.mkdir(parents=True, exist_ok=True)
     pack_weights(trained / "model.safetensors", packed / "model.safetensors")
     pack_config(trained / "config.json", packed / "config.json")
@@ -24,21 +24,21 @@ def pack(trained: Path, packed: Path) -> None:
 
 
 def pack_weights(trained: Path, packed: Path) -> None:
-    """Round to F16, to nearest, ties to even; name as in openai-community/gpt2, without the prefix of the class."""
+    """Rounds to F16 (to nearest, ties to even), and renames as in openai-community/gpt2, without the class prefix."""
     tensors = load_file(trained)
     rounded = {name.removeprefix("transformer."): tensor.to(torch.float16) for name, tensor in tensors.items()}
     save_file(rounded, packed, metadata={"format": "pt"})
 
 
 def pack_config(trained: Path, packed: Path) -> None:
-    """Keep what the language model is made of; leave training, other heads and versions."""
+    """Keeps the keys of the language model, without those of training, other heads and versions."""
     config = json.loads(trained.read_text())
     kept = {key: config[key] for key in CONFIG_KEYS} | {"dtype": "float16"}
     packed.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def pack_tokenizer(trained: Path, packed: Path) -> None:
-    """Leave out white space; the content stays."""
+    """Removes white space from the JSON; its content stays."""
     tokenizer = json.loads(trained.read_text(encoding="utf-8"))
     packed.write_text(json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 

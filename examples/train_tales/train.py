@@ -1,8 +1,8 @@
-"""Train a small GPT-2 and its tokenizer from nothing on a folder of books, and pack it as rushlight's embedded model.
+"""Train a small GPT-2 and its tokenizer from scratch on a folder of books, and pack it as rushlight's embedded model.
 
     python train.py BOOKS OUT
 
-Needs torch, transformers, tokenizers and safetensors. README.md says which books, and what came of them.
+Needs torch, transformers, tokenizers and safetensors. README.md lists the books and the results.
 """
 
 import argparse
@@ -30,19 +30,19 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("books", type=Path, help="folder of .md and .txt files")
-    add("out", type=Path, help="folder to write; what rushlight ships comes into OUT/packed")
+    add("out", type=Path, help="folder to write; OUT/packed is what rushlight ships")
     add("--only", default="", help="regular expression: read only files whose lower-case path matches")
     add("--skip", default="(?!)", help="regular expression: leave out files whose lower-case path matches")
-    add("--minutes", type=float, default=90, help="time to train")
-    add("--max-steps", type=int, help="stop after so many steps, if the time is not over before")
+    add("--minutes", type=float, default=90, help="training time")
+    add("--max-steps", type=int, help="stop after this many steps, even if time remains")
     add("--n-layer", type=int, default=6, help="blocks")
     add("--n-embd", type=int, default=192, help=f"channels, a multiple of {HEAD_DIM}")
     add("--n-positions", type=int, default=512, help="the longest context")
     add("--vocab-size", type=int, default=4096, help="tokens, at most")
-    add("--batch-size", type=int, default=12, help="sequences in a step")
-    add("--block-size", type=int, help="tokens in a sequence, if fewer than positions: later ones are then not learnt")
-    add("--learning-rate", type=float, default=3e-3, help="at its peak")
-    add("--held-out", type=int, default=200_000, help="tokens that are not trained on, at most a tenth of all")
+    add("--batch-size", type=int, default=12, help="sequences per step")
+    add("--block-size", type=int, help="tokens per sequence, if fewer than positions: the later ones are not trained")
+    add("--learning-rate", type=float, default=3e-3, help="its peak")
+    add("--held-out", type=int, default=200_000, help="tokens to hold out, at most a tenth of all")
     add("--seed", type=int, default=0)
     add("--compile", action=argparse.BooleanOptionalAction, default=True, help="use torch.compile")
     arguments = parser.parse_args()
@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def train_tokenizer(books: list[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE, as GPT-2's."""
+    """Trains a byte-level BPE, as GPT-2's."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -68,7 +68,7 @@ def train_tokenizer(books: list[str], vocab_size: int) -> Tokenizer:
 
 
 def encode_books(tokenizer: Tokenizer, books: list[str]) -> Tensor:
-    """All books as one row of token ids, each behind an end-of-text token. (T,), int64"""
+    """All books in one sequence of token ids, each after an end-of-text token. (T,), int64"""
     end_of_text = tokenizer.token_to_id(END_OF_TEXT)
     return torch.tensor([i for book in tokenizer.encode_batch(books) for i in (end_of_text, *book.ids)])
 
@@ -91,7 +91,7 @@ def new_model(arguments: argparse.Namespace, tokenizer: Tokenizer) -> GPT2LMHead
 
 
 def new_optimizer(model: GPT2LMHeadModel) -> torch.optim.AdamW:
-    """AdamW that decays matrices only, not biases and norms."""
+    """AdamW with weight decay on matrices only, not on biases and norms."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -99,7 +99,7 @@ def new_optimizer(model: GPT2LMHeadModel) -> torch.optim.AdamW:
 
 
 def learning_rate(peak: float, step: int, progress: float) -> float:
-    """Rises over the first steps, stays, then falls along a cosine to a fiftieth; `progress` runs from 0 to 1."""
+    """Warm-up, constant, then cosine decay to a fiftieth of the peak; `progress` runs from 0 to 1."""
     warmup = min(1, (step + 1) / WARMUP_STEPS)
     if progress < 0.1:
         return peak * warmup
@@ -108,10 +108,10 @@ def learning_rate(peak: float, step: int, progress: float) -> float:
 
 
 def random_batch(tokens: Tensor, batch_size: int, block_size: int) -> tuple[Tensor, Tensor]:
-    """Stretches from anywhere in `tokens`, and the same one token on: (batch_size, block_size) twice."""
+    """Random sequences of `tokens`, and the same shifted by one token: (batch_size, block_size) each."""
     starts = torch.randint(len(tokens) - block_size, (batch_size,))
-    stretches = torch.stack([tokens[start : start + block_size + 1] for start in starts]).to(DEVICE)
-    return stretches[:, :-1], stretches[:, 1:]
+    sequences = torch.stack([tokens[start : start + block_size + 1] for start in starts]).to(DEVICE)
+    return sequences[:, :-1], sequences[:, 1:]
 
 
 def mean_loss(model: GPT2LMHeadModel, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def mean_loss(model: GPT2LMHeadModel, inputs: Tensor, targets: Tensor) -> Tensor
 
 
 def train(model: GPT2LMHeadModel, tokens: Tensor, arguments: argparse.Namespace) -> None:
-    """Train until the time is over or `max_steps` are done."""
+    """Trains until the time is over or `max_steps` are done."""
     loss_of = torch.compile(mean_loss) if arguments.compile else mean_loss
     optimizer = new_optimizer(model)
     step, progress, start_s = 0, 0.0, 0.0
@@ -163,13 +163,13 @@ def main() -> None:
     random.shuffle(books)
     tokens = encode_books(tokenizer, books)
     n_held_out = min(arguments.held_out, len(tokens) // 10)
-    trained_on, held_out = tokens[:-n_held_out], tokens[-n_held_out:]
+    train_tokens, held_out = tokens[:-n_held_out], tokens[-n_held_out:]
     heldout_text = tokenizer.decode(held_out.tolist(), skip_special_tokens=False)
     (arguments.out / "heldout.txt").write_text(heldout_text, encoding="utf-8")
 
     model = new_model(arguments, tokenizer)
-    print(f"{model.num_parameters() / 1e6:.2f} M parameters, {len(trained_on) / 1e6:.1f} M tokens", flush=True)
-    train(model, trained_on, arguments)
+    print(f"{model.num_parameters() / 1e6:.2f} M parameters, {len(train_tokens) / 1e6:.1f} M tokens", flush=True)
+    train(model, train_tokens, arguments)
     loss = held_out_loss(model, held_out, arguments)
     print(f"held-out loss {loss:.3f}, perplexity {math.exp(loss):.1f}", flush=True)
     model.save_pretrained(arguments.out)

@@ -1,30 +1,30 @@
-"""Every error that rushlight raises on purpose.
+"""The exceptions that rushlight raises.
 
     RushlightError
-    ├── SourceError              the path, folder or hub id leads to no checkpoint
-    ├── CheckpointError          a file of the checkpoint cannot be read as what it should be
-    │   ├── FormatError          not safetensors, or safetensors that breaks the format's rules
-    │   ├── TruncatedError       bytes are missing: a cut download, or a file changed while it was read
+    ├── SourceError              the path, folder, URL or hub id does not lead to a checkpoint
+    ├── CheckpointError          a file of the checkpoint is invalid
+    │   ├── FormatError          not a safetensors file, or one that violates the format
+    │   ├── TruncatedError       bytes are missing: an unfinished download, or a file that changed while it was read
     │   ├── NonFiniteError       a weight is not a finite float32 number
     │   └── GoldenError          not a golden file, or one that this version cannot read
-    ├── ConfigError              a config file is malformed, or asks for what the model does not do
-    ├── BindError                tensors and model do not fit: every problem at once
-    ├── PortError                a user's own model file cannot be used, or is not written to its end
-    ├── TokenizerError           the tokenizer is missing, broken, or does not fit the model
-    ├── TemplateError            a chat template is malformed, takes too much, or refuses the conversation
-    ├── DeviceError              the device asked for is not on this machine
-    ├── DtypeError               the device does not compute in the dtype asked for
-    ├── JobError                 a batch job does not fit the results that are there
-    ├── RequestError             a prompt, a sampling setting or a token id that cannot be honoured
-    │   ├── ContextLengthError   the prompt does not leave room in the model's context
-    │   ├── MemoryLimitError     weights, or keys and values, do not fit in the memory there is
-    │   └── QueueFullError       too many texts are waiting already
-    ├── GenerationError          the model produced something that is not a distribution
+    ├── ConfigError              a config file is malformed, or requests an unsupported feature
+    ├── BindError                the tensors do not fit the model; lists every problem
+    ├── PortError                a user's model file cannot be used, or is unfinished
+    ├── TokenizerError           the tokenizer is missing, malformed, or does not fit the model
+    ├── TemplateError            a chat template is malformed, exceeds its limits, or refuses the conversation
+    ├── DeviceError              the requested device is not available on this machine
+    ├── DtypeError               the device does not support the requested dtype
+    ├── JobError                 a batch job does not match its existing results
+    ├── RequestError             an invalid prompt, sampling setting or token id
+    │   ├── ContextLengthError   the prompt leaves no room in the model's context
+    │   ├── MemoryLimitError     weights or KV cache do not fit in the available memory
+    │   └── QueueFullError       too many requests are waiting
+    ├── GenerationError          the model's output is not a distribution over tokens
     ├── ThreadLimitError         a thread cannot be started
     ├── RecordError              the PyTorch module cannot be recorded
-    └── LibraryError             a library that only some uses need is not installed
+    └── LibraryError             an optional library is not installed
 
-The command line prints `str(error)` on stderr and exits with 2.
+The command line prints `str(error)` to stderr and exits with 2.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ __all__ = [
 
 
 class RushlightError(Exception):
-    """Base of all errors raised on purpose; its parts are attributes, so that programs need not parse text.
+    """Base class of all of them. The parts of the text are attributes, so that programs need not parse it.
 
     Attributes:
-        code: a stable snake_case word for the kind of error, for `--json` and the server.
-        message: what is wrong, in one sentence without capital or full stop; each of many problems on a line below it.
-        file: the file it was found in.
-        tensor: the tensor it concerns.
+        code: the kind of error in snake_case, stable across versions, for `--json` and the server.
+        message: the problem, in one sentence without a capital or a full stop; several problems follow on a line each.
+        file: the file that has the problem.
+        tensor: the tensor that has it.
         offset: the byte offset in `file`.
         found, expected: the two sides of a mismatch.
-        remedy: the next step, in one sentence without capital or full stop.
+        remedy: the next step, in one sentence without a capital or a full stop.
     """
 
     code: ClassVar[str] = "error"
@@ -110,26 +110,25 @@ class RushlightError(Exception):
             text += f" ({named})"
         if not self.remedy:
             return text
-        # No part begins with a capital, since many begin with a name or a command. The message may quote a library's,
-        # full stop and all.
+        # The message may end in a library's own, full stop included.
         text = f"{text}\n" if "\n" in text else f"{text.removesuffix('.')}; "
         return text + printable(self.remedy)
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped, so that a name from a file cannot drive the terminal.
+    """`text` with control characters escaped, so that text from a file cannot control the terminal.
 
-    Newlines and tabs stay, since messages use them; names are for `printable_name`.
+    Newlines and tabs stay, because messages use them; for names, use `printable_name`.
     """
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 MAX_NAME_CHARS = 400
-"""The longest name that is shown whole, in characters."""
+"""The longest name that is shown in full."""
 
 
 def printable_name(name: str) -> str:
-    """As `printable_line`, for a name from a file: of one longer than MAX_NAME_CHARS the middle is left out."""
+    """A name from a file as by `printable_line`, without its middle if it is longer than MAX_NAME_CHARS."""
     if len(name) <= MAX_NAME_CHARS:
         return printable_line(name)
     start, end = MAX_NAME_CHARS * 3 // 4, MAX_NAME_CHARS // 4
@@ -137,7 +136,7 @@ def printable_name(name: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """`text` on one line and whole, with every character that is not printable escaped: for sentences and paths."""
+    """`text` on one line, in full, with every unprintable character escaped: for sentences and paths."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -150,25 +149,25 @@ def first_ten(names: Sequence[str]) -> list[str]:
 
 
 class SourceError(RushlightError):
-    """The path, folder or hub id leads to no checkpoint."""
+    """The path, folder, URL or hub id does not lead to a checkpoint."""
 
     code = "source_not_found"
 
 
 class CheckpointError(RushlightError):
-    """A file of the checkpoint cannot be read as what it should be."""
+    """A file of the checkpoint is invalid."""
 
     code = "invalid_checkpoint"
 
 
 class FormatError(CheckpointError):
-    """Not safetensors, or safetensors that breaks the format's rules."""
+    """Not a safetensors file, or one that violates the format."""
 
     code = "invalid_format"
 
 
 class TruncatedError(CheckpointError):
-    """Bytes are missing: a cut download, or a file that changed while it was read."""
+    """Bytes are missing: an unfinished download, or a file that changed while it was read."""
 
     code = "truncated_file"
 
@@ -186,16 +185,16 @@ class GoldenError(CheckpointError):
 
 
 class ConfigError(RushlightError):
-    """config.json or generation_config.json is malformed, or asks for what the model does not do."""
+    """config.json or generation_config.json is malformed, or requests an unsupported feature."""
 
     code = "invalid_config"
 
 
 class BindError(RushlightError):
-    """Tensors and model do not fit; the message lists every problem at once.
+    """The tensors do not fit the model; the message lists every problem.
 
     Attributes:
-        problems: (kind, name, detail, mend) of each, in the order of the message.
+        problems: (kind, name, detail, fix) of each, in the order of the message.
     """
 
     code = "checkpoint_does_not_fit"
@@ -208,58 +207,59 @@ class BindError(RushlightError):
 
 
 class PortError(RushlightError):
-    """A user's own model file cannot be used, or is not written to its end."""
+    """A user's model file cannot be used, or is unfinished."""
 
     code = "invalid_port"
 
 
 class TokenizerError(RushlightError):
-    """The tokenizer is missing, broken, or does not fit the model."""
+    """The tokenizer is missing, malformed, or does not fit the model."""
 
     code = "invalid_tokenizer"
 
 
 class TemplateError(RushlightError):
-    """A chat template is malformed, takes more time or memory than it may, or refuses the conversation."""
+    """A chat template is malformed, exceeds its limits of time or memory, or refuses the conversation."""
 
     code = "invalid_chat_template"
 
 
 class DeviceError(RushlightError):
-    """The device asked for is not on this machine."""
+    """The requested device is not available on this machine."""
 
     code = "device_not_available"
 
 
 class DtypeError(RushlightError):
-    """The device does not compute in the dtype asked for."""
+    """The device does not support the requested dtype."""
 
     code = "dtype_not_available"
 
 
 class JobError(RushlightError):
-    """A batch job does not fit the results that are there: of other requests, damaged, or being written to."""
+    """A batch job does not match its existing results: other requests wrote them, or they are damaged or in use."""
 
     code = "job_does_not_fit"
 
 
 class RequestError(RushlightError):
-    """A prompt, a sampling setting or a token id that cannot be honoured."""
+    """An invalid prompt, sampling setting or token id."""
 
     code = "invalid_request"
 
 
 class ContextLengthError(RequestError):
-    """The prompt does not leave room in the model's context."""
+    """The prompt leaves no room in the model's context."""
 
     code = "context_length_exceeded"
 
 
 class MemoryLimitError(RequestError):
-    """Weights, or keys and values, or what is computed with them, do not fit in the memory there is.
+    """Weights, KV cache or activations do not fit in the available memory.
 
     Attributes:
-        need_bytes, have_bytes: the two sides; need_bytes is None where it is not known.
+        need_bytes: the memory needed; None if unknown.
+        have_bytes: the memory available.
     """
 
     code = "not_enough_memory"
@@ -268,25 +268,25 @@ class MemoryLimitError(RequestError):
         self, message: str, *, need_bytes: int | None = None, have_bytes: int, remedy: str | None = None
     ) -> None:
         need = "" if need_bytes is None else f"{need_bytes / 1e6:,.1f} MB needed, "
-        super().__init__(f"{message}: {need}{have_bytes / 1e6:,.1f} MB there", remedy=remedy)
+        super().__init__(f"{message}: {need}{have_bytes / 1e6:,.1f} MB available", remedy=remedy)
         self.need_bytes = need_bytes
         self.have_bytes = have_bytes
 
 
 class QueueFullError(RequestError):
-    """Too many texts are waiting already; later there may be room."""
+    """Too many requests are waiting; a later attempt may succeed."""
 
     code = "queue_full"
 
 
 class GenerationError(RushlightError):
-    """The model produced something that is not a distribution over tokens."""
+    """The model's output is not a distribution over tokens."""
 
     code = "generation_failed"
 
 
 class ThreadLimitError(RushlightError):
-    """A thread cannot be started: a limit on processes is reached, or there is no memory for its stack."""
+    """A thread cannot be started: the process limit is reached, or there is no memory for its stack."""
 
     code = "no_more_threads"
 
@@ -298,6 +298,6 @@ class RecordError(RushlightError):
 
 
 class LibraryError(RushlightError):
-    """A library that only some uses need is not installed."""
+    """An optional library is not installed."""
 
     code = "library_not_installed"

@@ -1,4 +1,4 @@
-"""Which devices the shared suite runs on, and what it holds them to. A new device is a line here."""
+"""The devices that the shared suite runs on, with their tolerances. A new device is a line here."""
 
 import os
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ import pytest
 
 from rushlight.backends import devices, open_backend
 
-HERE = {status.name for status in devices() if status.available}
-if "cuda" not in HERE:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels run on the CPU; read when Triton is imported
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where it is not said
+AVAILABLE = {status.name for status in devices() if status.available}
+if "cuda" not in AVAILABLE:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # run the kernels on the CPU; read when Triton is imported
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns if it is unset
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A device in a dtype.
+    """A device at a dtype.
 
     Attributes:
-        ops_error: the most that an operation may be off, over the largest value of its float64 result, which is taken
-            from weights and inputs before they are rounded to the dtype.
-        logits_error: the same of a whole model's logits. The fixtures are small and steep, with std 0.2 and more: they
+        ops_error: the largest error of an operation, relative to the largest value of its float64 result, which is
+            computed from weights and inputs before they are rounded to the dtype.
+        logits_error: the same for the logits of a model. The fixtures are small and steep, with std 0.2 and more: they
             magnify what a trained model would hide.
-        same_bits: whether a row's results are the same bits whatever is computed beside it.
+        same_bits: whether a row's results are bit-identical whatever else is in the batch.
     """
 
     device: str
@@ -39,7 +39,7 @@ class Subject:
         return open_backend(self.device, self.dtype)
 
     def same(self, found, expected):
-        """Whether logits are the same, as far as the device promises: twice what may be the error of each."""
+        """Whether logits are the same, as the device promises: bit for bit, or within twice the error of each."""
         if self.same_bits:
             return np.array_equal(found, expected)
         return np.abs(found - expected).max() <= 2 * self.logits_error * np.abs(expected).max()
@@ -59,10 +59,10 @@ ALWAYS = [
 WITH_LIBRARIES = [
     *(Subject("torch-cpu", *row) for row in TORCH),
     *(Subject("mlx-cpu", *row) for row in MLX),
-    *(Subject("cuda", *row) for row in TORCH if "cuda" in HERE),
-    *(Subject("metal", *row) for row in MLX if "metal" in HERE),
+    *(Subject("cuda", *row) for row in TORCH if "cuda" in AVAILABLE),
+    *(Subject("metal", *row) for row in MLX if "metal" in AVAILABLE),
 ]
-"""mlx-cpu and torch-cpu stand here whether or not their libraries do: where these tests are asked for, they must."""
+"""mlx-cpu and torch-cpu are listed even if their libraries are missing: the tests marked `devices` need them."""
 
 SUBJECTS = [*ALWAYS, *(pytest.param(subject, marks=pytest.mark.devices) for subject in WITH_LIBRARIES)]
 

@@ -5,7 +5,7 @@ from rushlight.backends.batch import Batch, Chunk
 from rushlight.errors import RequestError
 
 
-def test_chunks_lie_one_after_another():
+def test_the_rows_of_chunks_are_concatenated():
     batch = Batch.of([Chunk([7, 8, 9], 0, [2, 5], all_logits=True), Chunk([4], 130, [0, 1, 3])], cache=None)
     assert batch.ids.tolist() == [7, 8, 9, 4]
     assert batch.positions.tolist() == [0, 1, 2, 130]
@@ -17,30 +17,30 @@ def test_chunks_lie_one_after_another():
     }
 
 
-def test_logits_of_the_last_row_are_wanted_unless_all_are():
+def test_only_the_last_row_gets_logits_unless_all_do():
     batch = Batch.of([Chunk([1, 2, 3], 0, [0]), Chunk([4, 5], 9, [1])], cache=None)
     assert batch.logit_rows.tolist() == [2, 4]
 
 
-def test_spans_say_whose_rows_they_are():
+def test_spans_have_each_sequences_rows():
     first, second = Batch.of([Chunk([1, 2, 3], 5, [4]), Chunk([6], 0, [1])], cache=None).spans()
     assert (first.rows, first.position, first.blocks.tolist()) == (slice(0, 3), 5, [4])
     assert (second.rows, second.position, second.blocks.tolist()) == (slice(3, 4), 0, [1])
 
 
-def test_windows_end_where_the_sequence_does():
+def test_unfolded_rows_end_with_the_sequence():
     batch = Batch.of([Chunk([1, 2, 3], 0, [4]), Chunk([6], 0, [1])], cache=None)
     assert batch.unfold_rows(3, 1).tolist() == [[-1, 0, 1], [0, 1, 2], [1, 2, -1], [-1, 3, -1]]
     assert batch.unfold_rows(2, 1).tolist() == [[-1, 0], [0, 1], [1, 2], [-1, 3]]
     assert batch.unfold_rows(1, 0).tolist() == [[0], [1], [2], [3]]
 
 
-def test_windows_of_a_sequence_that_goes_on_are_refused():
-    with pytest.raises(RequestError, match="go through it whole"):
+def test_a_continued_sequence_cannot_be_unfolded():
+    with pytest.raises(RequestError, match="expected an entire sequence, found a continuation"):
         Batch.of([Chunk([1], 0, [0]), Chunk([2], 1, [1])], cache=None).unfold_rows(3, 1)
 
 
-def test_a_whole_sequence_needs_no_cache():
+def test_an_entire_sequence_needs_no_cache():
     batch = Batch.whole([5, 6, 7])
     assert (batch.ids.tolist(), batch.positions.tolist(), batch.logit_rows.tolist()) == (
         [5, 6, 7],

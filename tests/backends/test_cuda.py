@@ -1,13 +1,14 @@
 """The CUDA backend beyond the shared suite: Triton kernels, CUDA graphs, waits for the device, memory that runs out."""
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from backend_helpers import ArrayTensor, random
+from backend_helpers import ArrayTensor, attend, random, textbook_attention
 
 from rushlight.backends import devices, open_backend
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
@@ -85,8 +86,8 @@ def test_attention_over_blocks(torch, plain, kernels, dtype, n_head, n_kv_head, 
     found = kernels.decode_attention(q, k, v, keys, values, places, tables, lengths, 0.3)
     assert (found.dtype, found.shape) == (q.dtype, q.shape)
     assert (found - expected).abs().max() <= DTYPES[dtype] * expected.abs().max()
-    for written, whole in zip((keys, values), kept, strict=True):
-        assert torch.equal(written.double().nan_to_num(), whole.nan_to_num())
+    for written, plainly in zip((keys, values), kept, strict=True):
+        assert torch.equal(written.double().nan_to_num(), plainly.nan_to_num())
 
 
 PRODUCTS = {
@@ -274,8 +275,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from rushlight.backends import cuda_kernels as kernels
 
-def attend(whole, n_kv_head=12):
-    sums, out = (None, "*bf16") if whole else ("*fp32", "*fp32")
+def attend(one_part, n_kv_head=12):
+    sums, out = (None, "*bf16") if one_part else ("*fp32", "*fp32")
     types = ["*bf16"] * 5 + ["*i64"] * 3 + [out, sums, "fp32"] + ["i32"] * 4
     return kernels._attend, types, (12, n_kv_head, 64, 64, 256, 64), {"num_warps": 8}
 
@@ -437,6 +438,52 @@ def test_graphs_are_recorded_once_a_shape_and_replayed(torch, graphs):
     forward.version = 1
     run(Batch.of(chunks, cache))
     assert pools[-1] not in pools[:-1]  # a pool is not opened again when its graphs are gone
+
+
+def test_a_forward_that_a_graph_cannot_record_runs_eagerly(torch, graphs, caplog):
+    """It reads an activation on the host, which a graph would not repeat."""
+    ops = open_backend("torch-cpu", "f32")
+    pools = graphs(ops)
+    table = ops.load_weight(ArrayTensor(random(50, 8)), Role.TABLE)
+
+    def forward(batch):
+        x = ops.embedding(batch.ids, table)
+        return ops.attention(x * float(ops.to_numpy(x).max()), x, x, batch, layer=0, n_head=2, scale=0.5)
+
+    run, cache, other = ops.capture(forward), *(ops.kv_cache(KVShape(1, 2, 4), 5) for _ in range(2))
+    with caplog.at_level(logging.INFO, "rushlight"):
+        for position in (3, 4):
+            found, expected = (
+                step(Batch.of([Chunk([7], position, range(5))], kv)) for step, kv in ((run, cache), (forward, other))
+            )
+            assert torch.equal(found, expected)
+    assert [record.message for record in caplog.records] == [
+        "torch-cpu runs this model without recorded steps: the forward reads an array on the host"
+    ]
+    assert not pools
+
+
+@pytest.mark.parametrize("options", [{"window": 65}, {"slopes": [0.5, 0.25, 0.1, 0.2]}, {"softcap": 2.0}, {}], ids=str)
+def test_the_kernel_leaves_windows_slopes_and_softcaps_to_pytorch(torch, kernels, monkeypatch, options):
+    """Results are right in either case; grouped heads alone are the kernel's."""
+    ops = open_backend("torch-cpu" if ON == "cpu" else ON, "f32")
+    ops._kernels = kernels
+    launched = []
+    original = kernels.decode_attention
+    monkeypatch.setattr(kernels, "decode_attention", lambda *args: launched.append(1) or original(*args))
+    q, k, v = (random(70, n_head * 10, seed=n_head + i) for i, n_head in enumerate((4, 2, 2)))
+    found = attend(ops, [(q, k, v)], [[68, 1, 1]], 4, 0.3, **options)[0]
+    expected = textbook_attention(q, k, v, 4, 0.3, **options)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert bool(launched) == (not options)
+
+
+def test_an_rms_norm_of_entire_rows_is_fused_and_one_of_heads_is_not(torch):
+    ops = open_backend("torch-cpu" if ON == "cpu" else ON, "f32")
+    x = ops.from_numpy(random(3, 12))
+    entire, of_heads = (ops.load_weight(ArrayTensor(random(n)), Role.VECTOR) for n in (12, 4))
+    assert ops.rms_norm(x, entire, 1e-5).normed()
+    assert isinstance(ops.rms_norm(x, of_heads, 1e-5), torch.Tensor)
 
 
 def test_running_out_of_memory_is_an_error_with_the_next_step(torch, monkeypatch):

@@ -1,12 +1,14 @@
 """The layout of a step for libraries that compute entire arrays, and its recordings."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
-from rushlight.backends.device_step import MAX_PADDED_ROWS, HostStep, LastStep, Recordings, padded
+from rushlight.backends.device_step import MAX_PADDED_ROWS, Captured, HostStep, LastStep, Recordings, Scoring, padded
+from rushlight.backends.protocol import NotRecordableError
 
 SPARE = 99
 
@@ -124,3 +126,51 @@ def test_a_changed_forward_receives_no_recording_from_before_the_change():
         forward.version = version
         recorded.get(forward, step, lambda other: others.append(other) or "recording")
     assert others == [None, None]
+
+
+@pytest.mark.parametrize("name", ["row_starts", "block_tables", "spans"])
+def test_a_forward_that_reads_the_layout_of_a_batch_cannot_be_recorded(name):
+    step = on_device(decode_batch(1, 2))
+    with pytest.raises(NotRecordableError, match=rf"the forward reads batch\.{name}, "):
+        getattr(step, name)
+    with pytest.raises(AttributeError):
+        step.nonsense  # noqa: B018
+
+
+class Model:
+    version = 1
+
+
+def test_a_step_that_cannot_be_recorded_runs_eagerly_and_is_logged_once(caplog):
+    runs = []
+
+    def run(batch):
+        runs.append("recorded")
+        raise NotRecordableError("the forward reads batch.spans")
+
+    model = Model()
+    captured = Captured(model, run, lambda batch: runs.append("eager") or batch, "cuda")
+    with caplog.at_level(logging.INFO, "rushlight"):
+        assert [captured(i) for i in range(3)] == [0, 1, 2]
+        assert runs == ["recorded", "eager", "eager", "eager"]
+        (record,) = caplog.records
+        assert record.levelno == logging.INFO
+        assert record.message == "cuda runs this model without recorded steps: the forward reads batch.spans"
+        model.version = 2  # its modules have changed, and may be recordable now
+        captured(3)
+    assert runs[4:] == ["recorded", "eager"]
+
+
+def test_other_errors_of_a_step_are_raised():
+    def run(batch):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Captured(Model(), run, lambda batch: batch, "cuda")(None)
+
+
+@pytest.mark.parametrize(
+    ("window", "position", "block"), [(None, 500, 0), (1, 64, 1), (65, 128, 1), (66, 128, 0), (9, 3, 0)]
+)
+def test_the_first_block_that_a_window_reaches(window, position, block):
+    assert Scoring(1.0, window).first_block(position) == block

@@ -1,4 +1,4 @@
-"""What is said of the devices on this machine and on others, and which one is opened."""
+"""Which devices a machine has, the errors about the others, and which one is opened."""
 
 import ctypes
 import logging
@@ -20,9 +20,7 @@ H100, T4 = GPU("NVIDIA H100 80GB HBM3", 80 << 30), GPU("Tesla T4", 15 << 30)
 def machine(monkeypatch):
     """`machine(...)`: what the probes find there, whatever this machine is."""
 
-    def machine(
-        *, system="Linux", cpu="x86_64", kernel="", gpus="there is no NVIDIA driver here", torch=None, mlx=None
-    ):
+    def machine(*, system="Linux", cpu="x86_64", kernel="", gpus="no NVIDIA driver found", torch=None, mlx=None):
         monkeypatch.setattr(platform, "system", lambda: system)
         monkeypatch.setattr(platform, "machine", lambda: cpu)
         monkeypatch.setattr(platform, "version", lambda: kernel)
@@ -47,28 +45,28 @@ CUDA_TORCH, CPU_TORCH = Torch("2.13.0+cu130", "13.0"), Torch("2.13.0+cpu", None)
 @pytest.mark.parametrize(
     ("device", "there", "why", "next_step"),
     [
-        ("metal", {}, "Metal is the GPU of Macs with Apple silicon, and this is Linux", "use --device cpu"),
-        ("metal", {"system": "Windows"}, "and this is Windows", "use --device cpu"),
+        ("metal", {}, "Metal is the GPU of Macs with Apple silicon; this is Linux", "use --device cpu"),
+        ("metal", {"system": "Windows"}, "this is Windows", "use --device cpu"),
         ("metal", {"system": "Darwin"}, "this one has an Intel processor", "use --device cpu"),
         (
             "metal",
             {"system": "Darwin", "kernel": "root:xnu-1/RELEASE_ARM64_T6000"},
-            "this Python is for x86_64 and runs translated",
-            "install a Python for arm64, and rushlight in it",
+            "this Python is built for x86_64 and runs translated",
+            "install a Python for arm64, then rushlight in it",
         ),
         ("metal", MAC, "MLX is not installed", "pip install 'rushlight[metal]'"),
-        ("mlx-cpu", MAC, "on a Mac, MLX computes on the GPU", "use --device metal"),
-        ("mlx-cpu", {}, "MLX is not installed with its CPU part", "pip install 'rushlight[metal]'"),
+        ("mlx-cpu", MAC, "on a Mac, MLX runs on the GPU", "use --device metal"),
+        ("mlx-cpu", {}, "MLX is not installed, or lacks its CPU library", "pip install 'rushlight[metal]'"),
         ("torch-cpu", {}, "PyTorch is not installed", "pip install 'rushlight[cuda]'"),
-        ("cuda", {}, "there is no NVIDIA driver here", "use --device cpu"),
-        ("cuda", {"torch": CUDA_TORCH}, "there is no NVIDIA driver here", "use --device cpu"),
-        ("cuda", {"gpus": (H100,)}, "H100 80GB HBM3 is here, but PyTorch is not", "pip install 'rushlight[cuda]'"),
+        ("cuda", {}, "no NVIDIA driver found", "use --device cpu"),
+        ("cuda", {"torch": CUDA_TORCH}, "no NVIDIA driver found", "use --device cpu"),
+        ("cuda", {"gpus": (H100,)}, "found NVIDIA H100 80GB HBM3, but PyTorch is not", "pip install 'rushlight[cuda]'"),
         ("cuda", {"gpus": (T4,), "torch": CPU_TORCH}, "is a build without CUDA", NO_CUDA_FIX),
         ("cuda:7", {"gpus": (T4,), "torch": CUDA_TORCH}, "this machine has one GPU, cuda:0", "use --device cuda:0"),
         ("cuda:2", {"gpus": (T4, H100), "torch": CUDA_TORCH}, "has 2 GPUs, cuda:0 to cuda:1", "use --device cuda:0"),
     ],
 )
-def test_a_device_that_is_not_there_is_an_error_with_the_next_step(machine, device, there, why, next_step):
+def test_an_unavailable_device_is_an_error_with_the_next_step(machine, device, there, why, next_step):
     machine(**there)
     message = refused(device)
     assert message.startswith(f"device {device} is not available: ")
@@ -76,7 +74,7 @@ def test_a_device_that_is_not_there_is_an_error_with_the_next_step(machine, devi
     assert message.endswith(f"; {next_step}")
 
 
-def test_there_is_a_line_for_each_gpu(machine):
+def test_every_gpu_is_listed(machine):
     machine(gpus=(H100, T4), torch=CUDA_TORCH)
     lines = {status.name: status for status in devices()}
     assert set(lines) == {*DEVICES, "cuda:1"}
@@ -96,10 +94,11 @@ def test_there_is_a_line_for_each_gpu(machine):
         ({**MAC, "torch": CPU_TORCH}, "cpu"),
     ],
 )
-def test_auto_takes_the_fastest_that_is_there_and_says_which(machine, monkeypatch, caplog, there, fastest):
+def test_auto_selects_the_fastest_available_device_and_logs_it(machine, monkeypatch, caplog, there, fastest):
     machine(**there)
     opened = []
-    monkeypatch.setattr("rushlight.backends._OPENERS", dict.fromkeys(DEVICES, lambda *words: opened.append(words)))
+    openers = dict.fromkeys(DEVICES, lambda *arguments: opened.append(arguments))
+    monkeypatch.setattr("rushlight.backends.registry._OPENERS", openers)
     with caplog.at_level(logging.WARNING, "rushlight"):
         open_backend("auto", "f32")
     assert opened == [(fastest, "f32", None, None)]
@@ -111,34 +110,34 @@ def test_auto_takes_the_fastest_that_is_there_and_says_which(machine, monkeypatc
 @pytest.mark.parametrize("device", ["tpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:1 ", "cuda:٣", "metal:0", ""])
 def test_an_unknown_device_is_never_replaced(device):
     message = refused(device)
-    assert f"there is no device {device!r}" in message
+    assert f"unknown device {device!r}" in message
     assert message.endswith("use one of: auto, cpu, metal, mlx-cpu, cuda, torch-cpu, reference")
 
 
 @pytest.mark.parametrize("dtype", ["float31", "F32", ""])
 def test_an_unknown_dtype_is_never_replaced(dtype):
-    with pytest.raises(DtypeError, match=r"no dtype .*auto, f32"):
+    with pytest.raises(DtypeError, match=r"unknown dtype .*auto, f32"):
         open_backend("reference", dtype)
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "int8", "int4"])
-def test_a_dtype_the_device_does_not_compute_in_is_never_replaced(dtype):
+def test_an_unsupported_dtype_is_never_replaced(dtype):
     with pytest.raises(DtypeError, match=f"does not support dtype {dtype} .*f32"):
         open_backend("reference", dtype)
 
 
 @pytest.mark.devices
 @pytest.mark.parametrize(("device", "dtype"), [("torch-cpu", "int4"), ("torch-cpu", "f64"), ("mlx-cpu", "f64")])
-def test_nor_is_one_that_a_library_does_not_have(device, dtype):
-    with pytest.raises(DtypeError, match=f"the {device} backend does not compute in {dtype} .*bf16"):
+def test_nor_is_one_that_a_library_does_not_support(device, dtype):
+    with pytest.raises(DtypeError, match=f"the {device} backend does not support dtype {dtype} .*bf16"):
         open_backend(device, dtype)
 
 
-def test_a_number_of_threads_is_checked_where_it_does_not_matter_too(caplog):
+def test_the_number_of_threads_is_checked_even_without_effect(caplog):
     with pytest.raises(DeviceError, match="threads is '0'"):
         open_backend("reference", threads=0)
     open_backend("reference", threads=2)
-    assert "leaves the number of threads to its library" in caplog.text
+    assert "--threads has no effect on device reference" in caplog.text
 
 
 # The probes themselves
@@ -202,17 +201,17 @@ def asked(monkeypatch):
     return asked
 
 
-def test_the_driver_tells_its_gpus(asked):
+def test_the_driver_lists_its_gpus(asked):
     assert asked(Driver([H100, T4])) == (H100, T4)
 
 
 @pytest.mark.parametrize(
     ("driver", "why"),
     [
-        (None, "there is no NVIDIA driver here (libcuda.so.1)"),
+        (None, "no NVIDIA driver found (libcuda.so.1)"),
         (Driver(error=100), "CUDA_VISIBLE_DEVICES may hide it"),
-        (Driver(error=803), "does not start (error 803 of cuInit)"),
-        (Driver(), "the NVIDIA driver sees no GPU"),
+        (Driver(error=803), "fails to start (cuInit error 803)"),
+        (Driver(), "the NVIDIA driver finds no GPU"),
     ],
 )
 def test_why_there_is_no_gpu(asked, driver, why):
@@ -229,7 +228,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "mlx"
 """
 
 
-def test_no_library_is_loaded_before_its_device_is_asked_for():
+def test_no_library_is_imported_before_its_device_is_opened():
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
 
@@ -238,4 +237,4 @@ def test_no_library_is_loaded_before_its_device_is_asked_for():
 def test_no_library_is_loaded_where_they_are_installed_either():
     assert installed.torch()
     assert installed.mlx()
-    test_no_library_is_loaded_before_its_device_is_asked_for()
+    test_no_library_is_imported_before_its_device_is_opened()

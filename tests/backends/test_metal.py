@@ -1,5 +1,6 @@
 """The MLX backend beyond the shared suite: steps through `mx.compile`, growing caches, groups that do not fit."""
 
+import logging
 import shutil
 
 import numpy as np
@@ -92,3 +93,34 @@ def test_a_compiled_step_writes_the_cache_and_keeps_its_shape(monkeypatch):
         mx.disable_compile()
     # One of the prompt, which is not compiled, and one of each width.
     assert traces == [2 * first, 2, 2]
+
+
+@pytest.mark.skipif(ON == "mlx-cpu" and not shutil.which("g++"), reason="MLX compiles with g++ on a CPU")
+@pytest.mark.parametrize(
+    "read", [lambda ops, batch, x: ops.to_numpy(x).max(), lambda ops, batch, x: batch.positions[0].item()]
+)
+def test_a_forward_that_cannot_be_compiled_runs_eagerly(caplog, read):
+    import mlx.core as mx
+
+    ops = open_backend(ON, "f32")
+    mx.enable_compile()
+    try:
+        table = ops.load_weight(ArrayTensor(np.random.default_rng(0).standard_normal((50, 8))), Role.TABLE)
+
+        def forward(batch):
+            x = ops.embedding(batch.ids, table)
+            return ops.attention(x * float(read(ops, batch, x)), x, x, batch, layer=0, n_head=2, scale=0.5)
+
+        run, compiled, plain = ops.capture(forward), *(ops.kv_cache(KVShape(1, 2, 4), 5) for _ in range(2))
+        with caplog.at_level(logging.INFO, "rushlight"):
+            for position in (3, 4, 5):
+                found, expected = (
+                    ops.to_numpy(step(Batch.of([Chunk([7], position, range(5))], cache)))
+                    for step, cache in ((run, compiled), (forward, plain))
+                )
+                assert np.array_equal(found, expected)
+    finally:
+        mx.disable_compile()
+    assert [record.message for record in caplog.records] == [
+        f"{ON} runs this model without recorded steps: the forward reads an array on the host"
+    ]

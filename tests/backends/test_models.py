@@ -1,4 +1,4 @@
-"""Whole models on every backend: transformers' logits, and the same ones whatever is computed beside them."""
+"""Models on every backend: transformers' logits, and the same ones whatever else is in the batch."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "gpt2"
 NAMES = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
 
 
-class Run:
+class FixtureModel:
     """A fixture's model on a device.
 
     Attributes:
         forward: the model.
-        captured: what its backend makes of it, to run it best.
+        captured: the model as its backend runs it fastest.
         ids: the recorded prompt.
-        text: the recorded greedy continuation.
+        continuation: the recorded greedy one.
         expected: transformers' logits of the prompt in float64.
     """
 
@@ -36,7 +36,7 @@ class Run:
         with open_checkpoint(folder) as checkpoint:
             bind(self.forward, checkpoint, ops, rules=GPT2.rules, tie=self.config.tie_word_embeddings, title=name)
         recorded = load_file(folder / "expected.safetensors")
-        self.ids, self.text = recorded["prompt_ids"].tolist(), recorded["greedy_ids"].tolist()
+        self.ids, self.continuation = recorded["prompt_ids"].tolist(), recorded["greedy_ids"].tolist()
         self.expected = recorded["logits_f64"]
         self.captured = ops.capture(self.forward)
 
@@ -51,7 +51,7 @@ class Run:
 @pytest.fixture
 def run(ops):
     """`run(name)`: a fixture's model on the device."""
-    return lambda name: Run(name, ops)
+    return lambda name: FixtureModel(name, ops)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,13 +62,13 @@ def test_logits_are_those_of_transformers(subject, run, name):
 
 
 @pytest.mark.parametrize("name", ["gelu_new", "long_prompt"])
-def test_greedy_text_is_that_of_transformers(subject, run, name):
+def test_greedy_tokens_are_those_of_transformers(subject, run, name):
     model = run(name)
-    logits = model.logits(model.ids + model.text[:-1], forward=model.captured)[len(model.ids) - 1 :]
+    logits = model.logits(model.ids + model.continuation[:-1], forward=model.captured)[len(model.ids) - 1 :]
     if subject.dtype in {"f32", "f64"}:
-        assert logits.argmax(1).tolist() == model.text
-    # A rounded model may choose otherwise between tokens that are nearly as likely.
-    taken = logits[np.arange(len(logits)), model.text]
+        assert logits.argmax(1).tolist() == model.continuation
+    # A rounded model may prefer another token that is nearly as likely.
+    taken = logits[np.arange(len(logits)), model.continuation]
     assert (logits.max(1) - taken <= 2 * subject.logits_error * np.abs(logits).max(1)).all()
 
 
@@ -82,37 +82,37 @@ def test_cached_and_chunked_are_the_same(subject, run, chunk_rows, captured):
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_a_batch_is_the_same_as_each_alone(subject, run, captured):
-    """A prompt, part of a prompt that goes on, and decode steps side by side, over blocks in any order."""
+def test_batched_sequences_are_the_same_as_solo(subject, run, captured):
+    """A prompt, the next chunk of another and a decode row in one step, over blocks in any order."""
     model = run("long_prompt")
     forward = model.captured if captured else model.forward
     ids, other, third = model.ids, model.ids[::-1], model.ids[3:60]
     cache = model.cache(10)
     forward(Batch.of([Chunk(other[:70], 0, [7, 1]), Chunk(third[:-1], 0, [5])], cache))
     chunks = [Chunk(ids, 0, [4, 0, 6], True), Chunk(third[-1:], len(third) - 1, [5]), Chunk(other[70:], 70, [7, 1, 3])]
-    together = model.ops.to_numpy(forward(Batch.of(chunks, cache)))
-    assert subject.same(together[: len(ids)], model.logits(ids))
-    assert subject.same(together[len(ids)], model.logits(third)[-1])
-    assert subject.same(together[-1], model.logits(other)[-1])
+    batched = model.ops.to_numpy(forward(Batch.of(chunks, cache)))
+    assert subject.same(batched[: len(ids)], model.logits(ids))
+    assert subject.same(batched[len(ids)], model.logits(third)[-1])
+    assert subject.same(batched[-1], model.logits(other)[-1])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_decode_steps_of_any_number_of_rows(subject, run, n):
-    """Lengths that differ, over a boundary of blocks; each row's logits are those of its sequence alone."""
+    """Different lengths, across the edge of a block; each row's logits are those of its sequence solo."""
     model = run("long_prompt")
-    texts = [(model.ids + model.text)[s : s + 62 + 7 * s] for s in range(n)]
+    sequences = [(model.ids + model.continuation)[s : s + 62 + 7 * s] for s in range(n)]
     cache = model.cache(3 * n)
     tables = [range(3 * s, 3 * s + 3) for s in range(n)]
-    model.captured(Batch.of([Chunk(text[:-3], 0, table) for text, table in zip(texts, tables, strict=True)], cache))
+    model.captured(Batch.of([Chunk(ids[:-3], 0, table) for ids, table in zip(sequences, tables, strict=True)], cache))
     for back in (3, 2, 1):
-        chunks = [Chunk([text[-back]], len(text) - back, table) for text, table in zip(texts, tables, strict=True)]
+        chunks = [Chunk([ids[-back]], len(ids) - back, table) for ids, table in zip(sequences, tables, strict=True)]
         step = model.ops.to_numpy(model.captured(Batch.of(chunks, cache)))
-        alone = np.array([model.logits(text[: len(text) - back + 1])[-1] for text in texts])
-        assert step.shape == alone.shape
-        assert subject.same(step, alone)
+        solo = np.array([model.logits(ids[: len(ids) - back + 1])[-1] for ids in sequences])
+        assert step.shape == solo.shape
+        assert subject.same(step, solo)
 
 
-def test_what_a_block_takes_is_known_beforehand(run):
+def test_the_size_of_a_block_is_known_in_advance(run):
     model = run("gelu_new")
     shape = model.config.kv_shape
     block_bytes, available = model.ops.kv_block_bytes(shape), model.ops.available_bytes()
@@ -120,7 +120,7 @@ def test_what_a_block_takes_is_known_beforehand(run):
     assert available > 1000 * block_bytes
 
 
-def test_a_captured_step_does_not_change_what_it_returned_before(run):
+def test_a_captured_step_does_not_change_earlier_results(run):
     model = run("gelu_new")
     cache = model.cache(1)
     first = model.captured(Batch.of([Chunk([1, 2], 0, [0])], cache))

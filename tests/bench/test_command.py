@@ -96,9 +96,9 @@ def test_the_table_is_plain_in_a_pipe(rushlight):
         (["--prompt-tokens", "0"], "prompt_tokens 0"),
         (["--prompt-tokens", "513"], "found 512"),
         (["--tokens", "500"], "found 512"),
-        (["--dtype", "f13"], "there is no dtype"),
-        (["--device", "abacus"], "there is no device"),
-        (["--dtype", "all", "--device", "abacus"], "there is no device"),
+        (["--dtype", "f13"], "unknown dtype"),
+        (["--device", "abacus"], "unknown device"),
+        (["--dtype", "all", "--device", "abacus"], "unknown device"),
         (["no/such/file.safetensors"], "no/such/file.safetensors"),
     ],
 )

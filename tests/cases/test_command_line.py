@@ -1,4 +1,4 @@
-"""What newcomers and attackers met at the command line: names, prompts, wrong usage, and what a terminal shows."""
+"""Cases from new users and attackers of the command line: sources, prompts, wrong usage, and terminals."""
 
 import io
 import json
@@ -17,7 +17,7 @@ import pytest
 import rushlight as library
 from rushlight import demo
 from rushlight.cli import main, prompt_progress, terminal
-from rushlight.cli.error_report import in_words
+from rushlight.cli.error_report import describe
 from rushlight.cli.options import complete_source
 from rushlight.cli.prompt_progress import with_prompt_progress
 from rushlight.cli.word_wrap import WordWrap, cells, shortened, wrapped
@@ -27,7 +27,7 @@ PROMPT = "Once upon a time"
 
 
 class Tty(io.StringIO):
-    """Standard input at a terminal."""
+    """A stdin that is a terminal."""
 
     def isatty(self):
         return True
@@ -35,7 +35,7 @@ class Tty(io.StringIO):
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    """Runs `rushlight ARGUMENTS`: its exit code, standard output and standard error."""
+    """Runs `rushlight ARGUMENTS`; returns the exit code, stdout and stderr."""
 
     def run(*arguments, stdin=None):
         monkeypatch.setattr(sys, "stdin", Tty() if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
@@ -48,7 +48,7 @@ def run(capsys, monkeypatch):
 
 @pytest.fixture
 def at_terminal(tmp_path):
-    """Runs `rushlight ARGUMENTS` at a terminal to its end; what it shows there."""
+    """Runs `rushlight ARGUMENTS` on a pseudo-terminal; returns its output."""
 
     def run(*arguments, columns=40, program=("-m", "rushlight")):
         child = pexpect.spawn(
@@ -69,7 +69,7 @@ def at_terminal(tmp_path):
 
 @pytest.fixture
 def tty(capsys, monkeypatch):
-    """Makes standard error a terminal of 40 columns; returns what gives the text written since it was last asked."""
+    """Makes stderr a terminal of 40 columns; returns a function that returns the new output."""
 
     def begin():
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -95,7 +95,7 @@ class TestTales:
             assert checkpoint.folder == Path("tales")
         assert library.load().config.vocab_size == 4096
 
-    def test_a_path_that_is_not_there_is_not_the_name(self, tmp_path, monkeypatch):
+    def test_a_missing_path_is_not_the_name(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for source in (Path("tales"), "./tales"):
             with pytest.raises(SourceError, match="no such file or folder"):
@@ -122,7 +122,7 @@ class TestTales:
         assert by_argument[0] == 0
         assert by_argument[1]
         assert by_flag == by_argument
-        assert "no model named" not in by_argument[2]
+        assert "no model given" not in by_argument[2]
 
     @pytest.mark.parametrize("which", [["tales"], ["--model", "tales"]])
     def test_where_times_are_printed(self, run, tmp_path, which):
@@ -141,7 +141,7 @@ class TestTales:
         assert run("batch", prompts, "-o", results, "-m", "tales", "-n", "2")[0] == 0
         assert json.loads(results.read_text(encoding="utf-8"))["finish_reason"] == "length"
 
-    def test_the_shell_completes_it_beside_paths(self, tmp_path, monkeypatch):
+    def test_shell_completion_lists_it_with_paths(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "tame").mkdir()
         (tmp_path / "other.safetensors").touch()
@@ -166,7 +166,7 @@ class TestPrompts:
         assert run("chat", *flags, "-p", "One", stdin=b"Two\n") == expected
         assert expected[1].count("\n") >= 2
 
-    def test_the_first_message_at_a_terminal_and_an_end_by_habit(self, tmp_path):
+    def test_the_first_message_on_a_terminal_and_bye(self, tmp_path):
         child = pexpect.spawn(
             sys.executable,
             ["-m", "rushlight", "chat", "tales", "Once\x1b[2J", "--temp", "0", "-n", "3", "--no-history"],
@@ -175,7 +175,7 @@ class TestPrompts:
             timeout=60,
         )
         child.expect_exact("> Once\\x1b[2J\r\n")
-        child.expect_exact("(cut at 3 tokens: /set max_tokens N)")
+        child.expect_exact("(stopped after 3 tokens: /set max_tokens N)")
         child.expect_exact("> ")
         child.sendline("/bye")
         child.expect(pexpect.EOF)
@@ -186,24 +186,24 @@ class TestPrompts:
         for command in ("generate", "chat", "lens"):
             code, out, err = run(command, "tales", "a", "-p", "b", stdin=b"")
             assert (code, out) == (2, "")
-            assert "--prompt: the prompt is there already" in err
+            assert "--prompt: the prompt is already given" in err
 
     @pytest.mark.parametrize("stdin", [None, b"text"])
     def test_in_place_of_the_source(self, run, stdin):
         for command in ("generate", "chat", "lens"):
             code, out, err = run(command, "Once upon a time", stdin=stdin)
             assert (code, out, err.count("\n")) == (2, "", 1)
-            assert "'Once upon a time' is neither a path" in err
+            assert "'Once upon a time' is neither an existing path" in err
             assert "-p" in err
 
     def test_a_word_in_place_of_the_source(self, run):
         code, _, err = run("generate", "Hello")
         assert code == 2
-        assert "'Hello' is SOURCE, the prompt comes after it" in err
+        assert "'Hello' is SOURCE, write the prompt after it" in err
 
 
 class TestUsage:
-    """One voice for what is wrong, and no note before it."""
+    """Errors have one form, and no note before them."""
 
     @pytest.mark.parametrize(
         ("arguments", "line"),
@@ -215,7 +215,7 @@ class TestUsage:
                 ["inspect", "a", "--depth", "-1"],
                 "--depth: -1 is not in the range x>=0 (see `rushlight inspect --help`)",
             ),
-            (["inspect"], "SOURCE: none was given, and this command needs one; tales is the embedded model (see"),
+            (["inspect"], "SOURCE: this command needs a model; tales is the embedded one (see"),
             (["batch"], "missing argument 'INPUT' (see `rushlight batch --help`)"),
             (["-p", "x"], "--model-path is missing; for the embedded model: rushlight generate -p TEXT (see `rush"),
             (["\x1b[2J\n"], r"no such command '\x1b[2J\n' (see"),
@@ -227,18 +227,18 @@ class TestUsage:
         assert err.startswith(f"error: {line}")
 
     @pytest.mark.parametrize("flags", [["--top-p", "0"], ["--device", "tpu"], ["--logit-bias", "4096=1"]])
-    def test_no_model_named_is_not_said_before_an_error(self, run, flags):
+    def test_no_note_before_an_error(self, run, flags):
         code, _, err = run("generate", "-p", "a", *flags)
         assert (code, err.count("\n")) == (2, 1)
         assert err.startswith("error: ")
-        assert "no model named" in run("generate", "-p", "a", "-n", "1")[2]
+        assert "no model given" in run("generate", "-p", "a", "-n", "1")[2]
 
     def test_the_architecture_of_check(self, run):
         assert run("check", "tales", "--architecture", "gpt2")[0] == 0
         assert run("check", "-m", "tales", "-a", "gpt2")[0] == 0
         code, _, err = run("check", "tales", "--model", "gpt2")
         assert code == 2
-        assert "the architecture is --architecture gpt2" in err
+        assert "use --architecture gpt2" in err
 
     def test_a_local_file_is_not_quoted(self, run, tmp_path):
         secret = tmp_path / "passwd"
@@ -248,35 +248,37 @@ class TestUsage:
         assert "not safetensors but text" in err
 
 
-class TestCut:
-    """What cut a text is said where it matters."""
+class TestFinishReason:
+    """Notes about the finish reason."""
 
-    def test_to_a_person(self, at_terminal):
-        assert at_terminal("generate", "tales", "a", "-n", "3").endswith("\nnote: cut after 3 tokens (--max-tokens)\n")
+    def test_on_a_terminal(self, at_terminal):
+        assert at_terminal("generate", "tales", "a", "-n", "3", columns=60).endswith(
+            "\nnote: stopped after 3 tokens (--max-tokens)\n"
+        )
 
-    def test_not_to_a_program(self, run):
+    def test_not_in_a_pipe(self, run):
         assert run("generate", "tales", "a", "-n", "3")[2] == ""
         assert run("generate", "tales", "a", "-n", "3", "--json")[2] == ""
 
     @pytest.mark.parametrize("flags", [[], ["--json"], ["--samples", "2", "--temp", "1", "--seed", "1"]])
-    def test_always_where_a_form_is_broken(self, run, flags):
+    def test_always_if_a_constraint_may_be_violated(self, run, flags):
         code, _, err = run("generate", "tales", "a", "-n", "3", "--regex", "(la )+end", *flags)
-        said = "note: cut after 3 tokens (--max-tokens): the text may not have the form that was asked for\n"
-        assert (code, err) == (0, said)
+        expected = "note: stopped after 3 tokens (--max-tokens): the output may not match the pattern\n"
+        assert (code, err) == (0, expected)
 
 
 class TestTerminal:
-    """Nothing that a model or a file says drives the terminal, and nothing is left of what is passing."""
+    """Model output and names cannot control the terminal, and the status is erased."""
 
     ESCAPES = ("--logit-bias", "216=1000")
 
-    def test_text_is_escaped_at_a_terminal_alone(self, at_terminal, run):
+    def test_text_is_escaped_only_on_a_terminal(self, at_terminal, run):
         assert library.load().tokenizer.decode([216]) == "\x1b"
         shown = at_terminal("generate", "tales", "a", "-n", "3", *self.ESCAPES)
         assert r"a\x1b\x1b\x1b" in shown
         assert run("generate", "tales", "a", "-n", "3", *self.ESCAPES)[1] == "a\x1b\x1b\x1b\n"
 
-    def test_an_answer_to_a_piped_message_too(self, at_terminal, tmp_path):
+    def test_an_answer_to_a_piped_message_is_escaped_too(self, at_terminal, tmp_path):
         script = tmp_path / "piped.py"
         script.write_text(
             "import io, sys\nfrom rushlight.cli import main\nsys.stdin = io.TextIOWrapper(io.BytesIO(b'a'))\nmain()\n"
@@ -284,7 +286,7 @@ class TestTerminal:
         flags = ["chat", "tales", "--temp", "0", "-n", "3", *self.ESCAPES]
         assert r"\x1b\x1b\x1b" in at_terminal(*flags, program=(script,))
 
-    def test_the_original_line_too(self, at_terminal, tmp_path):
+    def test_the_original_command_line_too(self, at_terminal, tmp_path):
         for path in demo.folder().iterdir():
             if path.suffix in {".json", ".safetensors"}:
                 shutil.copy(path, tmp_path)
@@ -293,7 +295,7 @@ class TestTerminal:
         assert r"a\x1b]0;title\x07" in shown
 
     @pytest.mark.parametrize("character", ["\x9b", "\x7f", "\u202e", "\u2066", "\u2028", "\u2029", "\x1b"])
-    def test_json_is_escaped_at_a_terminal_alone(self, capsys, monkeypatch, character):
+    def test_json_is_escaped_only_on_a_terminal(self, capsys, monkeypatch, character):
         value = {"na" + character: [character, "é木\t"]}
         terminal.out_json(value)
         piped = capsys.readouterr().out
@@ -308,7 +310,7 @@ class TestTerminal:
 
     def test_a_name_cannot_forge_a_line(self, tty):
         written = tty()
-        assert in_words(FileNotFoundError(2, "No such file", "a\nerror: b\u202e")) == (
+        assert describe(FileNotFoundError(2, "No such file", "a\nerror: b\u202e")) == (
             r"a\nerror: b\u202e: No such file"
         )
         with terminal.status("opening a\nnote: b"):
@@ -332,8 +334,8 @@ class TestTerminal:
         assert "opening" not in rest
 
 
-class Reading:
-    """A text whose prompt takes a while."""
+class SlowStream:
+    """A stream whose prefill takes a while."""
 
     prompt_progress = (450, 900)
 
@@ -346,22 +348,22 @@ class Reading:
 
 
 class TestPromptProgress:
-    """A sign while a long prompt is read."""
+    """The status during a long prefill."""
 
     @pytest.mark.parametrize(("seconds", "is_shown"), [(0.2, True), (0.0, False)])
-    def test_at_a_terminal(self, tty, monkeypatch, seconds, is_shown):
+    def test_on_a_terminal(self, tty, monkeypatch, seconds, is_shown):
         monkeypatch.setattr(prompt_progress, "DELAY_S", 0.02)
         written = tty()
-        pieces = with_prompt_progress(Reading(seconds))
+        pieces = with_prompt_progress(SlowStream(seconds))
         assert next(pieces) == "a"
         shown = written()
-        assert ("reading 900 tokens ... 50%" in shown) == is_shown
+        assert ("processing 900 prompt tokens ... 50%" in shown) == is_shown
         assert shown.endswith(terminal.ERASE_LINE if is_shown else "")
         assert list(pieces) == ["b"]
 
-    def test_nowhere_else(self, capsys, monkeypatch):
+    def test_not_in_a_pipe(self, capsys, monkeypatch):
         monkeypatch.setattr(prompt_progress, "DELAY_S", 0.0)
-        assert list(with_prompt_progress(Reading(0.05))) == ["a", "b"]
+        assert list(with_prompt_progress(SlowStream(0.05))) == ["a", "b"]
         assert capsys.readouterr().err == ""
 
     def test_it_counts_the_tokens_of_the_prompt(self):
@@ -372,7 +374,7 @@ class TestPromptProgress:
         assert stream.prompt_progress == (total, total)
 
     def test_an_error_erases_it(self, tty, monkeypatch):
-        class Failing(Reading):
+        class Failing(SlowStream):
             def __iter__(self):
                 time.sleep(0.2)
                 raise KeyboardInterrupt
@@ -383,7 +385,7 @@ class TestPromptProgress:
         with pytest.raises(KeyboardInterrupt):
             next(with_prompt_progress(Failing(0)))
         shown = written()
-        assert "reading" in shown
+        assert "processing" in shown
         assert shown.endswith(terminal.ERASE_LINE)
 
 
@@ -394,7 +396,7 @@ TEXT = (
 
 
 def screen(written):
-    """What is left of the rows once erased words are gone."""
+    """The visible rows, without erased words."""
     while match := re.search("\x1b\\[(\\d+)D\x1b\\[K", written):
         before, columns = written[: match.start()], int(match[1])
         while columns > 0:
@@ -405,7 +407,7 @@ def screen(written):
 
 
 class TestWordWrap:
-    """Rows break between words, whatever pieces the text comes in."""
+    """Rows break between words, independent of the pieces."""
 
     @pytest.mark.parametrize("columns", [4, 11, 24, 80])
     def test_rows(self, columns):
@@ -414,28 +416,28 @@ class TestWordWrap:
         assert "".join(wrapped(TEXT, columns).split()) == "".join(TEXT.split())
         assert "\x1b" not in wrapped(TEXT, columns)
 
-    def test_words_stay_whole(self):
+    def test_words_are_not_broken_if_they_fit(self):
         assert wrapped("the wolf was falling", 11) == "the wolf \nwas \nfalling"
         assert wrapped("a incomprehensible", 8) == "a \nincompr\nehensib\nle"
         assert wrapped("狐はどこへ行く", 8) == "狐はど\nこへ行\nく"
 
     @pytest.mark.parametrize("columns", [4, 11, 24, 80])
     def test_in_pieces(self, columns):
-        drawn = random.Random(1)
+        rng = random.Random(1)
         for longest in (1, 2, 5, 20):
             wrap, written, at = WordWrap(lambda: columns), "", 0
             while at < len(TEXT):
-                end = at + drawn.randint(1, longest)
+                end = at + rng.randint(1, longest)
                 written += wrap.push(TEXT[at:end])
                 at = end
             assert screen(written) == wrapped(TEXT, columns)
 
-    def test_a_middle_is_left_out(self):
+    def test_the_middle_is_left_out(self):
         assert shortened("/home/user/models/gpt2", 12) == "/home...gpt2"
         assert shortened("short", 12) == "short"
         assert cells(shortened("木" * 30, 12)) <= 12
 
-    def test_an_answer_at_a_terminal(self, tmp_path):
+    def test_an_answer_on_a_terminal(self, tmp_path):
         child = pexpect.spawn(
             sys.executable,
             ["-m", "rushlight", "chat", "tales", "Once upon a time", "--temp", "0", "-n", "60", "--no-history"],
@@ -445,7 +447,7 @@ class TestWordWrap:
             dimensions=(24, 40),
         )
         child.expect_exact("> Once upon a time\r\n")
-        child.expect_exact("\r\n(cut at 60 tokens")
+        child.expect_exact("\r\n(stopped after 60 tokens")
         rows = screen(child.before.replace("\r\n", "\n")).split("\n")
         child.close(force=True)
         answer = subprocess.run(

@@ -107,7 +107,7 @@ def test_a_wrong_setting_names_the_one_that_was_meant(model, given, meant):
     for call in (model.generate, model.stream, model.astream, chat.send):
         with pytest.raises(RequestError) as caught:
             call(PROMPT, **{given: 3})
-        assert str(caught.value) == f"there is no setting {given!r}; did you mean {meant}?"
+        assert str(caught.value) == f"unknown setting {given!r}; did you mean {meant}?"
 
 
 def test_a_setting_that_is_like_none_lists_them_and_no_private_class(model):
@@ -235,10 +235,8 @@ def test_a_patch_that_cannot_work_is_refused_before_anything_runs(model, patches
 
 @pytest.mark.parametrize("made", [lambda x: x[0], lambda x: None, lambda x: "no", lambda x: [[1], [2, 3]]])
 def test_a_patch_of_a_wrong_shape_is_an_error_of_this_package(model, made):
-    with (
-        model.patch({"h.0": made}),
-        pytest.raises(RushlightError, match=r"the patch of h\.0 (changed the shape|has to return numbers)"),
-    ):
+    refused = pytest.raises(RushlightError, match=r"the patch of h\.0 (changed the shape|has to return numbers)")
+    with model.patch({"h.0": made}), refused:
         model.logits(PROMPT)
     assert isinstance(model.generate(PROMPT, max_tokens=2), Generation)
 

@@ -1,4 +1,4 @@
-"""Schemas and patterns of a few bytes that would compute for minutes, and settings that are not Unicode."""
+"""Schemas and patterns of a few bytes that would take minutes to compile, and settings that are not Unicode."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def model():
         ({"multipleOf": True, "properties": {"multipleOf": {"multipleOf": "9999999999"}}}, None, None),
     ],
 )
-def test_a_multiple_has_a_bound(schema, place, found):
+def test_a_multiple_is_bounded(schema, place, found):
     value = json.loads(schema) if isinstance(schema, str) else schema
     if place is None:
         check_cost(value)
@@ -49,7 +49,7 @@ def test_a_multiple_has_a_bound(schema, place, found):
     assert str(error.value).endswith(f", found {found})")
 
 
-def test_a_multiple_that_is_affordable_is_honoured(model):
+def test_an_affordable_multiple_is_accepted(model):
     result = model.generate("The", json_schema={"type": "integer", "multipleOf": 9973, "minimum": 1}, max_tokens=40)
     assert re.fullmatch(r"\d+", result.text)
     if result.finish_reason == "stop":
@@ -67,7 +67,7 @@ def optional(n, first=0):
     return {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(first, first + n)}}
 
 
-def test_optional_properties_work_up_to_their_bound(model):
+def test_optional_properties_work_up_to_their_limit(model):
     found = model.generate("The", json_schema=optional(1000), max_tokens=8)
     assert found.text.startswith("{")
     with pytest.raises(RequestError, match=r"#/properties \(expected at most 2,000 properties .*, found 8,000\)"):
@@ -77,7 +77,7 @@ def test_optional_properties_work_up_to_their_bound(model):
         model.generate("The", json_schema=together)
 
 
-def test_patterns_of_properties_work_up_to_their_bound(model):
+def test_pattern_properties_work_up_to_their_limit(model):
     def patterns(n, first=0):
         return {"type": "object", "patternProperties": {f"^p{i}$": {} for i in range(first, first + n)}}
 
@@ -90,26 +90,26 @@ def test_patterns_of_properties_work_up_to_their_bound(model):
 
 
 def test_a_schema_that_needs_a_forbidden_token(make_gpt2):
-    """The logits are not to blame, and whatever is generated beside it goes on."""
+    """The error names the schema instead of the logits, and the other sequences continue."""
     files = {"generation_config.json": {"suppress_tokens": [ord("{")], "eos_token_id": 256}}
     model = rushlight.load(make_gpt2(files=files))
     schema = rushlight.Request("Hi", json_schema={"type": "object"})
     results = dict(model.generate_many([schema, rushlight.Request("Hi", max_tokens=4)]))
     assert isinstance(results[0], GenerationError)
-    assert str(results[0]).startswith("no token may stand at position 2; look at what json_schema or regex demands")
+    assert str(results[0]).startswith("no valid token at position 2; check json_schema or regex")
     assert len(results[1].ids) == 4
 
 
 def test_beams_of_a_vocabulary_that_is_forbidden(make_gpt2):
-    """The author forbids every token that has a text; the rest of the table is padding."""
+    """The model's author forbids every token with text; the rest of the table is padding."""
     files = {"generation_config.json": {"suppress_tokens": [*range(257)]}}
     model = rushlight.load(make_gpt2(vocab_size=300, files=files))
     for ask in (model.generate, model.beam_search):
-        with pytest.raises(GenerationError, match="no token may stand at position 2"):
+        with pytest.raises(GenerationError, match="no valid token at position 2"):
             ask("Hi", max_tokens=3)
 
 
-def test_a_schema_that_is_given_as_a_mapping_has_a_length_too(model):
+def test_a_schema_passed_as_a_mapping_is_bounded_too(model):
     with pytest.raises(RequestError, match=r"json_schema is too long .*262,144 characters"):
         model.generate("The", json_schema={"description": "a" * 2**18})
     assert model.generate("The", json_schema={"description": "é" * 200_000, "const": 1}, max_tokens=4).text == "1"
@@ -118,8 +118,8 @@ def test_a_schema_that_is_given_as_a_mapping_has_a_length_too(model):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"regex": "\ud800"}, r"regex is '\\ud800': it should be a pattern"),
-        ({"json_schema": '{"const": "\ud800"}'}, "json_schema is .*: it should be a JSON schema"),
+        ({"regex": "\ud800"}, r"regex is '\\ud800', expected a pattern"),
+        ({"json_schema": '{"const": "\ud800"}'}, "json_schema is .*, expected a JSON schema"),
         ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be used"),
         ({"stop": "\ud800"}, "a stop string contains half of a surrogate pair"),
     ],

@@ -1,4 +1,4 @@
-"""Cases of where a model lies and what lies beside it: shards, other heads, dead keys, a hub that is out of reach."""
+"""Cases of sources: shards, other heads, unused config keys, a hub that is out of reach."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def add(folder: Path, more: dict[str, np.ndarray]) -> Path:
 
 
 def shard(folder: Path, names: list[str], more: dict[str, str] | None = None) -> Path:
-    """Spreads the weights over the files of these names, with an index that lists `more` besides."""
+    """Splits the weights into files of these names, with an index that also lists `more`."""
     weights = tensors(folder)
     (folder / "model.safetensors").unlink()
     files = {file: dict(list(weights.items())[i :: len(names)]) for i, file in enumerate(names)}
@@ -59,11 +59,11 @@ def run(*arguments: object) -> int:
     return end.value.code or 0
 
 
-# A key of config.json that nothing reads any more
+# A key of config.json that is no longer used
 
 
 @pytest.mark.parametrize("n_ctx", [32, 1024, None, "auto"])
-def test_n_ctx_is_not_held_against_n_positions(make_gpt2, n_ctx, caplog):
+def test_n_ctx_is_ignored_next_to_n_positions(make_gpt2, n_ctx, caplog):
     expected = text(make_gpt2("plain", n_positions=65))
     caplog.clear()
     folder = make_gpt2(n_positions=65, n_ctx=n_ctx)
@@ -73,7 +73,7 @@ def test_n_ctx_is_not_held_against_n_positions(make_gpt2, n_ctx, caplog):
     assert not caplog.records
 
 
-def test_a_mask_of_another_size_does_not_cut_the_context(make_gpt2):
+def test_a_mask_of_another_size_does_not_shorten_the_context(make_gpt2):
     folder = make_gpt2(n_positions=65, n_ctx=32)
     expected = text(folder)
     mask = np.tril(np.ones((1, 1, 32, 32), np.float32))
@@ -82,7 +82,7 @@ def test_a_mask_of_another_size_does_not_cut_the_context(make_gpt2):
     assert rushlight.load(folder).context_length == 65
 
 
-# Shards are those that the index names
+# The index decides which files are shards
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_repository_without_a_file_of_its_index_is_refused_before_the_download
 def test_a_commit_that_is_a_path_is_not_followed(make_gpt2, hub, tmp_path, commit):  # noqa: F811
     hub.repos["me/tiny"] = served(make_gpt2())
     hub.commit = commit
-    with pytest.raises(SourceError, match="not the name of a commit"):
+    with pytest.raises(SourceError, match="not a commit"):
         rushlight.load("me/tiny")
     assert not list(tmp_path.rglob("evil*"))
     assert not hub.bodies()
@@ -143,7 +143,7 @@ def test_a_commit_that_is_a_path_is_not_followed(make_gpt2, hub, tmp_path, commi
 @pytest.mark.parametrize(
     "name", ["../x.safetensors", "a/../../x.safetensors", "/tmp/x.safetensors", "a\\x.safetensors"]
 )
-def test_a_hub_index_leads_nowhere_else(make_gpt2, hub, name):  # noqa: F811
+def test_a_hub_index_names_no_other_place(make_gpt2, hub, name):  # noqa: F811
     folder = make_gpt2()
     (folder / "model.safetensors").unlink()
     (folder / INDEX).write_text(json.dumps({"weight_map": {"wte.weight": name}}))
@@ -151,13 +151,13 @@ def test_a_hub_index_leads_nowhere_else(make_gpt2, hub, name):  # noqa: F811
     for source in (folder, "me/tiny", f"{hub.url}/me/tiny/resolve/main/{INDEX}"):
         with pytest.raises(FormatError, match=r"not a \.safetensors file inside the folder") as caught:
             open_headers(source)
-        assert "or in folders below" in caught.value.remedy
+        assert "or below it" in caught.value.remedy
     with pytest.raises(FormatError):
         rushlight.load("me/tiny")
 
 
 @pytest.mark.parametrize("link", ["folder", "file"])
-def test_a_link_in_a_subfolder_leads_nowhere_else(make_gpt2, tmp_path, link):
+def test_a_link_out_of_a_subfolder_is_refused(make_gpt2, tmp_path, link):
     folder = shard(make_gpt2(), ["weights/a.safetensors", "weights/b.safetensors"])
     if link == "folder":
         (folder / "weights").rename(tmp_path / "outside")
@@ -165,11 +165,11 @@ def test_a_link_in_a_subfolder_leads_nowhere_else(make_gpt2, tmp_path, link):
     else:
         (folder / "weights" / "b.safetensors").rename(tmp_path / "b.safetensors")
         (folder / "weights" / "b.safetensors").symlink_to(tmp_path / "b.safetensors")
-    with pytest.raises(FormatError, match="a link out of the folder"):
+    with pytest.raises(FormatError, match="a symbolic link out of the folder"):
         rushlight.load(folder)
 
 
-# What the index lists and no file holds
+# Tensors that the index lists and no file contains
 
 
 @pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True}])
@@ -185,7 +185,7 @@ def test_a_tied_head_may_be_listed_and_absent(make_gpt2, hub, config, capsys):  
     assert capsys.readouterr().out.endswith("fits\n")
 
 
-def test_what_else_is_listed_and_absent_is_an_error(make_gpt2):
+def test_any_other_listed_tensor_must_exist(make_gpt2):
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     untied = shard(make_gpt2("untied", tie_word_embeddings=False), names, {"lm_head.weight": names[1]})
     more = shard(make_gpt2("more"), names, {"lm_head.weight": names[1], "lm_head.bias": names[1]})
@@ -215,7 +215,7 @@ FEW = """
 
 
 def many_shards(folder: Path) -> Path:
-    """The weights in 300 files, most of which hold a part of another head."""
+    """The weights in 300 files, most of which contain part of another head."""
     add(folder, {f"v_head.{i}.weight": np.ones((1, 64), np.float32) for i in range(272)})
     return shard(folder, [f"model-{i:05}-of-00300.safetensors" for i in range(300)])
 
@@ -230,7 +230,7 @@ def test_300_shards_need_few_descriptors(make_gpt2):
 
 
 @pytest.mark.parametrize("how", ["rewritten", "cut", "replaced"])
-def test_a_shard_that_is_not_held_open_has_to_stay_the_same(make_gpt2, how):
+def test_a_shard_that_is_not_kept_open_must_stay_the_same(make_gpt2, how):
     with rushlight.open_checkpoint(many_shards(make_gpt2())) as checkpoint:
         tensor = checkpoint["transformer.wte.weight"]
         before, content = tensor.read(), tensor.file.read_bytes()
@@ -249,7 +249,7 @@ def test_a_shard_that_is_not_held_open_has_to_stay_the_same(make_gpt2, how):
         tensor.read()
 
 
-def test_shards_are_found_again_from_another_working_directory(make_gpt2, tmp_path, monkeypatch):
+def test_shards_are_reopened_from_another_working_directory(make_gpt2, tmp_path, monkeypatch):
     monkeypatch.chdir(many_shards(make_gpt2()).parent)
     with rushlight.open_checkpoint("m") as checkpoint:
         (tmp_path / "elsewhere").mkdir()
@@ -257,10 +257,10 @@ def test_shards_are_found_again_from_another_working_directory(make_gpt2, tmp_pa
         assert checkpoint["transformer.wte.weight"].read().shape == (257, 64)
 
 
-# Files that are written while they are opened
+# Files that are being written
 
 
-def test_a_file_that_is_written_all_the_time_is_refused(make_gpt2, monkeypatch):
+def test_a_file_that_is_written_continuously_is_refused(make_gpt2, monkeypatch):
     path = make_gpt2() / "model.safetensors"
     monkeypatch.setattr(time, "sleep", lambda _: path.touch())
     path.touch()
@@ -269,7 +269,7 @@ def test_a_file_that_is_written_all_the_time_is_refused(make_gpt2, monkeypatch):
     assert "once the program that writes it has finished" in caught.value.remedy
 
 
-def test_a_file_that_was_written_just_now_is_opened_when_it_is_at_rest(make_gpt2):
+def test_a_file_that_was_just_written_opens_once_it_has_settled(make_gpt2):
     path = make_gpt2() / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content)
@@ -280,7 +280,7 @@ def test_a_file_that_was_written_just_now_is_opened_when_it_is_at_rest(make_gpt2
             checkpoint["transformer.wte.weight"].read()
 
 
-# Other heads beside the model
+# Other heads next to the model
 
 
 HEADS = {
@@ -317,7 +317,7 @@ def test_other_heads_are_left_out_and_named(make_gpt2, prefix, caplog, capsys):
         ("adapter.weight", (64, 64)),
     ],
 )
-def test_what_the_model_may_need_is_never_left_out(make_gpt2, name, shape):
+def test_a_tensor_that_the_model_may_need_is_never_left_out(make_gpt2, name, shape):
     folder = add(make_gpt2(), {name: np.ones(shape, np.float32)})
     with pytest.raises(BindError) as caught:
         rushlight.load(folder)
@@ -330,7 +330,7 @@ def test_what_the_model_may_need_is_never_left_out(make_gpt2, name, shape):
 
 @pytest.fixture
 def cached_elsewhere(make_gpt2, hub, tmp_path):  # noqa: F811
-    """A model in the cache as another program leaves it: without a list of the repository's files."""
+    """A model in the cache as other programs leave it, without a list of the repository's files."""
     hub.repos["me/tiny"] = served(make_gpt2("on_the_hub"))
     expected = text("me/tiny")
     shutil.rmtree(tmp_path / "hub" / "models--me--tiny" / "trees")
@@ -343,7 +343,7 @@ def cached_elsewhere(make_gpt2, hub, tmp_path):  # noqa: F811
 
 @pytest.fixture
 def no_pauses(monkeypatch):
-    """Fails where huggingface_hub would ask again after a pause."""
+    """Fails if huggingface_hub would pause and retry."""
 
     def sleep(seconds):
         raise AssertionError(f"a pause of {seconds} s")
@@ -369,7 +369,7 @@ def test_a_hub_that_never_answers_is_not_waited_for(hub, cached_elsewhere, monke
 
 
 @pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
-def test_what_answers_in_place_of_the_hub_leaves_the_cache_of_use(
+def test_the_cache_works_while_a_proxy_answers_for_the_hub(
     hub,  # noqa: F811
     cached_elsewhere,
     no_pauses,
@@ -380,7 +380,7 @@ def test_what_answers_in_place_of_the_hub_leaves_the_cache_of_use(
     assert len(hub.requests) == 1
 
 
-def test_a_model_that_is_not_whole_in_the_cache_is_refused_at_once(
+def test_an_incomplete_model_in_the_cache_is_refused_at_once(
     hub,  # noqa: F811
     cached_elsewhere,
     no_pauses,
@@ -388,10 +388,10 @@ def test_a_model_that_is_not_whole_in_the_cache_is_refused_at_once(
 ):
     snapshot = next((tmp_path / "hub" / "models--me--tiny" / "snapshots").iterdir())
     (snapshot / "model.safetensors").unlink()
-    with pytest.raises(SourceError, match="not whole, and the network is not to be asked"):
+    with pytest.raises(SourceError, match="incomplete, and the network must not be used"):
         rushlight.load("me/tiny", offline=True)
     hub.close()
-    with pytest.raises(SourceError, match=r"me/tiny exists, and it cannot be downloaded .*refused") as caught:
+    with pytest.raises(SourceError, match=r"me/tiny exists, and the model cannot be downloaded .*refused") as caught:
         rushlight.load("me/tiny")
     assert f"check that {hub.url} can be reached" in caught.value.remedy
 
@@ -416,17 +416,17 @@ def test_a_branch_that_moved_is_noticed(hub, make_gpt2, cached_elsewhere):  # no
 
 
 @pytest.mark.parametrize("location", ["http://[::1", "http://[", "https://x:port/", "//[1"])
-def test_a_redirect_to_what_is_not_an_address_is_typed(hub, monkeypatch, location):  # noqa: F811
+def test_a_redirect_to_an_invalid_url_is_typed(hub, monkeypatch, location):  # noqa: F811
     def redirect(handler):
         handler.send(302, b"", {"Location": location})
 
     monkeypatch.setattr(hub.server.RequestHandlerClass, "answer", redirect)
-    with pytest.raises(SourceError, match="redirects to where nothing is read: not an address"):
+    with pytest.raises(SourceError, match="redirects to a forbidden URL: not a URL"):
         rushlight.inspect(f"{hub.url}/x.safetensors")
 
 
 @pytest.mark.parametrize("length", [6_000, 200_000])
-def test_long_names_are_cut_in_what_people_read(make_gpt2, capsys, length):
+def test_long_names_are_shortened_in_messages(make_gpt2, capsys, length):
     name = "transformer.h.0." + "x" * length
     folder = add(make_gpt2(), {name: np.ones(3, np.float32)})
     for command in (["check"], ["inspect"], ["generate", "-p", "Hello"]):

@@ -10,7 +10,7 @@ import pytest
 import rushlight
 from rushlight.backends import open_backend
 from rushlight.bench import Measurement, Repeats
-from rushlight.bench.disturbance import Watch, disturbances, share_of_reading
+from rushlight.bench.disturbance import Watch, bandwidth_share, disturbances
 from rushlight.bench.measure import Decode
 from rushlight.cli import main
 from rushlight.host.threads import Threads, threads_for
@@ -104,13 +104,13 @@ def measurement(shares, disturbed=()):
 
 def test_reading_slower_than_the_steps_gives_no_share():
     """It said "1562 % of what can be read"."""
-    assert share_of_reading(Repeats.of([7.8, 7.9, 7.7]), Repeats.of([0.5, 0.5, 9.0])) is None
-    assert share_of_reading(Repeats.of([8.0, 4.0, 9.0]), Repeats.of([10.0, 5.0, 9.0])) == pytest.approx(0.8)
+    assert bandwidth_share(Repeats.of([7.8, 7.9, 7.7]), Repeats.of([0.5, 0.5, 9.0])) is None
+    assert bandwidth_share(Repeats.of([8.0, 4.0, 9.0]), Repeats.of([10.0, 5.0, 9.0])) == pytest.approx(0.8)
 
 
 def test_a_share_is_of_the_reading_beside_it():
     """A machine at half its speed reads half as fast, too."""
-    assert share_of_reading(Repeats.of([9.0, 4.5]), Repeats.of([10.0, 5.0])) == pytest.approx(0.9)
+    assert bandwidth_share(Repeats.of([9.0, 4.5]), Repeats.of([10.0, 5.0])) == pytest.approx(0.9)
 
 
 def test_the_table_never_has_an_impossible_share(run, monkeypatch):
@@ -120,7 +120,7 @@ def test_the_table_never_has_an_impossible_share(run, monkeypatch):
     assert "unknown" in out
     assert "50%" in out
     assert "100%" not in out
-    assert err == "note: the figures of f32 are disturbed: reading is slow\n"
+    assert err == "note: the f32 figures are unreliable: reading is slow\n"
 
 
 def test_json_has_what_disturbed_it(run, monkeypatch):

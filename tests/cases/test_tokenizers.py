@@ -1,4 +1,4 @@
-"""Tokenizers that people found read otherwise than by transformers; what is right comes from transformers 5.24."""
+"""Tokenizers that once differed from transformers; the expected results are those of transformers 5.24."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def byte_vocabulary() -> dict[str, int]:
 
 
 def byte_level(*extra: str, end: str = "<|endoftext|>", post=None, add_prefix_space: bool = False) -> dict:
-    """A tokenizer.json of the 256 bytes and special tokens."""
+    """A tokenizer.json with the 256 bytes and special tokens."""
     vocab = byte_vocabulary()
     vocab[end] = vocab.pop("<|endoftext|>")
     library = Library(models.BPE(vocab, []))
@@ -49,7 +49,7 @@ def byte_level(*extra: str, end: str = "<|endoftext|>", post=None, add_prefix_sp
 
 
 def metaspace() -> dict:
-    """A tokenizer.json of SentencePiece's kind: ten pieces, a space written as ▁."""
+    """A tokenizer.json like SentencePiece's: ten pieces, with ▁ for a space."""
     words = "<unk> ▁the ▁king ▁was ▁a ▁man ▁of ▁sea s ▁old".split()
     library = Library(models.Unigram([(word, -float(i)) for i, word in enumerate(words)], unk_id=0))
     library.add_special_tokens(["<unk>"])
@@ -60,7 +60,7 @@ def metaspace() -> dict:
 
 @pytest.fixture
 def old_king(make_gpt2: MakeGPT2) -> Path:
-    """A model that says "old" after "the king"."""
+    """A model that continues "the king" with "old"."""
     files = {**NO_SLOW, "tokenizer.json": metaspace(), "tokenizer_config.json": FILE}
     return make_gpt2(vocab_size=10, seed=2, eos_token_id=0, bos_token_id=0, files=files)
 
@@ -82,7 +82,7 @@ def test_added_tokens_json(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureFixture
     assert not caplog.records
 
 
-def test_an_added_token_is_at_the_id_of_its_file(make_gpt2: MakeGPT2) -> None:
+def test_an_added_token_has_the_id_in_its_file(make_gpt2: MakeGPT2) -> None:
     tokenizer = rushlight.load(make_gpt2(vocab_size=300, files={"added_tokens.json": {"<x>": 280}})).tokenizer
     assert tokenizer.encode("<x>a", allow_special=True) == [280, 97]
     assert not tokenizer.has_token(270)
@@ -163,12 +163,12 @@ def test_a_character_named_as_padding_stays_a_character(make_gpt2: MakeGPT2) -> 
         ),
     ],
 )
-def test_files_that_are_wrong(make_gpt2: MakeGPT2, files: dict, problem: str) -> None:
+def test_invalid_files(make_gpt2: MakeGPT2, files: dict, problem: str) -> None:
     with pytest.raises(TokenizerError, match=problem):
         rushlight.load(make_gpt2(vocab_size=300, files=files))
 
 
-# What stands before a text
+# Tokens before a text
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_files_that_are_wrong(make_gpt2: MakeGPT2, files: dict, problem: str) ->
     ],
     ids=["post_processor", "add_bos_token"],
 )
-def test_a_beginning_of_text_token(
+def test_prefix_ids(
     make_gpt2: MakeGPT2, files: dict, vocab_size: int, n_positions: int, prompt_ids: list[int], ids: list[int]
 ) -> None:
     model = rushlight.load(make_gpt2(vocab_size=vocab_size, n_positions=n_positions, files=files))
@@ -216,8 +216,8 @@ def test_a_beginning_of_text_token(
     assert model.tokenizer.encode("Hi") == [72, 105]
 
 
-def test_perplexity_as_in_the_guide_with_a_beginning(make_gpt2: MakeGPT2) -> None:
-    """1363.2887 is what the loop of transformers' guide prints, with 176 tokens, a window of 32 and a stride of 16."""
+def test_perplexity_as_in_the_guide_with_a_prefix(make_gpt2: MakeGPT2) -> None:
+    """1363.2887 is the result of the loop in transformers' guide for 176 tokens, a window of 32 and a stride of 16."""
     post = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 257)])
     files = {"tokenizer.json": byte_level("<s>", post=post), "tokenizer_config.json": FILE}
     model = rushlight.load(make_gpt2(vocab_size=258, n_positions=32, files=files))
@@ -230,15 +230,15 @@ def test_perplexity_as_in_the_guide_with_a_beginning(make_gpt2: MakeGPT2) -> Non
     assert model.perplexity(list(text.encode()), stride=16).n_ids == 175
 
 
-def test_what_comes_after_a_text_is_left_out(make_gpt2: MakeGPT2) -> None:
-    """A model goes on with a text: one that was ended before would be another text."""
+def test_tokens_after_a_text_are_left_out(make_gpt2: MakeGPT2) -> None:
+    """A model is to continue the text, and an end-of-text token would end it."""
     post = processors.BertProcessing(("</s>", 258), ("<s>", 257))
     files = {"tokenizer.json": byte_level("<s>", "</s>", post=post), "tokenizer_config.json": FILE}
     model = rushlight.load(make_gpt2(vocab_size=259, files=files))
     assert model.generate("Hi", max_tokens=1).prompt_ids == [257, 72, 105]
 
 
-def test_a_chat_has_the_beginning_that_its_template_writes(make_gpt2: MakeGPT2) -> None:
+def test_a_chat_has_the_prefix_that_its_template_writes(make_gpt2: MakeGPT2) -> None:
     config = {**GPT2, "add_bos_token": True, "chat_template": TURNS}
     model = rushlight.load(
         make_gpt2(vocab_size=259, files={"added_tokens.json": ADDED, "tokenizer_config.json": config})
@@ -326,7 +326,7 @@ def test_an_answer_of_a_chat_has_its_space(old_king: Path) -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with rushlight.Chat(model, template=template, max_tokens=2) as chat:
         assert chat.send("the king").text == " old old"
-        # What follows an answer is in the middle of a text: no space comes before it that nobody wrote.
+        # Text after an answer is in the middle of a text, so that no space is put before it.
         assert chat.send("s").prompt_ids == [1, 2, 9, 9, 8]
 
 
@@ -334,7 +334,7 @@ WORDS = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n你\n好\n##cc\n秋\n##s\n.\nking\n
 
 
 def test_bert_vocabulary(make_gpt2: MakeGPT2) -> None:
-    """A Chinese GPT-2 of BERT's vocab.txt; `[CLS]` begins a text, and the `[SEP]` that would end it is left out."""
+    """A Chinese GPT-2 with BERT's vocab.txt: `[CLS]` begins a text, and the `[SEP]` after it is left out."""
     files = {**NO_SLOW, "vocab.txt": WORDS, "tokenizer_config.json": {"tokenizer_class": "BertTokenizer"}}
     model = rushlight.load(make_gpt2(vocab_size=12, seed=2, eos_token_id=3, bos_token_id=2, files=files))
     result = model.generate("你好", max_tokens=6)
@@ -365,7 +365,7 @@ def test_bert_vocabulary_by_config_json(make_gpt2: MakeGPT2) -> None:
     ],
     ids=lambda decoder: type(decoder).__name__,
 )
-def test_a_text_goes_on_where_the_prompt_ends(tmp_path: Path, decoder: decoders.Decoder, split: int) -> None:
+def test_decoding_continues_where_the_prompt_ends(tmp_path: Path, decoder: decoders.Decoder, split: int) -> None:
     pieces = "a ▁a ▁ ##s <0xE4> <0xBD> <0xA0> .".split()
     library = Library(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, "a"))
     library.decoder = decoder
@@ -374,7 +374,7 @@ def test_a_text_goes_on_where_the_prompt_ends(tmp_path: Path, decoder: decoders.
     rng = np.random.default_rng(split)
     for _ in range(100):
         ids = rng.integers(0, len(pieces), 6 + split).tolist()
-        # Within a run of bytes, what stands for the first of them may change as more come.
+        # Within a run of bytes, the replacement characters of the first ones can change as more arrive.
         if split and pieces[ids[split - 1]].startswith("<") and pieces[ids[split]].startswith("<"):
             continue
         if isinstance(decoder, decoders.CTC) and split and ids[split] == ids[split - 1]:
@@ -420,7 +420,7 @@ def test_the_bytes_of_a_character_on_both_sides(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_no_other_tokenizer_in_place_of_the_models(
+def test_no_other_tokenizer_replaces_the_models(
     make_gpt2: MakeGPT2, files: dict, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = rushlight.load(make_gpt2(vocab_size=50257, files=files))
@@ -474,7 +474,7 @@ def test_an_added_token_beyond_the_table_in_a_prompt(make_gpt2: MakeGPT2) -> Non
     assert model.generate("a", max_tokens=1).text
 
 
-def test_a_beginning_beyond_the_table(make_gpt2: MakeGPT2) -> None:
+def test_a_prefix_id_beyond_the_table(make_gpt2: MakeGPT2) -> None:
     post = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 257)])
     model = rushlight.load(make_gpt2(files={**NO_SLOW, "tokenizer.json": byte_level("<s>", post=post)}))
     problem = 'the model does not embed the token "<s>", 257 .expected ids from 0 to 256'
@@ -491,10 +491,10 @@ def test_a_vocabulary_beyond_the_table_is_refused(make_gpt2: MakeGPT2) -> None:
         rushlight.load(folder)
 
 
-# A model's end that the tokenizer does not have
+# An end-of-text id that the tokenizer does not have
 
 
-def test_a_chat_without_the_models_end(make_gpt2: MakeGPT2) -> None:
+def test_a_chat_without_an_end_of_text_token(make_gpt2: MakeGPT2) -> None:
     template = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
     files = {
         "tokenizer.json": byte_level(end="<|end|>"),
@@ -508,7 +508,7 @@ def test_a_chat_without_the_models_end(make_gpt2: MakeGPT2) -> None:
     assert model.generate("Hi", max_tokens=3, logprobs=20).to_json(model.tokenizer)["logprobs"]
 
 
-def test_dialogpt_without_the_models_end(make_gpt2: MakeGPT2) -> None:
+def test_dialogpt_without_an_end_of_text_token(make_gpt2: MakeGPT2) -> None:
     folder = make_gpt2(
         vocab_size=300, eos_token_id=299, bos_token_id=299, task_specific_params={"conversational": {"max_length": 9}}
     )
@@ -541,7 +541,7 @@ def test_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> None:
     assert model.tokenizer.encode("aÉ\n") == [0, 29, 30]  # an added token is found as a whole
 
 
-def test_the_text_of_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> None:
+def test_decoding_with_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> None:
     files = {"vocab.json": LETTERS, "merges.txt": "t h\n"}
     model = rushlight.load(make_gpt2(vocab_size=29, eos_token_id=27, bos_token_id=27, files=files))
     result = model.generate("abc the", max_tokens=6)
@@ -578,7 +578,7 @@ def test_a_join_that_changes_the_text_is_refused(make_gpt2: MakeGPT2) -> None:
     assert model.score("king", " 你").ids == [5]
 
 
-# What a file is
+# Files of another kind
 
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1355256\n"
@@ -601,7 +601,7 @@ def test_a_tokenizer_of_a_newer_library(make_gpt2: MakeGPT2) -> None:
         rushlight.load(make_gpt2(files={"tokenizer.json": tokenizer}))
 
 
-def test_a_decoder_with_a_type_that_is_no_text(make_gpt2: MakeGPT2) -> None:
+def test_a_decoder_whose_type_is_not_a_string(make_gpt2: MakeGPT2) -> None:
     tokenizer = byte_level()
     tokenizer["decoder"] = {"type": ["x"], "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True}
     model = rushlight.load(make_gpt2(files={"tokenizer.json": tokenizer}))

@@ -1,4 +1,4 @@
-"""White space around special tokens that take it with them, as `<mask>` of RoBERTa's family does."""
+"""White space around special tokens that strip it, such as RoBERTa's `<mask>`."""
 
 import json
 import re
@@ -45,19 +45,19 @@ def test_a_message_of_white_space_takes_linear_time(make_gpt2):
 
 
 @pytest.mark.parametrize(("lstrip", "rstrip"), [(False, False), (False, True), (True, False), (True, True)])
-def test_a_token_takes_the_white_space_that_the_library_gives_it(tmp_path, lstrip, rstrip):
+def test_a_token_strips_the_white_space_that_the_library_strips(tmp_path, lstrip, rstrip):
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(tokenizer_json(lstrip=lstrip, rstrip=rstrip)))
     tokenizer = read_tokenizer_json(path)
     pieces = ["<mask>", "  \u3000", "\n", "\x1c", "a", "<mask>", "<|endoftext|>"]
     for written in product(pieces, repeat=4):
         text = "".join(written)
-        # What stands before is typed and no token, so that the stretches after it are found one by one.
+        # A typed token comes first, so that the stretches after it are encoded one by one.
         ids = tokenizer.encode_rendered("<mask>." + text, [(0, 7)])
         assert ids == tokenizer.encode("<mask>.") + tokenizer.encode(text, allow_special=True)
 
 
-def test_white_space_is_taken_from_what_the_template_wrote_alone(tmp_path):
+def test_white_space_is_stripped_only_from_the_templates_text(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(tokenizer_json(lstrip=True, rstrip=True)))
     tokenizer = read_tokenizer_json(path)

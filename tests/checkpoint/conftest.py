@@ -1,4 +1,4 @@
-"""What the tests of checkpoints share."""
+"""Fixtures shared by the tests of checkpoints."""
 
 from hub_server import hub
 

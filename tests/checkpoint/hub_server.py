@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on 127.0.0.1, with the endpoints that huggingface_hub asks and ways to misbehave."""
+"""A fake Hugging Face Hub on 127.0.0.1, with the endpoints that huggingface_hub uses and ways to fail."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class FakeHub:
-    """Serves `repos`, {"owner/name": {"file": content}}, and keeps what it is asked.
+    """Serves `repos`, {"owner/name": {"file": content}}, and records the requests.
 
     Safetensors are "LFS" files, as on the real hub: hashed with SHA-256, all others as git hashes them.
 
@@ -156,11 +156,11 @@ def tree_entry(name: str, content: bytes) -> dict[str, object]:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Iterator[FakeHub]:
-    """An empty hub that huggingface_hub in this process talks to, with a cache of its own in tmp_path / "hub"."""
+    """An empty hub for the huggingface_hub of this process, with an empty cache in tmp_path / "hub"."""
     from huggingface_hub import constants, hf_api, utils
 
     fake = FakeHub()
-    # Read from the environment when huggingface_hub is imported, which another test may have done.
+    # huggingface_hub reads the environment when it is imported, which another test may have done already.
     monkeypatch.setattr(constants, "ENDPOINT", fake.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", fake.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(hf_api.api, "endpoint", fake.url)

@@ -1,4 +1,4 @@
-"""Files that are not what they should be. Rows of BAD_INPUTS A: 1, 2, 10, 12 to 18."""
+"""Files that are not valid checkpoints. Rows of BAD_INPUTS A: 1, 2, 10, 12 to 18."""
 
 import errno
 import gzip
@@ -28,7 +28,7 @@ WEIGHTS = {"a": np.arange(6, dtype="<f4").reshape(2, 3), "b": np.ones(5, "<f2")}
 
 @contextmanager
 def bounded(seconds=5, peak_bytes=1_000_000):
-    """Fail if the body blocks or takes much memory."""
+    """Fails if the body blocks or takes much memory."""
 
     def fail(*_):
         raise AssertionError("blocked")
@@ -73,21 +73,21 @@ def test_a_file_without_a_header_is_too_short(path, content):
 
 
 @pytest.mark.parametrize("n_bytes", [100_000_001, 2**63, 2**64 - 1])
-def test_a_claimed_length_out_of_range_allocates_nothing(path, n_bytes):
+def test_a_stated_length_out_of_range_allocates_nothing(path, n_bytes):
     path.write_bytes(struct.pack("<Q", n_bytes) + b'{"a":1}')
     error = refusal(path)
     assert isinstance(error, FormatError)
     assert error.found == f"{n_bytes:,}"
 
 
-def test_a_claimed_length_beyond_the_file_allocates_nothing(path):
+def test_a_stated_length_beyond_the_file_allocates_nothing(path):
     path.write_bytes(struct.pack("<Q", 99_999_999) + b'{"a":1}')
     error = refusal(path)
     assert isinstance(error, TruncatedError)
     assert (error.expected, error.found) == ("at least 100,000,007 bytes", "15")
 
 
-def test_claimed_tensors_beyond_the_file_allocate_nothing(path):
+def test_stated_tensors_beyond_the_file_allocate_nothing(path):
     header = b'{"a":{"dtype":"U8","shape":[4611686018427387904],"data_offsets":[0,4611686018427387904]}}'
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     error = refusal(path)
@@ -176,7 +176,7 @@ def test_another_format_is_named(path, content, kind, remedy):
 @pytest.mark.parametrize(
     "entry", ["archive/data.pkl", "model/data.pkl", "pytorch_model/.format_version", "x/byteorder"]
 )
-def test_a_checkpoint_of_torch_is_named_and_not_unpickled(path, tmp_path, entry):
+def test_a_torch_checkpoint_is_named_and_not_unpickled(path, tmp_path, entry):
     canary = tmp_path / "unpickled"
     path.write_bytes(zipped(**{entry: pickle.dumps(Bomb(canary))}))
     error = refusal(path)
@@ -197,12 +197,12 @@ def test_a_bare_pickle_is_named_and_not_unpickled(path, tmp_path, protocol):
     assert not canary.exists()
 
 
-def test_a_message_shows_nothing_of_a_file_on_this_machine(path):
+def test_a_message_quotes_nothing_of_a_local_file(path):
     path.write_bytes(b'{"error": "secret' + b"x" * 10_000 + b'"}')
     assert "secret" not in str(refusal(path))
 
 
-def test_a_message_shows_how_a_text_from_a_server_begins(path):
+def test_a_message_quotes_the_start_of_a_servers_text(path):
     start = b'{"error": "\x1b[31m' + b"x" * 500
     kind = sniff(start, path, quote=True)
     assert kind.name == rf"""JSON, such as a server's error message: {start[:QUOTED_BYTES].decode()}""".replace(
@@ -219,7 +219,7 @@ def test_a_length_that_looks_like_another_format_is_a_length(path, n_bytes):
 
 
 @pytest.mark.parametrize("content", [bytes(range(200, 256)), b"{" + bytes(7) + b"[]" * 70, b"\x80\x02" + bytes(70)])
-def test_bytes_of_no_known_format_are_refused_without_a_guess(path, content):
+def test_an_unknown_format_is_refused_without_naming_one(path, content):
     path.write_bytes(content)
     assert "not a safetensors file" in refusal(path).message
 
@@ -253,7 +253,7 @@ def test_a_folder_in_place_of_the_weights_is_refused(path):
     assert refusal(path).found == "a folder"
 
 
-def test_a_pipe_that_takes_the_place_of_a_file_does_not_block(path, monkeypatch):
+def test_a_pipe_that_replaces_a_file_does_not_block(path, monkeypatch):
     path.write_bytes(save(WEIGHTS))
     status = path.stat()
     path.unlink()
@@ -270,14 +270,14 @@ def test_a_loop_of_links_is_refused(path):
     assert "form a loop" in refusal(path).message
 
 
-def test_a_dangling_link_is_refused_and_its_target_named(path):
+def test_a_broken_link_is_refused_and_its_target_named(path):
     path.symlink_to("../blobs/0123")
     error = refusal(path)
     assert "symbolic link is broken" in error.message
     assert error.found == "a link to ../blobs/0123"
 
 
-def test_a_file_that_may_not_be_read_is_refused(path, monkeypatch):
+def test_an_unreadable_file_is_refused(path, monkeypatch):
     path.write_bytes(save(WEIGHTS))
 
     def deny(*_):
@@ -287,7 +287,7 @@ def test_a_file_that_may_not_be_read_is_refused(path, monkeypatch):
     assert "cannot be opened: Permission denied" in refusal(path).message
 
 
-# Row 18: what happens to an open file
+# Row 18: changes to an open file
 
 
 def written(path: Path, weights=WEIGHTS) -> Path:
@@ -298,7 +298,7 @@ def written(path: Path, weights=WEIGHTS) -> Path:
 
 @pytest.mark.parametrize("left", [0, 8, 100, -1])
 @pytest.mark.parametrize("time_restored", [False, True])
-def test_a_file_that_is_cut_while_open_is_an_error(path, left, time_restored):
+def test_a_file_truncated_while_open_is_an_error(path, left, time_restored):
     with open_checkpoint(written(path)) as checkpoint:
         os.truncate(path, left if left >= 0 else path.stat().st_size - 1)
         if time_restored:
@@ -309,7 +309,7 @@ def test_a_file_that_is_cut_while_open_is_an_error(path, left, time_restored):
     assert "load it again" in caught.value.remedy
 
 
-def test_a_file_that_is_written_anew_while_open_is_an_error(path):
+def test_a_file_rewritten_while_open_is_an_error(path):
     with open_checkpoint(written(path)) as checkpoint:
         checkpoint["a"].read()
         path.write_bytes(save({name: array + 1 for name, array in WEIGHTS.items()}))
@@ -326,7 +326,7 @@ def test_a_file_that_grows_while_open_is_an_error(path):
             checkpoint["a"].read()
 
 
-def test_a_change_between_two_pieces_of_one_tensor_is_an_error(path, monkeypatch):
+def test_a_change_between_two_reads_of_one_tensor_is_an_error(path, monkeypatch):
     monkeypatch.setattr("rushlight.files.file._PIECE_BYTES", 8)
     preadv = os.preadv
 
@@ -345,7 +345,7 @@ def test_a_change_between_two_pieces_of_one_tensor_is_an_error(path, monkeypatch
 
 
 @pytest.mark.parametrize("how", ["replaced", "deleted"])
-def test_a_file_that_is_replaced_or_deleted_is_read_on(path, how):
+def test_a_replaced_or_deleted_file_stays_readable(path, how):
     with open_checkpoint(written(path)) as checkpoint:
         if how == "replaced":
             written(path.with_name("new"), {name: array + 1 for name, array in WEIGHTS.items()}).replace(path)
@@ -355,7 +355,7 @@ def test_a_file_that_is_replaced_or_deleted_is_read_on(path, how):
         assert checkpoint["b"].read().tolist() == WEIGHTS["b"].tolist()
 
 
-def test_an_error_of_the_disk_is_typed(path, monkeypatch):
+def test_an_io_error_is_typed(path, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -373,7 +373,7 @@ def test_reading_after_close_is_an_error(path):
         tensor.read()
 
 
-def test_a_file_that_is_refused_is_closed(path):
+def test_a_refused_file_is_closed(path):
     path.write_bytes(POINTER)
     n_open = len(list(Path("/dev/fd").iterdir()))
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The header parser beside the reference: the Rust parser of the `safetensors` package, and what it writes.
+"""The header parser compared with the reference, the Rust parser of the `safetensors` package, and with its files.
 
 Whatever is accepted here is accepted there, with the same result. What is accepted there and refused here is on the
 list in the docstring of `rushlight.checkpoint.header`, and everything on that list is refused.
@@ -26,7 +26,7 @@ ITEMSIZE = {"BOOL": 1, "U8": 1, "F8_E4M3": 1, "F8_E8M0": 1, "F16": 2, "BF16": 2,
 
 
 def ours(file: bytes) -> dict[str, tuple[str, list[int], bytes]] | None:
-    """What rushlight makes of a file: dtype, shape and bytes by name; None if it refuses it."""
+    """The tensors that rushlight reads from a file: dtype, shape and bytes by name; None if it refuses the file."""
     try:
         n_bytes = header_bytes(file[:START_BYTES], len(file))
         header = parse_header(file[8 : 8 + n_bytes], len(file) - 8 - n_bytes)
@@ -37,7 +37,7 @@ def ours(file: bytes) -> dict[str, tuple[str, list[int], bytes]] | None:
 
 
 def reference(file: bytes) -> dict[str, tuple[str, list[int], bytes]] | None:
-    """What the reference makes of a file."""
+    """The same, of the reference."""
     try:
         tensors = safetensors.deserialize(file)
     except safetensors.SafetensorError:
@@ -46,7 +46,7 @@ def reference(file: bytes) -> dict[str, tuple[str, list[int], bytes]] | None:
 
 
 def differences(header: str) -> set[str]:
-    """The rows of the list that hold of a header which the reference accepts; found through `json`, not our parser."""
+    """The rows of the list that apply to a header that the reference accepts, found with `json`, not our parser."""
     found = set()
     if header[0] in " \t\r\n":
         found.add("white space first")
@@ -54,7 +54,7 @@ def differences(header: str) -> set[str]:
     entries = [(name, value) for name, value in top if name != "__metadata__"]
     for keys in [[name for name, _ in entries], *([k for k, _ in v[1]] for n, v in top if n == "__metadata__" and v)]:
         if len(set(keys)) < len(keys):
-            found.add("repeated key")
+            found.add("duplicate key")
     if ("__metadata__", None) in top:
         found.add("null metadata")
     for _, entry in entries:
@@ -95,7 +95,7 @@ def escapes_in_an_entry(header: str) -> bool:
 
 
 def compare(file: bytes) -> None:
-    """Assert that a file is on the right side of the line between the two parsers."""
+    """Asserts that the two parsers agree on a file, or differ as listed."""
     mine, theirs = ours(file), reference(file)
     if theirs is None:
         event("both refuse")
@@ -115,7 +115,7 @@ def framed(header: str | bytes, data: bytes) -> bytes:
 
 
 EXAMPLES = {
-    "repeated key": '{"a":ENTRY,"a":ENTRY}',
+    "duplicate key": '{"a":ENTRY,"a":ENTRY}',
     "null metadata": '{"__metadata__":null,"a":ENTRY}',
     "unknown field": '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"scale":0.5}}',
     "array for entry": '{"a":["F32",[1],[0,4]]}',
@@ -147,7 +147,7 @@ def test_each_row_is_a_difference(row):
     assert differences(file[8:-4].decode()) == {row}
 
 
-# What the reference writes is read back
+# Files of the reference
 
 
 names = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda name: name != "__metadata__")
@@ -163,7 +163,7 @@ def path(tmp_path_factory):
     tensors=st.dictionaries(names, arrays, max_size=3),
     metadata=st.none() | st.dictionaries(names, st.text(st.characters(codec="utf-8"))),
 )
-def test_what_the_reference_writes_is_read_back(path, tensors, metadata):
+def test_files_of_the_reference_are_read_back(path, tensors, metadata):
     if not tensors and not metadata:
         metadata = None  # what version 0.8 writes for an empty dict and no tensors, it cannot read itself
     path.write_bytes(safetensors.numpy.save(tensors, metadata))
@@ -178,7 +178,7 @@ def test_what_the_reference_writes_is_read_back(path, tensors, metadata):
             assert (tensor.shape, tensor.nbytes, tensor.n_elements) == (array.shape, array.nbytes, array.size)
 
 
-# What is nearly a header
+# Nearly valid headers
 
 
 NUMBERS = [
@@ -218,7 +218,7 @@ once_in_20 = st.integers(0, 19).map(lambda n: n == 0)
 
 @st.composite
 def entries(draw, begin):
-    """The text of an entry whose data begins at `begin`, and where its data ends; mostly sound."""
+    """The text of an entry whose data begins at `begin`, and the end of its data; mostly valid."""
     dtype = draw(st.sampled_from([*ITEMSIZE, "F4", "F6_E2M3", "f32"]))
     shape = [1] * 33 if draw(once_in_20) else draw(st.lists(st.sampled_from([0, 1, 1, 2, 3]), max_size=3))
     bits = {"F4": 4, "F6_E2M3": 6}.get(dtype, 8 * ITEMSIZE.get(dtype, 4))
@@ -246,7 +246,7 @@ def entries(draw, begin):
 
 @st.composite
 def nearly_headers(draw):
-    """A file that is safetensors or nearly so."""
+    """A file that is safetensors, or nearly."""
     members = []
     end = 0
     for i in range(draw(st.integers(0, 3))):
@@ -263,7 +263,7 @@ def nearly_headers(draw):
 
 @given(nearly_headers())
 @settings(max_examples=200)
-def test_nearly_sound_headers_fall_on_the_right_side(file):
+def test_nearly_valid_headers_are_accepted_or_refused_as_listed(file):
     compare(file)
 
 
@@ -290,7 +290,7 @@ edits = st.lists(
 @given(st.sampled_from(SOUND_FILES), edits, st.booleans())
 @example(SOUND_FILES[1], [(0, 0, b"")], True)
 @settings(max_examples=200)
-def test_sound_files_with_a_few_bytes_changed_fall_on_the_right_side(file, edits, keep_length_true):
+def test_files_with_a_few_bytes_changed_are_accepted_or_refused_as_listed(file, edits, keep_length_true):
     n_bytes = int.from_bytes(file[:8], "little")
     header, data = file[8 : 8 + n_bytes], file[8 + n_bytes :]
     for place, n_removed, inserted in edits:

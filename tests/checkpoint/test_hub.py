@@ -1,4 +1,4 @@
-"""Models on the hub, beside a small hub on this machine. Rows of BAD_INPUTS: 68, 71 and 75, and 66 for downloads."""
+"""Models on the hub, with a fake hub on this machine. Rows of BAD_INPUTS: 68, 71 and 75, and 66 for downloads."""
 
 import errno
 import os
@@ -50,7 +50,7 @@ def refusal(source, **options) -> RushlightError:
 
 
 def check(source, **options) -> Path:
-    """Open a checkpoint and read it; its folder."""
+    """Opens a checkpoint, reads it, and returns its folder."""
     with open_checkpoint(source, **options) as checkpoint:
         assert checkpoint["a"].read().tolist() == list(range(500))
         assert checkpoint.source == source
@@ -64,7 +64,7 @@ def leftovers(tmp_path) -> list[Path]:
 # Downloading
 
 
-def test_only_safetensors_and_the_files_beside_them_are_downloaded(hub, tmp_path):
+def test_only_safetensors_and_their_sidecars_are_downloaded(hub, tmp_path):
     hub.repos["owner/name"] = REPO
     folder = check("owner/name")
     assert sorted(hub.bodies()) == WANTED
@@ -83,7 +83,7 @@ def test_additional_chat_templates_are_downloaded_and_verified(hub):
     assert (folder / "additional_chat_templates" / "tool_use.jinja").read_bytes() == b"tools"
 
 
-def test_what_is_in_the_cache_is_not_downloaded_again(hub):
+def test_cached_files_are_not_downloaded_again(hub):
     hub.repos["owner/name"] = REPO
     folder = check("owner/name")
     hub.requests.clear()
@@ -91,7 +91,7 @@ def test_what_is_in_the_cache_is_not_downloaded_again(hub):
     assert hub.requests == ["GET api/models/owner/name"]
 
 
-def test_offline_asks_nothing_of_the_network(hub):
+def test_offline_does_not_use_the_network(hub):
     hub.repos["owner/name"] = REPO
     folder = check("owner/name")
     hub.requests.clear()
@@ -100,7 +100,7 @@ def test_offline_asks_nothing_of_the_network(hub):
     assert hub.requests == []
 
 
-def test_offline_and_not_in_the_cache_says_what_to_do(hub):
+def test_offline_and_not_cached_has_a_remedy(hub):
     hub.repos["owner/name"] = REPO
     error = refusal("owner/name", offline=True)
     assert isinstance(error, SourceError)
@@ -109,10 +109,10 @@ def test_offline_and_not_in_the_cache_says_what_to_do(hub):
     assert hub.requests == []
 
 
-def test_offline_and_only_in_part_in_the_cache_says_so(hub):
+def test_offline_and_incomplete_in_the_cache_is_an_error(hub):
     hub.repos["owner/name"] = REPO
     (check("owner/name") / "model.safetensors").unlink()
-    assert "not in the cache, or not whole" in refusal("owner/name", offline=True).message
+    assert "not in the cache, or incomplete" in refusal("owner/name", offline=True).message
     check("owner/name")
 
 
@@ -153,14 +153,14 @@ def test_a_single_other_safetensors_file_is_downloaded(hub):
     check("owner/name", offline=True)
 
 
-def test_the_network_going_down_leaves_the_cache_of_use(hub):
+def test_the_cache_works_while_the_network_is_down(hub):
     hub.repos["owner/name"] = REPO
     check("owner/name")
     hub.close()
     check("owner/name")
 
 
-def test_a_failing_hub_leaves_the_cache_of_use(hub):
+def test_the_cache_works_while_the_hub_fails(hub):
     hub.repos["owner/name"] = REPO
     check("owner/name")
     hub.status = 503
@@ -198,14 +198,14 @@ def test_a_repository_without_weights_is_refused(hub, files, found):
 @pytest.mark.parametrize(
     ("status", "code", "message", "remedy"),
     [
-        (401, "RepoNotFound", "no path owner/name exists, and the hub shows no model of that name", "HF_TOKEN"),
+        (401, "RepoNotFound", "no path owner/name exists, and the hub has no public model of that name", "HF_TOKEN"),
         (
             404,
             "RepoNotFound",
-            "no path owner/name exists, and the hub shows no model of that name",
+            "no path owner/name exists, and the hub has no public model of that name",
             "check the spelling",
         ),
-        (401, "GatedRepo", "owner/name is gated", "ask for access at http://127.0.0.1"),
+        (401, "GatedRepo", "owner/name is gated", "request access at http://127.0.0.1"),
         (403, "GatedRepo", "owner/name is gated", "HF_TOKEN"),
         (401, None, "the hub answered 401 for owner/name", "HF_TOKEN"),
         (403, None, "the hub answered 403 for owner/name", "HF_TOKEN"),
@@ -215,7 +215,7 @@ def test_a_repository_without_weights_is_refused(hub, files, found):
         (503, None, "the hub answered 503 for owner/name", "try again later"),
     ],
 )
-def test_a_refusal_of_the_hub_comes_with_the_next_step(hub, status, code, message, remedy):
+def test_a_refusal_of_the_hub_has_a_remedy(hub, status, code, message, remedy):
     hub.status, hub.error_code = status, code
     error = refusal("owner/name")
     assert isinstance(error, SourceError)
@@ -224,11 +224,11 @@ def test_a_refusal_of_the_hub_comes_with_the_next_step(hub, status, code, messag
     assert error.__cause__ is not None
 
 
-def test_a_model_that_is_not_there_is_refused(hub):
-    assert refusal("owner/nane").message == "no path owner/nane exists, and the hub shows no model of that name"
+def test_an_unknown_model_is_refused(hub):
+    assert refusal("owner/nane").message == "no path owner/nane exists, and the hub has no public model of that name"
 
 
-def test_a_revision_that_is_not_there_is_refused(hub):
+def test_an_unknown_revision_is_refused(hub):
     hub.repos["owner/name"] = REPO
     error = refusal("owner/name", revision="v9")
     assert error.message == "owner/name has no revision v9"
@@ -236,26 +236,26 @@ def test_a_revision_that_is_not_there_is_refused(hub):
 
 
 @pytest.mark.parametrize("name", ["owner--x/name", "owner/name..x", "owner/name.git", "owner/name-", "x" * 200])
-def test_a_name_that_the_hub_does_not_allow_is_refused(hub, name):
-    assert "nor the name of a model on the hub" in refusal(name).message
+def test_an_invalid_hub_id_is_refused(hub, name):
+    assert "nor a valid hub id" in refusal(name).message
     assert hub.requests == []
 
 
-def test_a_hub_that_cannot_be_reached_is_named(hub):
+def test_an_unreachable_hub_is_named(hub):
     hub.close()
     error = refusal("owner/name")
-    assert "no path owner/name exists, and it cannot be downloaded from the hub: " in error.message
+    assert "no path owner/name exists, and the model cannot be downloaded from the hub: " in error.message
     assert f"check that {hub.url} can be reached" in error.remedy
 
 
-def test_a_full_disk_is_named_with_another_place_as_the_remedy(hub, monkeypatch):
+def test_a_full_disk_is_reported_with_another_folder_as_the_remedy(hub, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/blob.incomplete")
 
     hub.repos["owner/name"] = REPO
     monkeypatch.setattr("rushlight.checkpoint.hub_snapshot.hf_hub_download", fail)
     error = refusal("owner/name")
-    assert error.message == "the cache of the hub cannot be used: No space left on device"
+    assert error.message == "the hub's cache cannot be used: No space left on device"
     assert error.file == "/cache/blob.incomplete"
     assert "HF_HUB_CACHE" in error.remedy
 
@@ -265,11 +265,11 @@ def test_a_full_disk_is_named_with_another_place_as_the_remedy(hub, monkeypatch)
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    """Retries of huggingface_hub without the pauses between them."""
+    """Removes the pauses between the retries of huggingface_hub."""
     monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
 
 
-def test_a_cut_download_goes_on_where_it_stopped(hub, tmp_path, no_waiting):
+def test_an_interrupted_download_resumes(hub, tmp_path, no_waiting):
     hub.repos["owner/name"] = {"model.safetensors": REPO["model.safetensors"]}
     hub.cuts = 3
     check("owner/name")
@@ -279,12 +279,12 @@ def test_a_cut_download_goes_on_where_it_stopped(hub, tmp_path, no_waiting):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_damaged_download_is_found_and_removed(hub, name):
+def test_a_damaged_download_is_detected_and_removed(hub, name):
     hub.repos["owner/name"] = REPO
     hub.damaged = {name}
     error = refusal("owner/name")
     assert isinstance(error, CheckpointError)
-    assert "the download of owner/name is damaged, and was removed" in error.message
+    assert "a downloaded file of owner/name was damaged, and has been removed" in error.message
     assert error.file.endswith(name)
     assert not Path(error.file).is_symlink()
     assert error.expected != f"hash {error.found}"
@@ -302,7 +302,7 @@ RUN = """
 
 
 def start(hub, tmp_path, code=RUN, **environment) -> subprocess.Popen:
-    """A Python of its own that uses the hub and the cache of this test, and knows no home folder."""
+    """A Python process that uses the hub and the cache of this test, without a home folder."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(SOURCE),
@@ -329,7 +329,7 @@ def test_two_processes_at_once_both_succeed(hub, tmp_path):
     assert hub.requests == []
 
 
-def test_an_interrupt_ends_a_download_at_once_and_leaves_no_part(hub, tmp_path):
+def test_an_interrupt_stops_a_download_and_leaves_no_partial_file(hub, tmp_path):
     hub.repos["owner/name"] = REPO
     hub.stall = True
     process = start(hub, tmp_path, RUN)
@@ -358,7 +358,7 @@ READ_ONLY = """
 """
 
 
-def test_a_cache_that_may_only_be_read_is_enough(hub, tmp_path_factory):
+def test_a_read_only_cache_is_enough(hub, tmp_path_factory):
     hub.repos["owner/name"] = REPO
     home = tmp_path_factory.mktemp("cache")
     finish(start(hub, home))

@@ -1,4 +1,4 @@
-"""Headers over HTTP, from a server on this machine that counts what it is asked and misbehaves on demand."""
+"""Headers over HTTP, from a server on this machine that records its requests and fails on demand."""
 
 import gzip
 import http.client
@@ -24,7 +24,7 @@ from rushlight.errors import FormatError, RushlightError, SourceError, Truncated
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = save({"a": np.arange(50_000, dtype="<f4"), "b": np.zeros((2, 3), np.float16)}, {"format": "pt"})
 MANY = save({f"h.{i}.{'long_name_' * 10}": np.zeros(1, np.float32) for i in range(2_000)})
-"""Its header is larger than what is asked for at first."""
+"""A file whose header is larger than the first request."""
 
 
 @dataclass
@@ -90,8 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
         else:
             piece = content[first : last + 1]
-            told = f"bytes {first}-{first + len(piece) - 1}/{len(content)}"
-            self.send(206, piece, {"Content-Range": told} | (headers or {}))
+            content_range = f"bytes {first}-{first + len(piece) - 1}/{len(content)}"
+            self.send(206, piece, {"Content-Range": content_range} | (headers or {}))
 
     def wanted(self):
         first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
@@ -137,10 +137,10 @@ def names(url):
         return list(checkpoint)
 
 
-# What is asked for
+# Requests
 
 
-def test_one_range_is_asked_for_and_no_weights(server):
+def test_only_one_range_is_requested_and_no_weights(server):
     server.files["/m.safetensors"] = SMALL
     tree = rushlight.inspect(f"{server.url}/m.safetensors")
     assert [(t.name, t.dtype, t.shape) for t in tree.tensors] == [("a", "F32", (50_000,)), ("b", "F16", (2, 3))]
@@ -149,7 +149,7 @@ def test_one_range_is_asked_for_and_no_weights(server):
     assert server.sent == FIRST_BYTES < len(SMALL)
 
 
-def test_a_long_header_takes_a_second_range_and_no_byte_twice(server):
+def test_a_long_header_takes_a_second_range_without_overlap(server):
     server.files["/m.safetensors"] = MANY
     assert len(names(f"{server.url}/m.safetensors")) == 2_000
     header_end = 8 + int.from_bytes(MANY[:8], "little")
@@ -158,14 +158,14 @@ def test_a_long_header_takes_a_second_range_and_no_byte_twice(server):
 
 
 @pytest.mark.parametrize("content", [SMALL, MANY], ids=["small", "many"])
-def test_a_server_without_ranges_is_asked_once(server, content):
+def test_a_server_without_ranges_gets_one_request(server, content):
     server.ranges = False
     server.files["/m.safetensors"] = content
     assert names(f"{server.url}/m.safetensors")
     assert len(server.asked) == 1
 
 
-def test_a_server_without_ranges_is_left_after_the_header(server):
+def test_a_server_without_ranges_is_disconnected_after_the_header(server):
     def endless(handler):  # a file of a gigabyte, as the header says
         info = {"a": {"dtype": "U8", "shape": [10**9 - 8 - 100], "data_offsets": [0, 10**9 - 108]}}
         start = (100).to_bytes(8, "little") + json.dumps(info).encode().ljust(100)
@@ -187,12 +187,12 @@ def test_weights_cannot_be_read(server):
     server.files["/m.safetensors"] = SMALL
     with open_headers(f"{server.url}/m.safetensors") as checkpoint, pytest.raises(SourceError) as caught:
         checkpoint["a"].read()
-    assert "download the checkpoint first" in caught.value.remedy
+    assert "download the checkpoint" in caught.value.remedy
     assert server.sent == FIRST_BYTES
 
 
-def test_nothing_is_loaded_from_a_url(server):
-    with pytest.raises(SourceError, match="is a URL, and nothing is loaded from one"):
+def test_weights_are_not_loaded_from_a_url(server):
+    with pytest.raises(SourceError, match="is a URL: weights are not loaded from URLs"):
         rushlight.load(f"{server.url}/m.safetensors")
     assert server.asked == []
 
@@ -207,17 +207,17 @@ def test_shards_of_an_index(server):
     del server.files["/x/m-00002-of-00003.safetensors"]
     assert refusal(f"{server.url}/x/index.json").message == "the server answered 404"
     server.files["/x/m-00002-of-00003.safetensors"] = save({"other": np.zeros(1)})
-    assert "do not agree" in refusal(f"{server.url}/x/index.json", FormatError).message
+    assert "does not match the files" in refusal(f"{server.url}/x/index.json", FormatError).message
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "https://evil.example/x.safetensors", "/x.safetensors", "x.bin"])
-def test_an_index_leads_nowhere_else(server, name):
+def test_an_index_names_no_other_place(server, name):
     server.files["/index.json"] = json.dumps({"weight_map": {"a": name}}).encode()
     assert "only .safetensors files in its own folder" in refusal(f"{server.url}/index.json", FormatError).remedy
     assert len(server.asked) == 1
 
 
-def test_the_start_of_a_local_model_does_not_wait_for_what_the_network_needs():
+def test_a_local_model_does_not_import_network_libraries():
     code = "import sys, rushlight.checkpoint; print({'ssl', 'http.client', 'concurrent.futures'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
@@ -236,7 +236,7 @@ def test_redirects_are_followed(server, other, status):
     assert names(f"{server.url}/start.safetensors") == ["a", "b"]
 
 
-def test_the_token_goes_to_the_hub_alone(server, other, monkeypatch):
+def test_the_token_is_sent_only_to_the_hub(server, other, monkeypatch):
     other.files["/m.safetensors"] = SMALL
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -247,7 +247,7 @@ def test_the_token_goes_to_the_hub_alone(server, other, monkeypatch):
     assert [asked[2] for asked in other.asked] == [None, None]
 
 
-def test_a_detour_does_not_bring_the_token_back(server, other, monkeypatch):
+def test_a_redirect_back_to_the_hub_does_not_restore_the_token(server, other, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     server.files["/end.safetensors"] = SMALL
@@ -261,16 +261,16 @@ def test_a_detour_does_not_bring_the_token_back(server, other, monkeypatch):
     assert [asked[2] for asked in server.asked] == ["Bearer hf_secret", None]
 
 
-def test_redirects_end(server):
+def test_redirects_have_a_limit(server):
     server.answer = redirect("/again")
     assert "redirects more than 5 times" in refusal(f"{server.url}/m.safetensors").message
     assert len(server.asked) == 6
 
 
 @pytest.mark.parametrize("location", ["ftp://127.0.0.1/x", "http://192.0.2.1/x", "https://u:p@192.0.2.1/", "file:///x"])
-def test_redirects_to_where_nothing_is_read(server, location):
+def test_redirects_to_forbidden_urls_are_refused(server, location):
     server.answer = redirect(location)
-    assert "redirects to where nothing is read" in refusal(f"{server.url}/m.safetensors").message
+    assert "redirects to a forbidden URL" in refusal(f"{server.url}/m.safetensors").message
 
 
 def test_a_redirect_from_https_to_http_is_refused(server, monkeypatch):
@@ -281,9 +281,9 @@ def test_a_redirect_from_https_to_http_is_refused(server, monkeypatch):
     assert len(server.asked) == 1
 
 
-def test_a_redirect_to_nowhere(server):
+def test_a_redirect_without_a_location(server):
     server.answer = lambda handler: handler.send(302, b"")
-    assert "redirects to nowhere" in refusal(f"{server.url}/m.safetensors").message
+    assert "redirects without a Location" in refusal(f"{server.url}/m.safetensors").message
 
 
 # Refusals
@@ -292,30 +292,30 @@ def test_a_redirect_to_nowhere(server):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("http://192.0.2.1/m.safetensors", "changed on its way"),
-        ("http://example.org/m.safetensors", "changed on its way"),
+        ("http://192.0.2.1/m.safetensors", "altered in transit"),
+        ("http://example.org/m.safetensors", "altered in transit"),
         ("ftp://example.org/m.safetensors", "only https://"),
         ("https://user:secret@example.org/m.safetensors", "user name or password"),
         ("https:///m.safetensors", "only https://"),
-        ("https://example.org:x/m.safetensors", "not an address"),
+        ("https://example.org:x/m.safetensors", "not a URL"),
         ("https://example.org/a b", "only https://"),
         ("https://huggingface.co/openai-community/gpt2", "the page of a model"),
     ],
 )
-def test_addresses_that_are_not_asked(url, message):
+def test_urls_that_are_not_fetched(url, message):
     assert message in refusal(url).message
 
 
-def test_a_url_is_neither_offline_nor_a_revision(server):
+def test_a_url_takes_neither_offline_nor_a_revision(server):
     assert "offline" in refusal(f"{server.url}/m.safetensors", offline=True).message
     assert "revision" in refusal(f"{server.url}/m.safetensors", revision="main").message
     assert server.asked == []
 
 
 @pytest.mark.parametrize(
-    ("status", "remedy"), [(401, "sign-in"), (403, "sign-in"), (404, "address"), (429, "wait"), (500, "later")]
+    ("status", "remedy"), [(401, "sign-in"), (403, "sign-in"), (404, "URL"), (429, "wait"), (500, "later")]
 )
-def test_a_refusal_comes_with_the_next_step(server, status, remedy):
+def test_a_refusal_has_a_remedy(server, status, remedy):
     server.answer = lambda handler: handler.send(status, b"<html>")
     error = refusal(f"{server.url}/m.safetensors")
     assert error.message == f"the server answered {status}"
@@ -331,7 +331,7 @@ def test_an_empty_file(server):
 
 
 @pytest.mark.parametrize("ranges", [False, True])
-def test_a_file_cut_on_the_server(server, ranges):
+def test_a_file_truncated_on_the_server(server, ranges):
     server.ranges = ranges
     server.files["/m.safetensors"] = SMALL[:-1]
     error = refusal(f"{server.url}/m.safetensors", TruncatedError)
@@ -340,15 +340,15 @@ def test_a_file_cut_on_the_server(server, ranges):
 
 
 @pytest.mark.parametrize("status", [200, 206])
-def test_a_connection_cut_on_the_way(server, status):
-    told = {"Content-Range": f"bytes 0-{FIRST_BYTES - 1}/{len(SMALL)}"} if status == 206 else {}
+def test_a_connection_that_breaks(server, status):
+    content_range = {"Content-Range": f"bytes 0-{FIRST_BYTES - 1}/{len(SMALL)}"} if status == 206 else {}
     length = FIRST_BYTES if status == 206 else len(SMALL)
-    server.answer = lambda handler: handler.send(status, SMALL[:40], told, length=length)
-    assert "ended too soon" in refusal(f"{server.url}/m.safetensors", TruncatedError).message
+    server.answer = lambda handler: handler.send(status, SMALL[:40], content_range, length=length)
+    assert "ended too early" in refusal(f"{server.url}/m.safetensors", TruncatedError).message
 
 
 @pytest.mark.parametrize(
-    "told",
+    "content_range",
     [
         None,
         "",
@@ -361,8 +361,8 @@ def test_a_connection_cut_on_the_way(server, status):
         "bytes 0-65535/99999999999999999999999",
     ],
 )
-def test_another_range_than_the_one_asked_for(server, told):
-    headers = {} if told is None else {"Content-Range": told}
+def test_another_range_than_requested(server, content_range):
+    headers = {} if content_range is None else {"Content-Range": content_range}
     server.answer = lambda handler: handler.send(206, SMALL[:FIRST_BYTES], headers)
     assert "another range" in refusal(f"{server.url}/m.safetensors").message
 
@@ -374,14 +374,14 @@ def test_a_file_that_changes_between_two_ranges(server):
 
 @pytest.mark.parametrize("ranges", [False, True])
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream"])
-def test_a_page_for_people(server, ranges, kind):
+def test_an_html_page(server, ranges, kind):
     server.ranges = ranges
     page = b"<!doctype html><html>" + b" " * 1000
     server.answer = lambda handler: handler.file(page, {"Content-Type": kind})
     assert "an HTML page" in refusal(f"{server.url}/m.safetensors", FormatError).message
 
 
-def test_compressed_answers_are_refused(server):
+def test_compressed_responses_are_refused(server):
     body = gzip.compress(SMALL)
     server.answer = lambda handler: handler.send(200, body, {"Content-Encoding": "gzip"})
     assert "compressed" in refusal(f"{server.url}/m.safetensors").message
@@ -389,17 +389,17 @@ def test_compressed_answers_are_refused(server):
 
 def test_an_unknown_size_is_refused(server):
     server.answer = lambda handler: handler.send(200, SMALL, length="unknown")
-    assert "how large" in refusal(f"{server.url}/m.safetensors").message
+    assert "does not state the size" in refusal(f"{server.url}/m.safetensors").message
 
 
 @pytest.mark.parametrize("claimed", [10**8 + 1, 2**63, 2**64 - 1])
-def test_a_claimed_size_is_not_fetched(server, claimed):
+def test_a_stated_size_is_not_fetched(server, claimed):
     server.files["/m.safetensors"] = claimed.to_bytes(8, "little") + b"{" + bytes(200_000)
     assert "out of range" in refusal(f"{server.url}/m.safetensors", FormatError).message
     assert server.sent <= FIRST_BYTES
 
 
-def test_a_claimed_size_of_an_index_is_not_fetched(server):
+def test_a_stated_size_of_an_index_is_not_fetched(server):
     server.answer = lambda handler: handler.send(
         206, b"{" * FIRST_BYTES, {"Content-Range": f"bytes 0-{FIRST_BYTES - 1}/{10**12}"}
     )
@@ -408,8 +408,8 @@ def test_a_claimed_size_of_an_index_is_not_fetched(server):
 
 
 @pytest.mark.parametrize("part", ["status", "header", "body"])
-def test_slow_answers_are_cut_off_at_an_absolute_time(server, monkeypatch, part):
-    """A byte now and then keeps every timeout of the socket from passing."""
+def test_slow_responses_are_aborted_at_a_deadline(server, monkeypatch, part):
+    """A byte now and then keeps every timeout of the socket from expiring."""
 
     def drip(handler):
         if part != "status":
@@ -424,25 +424,25 @@ def test_slow_answers_are_cut_off_at_an_absolute_time(server, monkeypatch, part)
     )
     server.answer = drip
     started = time.monotonic()
-    assert "too slowly" in refusal(f"{server.url}/m.safetensors").message
+    assert "too slow" in refusal(f"{server.url}/m.safetensors").message
     assert 0.3 < time.monotonic() - started < 3
 
 
-def test_a_server_that_is_not_there(server):
+def test_an_unreachable_server(server):
     server.close()
     error = refusal(f"{server.url}/m.safetensors")
     assert "cannot be reached" in error.message
 
 
-def test_an_answer_that_is_not_http(server):
+def test_a_response_that_is_not_http(server):
     server.answer = lambda handler: handler.wfile.write(b"SSH-2.0-OpenSSH\r\n")
-    assert "not HTTP" in refusal(f"{server.url}/m.safetensors").message
+    assert "not valid HTTP" in refusal(f"{server.url}/m.safetensors").message
 
 
 # The hub
 
 
-def test_of_a_hub_model_only_headers_and_the_config_are_fetched(hub):
+def test_only_headers_and_config_of_a_hub_model_are_fetched(hub):
     hub.repos["owner/name"] = {"model.safetensors": SMALL, "config.json": b"{}", "tokenizer.json": b"{}"}
     with open_headers("owner/name") as checkpoint:
         assert list(checkpoint) == ["a", "b"]

@@ -1,4 +1,4 @@
-"""Checkpoints in several files. Rows of BAD_INPUTS A: 19 and 20."""
+"""Sharded checkpoints. Rows of BAD_INPUTS A: 19 and 20."""
 
 import json
 import os
@@ -17,7 +17,7 @@ FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safete
 
 
 def write_shards(folder, shards=None, weight_map=None, **index):
-    """Write files of tensors {"file": ["a", "b"]} and an index; each tensor holds its own number."""
+    """Writes files of tensors {"file": ["a", "b"]} and an index; each tensor contains its number."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = shards or {FIRST: ["a", "b"], SECOND: ["c"]}
     for file, names in shards.items():
@@ -51,7 +51,7 @@ def test_shards_open_as_one_checkpoint(tmp_path, named):
         checkpoint["a"].read()
 
 
-def test_a_tensor_that_the_index_forgets_is_there_all_the_same(tmp_path):
+def test_a_tensor_that_is_not_in_the_index_is_kept(tmp_path):
     write_shards(tmp_path, weight_map={"a": FIRST, "c": SECOND})
     with open_checkpoint(tmp_path) as checkpoint:
         assert list(checkpoint) == ["a", "b", "c"]
@@ -60,7 +60,7 @@ def test_a_tensor_that_the_index_forgets_is_there_all_the_same(tmp_path):
 # Row 20
 
 
-def test_missing_shards_are_all_named_with_what_they_hold(tmp_path):
+def test_all_missing_shards_are_named_with_their_tensor_counts(tmp_path):
     write_shards(tmp_path, {FIRST: ["a", "b"], SECOND: ["c"], "z.safetensors": ["z"]})
     (tmp_path / FIRST).unlink()
     (tmp_path / SECOND).unlink()
@@ -68,8 +68,8 @@ def test_missing_shards_are_all_named_with_what_they_hold(tmp_path):
     assert isinstance(error, FormatError)
     assert error.file == str(tmp_path / INDEX)
     assert "2 problems" in error.message
-    assert f"{FIRST} is missing; it holds 2 tensors" in error.message
-    assert f"{SECOND} is missing; it holds 1 tensor" in error.message
+    assert f"{FIRST} is missing; it contains 2 tensors" in error.message
+    assert f"{SECOND} is missing; it contains 1 tensor" in error.message
     assert "z.safetensors" not in error.message
     assert "download the missing files" in error.remedy
 
@@ -77,16 +77,16 @@ def test_missing_shards_are_all_named_with_what_they_hold(tmp_path):
 def test_a_tensor_in_two_shards_is_refused(tmp_path):
     write_shards(tmp_path, {FIRST: ["a", "b"], SECOND: ["b", "c"]})
     error = refusal(tmp_path)
-    assert f"b stands in {FIRST} and in {SECOND}" in error.message
+    assert f"b is in {FIRST} and in {SECOND}" in error.message
     assert "from the same revision" in error.remedy
 
 
-def test_a_tensor_that_no_shard_holds_is_refused(tmp_path):
+def test_a_tensor_in_no_shard_is_refused(tmp_path):
     write_shards(tmp_path, weight_map={"a": FIRST, "b": FIRST, "c": SECOND, "d\x1b": SECOND})
     assert rf"d\x1b is not in {SECOND}, nor in any other file" in refusal(tmp_path).message
 
 
-def test_a_tensor_in_another_shard_than_the_index_says_is_refused(tmp_path):
+def test_a_tensor_in_another_shard_than_listed_is_refused(tmp_path):
     write_shards(tmp_path, weight_map={"a": FIRST, "b": SECOND, "c": SECOND})
     assert f"b is in {FIRST}, not in {SECOND}" in refusal(tmp_path).message
 
@@ -99,11 +99,11 @@ def test_ten_problems_are_listed_and_the_rest_counted(tmp_path):
     assert message.endswith("\n  and 15 more")
 
 
-def test_every_kind_of_problem_is_told_at_once(tmp_path):
+def test_every_kind_of_problem_is_reported_at_once(tmp_path):
     write_shards(tmp_path, {FIRST: ["a", "b"], SECOND: ["b", "c"]}, {"a": SECOND, "b": FIRST, "d": FIRST})
     message = refusal(tmp_path).message
     assert "3 problems" in message
-    assert "b stands in" in message
+    assert "b is in" in message
     assert "a is in" in message
     assert "d is not in" in message
 
@@ -116,7 +116,7 @@ def test_a_broken_shard_is_named(tmp_path):
     assert "a Git LFS pointer; the real file has 12 bytes" in error.message
 
 
-def test_shards_that_were_opened_are_closed_when_a_later_one_is_refused(tmp_path):
+def test_open_shards_are_closed_when_a_later_one_is_refused(tmp_path):
     write_shards(tmp_path)
     (tmp_path / SECOND).write_bytes(b"")
     n_open = len(list(Path("/dev/fd").iterdir()))
@@ -128,13 +128,13 @@ def test_shards_that_were_opened_are_closed_when_a_later_one_is_refused(tmp_path
 @pytest.mark.parametrize(
     "weight_map", [{}, [], "x", 1, True, {"a": 1}, {"a": None}, {"a": ["model.safetensors"]}, {"a": {"b": "c"}}]
 )
-def test_a_weight_map_that_is_none_is_refused(tmp_path, weight_map):
+def test_an_invalid_weight_map_is_refused(tmp_path, weight_map):
     write_shards(tmp_path, weight_map=weight_map)
     assert "does not map tensor names to file names" in refusal(tmp_path).message
 
 
 @pytest.mark.parametrize("content", ["{}", '{"model_type": "gpt2"}', '{"weight_map": null}'])
-def test_json_that_is_no_index_is_refused_with_the_next_step(tmp_path, content):
+def test_json_that_is_not_an_index_is_refused_with_a_remedy(tmp_path, content):
     path = tmp_path / "config.json"
     path.write_text(content)
     error = refusal(path)
@@ -197,7 +197,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path, target):
     (folder / SECOND).symlink_to(target.format(tmp_path=tmp_path))
     error = refusal(folder)
     assert isinstance(error, FormatError)
-    assert f"{SECOND}: a link out of the folder, to {tmp_path / 'secret.safetensors'}" in error.message
+    assert f"{SECOND}: a symbolic link out of the folder, to {tmp_path / 'secret.safetensors'}" in error.message
 
 
 def test_a_link_inside_the_folder_is_followed(tmp_path):
@@ -208,7 +208,7 @@ def test_a_link_inside_the_folder_is_followed(tmp_path):
         assert checkpoint["c"].read().tolist() == [ord("c")] * 3
 
 
-def test_a_folder_that_is_reached_through_a_link_is_no_way_out(tmp_path):
+def test_a_link_to_the_folder_does_not_widen_it(tmp_path):
     write_shards(tmp_path / "model")
     (tmp_path / "link").symlink_to("model")
     with open_checkpoint(tmp_path / "link") as checkpoint:
@@ -235,7 +235,7 @@ def test_links_into_the_blobs_of_the_same_cache_are_followed(tmp_path, blobs):
 
 
 @pytest.mark.parametrize("blobs", ["models--x--y/blobs", "models--o--m/other", "../outside/blobs"])
-def test_links_to_other_places_are_refused_in_a_cache_too(tmp_path, blobs):
+def test_links_out_of_the_cache_are_refused(tmp_path, blobs):
     snapshot = cached(tmp_path / "cache", tmp_path / "cache" / blobs)
     assert "2 problems" in refusal(snapshot).message
 
@@ -247,7 +247,7 @@ def test_a_link_in_a_loop_is_refused(tmp_path):
     assert "form a loop" in refusal(tmp_path).message
 
 
-def test_a_dangling_link_is_refused(tmp_path):
+def test_a_broken_link_is_refused(tmp_path):
     write_shards(tmp_path)
     (tmp_path / SECOND).unlink()
     (tmp_path / SECOND).symlink_to("gone.safetensors")

@@ -1,4 +1,4 @@
-"""What a user can name, and what opening it reads. Rows of BAD_INPUTS: 15 and 71; the header-only promise."""
+"""The sources that a user can name, and what opening them reads. Rows of BAD_INPUTS: 15 and 71."""
 
 import json
 import os
@@ -19,7 +19,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures" / "gpt2"
 
 @pytest.fixture(autouse=True)
 def hub_requests(monkeypatch):
-    """The models that were asked of the hub, of which there are none."""
+    """The models requested from a hub that has none."""
     requests = []
 
     def download(name, **_):
@@ -42,10 +42,10 @@ def refusal(source, **options) -> RushlightError:
     return caught.value
 
 
-# What opens
+# Sources that open
 
 
-def test_a_file_opens_as_text_or_path(tmp_path):
+def test_a_file_opens_by_str_or_path(tmp_path):
     path = write(tmp_path / "anything.weights")
     for name in (path, str(path)):
         with open_checkpoint(name) as checkpoint:
@@ -70,7 +70,7 @@ def test_a_folder_opens_its_only_safetensors(tmp_path):
         assert checkpoint.files == (path,)
 
 
-def test_a_path_that_exists_wins_over_a_name_on_the_hub(tmp_path, monkeypatch, hub_requests):
+def test_an_existing_path_takes_precedence_over_a_hub_id(tmp_path, monkeypatch, hub_requests):
     monkeypatch.chdir(tmp_path)
     write(Path("openai-community/gpt2/model.safetensors"))
     write(Path("gpt2"))
@@ -80,7 +80,7 @@ def test_a_path_that_exists_wins_over_a_name_on_the_hub(tmp_path, monkeypatch, h
     assert hub_requests == []
 
 
-def test_a_link_to_a_file_is_followed_and_its_own_folder_counts(tmp_path):
+def test_sidecars_of_a_link_are_in_the_folder_of_the_link(tmp_path):
     write(tmp_path / "blobs" / "0123")
     (tmp_path / "snapshot").mkdir()
     link = tmp_path / "snapshot" / "model.safetensors"
@@ -91,7 +91,7 @@ def test_a_link_to_a_file_is_followed_and_its_own_folder_counts(tmp_path):
         assert checkpoint.sidecar("config.json") == tmp_path / "snapshot" / "config.json"
 
 
-def test_the_home_folder_is_known(tmp_path, monkeypatch):
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "model.safetensors")
     with open_checkpoint("~/model.safetensors") as checkpoint:
@@ -105,7 +105,7 @@ def test_a_path_that_is_not_utf8_opens(tmp_path):
         assert len(checkpoint) == 1
 
 
-def test_a_working_folder_that_was_deleted_does_not_matter(tmp_path, monkeypatch):
+def test_a_deleted_working_directory_does_not_matter(tmp_path, monkeypatch):
     path = write(tmp_path / "model.safetensors")
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -129,7 +129,7 @@ def test_a_sidecar_is_a_path_or_none(tmp_path):
 @pytest.mark.parametrize(
     "folder", sorted(path for path in FIXTURES.iterdir() if path.is_dir()), ids=lambda path: path.name
 )
-def test_what_transformers_wrote_opens(folder):
+def test_checkpoints_of_transformers_open(folder):
     with open_checkpoint(folder) as checkpoint:
         assert len(checkpoint) > 10
         assert checkpoint.metadata == {"format": "pt"}
@@ -143,7 +143,7 @@ def test_what_transformers_wrote_opens(folder):
 
 @pytest.fixture
 def bytes_read(monkeypatch):
-    """The sizes of all reads."""
+    """Records the sizes of all reads."""
     sizes = []
     preadv = os.preadv
 
@@ -156,7 +156,7 @@ def bytes_read(monkeypatch):
 
 
 def write_sparse(path: Path, name: str, n_bytes: int) -> int:
-    """Write a file of one tensor without its bytes; the length of its header."""
+    """Writes a sparse file of one tensor, and returns the length of its header."""
     entry = {"dtype": "F32", "shape": [n_bytes // 4], "data_offsets": [0, n_bytes]}
     header = json.dumps({name: entry}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
@@ -182,7 +182,7 @@ def test_opening_10_gb_of_shards_reads_the_index_and_the_headers(tmp_path, bytes
     assert sum(bytes_read) == len(index) + 2 * 9 + n_headers
 
 
-def test_a_large_tensor_is_read_in_pieces_so_that_an_interrupt_arrives(tmp_path, bytes_read):
+def test_a_large_tensor_is_read_in_parts_so_that_an_interrupt_arrives(tmp_path, bytes_read):
     write_sparse(tmp_path / "model.safetensors", "a", 40 << 20)
     with open_checkpoint(tmp_path) as checkpoint:
         bytes_read.clear()
@@ -199,7 +199,7 @@ def test_a_short_read_is_continued(tmp_path, monkeypatch):
         assert checkpoint["a"].read().tolist() == list(range(100))
 
 
-# What does not
+# Sources that do not
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_short_read_is_continued(tmp_path, monkeypatch):
         Path("owner/name"),
     ],
 )
-def test_a_path_that_is_not_there_is_never_asked_of_the_hub(tmp_path, monkeypatch, hub_requests, name):
+def test_a_missing_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch, hub_requests, name):
     (tmp_path / "deep").mkdir()
     monkeypatch.chdir(tmp_path / "deep")
     error = refusal(name)
@@ -230,7 +230,7 @@ def test_a_path_that_is_not_there_is_never_asked_of_the_hub(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2", "distilbert/distilgpt2", "a.b-c_d/e.f-g_h"])
-def test_a_name_on_the_hub_is_asked_of_the_hub(tmp_path, monkeypatch, hub_requests, name):
+def test_a_hub_id_is_looked_up_on_the_hub(tmp_path, monkeypatch, hub_requests, name):
     monkeypatch.chdir(tmp_path)
     assert refusal(name).message == "the hub was asked"
     assert hub_requests == [name]
@@ -239,7 +239,7 @@ def test_a_name_on_the_hub_is_asked_of_the_hub(tmp_path, monkeypatch, hub_reques
 @pytest.mark.parametrize(
     "name", ["a/b/c", "-x/y", "owner/", "/", "owner\\name", "a b", "ünder/score", "\x1b[31m", "a\nb"]
 )
-def test_what_is_neither_is_refused(tmp_path, monkeypatch, hub_requests, name):
+def test_what_is_neither_a_path_nor_a_hub_id_is_refused(tmp_path, monkeypatch, hub_requests, name):
     monkeypatch.chdir(tmp_path)
     error = refusal(name)
     assert isinstance(error, SourceError)
@@ -249,7 +249,7 @@ def test_what_is_neither_is_refused(tmp_path, monkeypatch, hub_requests, name):
 
 
 @pytest.mark.parametrize(("name", "message"), [("", "the source is empty"), ("a\0b", r"NUL character: a\x00b")])
-def test_nothing_and_nul_are_refused(name, message, hub_requests):
+def test_an_empty_name_and_nul_are_refused(name, message, hub_requests):
     error = refusal(name)
     assert message in error.message
     assert "owner/name" in error.remedy
@@ -263,25 +263,25 @@ def test_nothing_and_nul_are_refused(name, message, hub_requests):
         ("HTTP://example.org", "download the file"),
         ("s3://bucket/key", "download the file"),
         ("file:///model.safetensors", "download the file"),
-        ("https://huggingface.co/openai-community/gpt2", "name the model as openai-community/gpt2"),
-        ("https://huggingface.co/openai-community/gpt2/blob/main/x", "name the model as openai-community/gpt2"),
+        ("https://huggingface.co/openai-community/gpt2", "use the hub id openai-community/gpt2"),
+        ("https://huggingface.co/openai-community/gpt2/blob/main/x", "use the hub id openai-community/gpt2"),
     ],
 )
-def test_a_url_is_refused_with_the_next_step(url, remedy, hub_requests):
+def test_a_url_is_refused_with_a_remedy(url, remedy, hub_requests):
     error = refusal(url)
     assert "is a URL" in error.message
     assert remedy in error.remedy
     assert hub_requests == []
 
 
-def test_a_revision_of_what_is_on_this_machine_is_refused(tmp_path):
+def test_a_revision_of_a_local_path_is_refused(tmp_path):
     write(tmp_path / "model.safetensors")
     error = refusal(tmp_path, revision="v1")
-    assert "a revision is for a model on the hub" in error.message
+    assert "a revision applies to a model on the hub" in error.message
     assert error.found == "revision v1"
 
 
-def test_a_folder_of_several_and_no_index_is_refused_with_their_names(tmp_path):
+def test_a_folder_of_several_files_without_an_index_is_refused_with_their_names(tmp_path):
     for i in range(12):
         write(tmp_path / f"part{i:02}.safetensors")
     error = refusal(tmp_path)
@@ -291,7 +291,7 @@ def test_a_folder_of_several_and_no_index_is_refused_with_their_names(tmp_path):
     assert "name one of the files" in error.remedy
 
 
-def test_a_folder_without_weights_is_refused_with_what_it_holds(tmp_path):
+def test_a_folder_without_weights_is_refused_with_its_contents(tmp_path):
     assert refusal(tmp_path).found == "an empty folder"
     (tmp_path / "README\x1b.md").touch()
     error = refusal(tmp_path)
@@ -329,7 +329,7 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-def test_a_folder_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
     def deny(_):
         raise PermissionError(13, "Permission denied")
 

@@ -1,4 +1,4 @@
-"""Statistics of tensors, beside NumPy's own over the whole tensor."""
+"""Statistics of tensors, compared with NumPy's over the whole tensor."""
 
 import tracemalloc
 
@@ -24,7 +24,7 @@ def path(tmp_path):
 
 @pytest.mark.parametrize("piece", [1, 7, 1000, 1 << 20])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
-def test_they_are_numpys(path, monkeypatch, piece, dtype):
+def test_statistics_equal_those_of_numpy(path, monkeypatch, piece, dtype):
     monkeypatch.setattr(stats, "CHUNK_ELEMENTS", piece)
     array = (np.random.default_rng(1).normal(50, 20, (10, 20)).clip(0, 100)).astype(dtype)
     found = stats_of(path, array)
@@ -46,19 +46,19 @@ def test_bf16_is_decoded(path):
 
 
 @pytest.mark.parametrize("piece", [2, 100])
-def test_nan_and_inf_are_counted_and_left_out(path, monkeypatch, piece):
+def test_nan_and_inf_are_counted_and_excluded(path, monkeypatch, piece):
     monkeypatch.setattr(stats, "CHUNK_ELEMENTS", piece)
     found = stats_of(path, np.float32([np.nan, np.nan, np.inf, 1, -np.inf, 3, np.nan]))
     assert found == TensorStats(1.0, 3.0, 2.0, 1.0, 3, 2)
 
 
 @pytest.mark.parametrize("array", [np.zeros(0, np.float32), np.full(3, np.nan, np.float32)])
-def test_nothing_finite(path, array):
+def test_no_finite_values(path, array):
     assert stats_of(path, array) == TensorStats(None, None, None, None, array.size, 0)
 
 
 def test_a_small_spread_about_a_large_mean(path):
-    """Where the mean of the squares less the square of the mean would have no digit left."""
+    """The mean of the squares minus the square of the mean would have no digit left."""
     array = 1e8 + np.random.default_rng(2).normal(0, 1e-3, 100_000)
     assert stats_of(path, array).std == pytest.approx(1e-3, rel=0.02)
 
@@ -68,7 +68,7 @@ def test_large_integers_are_exact(path):
     assert (found.min, found.max) == (2**63 + 1, 2**64 - 1)
 
 
-def test_what_is_beyond_float64_is_none(path):
+def test_sums_beyond_float64_are_none(path):
     found = stats_of(path, np.float64([1e308, 1e308, -1e308]))
     assert (found.min, found.max, found.std) == (-1e308, 1e308, None)
 
@@ -95,7 +95,7 @@ def test_memory_is_bounded(path):
     assert peak < 40 << 20
 
 
-def test_a_file_that_is_cut_meanwhile(path):
+def test_a_file_truncated_meanwhile(path):
     save_file({"a": np.ones(1000, np.float32)}, path)
     with open_checkpoint(path) as checkpoint:
         path.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""What a tensor reads. Rows of BAD_INPUTS A: 9 and 22."""
+"""Reading tensors. Rows of BAD_INPUTS A: 9 and 22."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_every_dtype_is_in_the_table_below():
 
 
 @pytest.mark.parametrize("dtype", READ_AS)
-def test_a_tensor_is_read_as_it_is_stored(opened, dtype):
+def test_a_tensor_is_read_as_stored(opened, dtype):
     itemsize = np.dtype(READ_AS[dtype]).itemsize
     assert DTYPES[dtype].itemsize == itemsize
     raw = bytes(6 * itemsize) if dtype == "BOOL" else bytes(range(100, 100 + 6 * itemsize))
@@ -78,7 +78,7 @@ def test_a_tensor_is_read_as_it_is_stored(opened, dtype):
 
 
 @pytest.mark.parametrize("padding", range(8))
-def test_data_that_starts_at_any_byte_is_read_right(opened, padding):
+def test_data_can_start_at_any_byte(opened, padding):
     values = np.arange(1000, dtype="<f4")
     checkpoint = opened({"odd": ("U8", [3], b"abc"), "t": ("F32", [1000], values.tobytes())}, padding)
     array = checkpoint["t"].read()
@@ -98,7 +98,7 @@ def test_a_tensor_without_dimensions_or_without_elements_is_read(opened):
 
 def test_a_bool_that_is_neither_0_nor_1_is_refused(opened):
     checkpoint = opened({"mask": ("BOOL", [3], b"\0\1\2")})
-    with pytest.raises(FormatError, match=r"mask: a BOOL tensor holds a byte other than 0 and 1"):
+    with pytest.raises(FormatError, match=r"mask: a BOOL tensor contains a byte other than 0 and 1"):
         checkpoint["mask"].read()
 
 
@@ -148,14 +148,14 @@ def test_f64_is_rounded_to_nearest(opened):
     assert np.isnan(decoded[4])
 
 
-def test_an_f64_beyond_float32_is_refused_and_not_infinity(opened):
+def test_an_f64_beyond_float32_is_an_error(opened):
     checkpoint = opened({"t": ("F64", [2], np.array([1.0, 1e39]).tobytes())})
     with pytest.raises(CheckpointError, match="t: an F64 value is too large for float32"):
         checkpoint["t"].float32()
 
 
 @pytest.mark.parametrize("dtype", [name for name in READ_AS if name not in {"F32", "F16", "BF16", "F64"}])
-def test_what_is_not_a_float_is_not_decoded(opened, dtype):
+def test_only_floats_are_decoded(opened, dtype):
     checkpoint = opened({"t": (dtype, [1], bytes(DTYPES[dtype].itemsize))})
     with pytest.raises(CheckpointError, match=r"expected F32, F16, BF16, F64, found") as caught:
         checkpoint["t"].float32()
@@ -178,7 +178,7 @@ def test_same_data_compares_every_byte(opened, monkeypatch):
         assert checkpoint["t"].same_data(other[name]) == (name in {"t", "same"})
 
 
-def test_same_data_tells_dtype_shape_and_the_bits_of_nan_and_zero_apart(opened):
+def test_same_data_distinguishes_dtype_shape_and_the_bits_of_nan_and_zero(opened):
     nan = struct.pack("<f", np.nan)
     checkpoint = opened(
         {
@@ -199,7 +199,7 @@ def test_same_data_tells_dtype_shape_and_the_bits_of_nan_and_zero_apart(opened):
     assert not checkpoint["0"].same_data(checkpoint["-0"])
 
 
-def test_same_data_stops_at_the_first_difference_and_holds_little(opened, monkeypatch):
+def test_same_data_stops_at_the_first_difference_in_bounded_memory(opened, monkeypatch):
     size = 1 << 20
     monkeypatch.setattr("rushlight.checkpoint.checkpoint._COMPARE_BYTES", 1 << 12)
     checkpoint = opened({"a": ("U8", [size], bytes(size)), "b": ("U8", [size], b"\1" + bytes(size - 1))})

@@ -73,7 +73,7 @@ def test_gpt2_small():
     ]
 
 
-def test_marked_tensors_are_bytes_but_no_parameters():
+def test_marked_tensors_count_as_bytes_but_not_as_parameters():
     masks = [f32(f"h.{i}.attn.bias", 1, 1, 1024, 1024) for i in range(12)]
     head = f32("lm_head.weight", 50257, 768)
     marks = {name: "buffer" for name, *_ in masks} | {"lm_head.weight": "tied"}
@@ -112,7 +112,7 @@ def test_blocks_that_differ_in_a_mark():
     assert [f.copies for f in fold(tree.root.entries)] == [1, 1]
 
 
-def test_the_order_within_a_block_is_no_difference():
+def test_the_order_within_a_block_does_not_matter():
     tree = ModuleTree.build([*block("h.0"), *reversed(block("h.1"))])
     assert [f.copies for f in fold(tree.root.entries)] == [2]
 
@@ -122,7 +122,7 @@ def test_a_gap_in_the_numbers_ends_a_run():
     assert [(f.first, f.last) for f in fold(tree.root.entries)] == [("h.0", "h.1"), ("h.3", "h.4")]
 
 
-def test_numbered_modules_beside_others_and_within_each_other():
+def test_numbered_modules_next_to_others_and_nested():
     tensors = [
         f32(f"moe.{i}.experts.{k}.{name}", 4, 4) for i in range(3) for k in range(10) for name in ("w1", "w2")
     ] + [f32(f"moe.{i}.router", 4) for i in range(3)]
@@ -138,7 +138,7 @@ def test_modules_of_one_tensor_fold_too():
     assert labels(tree.root.entries) == [("heads.0.weight", "heads.19.weight", 20)]
 
 
-def test_numbers_are_not_read_into_names():
+def test_numbers_inside_names_do_not_count():
     names = ["h.00.w", "h.01.w", "x1.w", "x2.w", "²", "³", "9" * 5000, "1" * 5000 + ".a", "1" * 5000 + ".b"]
     tree = ModuleTree.build([f32(name, 2) for name in names])
     assert all(f.copies == 1 for f in fold(tree.root.entries))
@@ -183,8 +183,8 @@ part = st.sampled_from(["", "a", "b", "0", "1", "2", "10"])
 
 
 @given(st.lists(st.lists(part, min_size=1, max_size=6).map(".".join), unique=True))
-def test_every_name_can_be_read_off_the_tree(names):
-    """The labels on the way to a tensor, joined by dots, are its name, and each tensor stands in the tree once."""
+def test_every_name_can_be_read_from_the_tree(names):
+    """The labels on the path to a tensor, joined by dots, are its name, and each tensor is in the tree once."""
 
     def walk(entries, path):
         for label, node in entries:
@@ -199,7 +199,7 @@ def test_every_name_can_be_read_off_the_tree(names):
 
 
 @given(st.lists(st.lists(part, min_size=1, max_size=6).map(".".join), unique=True))
-def test_folding_loses_nothing(names):
+def test_folding_is_lossless(names):
     def count(entries):
         return sum(f.copies * (count(f.node.entries) if isinstance(f.node, ModuleNode) else 1) for f in fold(entries))
 
@@ -231,5 +231,5 @@ def test_json():
     }
 
 
-def test_repr_says_what_it_is_without_printing_it_all():
+def test_repr_is_short():
     assert repr(ModuleTree.build([f32("w", 1000, 2)], source="m")) == "<ModuleTree of 'm': 1 tensors, 2,000 parameters>"

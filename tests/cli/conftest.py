@@ -1,4 +1,4 @@
-"""The command line as a test drives it: in this process, or in one of its own where the process is what matters."""
+"""Fixtures that run the command line in this process, or in one of its own."""
 
 import io
 import os
@@ -20,7 +20,7 @@ class Done(NamedTuple):
 
 
 class Terminal(io.StringIO):
-    """A standard input at which a person sits."""
+    """A stdin that is a terminal."""
 
     def isatty(self):
         return True
@@ -44,7 +44,7 @@ def rushlight(capsys, monkeypatch):
 
 @pytest.fixture
 def process():
-    """Runs a shell command in which `$rushlight` is the program, in a process group of its own."""
+    """Runs a shell command in which `$rushlight` is the program, in a process of its own."""
     env = os.environ | {"rushlight": f"{sys.executable} -m rushlight"}
 
     def run(command, **kwargs):
@@ -58,7 +58,7 @@ def process():
 
 @pytest.fixture(scope="session")
 def bare_gpt2(tmp_path_factory):
-    """A model.safetensors of GPT-2's names and vocabulary, with one thin block, and nothing beside it."""
+    """A model.safetensors with GPT-2's names and vocabulary, one narrow block, and no other files."""
     rng = np.random.default_rng(2)
     shapes = {
         "wte.weight": (50257, 64),

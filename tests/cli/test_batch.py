@@ -15,7 +15,7 @@ PROMPTS = '{"prompt": "The king", "id": "é"}\n{"prompt": "The fox", "temperatur
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The working folder, with prompts.jsonl in it."""
+    """The working directory, with prompts.jsonl in it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.jsonl").write_text(PROMPTS, encoding="utf-8")
     return tmp_path
@@ -25,7 +25,7 @@ def records(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_job_and_the_same_job_again(rushlight, folder):
+def test_running_a_job_twice(rushlight, folder):
     done = rushlight("batch", "prompts.jsonl", "-o", "out.jsonl", "-n", "3")
     assert (done.code, done.out) == (0, "")
     assert done.err.startswith("batch: 2 lines done; 7 tokens in ")
@@ -36,13 +36,13 @@ def test_a_job_and_the_same_job_again(rushlight, folder):
     ]
     again = rushlight("batch", "prompts.jsonl", "-o", "out.jsonl", "-n", "3", "--json")
     assert again.code == 0
-    assert again.err.startswith("batch: 0 lines done, 2 done before; 0 tokens in ")
+    assert again.err.startswith("batch: 0 lines done, 2 already done; 0 tokens in ")
     summary = json.loads(again.out)
     assert (summary["n_done"], summary["n_failed"], summary["n_skipped"]) == (0, 0, 2)
     assert (folder / "out.jsonl").read_text(encoding="utf-8") == results
 
 
-def test_other_settings_are_refused_until_forced(rushlight, folder):
+def test_other_settings_are_refused_without_force(rushlight, folder):
     command = ("batch", "prompts.jsonl", "-o", "out.jsonl")
     rushlight(*command, "-n", "3")
     before = (folder / "out.jsonl").read_bytes()
@@ -81,10 +81,10 @@ def test_pipes(rushlight, folder):
     assert piped.code == 0
     assert piped.out == (folder / "out.jsonl").read_text(encoding="utf-8")
     resumed = rushlight("batch", "-", "-o", "out.jsonl", "-n", "3", stdin=PROMPTS.encode())
-    assert "2 done before" in resumed.err
+    assert "2 already done" in resumed.err
 
 
-def test_lines_of_text(rushlight, folder):
+def test_text_lines(rushlight, folder):
     (folder / "lines.txt").write_text("The “king”\r\n\n{not JSON\n", encoding="utf-8")
     done = rushlight("batch", "lines.txt", "--text-lines", "-o", "-", "-n", "2", "--echo", "--stop", "zzz")
     assert done.code == 0
@@ -93,27 +93,27 @@ def test_lines_of_text(rushlight, folder):
 
 
 @pytest.mark.parametrize("line", ["- -o prompts.jsonl --force < prompts.jsonl", "prompts.jsonl -o - >> prompts.jsonl"])
-def test_an_input_is_never_written_to(process, folder, line):
+def test_the_input_is_never_overwritten(process, folder, line):
     done = process(f"$rushlight batch {line}", cwd=folder)
     assert (done.code, done.out) == (2, "")
-    assert "input and output are one file" in done.err
+    assert "input and output are the same file" in done.err
     assert (folder / "prompts.jsonl").read_text(encoding="utf-8") == PROMPTS
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_line(rushlight, folder):
+def test_a_byte_order_mark_is_ignored(rushlight, folder):
     (folder / "prompts.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "The king"}\r\n')
     done = rushlight("batch", "prompts.jsonl", "-o", "-", "-n", "2")
     assert done.code == 0
     assert done.err.startswith("batch: 1 line done; 2 tokens in ")
 
 
-def test_every_penalty_has_a_flag(rushlight, folder):
+def test_penalties_and_biases_equal_those_of_generate(rushlight, folder):
     flags = ["--presence-penalty", "1.5", "--frequency-penalty", "0.5", "--logit-bias", "5=-3", "-n", "20"]
     done = rushlight("batch", "prompts.jsonl", "-o", "-", "--ordered", *flags)
-    alone = rushlight("generate", "-p", "The king", "--json", *flags)
-    assert records(done.out)[0]["text"] == json.loads(alone.out)["text"]
+    solo = rushlight("generate", "-p", "The king", "--json", *flags)
+    assert records(done.out)[0]["text"] == json.loads(solo.out)["text"]
     plain = rushlight("generate", "-p", "The king", "--json", "-n", "20")
-    assert json.loads(plain.out)["text"] != json.loads(alone.out)["text"]
+    assert json.loads(plain.out)["text"] != json.loads(solo.out)["text"]
 
 
 def test_an_empty_input_has_empty_results(rushlight, folder):
@@ -131,7 +131,7 @@ def test_an_empty_input_has_empty_results(rushlight, folder):
         (["none.jsonl", "-o", "out.jsonl"], "none.jsonl: No such file"),
         ([".", "-o", "out.jsonl"], "Is a directory"),
         (["prompts.jsonl", "-o", "no/out.jsonl"], "no/out.jsonl: No such file"),
-        (["prompts.jsonl", "-o", "prompts.jsonl"], "input and output are one file"),
+        (["prompts.jsonl", "-o", "prompts.jsonl"], "input and output are the same file"),
         (["prompts.jsonl", "-o", "notes.txt"], "line 1 is not a result of rushlight batch"),
         (["prompts.jsonl", "-o", "out.jsonl", "--parallel", "0"], "--parallel"),
         (["prompts.jsonl", "-o", "out.jsonl", "--temp", "-1"], "temperature is -1.0"),
@@ -141,7 +141,7 @@ def test_an_empty_input_has_empty_results(rushlight, folder):
         (["prompts.jsonl", "-o", "-", "--json"], "--json"),
     ],
 )
-def test_what_is_refused(rushlight, folder, arguments, problem):
+def test_invalid_arguments_are_refused(rushlight, folder, arguments, problem):
     (folder / "notes.txt").write_text("mine\n")
     done = rushlight("batch", *arguments, *([] if "-m" in arguments else ["--offline"]))
     assert (done.code, done.out if "--json" not in arguments else "") == (2, "")
@@ -157,7 +157,7 @@ def many(n):
 
 @pytest.fixture
 def waiting(folder):
-    """Starts a job whose input comes through a pipe and is not at its end; returns it once it has three results."""
+    """Starts a job whose input pipe stays open; returns the process once there are three results."""
     children = []
 
     def start(prompts, *arguments):
@@ -198,28 +198,28 @@ def waiting(folder):
         child.communicate()
 
 
-@pytest.mark.parametrize("ordered", [["--ordered"], []], ids=["ordered", "as they come"])
-def test_killed_and_gone_on_with(rushlight, folder, waiting, ordered):
+@pytest.mark.parametrize("ordered", [["--ordered"], []], ids=["ordered", "unordered"])
+def test_a_killed_job_is_resumed(rushlight, folder, waiting, ordered):
     (folder / "many.jsonl").write_text(many(24))
     child = waiting(many(20), *ordered)
     child.kill()
     child.communicate()
     out = folder / "out.jsonl"
-    whole_lines = out.read_bytes().count(b"\n")
-    there = out.read_bytes().splitlines(keepends=True)[:whole_lines]
-    assert 3 <= len(there) <= 20
+    n_complete = out.read_bytes().count(b"\n")
+    kept = out.read_bytes().splitlines(keepends=True)[:n_complete]
+    assert 3 <= len(kept) <= 20
     with out.open("ab") as file:
-        file.write(b'{"index": 23, "te')  # as if the kill had come in the middle of a write
+        file.write(b'{"index": 23, "te')  # as if killed during a write
     arguments = ("batch", "many.jsonl", "-n", "6", *ordered)
     resumed = rushlight(*arguments, "-o", "out.jsonl")
     assert resumed.code == 0
-    assert f" done, {len(there)} done before; " in resumed.err
-    assert rushlight(*arguments, "-o", "whole.jsonl").code == 0
-    found, whole = (path.read_bytes().splitlines() for path in (out, folder / "whole.jsonl"))
-    assert found == whole if ordered else sorted(found) == sorted(whole)
+    assert f" done, {len(kept)} already done; " in resumed.err
+    assert rushlight(*arguments, "-o", "complete.jsonl").code == 0
+    resumed_lines, complete_lines = (path.read_bytes().splitlines() for path in (out, folder / "complete.jsonl"))
+    assert resumed_lines == complete_lines if ordered else sorted(resumed_lines) == sorted(complete_lines)
 
 
-def test_an_interrupt_keeps_what_is_finished(folder, waiting):
+def test_an_interrupt_keeps_finished_results(folder, waiting):
     child = waiting(many(20))
     child.send_signal(signal.SIGINT)
     assert child.wait(timeout=20) == 130
@@ -229,7 +229,7 @@ def test_an_interrupt_keeps_what_is_finished(folder, waiting):
     assert 3 <= len(records((folder / "out.jsonl").read_text())) <= 20
 
 
-def test_a_person_sees_how_far_it_is(folder):
+def test_a_terminal_shows_the_progress(folder):
     (folder / "many.jsonl").write_text(many(20))
     env = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "PYTHONPATH": os.pathsep.join(sys.path)}
     arguments = ["-m", "rushlight", "batch", "many.jsonl", "-o", "out.jsonl", "-n", "6"]
@@ -243,7 +243,7 @@ def test_a_person_sees_how_far_it_is(folder):
     assert child.exitstatus == 0
 
 
-def test_a_disk_that_fills_up(process, rushlight, folder):
+def test_a_full_disk(process, rushlight, folder):
     (folder / "many.jsonl").write_text(many(12))
     done = process(f"cd {folder} && ulimit -f 1 && $rushlight batch many.jsonl -n 2 -o out.jsonl")
     assert done.code == 2

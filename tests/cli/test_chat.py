@@ -1,4 +1,4 @@
-"""`rushlight chat`: line by line, and at a real terminal."""
+"""`rushlight chat` in a pipe, and on a pseudo-terminal."""
 
 import json
 import os
@@ -16,12 +16,12 @@ from rushlight.cli.interrupt import Interrupts
 from rushlight.cli.terminal import visible
 
 READY = "\x1b\\[\\?2004h> "
-"""The prompt, once the terminal marks pastes."""
+"""The input prompt, with bracketed paste enabled."""
 
 
 @pytest.fixture
 def piped(rushlight):
-    """Runs `rushlight chat` with these lines on standard input."""
+    """Runs `rushlight chat` with the lines of stdin."""
 
     def run(*arguments, stdin):
         return rushlight("chat", "--temp", "0", "-n", "6", *arguments, stdin=stdin.encode())
@@ -29,8 +29,8 @@ def piped(rushlight):
     return run
 
 
-class TestLineByLine:
-    def test_a_turn_a_line(self, piped):
+class TestPiped:
+    def test_one_turn_per_line(self, piped):
         done = piped(stdin="Once upon a time\n\nAnd then?\r\n")
         assert done.code == 0
         assert "\x1b" not in done.out
@@ -51,37 +51,39 @@ class TestLineByLine:
         assert records[0]["stats"]["prompt_tokens"] < records[1]["stats"]["prompt_tokens"]
         assert done.code == 2
 
-    def test_a_turn_that_fails_leaves_the_others_be(self, piped):
+    def test_a_failed_turn_does_not_affect_the_others(self, piped):
         done = piped(stdin=f"Once\n{'word ' * 600}\nAnd?\n")
         assert done.code == 2
         assert "error: the message takes" in done.err
         assert done.out == piped(stdin="Once\nAnd?\n").out
 
-    def test_a_line_that_is_no_text(self, rushlight):
+    def test_a_line_that_is_not_utf8(self, rushlight):
         done = rushlight("chat", "-n", "2", stdin=b"Once\n\xff\xfe\n")
         assert done.code == 2
         assert "error: standard input, line 2: byte 0: a message is not UTF-8" in done.err
 
-    def test_a_line_of_any_length_harms_no_other(self, piped):
+    def test_a_line_that_is_too_long_does_not_affect_the_others(self, piped):
         done = piped(stdin=f"Once\n{'x' * (9 << 20)}\nAnd?\n")
         assert done.code == 2
         assert "error: standard input, line 2: a message is too long (found 9,437,185 bytes)" in done.err
         assert done.out == piped(stdin="Once\nAnd?\n").out
 
-    def test_a_byte_order_mark_is_no_part_of_the_first_line(self, piped):
+    def test_a_byte_order_mark_is_ignored(self, piped):
         assert piped(stdin="\ufeffOnce\n").out == piped(stdin="Once\n").out
         assert piped("--json", stdin='\ufeff{"content": "Once"}\n').code == 0
 
-    def test_slashes_are_text_there(self, piped):
+    def test_slash_commands_are_messages_in_a_pipe(self, piped):
         assert piped(stdin="/exit\nOnce\n").out.count("\n") >= 2
 
-    def test_nothing_said(self, piped):
+    def test_empty_input(self, piped):
         done = piped(stdin="")
         assert (done.code, done.out) == (0, "")
 
     def test_stats(self, piped):
         done = piped("--stats", stdin="Once\n")
-        assert re.search(r"^prompt \d+ tokens \(0 cached\).* 6 tokens at .*; ended by length$", done.err, re.MULTILINE)
+        assert re.search(
+            r"^prompt \d+ tokens \(0 cached\).* 6 tokens at .*; finish reason: length$", done.err, re.MULTILINE
+        )
 
     def test_a_template_and_a_saved_conversation(self, piped, tmp_path):
         saved = tmp_path / "talk.json"
@@ -103,7 +105,7 @@ class TestLineByLine:
             (["--load", "nowhere.json"], "nowhere.json"),
             (["--temp", "-1"], "temperature"),
             (["--stop", ""], "stop string"),
-            (["gpt2", "--model", "other", "-p", "Once"], "two models"),
+            (["gpt2", "--model", "other", "-p", "Once"], "expected one model"),
         ],
     )
     def test_bad_arguments(self, rushlight, arguments, message):
@@ -112,8 +114,8 @@ class TestLineByLine:
         assert message in done.err
 
 
-class Person:
-    """Somebody at a terminal of so many columns."""
+class User:
+    """A user on a pseudo-terminal."""
 
     def __init__(self, folder, *arguments, columns=80, program=("-m", "rushlight")):
         env = os.environ | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "XDG_STATE_HOME": str(folder / "state")}
@@ -131,12 +133,12 @@ class Person:
         )
 
     def wait(self, pattern=READY):
-        """What was printed up to the pattern, by default the next prompt."""
+        """The output up to the pattern, by default the next input prompt."""
         self.child.expect(pattern)
         return self.child.before.replace("\r", "")
 
-    def say(self, text):
-        """Types a line; what is printed up to the next prompt."""
+    def type(self, text):
+        """Types a line; returns the output up to the next input prompt."""
         self.child.sendline(text)
         return self.wait()
 
@@ -147,146 +149,146 @@ class Person:
 
 
 @pytest.fixture
-def person(tmp_path):
-    people = []
+def user_at(tmp_path):
+    users = []
 
-    def sit_down(*arguments, **options):
-        people.append(Person(tmp_path, *arguments, **options))
-        people[-1].greeting = people[-1].wait(options.pop("prompt", READY)) if "program" not in options else ""
-        return people[-1]
+    def start(*arguments, **options):
+        users.append(User(tmp_path, *arguments, **options))
+        users[-1].greeting = users[-1].wait(options.pop("prompt", READY)) if "program" not in options else ""
+        return users[-1]
 
-    yield sit_down
-    for somebody in people:
-        somebody.child.close(force=True)
+    yield start
+    for user in users:
+        user.child.close(force=True)
 
 
-class TestAtATerminal:
-    def test_a_conversation_with_its_commands(self, person, tmp_path):
-        somebody = person("--system-prompt", "Be kind.")
-        assert "not trained to chat" in somebody.greeting
-        assert "/help lists the commands" in somebody.greeting
-        first = somebody.say("Once upon a time")
-        assert "(cut at 12 tokens: /set max_tokens N)" in first
-        assert "/retry" in somebody.say("/help")
-        assert "no command /nonsense" in somebody.say("/nonsense")
-        assert "max_tokens 12" in somebody.say("/set")
-        somebody.say("/set max_tokens 3")
-        assert "max_tokens 3" in somebody.say("/set")
-        assert "temperature is -1" in somebody.say("/set temperature -1")
-        assert "no setting colour" in somebody.say("/set colour red")
-        assert "cut at 3 tokens" in somebody.say("/retry")
-        assert "answer 3 tokens" in somebody.say("/stats")
-        assert "saved 3 messages in talk.json" in somebody.say("/save talk.json")
-        shown = somebody.say("/show")
-        assert "written as plain turns" in shown
+class TestTerminal:
+    def test_commands(self, user_at, tmp_path):
+        user = user_at("--system-prompt", "Be kind.")
+        assert "not trained to chat" in user.greeting
+        assert "/help lists the commands" in user.greeting
+        first = user.type("Once upon a time")
+        assert "(stopped after 12 tokens: /set max_tokens N)" in first
+        assert "/retry" in user.type("/help")
+        assert "unknown command /nonsense" in user.type("/nonsense")
+        assert "max_tokens 12" in user.type("/set")
+        user.type("/set max_tokens 3")
+        assert "max_tokens 3" in user.type("/set")
+        assert "temperature is -1" in user.type("/set temperature -1")
+        assert "unknown setting colour" in user.type("/set colour red")
+        assert "stopped after 3 tokens" in user.type("/retry")
+        assert "answer 3 tokens" in user.type("/stats")
+        assert "saved 3 messages to talk.json" in user.type("/save talk.json")
+        shown = user.type("/show")
+        assert "chat template: plain turns" in shown
         assert "system: Be kind.\nuser: Once upon a time\nassistant: " in shown
-        assert "taken back: Once upon a time" in somebody.say("/undo")
-        assert "nothing was said yet" in somebody.say("/undo")
-        assert "3 messages" in somebody.say("/load talk.json")
-        assert "user: Once upon a time" in somebody.say("/show")
-        assert "the conversation is forgotten" in somebody.say("/clear")
-        assert "user:" not in somebody.say("/show")
-        assert "the system prompt is set" in somebody.say("/system Be brief.")
-        assert "there is no system prompt" in somebody.say("/system")
-        assert "system:" not in somebody.say("/show")
-        assert "no such file" in somebody.say("/load nowhere.json")
-        assert "error: no/talk.json: No such file or directory\n" in somebody.say("/save no/talk.json")
-        assert "error: /proc/talk.json: " in somebody.say("/save /proc/talk.json")
-        assert "no such file" in somebody.say("/load ~/nowhere.json")
-        assert "saved 0 messages in ~/talk.json" in somebody.say("/save ~/talk.json")
+        assert "removed: Once upon a time" in user.type("/undo")
+        assert "nothing was said yet" in user.type("/undo")
+        assert "loaded 3 messages" in user.type("/load talk.json")
+        assert "user: Once upon a time" in user.type("/show")
+        assert "new conversation" in user.type("/clear")
+        assert "user:" not in user.type("/show")
+        assert "system prompt set" in user.type("/system Be brief.")
+        assert "system prompt removed" in user.type("/system")
+        assert "system:" not in user.type("/show")
+        assert "no such file" in user.type("/load nowhere.json")
+        assert "error: no/talk.json: No such file or directory\n" in user.type("/save no/talk.json")
+        assert "error: /proc/talk.json: " in user.type("/save /proc/talk.json")
+        assert "no such file" in user.type("/load ~/nowhere.json")
+        assert "saved 0 messages to ~/talk.json" in user.type("/save ~/talk.json")
         assert (tmp_path / "home" / "talk.json").is_file()
-        assert "0 messages" in somebody.say("/load ~/talk.json")
-        somebody.say("//help me")
-        assert "user: /help me" in somebody.say("/show")
-        somebody.child.sendline("/exit")
-        assert somebody.end() == 0
+        assert "loaded 0 messages" in user.type("/load ~/talk.json")
+        user.type("//help me")
+        assert "user: /help me" in user.type("/show")
+        user.child.sendline("/exit")
+        assert user.end() == 0
 
-    def test_ctrl_c_stops_the_answer_and_ctrl_d_ends(self, person):
-        somebody = person("-n", "400")
-        somebody.child.sendline("Once upon a time")
-        somebody.child.expect("years")
-        somebody.child.sendintr()
-        stopped = somebody.wait()
-        assert "(stopped: what came is kept)" in stopped
+    def test_ctrl_c_stops_the_answer_and_ctrl_d_quits(self, user_at):
+        user = user_at("-n", "400")
+        user.child.sendline("Once upon a time")
+        user.child.expect("years")
+        user.child.sendintr()
+        stopped = user.wait()
+        assert "(stopped: the partial answer is kept)" in stopped
         assert "Traceback" not in stopped
-        assert "years" in somebody.say("/show")
-        somebody.child.send("half a line")
-        somebody.child.expect("half a line")
-        time.sleep(0.2)  # Python's input() misses a Ctrl-C that comes just before it begins to wait
-        somebody.child.sendintr()
-        assert "Ctrl-D or /exit ends" in somebody.wait()
-        somebody.say("/set max_tokens 2")
-        assert "cut at 2 tokens" in somebody.say("Go on")
-        somebody.child.sendeof()
-        assert somebody.end() == 0
+        assert "years" in user.type("/show")
+        user.child.send("half a line")
+        user.child.expect("half a line")
+        time.sleep(0.2)  # Python's input() misses a Ctrl-C just before it starts to wait
+        user.child.sendintr()
+        assert "Ctrl-D or /exit quits" in user.wait()
+        user.type("/set max_tokens 2")
+        assert "stopped after 2 tokens" in user.type("Go on")
+        user.child.sendeof()
+        assert user.end() == 0
 
-    def test_a_paste_of_several_lines_in_a_narrow_window(self, person):
-        somebody = person(columns=24)
-        somebody.child.send("\x1b[200~A fox 🦊 met a crane 鶴 in the wood\nand said:\n\tYou!\x1b[201~")
+    def test_a_paste_of_several_lines_in_a_narrow_window(self, user_at):
+        user = user_at(columns=24)
+        user.child.send("\x1b[200~A fox 🦊 met a crane 鶴 in the wood\nand said:\n\tYou!\x1b[201~")
         time.sleep(0.3)
-        somebody.child.send("\r")
-        answer = somebody.wait()
-        assert "(cut at 12 tokens" in answer
-        shown = somebody.say("/show")
+        user.child.send("\r")
+        answer = user.wait()
+        assert "(stopped after 12" in answer
+        shown = user.type("/show")
         assert "user: A fox 🦊 met a \ncrane 鶴 in the wood\nand said:\n" in shown
         assert shown.count("user:") == 1
 
-    def test_a_paste_that_begins_with_a_path_is_no_command(self, person):
-        somebody = person()
-        somebody.child.send("\x1b[200~/usr/bin/fox: not found\nWhat now?\x1b[201~")
+    def test_a_paste_that_begins_with_a_path_is_not_a_command(self, user_at):
+        user = user_at()
+        user.child.send("\x1b[200~/usr/bin/fox: not found\nWhat now?\x1b[201~")
         time.sleep(0.3)
-        somebody.child.send("\r")
-        assert "(cut at 12 tokens" in somebody.wait()
-        assert "user: /usr/bin/fox: not found\nWhat now?\n" in somebody.say("/show")
+        user.child.send("\r")
+        assert "(stopped after 12 tokens" in user.wait()
+        assert "user: /usr/bin/fox: not found\nWhat now?\n" in user.type("/show")
 
-    def test_unicode_is_edited_by_the_character(self, person):
-        somebody = person()
-        somebody.child.send("鶴🦊é")
-        somebody.child.send("\x7f\x7f")
-        somebody.say("!")
-        assert "user: 鶴!\n" in somebody.say("/show")
+    def test_editing_deletes_whole_characters(self, user_at):
+        user = user_at()
+        user.child.send("鶴🦊é")
+        user.child.send("\x7f\x7f")
+        user.type("!")
+        assert "user: 鶴!\n" in user.type("/show")
 
-    def test_a_backslash_goes_on(self, person):
-        somebody = person()
-        somebody.child.send("one\\\rtwo\r")
-        somebody.wait()
-        assert "user: one\ntwo\n" in somebody.say("/show")
+    def test_a_backslash_continues_the_line(self, user_at):
+        user = user_at()
+        user.child.send("one\\\rtwo\r")
+        user.wait()
+        assert "user: one\ntwo\n" in user.type("/show")
 
-    def test_history_lasts(self, person, tmp_path):
-        somebody = person("-n", "2")
-        somebody.say("first words")
-        somebody.child.sendeof()
-        somebody.end()
+    def test_the_history_persists(self, user_at, tmp_path):
+        user = user_at("-n", "2")
+        user.type("first words")
+        user.child.sendeof()
+        user.end()
         file = tmp_path / "state" / "rushlight" / "chat_history"
         assert json.loads(file.read_text()) == "first words"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        somebody = person("-n", "2")
-        somebody.child.send("\x1b[A")
-        somebody.say("")
-        assert "user: first words" in somebody.say("/show")
-        quiet = person("-n", "2", "--no-history")
-        quiet.say("secret")
+        user = user_at("-n", "2")
+        user.child.send("\x1b[A")
+        user.type("")
+        assert "user: first words" in user.type("/show")
+        quiet = user_at("-n", "2", "--no-history")
+        quiet.type("secret")
         assert "secret" not in file.read_text()
 
-    def test_a_paste_where_python_has_no_readline(self, person, tmp_path):
-        """As on Windows, and much as with libedit: what comes at once is one message."""
+    def test_a_paste_where_python_has_no_readline(self, user_at, tmp_path):
+        """As on Windows, and similar to libedit: lines that arrive at once are one message."""
         script = tmp_path / "bare.py"
         script.write_text("import sys; sys.modules['readline'] = None\nfrom rushlight.cli import main\nmain()\n")
-        somebody = person(program=(str(script),))
-        somebody.wait("\n> ")
-        somebody.child.send("one\ntwo\nthree\n")
-        somebody.wait(r"tokens N\)|max_tokens N\)")
-        somebody.wait("\n> ")
-        somebody.child.sendline("/show")
-        assert "user: one\ntwo\nthree\n" in somebody.wait("assistant:")
+        user = user_at(program=(str(script),))
+        user.wait("\n> ")
+        user.child.send("one\ntwo\nthree\n")
+        user.wait(r"tokens N\)|max_tokens N\)")
+        user.wait("\n> ")
+        user.child.sendline("/show")
+        assert "user: one\ntwo\nthree\n" in user.wait("assistant:")
 
 
-def test_ctrl_c_between_and_before_pieces():
+def test_ctrl_c_before_and_between_pieces():
     with Interrupts() as interrupts:
-        passed = interrupts.passing(iter("abcd"))
-        assert next(passed) == "a"
+        pieces = interrupts.until_interrupted(iter("abcd"))
+        assert next(pieces) == "a"
         signal.raise_signal(signal.SIGINT)
-        assert (interrupts.came, list(passed)) == (True, [])
+        assert (interrupts.came, list(pieces)) == (True, [])
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
@@ -294,7 +296,7 @@ def test_ctrl_c_between_and_before_pieces():
     assert interrupts.came
 
 
-def test_control_characters_cannot_drive_the_terminal():
+def test_control_characters_are_escaped():
     assert visible("a\x1b[2J\x07\r\n\té\x9b") == "a\\x1b[2J\\x07\\r\n\té\\x9b"
 
 
@@ -311,7 +313,7 @@ def test_the_history_file_is_bounded(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/proc/none/history", "/"])
-def test_a_history_that_cannot_be_kept_is_done_without(path, monkeypatch):
+def test_an_unusable_history_file_is_ignored(path, monkeypatch):
     from pathlib import Path
 
     monkeypatch.setattr("builtins.input", lambda prompt="": "words")
@@ -320,7 +322,7 @@ def test_a_history_that_cannot_be_kept_is_done_without(path, monkeypatch):
     assert editor.read("> ") == "words"
 
 
-def test_the_history_is_nowhere_without_a_home(monkeypatch):
+def test_without_a_home_directory_there_is_no_history(monkeypatch):
     monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError))
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     assert history_path() is None

@@ -1,4 +1,4 @@
-"""`rushlight check`: exit codes, the printed report, and JSON."""
+"""`rushlight check`: exit codes, the report and the JSON."""
 
 import json
 import os
@@ -20,12 +20,12 @@ for i in range(2):
     SHAPES |= {f"h.{i}.mlp.c_fc.weight": (64, 256), f"h.{i}.mlp.c_fc.bias": (256,)}
     SHAPES |= {f"h.{i}.mlp.c_proj.weight": (256, 64), f"h.{i}.mlp.c_proj.bias": (64,)}
 NOTES = 3
-"""No config.json, no tokenizer, and square weights."""
+"""Without config.json, without a tokenizer, and with square weights."""
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a GPT-2 of two narrow blocks, renamed and changed, and returns its path."""
+    """Writes a GPT-2 with two narrow blocks, modified by `rename` and `change`, and returns its path."""
 
     def write(rename=lambda name: name, change=lambda name, tensor: tensor):
         tensors = {name: np.full(shape, 0.5, np.float32) for name, shape in SHAPES.items()}
@@ -36,14 +36,14 @@ def write(tmp_path):
     return write
 
 
-def turned(name, tensor):
+def transposed_blocks(name, tensor):
     return tensor.T if tensor.ndim == 2 and name.startswith("h.") else tensor
 
 
 @pytest.fixture
 def compiled(write):
     """nanoGPT's weights in a compiled model: two causes."""
-    return write(lambda name: f"_orig_mod.transformer.{name}", turned)
+    return write(lambda name: f"_orig_mod.transformer.{name}", transposed_blocks)
 
 
 def test_a_checkpoint_that_fits(rushlight, write):
@@ -71,7 +71,7 @@ problem: names with _orig_mod.
     _orig_mod.transformer.h.N.attn.c_attn.weight ×2  → transformer.h.N.attn.c_attn.weight
 """
     )
-    assert "    and 8 more: --json has all\n" in problems
+    assert "    and 8 more: --json lists all\n" in problems
     assert (
         """\
     _orig_mod.transformer.h.N.attn.c_attn.weight ×2  code (64, 192), file (192, 64)
@@ -118,7 +118,7 @@ def test_the_command_and_the_python_function_agree(rushlight):
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_prose_is_wrapped_and_names_are_not(rushlight, compiled, monkeypatch, width):
+def test_prose_is_wrapped_to_a_terminal_and_names_are_not(rushlight, compiled, monkeypatch, width):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((width, 24)))
     monkeypatch.setenv("NO_COLOR", "1")
@@ -136,7 +136,7 @@ def test_only_terminals_get_colours(process, write):
     assert "\x1b[1;32mfits" in shown
 
 
-def test_names_cannot_drive_the_terminal(rushlight, write):
+def test_control_characters_in_names_are_escaped(rushlight, write):
     done = rushlight("check", write(lambda name: f"\x1b[2J\n{name}"))
     assert done.code == 1
     assert "\x1b" not in done.out
@@ -163,19 +163,19 @@ def test_no_data_reads_no_values(rushlight, write, monkeypatch):
         ([], "SOURCE"),
     ],
 )
-def test_bad_input_exits_with_2(rushlight, write, arguments, expected):
+def test_bad_input_exits_with_2(rushlight, write, arguments, said):
     path = write()
     done = rushlight("check", *(argument.format(path=path) for argument in arguments))
     assert (done.code, done.out) == (2, "")
-    assert expected in done.err
+    assert said in done.err
 
 
-def test_an_invalid_file_exits_with_2(rushlight, tmp_path):
+def test_a_broken_file_exits_with_2(rushlight, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
     assert rushlight("check", tmp_path).code == 2
 
 
-def test_an_unknown_model_is_referred_to_port(rushlight, tmp_path):
+def test_an_unknown_model_suggests_port(rushlight, tmp_path):
     save_file({"model.layers.0.self_attn.q_proj.weight": np.ones((4, 4), np.float32)}, tmp_path / "model.safetensors")
     done = rushlight("check", tmp_path)
     assert done.code == 1

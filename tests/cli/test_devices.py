@@ -3,7 +3,7 @@ import json
 from rushlight.backends import devices
 
 
-def test_every_device_has_a_line(rushlight):
+def test_every_device_has_a_row(rushlight):
     done = rushlight("devices")
     assert (done.code, done.err) == (0, "")
     head, *lines = done.out.splitlines()

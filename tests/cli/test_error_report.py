@@ -1,4 +1,4 @@
-"""What a user reads when a command fails, and with what code it exits."""
+"""The message and the exit code of a failed command."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from rushlight.errors import RequestError
 
 @pytest.fixture
 def failing(rushlight, monkeypatch):
-    """Runs `rushlight generate` where loading raises the error."""
+    """Runs `rushlight generate`, with an error while loading."""
 
     def run(error, *flags):
         def load(*args, **kwargs):
@@ -43,7 +43,7 @@ def test_debug_before_the_command(rushlight, tmp_path):
     assert done.err.splitlines()[-1].startswith("error: ")
 
 
-def test_json_says_it_on_stdout_too(failing):
+def test_json_reports_the_error_on_stdout_too(failing):
     done = failing(RequestError("too long"), "--json")
     assert json.loads(done.out) == {"error": {"code": "invalid_request", "message": "too long"}}
     assert (done.code, done.err) == (2, "error: too long\n")
@@ -57,12 +57,12 @@ def test_json_says_it_on_stdout_too(failing):
         (OSError("odd"), "odd"),
     ],
 )
-def test_an_error_of_the_system(failing, error, line):
+def test_a_system_error(failing, error, line):
     assert failing(error) == (2, "", f"error: {line}\n")
 
 
 @pytest.mark.parametrize("error", [ValueError("odd \x1b[2J"), KeyError("k"), RecursionError("deep")])
-def test_a_defect_is_not_taken_for_bad_input(failing, error):
+def test_a_defect_is_not_reported_as_bad_input(failing, error):
     done = failing(error)
     assert (done.code, done.out) == (70, "")
     assert done.err.startswith(f"error: a defect in rushlight: {type(error).__name__}: ")
@@ -88,11 +88,11 @@ def test_too_little_memory_or_threads_is_bad_input(failing, error, code, word):
     assert "defect" not in done.err
 
 
-def test_an_interrupt_is_quiet(failing):
+def test_an_interrupt_prints_nothing(failing):
     assert failing(KeyboardInterrupt()) == (130, "", "")
 
 
-def test_what_the_library_notes_is_on_stderr(rushlight, monkeypatch):
+def test_log_messages_are_notes_on_stderr(rushlight, monkeypatch):
     def load(*args, **kwargs):
         logging.getLogger("rushlight").warning("no %s\x1b[2J", "config.json")
         raise RequestError("stop")

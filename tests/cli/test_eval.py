@@ -17,7 +17,7 @@ def text(tmp_path):
     return path
 
 
-def test_the_record_is_what_the_model_says(rushlight, text):
+def test_the_record_is_the_perplexity_of_the_model(rushlight, text):
     done = rushlight("eval", "--text", text, "--window", "64", "--stride", "16", "--json")
     assert (done.code, done.err) == (0, "")
     record = json.loads(done.out)
@@ -36,10 +36,10 @@ def test_the_model_by_argument_or_flag(rushlight, text):
     folder = package.demo.folder()
     by_flag, by_argument = (rushlight("eval", *which, "--text", text).out for which in (["-m", folder], [folder]))
     assert by_flag.splitlines()[:-1] == by_argument.splitlines()[:-1] != []
-    assert "two models" in rushlight("eval", folder, "-m", "other", "--text", text).err
+    assert "expected one model" in rushlight("eval", folder, "-m", "other", "--text", text).err
 
 
-def test_a_perplexity_beyond_a_double_is_null(rushlight, text, monkeypatch):
+def test_an_infinite_perplexity_is_null(rushlight, text, monkeypatch):
     monkeypatch.setattr(package.Perplexity, "nll", 1e4)
     done = rushlight("eval", "--text", text, "--json")
     assert json.loads(done.out, parse_constant=pytest.fail)["perplexity"] is None
@@ -73,7 +73,7 @@ def test_text_from_a_pipe(rushlight, text):
         (["--text", "t.txt", "--stride", "x"], b"some text", "--stride"),
     ],
 )
-def test_what_cannot_be_evaluated(rushlight, tmp_path, monkeypatch, arguments, content, problem):
+def test_invalid_input_is_refused(rushlight, tmp_path, monkeypatch, arguments, content, problem):
     monkeypatch.chdir(tmp_path)
     if content is not None:
         (tmp_path / "t.txt").write_bytes(content)

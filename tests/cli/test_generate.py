@@ -1,4 +1,4 @@
-"""`rushlight generate`, run with the embedded model unless the test is of another."""
+"""`rushlight generate`, with the embedded model unless stated otherwise."""
 
 import json
 import re
@@ -18,25 +18,25 @@ def tales():
 
 @pytest.fixture(scope="module")
 def plain(tales):
-    """Twenty tokens of no settings at all."""
+    """Twenty tokens with the default settings."""
     return str(tales.generate(PROMPT, max_tokens=20))
 
 
-def test_the_embedded_model_tells_a_tale(rushlight, tales):
+def test_the_embedded_model(rushlight, tales):
     done = rushlight("generate", "-p", PROMPT)
     assert (done.code, done.out) == (0, f"{PROMPT}{tales.generate(PROMPT)}\n")
 
 
-def test_the_embedded_model_is_announced_in_a_line(rushlight):
-    assert re.fullmatch("note: no model named: .*embedded.*\n", rushlight("generate", "-p", PROMPT, "-n", 1).err)
+def test_a_note_names_the_embedded_model(rushlight):
+    assert re.fullmatch("note: no model given, .*embedded.*\n", rushlight("generate", "-p", PROMPT, "-n", 1).err)
 
 
-def test_a_named_model_is_not_announced(rushlight, bare_gpt2):
+def test_a_given_model_has_no_note(rushlight, bare_gpt2):
     assert "embedded" not in rushlight("generate", bare_gpt2, "-p", PROMPT, "-n", 1).err
 
 
 @pytest.mark.parametrize("name", ["", "nowhere", "./model.safetensors"])
-def test_the_embedded_model_never_stands_in_for_a_named_one(rushlight, tmp_path, monkeypatch, name):
+def test_the_embedded_model_never_replaces_a_missing_one(rushlight, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     done = rushlight("generate", name, "-p", PROMPT, "--offline")
     assert (done.code, done.out) == (2, "")
@@ -52,7 +52,7 @@ def test_the_model_by_argument_or_flag(rushlight, bare_gpt2):
 def test_two_models(rushlight, bare_gpt2):
     done = rushlight("generate", bare_gpt2, "-m", "gpt2", "-p", PROMPT)
     assert (done.code, done.out) == (2, "")
-    assert "two models" in done.err
+    assert "expected one model" in done.err
 
 
 @pytest.mark.parametrize(
@@ -73,15 +73,15 @@ def test_two_models(rushlight, bare_gpt2):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_every_setting_arrives(rushlight, tales, plain, flags, settings):
-    """And makes a difference."""
+def test_settings_are_passed_on(rushlight, tales, plain, flags, settings):
+    """Each changes the output."""
     settings = {"max_tokens": 20} | settings
     done = rushlight("generate", "-p", PROMPT, "-n", 20, "--no-echo", *flags)
     assert done.out == f"{tales.generate(PROMPT, **settings)}\n"
     assert done.out != f"{plain}\n"
 
 
-def test_device_and_dtype_arrive(rushlight):
+def test_device_and_dtype_are_passed_on(rushlight):
     assert rushlight("generate", "-p", PROMPT, "-n", 2, "--device", "cpu", "--dtype", "f64").code == 0
     assert "tpu" in rushlight("generate", "-p", PROMPT, "--device", "tpu").err
     assert "f31" in rushlight("generate", "-p", PROMPT, "--dtype", "f31").err
@@ -102,24 +102,24 @@ def test_stats_are_on_stderr(rushlight):
     assert re.search(r" \d+\.\d\d s$", lines[2])
 
 
-def test_stats_of_several_texts_are_of_all(rushlight):
+def test_stats_of_several_samples_are_totals(rushlight):
     done = rushlight("generate", "-p", PROMPT, "-n", 5, "--samples", 3, "--temp", 1, "--ignore-eos", "--stats")
     assert re.search(r"^generated +15 tokens +[\d,.]+ tok/s\nload +\d+\.\d\d s\n\Z", done.err, re.MULTILINE)
 
 
-def test_a_full_context_is_told(rushlight):
-    said = "note: the model's context of 512 tokens is full\n"
+def test_a_note_reports_a_full_context(rushlight):
+    expected = "note: the model's context of 512 tokens is full\n"
     command = ("generate", "-p", "word " * 500, "--ignore-eos")
-    assert said in rushlight(*command, "-n", 50).err
-    assert said not in rushlight(*command, "-n", 5).err
-    assert said not in rushlight(*command, "-n", 50, "--json").err
+    assert expected in rushlight(*command, "-n", 50).err
+    assert expected not in rushlight(*command, "-n", 5).err
+    assert expected not in rushlight(*command, "-n", 50, "--json").err
 
 
-def test_several_texts_that_would_be_the_same_are_told(rushlight):
-    said = "at temperature 0 all texts are the same"
-    assert said in rushlight("generate", "-p", PROMPT, "-n", 1, "--samples", 2).err
-    assert said not in rushlight("generate", "-p", PROMPT, "-n", 1, "--samples", 2, "--temp", 1).err
-    assert said not in rushlight("generate", "-p", PROMPT, "-n", 1).err
+def test_a_note_warns_of_equal_samples(rushlight):
+    expected = "at temperature 0 all outputs are the same"
+    assert expected in rushlight("generate", "-p", PROMPT, "-n", 1, "--samples", 2).err
+    assert expected not in rushlight("generate", "-p", PROMPT, "-n", 1, "--samples", 2, "--temp", 1).err
+    assert expected not in rushlight("generate", "-p", PROMPT, "-n", 1).err
 
 
 def test_json(rushlight, tales):
@@ -142,7 +142,7 @@ def test_json(rushlight, tales):
     assert all(stats[time] > 0 for time in times)
 
 
-def test_json_of_several_texts_with_likelihoods(rushlight, tales):
+def test_json_of_several_samples_with_logprobs(rushlight, tales):
     flags = ["-n", "4", "--temp", "1", "--seed", "3", "--samples", "2", "--logprobs", "1", "--prompt-logprobs", "0"]
     record = json.loads(rushlight("generate", "-p", PROMPT, "--json", *flags).out)
     settings = {"max_tokens": 4, "temperature": 1, "logprobs": 1}
@@ -163,19 +163,19 @@ def test_json_of_several_texts_with_likelihoods(rushlight, tales):
     assert "prompt_logprobs" not in other
 
 
-def test_several_texts_one_after_another(rushlight, tales):
+def test_several_samples_are_printed_in_order(rushlight, tales):
     result = tales.generate(PROMPT, max_tokens=4, temperature=1, seed=3, n=2)
     done = rushlight("generate", "-p", PROMPT, "-n", 4, "--temp", 1, "--seed", 3, "--samples", 2)
     assert done.out == f"{PROMPT}{result}\n{PROMPT}{result.others[0]}\n"
 
 
-def test_likelihoods_have_no_place_in_plain_text(rushlight):
+def test_logprobs_need_json(rushlight):
     done = rushlight("generate", "-p", PROMPT, "--logprobs", 1)
     assert (done.code, done.out) == (2, "")
     assert "--json" in done.err
 
 
-def test_a_text_held_to_a_pattern_or_a_schema(rushlight, tmp_path):
+def test_output_constrained_by_a_pattern_or_a_schema(rushlight, tmp_path):
     done = rushlight("generate", "-p", PROMPT, "--regex", "(la )+end", "-n", 100, "--no-echo", "--temp", 2, "--seed", 1)
     assert re.fullmatch("(la )+end\n", done.out)
     schema = tmp_path / "schema.json"
@@ -197,17 +197,17 @@ def test_a_draft_with_other_tokens_is_refused(rushlight, bare_gpt2):
     assert "cannot guess for tales: it has other tokens" in done.err
 
 
-def test_guesses_do_not_change_the_text(rushlight, plain):
+def test_speculative_decoding_does_not_change_the_output(rushlight, plain):
     for flags in (["--speculate"], ["--no-speculate"]):
         assert rushlight("generate", "-p", PROMPT, "-n", 20, "--no-echo", *flags).out == f"{plain}\n"
 
 
-def test_json_of_no_text(rushlight):
+def test_json_of_an_empty_output(rushlight):
     record = json.loads(rushlight("generate", "-p", PROMPT, "-n", 0, "--json").out)
     assert (record["text"], record["ids"], record["finish_reason"]) == ("", [], "length")
 
 
-def test_the_prompt_from_stdin_less_one_newline(rushlight, tales):
+def test_the_prompt_from_stdin_without_its_last_newline(rushlight, tales):
     for stdin, prompt in [
         (b"Once upon a time\n", "Once upon a time"),
         (b"Once upon a time\r\n", "Once upon a time"),
@@ -219,7 +219,7 @@ def test_the_prompt_from_stdin_less_one_newline(rushlight, tales):
         assert done.out == f"{prompt}{tales.generate(prompt, max_tokens=3)}\n"
 
 
-def test_a_prompt_by_flag_is_exact_and_leaves_stdin_alone(rushlight, tales):
+def test_a_prompt_flag_is_exact_and_ignores_stdin(rushlight, tales):
     done = rushlight("generate", "-n", 3, "-p", "a\n", stdin=b"\xff")
     assert done.out == f"a\n{tales.generate(chr(97) + chr(10), max_tokens=3)}\n"
 
@@ -260,7 +260,7 @@ def test_stdin_that_is_not_utf8(rushlight, stdin, offset):
 
 
 def test_a_prompt_of_10_mb(rushlight):
-    """BAD_INPUTS 38: refused by its bytes, on either way in."""
+    """BAD_INPUTS 38: refused by its size, from stdin and from the flag."""
     prompt = "x" * 10_000_000
     for done in (rushlight("generate", stdin=prompt.encode()), rushlight("generate", "-p", prompt)):
         assert (done.code, done.out) == (2, "")
@@ -313,7 +313,7 @@ def test_special_token_text_is_text(rushlight, tales):
     ],
     ids=lambda flags: " ".join(flags)[:40],
 )
-def test_a_setting_that_makes_no_sense(rushlight, flags):
+def test_invalid_settings_are_refused(rushlight, flags):
     """BAD_INPUTS 41, 42, 44, 45, 46."""
     done = rushlight("generate", "-p", PROMPT, *flags)
     assert (done.code, done.out) == (2, "")
@@ -321,9 +321,9 @@ def test_a_setting_that_makes_no_sense(rushlight, flags):
     assert "error:" in done.err.lower()
 
 
-def test_settings_are_checked_before_the_model_is_looked_for(rushlight):
+def test_settings_are_validated_before_loading(rushlight):
     done = rushlight("generate", "nowhere", "-p", PROMPT, "--top-p", 0)
-    assert done.err == "error: top_p is 0.0: it should be above 0 and at most 1\n"
+    assert done.err == "error: top_p is 0.0, expected a number above 0 and at most 1\n"
 
 
 def test_huge_settings_are_clamped(rushlight, bare_gpt2):
@@ -335,26 +335,26 @@ def test_huge_settings_are_clamped(rushlight, bare_gpt2):
     assert record["stats"]["prompt_tokens"] + len(record["ids"]) == library.load(bare_gpt2).context_length
 
 
-def test_what_the_encoding_of_stdout_lacks_is_escaped(process):
+def test_characters_outside_the_encoding_are_escaped(process):
     done = process("$rushlight generate -p 'č–木' -n 1", env={"PYTHONIOENCODING": "ascii"})
     assert done.code == 0
     assert done.out.startswith("\\u010d\\u2013\\u6728")
 
 
-def test_threads_change_nothing_but_the_time(rushlight):
+def test_threads_do_not_change_the_output(rushlight):
     texts = {rushlight("generate", "-p", PROMPT, "-n", 8, *flags).out for flags in ((), ("-t", 1), ("--threads", 3))}
     assert len(texts) == 1
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "1000000"])
-def test_a_number_of_threads_that_is_none(rushlight, threads):
+def test_an_invalid_number_of_threads(rushlight, threads):
     """BAD_INPUTS 74."""
     done = rushlight("generate", "-p", PROMPT, "--threads", threads)
     assert (done.code, done.out) == (2, "")
     assert f"threads is '{threads}'" in done.err
 
 
-def test_the_best_text_of_a_beam_search(rushlight):
+def test_the_best_output_of_a_beam_search(rushlight):
     [best] = library.load().beam_search("Once", n_beams=3, max_tokens=8)
     done = rushlight("generate", "-p", "Once", "--beams", "3", "-n", "8")
     assert (done.code, done.out) == (0, f"Once{best.text}\n")
@@ -374,14 +374,14 @@ def test_a_beam_search_with_stop_strings_and_penalties(rushlight):
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--temp", "0.5", "--seed", "1"], "has no --temperature, --seed"),
-        (["--stop", "a", "--min-p", "0.1", "--top-k", "3"], "has no --top-k, --min-p"),
-        (["--stats"], "has no --stats"),
-        (["--draft", "no/such/model"], "has no --draft"),
+        (["--temp", "0.5", "--seed", "1"], "does not support --temperature, --seed"),
+        (["--stop", "a", "--min-p", "0.1", "--top-k", "3"], "does not support --top-k, --min-p"),
+        (["--stats"], "does not support --stats"),
+        (["--draft", "no/such/model"], "does not support --draft"),
         (["-n", "0"], "max_tokens is 0"),
     ],
 )
-def test_what_a_beam_search_would_leave_out(rushlight, flags, problem):
+def test_beam_search_refuses_sampling_settings(rushlight, flags, problem):
     done = rushlight("generate", "-p", "Once", "--beams", "3", *flags)
     assert (done.code, done.out) == (2, "")
     assert problem in " ".join(done.err.split())

@@ -1,4 +1,4 @@
-"""What `rushlight` says about itself."""
+"""`--help`, `--version` and shell completion."""
 
 import subprocess
 import sys
@@ -22,16 +22,16 @@ def test_help_fits_80_columns_and_has_examples(rushlight, command, flag, monkeyp
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_parameter_is_explained(name):
+def test_every_parameter_has_help(name):
     assert [param.name for param in load_command(name).params if not param.help] == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_first_line_is_the_commands_own(name):
+def test_the_list_of_commands_has_their_first_lines(name):
     assert load_command(name).help.split("\n\n")[0].replace("\n", " ") == COMMANDS[name]
 
 
-def test_a_misspelt_command_is_told_the_nearest(rushlight):
+def test_a_misspelt_command_suggests_the_nearest(rushlight):
     done = rushlight("genrate")
     assert done.code == 2
     assert "'generate'" in done.err
@@ -53,7 +53,7 @@ def test_python_m(process):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_imports_no_kernel_no_tokenizer_no_hub_client_and_not_even_rich(name):
+def test_help_imports_nothing_heavy(name):
     code = (
         "import sys\nfrom rushlight.cli import main\n"
         f"try: main([{name!r}, '--help'])\nexcept SystemExit: pass\n"

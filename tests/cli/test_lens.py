@@ -10,7 +10,7 @@ import pytest
 PROMPT = "Once upon a time there was a little fox who lived in the woods"
 
 
-def test_a_row_a_block_and_a_column_a_token(rushlight):
+def test_a_row_per_block_and_a_column_per_token(rushlight):
     done = rushlight("lens", "-p", "Once upon a time")
     assert (done.code, done.err) == (0, "")
     head, *rows = done.out.splitlines()

@@ -1,4 +1,4 @@
-"""The line of the original program, word for word."""
+"""The command line of the original program, verbatim."""
 
 import pytest
 
@@ -36,20 +36,20 @@ def test_a_missing_file(rushlight, tmp_path):
 
 
 @pytest.mark.parametrize("device", ["metal", "cuda", "tpu", ""])
-def test_a_device_that_is_not_there_is_never_replaced(rushlight, bare_gpt2, device):
+def test_a_missing_device_is_never_replaced(rushlight, bare_gpt2, device):
     done = rushlight("-m", bare_gpt2, "-d", device, "-p", "x")
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("error: ")
 
 
 @pytest.mark.parametrize("arguments", [["-m", "x"], ["-p", "x"], ["-d", "cpu"]])
-def test_half_a_line_is_wrong_usage(rushlight, arguments):
+def test_an_incomplete_command_line_is_wrong_usage(rushlight, arguments):
     done = rushlight(*arguments)
     assert (done.code, done.out) == (2, "")
     assert "is missing" in done.err
 
 
-def test_its_flags_do_not_stand_before_a_command(rushlight):
+def test_its_flags_are_refused_before_a_command(rushlight):
     done = rushlight("-m", "x", "generate", "-p", "x")
     assert (done.code, done.out) == (2, "")
-    assert "--model-path before a command" in done.err
+    assert "--model-path must follow the command" in done.err

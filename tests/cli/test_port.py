@@ -22,7 +22,7 @@ def port(rushlight, tmp_path):
     return path
 
 
-def test_the_text_is_the_embedded_models(rushlight, port):
+def test_the_output_equals_that_of_the_embedded_model(rushlight, port):
     done = rushlight("generate", demo.folder(), "--port", port, "-p", PROMPT, "-n", "20")
     assert (done.code, done.err) == (0, "")
     assert done.out == PROMPT + package.load().generate(PROMPT, max_tokens=20).text + "\n"
@@ -35,7 +35,7 @@ def test_bench_runs_it(rushlight, port):
     assert json.loads(done.out)["config"]["port"] == str(port)
 
 
-def test_check_holds_a_checkpoint_against_it(rushlight, port):
+def test_check_compares_a_checkpoint_with_it(rushlight, port):
     assert rushlight("check", demo.folder(), "--port", port).code == 0
     port.write_text(port.read_text().replace("LayerNorm(config.n_embd,", "LayerNorm(config.n_embd + 1,"))
     done = rushlight("check", demo.folder(), "--port", port)
@@ -43,7 +43,7 @@ def test_check_holds_a_checkpoint_against_it(rushlight, port):
     assert "tensors of the wrong shape" in done.out
 
 
-def test_a_file_that_is_there_is_not_written_over(rushlight, port):
+def test_existing_files_are_not_overwritten(rushlight, port):
     port.write_text("mine")
     done = rushlight("port", demo.folder(), "-o", port)
     assert (done.code, port.read_text()) == (2, "mine")
@@ -51,7 +51,7 @@ def test_a_file_that_is_there_is_not_written_over(rushlight, port):
     port.unlink()
     done = rushlight("port", demo.folder(), "-o", port)
     assert done.code == 2
-    assert "test_my_model.py would be written over" in done.err
+    assert "refusing to overwrite" in done.err
     assert not port.exists()
     assert rushlight("port", demo.folder(), "-o", port, "--force").code == 0
     assert sorted(path.name for path in port.parent.iterdir()) == ["my_model.py", "test_my_model.py"]
@@ -64,12 +64,12 @@ def test_it_can_be_printed(rushlight, port, tmp_path, monkeypatch):
     assert done.out == port.read_text()
 
 
-def test_what_is_left_to_write_is_said_and_raised(rushlight, tmp_path):
+def test_an_unwritten_forward_is_reported_and_raises(rushlight, tmp_path):
     save_file({"norm.weight": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
     path = tmp_path / "my_model.py"
     done = rushlight("port", tmp_path, "-o", path)
     assert done.code == 0
-    assert done.err.endswith("what these compute is to be written: Model\n")
+    assert done.err.endswith("still to write is the forward of: Model\n")
     done = rushlight("generate", tmp_path, "--port", path, "-p", "x")
     assert done.code == 2
     assert "not a language model" in done.err
@@ -84,7 +84,7 @@ def test_what_is_left_to_write_is_said_and_raised(rushlight, tmp_path):
         ("ARCHITECTURE = GPT2", "", "ARCHITECTURE is not defined"),
     ],
 )
-def test_a_mistake_in_the_file_is_named_with_its_line(rushlight, port, old, new, said):
+def test_an_error_in_the_file_names_its_line(rushlight, port, old, new, said):
     text = port.read_text()
     line = text[: text.index(old)].count("\n") + 1
     port.write_text(text.replace(old, new))
@@ -101,12 +101,12 @@ def test_a_mistake_in_the_file_is_named_with_its_line(rushlight, port, old, new,
     ("arguments", "said"),
     [
         (["port", "./nothing", "-o", "x.py"], "no such file"),
-        (["port", str(demo.folder()), "-o", "model.txt"], "no Python file"),
+        (["port", str(demo.folder()), "-o", "model.txt"], "output must end in .py"),
         (["port", str(demo.folder())], "--output"),
         (["generate", str(demo.folder()), "--port", "x.py", "-p", "x"], "x.py: no such file"),
     ],
 )
-def test_bad_usage_ends_with_2(rushlight, tmp_path, monkeypatch, arguments, said):
+def test_wrong_usage_exits_with_2(rushlight, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     done = rushlight(*arguments)
     assert (done.code, done.out) == (2, "")

@@ -1,4 +1,4 @@
-"""What only a process of its own shows: signals, pipes, terminals, and a poor environment."""
+"""The command line as a process: signals, pipes, terminals, and a restricted environment."""
 
 import json
 import os
@@ -9,12 +9,12 @@ import pexpect
 import pytest
 
 SLOW = 3
-"""Seconds for what takes half of one on a machine that does nothing else."""
+"""Upper bound for an exit that takes half a second on an idle machine."""
 
 
 @pytest.fixture
 def terminal():
-    """Runs Python with these arguments at a terminal."""
+    """Runs Python on a pseudo-terminal."""
     children = []
 
     def spawn(*arguments):
@@ -29,7 +29,7 @@ def terminal():
 
 
 def interrupt(child):
-    """Ctrl-C; the code with which the program ends, what it still printed, and the seconds that took."""
+    """Sends Ctrl-C; returns the exit code, the remaining output, and the seconds until the exit."""
     start = time.perf_counter()
     child.sendintr()
     child.expect(pexpect.EOF)
@@ -38,7 +38,7 @@ def interrupt(child):
     return child.exitstatus, child.before, seconds
 
 
-def test_ctrl_c_while_text_comes(terminal):
+def test_ctrl_c_while_streaming(terminal):
     """BAD_INPUTS 68."""
     child = terminal("-m", "rushlight", "generate", "-p", "Once upon a time", "-n", "400", "--ignore-eos")
     child.expect("Once upon a time")
@@ -55,9 +55,9 @@ def test_ctrl_c_while_text_comes(terminal):
     "work",
     [
         pytest.param("while True: pass", id="Python"),
-        # As a download that hangs: the interrupt arrives, and then the pool waits for its thread.
+        # Like a download that hangs: after the interrupt the pool waits for its thread.
         pytest.param("with ThreadPoolExecutor() as pool: pool.submit(time.sleep, 60).result()", id="threads"),
-        # As the prefill of a long prompt: the main thread is not in Python at all.
+        # Like the prefill of a long prompt: the main thread does not execute Python.
         pytest.param("matrix @ matrix @ matrix @ matrix", id="NumPy"),
     ],
 )
@@ -81,10 +81,10 @@ def test_ctrl_c_while_loading(terminal, work):
     assert "Traceback" not in rest
 
 
-def test_a_person_sees_the_status_and_then_does_not(terminal):
+def test_the_status_is_shown_and_erased(terminal):
     child = terminal("-m", "rushlight", "generate", "-p", "Once", "-n", "2", "--no-echo")
     child.expect(r"loading the embedded model \.\.\.\r\x1b\[2K")
-    child.expect("note: no model named")
+    child.expect("note: no model given")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
@@ -109,14 +109,14 @@ def test_inspect_at_a_terminal_has_colours(terminal, bare_gpt2):
     "command",
     ["generate -p 'Once upon a time' -n 50", "inspect {}", "inspect {} --json", "--help"],
 )
-def test_a_reader_that_goes_away(process, bare_gpt2, command):
+def test_a_reader_that_closes_the_pipe(process, bare_gpt2, command):
     """BAD_INPUTS 69."""
     done = process(f"$rushlight {command.format(bare_gpt2)} 2> >(grep -v ^note: >&2) | head -c 1")
     assert len(done.out) == 1
     assert (done.code, done.err) == (0, "")
 
 
-def test_the_exit_code_for_a_reader_that_goes_away(process):
+def test_the_exit_code_for_a_closed_pipe(process):
     done = process("$rushlight generate -p Once -n 50 | true; exit ${PIPESTATUS[0]}")
     assert done.code == 141
 
@@ -125,7 +125,7 @@ def test_the_exit_code_for_a_reader_that_goes_away(process):
     ("redirection", "line"),
     [("> /dev/full", "error: standard output: No space left on device"), (">&-", "error: standard output is closed")],
 )
-def test_a_stdout_that_cannot_be_written(process, redirection, line):
+def test_an_unwritable_stdout(process, redirection, line):
     done = process(f"$rushlight generate -p Once -n 2 {redirection}")
     assert (done.code, done.err.splitlines()[-1]) == (2, line)
 
@@ -142,11 +142,11 @@ def test_a_closed_stdin(process):
     assert "--prompt" in done.err
 
 
-def test_a_working_directory_that_was_deleted(process, tmp_path):
+def test_a_deleted_working_directory(process, tmp_path):
     """BAD_INPUTS 71."""
     folder = tmp_path / "gone"
     folder.mkdir()
-    # A script, as pip installs it: `python -m` itself looks into the working directory.
+    # A script, as pip installs it: `python -m` reads the working directory.
     script = tmp_path / "rushlight"
     script.write_text("from rushlight.cli import main\nmain()\n")
     done = process(f"rmdir $PWD && {sys.executable} {script} generate -p Once -n 2 --json", cwd=folder)
@@ -154,7 +154,7 @@ def test_a_working_directory_that_was_deleted(process, tmp_path):
     assert json.loads(done.out)["finish_reason"] == "length"
 
 
-def test_no_home_and_nowhere_to_write(process):
+def test_without_home_and_cache(process):
     """BAD_INPUTS 71."""
     done = process("unset HOME XDG_CACHE_HOME; HF_HOME=/proc/none $rushlight generate -p Once -n 2 --json")
     assert done.code == 0

@@ -1,4 +1,4 @@
-"""`rushlight verify` and `rushlight record`, as a user has them before them."""
+"""`rushlight verify` and `rushlight record`."""
 
 import io
 import json
@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from rushlight.cli.views import verification as verify_view
+from rushlight.cli.views.symbols import ASCII, symbols
 from rushlight.proof import known_answers as known
 from rushlight.proof.known_answers import known_answers
 
@@ -23,7 +24,7 @@ ENCODER = FIXTURES / "proof" / "encoder.safetensors"
 
 @pytest.fixture
 def erf_gpt2(tmp_path):
-    """The recorded checkpoint with the other GELU in its config."""
+    """The recorded checkpoint with the erf GELU in its config."""
     folder = tmp_path / "erf"
     shutil.copytree(GPT2, folder)
     config = (folder / "config.json").read_text()
@@ -31,19 +32,19 @@ def erf_gpt2(tmp_path):
     return folder
 
 
-def test_a_right_port(rushlight):
+def test_an_equal_port(rushlight):
     done = rushlight("verify", GPT2, "--golden", GOLDEN)
     assert done.code == 0
     lines = done.out.splitlines()
-    assert lines[0].split() == ["module", "layer", "abs", "error", "rel", "error", "alone", "cosine"]
+    assert lines[0].split() == ["module", "layer", "abs", "error", "rel", "error", "teacher-forced", "cosine"]
     assert lines[1].split()[:2] == ["✓", "wte"]
-    assert "logits     off by " in done.out
+    assert "logits     relative error " in done.out
     assert "greedy 40 of 40 tokens" in done.out
     assert lines[-1] == "✓ equal to the recording: 25 modules"
     assert done.err == ""
 
 
-def test_a_wrong_port(rushlight, erf_gpt2):
+def test_a_divergent_port(rushlight, erf_gpt2):
     done = rushlight("verify", erf_gpt2, "-g", GOLDEN)
     assert done.code == 1
     assert (
@@ -56,19 +57,19 @@ def test_a_wrong_port(rushlight, erf_gpt2):
     assert marks["h.0.mlp.c_proj"] == "~"
 
 
-def test_rounded_weights_say_so(rushlight):
+def test_quantised_weights(rushlight):
     done = rushlight("verify", GPT2, "-g", GOLDEN, "--dtype", "int8", "--device", "cpu")
     assert done.code == 0
-    assert done.out.endswith("✓ equal to the recording, as far as rounded weights can be: 25 modules\n")
-    assert "0.05 alone, none in the run" in done.out
+    assert done.out.endswith("✓ equal to the recording, within the error of quantised weights: 25 modules\n")
+    assert "0.05 teacher-forced, none free-running" in done.out
 
 
 def test_json(rushlight, erf_gpt2):
     done = rushlight("verify", erf_gpt2, "-g", GOLDEN, "--json")
     assert done.code == 1
-    told = json.loads(done.out)
-    assert told["first_divergent"]["path"] == "h.0.mlp.act"
-    assert len(told["modules"]) == 25
+    record = json.loads(done.out)
+    assert record["first_divergent"]["path"] == "h.0.mlp.act"
+    assert len(record["modules"]) == 25
 
 
 def test_a_page(rushlight, erf_gpt2, tmp_path):
@@ -82,7 +83,7 @@ def test_a_page(rushlight, erf_gpt2, tmp_path):
     assert "https://" not in page.replace("http://www.w3.org/2000/svg", "")
 
 
-def test_a_port_that_is_no_language_model(rushlight):
+def test_a_port_that_is_not_a_language_model(rushlight):
     done = rushlight(
         "verify", ENCODER, "--port", ENCODER.with_suffix(".py"), "-g", ENCODER.with_name("encoder.golden.safetensors")
     )
@@ -91,7 +92,7 @@ def test_a_port_that_is_no_language_model(rushlight):
     assert done.out.endswith("✓ equal to the recording: 15 modules\n")
 
 
-@pytest.mark.parametrize(("width", "heads"), [(60, "rel error alone"), (90, "abs error"), (140, "layer")])
+@pytest.mark.parametrize(("width", "heads"), [(60, "rel error teacher-forced"), (90, "abs error"), (140, "layer")])
 def test_a_narrow_terminal_leaves_columns_out(monkeypatch, width, heads):
     from rushlight import load
     from rushlight.proof import verify
@@ -105,13 +106,13 @@ def test_a_narrow_terminal_leaves_columns_out(monkeypatch, width, heads):
     assert all(word in lines[0] for word in heads.split())
     assert ("layer" in lines[0]) == (width >= 100)
     assert max(map(len, lines[:26])) <= width
-    # What it comes to is never cut: the terminal wraps it.
+    # The summary is never cut: the terminal wraps it.
     assert any("it computes relu where the recording has gelu_tanh" in line for line in lines)
 
 
-def test_a_terminal_without_signs(monkeypatch, capsys):
+def test_a_terminal_without_unicode(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    assert verify_view._signs() == verify_view.ASCII
+    assert symbols() == ASCII
 
 
 def bad(rushlight, *arguments):
@@ -123,22 +124,22 @@ def bad(rushlight, *arguments):
 
 def test_nothing_to_compare_with(rushlight):
     error = bad(rushlight, GPT2)
-    assert "there is nothing to compare" in error
+    assert "nothing to compare" in error
     assert "rushlight record" in error
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--against", "keras"], "'keras' is not one of: transformers"),
-        (["--against", "transformers", "--golden", GOLDEN], "give one"),
+        (["--against", "keras"], "expected transformers, found 'keras'"),
+        (["--against", "transformers", "--golden", GOLDEN], "exclude each other"),
         (["--golden", GOLDEN, "--text", "x"], "a golden file has its own prompts"),
         (["--html", "x.html"], "need a recording"),
         (["--tolerance", "1"], "need a recording"),
-        (["--golden", GOLDEN, "--tolerance", "0"], "a tolerance is a positive number"),
+        (["--golden", GOLDEN, "--tolerance", "0"], "invalid tolerance"),
         (["--golden", "nowhere.safetensors"], "no such file"),
         (["--golden", GPT2 / "model.safetensors"], "not a golden file but a checkpoint"),
-        (["--golden", GOLDEN, "--device", "abacus"], "there is no device 'abacus'"),
+        (["--golden", GOLDEN, "--device", "abacus"], "unknown device 'abacus'"),
     ],
     ids=str,
 )
@@ -163,7 +164,7 @@ def test_a_nan_is_refused_with_the_tensor(rushlight, tmp_path):
 @pytest.mark.parametrize(
     "command", [["record", GPT2, "-o", "x.safetensors"], ["verify", GPT2, "--against", "transformers"]]
 )
-def test_without_pytorch_the_install_line_is_said(rushlight, monkeypatch, tmp_path, command):
+def test_without_pytorch_the_error_has_the_install_command(rushlight, monkeypatch, tmp_path, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "torch", None)
     done = rushlight(*command)
@@ -174,42 +175,42 @@ def test_without_pytorch_the_install_line_is_said(rushlight, monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize("ids", ["", "1,two", "-3", "1.5", "9999999999"])
-def test_ids_that_are_none(rushlight, ids):
+def test_invalid_ids(rushlight, ids):
     done = rushlight("record", GPT2, "-o", "x.safetensors", "--ids", ids)
     assert done.code == 2
-    assert "is not a list of token ids" in " ".join(done.err.replace("│", " ").split())
+    assert "expected token ids" in " ".join(done.err.replace("│", " ").split())
 
 
-# The known answers: the weights are not here, so that what they are compared with is tried on a model without them.
+# The known answers, tested on a small model, since the weights of GPT-2 124M are not in the repository.
 
 
 @pytest.fixture
 def small_gpt2(bare_gpt2, monkeypatch, tmp_path):
-    """A model of GPT-2's vocabulary that is taken for GPT-2 124M."""
+    """A small model with GPT-2's vocabulary that is identified as GPT-2 124M."""
     monkeypatch.setattr(known, "GPT2_124M", {"vocab_size": 50257, "n_layer": 1})
     tensors = load_file(bare_gpt2)
-    tensors["wpe.weight"] = np.tile(tensors["wpe.weight"], (2, 1))  # room for the longest text
+    tensors["wpe.weight"] = np.tile(tensors["wpe.weight"], (2, 1))  # context for the longest prompt
     save_file(tensors, tmp_path / "small.safetensors")
     return tmp_path / "small.safetensors"
 
 
-def test_a_model_of_that_size_with_other_weights_is_told(rushlight, small_gpt2):
+def test_other_weights_of_the_same_size_fail(rushlight, small_gpt2):
     done = rushlight("verify", small_gpt2)
     assert done.code == 1
     assert "✗ greedy ids (transformers): expected [373, 1043, " in done.out
-    # The tokenizer is GPT-2's own, whatever the weights are.
+    # The tokenizer is that of GPT-2.
     assert "✓ the tokens of a text (lm-evaluation-harness)" in done.out
     assert done.out.endswith(
-        "✗ 15 of 16 known answers are wrong: either the port is, or these are not OpenAI's weights, but fine-tuned ones"
-        " for instance\n"
+        "✗ 15 of 16 known answers are wrong: the port is wrong, or the weights are not OpenAI's,"
+        " such as fine-tuned ones\n"
     )
-    told = json.loads(rushlight("verify", small_gpt2, "--json").out)
-    assert told["passed"] is False
-    assert [answer["right"] for answer in told["answers"]].count(True) == 1
+    record = json.loads(rushlight("verify", small_gpt2, "--json").out)
+    assert record["passed"] is False
+    assert [answer["right"] for answer in record["answers"]].count(True) == 1
 
 
-def test_right_answers_pass(small_gpt2, monkeypatch):
-    """What the model answers is taken for what is known, and a change to any of it is noticed."""
+def test_correct_answers_pass(small_gpt2, monkeypatch):
+    """The known answers are replaced by those of the model; changing any of them makes it fail."""
     from rushlight import load
 
     model = load(small_gpt2)

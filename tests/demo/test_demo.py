@@ -1,4 +1,4 @@
-"""The embedded model's files: an ordinary, whole, small GPT-2 checkpoint in F16."""
+"""The files of the embedded model: an ordinary, complete, small GPT-2 checkpoint in F16."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ WEIGHTS = demo.folder() / "model.safetensors"
 
 
 def gpt2_shapes(*, n_layer: int, n_embd: int, n_positions: int, vocab_size: int) -> dict[str, list[int]]:
-    """The names and shapes of openai-community/gpt2's file, for other sizes."""
+    """The names and shapes of the tensors in openai-community/gpt2, for other sizes."""
     c = n_embd
     block = {
         "ln_1.weight": [c],
@@ -79,7 +79,7 @@ def test_transformers_loads_all_of_it() -> None:
     assert not any(loading.values())
 
 
-def test_the_notice_says_what_is_shipped() -> None:
+def test_the_notice_names_what_ships() -> None:
     notice = (Path(__file__).parents[2] / "NOTICE").read_text()
     for shipped in "gpt2_merges.txt.gz", "src/rushlight/demo":
         assert shipped in notice

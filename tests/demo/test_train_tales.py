@@ -1,4 +1,4 @@
-"""examples/train_tales: its books, and the whole of it on a corpus and a model that take seconds."""
+"""examples/train_tales: reading books, and a full run on a corpus and a model that take seconds."""
 
 import json
 import subprocess

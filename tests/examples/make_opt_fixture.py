@@ -1,4 +1,4 @@
-"""Writes tests/examples/opt: a tiny OPT checkpoint, and what PyTorch and transformers answer to it.
+"""Writes tests/examples/opt: a tiny OPT checkpoint, and its outputs in PyTorch and transformers.
 
     python tests/examples/make_opt_fixture.py        (needs the [proof] extra)
 
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "opt"
 
 
 def main() -> None:
-    torch.manual_seed(101)  # its greedy text does not settle on one token
+    torch.manual_seed(101)  # its greedy tokens do not end in repetition
     config = OPTConfig(
         vocab_size=61,
         hidden_size=18,

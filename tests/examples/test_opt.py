@@ -13,7 +13,7 @@ from rushlight.errors import ConfigError
 PORT = Path(__file__).parents[2] / "examples" / "opt" / "opt.py"
 FOLDER = Path(__file__).parent / "opt"
 TOLERANCES = {"f32": 2e-6, "f64": 1e-14}
-"""Of the largest logit; seen: 3.2e-7 and 7e-16."""
+"""Relative to the largest logit; observed: 3.2e-7 and 7e-16."""
 
 
 @pytest.fixture(scope="module")

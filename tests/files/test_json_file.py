@@ -1,4 +1,4 @@
-"""JSON files beside a checkpoint. Row 24 of BAD_INPUTS."""
+"""JSON files next to a checkpoint. Row 24 of BAD_INPUTS."""
 
 import os
 import tracemalloc
@@ -14,7 +14,7 @@ def path(tmp_path):
     return tmp_path / "config.json"
 
 
-def test_what_the_file_holds_is_strict_json(path):
+def test_a_file_is_strict_json(path):
     path.write_text('{"n": [1]}')
     assert read_json_object(path, max_bytes=1000) == {"n": [1]}
     path.write_text('{"n": NaN}')
@@ -42,7 +42,7 @@ def test_the_limit_itself_is_allowed(path):
         read_json_object(path, max_bytes=99)
 
 
-def test_what_is_not_a_file_is_refused_without_blocking(path, tmp_path):
+def test_only_a_regular_file_is_read_without_blocking(path, tmp_path):
     with pytest.raises(SourceError, match="no such file"):
         read_json_object(path, max_bytes=100)
     with pytest.raises(SourceError, match="not a regular file"):

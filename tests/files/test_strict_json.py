@@ -1,4 +1,4 @@
-"""JSON from strangers. Row 24 of BAD_INPUTS."""
+"""Untrusted JSON. Row 24 of BAD_INPUTS."""
 
 import time
 
@@ -54,11 +54,11 @@ def test_an_object_is_read():
         ("12", "the top level is not a JSON object"),
     ],
 )
-def test_what_is_not_strict_json_is_refused(content, message):
+def test_json_that_is_not_strict_is_refused(content, message):
     assert message in refusal(content).message
 
 
-def test_what_is_not_utf8_is_refused_at_its_byte():
+def test_invalid_utf8_is_refused_with_its_offset():
     error = refusal(b'{"a": "\xff"}')
     assert error.message == "not UTF-8"
     assert error.offset == 7
@@ -71,12 +71,12 @@ def test_deep_nesting_is_refused(opening):
     assert time.process_time() - started < 1
 
 
-def test_the_error_is_a_format_error_unless_told_otherwise():
+def test_the_error_is_a_format_error_by_default():
     with pytest.raises(FormatError):
         parse_json_object(b"[]", file="config.json")
 
 
-def test_an_integer_that_python_cannot_convert_takes_no_time():
+def test_an_integer_too_long_for_python_is_refused_fast():
     started = time.process_time()
     refusal('{"a": ' + "9" * 10_000_000 + "}")
     assert time.process_time() - started < 1

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from toy import BLOCK_BYTES, V, drafted, expected, ids_of, read_all, sequence, toy_draft, toy_engine
+from toy import BLOCK_BYTES, V, draft_of, drafted, expected, ids_of, read_all, sequence, toy_draft, toy_engine
 
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.errors import MemoryLimitError
-from rushlight.generation import Draft
 from rushlight.generation.runner import PREFILL_ROWS
 
 
@@ -22,27 +21,28 @@ def rows(model):
 def test_each_token_is_fed_once_and_what_was_wrong_is_forgotten():
     draft, model = toy_draft(error=0)
     engine, _ = toy_engine(draft=draft)
-    one = Draft(engine.drafts, sequence([3, 4]).sampler)
+    proposer, one = draft_of(engine), sequence([3, 4])
     text = [3, 4, *expected([3, 4], 20)]
-    assert one.observe(text[:2]) > 0.5
-    engine.drafts.propose({one: 3})
-    assert one.draft_tokens == text[2:5]
+    assert proposer.observe(one) > 0.5
+    assert proposer.propose({one: 3}) == {one: text[2:5]}
     assert [batch.ids.tolist() for batch in model.batches] == [[3, 4], text[2:3], text[3:4]]
-    wrong = [*text[:3], (text[3] + 1) % V]  # the first guess was right, the second was not
-    before = one.observe(wrong)
-    engine.drafts.propose({one: 1})
-    assert one.draft_tokens == expected(wrong, 1)
+    one.ids = wrong = [*text[:3], (text[3] + 1) % V]  # the first draft token was accepted, the second was not
+    before = proposer.observe(one)
+    draft_tokens = proposer.propose({one: 1})[one]
+    assert draft_tokens == expected(wrong, 1)
     assert [batch.ids.tolist() for batch in model.batches[3:]] == [wrong[3:]]
-    assert one.observe([*wrong, *one.draft_tokens]) > before
-    one.forget()
-    assert engine.drafts.pool.n_held == 0
+    one.ids = [*wrong, *draft_tokens]
+    assert proposer.observe(one) > before
+    proposer.forget(one)
+    assert proposer.pool.n_held == 0
+    assert proposer._states == {}
 
 
 def test_all_sequences_of_a_step_are_guessed_for_in_one_forward_a_round():
     draft, model = toy_draft()
     engine, target = toy_engine(draft=draft)
     prompts = [prompt_of(10 + i, i) for i in range(6)]
-    sequences = [drafted(engine, prompt, max_tokens=90) for prompt in prompts]
+    sequences = [drafted(prompt, max_tokens=90) for prompt in prompts]
     for one in sequences:
         engine.submit(one)
     while engine.step():
@@ -55,7 +55,7 @@ def test_all_sequences_of_a_step_are_guessed_for_in_one_forward_a_round():
     assert len(target.batches) < 40
     for one, prompt in zip(sequences, prompts, strict=True):
         assert ids_of(read_all(engine, one)) == expected(prompt, 90)
-    assert engine.pool.n_held == engine.drafts.pool.n_held == 0
+    assert engine.pool.n_held == draft_of(engine).pool.n_held == 0
 
 
 @pytest.mark.parametrize("error", [0, 1, 2, 5])
@@ -70,7 +70,7 @@ def test_the_text_is_the_same_with_and_without(error, settings):
     for n in (1, BLOCK_SIZE - 2, 2 * BLOCK_SIZE):
         one, other = (
             sequence(prompt_of(n), max_tokens=80, **settings),
-            drafted(engine, prompt_of(n), max_tokens=80, **settings),
+            drafted(prompt_of(n), max_tokens=80, **settings),
         )
         plain.submit(one)
         engine.submit(other)
@@ -81,7 +81,7 @@ def test_a_long_text_is_caught_up_with_over_several_steps():
     draft, model = toy_draft()
     engine, _ = toy_engine(n_blocks=200, draft=draft)
     prompts = [prompt_of(3 * BLOCK_SIZE + 9, i) for i in range(5)]
-    sequences = [drafted(engine, prompt, max_tokens=40) for prompt in prompts]
+    sequences = [drafted(prompt, max_tokens=40) for prompt in prompts]
     for one in sequences:
         engine.submit(one)
     for one, prompt in zip(sequences, prompts, strict=True):
@@ -95,7 +95,7 @@ def test_prompts_that_begin_alike_are_shown_to_the_draft_once():
     engine, _ = toy_engine(draft=draft)
     shared = prompt_of(2 * BLOCK_SIZE)
     for tail in (1, 2):
-        one = drafted(engine, [*shared, tail], max_tokens=5)
+        one = drafted([*shared, tail], max_tokens=5)
         engine.submit(one)
         assert ids_of(read_all(engine, one)) == expected([*shared, tail], 5)
     assert [sum(each) for each in rows(model) if sum(each) > 4] == [len(shared) + 2]
@@ -104,7 +104,7 @@ def test_prompts_that_begin_alike_are_shown_to_the_draft_once():
 def test_a_text_beyond_the_drafts_context_goes_on_without_guesses():
     draft, model = toy_draft(context_length=30)
     engine, _ = toy_engine(draft=draft)
-    one = drafted(engine, prompt_of(20), max_tokens=60)
+    one = drafted(prompt_of(20), max_tokens=60)
     engine.submit(one)
     assert ids_of(read_all(engine, one)) == expected(prompt_of(20), 60)
     assert max(batch.positions.max() for batch in model.batches) == 29
@@ -113,50 +113,50 @@ def test_a_text_beyond_the_drafts_context_goes_on_without_guesses():
 def test_without_blocks_for_all_some_go_without_guesses():
     draft, model = toy_draft()
     engine, _ = toy_engine(n_blocks=2 * 4, draft=draft)
-    engine.drafts.pool.allocate()  # three are left, and both texts need two
+    draft_of(engine).pool.allocate()  # three are left, and both texts need two
     prompts = [prompt_of(BLOCK_SIZE + 5, i) for i in range(2)]
-    sequences = [drafted(engine, prompt, max_tokens=50) for prompt in prompts]
+    sequences = [drafted(prompt, max_tokens=50) for prompt in prompts]
     for one in sequences:
         engine.submit(one)
     for one, prompt in zip(sequences, prompts, strict=True):
         assert ids_of(read_all(engine, one)) == expected(prompt, 50)
     assert {len(each) for each in rows(model)} == {1}
-    assert engine.drafts.pool.n_held == 1
+    assert draft_of(engine).pool.n_held == 1
 
 
 def test_who_takes_no_part_in_a_step_gives_way():
     draft, _ = toy_draft()
     engine, _ = toy_engine(n_blocks=2 * 3, draft=draft)
-    idle = drafted(engine, prompt_of(BLOCK_SIZE + 1), max_tokens=100)
+    idle = drafted(prompt_of(BLOCK_SIZE + 1), max_tokens=100)
     engine.submit(idle)
     while engine.step():  # until its reader keeps it waiting
         pass
-    assert engine.drafts.pool.n_held == 2
-    other = drafted(engine, prompt_of(BLOCK_SIZE + 2, 1), max_tokens=60)
+    assert draft_of(engine).pool.n_held == 2
+    other = drafted(prompt_of(BLOCK_SIZE + 2, 1), max_tokens=60)
     engine.submit(other)
     assert ids_of(read_all(engine, other)) == expected(prompt_of(BLOCK_SIZE + 2, 1), 60)
     assert ids_of(read_all(engine, idle)) == expected(prompt_of(BLOCK_SIZE + 1), 100)
-    assert engine.drafts.pool.n_held == 0
+    assert draft_of(engine).pool.n_held == 0
 
 
 def test_cancellation_gives_the_drafts_blocks_back_at_once():
     draft, _ = toy_draft()
     engine, _ = toy_engine(draft=draft)
-    one = drafted(engine, prompt_of(100), max_tokens=500)
+    one = drafted(prompt_of(100), max_tokens=500)
     engine.submit(one)
     engine.step()
     engine.step()
-    assert engine.drafts.pool.n_held == 2
+    assert draft_of(engine).pool.n_held == 2
     engine.cancel(one)
-    assert engine.drafts.pool.n_held == 0
+    assert draft_of(engine).pool.n_held == 0
 
 
 def test_its_memory_is_within_the_bound():
     draft, _ = toy_draft()
     engine, _ = toy_engine(n_blocks=7, draft=draft)
-    assert engine.pool.n_blocks == engine.drafts.pool.n_blocks == 3
+    assert engine.pool.n_blocks == draft_of(engine).pool.n_blocks == 3
     with pytest.raises(MemoryLimitError, match="257 tokens") as error:
-        engine.submit(drafted(engine, [1], max_tokens=4 * BLOCK_SIZE))
+        engine.submit(drafted([1], max_tokens=4 * BLOCK_SIZE))
     assert (error.value.need_bytes, error.value.have_bytes) == (5 * 2 * BLOCK_BYTES, 3 * 2 * BLOCK_BYTES)
 
 
@@ -164,6 +164,6 @@ def test_a_draft_that_computes_nothing_finite_guesses_nothing():
     draft, _ = toy_draft()
     broken = draft._replace(forward=lambda batch: np.full((len(batch.logit_rows), V), np.nan))
     engine, _ = toy_engine(draft=broken)
-    one = drafted(engine, [3, 4])
+    one = drafted([3, 4])
     engine.submit(one)
     assert ids_of(read_all(engine, one)) == expected([3, 4], 20)

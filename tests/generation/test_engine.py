@@ -5,14 +5,25 @@ import time
 
 import numpy as np
 import pytest
-from toy import BLOCK_BYTES, V, expected, ids_of, read_all, sequence, toy_engine
+from toy import (
+    BLOCK_BYTES,
+    FixedRate,
+    ToyModel,
+    V,
+    expected,
+    ids_of,
+    language_model,
+    read_all,
+    sequence,
+    toy_engine,
+    use_proposer,
+)
 
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
 from rushlight.generation import Engine, Sampler, SamplingParams
 from rushlight.generation.scheduler import MIXED_ROWS
 from rushlight.generation.sequence import MAX_UNREAD
-from rushlight.generation.speculation.controller import PromptLookup
 
 
 def submit(engine, *sequences):
@@ -250,10 +261,10 @@ def test_threads_that_wait_for_room_each_find_some(monkeypatch):
 
 def test_what_cannot_fit_is_refused_with_need_and_have():
     engine, _ = toy_engine(n_blocks=2)
-    with pytest.raises(MemoryLimitError, match=r"129 tokens .*allow more kv_bytes") as error:
+    with pytest.raises(MemoryLimitError, match=r"129 tokens .*raise kv_bytes") as error:
         engine.submit(sequence([1], max_tokens=128))
     assert (error.value.need_bytes, error.value.have_bytes) == (3 * BLOCK_BYTES, 2 * BLOCK_BYTES)
-    with pytest.raises(MemoryLimitError, match="more than there is"):
+    with pytest.raises(MemoryLimitError, match="exceeds the available memory"):
         toy_engine(n_blocks=10**14)
 
 
@@ -262,7 +273,7 @@ def test_a_sequence_that_goes_wrong_ends_alone():
     submitted = submit(engine, sequence([1]), sequence([2, 3]), sequence([3]))
     submitted[1].sampler = Sampler(SamplingParams(), V, allowed=np.zeros(V, np.bool_))
     assert ids_of(read_all(engine, submitted[0])) == expected([1], 20)
-    with pytest.raises(GenerationError, match="no token may stand at position 2"):
+    with pytest.raises(GenerationError, match="no valid token at position 2"):
         read_all(engine, submitted[1])
     assert ids_of(read_all(engine, submitted[2])) == expected([3], 20)
     assert engine.pool.n_held == 0
@@ -271,14 +282,14 @@ def test_a_sequence_that_goes_wrong_ends_alone():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_prompt_whose_logits_are_not_finite_has_no_likelihoods(value):
     engine, _ = toy_engine()
-    run = engine._runner._forward
+    run = engine._steps._runner._forward
 
     def forward(batch):
         logits = run(batch)
         logits[batch.ids[batch.logit_rows] == 9] = value
         return logits
 
-    engine._runner._forward = forward
+    engine._steps._runner._forward = forward
     sound, broken = submit(
         engine, sequence([1, 2, 3], prompt_logprobs=0), sequence([1, 9, 3], prompt_logprobs=0, max_tokens=0)
     )
@@ -289,19 +300,15 @@ def test_a_prompt_whose_logits_are_not_finite_has_no_likelihoods(value):
     assert engine.pool.n_held == 0
 
 
-class Tells(PromptLookup):
-    """Guesses what it was told, for a text that repeats nothing."""
+class Fixed(FixedRate):
+    """Proposes the continuation of a given output."""
 
     def __init__(self, ids):
         super().__init__()
-        self.all = ids
+        self.ids = ids
 
-    def observe(self, ids):
-        self.at = len(ids)
-        return 0.99
-
-    def propose(self, n):
-        return self.all[self.at : self.at + n]
+    def propose(self, limits):
+        return {one: self.ids[len(one.ids) :][:n] for one, n in limits.items()}
 
 
 @pytest.mark.parametrize(
@@ -321,18 +328,19 @@ def test_a_step_is_chosen_from_in_one_call(settings, n_calls):
     right = expected([3, 4], 20)
     wrong = [*right[:5], right[5] ^ 1, *right[6:]]
     other = sequence([5], max_tokens=9)
-    guessing = sequence([3, 4], proposers=[Tells([3, 4, *wrong])], speculate=True, **settings)
-    submit(engine, guessing, other)
+    use_proposer(engine, Fixed([3, 4, *wrong]))
+    drafting = sequence([3, 4], speculate=True, **settings)
+    submit(engine, drafting, other)
     while engine.step():
         pass
-    assert [token.id for token in guessing.unread] == right
+    assert [token.id for token in drafting.unread] == right
     assert [token.id for token in other.unread] == expected([5], 9)
     # The prompts' step; then one in which four guesses come true and the fifth does not.
     n_rows = 1 + min(15, 20 - 2)
     assert calls[0] == 2
     assert calls[1 : 1 + n_calls] == ([n_rows + 1] if n_calls == 1 else [2, 1, 1, 1, 1])
     if settings.get("logprobs"):
-        assert all(token.logprob.id == token.logprob.top[0][0] == token.id for token in guessing.unread)
+        assert all(token.logprob.id == token.logprob.top[0][0] == token.id for token in drafting.unread)
 
 
 def test_a_prompt_in_pieces_is_chosen_from_once():
@@ -384,3 +392,61 @@ def test_threads_share_the_steps():
         thread.join()
     assert results == {i: expected(prompt, 40) for i, prompt in enumerate(prompts)}
     assert engine.pool.n_held == 0
+
+
+def test_stats_count_sequences_blocks_and_tokens():
+    engine, model = toy_engine(n_blocks=8, max_sequences=1)
+    assert engine.stats() == (0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0)
+    assert engine.stats().acceptance_rate is None
+    prompt = prompt_of(2 * BLOCK_SIZE + 5)
+    first, second = submit(engine, sequence(prompt, max_tokens=4), sequence(prompt, max_tokens=3))
+    engine.step()
+    stats = engine.stats()
+    assert (stats.n_waiting, stats.n_running) == (1, 1)
+    assert (stats.n_blocks_held, stats.n_blocks_cached, stats.n_blocks_free) == (3, 0, 5)
+    assert (stats.n_computed_tokens, stats.n_sampled_tokens) == (len(prompt), 1)
+    for one in (first, second):
+        read_all(engine, one)
+    stats = engine.stats()
+    assert (stats.n_waiting, stats.n_running) == (0, 0)
+    assert (stats.n_blocks_held, stats.n_blocks_cached, stats.n_blocks_free) == (0, 2, 6)
+    assert stats.n_cached_tokens == 2 * BLOCK_SIZE
+    assert stats.n_computed_tokens == model.n_rows == len(prompt) + 3 + 5 + 2
+    assert stats.n_sampled_tokens == 4 + 3
+    assert stats.n_steps == len(model.batches)
+
+
+def test_stats_count_draft_tokens():
+    engine, _ = toy_engine()
+    right = [3, 4, *expected([3, 4], 20)]
+    use_proposer(engine, Fixed([*right[:7], (right[7] + 1) % V, *right[8:]]))  # the fifth draft token is rejected
+    [one] = submit(engine, sequence([3, 4], speculate=True))
+    engine.step()
+    engine.step()
+    stats = engine.stats()
+    assert (stats.n_drafted, stats.n_accepted) == (15, 4)
+    assert stats.acceptance_rate == 4 / 15
+    assert stats.n_sampled_tokens == 1 + 5
+    assert stats.n_computed_tokens == 2 + 5
+    assert ids_of(read_all(engine, one)) == right[2:]
+
+
+def test_the_prefix_cache_takes_a_part_of_the_memory_that_is_there():
+    """At least one context, at most four; all of what `kv_bytes` allows."""
+
+    def max_evictable(n_blocks, **options):
+        _, model = toy_engine(n_blocks=n_blocks, context_length=4 * BLOCK_SIZE)
+        model.ops.available_bytes = lambda: 2 * n_blocks * BLOCK_BYTES
+        return Engine(language_model(model, 4 * BLOCK_SIZE), **options).pool._max_evictable
+
+    assert max_evictable(8) == 4
+    assert max_evictable(40) == 10
+    assert max_evictable(400) == 16
+    assert max_evictable(8, kv_bytes=8 * BLOCK_BYTES) == 16
+
+
+def test_a_step_scores_fewer_rows_of_a_large_vocabulary():
+    model = language_model(ToyModel(None))
+    assert model.max_scored_rows == 64
+    assert model._replace(vocab_size=262_144).max_scored_rows == 32
+    assert model._replace(vocab_size=10**9).max_scored_rows == 1

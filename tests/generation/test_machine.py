@@ -8,10 +8,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from toy import V, drafted, expected, sequence, toy_draft, toy_engine
+from toy import V, draft_of, drafted, expected, sequence, toy_draft, toy_engine
 
 from rushlight.backends.batch import BLOCK_SIZE
-from rushlight.generation.speculation.controller import PromptLookup
 
 N_BLOCKS = 7
 PROMPTS = [
@@ -35,11 +34,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, len(PROMPTS) - 1), tail=st.integers(0, 2), max_tokens=st.integers(0, 2 * BLOCK_SIZE))
     def arrive(self, which, tail, max_tokens):
         prompt = [*PROMPTS[which], *[tail] * tail]
-        if tail == 2:
-            one = drafted(self.engine, prompt, max_tokens=max_tokens)
-        else:
-            proposers = [PromptLookup()] if tail else []
-            one = sequence(prompt, max_tokens=max_tokens, speculate=True, proposers=proposers)
+        one = sequence(prompt, max_tokens=max_tokens, speculate=(False, None, True)[tail])
         self.engine.submit(one)
         self.live.append(one)
         self.read[one] = []
@@ -74,10 +69,9 @@ class EngineMachine(RuleBasedStateMachine):
     def blocks_are_all_somewhere(self):
         holders = [block for one in self.live if not one.done for block in one.blocks]
         assert self.engine.pool.n_held == len(set(holders))
-        assert self.engine.pool.n_held + self.engine.pool.n_free == N_BLOCKS
-        drafts = [proposer for one in self.live if not one.done for proposer in one.proposers[:1]]
-        holders = [block for draft in drafts for block in getattr(draft, "blocks", ())]
-        assert self.engine.drafts.pool.n_held == len(set(holders))
+        assert self.engine.pool.n_held + self.engine.pool.n_available == N_BLOCKS
+        holders = [block for state in draft_of(self.engine)._states.values() for block in state.blocks]
+        assert draft_of(self.engine).pool.n_held == len(set(holders))
 
     def teardown(self):
         for one in self.live:
@@ -85,7 +79,7 @@ class EngineMachine(RuleBasedStateMachine):
             while not one.done:
                 one.unread.clear()
                 self.engine.run_until(one.is_ready)
-        assert self.engine.pool.n_held == self.engine.drafts.pool.n_held == 0
+        assert self.engine.pool.n_held == draft_of(self.engine).pool.n_held == 0
 
 
 TestEngine = EngineMachine.TestCase
@@ -101,7 +95,7 @@ def cancel_at_random(n, seed):
     for i in range(n):
         prompt = [*rng.choice(PROMPTS), rng.randrange(V)]
         max_tokens = rng.randrange(1, 60)
-        one = drafted(engine, prompt, max_tokens=max_tokens) if i % 2 else sequence(prompt, max_tokens=max_tokens)
+        one = drafted(prompt, max_tokens=max_tokens) if i % 2 else sequence(prompt, max_tokens=max_tokens)
         engine.submit(one, wait=True)
         live.append(one)
         for _ in range(rng.randrange(3)):
@@ -112,7 +106,7 @@ def cancel_at_random(n, seed):
             yield engine, live
     for one in live:
         engine.cancel(one)
-    assert engine.pool.n_held == engine.drafts.pool.n_held == 0
+    assert engine.pool.n_held == draft_of(engine).pool.n_held == 0
     assert not engine.step()
 
 
@@ -126,8 +120,8 @@ def test_ten_thousand_cancellations_take_no_memory():
     sizes = []
     tracemalloc.start()
     for engine, _ in cancel_at_random(10_000, 2):
-        engine._runner._forward.batches.clear()
-        engine.drafts._runner._forward.batches.clear()
+        engine._steps._runner._forward.batches.clear()
+        draft_of(engine)._runner._forward.batches.clear()
         gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()

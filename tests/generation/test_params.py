@@ -31,7 +31,7 @@ def test_the_keywords_of_generate_are_the_fields():
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name, value):
-    with pytest.raises(RequestError, match=f"{name} is .*it should be"):
+    with pytest.raises(RequestError, match=f"{name} is .*, expected "):
         SamplingParams(**{name: value})
 
 

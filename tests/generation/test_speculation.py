@@ -5,9 +5,10 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import V, expected, ids_of, read_all, sequence, toy_engine
+from toy import FixedRate, V, expected, ids_of, read_all, sequence, toy_engine, use_proposer
 
-from rushlight.generation.speculation.controller import MAX_DRAFT_TOKENS, PromptLookup, plan_drafts
+from rushlight.generation.speculation.controller import MAX_DRAFT_TOKENS, SpeculationController, plan_drafts
+from rushlight.generation.speculation.prompt_lookup import PromptLookup, SequenceLookup
 from rushlight.generation.speculation.step_costs import FORGET_STEPS, StepCosts
 from rushlight.generation.speculation.suffix_index import SuffixIndex
 
@@ -35,23 +36,23 @@ def test_the_index_grows_with_the_text_and_no_faster():
         for token in ids:
             index.append(token)
         assert len(index._lengths) <= 2 * len(ids)
-        assert sum(map(len, index._steps)) <= 3 * len(ids)
+        assert sum(map(len, index._edges)) <= 3 * len(ids)
 
 
 def test_a_text_that_repeats_itself_is_guessed_beyond_its_end():
-    lookup = PromptLookup()
+    lookup = SequenceLookup()
     lookup.observe([9, 1, 2, 3, 1, 2, 3, 1])
     assert lookup.propose(8) == [2, 3, 1, 2, 3, 1, 2, 3]
 
 
 def test_nothing_is_guessed_of_what_never_stood_before():
-    lookup = PromptLookup()
+    lookup = SequenceLookup()
     assert lookup.observe([1, 2, 3, 4]) == 0
     assert lookup.propose(5) == []
 
 
 def test_guesses_become_likely_as_they_come_true_and_unlikely_as_they_do_not():
-    lookup = PromptLookup()
+    lookup = SequenceLookup()
     text = [1, 2, 3] * 6
     likelihoods = [lookup.observe(text[:n]) for n in range(4, 19)]
     assert likelihoods[0] == 0
@@ -83,11 +84,20 @@ def test_a_draft_pays_for_a_forward_of_all_that_it_guesses_for():
     def flat(n):
         return 1.0 + 0.01 * n
 
-    assert not plan_drafts([0.9], [100], flat, [True], lambda _: 5.0)
-    together = plan_drafts([0.8] * 8, [100] * 8, flat, [True] * 8, lambda n: 0.4 + 0.01 * n)
+    def slow(_):
+        return 5.0
+
+    def cheap(n):
+        return 0.4 + 0.01 * n
+
+    def linear(n):
+        return 0.4 * n
+
+    assert not plan_drafts([0.9], [100], flat, [slow])
+    together = plan_drafts([0.8] * 8, [100] * 8, flat, [cheap] * 8)
     assert sorted(together) == list(range(8))
-    assert not plan_drafts([0.8] * 8, [100] * 8, flat, [True] * 8, lambda n: 0.4 * n)
-    beside = plan_drafts([0.9, 0.5], [9, 9], flat, [False, True], lambda _: 5.0)
+    assert not plan_drafts([0.8] * 8, [100] * 8, flat, [linear] * 8)
+    beside = plan_drafts([0.9, 0.5], [9, 9], flat, [None, slow])
     assert beside[0] > 3
     assert not beside[1]
 
@@ -109,7 +119,7 @@ def test_costs_are_measured_and_forgotten():
 def test_one_step_brings_several_tokens_of_a_text_that_repeats_itself():
     prompt = [0, 0, 0, 0]  # and so on, by the model's definition
     engine, model = toy_engine()
-    one = sequence(prompt, max_tokens=50, speculate=True, proposers=[PromptLookup()])
+    one = sequence(prompt, max_tokens=50, speculate=True)
     engine.submit(one)
     assert ids_of(read_all(engine, one)) == expected(prompt, 50) == [0] * 50
     assert len(model.batches) < 10
@@ -117,25 +127,20 @@ def test_one_step_brings_several_tokens_of_a_text_that_repeats_itself():
 
 
 def test_wrong_guesses_change_nothing():
-    class Wrong:
-        def observe(self, ids):
-            self.next = expected(ids, 20)
-            return 0.9
+    class Wrong(FixedRate):
+        """Some right draft tokens, then wrong ones."""
 
-        def propose(self, n):
-            right = rng.randrange(n + 1)
-            return self.next[:right] + [(token + 1) % V for token in self.next[right:n]]
+        def propose(self, limits):
+            return {one: self.some(expected(one.ids, n), rng.randrange(n + 1)) for one, n in limits.items()}
 
-        def forget(self):
-            pass
+        def some(self, right, n_right):
+            return right[:n_right] + [(token + 1) % V for token in right[n_right:]]
 
     rng = random.Random(2)
     engine, _ = toy_engine(n_blocks=9)
+    use_proposer(engine, Wrong())
     sequences = [
-        sequence(
-            [i] * (30 + 20 * i), max_tokens=90, stop_ids={11} if i == 2 else (), speculate=True, proposers=[Wrong()]
-        )
-        for i in range(4)
+        sequence([i] * (30 + 20 * i), max_tokens=90, stop_ids={11} if i == 2 else (), speculate=True) for i in range(4)
     ]
     for one in sequences:
         engine.submit(one)
@@ -152,7 +157,7 @@ def simulated_s(text, n_prompt, row_s):
     def step_s(n_rows):
         return 1 + row_s * (n_rows - 1)
 
-    lookup, n, seconds = PromptLookup(), n_prompt, 0.0
+    lookup, n, seconds = SequenceLookup(), n_prompt, 0.0
     while n < len(text):
         n_guesses = plan_drafts([lookup.observe(text[:n])], [len(text) - n - 1], step_s)[0]
         guesses = lookup.propose(n_guesses) if n_guesses else []
@@ -177,3 +182,61 @@ def test_a_text_without_hits_takes_hardly_longer(n_words, row_s):
 def test_a_text_that_repeats_itself_takes_a_part_of_the_time(row_s, gain):
     text = [i % 13 for i in range(600)]
     assert simulated_s(text, 100, row_s) < 500 / gain
+
+
+class Named(FixedRate):
+    """Proposes one token, its own, for every sequence, and keeps what it was asked."""
+
+    def __init__(self, token, rate):
+        super().__init__(rate)
+        self.token = token
+        self.asked = []
+        self.forgotten = []
+
+    def propose(self, limits):
+        self.asked.append(dict(limits))
+        return {one: [self.token] for one in limits}
+
+    def forget(self, sequence):
+        self.forgotten.append(sequence)
+
+
+def decoding(prompt, **settings):
+    """A sequence with room for draft tokens."""
+    one = sequence(prompt, **settings)
+    one.blocks = [0]
+    return one
+
+
+def test_the_proposer_with_the_higher_rate_is_asked_the_first_of_equals():
+    low, high, equal = Named(1, 0.5), Named(2, 0.9), Named(3, 0.9)
+    one, other, without = (decoding([i], speculate=speculate) for i, speculate in enumerate((True, True, False)))
+    controller = SpeculationController([low, high, equal])
+    assert controller.draft([one, other, without]) == {one: [2], other: [2]}
+    assert high.asked == [{one: MAX_DRAFT_TOKENS, other: MAX_DRAFT_TOKENS}]
+    assert low.asked == equal.asked == []
+    controller.forget(one)
+    assert low.forgotten == high.forgotten == equal.forgotten == [one]
+
+
+def test_without_a_measured_step_only_forced_sequences_have_draft_tokens():
+    proposer = Named(1, 0.99)
+    automatic, forced = decoding([1], speculate=None), decoding([2], speculate=True)
+    controller = SpeculationController([proposer])
+    assert controller.draft([automatic, forced]) == {forced: [1]}
+    controller.costs.record(2, 1.0)
+    assert controller.draft([automatic, forced]) == {automatic: [1], forced: [1]}
+    assert SpeculationController().draft([automatic, forced]) == {}
+
+
+def test_prompt_lookup_keeps_sequences_apart_and_forgets_them():
+    lookup = PromptLookup()
+    one, other = sequence([1, 2, 3, 1, 2]), sequence([4, 5, 4])
+    for each in (one, other):
+        lookup.observe(each)
+    assert lookup.propose({one: 2, other: 1}) == {one: [3, 1], other: [5]}
+    lookup.forget(one)
+    lookup.forget(one)
+    assert list(lookup._lookups) == [other]
+    lookup.reset()
+    assert lookup._lookups == {}

@@ -4,8 +4,7 @@ import numpy as np
 
 from rushlight.backends import open_backend
 from rushlight.backends.batch import KVShape
-from rushlight.generation import Draft, Engine, LanguageModel, Sampler, SamplingParams, SequenceState
-from rushlight.generation.speculation.controller import PromptLookup
+from rushlight.generation import Engine, LanguageModel, Sampler, SamplingParams, SequenceState
 
 V = 31
 KV_SHAPE = KVShape(1, 1, 1)
@@ -69,23 +68,44 @@ def toy_draft(error=5, context_length=1000):
     return language_model(model, context_length), model
 
 
-def drafted(engine, prompt, **options):
-    """A sequence that the engine's draft model guesses for, or what it said before."""
-    one = sequence(prompt, **{"speculate": True, **options})
-    one.proposers = [Draft(engine.drafts, one.sampler), PromptLookup()]
-    return one
+def draft_of(engine):
+    """The proposer of the engine's draft model."""
+    return engine._steps.speculation.proposers[-1]
 
 
-def sequence(prompt, *, max_tokens=20, context_length=1000, stop_ids=(), proposers=(), notify=None, **settings):
-    sampler = Sampler(SamplingParams(**settings), V, prompt)
+def use_proposer(engine, proposer):
+    """Has the engine take draft tokens from this proposer only."""
+    engine._steps.speculation.proposers = [proposer]
+
+
+class FixedRate:
+    """A proposer with a constant acceptance rate; subclasses propose."""
+
+    round_s = None
+
+    def __init__(self, rate=0.99):
+        self.rate = rate
+
+    def observe(self, sequence):
+        return self.rate
+
+    def forget(self, sequence):
+        pass
+
+    def reset(self):
+        pass
+
+
+def drafted(prompt, **options):
+    """A sequence with draft tokens in every step."""
+    return sequence(prompt, **{"speculate": True, **options})
+
+
+def sequence(prompt, *, max_tokens=20, context_length=1000, stop_ids=(), speculate=False, notify=None, **settings):
+    """A sequence, by default without draft tokens: these depend on the time that steps take."""
+    sampler = Sampler(SamplingParams(speculate=speculate, **settings), V, prompt)
     return SequenceState(
-        prompt,
-        sampler,
-        max_tokens=max_tokens,
-        context_length=context_length,
-        stop_ids=stop_ids,
-        proposers=proposers,
-        notify=notify,
+        prompt, sampler, max_tokens=max_tokens, context_length=context_length, stop_ids=stop_ids, notify=notify
     )
 
 

@@ -1,4 +1,4 @@
-"""How much memory there is, as the kernel and the control groups tell it."""
+"""The available memory, from the kernel's and the control groups' files."""
 
 import os
 import resource
@@ -49,7 +49,7 @@ def put(root, files):
         ),
     ],
 )
-def test_the_least_that_anyone_leaves(tmp_path, files, expected):
+def test_the_smallest_limit_counts(tmp_path, files, expected):
     put(tmp_path, {"proc/meminfo": MEMINFO, **files})
     assert available_bytes(tmp_path) == expected
 
@@ -74,12 +74,12 @@ def test_limits_of_the_process(tmp_path, monkeypatch, addresses, data, expected)
     assert available_bytes(tmp_path) == expected
 
 
-def test_without_meminfo_half_of_the_memory_counts(tmp_path):
+def test_without_meminfo_half_of_the_memory_is_available(tmp_path):
     assert 2**26 < available_bytes(tmp_path) < 2**50
 
 
 @pytest.mark.parametrize("shape", [KVShape(2, 3, 64), KVShape(1, 5, 20)])
-def test_a_block_takes_what_is_said(shape):
+def test_the_size_of_a_block(shape):
     reference = open_backend("reference", "f64")
     cache = reference.kv_cache(shape, 7)
     assert cache.keys.nbytes + cache.values.nbytes == 7 * reference.kv_block_bytes(shape)

@@ -75,7 +75,7 @@ def test_a_line_that_fails_has_its_error_and_the_others_go_on(model, tmp_path):
     assert errors.keys() == {2, 5}
     assert errors[2]["type"] == errors[5]["type"] == "invalid_request"
     assert "not JSON" in errors[2]["message"]
-    assert errors[5]["message"] == "temperature is 'hot': it should be a number, 0 or more"
+    assert errors[5]["message"] == "temperature is 'hot', expected a number of at least 0"
 
 
 @pytest.mark.usefixtures("finishing_in_disorder")

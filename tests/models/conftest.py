@@ -1,4 +1,4 @@
-"""What tests of models share: checkpoints that transformers wrote, what it computed with them, and copies to change."""
+"""Fixtures for tests of models: checkpoints that transformers saved, its recorded outputs, and copies to edit."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ NAMES = sorted(json.loads((FOLDER / "recorded.json").read_text())["fixtures"])
 
 @dataclass(frozen=True)
 class Recording:
-    """A fixture: a checkpoint's folder, and transformers' answers to it as make_gpt2_fixtures.py describes them."""
+    """A checkpoint's folder, and the outputs of transformers that make_gpt2_fixtures.py recorded."""
 
     folder: Path
     config: dict
@@ -42,25 +42,25 @@ class Recording:
 
     @property
     def ids(self):
-        """A text that spans several blocks of the KV cache."""
+        """A sequence that spans several blocks of the KV cache."""
         return self.prompt_ids + self.greedy_ids
 
     @property
     def tolerance(self):
-        """Of `error`, by dtype: four to five times what was seen. Any two float32 programs differ by 1e-6 here."""
+        """Of `error`, by dtype: four to five times the observed error. Any two float32 programs differ by 1e-6 here."""
         # transformers' gelu_fast has √(2/π) to ten digits only.
         gelu_fast = self.config["activation_function"] == "gelu_fast"
         return {"f32": 4e-6, "f64": 3e-12 if gelu_fast else 1e-14}
 
     def error(self, model):
-        """How far the model's logits for the prompt are from transformers': max |difference| / max |logit|."""
+        """The error of the model's logits for the prompt: max |difference from transformers| / max |logit|."""
         found, expected = model.logits(self.prompt_ids), self.logits["f64" if model.dtype == "f64" else "f32"]
         assert found.shape == expected.shape
         return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 class Edit:
-    """A copy of a checkpoint to change: its config, and the tensors of its model.safetensors by name."""
+    """A copy of a checkpoint to edit: its config, and the tensors of its model.safetensors by name."""
 
     def __init__(self, source, folder):
         shutil.copytree(source, folder)
@@ -86,19 +86,19 @@ class Edit:
 
 @pytest.fixture(params=NAMES)
 def recording(request):
-    """Every fixture in turn, or those that a test names with `parametrize("recording", [...], indirect=True)`."""
+    """Every fixture, or those that a test lists with `parametrize("recording", [...], indirect=True)`."""
     return Recording.read(FOLDER / request.param)
 
 
 @pytest.fixture
 def edit(recording, tmp_path):
-    """A copy of the recording's checkpoint to change."""
+    """A copy of the recording's checkpoint to edit."""
     return Edit(recording.folder, tmp_path / recording.folder.name)
 
 
 @pytest.fixture
 def refused(capsys):
-    """`refused(source, ConfigError)`: the error of loading, which the command line prints before it exits with 2."""
+    """`refused(source, ConfigError)`: the error of loading, which the command line prints, exiting with 2."""
 
     def refused(source, kind):
         with pytest.raises(kind) as caught:

@@ -1,4 +1,4 @@
-"""Tensors and model: every name, shape and dtype is checked, and all that is wrong said at once, with the mend."""
+"""Binding checks every name, shape and dtype, and reports all mismatches at once, each with a fix."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def kinds(error):
     return sorted((problem.kind, problem.name) for problem in error.problems)
 
 
-# What fits
+# Checkpoints that fit
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
@@ -27,7 +27,7 @@ def test_with_and_without_prefix(recording, edit, prefix):
     assert recording.error(edit.load()) < recording.tolerance["f32"]
 
 
-def test_a_tied_head_that_is_in_the_file_too(recording, edit):
+def test_a_tied_head_stored_with_the_table(recording, edit):
     without = edit.load()
     edit.tensors["lm_head.weight"] = edit.tensors["transformer.wte.weight"]
     model = edit.load()
@@ -35,7 +35,7 @@ def test_a_tied_head_that_is_in_the_file_too(recording, edit):
     assert model.n_parameters == without.n_parameters
 
 
-def test_a_tied_head_that_is_in_the_file_in_place_of_the_table(recording, edit):
+def test_a_tied_head_stored_without_the_table(recording, edit):
     without = edit.load()
     edit.tensors["lm_head.weight"] = edit.tensors.pop("transformer.wte.weight")
     model = edit.load()
@@ -43,7 +43,7 @@ def test_a_tied_head_that_is_in_the_file_in_place_of_the_table(recording, edit):
     assert model.n_parameters == without.n_parameters
 
 
-def test_a_head_of_its_own_that_equals_the_table(recording, edit):
+def test_an_untied_head_that_equals_the_table(recording, edit):
     edit.config["tie_word_embeddings"] = False
     edit.tensors["lm_head.weight"] = edit.tensors["transformer.wte.weight"]
     model = edit.load()
@@ -73,7 +73,7 @@ def test_dtypes_may_be_mixed(recording, edit):
     assert recording.error(edit.load()) < recording.tolerance["f32"]
 
 
-# What does not
+# Checkpoints that do not fit
 
 
 def test_missing(edit, refused):
@@ -130,7 +130,7 @@ def test_linear_layers_in_place_of_conv1d(edit, refused):
     assert "code (18, 72), file (72, 18)" in str(error)
 
 
-def test_all_at_once(edit, refused):
+def test_all_problems_are_listed_at_once(edit, refused):
     del edit.tensors["transformer.h.0.ln_1.bias"]
     edit.tensors["transformer.h.2.ln_1.weight"] = np.zeros(C, np.float32)
     edit.tensors["transformer.h.1.mlp.c_fc.weight"] = edit.tensors["transformer.h.1.mlp.c_fc.weight"].T
@@ -148,14 +148,14 @@ def test_all_at_once(edit, refused):
         assert sum(problem.kind in line and problem.name in line for line in str(error).splitlines()) == 1
 
 
-def test_a_tensor_twice(edit, refused):
+def test_a_duplicate_tensor(edit, refused):
     edit.tensors["ln_f.bias"] = edit.tensors["transformer.ln_f.bias"]
     (problem,) = refused(edit.write(), BindError).problems
     assert {problem.name, "transformer.ln_f.bias", "ln_f.bias"} == {"transformer.ln_f.bias", "ln_f.bias"}
     assert problem.kind == "twice"
 
 
-def test_a_strange_prefix_is_recognised(edit, refused):
+def test_an_unknown_prefix_is_pointed_out(edit, refused):
     renamed = {f"model.{name}": tensor for name, tensor in edit.tensors.items()}
     edit.tensors.clear()
     edit.tensors.update(renamed)
@@ -165,14 +165,14 @@ def test_a_strange_prefix_is_recognised(edit, refused):
     assert all("prefix" in problem.fix for problem in missing)
 
 
-def test_a_head_that_should_be_the_table_and_is_not(edit, refused):
+def test_a_tied_head_that_differs_from_the_table(edit, refused):
     edit.tensors["lm_head.weight"] = edit.tensors["transformer.wte.weight"] + np.float32(1e-6)
     error = refused(edit.write(), BindError)
     assert kinds(error) == [("not tied", "lm_head.weight")]
     assert "tie_word_embeddings" in error.problems[0].fix
 
 
-def test_a_head_missing_that_is_not_tied(edit, refused):
+def test_an_untied_head_that_is_missing(edit, refused):
     edit.config["tie_word_embeddings"] = False
     error = refused(edit.write(), BindError)
     assert kinds(error) == [("missing", "lm_head.weight")]
@@ -198,7 +198,7 @@ def test_names_are_escaped(edit, refused):
     assert len(str(error).splitlines()) == 2
 
 
-def test_a_long_list_is_cut_and_counted(edit, refused):
+def test_a_long_list_is_truncated_and_counted(edit, refused):
     for i in range(250):
         edit.tensors[f"extra.{i}"] = np.zeros(1, np.float32)
     error = refused(edit.write(), BindError)
@@ -207,7 +207,7 @@ def test_a_long_list_is_cut_and_counted(edit, refused):
     assert "150 more" in str(error)
 
 
-def test_nothing_is_read_before_all_is_checked(edit, refused, monkeypatch):
+def test_no_tensor_is_read_before_all_are_checked(edit, refused, monkeypatch):
     monkeypatch.setattr(Tensor, "read", lambda self: pytest.fail(f"{self.name} was read"))
     del edit.tensors["transformer.ln_f.bias"]
     refused(edit.write(), BindError)

@@ -1,4 +1,4 @@
-"""config.json: what it may say, what it may not, and what is done without one."""
+"""GPT-2's config: valid and invalid config.json files, and checkpoints without one."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from rushlight.errors import BindError, ConfigError, FormatError
 from rushlight.models.gpt2 import GPT2, GPT2Config
 
 ONE = pytest.mark.parametrize("recording", ["gelu_new"], indirect=True)
-"""Where any checkpoint will do."""
+"""For tests that any checkpoint serves."""
 
 SIZES = {"vocab_size": 50257, "n_positions": 1024}
 
@@ -47,7 +47,7 @@ def test_parameters_of_a_loaded_model(recording):
     assert rushlight.load(recording.folder).n_parameters == expected
 
 
-# With a config that cannot be read
+# A config.json that cannot be read
 
 
 @ONE
@@ -88,7 +88,7 @@ def test_a_gigabyte_is_refused_unread(edit, refused):
     assert peak_bytes < 10**8
 
 
-# With values that are not what they should be
+# Invalid values
 
 
 @ONE
@@ -105,7 +105,7 @@ def test_sizes_out_of_range(edit, key, value):
 
 @ONE
 @pytest.mark.parametrize("key", ["n_layer", "n_head", "n_embd", "vocab_size"])
-def test_sizes_are_never_guessed(edit, refused, key):
+def test_sizes_are_never_assumed(edit, refused, key):
     del edit.config[key]
     assert f"{key} is missing" in str(refused(edit.write(), ConfigError))
 
@@ -171,7 +171,7 @@ def test_unknown_architecture_names_the_known(edit, refused, model_type):
         ("sliding_window", 128),
     ],
 )
-def test_a_key_that_changes_the_arithmetic_is_honoured_or_refused(edit, refused, key, value):
+def test_a_key_that_changes_the_arithmetic_is_refused(edit, refused, key, value):
     edit.config[key] = value
     assert f"{key} is" in str(refused(edit.write(), ConfigError))
 
@@ -194,17 +194,17 @@ def test_every_problem_at_once(edit, refused):
 
 @ONE
 @pytest.mark.parametrize("key", ["n_embd", "n_head", "vocab_size"])
-def test_one_wrong_size_is_one_problem(edit, refused, key):
-    """The values that are compared with it are not wrong for that."""
+def test_one_invalid_size_is_one_problem(edit, refused, key):
+    """Values that are compared with it are not reported as well."""
     edit.config[key] = 0
     assert "1 problem in" in str(refused(edit.write(), ConfigError))
 
 
-# With keys that change nothing
+# Keys that do not change the arithmetic
 
 
 @ONE
-def test_unknown_keys_are_data(recording, edit, caplog):
+def test_unknown_keys_are_never_run(recording, edit, caplog):
     edit.config |= {
         "auto_map": {"AutoModelForCausalLM": "evil--modeling.Evil"},
         "_attn_implementation_internal": "os.system",
@@ -231,7 +231,7 @@ def test_keys_of_old_and_new_versions_are_known(edit, caplog):
 
 
 @ONE
-def test_n_ctx_alone_is_n_positions(recording, edit):
+def test_n_ctx_is_read_where_n_positions_is_missing(recording, edit):
     edit.config["n_ctx"] = edit.config.pop("n_positions")
     assert edit.load().context_length == recording.config["n_positions"]
 
@@ -245,7 +245,7 @@ def test_several_end_of_text_tokens(recording, edit):
     assert result.ids == recording.greedy_ids[: recording.greedy_ids.index(later)]
 
 
-# Where the config and the tensors differ
+# A config that does not match the tensors
 
 
 @ONE
@@ -260,14 +260,14 @@ def test_several_end_of_text_tokens(recording, edit):
         ("n_layer", 3, ["h.2.ln_1.weight", "2 blocks", "n_layer 3"]),
     ],
 )
-def test_both_numbers_are_shown(edit, refused, key, value, numbers):
+def test_expected_and_found_are_shown(edit, refused, key, value, numbers):
     edit.config[key] = value
     error = str(refused(edit.write(), BindError))
     for number in numbers:
         assert number in error
 
 
-# Without a config
+# No config.json
 
 
 def tensors_of(n_embd, *, n_layer=2, vocab_size=11, n_positions=9, n_inner=None, prefix=""):
@@ -284,7 +284,7 @@ def tensors_of(n_embd, *, n_layer=2, vocab_size=11, n_positions=9, n_inner=None,
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 @pytest.mark.parametrize("n_head", [1, 3])
-def test_a_bare_file_is_read_off_its_shapes(prefix, n_head, tmp_path, caplog):
+def test_the_config_of_a_bare_file_is_inferred_from_its_shapes(prefix, n_head, tmp_path, caplog):
     bare = tmp_path / "weights.safetensors"
     save_file(tensors_of(64 * n_head, n_inner=40, prefix=prefix), bare)
     model = rushlight.load(bare)
@@ -307,7 +307,7 @@ def test_a_bare_file_with_a_head_is_tied_if_the_head_is_the_table(equal, tmp_pat
     assert rushlight.load(tmp_path).config.tie_word_embeddings is equal
 
 
-def test_a_bare_file_with_linear_layers_is_told_so(tmp_path, refused):
+def test_a_bare_file_with_linear_layers_is_refused_with_that_cause(tmp_path, refused):
     tensors = tensors_of(64)
     for name in list(tensors):
         if name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight")):
@@ -319,7 +319,7 @@ def test_a_bare_file_with_linear_layers_is_told_so(tmp_path, refused):
 
 
 @ONE
-def test_a_bare_file_of_other_heads_needs_its_config(edit, refused):
+def test_a_bare_file_with_another_head_dim_needs_its_config(edit, refused):
     (edit.folder / "config.json").unlink()
     error = refused(edit.folder, ConfigError)
     assert "n_embd 18 is not a multiple of 64" in str(error)

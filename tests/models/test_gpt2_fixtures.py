@@ -1,4 +1,4 @@
-"""GPT-2 against what PyTorch and transformers computed, recorded by tests/fixtures/make_gpt2_fixtures.py."""
+"""GPT-2 compared with PyTorch and transformers, as recorded by tests/fixtures/make_gpt2_fixtures.py."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ def test_greedy_ends_where_the_context_does(recording):
 
 @pytest.mark.parametrize("recording", ["gelu_new"], indirect=True)
 def test_each_module(recording, monkeypatch):
-    """Where the logits are wrong, this says which module is the first to be."""
+    """If the logits are wrong, this test names the first module that is."""
     model = rushlight.load(recording.folder)
     path_of = {id(module): path for path, module in model.module.named_modules()}
     outputs = {}
@@ -72,7 +72,7 @@ def test_each_module(recording, monkeypatch):
     assert wrong == []
 
 
-def test_recordings_are_those_of_the_script():
+def test_the_recordings_are_up_to_date_with_their_script():
     folder = Path(__file__).parents[1] / "fixtures"
     recorded = json.loads((folder / "gpt2" / "recorded.json").read_text())
     script = (folder / "make_gpt2_fixtures.py").read_text(encoding="utf-8")

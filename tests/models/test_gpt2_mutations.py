@@ -1,4 +1,4 @@
-"""Wrong models, which the check against the recordings must refuse: a check that passes them would prove nothing.
+"""Wrong models, which have to fail the comparison with the recordings: a test that passes them proves nothing.
 
 Each is what a plausible slip in a port computes, and each passes every check of names and shapes.
 """
@@ -86,7 +86,7 @@ def test_weights_misread(recording, edit, slip):
 
 
 @pytest.mark.parametrize("recording", ["gelu_new", "gelu_untied"], indirect=True)
-def test_a_tensor_left_out(recording, edit):
+def test_a_tensor_of_zeros(recording, edit):
     idle = []
     for path, tensor in list(edit.tensors.items()):
         edit.tensors[path] = np.zeros_like(tensor)
@@ -97,7 +97,7 @@ def test_a_tensor_left_out(recording, edit):
 
 
 def attention_with_mask(sees):
-    """Attention of one whole prompt by the textbook formula, where row i sees position j if `sees(i, j)`."""
+    """Textbook attention of one prompt, in which row i sees position j if `sees(i, j)`."""
 
     def attention(self, q, k, v, batch, *, layer, n_head, scale):
         n, c = q.shape
@@ -128,7 +128,7 @@ def test_attention_masked_wrongly(recording, edit, sees, monkeypatch):
 
 
 @pytest.mark.parametrize("recording", ["long_prompt"], indirect=True)
-def test_it_is_the_slip_that_makes_the_model_wrong(recording, edit, monkeypatch):
+def test_without_a_mistake_the_model_is_right(recording, edit, monkeypatch):
     monkeypatch.setattr(ReferenceBackend, "attention", attention_with_mask(lambda i, j: j <= i))
     edit.tensors["transformer.wpe.weight"] = edit.tensors["transformer.wpe.weight"].T.copy().T
     assert recording.error(edit.load(device="reference")) < recording.tolerance["f32"]

@@ -1,4 +1,4 @@
-"""A token's logits are the same bits however they come: in one forward, in chunks, from the cache, beside others."""
+"""A token's logits are bit-identical in one forward, in chunks, from the cache and in a batch."""
 
 import numpy as np
 import pytest
@@ -38,8 +38,8 @@ def test_prefill_then_decode(recording):
 
 
 @pytest.mark.parametrize("recording", ["gelu_new", "inverse_layer", "relu_four_blocks"], indirect=True)
-def test_sequences_beside_one_another_equal_each_alone(recording):
-    """Three texts in step: one prefilled at once, one in chunks, one token by token, over scattered blocks."""
+def test_batched_sequences_equal_solo_ones(recording):
+    """Three sequences: one prefilled at once, one in chunks, one token by token, over scattered blocks."""
     model, ids = rushlight.load(recording.folder), recording.ids
     texts, sizes = [ids, ids[50:], ids[::-1][:130]], [len(ids), 31, 1]
 
@@ -61,13 +61,13 @@ def test_sequences_beside_one_another_equal_each_alone(recording):
 
 
 @pytest.mark.parametrize("recording", ["gelu_new"], indirect=True)
-def test_logits_of_the_last_token_alone(recording):
+def test_logits_of_only_the_last_token(recording):
     model = rushlight.load(recording.folder)
     assert np.array_equal(context(model).feed(recording.ids), model.logits(recording.ids)[-1:])
 
 
 @pytest.mark.parametrize("recording", ["long_prompt"], indirect=True)
-def test_a_block_used_before_leaves_no_trace(recording):
+def test_a_reused_block_does_not_affect_results(recording):
     model, ids = rushlight.load(recording.folder), recording.ids
     cache = model.module.ops.kv_cache(model.config.kv_shape, 6)
     model.module(Batch.of([Chunk(ids, 0, range(6))], cache))

@@ -1,4 +1,4 @@
-"""A user's own model file: what it has to hold, and what is said where it does not."""
+"""Users' model files: what they have to define, and the errors if they do not."""
 
 import shutil
 
@@ -28,7 +28,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def own_gpt2(tmp_path):
-    """The package's own GPT-2, as a user's file."""
+    """A copy of the built-in GPT-2, as a user's file."""
     path = tmp_path / "own.py"
     shutil.copy(gpt2_file, path)
     with path.open("a") as file:
@@ -42,7 +42,7 @@ def test_a_port_generates_as_the_model_does(own_gpt2):
     assert ported.generate(PROMPT, max_tokens=30).ids == rushlight.load().generate(PROMPT, max_tokens=30).ids
 
 
-def test_a_file_that_was_edited_is_read_again(write):
+def test_an_edited_file_is_read_again(write):
     path = write("ARCHITECTURE = 1\n")
     for value, word in (("1", "int"), ("'", "line 1"), ("''", "str"), ("[]", "list")):
         path.write_text(f"ARCHITECTURE = {value}\n")
@@ -76,7 +76,7 @@ def test_a_file_that_was_edited_is_read_again(write):
         ),
     ],
 )
-def test_what_is_wrong_with_a_file_is_named_with_its_line(write, text, said):
+def test_an_error_names_the_file_and_the_line(write, text, said):
     path = write(text)
     with pytest.raises(PortError) as caught:
         load_port(path)
@@ -85,7 +85,7 @@ def test_what_is_wrong_with_a_file_is_named_with_its_line(write, text, said):
 
 
 @pytest.mark.parametrize(("make", "said"), [(lambda path: None, "no such file"), (lambda path: path.mkdir(), "folder")])
-def test_no_file_to_run(tmp_path, make, said):
+def test_a_missing_file_is_refused(tmp_path, make, said):
     make(tmp_path / "my_model.py")
     with pytest.raises(PortError, match=said):
         load_port(tmp_path / "my_model.py")
@@ -119,7 +119,7 @@ ARCHITECTURE = Part
 """
 
 
-def test_a_module_that_is_no_language_model(write):
+def test_a_module_that_is_not_a_language_model(write):
     path = write(NOT_A_LANGUAGE_MODEL)
     with pytest.raises(PortError, match=r"not a language model: .*TextConfig.*load_module"):
         rushlight.load(port=path)

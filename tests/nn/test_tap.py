@@ -1,4 +1,4 @@
-"""Tapped trees: every output passes through the hook, and nothing else changes."""
+"""Tapped trees: every output passes through the hook, and the original tree stays unchanged."""
 
 import numpy as np
 
@@ -32,11 +32,11 @@ def test_the_hook_sees_every_output_in_the_order_of_the_forward():
     assert seen == [("first", 1), ("h.0", 11), ("h.1", 111), ("", 111)]
 
 
-def test_what_the_hook_returns_is_what_the_caller_gets():
+def test_the_caller_gets_what_the_hook_returns():
     assert tapped(Toy(), lambda path, output: 5 if path == "h.0" else output)(0) == 105
 
 
-def test_the_tree_it_was_made_from_is_as_it_was():
+def test_the_original_tree_is_unchanged():
     toy = Toy()
     before = repr(toy), [*toy.h]
     twin = tapped(toy, lambda path, output: 0)
@@ -47,7 +47,7 @@ def test_the_tree_it_was_made_from_is_as_it_was():
     assert isinstance(twin.first, Add)
 
 
-def test_hooks_on_hooks_run_in_turn():
+def test_hooks_on_hooks_run_in_order():
     first = tapped(Toy(), lambda path, output: output * 2 if path == "first" else output)
     seen = {}
     second = tapped(first, seen.setdefault)

@@ -60,7 +60,7 @@ def test_a_window_that_begins_too_early(encoder):
     put(encoder, "blocks.0.conv", wrong)
     assert first(encoder) == (
         "blocks.0.conv",
-        "its window begins 1 row earlier than the recorded one: see `before`",
+        "its window begins 1 row earlier than the recorded one; check `before`",
     )
 
 

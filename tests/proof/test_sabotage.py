@@ -56,7 +56,7 @@ CONFIGS = {
         {"activation_function": "gelu"},
         ("h.0.mlp.act", "it computes gelu_erf where the recording has gelu_tanh"),
     ),
-    "wrong eps": ({"layer_norm_epsilon": 1e-6}, ("h.0.ln_1", "eps is 1e-06, and the recording has 1e-05")),
+    "wrong eps": ({"layer_norm_epsilon": 1e-6}, ("h.0.ln_1", "eps is 1e-06, but 1e-05 in the recording")),
     "no scale": (
         {"scale_attn_weights": False},
         ("h.0.attn", "before c_proj: attention with no scale where the recording has 1/√head_dim"),
@@ -71,19 +71,19 @@ CHECKPOINTS = {
     ),
     "swapped q and k": (
         swap_q_and_k,
-        ("h.0.attn.c_attn", "q and k are exchanged: two of the thirds of its output"),
+        ("h.0.attn.c_attn", "q and k are swapped (two of the thirds of its output)"),
     ),
     "bf16 where f32 was recorded": (
         to_bfloat16,
-        ("wte", "its weights are bfloat16 numbers, rounded, where the recorded ones were not"),
+        ("wte", "its weights are rounded to bfloat16, unlike the recorded ones"),
     ),
     "dropped bias": (
         lambda tensors: spoil_bias(tensors, "h.1.mlp.c_fc.bias"),
-        ("h.1.mlp.c_fc", "the bias is missing: the recording has one, at 72 of 72 channels not zero"),
+        ("h.1.mlp.c_fc", "the bias is missing: the recording has one, non-zero in 72 of 72 channels"),
     ),
     "dropped bias of a norm": (
         lambda tensors: spoil_bias(tensors, "h.1.ln_2.bias"),
-        ("h.1.ln_2", "the bias is missing: the recording has one, at 18 of 18 channels not zero"),
+        ("h.1.ln_2", "the bias is missing: the recording has one, non-zero in 18 of 18 channels"),
     ),
 }
 
@@ -120,7 +120,9 @@ def test_a_nan_in_a_row_that_no_prompt_uses_is_found_by_the_digests(spoiled):
     spoiled.tensors["wpe.weight"][200, 3] = np.nan
     report = spoiled.report(device="reference")
     assert report.first is None
-    assert report.failures == ["these are not the recorded weights: wpe.weight (1 of 4,626 values are NaN or infinite)"]
+    assert report.failures == [
+        "the weights differ from the recorded ones: wpe.weight (1 of 4,626 values are NaN or infinite)"
+    ]
 
 
 # The same in ports: the checkpoint is right, and the code is wrong.
@@ -165,7 +167,7 @@ ATTENTIONS = {
         lambda q, k, v, h, s: textbook(q, k, v, h, 1.0, causal),
         "no scale where the recording has 1/√head_dim",
     ),
-    "q and k swapped": (lambda q, k, v, h, s: textbook(k, q, v, h, s, causal), "q and k exchanged"),
+    "q and k swapped": (lambda q, k, v, h, s: textbook(k, q, v, h, s, causal), "q and k swapped"),
     "heads": (lambda q, k, v, h, s: textbook(q, k, v, 2, s, causal), "2 heads where the recording has 3"),
 }
 
@@ -209,7 +211,7 @@ PORTS = {
     "positions off by one": (
         "",
         root(lambda self, batch: self.wte(batch.ids) + self.wpe(batch.positions + 1)),
-        ("", "before wpe: off by +1 everywhere: positions or ids shifted"),
+        ("", "before wpe: off by +1 everywhere: shifted positions or ids"),
     ),
     "no positions": (
         "",
@@ -235,7 +237,7 @@ PORTS = {
     "bias left out": (
         "h.0.mlp.c_proj",
         lambda self, x: self.ops.linear(x, self.weight, None),
-        ("h.0.mlp.c_proj", "the bias is missing: the recording has one, at 18 of 18 channels not zero"),
+        ("h.0.mlp.c_proj", "the bias is missing: the recording has one, non-zero in 18 of 18 channels"),
     ),
     "eps": (
         "h.1.ln_2",
@@ -292,7 +294,7 @@ def test_what_is_wrong_by_itself_is_told_from_what_carries_it_on(spoiled):
     assert [path for path, status in statuses.items() if status == "diverges"] == ["h.1.attn.c_proj"]
     paths = list(statuses)
     behind = paths[paths.index("h.1.attn.c_proj") + 1 :]
-    assert {statuses[path] for path in behind} == {"carries"}
+    assert {statuses[path] for path in behind} == {"propagated"}
     assert {statuses[path] for path in paths[: paths.index("h.1.attn.c_proj")]} == {"equal"}
 
 
@@ -300,7 +302,7 @@ def test_nan_is_larger_than_any_error(spoiled):
     spoiled.tensors["wpe.weight"][1] = np.nan
     report = spoiled.report(weights=False, device="reference")
     wpe = next(result for result in report.modules if result.path == "wpe")
-    assert math.isnan(wpe.alone)
+    assert math.isnan(wpe.teacher_forced)
     assert wpe.status == "diverges"
     assert report.logits is not None
     assert report.logits.distance.non_finite > 0

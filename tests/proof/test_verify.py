@@ -29,14 +29,17 @@ def test_a_right_port_passes(gpt2, golden):
     assert report.logits.top1 == 1.0
     assert report.logits.kl < 1e-10
     assert report.logits.greedy == (40, 40)
-    assert report.notes == ["whether these are the recorded weights was not looked at"]
+    assert report.notes == ["the weights were not compared with the recorded ones"]
 
 
 def test_every_error_is_far_below_the_tolerance(gpt2, golden):
     """Or the tolerance proves little."""
     report = verify(gpt2, golden)
-    assert max(result.alone for result in report.modules if result.alone is not None) < report.tolerance / 8
-    assert max(result.run.relative for result in report.modules if result.run) < report.limit / 400
+    assert (
+        max(result.teacher_forced for result in report.modules if result.teacher_forced is not None)
+        < report.tolerance / 8
+    )
+    assert max(result.free_running.relative for result in report.modules if result.free_running) < report.limit / 400
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "int8", "int4"])
@@ -100,22 +103,22 @@ def thirds(tensor):
     ("name", "change", "how"),
     [
         ("h.1.attn.c_proj.weight", lambda t: t.T, "transposed"),
-        ("h.0.attn.c_attn.weight", thirds, "q and k are exchanged: two of its thirds"),
+        ("h.0.attn.c_attn.weight", thirds, "q and k are swapped (two of its thirds)"),
         ("wpe.weight", lambda t: np.roll(t, -1, axis=0), "its rows are shifted by -1"),
         ("h.1.mlp.c_fc.bias", np.zeros_like, "all zeros"),
-        ("ln_f.weight", lambda t: t + np.float32(0.1), "other numbers"),
+        ("ln_f.weight", lambda t: t + np.float32(0.1), "other values"),
         (
             "wte.weight",
             lambda t: (t.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32),
-            "bfloat16 numbers, and the recorded ones were not",
+            "rounded to bfloat16, unlike the recorded values",
         ),
     ],
 )
-def test_weights_that_differ_are_named_with_how(spoiled, name, change, how):
+def test_different_weights_are_named_with_how(spoiled, name, change, how):
     spoiled.tensors[name] = np.ascontiguousarray(change(np.ascontiguousarray(spoiled.tensors[name])))
     report = spoiled.report()
     assert [(each.name, each.how) for each in report.weights] == [(name, how)]
-    assert any(f"these are not the recorded weights: {name} ({how})" in failure for failure in report.failures)
+    assert any(f"the weights differ from the recorded ones: {name} ({how})" in failure for failure in report.failures)
 
 
 def test_the_json_is_json_and_whole(spoiled):
@@ -128,7 +131,7 @@ def test_the_json_is_json_and_whole(spoiled):
         "cause": "it computes gelu_erf where the recording has gelu_tanh",
     }
     assert [module["path"] for module in told["modules"]] == [result.path for result in report.modules]
-    assert told["weights_that_differ"] == []
+    assert told["different_weights"] == []
     assert told["logits"]["greedy_tokens"] == 40
     module = next(module for module in told["modules"] if module["path"] == "h.0.mlp.act")
     assert module["recorded"] == "NewGELUActivation()"
@@ -139,7 +142,7 @@ def test_greedy_text_that_leaves_the_recorded_one_at_a_near_tie_is_no_failure(gp
     case = golden.cases[0]
     case.greedy_ids[5] = (case.greedy_ids[5] + 1) % 61
     report = verify(gpt2, golden)
-    assert report.failures == ["greedy text leaves the recorded one after 25 of 40 tokens"]
+    assert report.failures == ["the greedy tokens differ from the recorded ones after 25 of 40"]
     case.greedy_margins[5] = 1e-7
     report = verify(gpt2, golden)
     assert report.failures == []
@@ -158,4 +161,4 @@ def test_a_tokenizer_that_reads_something_else(golden):
     golden.cases = golden.cases[:1]
     golden.cases[0].greedy_ids = []
     golden.cases[0].text = "Once upon a time"
-    assert verify(model, golden).failures == ["the tokenizer reads other tokens in 'Once upon a time'"]
+    assert verify(model, golden).failures == ["the tokenizer encodes 'Once upon a time' differently"]

@@ -7,8 +7,8 @@ import pytest
 
 import rushlight
 from rushlight.errors import ContextLengthError, MemoryLimitError, RequestError, TokenizerError
-from rushlight.generation.runner import PREFILL_ROWS
-from rushlight.generation.scoring import MAX_JOBS, MAX_LANES, SCORED_ROWS
+from rushlight.generation.runner import PREFILL_ROWS, SCORED_ROWS
+from rushlight.generation.scoring import MAX_JOBS, MAX_LANES
 
 TEXT = "Once upon a time there was a king who had three sons, and the youngest of them was called Boots. " * 6
 

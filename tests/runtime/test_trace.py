@@ -124,7 +124,7 @@ def test_paths_that_are_none_are_refused_with_the_nearest(model):
     nearest = r"no such module: 'h\.3\.atn'; did you mean 'h\.3\.attn'"
     with pytest.raises(RequestError, match=nearest), model.patch({"h.3.atn": abs}):
         pass
-    with pytest.raises(RequestError, match=r"no module 'h\.\*\.nothing'"), model.trace("h.*.nothing"):
+    with pytest.raises(RequestError, match=r"no such module: 'h\.\*\.nothing'"), model.trace("h.*.nothing"):
         pass
     with model.trace("h.0") as trace:
         model.logits(TEXT)

@@ -31,7 +31,7 @@ def fields() -> dict:
 
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[[dict], Tokenizer]:
-    """Writes a tokenizer.json and reads it."""
+    """A function that writes a tokenizer.json and reads it."""
 
     def write_and_read(fields: dict) -> Tokenizer:
         path = tmp_path / "tokenizer.json"

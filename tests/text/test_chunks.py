@@ -1,4 +1,4 @@
-"""Texts in pieces: read without a change, and encoded as the whole."""
+"""Texts in chunks: read unchanged, and encoded with the tokens of the whole text."""
 
 import io
 import random
@@ -49,14 +49,14 @@ def cut_at_random(rng, text):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_pieces_are_encoded_as_the_whole(gpt2, seed):
+def test_chunks_have_the_tokens_of_the_whole_text(gpt2, seed):
     rng = random.Random(seed)
     text = random_text(rng, 40)
     assert gpt2.splits_before_spaces
     assert list(encode_chunks(gpt2, cut_at_random(rng, text))) == gpt2.encode(text)
 
 
-def test_tokens_come_before_the_text_has_ended(gpt2):
+def test_tokens_come_before_the_text_ends(gpt2):
     def pieces():
         yield "Once upon a time"
         yield " there was"
@@ -67,7 +67,7 @@ def test_tokens_come_before_the_text_has_ended(gpt2):
 
 
 def other(tmp_path, **changes):
-    """GPT-2's kind of tokenizer with one thing changed."""
+    """A byte-level BPE tokenizer like GPT-2's, with one change."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     library = tokenizers.Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -92,7 +92,7 @@ def other(tmp_path, **changes):
     ],
     ids=["prefix space", "no pattern", "not byte-level", "normalizer", "added token"],
 )
-def test_a_text_that_cannot_be_cut_is_encoded_whole(tmp_path, changes):
+def test_a_text_that_cannot_be_split_is_encoded_at_once(tmp_path, changes):
     tokenizer = other(tmp_path, **changes)
     text = "Once upon a time, in ten words"
     assert not tokenizer.splits_before_spaces
@@ -101,13 +101,13 @@ def test_a_text_that_cannot_be_cut_is_encoded_whole(tmp_path, changes):
         list(encode_chunks(tokenizer, [" word" * (MAX_PROMPT_BYTES // 10)] * 3))
 
 
-def test_a_stretch_without_a_space_has_a_bound(gpt2):
+def test_a_stretch_without_a_space_is_bounded(gpt2):
     with pytest.raises(RequestError, match="of text without a space cannot be split"):
         list(encode_chunks(gpt2, ("x" * (1 << 18) for _ in range(10**6))))
 
 
 @pytest.mark.parametrize("text", ["", "\ufeffa\r\nb\n", "é" * CHUNK_BYTES, "x" + "😀" * CHUNK_BYTES])
-def test_a_file_is_read_as_it_is(text):
+def test_a_file_is_read_unchanged(text):
     assert "".join(read_chunks(io.BytesIO(text.encode()), "a.txt")) == text
 
 
@@ -119,7 +119,7 @@ def test_a_file_is_read_as_it_is(text):
         (b"a" * (CHUNK_BYTES - 1) + b"\xc3(", CHUNK_BYTES - 1),
     ],
 )
-def test_what_is_not_utf8_is_told_with_its_byte(data, offset):
+def test_invalid_utf8_is_refused_with_its_offset(data, offset):
     with pytest.raises(RequestError, match="not UTF-8") as error:
         list(read_chunks(io.BytesIO(data), "a.txt"))
     assert (error.value.file, error.value.offset) == ("a.txt", offset)

@@ -1,4 +1,4 @@
-"""Texts held to a JSON schema or a pattern, by a model that would say something else."""
+"""Text constrained to a JSON schema or a pattern, from a model that would otherwise write something else."""
 
 import json
 import re
@@ -48,20 +48,20 @@ def test_text_that_a_pattern_matches(model):
     assert (again.text, again.finish_reason) == (texts[0], "stop")
 
 
-def test_a_text_that_is_cut_off_is_the_beginning_of_one(model):
+def test_a_truncated_text_is_a_prefix_of_a_match(model):
     result = model.generate("He said", regex="(ab)*c", max_tokens=3)
     assert re.fullmatch("(ab)*a?c?", result.text)
 
 
-def test_guesses_do_not_change_it(model):
-    plain, guessed = (
+def test_speculation_does_not_change_it(model):
+    plain, speculated = (
         model.generate("He said", regex="(la|lo){40}", speculate=speculate, **SAMPLED) for speculate in (False, True)
     )
-    assert (plain.ids, plain.text) == (guessed.ids, guessed.text)
+    assert (plain.ids, plain.text) == (speculated.ids, speculated.text)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"regex": "[a-"}, "regex cannot be used: unclosed character class"),
         ({"regex": "(?=a)b"}, "regex cannot be used: .*look-around"),
@@ -77,18 +77,18 @@ def test_guesses_do_not_change_it(model):
         ({"regex": "a", "json_schema": {}}, "both given"),
     ],
 )
-def test_what_is_no_grammar_is_refused(model, settings, told):
-    with pytest.raises(RequestError, match=told):
+def test_an_invalid_grammar_is_refused(model, settings, message):
+    with pytest.raises(RequestError, match=message):
         model.stream("He said", **settings)
 
 
-def test_without_the_library_it_says_how_to_get_it(monkeypatch):
+def test_a_missing_library_is_an_error_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(LibraryError, match=r"pip install 'rushlight\[constrain\]'"):
         rushlight.load().generate("He said", regex="a")
 
 
-def test_it_needs_a_tokenizer_and_an_end():
+def test_it_needs_a_tokenizer_and_an_end_of_text_token():
     model = rushlight.load()
     model.eos_ids = ()
     with pytest.raises(RequestError, match="end-of-text token"):

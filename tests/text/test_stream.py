@@ -1,4 +1,4 @@
-"""Streaming decode: the pieces are the whole, at once where possible, and for work linear in the tokens."""
+"""Streaming decode: the pieces add up to the whole, come as early as possible, and take linear work."""
 
 import json
 from pathlib import Path
@@ -109,19 +109,19 @@ def test_any_decoder(tokenizers: dict[str, Tokenizer], name: str, ids: list[int]
         ("Llama", ["▁a", "▁a", "<0xE2>", "<0x82>", "<0xAC>", "b"], ["a", " a", "", "", "", "€b", ""]),
         ("Llama", ["<0x41>", "", "", "▁a"], ["", "A", "", " a", ""]),  # the space to strip is not this one
         ("Llama", ["<0xE2>", "<0x82>"], ["", "", "\N{REPLACEMENT CHARACTER}" * 2]),
-        # Valid so far, but the run of bytes is not: as the library has it, none of it is text.
+        # The first byte is valid, but the run of bytes is not: the library then decodes none of it.
         ("Gemma", ["<0x41>", "<0xFF>", "c"], ["", "", "\N{REPLACEMENT CHARACTER}" * 2 + "c", ""]),
         ("CTC", ["a", "a", "b"], ["", "", "", "ab"]),
     ],
 )
-def test_text_comes_as_soon_as_it_is_certain(
+def test_text_comes_as_soon_as_no_later_token_can_change_it(
     tokenizers: dict[str, Tokenizer], name: str, tokens: list[str], expected: list[str]
 ) -> None:
     assert pieces(tokenizers[name], [TOKENS.index(token) for token in tokens]) == expected
 
 
 class Work:
-    """A tokenizer's two functions, counting the tokens that they are called for."""
+    """The two functions of a tokenizer, counting the tokens that they process."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

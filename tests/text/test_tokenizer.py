@@ -1,4 +1,4 @@
-"""Encoding and decoding: what goes in comes out, and what cannot is refused."""
+"""Encoding and decoding: texts survive the round trip, or are refused."""
 
 import time
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def test_nul_survives() -> None:
     assert GPT2.decode(GPT2.encode("a\0b\0")) == "a\0b\0"
 
 
-def test_ids_that_no_token_has():
+def test_unused_ids():
     tokenizer = gpt2_tokenizer()
     assert tokenizer.unused_ids(50257) == []
     assert tokenizer.unused_ids(50260) == [50257, 50258, 50259]
@@ -93,9 +93,9 @@ def test_a_special_token_that_is_a_word_of_the_model_cannot_be_forged(fields: di
         tokenizer.encode("</s>")
 
 
-def test_threads_do_not_lend_each_other_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_do_not_share_the_special_token_option(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow:
-        """A library that lets other threads run between being set and encoding."""
+        """A library that lets other threads run between setting the option and encoding."""
 
         encode_special_tokens: bool
 
@@ -142,7 +142,7 @@ def test_a_setting_in_the_file_does_not_change_the_ids(fields: dict, load: Load,
     assert load({**fields, **setting}).encode("hello there") == plain
 
 
-def test_encoding_is_not_left_to_chance(fields: dict, load: Load) -> None:
+def test_encoding_is_deterministic(fields: dict, load: Load) -> None:
     fields["model"]["dropout"] = 0.9
     tokenizer = load(fields)
     assert {tuple(tokenizer.encode("hel")) for _ in range(20)} == {(257,)}

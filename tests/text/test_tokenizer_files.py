@@ -135,13 +135,13 @@ def test_vocab_and_merges_without_an_end_of_text_token(tmp_path: Path) -> None:
         ({"he": 256}, "h", r"merges\.txt: line 1 is not a merge"),
     ],
 )
-def test_vocab_and_merges_that_are_wrong(tmp_path: Path, change: dict, merges: str, problem: str) -> None:
+def test_invalid_vocab_and_merges(tmp_path: Path, change: dict, merges: str, problem: str) -> None:
     vocab = {token: i for i, token in enumerate(SYMBOLS)}
     with pytest.raises(TokenizerError, match=problem):
         read_from(tmp_path, vocab | change, merges)
 
 
-def test_a_vocabulary_that_is_not_of_bytes(tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_not_byte_level(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r'not a byte-level BPE vocabulary .found the token "a</w>"'):
         read_from(tmp_path, {"a": 0, "a</w>": 1}, "")
 

@@ -1,4 +1,4 @@
-"""The rows of one step: whose they are, where they stand, and where their keys and values lie."""
+"""The rows of one step: their sequences, positions, and blocks in the KV cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK_SIZE = 64
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """What a model keeps of every position: n_layer × n_kv_head × head_dim keys, and as many values."""
+    """The keys and values of one position: n_layer × n_kv_head × head_dim numbers each."""
 
     n_layer: int
     n_kv_head: int
@@ -27,7 +27,7 @@ class KVShape:
 
 
 KVCache = Any
-"""Blocks of keys and values on the device; only the backend that made it looks inside."""
+"""Blocks of keys and values on the device; opaque outside the backend that allocated them."""
 
 
 class Chunk(NamedTuple):
@@ -35,9 +35,9 @@ class Chunk(NamedTuple):
 
     Attributes:
         ids: the token ids, at least one.
-        position: the position of the first; everything before it is in the cache already.
-        blocks: the sequence's blocks in the cache, in order: position p lies in blocks[p // BLOCK_SIZE].
-        all_logits: whether logits are wanted for every token, or only for the last.
+        position: the position of the first; the positions before it are cached.
+        blocks: the sequence's blocks in the cache, in order: blocks[p // BLOCK_SIZE] holds position p.
+        all_logits: whether to compute logits for every token, or only for the last.
     """
 
     ids: Sequence[int]
@@ -47,7 +47,7 @@ class Chunk(NamedTuple):
 
 
 class Span(NamedTuple):
-    """One sequence's part in a batch: rows `rows`, at positions from `position`, keys and values in `blocks`."""
+    """One sequence's part of a batch: its rows, the position of the first, and the sequence's blocks."""
 
     rows: slice
     position: int
@@ -56,15 +56,15 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The N rows of one step over S sequences. Prefill, decode and any mixture of them are the same thing.
+    """The N rows of one step over S sequences: prefill, decode, or any mixture of them.
 
     Attributes:
         ids: (N,) token ids.
         positions: (N,) each row's position in its sequence.
         row_starts: (S + 1,) sequence s has the rows row_starts[s] to row_starts[s + 1].
-        block_tables: (S, M) block j of sequence s holds its positions from j·BLOCK_SIZE; -1 where it has no more.
-        logit_rows: (R,) the rows whose logits are wanted.
-        cache: where keys and values are kept.
+        block_tables: (S, M) block j of sequence s holds its positions from j·BLOCK_SIZE; -1 after its last block.
+        logit_rows: (R,) the rows to compute logits for.
+        cache: the KV cache.
     """
 
     ids: NDArray[np.int32]
@@ -76,10 +76,10 @@ class Batch:
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk], cache: KVCache) -> Batch:
-        """Lays the chunks of different sequences one after another."""
+        """The chunks of different sequences, their rows in this order."""
         import numpy as np
 
-        # Lists, each made an array at once: for the few numbers of a decode step, an operation on arrays takes longer.
+        # Lists, converted at the end: array operations take longer for the few numbers of a decode step.
         ids: list[int] = []
         positions: list[int] = []
         row_starts = [0]
@@ -105,26 +105,40 @@ class Batch:
 
     @classmethod
     def whole(cls, ids: Sequence[int]) -> Batch:
-        """One sequence from its beginning to its end, for models that keep no keys and values."""
+        """One entire sequence, for models that cache no keys and values."""
         return cls.of([Chunk(ids, 0, (), all_logits=True)], cache=None)
 
     def unfold_rows(self, size: int, before: int) -> NDArray[np.int32]:
-        """(N, size) for each row the rows from `before` ahead of it on, in its own sequence; -1 beyond its ends.
+        """(N, size) the rows around each row: from `before` rows before it, in its own sequence; -1 beyond its ends.
 
         Raises:
-            RequestError: a sequence does not begin in this batch: what stands before is not here any more.
+            RequestError: the batch continues a sequence, whose earlier rows are not in it.
         """
         import numpy as np
 
         if any(span.position for span in self.spans()):
-            raise RequestError("this model looks at the tokens beside each one: a text must go through it whole")
+            raise RequestError(
+                "this model reads the tokens around each one: expected an entire sequence, found a continuation"
+            )
         rows = np.arange(len(self.ids), dtype=np.int32)[:, None] + np.arange(-before, size - before, dtype=np.int32)
         n_rows = np.diff(self.row_starts)
         first, end = np.repeat(self.row_starts[:-1], n_rows), np.repeat(self.row_starts[1:], n_rows)
         return np.where((rows >= first[:, None]) & (rows < end[:, None]), rows, np.int32(-1))
 
     def spans(self) -> Iterator[Span]:
-        """The sequences' parts, in order of rows."""
+        """The sequences' parts, in the order of rows."""
         for s, blocks in enumerate(self.block_tables):
             start, stop = int(self.row_starts[s]), int(self.row_starts[s + 1])
             yield Span(slice(start, stop), int(self.positions[start]), blocks)
+
+
+def part_sizes(n_channels: int, sizes: int | Sequence[int]) -> list[int]:
+    """The sizes of the parts that `Backend.split` makes of a group of channels.
+
+    Raises:
+        ValueError: they do not add up to the channels.
+    """
+    parts = [n_channels // sizes] * sizes if isinstance(sizes, int) else list(sizes)
+    if sum(parts) != n_channels:
+        raise ValueError(f"split: expected sizes that add up to {n_channels}, found {parts}")
+    return parts

@@ -195,10 +195,6 @@ class CPUBackend:
     def dtype_label(self) -> str:
         return self._dtypes.label
 
-    @property
-    def dtype(self) -> str:
-        return self.dtype_label
-
     def kv_cache(self, shape: KVShape, n_blocks: int) -> _native.KVCache:
         return self._native.kv_cache(self.kv_dtype, shape.n_layer, shape.n_kv_head, shape.head_dim, n_blocks)
 

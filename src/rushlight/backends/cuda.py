@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812, PyTorch's own name for it
 from torch.nn.attention.bias import causal_lower_right
 
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.batch import BLOCK_SIZE, part_sizes
 from rushlight.backends.device_step import (
     Captured,
     HostStep,
@@ -29,7 +29,6 @@ from rushlight.backends.device_step import (
     allowed_tokens,
     attend,
     padded,
-    part_sizes,
 )
 from rushlight.backends.dtypes import DtypePolicy
 from rushlight.backends.fusion import Deferred, Fused, Norm, value_of
@@ -348,7 +347,7 @@ class TorchBackend:
 
     def to_numpy(self, x: Array) -> NDArray[np.float32]:
         if self._recorder == get_ident():
-            raise NotRecordableError("the forward reads an activation on the host")
+            raise NotRecordableError("the forward reads an array on the host")
         values: NDArray[np.float32] = value_of(x).float().numpy(force=True)
         return values
 
@@ -535,14 +534,13 @@ def prefill_attention(
         for x in (keys, values)
     )  # (1, K, T, D)
     q = q.transpose(0, 1)[None]
-    if scoring.is_plain:
-        mask = causal_lower_right(n, length)
-    else:
+    mask = causal_lower_right(n, length)
+    if not scoring.is_plain:
         positions = torch.arange(start, length, device=q.device)
         distance = positions - positions[-n:, None]  # (n, T)
         mask = _visible(distance, scoring.window)
-    if scoring.changes_scores:
-        return _scored(q, k, v, distance, mask, scoring)[0].transpose(0, 1)
+        if scoring.changes_scores:
+            return _scored(q, k, v, distance, mask, scoring)[0].transpose(0, 1)
     out = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, scale=scoring.scale, enable_gqa=q.shape[1] != k.shape[1]
     )

@@ -51,16 +51,16 @@ def decode_attention(
     part = min(max(MAX_TILE_VALUES // d_padded, BLOCK_SIZE), 4 * BLOCK_SIZE)
     n_parts = triton.cdiv(width * BLOCK_SIZE, part)
     out = torch.empty((n, n_head, head_dim), dtype=q.dtype, device=q.device)
-    whole = n_parts == 1
-    partial = out if whole else torch.empty((n, n_head, n_parts, head_dim), dtype=torch.float32, device=q.device)
-    sums = None if whole else torch.empty((n, n_head, n_parts, 2), dtype=torch.float32, device=q.device)
+    one_part = n_parts == 1
+    partial = out if one_part else torch.empty((n, n_head, n_parts, head_dim), dtype=torch.float32, device=q.device)
+    sums = None if one_part else torch.empty((n, n_head, n_parts, 2), dtype=torch.float32, device=q.device)
     with torch.cuda.device_of(q):
         _attend[n, n_head, n_parts](
             q, k, v, keys, values, places, tables, lengths, partial, sums, scale,
             q.stride(0), k.stride(0), v.stride(0), width,
             n_head, k.shape[1], head_dim, d_padded, part, BLOCK_SIZE, num_warps=8,
         )  # fmt: skip
-        if not whole:
+        if not one_part:
             _merge[n, n_head](
                 partial, sums, lengths, out, n_parts,
                 n_head, head_dim, d_padded, part, triton.next_power_of_2(n_parts),

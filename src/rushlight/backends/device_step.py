@@ -285,18 +285,6 @@ def padded(batch: Batch, spare: int) -> Batch | None:
     )
 
 
-def part_sizes(n_channels: int, sizes: int | Sequence[int]) -> list[int]:
-    """The sizes of the parts that `Backend.split` makes of a group of channels.
-
-    Raises:
-        ValueError: they do not add up to the channels.
-    """
-    parts = [n_channels // sizes] * sizes if isinstance(sizes, int) else list(sizes)
-    if sum(parts) != n_channels:
-        raise ValueError(f"split: expected sizes that add up to {n_channels}, found {parts}")
-    return parts
-
-
 def allowed_tokens(rows: Sequence[SamplingRow], vocab_size: int) -> NDArray[np.bool_] | None:
     """The tokens that may be sampled: (V,) where all rows hold the same array, and that very array; else (R, V).
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.batch import BLOCK_SIZE, part_sizes
 from rushlight.backends.device_step import (
     Captured,
     HostStep,
@@ -27,7 +27,6 @@ from rushlight.backends.device_step import (
     allowed_tokens,
     attend,
     padded,
-    part_sizes,
 )
 from rushlight.backends.dtypes import DtypePolicy
 from rushlight.backends.protocol import NotRecordableError, Role
@@ -51,6 +50,9 @@ _TYPES = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
 
 FIRST_BLOCKS = 16
 """The blocks of a new cache."""
+
+_EVAL_IN_TRACE = "during function transformations"
+"""In MLX's error when a traced function needs the value of an array."""
 
 _BITS = {"int8": 8, "int4": 4}
 
@@ -295,7 +297,7 @@ class MLXBackend:
 
     def to_numpy(self, x: mx.array) -> NDArray[np.float32]:
         if self._recorder == get_ident():
-            raise NotRecordableError("the forward reads an activation on the host")
+            raise NotRecordableError("the forward reads an array on the host")
         return np.array(x.astype(mx.float32))
 
     # Steps
@@ -312,15 +314,28 @@ class MLXBackend:
             with_padding = padded(batch, cache.spare)
             host = HostStep.of(batch if with_padding is None else with_padding, cache.spare)
             numbers = _upload(host.numbers)
+            first: list[mx.array] = []
+
+            def record(_: object) -> Callable[[list[mx.array]], mx.array]:
+                compiled = _compile(forward, host, cache)
+                keys, values = cache.keys[:], cache.values[:]
+                self._recorder = get_ident()
+                try:
+                    first.append(compiled(numbers))  # traces the forward
+                except BaseException as error:
+                    cache.keys[:], cache.values[:] = keys, values  # a trace leaves its placeholders there
+                    if isinstance(error, ValueError) and _EVAL_IN_TRACE in str(error):
+                        raise NotRecordableError("the forward reads an array on the host") from error
+                    raise
+                finally:
+                    self._recorder = None
+                return compiled
+
             if with_padding is None:
                 logits = forward(host.on_device(numbers))
             else:
-                compiled = cache.compiled.get(forward, host, lambda _: _compile(forward, host, cache))
-                self._recorder = get_ident()
-                try:
-                    logits = compiled(numbers)  # traces the forward, the first time
-                finally:
-                    self._recorder = None
+                compiled = cache.compiled.get(forward, host, record)
+                logits = first.pop() if first else compiled(numbers)
             mx.async_eval(logits, cache.keys, cache.values)
             return logits[: len(batch.logit_rows)]
 

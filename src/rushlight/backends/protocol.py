@@ -1,11 +1,11 @@
-"""The protocol of a backend: the operations that a device implements, and what it knows of weights and caches.
+"""The protocol of a backend: a device's operations, weights and KV caches, at one dtype.
 
 Axis letters, here and everywhere: N tokens (rows of a step, whichever sequences they belong to), C channels, F inner
 channels, H heads, K key/value heads, D head_dim, V vocabulary, S sequences, T positions, R rows that get logits.
 
 Activations are (N, C) arrays of the backend's own kind. Model code passes them on, adds them with `+`, and multiplies
-them element by element, or by a number, with `*`. There is no batch axis and no padding: a `Batch` says which rows
-belong to which sequence, and only attention and convolutions read it.
+them element by element, or by a number, with `*`. There is no batch axis and no padding: a `Batch` lists which
+rows belong to which sequence, and only attention and convolutions read it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LogitAdjustments(NamedTuple):
 
     Attributes:
         ids: (K,) token ids, each at most once.
-        factors: (K,) above 0; the repetition penalty of Keskar et al., arXiv:1909.05858. 1 leaves a logit as it is.
+        factors: (K,) above 0; the repetition penalty of Keskar et al., arXiv:1909.05858. 1 leaves a logit unchanged.
         offsets: (K,) added after that.
     """
 
@@ -140,19 +140,39 @@ class Backend(Protocol):
     """The operations of one device at one dtype.
 
     Every operation is pure, except that `attention` writes keys and values into `batch.cache`. A row of a result
-    depends on the same row of the argument alone (in attention: on its own sequence up to its position), never on the
+    depends only on the same row of the argument (in attention: on its own sequence up to its position), never on the
     number of rows that are computed with it.
     """
 
-    device: str
-    """The device word for it: cpu, reference, metal, cuda."""
-    dtype: str
-    """The word for what it computes in: f32, f64, bf16, ..."""
+    @property
+    def device(self) -> str:
+        """The device's name, as `open_backend` takes it: cpu, reference, metal, cuda, cuda:1."""
+        ...
+
+    @property
+    def weight_dtypes(self) -> frozenset[str]:
+        """The dtypes of the loaded matrices: f32, f64, f16, bf16, int8, int4. Before the first, the requested one."""
+        ...
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of activations; final once weights are loaded."""
+        ...
+
+    @property
+    def kv_dtype(self) -> str:
+        """The dtype of keys and values in the cache; final once weights are loaded."""
+        ...
+
+    @property
+    def dtype_label(self) -> str:
+        """The weights' dtype for display, such as "bf16/f32". Never parsed."""
+        ...
 
     @property
     def arithmetic(self) -> str:
-        """What the bits of a result depend on besides weights and input: "exact" for nothing else, or a word for the
-        arithmetic that computes, such as an instruction set or a device.
+        """What else the bits of a result depend on besides weights and input: "exact" for nothing, or a name, such as
+        that of an instruction set or a device.
         """
         ...
 
@@ -216,7 +236,7 @@ class Backend(Protocol):
     def rms_norm(self, x: Array, weight: Weight, eps: float, offset: float = 0.0) -> Array:
         """(N, G·C) -> (N, G·C): x / √(mean of squares + eps) · (offset + weight), of each of G groups of C channels.
 
-        C is the length of the weight, so that one operation normalises whole rows, (C,), or every head, (D,). Sums and
+        C is the length of the weight, so that one operation normalises entire rows, (C,), or every head, (D,). Sums and
         `offset + weight` are float32.
         """
         ...
@@ -226,7 +246,7 @@ class Backend(Protocol):
         ...
 
     def split(self, x: Array, sizes: int | Sequence[int], *, groups: int = 1) -> Sequence[Array]:
-        """(N, C) -> parts of these sizes, or so many equal parts, in order.
+        """(N, C) -> parts of these sizes, or that many equal parts, in order.
 
         With `groups`, the channels are that many equal groups, each of which is split alike: part i is the i-th part of
         every group, side by side: (N, groups · size). GPT-NeoX's fused projection is `split(x, 3, groups=n_head)`.

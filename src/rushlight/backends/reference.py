@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.batch import BLOCK_SIZE, part_sizes
 from rushlight.backends.dtypes import check_dtype
 from rushlight.backends.protocol import Role
 from rushlight.backends.weights import OpaqueWeight
@@ -63,7 +63,7 @@ class ReferenceBackend:
     def __init__(self, dtype: str = "f32") -> None:
         remedy = "leave --dtype out: f16 and bf16 checkpoints are computed in f32, without loss"
         check_dtype(self.device, dtype, DTYPES, remedy)
-        self.dtype = self.dtype_label = self.compute_dtype = self.kv_dtype = dtype
+        self.dtype_label = self.compute_dtype = self.kv_dtype = dtype
         self.weight_dtypes = frozenset({dtype})
         self._float = DTYPES[dtype]
 
@@ -71,15 +71,13 @@ class ReferenceBackend:
 
     def load_weight(self, tensor: Tensor, role: Role) -> ReferenceWeight:
         values = tensor.float32().astype(self._float, copy=False)
-        match role:
-            case Role.VECTOR | Role.CONSTANT:
-                array = values.reshape(-1)  # a port may have parameters of any rank
-            case Role.LINEAR:
-                array = values.T  # (in, out)
-            case Role.CONVOLUTION:
-                array = values.transpose(2, 1, 0).reshape(-1, len(values))  # (size·in, out)
-            case Role.TABLE | Role.CONV1D:
-                array = values
+        array: Floats = values  # (V, C) for TABLE, (in, out) for CONV1D
+        if role in (Role.VECTOR, Role.CONSTANT):
+            array = values.reshape(-1)  # a port may have parameters of any rank
+        elif role is Role.LINEAR:
+            array = values.T  # (in, out)
+        elif role is Role.CONVOLUTION:
+            array = values.transpose(2, 1, 0).reshape(-1, len(values))  # (size·in, out)
         return ReferenceWeight(values, array)
 
     def finish_loading(self) -> None:
@@ -131,11 +129,8 @@ class ReferenceBackend:
     def split(self, x: Floats, sizes: int | Sequence[int], *, groups: int = 1) -> list[Floats]:
         n = len(x)
         grouped = x.reshape(n, groups, -1)
-        if not isinstance(sizes, int):
-            if sum(sizes) != grouped.shape[2]:
-                raise ValueError(f"split: expected sizes that add up to {grouped.shape[2]}, found {list(sizes)}")
-            sizes = np.cumsum(sizes)[:-1]  # where np.split cuts
-        return [part.reshape(n, -1) for part in np.split(grouped, sizes, axis=2)]
+        cuts = np.cumsum(part_sizes(grouped.shape[2], sizes))[:-1]
+        return [part.reshape(n, -1) for part in np.split(grouped, cuts, axis=2)]
 
     def take(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
         return x[rows]
@@ -258,7 +253,7 @@ def _attend(
         rescale = np.exp(m[seeing] - m_new)
         total[seeing] = total[seeing] * rescale + p.sum(axis=-1, keepdims=True)
         # Places that no row sees may hold another sequence's NaN, which a probability of 0 does not cancel.
-        readable = np.where(visible.any(axis=0)[:, None], values[block], 0)
+        readable = np.where(np.any(visible, axis=0, keepdims=True).T, values[block], 0)
         o[seeing] = o[seeing] * rescale + np.matmul(p, readable)
         m[seeing] = m_new
     return (o / total).reshape(n, n_head, head_dim)

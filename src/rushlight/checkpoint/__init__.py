@@ -1,4 +1,4 @@
-"""See: safetensors checkpoints from a file, a folder, shards or the hub; their headers, their tensors, their tree."""
+"""Safetensors checkpoints from a file, a folder, shards, the hub or a URL: headers, tensors, module tree."""
 
 from rushlight.checkpoint.checkpoint import Checkpoint, Tensor
 from rushlight.checkpoint.naming import display_name

@@ -1,4 +1,4 @@
-"""An open checkpoint: a mapping from tensor names to tensors that are read when asked for."""
+"""An open checkpoint: a mapping from tensor names to tensors, which are read on demand."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _COMPARE_BYTES = 4 << 20
 
 
 class ByteSource(Protocol):
-    """What a safetensors file is read from: a `File` on this machine, a `RemoteFile` on another.
+    """The bytes of a safetensors file: a local `File`, or a `RemoteFile` on a web server.
 
     Attributes:
-        path: the path; of a file elsewhere, the name, as the index has it if one does.
-        size: bytes in the file.
+        path: its path; of a remote file, its name, as in the index if there is one.
+        size: its size in bytes.
     """
 
     path: Path
@@ -54,13 +54,15 @@ class Shard:
 
 
 def open_shard(path: Path, *, keep_open: bool = True) -> Shard:
-    """Open a safetensors file and read its header, and nothing of its data.
+    """Opens a safetensors file and reads its header, but not its data.
 
-    With `keep_open` it stays open; otherwise each read of its data opens it again.
+    Args:
+        path: the file.
+        keep_open: whether the file stays open; otherwise each read of its data reopens it.
 
     Raises:
-        SourceError: there is no regular file that may be read.
-        FormatError: it is not safetensors, and then named if it is something known; or its header breaks a rule.
+        SourceError: no such file, not a regular file, or not readable.
+        FormatError: not a safetensors file (a known other kind is named), or its header violates the format.
         TruncatedError: bytes are missing.
     """
     file = File(path)
@@ -75,7 +77,7 @@ def open_shard(path: Path, *, keep_open: bool = True) -> Shard:
 
 
 def read_header(file: ByteSource) -> Header:
-    """The header of a safetensors file; nothing beyond it is read, and a little of what is not safetensors.
+    """The header of a safetensors file. Nothing beyond the header is read.
 
     Raises:
         FormatError, TruncatedError: as `open_shard`.
@@ -95,14 +97,14 @@ def read_header(file: ByteSource) -> Header:
 
 
 class Tensor:
-    """A tensor in a checkpoint file, read only when asked for.
+    """A tensor in a checkpoint file, read on demand.
 
     Attributes:
-        name: as in the file.
+        name: its name in the file.
         dtype: "F32", "F16", "BF16", ...: a key of `rushlight.checkpoint.dtypes.DTYPES`.
-        shape: outermost dimension first; `()` for a scalar.
+        shape: its dimensions, outermost first; `()` for a scalar.
         nbytes, n_elements: its size.
-        file: the path of the file that holds it.
+        file: the path of the file that contains it.
     """
 
     __slots__ = ("_info", "_shard")
@@ -137,14 +139,14 @@ class Tensor:
 
     @contextmanager
     def opened(self) -> Iterator[tuple[int, int]]:
-        """The file's descriptor and the offset of the tensor's first byte, for readers that are not Python.
+        """The file's descriptor and the offset of the tensor's first byte, for native readers.
 
         Raises:
-            SourceError: the file is on another machine.
-            TruncatedError: on leaving, the file was changed or cut since it was opened first.
+            SourceError: the file is remote.
+            TruncatedError: on exit: the file has changed since it was first opened.
         """
         if not isinstance(self._shard.file, File):
-            raise SourceError("only its header is read on another machine", file=self.file, tensor=self.name)
+            raise SourceError("the tensors of a remote checkpoint cannot be read", file=self.file, tensor=self.name)
         with self._shard.file.opened() as descriptor:
             yield descriptor, self._shard.header.data_start + self._info.begin
 
@@ -152,14 +154,14 @@ class Tensor:
         return f"Tensor({self.name!r}, {self.dtype}, {list(self.shape)})"
 
     def read(self) -> NDArray[Any]:
-        """The tensor as it is stored, in a new, C-contiguous, writable array of its shape.
+        """The stored values, in a new, C-contiguous, writable array of the tensor's shape.
 
-        Every dtype is read as NumPy's own, little-endian, except BF16 (its bits as uint16) and the 8-bit floats (their
-        bits as uint8).
+        Each dtype becomes the little-endian NumPy type of the same name, except BF16 (its bits as uint16) and the 8-bit
+        floats (their bits as uint8).
 
         Raises:
-            TruncatedError: the file was changed or cut since it was opened.
-            FormatError: a BOOL tensor holds a byte other than 0 and 1.
+            TruncatedError: the file has changed since it was opened.
+            FormatError: a BOOL tensor contains a byte other than 0 and 1.
         """
         import numpy as np
 
@@ -167,19 +169,19 @@ class Tensor:
         raw = array.reshape(-1).view(np.uint8)
         self.read_into(raw, 0)
         if self.dtype == "BOOL" and raw.size and raw.max() > 1:
-            raise FormatError("a BOOL tensor holds a byte other than 0 and 1", file=self.file, tensor=self.name)
+            raise FormatError("a BOOL tensor contains a byte other than 0 and 1", file=self.file, tensor=self.name)
         return array
 
     def float32(self) -> NDArray[np.float32]:
-        """The tensor in float32, in a new array: exact from F32, F16 and BF16, rounded to nearest from F64.
+        """The values as float32, in a new array: exact for F32, F16 and BF16, rounded to nearest for F64.
 
         Raises:
-            CheckpointError: the tensor is stored in something else, or an F64 value is beyond the range of float32.
-            TruncatedError: the file was changed or cut since it was opened.
+            CheckpointError: the tensor has another dtype, or an F64 value is out of the range of float32.
+            TruncatedError: the file has changed since it was opened.
         """
         if self.dtype not in FLOAT_DTYPES:
             raise CheckpointError(
-                "not floating-point numbers",
+                "not a supported floating-point dtype",
                 file=self.file,
                 tensor=self.name,
                 expected=", ".join(FLOAT_DTYPES),
@@ -191,25 +193,25 @@ class Tensor:
             raise CheckpointError("an F64 value is too large for float32", file=self.file, tensor=self.name) from None
 
     def chunks(self, max_elements: int) -> Iterator[NDArray[Any]]:
-        """The elements as they are stored, in order, at most so many at once: one buffer, refilled for each piece.
+        """The stored values in order, at most `max_elements` at a time, in one buffer that each chunk refills.
 
         Raises:
-            TruncatedError: the file was changed or cut since it was opened.
+            TruncatedError: the file has changed since it was opened.
         """
         import numpy as np
 
         dtype = DTYPES[self.dtype]
         buffer = np.empty(min(self.n_elements, max_elements), dtype.numpy)
         for start in range(0, self.n_elements, max_elements):
-            piece = buffer[: self.n_elements - start]
-            self.read_into(piece.view(np.uint8), start * dtype.itemsize)
-            yield piece
+            chunk = buffer[: self.n_elements - start]
+            self.read_into(chunk.view(np.uint8), start * dtype.itemsize)
+            yield chunk
 
     def same_data(self, other: Tensor) -> bool:
-        """Whether dtype, shape and every byte are equal; read in pieces, only as far as they are equal.
+        """Whether dtype, shape and every byte are equal. Reads in chunks, and stops at the first difference.
 
         Raises:
-            TruncatedError: a file was changed or cut since it was opened.
+            TruncatedError: a file has changed since it was opened.
         """
         import numpy as np
 
@@ -227,26 +229,26 @@ class Tensor:
         return True
 
     def read_into(self, raw: NDArray[np.uint8], start: int) -> None:
-        """Fill `raw` with the tensor's bytes from its byte `start` on, as they are stored.
+        """Fills `raw` with the stored bytes of the tensor, from its byte `start` on.
 
         Raises:
-            TruncatedError: the file was changed or cut since it was opened.
+            TruncatedError: the file has changed since it was opened.
         """
         if raw.size:
             self._shard.file.read_into(raw.data, self._shard.header.data_start + self._info.begin + start)
 
 
 class Checkpoint(Mapping[str, Tensor]):
-    """The tensors of one or more safetensors files, by name, in the order of the files and of the data in them.
+    """The tensors of one or more safetensors files by name, in the order of the files and of the data in them.
 
-    A context manager: leaving it closes the files, after which a tensor that is read raises ValueError.
+    A context manager that closes the files on exit; reading a tensor afterwards raises ValueError.
 
     Attributes:
-        source: what the user named: a path or a hub id.
-        folder: where the files stand, and where `sidecar` looks; None for files on another machine.
-        is_remote: whether the files are on another machine, where only their headers are read.
+        source: the path, URL or hub id that the user named.
+        folder: the folder of the files, in which `sidecar` looks; None for remote files.
+        is_remote: whether the files are on a web server, so that only their headers can be read.
         files: the paths of the weights.
-        metadata: the free `__metadata__` of the files; where two differ, the first stands.
+        metadata: the `__metadata__` of the files; where two files differ, the first one's value.
     """
 
     def __init__(self, source: str, folder: Path | None, shards: Sequence[Shard]) -> None:
@@ -276,7 +278,7 @@ class Checkpoint(Mapping[str, Tensor]):
 
     @property
     def file_names(self) -> list[str]:
-        """The files of the weights as an index names them: from the folder, with slashes."""
+        """The files of the weights, relative to the folder, with slashes, as an index names them."""
         inside = [
             path.relative_to(self.folder) if self.folder and path.is_relative_to(self.folder) else path
             for path in self.files
@@ -284,15 +286,15 @@ class Checkpoint(Mapping[str, Tensor]):
         return [path.as_posix() for path in inside]
 
     def sidecar(self, name: str) -> Path | None:
-        """The path of a file beside the weights, such as "config.json", or None if there is none."""
+        """The path of a file next to the weights, such as "config.json"; None if it does not exist."""
         if self.folder is None:
             return None
         path = self.folder / name
-        # A dangling link counts as there: reading it says what is wrong, where None would say it was never meant to be.
+        # A broken link counts as existing, so that reading it raises instead of the file being ignored.
         return path if path.exists() or path.is_symlink() else None
 
     def close(self) -> None:
-        """Close the files."""
+        """Closes the files."""
         self._open_files.close()
 
     def __enter__(self) -> Self:

@@ -1,7 +1,7 @@
-"""The element types of safetensors and what NumPy array each is read into.
+"""The dtypes of safetensors, and the NumPy type that each is read into.
 
-NumPy has neither bfloat16 nor the 8-bit floats: those are read as their bits in an unsigned integer of the same width,
-and `to_float32` decodes them. NumPy itself is imported on the first read, so that a header is shown without it.
+NumPy has neither bfloat16 nor the 8-bit floats: their bits are read into an unsigned integer of the same width, and
+`to_float32` decodes them. NumPy is imported on the first read, so that headers can be shown without it.
 
 Names and widths: `Dtype` in `safetensors/src/tensor.rs`, https://github.com/huggingface/safetensors.
 """
@@ -22,7 +22,7 @@ __all__ = ["DTYPES", "FLOAT_DTYPES", "SUB_BYTE_DTYPES", "Dtype", "to_float32"]
 
 @dataclass(frozen=True, slots=True)
 class Dtype:
-    """One element type: its name in the header, its width, and the little-endian NumPy type that holds its bits."""
+    """A dtype: its name in the header, its width, and the little-endian NumPy type of its bits."""
 
     name: str
     itemsize: int
@@ -55,19 +55,19 @@ DTYPES: dict[str, Dtype] = {
 }
 
 SUB_BYTE_DTYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2"})
-"""Types of the reference in which an element has no byte of its own; no tensor in them can be read here."""
+"""Dtypes of the reference implementation whose elements share bytes; they are not supported."""
 
 FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
-"""The types that `to_float32` decodes."""
+"""The dtypes that `to_float32` decodes."""
 
 
 def to_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Decode `array`, read as `dtype`, to float32: exactly from F32, F16 and BF16, to the nearest value from F64.
+    """Decodes `array`, read as `dtype`, to float32: exactly from F32, F16 and BF16, to the nearest value from F64.
 
-    A C-contiguous array of the same shape; F32 comes back as it is, without a copy.
+    Returns a C-contiguous array of the same shape; for F32 it is `array` itself.
 
     Raises:
-        FloatingPointError: an F64 value is finite and beyond the range of float32.
+        FloatingPointError: a finite F64 value is out of the range of float32.
         KeyError: `dtype` is not one of `FLOAT_DTYPES`.
     """
     import numpy as np

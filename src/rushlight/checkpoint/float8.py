@@ -1,4 +1,4 @@
-"""The 8-bit floats, each decoded by a table of its 256 values.
+"""Decodes 8-bit floats to float32 by a table of their 256 values.
 
 F8_E4M3 and F8_E5M2 are those of OCP's "8-bit Floating Point Specification" 1.0, the former without infinity; F8_E8M0 is
 the scale of OCP's "Microscaling Formats" 1.0, a power of two without a sign. The FNUZ forms are those of Noune et al.,
@@ -23,14 +23,14 @@ _EXPONENT_BITS = {
     "F8_E5M2": (5, 15),
     "F8_E5M2FNUZ": (5, 16),
 }
-"""Bits of the exponent, and its bias."""
+"""Exponent bits and exponent bias."""
 
 FLOAT8_DTYPES = (*_EXPONENT_BITS, "F8_E8M0")
-"""The types that `float8_to_float32` decodes."""
+"""The dtypes that `float8_to_float32` decodes."""
 
 
 def float8_to_float32(bits: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
-    """Decode 8-bit floats to float32, exactly; a new array of the same shape.
+    """Decodes 8-bit floats to float32, exactly, into a new array of the same shape.
 
     Raises:
         KeyError: `dtype` is not one of `FLOAT8_DTYPES`.

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, parsed strictly and in bounded memory.
+"""Parses the header of a safetensors file, strictly and in bounded memory.
 
 A file is (https://github.com/huggingface/safetensors#format)
 
@@ -9,22 +9,21 @@ A file is (https://github.com/huggingface/safetensors#format)
     {"__metadata__": {"format": "pt"},
      "wte.weight": {"dtype": "F32", "shape": [50257, 768], "data_offsets": [0, 154389504]}, ...}
 
-The grammar is flat and known, so it is walked key by key instead of through a tree of JSON values: nesting is refused
-where it begins, a repeated key where it stands, every error names the tensor and the byte, and memory holds the text,
-the result and nothing else.
+The grammar is flat, so the parser walks it key by key instead of building a tree of JSON values: it refuses nesting and
+duplicate keys where they occur, its errors name the tensor and the byte, and memory holds only the text and the result.
 
-What is accepted here, the reference parser (the Rust crate in the PyPI package `safetensors` 0.8) accepts too, with the
-same result. It also accepts the following, each refused here on purpose:
+The reference parser (the Rust crate in the PyPI package `safetensors` 0.8) accepts every header that is accepted here,
+with the same result. It also accepts the following, all refused here on purpose:
 
-    repeated key         a tensor or a metadata key twice; the reference keeps the last
+    duplicate key        of a tensor or of metadata; the reference keeps the last
     null metadata        "__metadata__": null
-    unknown field        in a tensor's entry; it may change what the other fields mean
+    unknown field        in a tensor's entry; it could change the meaning of the others
     array for entry      ["F32", [1], [0, 4]] for {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     object for dtype     {"F32": null} for "F32"
     escaped field        an escape in the name of a field or in the dtype
-    white space first    the format asks for the brace
+    white space first    the format requires the brace
     high rank            more than 32 dimensions
-    hidden overflow      dimensions that multiply beyond 63 bits, with a 0 among them
+    hidden overflow      dimensions whose product exceeds 63 bits, with a 0 among them
     sub-byte dtype       F4, F6_E2M3, F6_E3M2
 """
 
@@ -56,11 +55,11 @@ __all__ = [
 
 PREFIX_BYTES = 8
 START_BYTES = PREFIX_BYTES + 1
-"""What `header_bytes` wants to see of a file: the length of the header, and the brace that it begins with."""
+"""The leading bytes that `header_bytes` needs: the length of the header, and its first brace."""
 MAX_HEADER_BYTES = 100_000_000
-"""The reference's limit."""
+"""The limit of the reference implementation."""
 MAX_RANK = 32
-"""The most dimensions that an array has in every NumPy supported (1.26; NumPy 2 has 64)."""
+"""The most dimensions in every supported NumPy (1.26; NumPy 2 allows 64)."""
 
 _MAX_TENSOR_BYTES = 2**63 - 1  # sizes are signed in NumPy
 _MAX_SHOWN_CHARS = 100
@@ -69,7 +68,7 @@ _DOWNLOAD_AGAIN = "download the file again"
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor as the header describes it; `begin` and `end` are byte offsets in the data section."""
+    """A tensor's entry in the header; `begin` and `end` are byte offsets in the data section."""
 
     name: str
     dtype: str
@@ -80,7 +79,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A checked header: tensors in the order of their data, free metadata, and where in the file the data begins."""
+    """A valid header: the tensors in the order of their data, the metadata, and the offset of the data in the file."""
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
@@ -92,7 +91,7 @@ def header_bytes(start: bytes, file_bytes: int, *, file: str | os.PathLike[str] 
 
     Raises:
         TruncatedError: the file ends before the header does.
-        FormatError: the length is 0 or beyond `MAX_HEADER_BYTES`, or no "{" follows it.
+        FormatError: the length is 0 or greater than `MAX_HEADER_BYTES`, or is not followed by "{".
     """
     if len(start) < PREFIX_BYTES:
         raise TruncatedError(
@@ -133,14 +132,14 @@ def header_bytes(start: bytes, file_bytes: int, *, file: str | os.PathLike[str] 
 
 
 def parse_header(header: bytes, data_bytes: int, *, file: str | os.PathLike[str] | None = None) -> Header:
-    """Parse and check a header against the `data_bytes` bytes that follow it in the file.
+    """Parses a header, and checks it against the size of the data section that follows it in the file.
 
-    The tensors returned cover the data section exactly: each range has the size of its shape and dtype, the first
-    begins at 0, each next one where the last ended, and the last ends with the file.
+    The tensors returned cover the data section exactly: the size of each range follows from shape and dtype, the first
+    begins at 0, each next one where the previous ends, and the last ends with the file.
 
     Raises:
-        FormatError: the header breaks a rule; the tensor and the byte are named.
-        TruncatedError: the header is sound and the data section is shorter than it says.
+        FormatError: the header violates the format; names the tensor and the byte.
+        TruncatedError: the header is valid, but the data section is shorter than it states.
     """
     try:
         text = header.decode("utf-8")
@@ -163,26 +162,26 @@ def parse_header(header: bytes, data_bytes: int, *, file: str | os.PathLike[str]
 
 
 def _tensor(scanner: _Scanner, name: str) -> TensorInfo:
-    """Read the entry of tensor `name`, at which the scanner stands."""
+    """Reads the entry of tensor `name` at the scanner's position."""
     scanner.tensor = name
     fields = scanner.fields()
     if missing := [field for field in _FIELDS if field not in fields]:
-        raise scanner.error(f"the entry has no {' and no '.join(missing)}")
+        raise scanner.error(f"the entry is missing {' and '.join(missing)}")
     dtype = fields["dtype"]
     shape = _numbers(fields["shape"])
     begin, end = _numbers(fields["data_offsets"])
     if dtype not in DTYPES:
-        kind = "dtypes of less than a byte are not supported" if dtype in SUB_BYTE_DTYPES else "unknown dtype"
+        kind = "dtypes smaller than a byte are not supported" if dtype in SUB_BYTE_DTYPES else "unknown dtype"
         raise scanner.error(kind, expected=f"one of {', '.join(DTYPES)}", found=printable_name(dtype))
     if begin > end:
-        raise scanner.error("the range of the data ends before it begins", found=[begin, end])
+        raise scanner.error("data_offsets end before they begin", found=[begin, end])
     n_bytes = math.prod(shape) * DTYPES[dtype].itemsize
-    # A zero hides what the other dimensions multiply to, and an overflow is one all the same.
+    # A dimension of 0 would hide that the product of the others overflows.
     if math.prod(dim or 1 for dim in shape) * DTYPES[dtype].itemsize > _MAX_TENSOR_BYTES:
-        raise scanner.error("the size of the shape overflows 64 bits", found=list(shape))
+        raise scanner.error("the size of the tensor overflows 64 bits", found=list(shape))
     if end - begin != n_bytes:
         raise scanner.error(
-            "the range of the data does not fit the shape",
+            "data_offsets do not match shape and dtype",
             expected=f"{n_bytes:,} bytes for {dtype} {list(shape)}",
             found=f"{end - begin:,} bytes",
         )
@@ -191,20 +190,20 @@ def _tensor(scanner: _Scanner, name: str) -> TensorInfo:
 
 
 def _numbers(inside: str) -> tuple[int, ...]:
-    """The numbers of an array, from the text between its brackets."""
+    """The numbers in the text between the brackets of an array."""
     return () if not inside or inside.isspace() else tuple(map(int, inside.split(",")))
 
 
 def _check_cover(tensors: list[TensorInfo], data_bytes: int, file: str | os.PathLike[str] | None) -> None:
-    """Check that `tensors`, in order of their ranges, cover the data section without a hole, an overlap or a rest."""
+    """Checks that `tensors`, in the order of their ranges, cover the data section without gap, overlap or remainder."""
     covered = 0
     previous: TensorInfo | None = None
     for tensor in tensors:
         if tensor.begin != covered:
-            kind = "overlaps" if tensor.begin < covered else "leaves a hole after"
-            place = f"that of {printable_name(previous.name)}" if previous else "the start of the data"
+            kind = "overlap" if tensor.begin < covered else "leave a gap after"
+            place = f"those of {printable_name(previous.name)}" if previous else "the start of the data"
             raise FormatError(
-                f"the range of the data {kind} {place}",
+                f"data_offsets {kind} {place}",
                 file=file,
                 tensor=tensor.name,
                 expected=f"begin {covered:,}",
@@ -215,7 +214,7 @@ def _check_cover(tensors: list[TensorInfo], data_bytes: int, file: str | os.Path
     if covered > data_bytes:
         first = next(tensor for tensor in tensors if tensor.end > data_bytes)
         raise TruncatedError(
-            f"the file is cut off, bytes missing: {covered - data_bytes:,}",
+            f"the file is truncated, bytes missing: {covered - data_bytes:,}",
             file=file,
             tensor=first.name,
             expected=f"{covered:,} bytes of data",
@@ -224,7 +223,7 @@ def _check_cover(tensors: list[TensorInfo], data_bytes: int, file: str | os.Path
         )
     if covered < data_bytes:
         raise FormatError(
-            f"the file goes on after the last tensor, extra bytes: {data_bytes - covered:,}",
+            f"the file continues after the last tensor, extra bytes: {data_bytes - covered:,}",
             file=file,
             expected=f"{covered:,} bytes of data",
             found=f"{data_bytes:,}",
@@ -247,7 +246,7 @@ _decode_string = json.JSONDecoder().raw_decode
 
 
 class _Scanner:
-    """A cursor over the text of a header, and the few shapes of JSON that a header is made of."""
+    """A cursor over the text of a header, with methods for the few forms of JSON in it."""
 
     def __init__(self, text: str, file: str | os.PathLike[str] | None) -> None:
         self.text = text
@@ -256,12 +255,12 @@ class _Scanner:
         self.tensor: str | None = None
 
     def error(self, message: str, *, expected: object = None, found: object = None) -> FormatError:
-        """The error that `message` is true where the cursor stands."""
+        """An error at the cursor's position."""
         offset = PREFIX_BYTES + len(self.text[: self.at].encode())
         return FormatError(message, file=self.file, tensor=self.tensor, offset=offset, expected=expected, found=found)
 
     def peek(self) -> str:
-        """Skip white space; the character that follows, or "" at the end."""
+        """Skips white space, and returns the next character, or "" at the end."""
         char = self.text[self.at : self.at + 1]
         if char <= " " and (space := _SPACE.match(self.text, self.at)):
             self.at = space.end()
@@ -269,13 +268,13 @@ class _Scanner:
         return char
 
     def take(self, char: str) -> None:
-        """Step over `char`."""
+        """Consumes `char`."""
         if not self.text.startswith(char, self.at) and self.peek() != char:
             raise self.error("the header is malformed", expected=f"'{char}'", found=self._here())
         self.at += 1
 
     def string(self) -> str:
-        """Step over a JSON string; its value."""
+        """Consumes a JSON string, and returns its value."""
         if plain := _PLAIN_STRING.match(self.text, self.at):
             self.at = plain.end()
             return plain[1]
@@ -286,17 +285,17 @@ class _Scanner:
             value, end = _decode_string(self.text, self.at)
         except json.JSONDecodeError:
             raise self.error(
-                "a string has no end, or a bad escape, or a control character", found=self._here()
+                "a string is unterminated, or contains an invalid escape or a control character", found=self._here()
             ) from None
         if any("\ud800" <= char <= "\udfff" for char in value):
             raise self.error(
-                "a string escapes half of a surrogate pair", found=printable_name(value[:_MAX_SHOWN_CHARS])
+                "a string contains half of a surrogate pair", found=printable_name(value[:_MAX_SHOWN_CHARS])
             )
         self.at = end
         return value
 
     def fields(self) -> dict[str, str]:
-        """Step over the entry of a tensor; the text of its fields, of arrays without the brackets."""
+        """Consumes the entry of a tensor, and returns the text of its fields, of arrays without the brackets."""
         self.take("{")
         fields: dict[str, str] = {}
         while field := _FIELD.match(self.text, self.at):
@@ -313,7 +312,7 @@ class _Scanner:
         raise self.error("the entry is malformed", expected=_FIELD_EXPECTED, found=self._here())
 
     def members(self) -> Iterator[str]:
-        """Step over an object: yield each key with the cursor at its value, which the caller steps over."""
+        """Consumes an object: yields each key with the cursor at its value, which the caller must consume."""
         self.take("{")
         if self.peek() == "}":
             self.at += 1
@@ -332,12 +331,12 @@ class _Scanner:
         self.take("}")
 
     def end(self) -> None:
-        """Require that nothing but white space follows."""
+        """Requires that only white space follows."""
         if self.peek():
-            raise self.error("the header goes on after its object", found=self._here())
+            raise self.error("the header continues after its object", found=self._here())
 
     def _here(self) -> str:
-        """A little of the text at the cursor, for a message."""
+        """The text at the cursor, shortened, for a message."""
         if self.at >= len(self.text):
             return "the end of the header"
         return printable_name(self.text[self.at : self.at + 24])

@@ -1,8 +1,8 @@
-"""Models on the Hugging Face Hub, through huggingface_hub: its cache, its progress bar, its environment variables.
+"""Downloads models from the Hugging Face Hub, with the cache, progress bar and environment of huggingface_hub.
 
-Only what rushlight reads is downloaded: the small files at the root of the repository, and the safetensors there, or
-those that the index there names. Each new file is held against the hash that the hub names for it; huggingface_hub
-itself compares the size alone.
+Only the files that rushlight reads are downloaded: the small ones at the root of the repository, and the safetensors
+there or in its index. Each new file is checked against the hash that the hub lists for it; huggingface_hub checks only
+its size.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SIDECARS = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
-    # Not read, but without them a folder would look as if the model had no tokenizer of its own.
+    # Not read, but without them a folder would look as if the model had no tokenizer.
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
@@ -40,36 +40,36 @@ _SIDECARS = (
 )
 
 WAIT_S = 30.0
-"""How long the hub may take to say which commit a revision is."""
+"""The longest wait for the commit of a revision."""
 WAIT_FOR_NEWER_S = 3.0
-"""The same where the model is whole in the cache, so that only something newer is missed."""
+"""The same if the model is complete in the cache, where only a newer commit could be missed."""
 _TEMPLATE = re.compile(r"additional_chat_templates/[^/]+\.jinja")
 
 
 def download(repo_id: str, *, revision: str | None = None, offline: bool = False) -> Path:
-    """The folder of the cache that holds a model, after what is missing in it was downloaded.
+    """Downloads the missing files of a model, and returns its folder in the cache.
 
-    With `offline`, or HF_HUB_OFFLINE=1 in the environment, nothing is asked of the network.
+    With `offline`, or HF_HUB_OFFLINE=1 in the environment, the network is not used.
 
     Raises:
-        SourceError: the model is not there, not public, has no safetensors, or cannot be had now; with the next step.
-        CheckpointError: a file arrived damaged; it is removed from the cache again.
+        SourceError: the model does not exist, is not public, has no safetensors, or cannot be downloaded now.
+        CheckpointError: a downloaded file was damaged, and has been removed from the cache.
     """
     with translate_errors(repo_id, revision):
         return _fetch(_snapshot(repo_id, revision, offline))
 
 
 class RemoteWeights(NamedTuple):
-    """Weights on the hub: the address of the file or of the index, and the folder of the cache with config.json."""
+    """Weights on the hub: the URL of the file or index, and the folder in the cache with config.json."""
 
     url: str
     folder: Path | None
 
 
 def locate(repo_id: str, *, revision: str | None = None, offline: bool = False) -> Path | RemoteWeights:
-    """The folder of the cache that holds a model, if its weights are there, and else where on the hub they are.
+    """The folder of a model in the cache if its weights are there, otherwise their location on the hub.
 
-    Of the files beside the weights only config.json is downloaded; with `offline`, nothing.
+    Downloads config.json, and no other file; with `offline`, nothing.
 
     Raises:
         SourceError: as `download`.
@@ -84,13 +84,13 @@ def locate(repo_id: str, *, revision: str | None = None, offline: bool = False) 
         if cached[0] and all(cached):
             return cached[0].parent
         if snapshot.offline:
-            return _fetch(snapshot)  # which says what is missing
+            return _fetch(snapshot)  # raises with what is missing
         folder = snapshot.file("config.json").parent if "config.json" in snapshot.names else None
         return RemoteWeights(snapshot.url(weights), folder)
 
 
 def authorization(url: str) -> str | None:
-    """The user's token, as a header's value, if `url` is on the hub itself; None for every other host."""
+    """The Authorization header with the user's token if `url` is on the hub; None for every other host."""
     from urllib.parse import urlsplit
 
     from huggingface_hub import get_token
@@ -104,7 +104,7 @@ def authorization(url: str) -> str | None:
 
 
 def _snapshot(repo_id: str, revision: str | None, offline: bool) -> Snapshot:
-    """The files of a revision; the hub is waited for longer if the model is not whole in the cache."""
+    """The snapshot of a revision. The wait for the hub is longer if the model is not complete in the cache."""
     from huggingface_hub.constants import is_offline_mode
 
     from rushlight.checkpoint.hub_snapshot import find_snapshot
@@ -119,9 +119,9 @@ def _snapshot(repo_id: str, revision: str | None, offline: bool) -> Snapshot:
 
 
 def _fetch(snapshot: Snapshot) -> Path:
-    """The folder of the cache, once it has everything that rushlight reads of a model."""
+    """Downloads every file that rushlight reads, and returns the folder in the cache."""
     weights = _weights(snapshot)
-    # One by one and in this thread, where Ctrl-C arrives: snapshot_download would first end its downloads.
+    # One by one, in this thread, which receives Ctrl-C: snapshot_download would finish its downloads first.
     sidecars = [*filter(snapshot.names.__contains__, _SIDECARS), *filter(_TEMPLATE.fullmatch, snapshot.names)]
     paths = [snapshot.file(name) for name in [*sidecars, weights]]
     folder = paths[-1].parent
@@ -129,10 +129,10 @@ def _fetch(snapshot: Snapshot) -> Path:
         shards = read_index(paths[-1]).names
         if snapshot.is_listed and (absent := [name for name in shards if name not in snapshot.names]):
             raise SourceError(
-                f"{snapshot.repo_id} is not whole: its index names files that it does not have",
+                f"{snapshot.repo_id} is incomplete: its index names files that it does not have",
                 file=INDEX,
                 found=", ".join(first_ten(absent)),
-                remedy="choose another revision, or ask its authors for them",
+                remedy="use another revision, or ask the authors for the files",
             )
         for name in shards:
             snapshot.file(name)
@@ -140,7 +140,7 @@ def _fetch(snapshot: Snapshot) -> Path:
 
 
 def _weights(snapshot: Snapshot) -> str:
-    """The file of a repository that its weights are in, or the index of those that they are in."""
+    """The name of the file with a repository's weights, or of its index."""
     repo_id, names = snapshot.repo_id, snapshot.names
     weights = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
     for name in ("model.safetensors", INDEX):
@@ -148,13 +148,13 @@ def _weights(snapshot: Snapshot) -> str:
             return name
     if len(weights) == 1:
         return weights[0]
-    if not snapshot.is_listed:  # what they are called is not known
+    if not snapshot.is_listed:  # the names are unknown
         return "model.safetensors"
     if weights:
         raise SourceError(
-            f"{repo_id} has several .safetensors files, no model.safetensors and no index",
+            f"{repo_id} has several .safetensors files, but no model.safetensors and no index",
             found=", ".join(first_ten(weights)),
-            remedy=f"run `hf download {repo_id} FILE` for one of them and name the path that it prints",
+            remedy=f"run `hf download {repo_id} FILE` for one of them, and use the path that it prints",
         )
     if pickles := sorted(name for name in names if name.endswith(PICKLE_SUFFIXES)):
         program = "from transformers import AutoModelForCausalLM as M; "
@@ -162,7 +162,7 @@ def _weights(snapshot: Snapshot) -> str:
         raise SourceError(
             f"{repo_id} has no safetensors, only pickles, which are never unpickled",
             found=", ".join(first_ten(pickles)),
-            remedy=f'convert it where PyTorch and transformers are: python -c "{program}"',
+            remedy=f'convert it where PyTorch and transformers are installed: python -c "{program}"',
         )
     raise SourceError(
         f"{repo_id} has no .safetensors file", found=", ".join(first_ten(sorted(names))) or "an empty repository"

@@ -1,7 +1,7 @@
-"""The commit of a revision of a model on the hub, and its files: from the hub, or else from the cache.
+"""Resolves a revision of a model on the hub to its commit and files, from the hub or else from the cache.
 
-The hub is asked once and for a bounded time. huggingface_hub itself asks six times for the list of files, with 23
-seconds of pauses, and waits without end for the commit.
+The hub is queried once, with a deadline. huggingface_hub by itself requests the list of files up to six times, with
+pauses of 23 seconds in all, and waits for the commit without a deadline.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _LIBRARY = "rushlight"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 _COMMIT = re.compile(r"[0-9A-Za-z_-]+")
-"""What a commit may be called: the cache has a folder of this name, and with a path in it would write elsewhere."""
+"""A safe name for a commit: it names a folder of the cache, so a path in it would lead out of the cache."""
 _CLOCK_SLACK_S = 2.0
-"""How much older than the start of a download a file that it wrote may look: file systems round."""
+"""How much older than its download a new file may look, because file systems round times."""
 
 _log = logging.getLogger("rushlight")
 
@@ -56,11 +56,13 @@ class Snapshot:
     """The files of one commit of a model.
 
     Attributes:
+        repo_id: "owner/name".
         commit: the commit.
-        names: all of its files if `is_listed`; otherwise those that are in the cache.
-        offline: whether only the cache is asked for files.
-        failure: why the hub did not answer; None if it did, or was not asked.
-        started: the time from which on files in the cache are new, in seconds.
+        names: all of its files if `is_listed`; otherwise those in the cache.
+        is_listed: whether `names` is the hub's list.
+        offline: whether files come from the cache only.
+        failure: why the hub did not answer; None if it did, or was not queried.
+        started: the time in seconds since when files in the cache are new.
     """
 
     repo_id: str
@@ -72,11 +74,11 @@ class Snapshot:
     started: float
 
     def file(self, name: str) -> Path:
-        """A file's path in the cache, after it was downloaded if it is not there.
+        """Downloads a file if it is not in the cache, and returns its path there.
 
         Raises:
-            CheckpointError: it arrived damaged; it is removed from the cache again.
-            Exception: what huggingface_hub raises; LocalEntryNotFoundError from `failure` if only the cache is asked.
+            CheckpointError: the file was damaged, and has been removed from the cache.
+            Exception: of huggingface_hub; LocalEntryNotFoundError from `failure` if `offline`.
         """
         try:
             path = Path(
@@ -97,32 +99,32 @@ class Snapshot:
         return path
 
     def cached(self, name: str) -> Path | None:
-        """A file's path in the cache; None if it is not there."""
+        """The path of a file in the cache; None if it is not there."""
         path = try_to_load_from_cache(self.repo_id, name, revision=self.commit.resolved)
         return Path(path) if isinstance(path, str) else None
 
     def url(self, name: str) -> str:
-        """A file's address on the hub."""
+        """The URL of a file on the hub."""
         return hf_hub_url(self.repo_id, name, revision=self.commit.resolved)
 
 
 def find_snapshot(repo_id: str, revision: str | None, *, wait_s: float) -> Snapshot:
-    """The snapshot of a revision; if the hub cannot be reached, of its files in the cache.
+    """The snapshot of a revision; if the hub cannot be reached, the one in the cache.
 
     Args:
         repo_id: "owner/name".
         revision: a branch, a tag or a commit; None is the main branch.
-        wait_s: how long the hub may take to answer; 0 is to ask nothing of the network.
+        wait_s: the longest wait for the hub; 0 does not use the network.
 
     Raises:
-        Exception: what huggingface_hub raises if neither the hub nor the cache has the revision.
+        Exception: of huggingface_hub, if neither the hub nor the cache has the revision.
     """
     started = time.time() - _CLOCK_SLACK_S
     hub = _Hub(wait_s)
     commit = hub.commit(repo_id, revision)
     names = _listed(repo_id, commit)
     if names is None and hub.answers(repo_id, commit):
-        # For one small file, and for the list of all files that this leaves in the cache.
+        # Downloads one small file, and stores the list of all files in the cache.
         snapshot_download(repo_id, revision=commit, allow_patterns=["config.json"], library_name=_LIBRARY)
         names = _listed(repo_id, commit)
     return Snapshot(
@@ -137,10 +139,10 @@ def find_snapshot(repo_id: str, revision: str | None, *, wait_s: float) -> Snaps
 
 
 class _Hub(HfApi):
-    """The hub, which is asked for at most `wait_s` seconds, and remembers its answer.
+    """A client of the hub that waits at most `wait_s` seconds, and keeps the outcome.
 
     Attributes:
-        failure: why it did not answer.
+        failure: why the hub did not answer.
         has_answered: whether it did.
     """
 
@@ -151,7 +153,7 @@ class _Hub(HfApi):
         self.has_answered = False
 
     def commit(self, repo_id: str, revision: str | None) -> ResolvedRevision:
-        """The commit of a revision; the last one in the cache if the hub gives no valid answer."""
+        """The commit of a revision; the latest in the cache if the hub does not return a valid one."""
         try:
             return self.resolve_revision(repo_id, revision=revision, local_files_only=self.wait_s == 0)
         except (RepositoryNotFoundError, RevisionNotFoundError):
@@ -162,22 +164,22 @@ class _Hub(HfApi):
             except RevisionResolutionError:
                 raise error from error.__cause__
             first_line = printable_name(str(error).strip().partition("\n")[0])
-            _log.warning("%s: the hub does not answer as it should, and the cache is used: %s", repo_id, first_line)
+            _log.warning("%s: no valid response from the hub, using the cache: %s", repo_id, first_line)
             return commit
 
     def answers(self, repo_id: str, commit: ResolvedRevision) -> bool:
-        """Whether the hub answers: for a revision that is a commit, `commit` has not asked it yet."""
+        """Whether the hub answers. For a revision that is a commit, `commit` has not queried it yet."""
         if self.wait_s > 0 and not self.has_answered and self.failure is None:
             with suppress(Exception):
                 self.repo_info(repo_id, revision=commit.resolved)
         return self.has_answered
 
     def repo_info(self, *args: Any, **options: Any) -> Any:
-        """As that of HfApi, which `resolve_revision` calls, but with an end."""
+        """As in HfApi, whose `resolve_revision` calls it, but with a deadline."""
         try:
             answer = self._within_wait(super().repo_info, *args, **options)
             if answer.sha is not None and not (isinstance(answer.sha, str) and _COMMIT.fullmatch(answer.sha)):
-                raise ValueError(f"not the name of a commit: {answer.sha!r}")
+                raise ValueError(f"not a commit: {answer.sha!r}")
         except Exception as error:
             self.failure = error
             raise
@@ -185,10 +187,10 @@ class _Hub(HfApi):
         return answer
 
     def _within_wait(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """What a call returns. A timeout of the socket would hold for each address of a host anew, and not for DNS.
+        """The result of a call. A socket timeout would restart for each address of a host, and not cover DNS.
 
         Raises:
-            TimeoutError: it takes longer than `wait_s`; the call then goes on in its thread.
+            TimeoutError: the call takes longer than `wait_s`; it continues in its thread.
         """
         future: Future[Any] = Future()
 
@@ -208,7 +210,7 @@ class _Hub(HfApi):
 
 
 def _listed(repo_id: str, commit: ResolvedRevision) -> frozenset[str] | None:
-    """The names of all files of a commit, as the cache keeps them; None if it has no such list."""
+    """The names of all files of a commit, from the list in the cache; None if there is none."""
     try:
         return frozenset(file.path for file in get_cached_repo_tree(repo_id, revision=commit))
     except CachedRepoTreeNotFoundError:
@@ -216,7 +218,7 @@ def _listed(repo_id: str, commit: ResolvedRevision) -> frozenset[str] | None:
 
 
 def _in_cache(repo_id: str, commit: ResolvedRevision) -> frozenset[str]:
-    """The names of those files of a commit that the cache has."""
+    """The names of the files of a commit that are in the cache."""
     try:
         folder = Path(snapshot_download(repo_id, revision=commit, local_files_only=True))
     except LocalEntryNotFoundError:
@@ -225,25 +227,25 @@ def _in_cache(repo_id: str, commit: ResolvedRevision) -> frozenset[str]:
 
 
 def _verify(link: Path, repo_id: str) -> None:
-    """Hold a file against its hash: the name of the blob that the cache links to."""
-    import hashlib  # OpenSSL comes with it
+    """Checks a file against its hash, which is the name of the blob that the cache links to."""
+    import hashlib  # imports OpenSSL
 
     blob = link.parent / link.readlink()
     if _SHA256.fullmatch(blob.name):
         with blob.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-    elif _GIT_SHA1.fullmatch(blob.name):  # of the small files
+    elif _GIT_SHA1.fullmatch(blob.name):  # a small file
         content = blob.read_bytes()
         found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    else:  # a mirror with names of its own
+    else:  # a mirror with other names
         return
     if found != blob.name:
         link.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
         raise CheckpointError(
-            f"the download of {repo_id} is damaged, and was removed",
+            f"a downloaded file of {repo_id} was damaged, and has been removed",
             file=link,
             expected=f"hash {blob.name}",
             found=found,
-            remedy="load it again; if it stays so, something between here and the hub changes files",
+            remedy="load it again; if the error stays, a proxy or mirror on the way to the hub changes files",
         )

@@ -1,4 +1,4 @@
-"""What a checkpoint is called on what is passed on: a page, a report, a saved conversation."""
+"""The name of a checkpoint in files that may be shared: a page, a report, a saved conversation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["display_name"]
 
 
 def display_name(source: str) -> str:
-    """The name of a file or folder without the path to it; a hub id as it is.
+    """The name of a file or folder without its path; a hub id unchanged.
 
-    A `model.safetensors` has its folder's name before it. A path says where its owner keeps things, and sometimes who
-    that is; and it is of no use on another machine.
+    `model.safetensors` keeps the name of its folder. The path is left out because it can reveal who the user is, and is
+    useless on another machine.
     """
     if "://" in source:
         return PurePosixPath(urlsplit(source).path).name or source
@@ -21,7 +21,7 @@ def display_name(source: str) -> str:
         if not (path.is_absolute() or path.exists()):
             return source
         path = path.resolve()
-    except (OSError, RuntimeError, ValueError):  # not a path that this machine can look at
+    except (OSError, RuntimeError, ValueError):  # not a path that can be resolved here
         return source
     if path.name.startswith("model.safetensors") and path.parent.name:
         return f"{path.parent.name}/{path.name}"

@@ -1,4 +1,4 @@
-"""Checkpoints on a web server of which only the headers are read: a few KiB of a file of any size."""
+"""Reads the headers of checkpoints on a web server: a few KiB of files of any size."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 __all__ = ["RemoteFile", "open_remote"]
 
 FIRST_BYTES = 64 << 10
-"""Asked for at first; the header of nearly every model is smaller."""
+"""The size of the first request; nearly every header is smaller."""
 MAX_SHARDS = 2_000
 
 _AT_ONCE = 8
-"""Shards asked for at the same time."""
-_CHECK = "check that this is the address of the file that was meant"
+"""Shards requested at the same time."""
+_CHECK = "check that this is the URL you meant"
 
 
 def open_remote(url: str, authorization: str | None = None) -> tuple[list[Shard], Index | None]:
-    """The safetensors file at `url`, or the shards of the index there and that index; their headers and nothing else.
+    """The headers of the safetensors file at `url`; or those of the shards of the index there, and the index.
 
     Args:
-        url: of an index if its path ends in .json, and else of a safetensors file.
-        authorization: the value of the header that is sent to the host of `url`, and to no other.
+        url: of an index if its path ends in .json, otherwise of a safetensors file.
+        authorization: the Authorization header, which is sent to the host of `url` and to no other.
 
     Raises:
         SourceError: the server refuses, is too slow, or cannot be reached.
-        CheckpointError: what is there is not sound safetensors, or the index is malformed.
+        CheckpointError: a file is not a valid safetensors file, or the index is malformed.
     """
     if not urlsplit(url).path.endswith(".json"):
         return [_open_shard(url, authorization)], None
-    file = RemoteFile(url, authorization, enough=lambda _: MAX_INDEX_BYTES)
+    file = RemoteFile(url, authorization, wanted=lambda _: MAX_INDEX_BYTES)
     if file.size > MAX_INDEX_BYTES:
         raise FormatError(
             "too large to be an index",
@@ -59,7 +59,7 @@ def open_remote(url: str, authorization: str | None = None) -> tuple[list[Shard]
             file=url,
             expected=f"at most {MAX_SHARDS:,}",
             found=f"{len(names):,}",
-            remedy="download them and name their index",
+            remedy="download them, and use the path of their index",
         )
     with ThreadPoolExecutor(min(_AT_ONCE, len(names))) as pool:
         opening = [pool.submit(_open_shard, urljoin(url, quote(name)), authorization, name) for name in names]
@@ -76,18 +76,18 @@ def _open_shard(url: str, authorization: str | None, name: str | None = None) ->
     try:
         return Shard(file, read_header(file))
     except CheckpointError as error:
-        error.file = url  # and not the bare name
+        error.file = url  # instead of the bare name
         error.remedy = error.remedy or _CHECK
         raise
 
 
 class RemoteFile:
-    """A file on a web server, of which the first bytes are fetched as far as they are asked for.
+    """A file on a web server. Reads fetch the start of the file, as far as needed.
 
     Attributes:
-        url: where it is.
-        path: its name, as the index has it if one does.
-        size: bytes in the file, as the server tells.
+        url: its URL.
+        path: its name, as in the index if there is one.
+        size: its size in bytes, according to the server.
 
     Raises:
         SourceError, FormatError, TruncatedError: as `http.get_range`.
@@ -98,50 +98,50 @@ class RemoteFile:
         url: str,
         authorization: str | None = None,
         *,
-        enough: Callable[[bytearray], int] | None = None,
+        wanted: Callable[[bytearray], int] | None = None,
         name: str | None = None,
     ) -> None:
         self.url = url
         self.path = Path(name or unquote(urlsplit(url).path).rpartition("/")[2] or "checkpoint")
         self._authorization = authorization
-        first = get_range(url, 0, FIRST_BYTES, enough=enough or _header_end, authorization=authorization)
+        first = get_range(url, 0, FIRST_BYTES, wanted=wanted or _header_end, authorization=authorization)
         self._start = bytearray(first.body)
         self._version = first.version
         self.size = first.size
 
     def read(self, offset: int, n_bytes: int) -> bytes:
-        """`n_bytes` bytes from `offset`, which is near the start: what stands before is fetched too.
+        """`n_bytes` bytes from `offset`, which should be near the start: everything before it is fetched too.
 
         Raises:
-            SourceError, FormatError, TruncatedError: as `http.get_range`; or the file is another one than before.
+            SourceError, FormatError, TruncatedError: as `http.get_range`; or the file has changed.
         """
         end = offset + n_bytes
         have = len(self._start)
         if end > have:
-            more = get_range(self.url, have, end, enough=lambda _: end, authorization=self._authorization)
+            more = get_range(self.url, have, end, wanted=lambda _: end, authorization=self._authorization)
             if (more.size, more.version) != (self.size, self._version):
                 raise TruncatedError("the file was changed while it was being read", file=self.url, remedy="try again")
             self._start[more.begin :] = more.body
         return bytes(self._start[offset:end])
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Refuse: this is where the weights are.
+        """Refuses to read weights.
 
         Raises:
             SourceError: always.
         """
         raise SourceError(
-            f"of a file on another machine only the header is read, not {len(buffer):,} bytes at {offset:,}",
+            f"only the header of a remote file is read, not {len(buffer):,} bytes at {offset:,}",
             file=self.url,
-            remedy="download the checkpoint first, and name its path",
+            remedy="download the checkpoint, and use its path",
         )
 
     def close(self) -> None:
-        """Let go of nothing: no connection outlives its request."""
+        """Does nothing: connections are closed after each request."""
 
 
 def _header_end(start: bytearray) -> int:
-    """How many bytes of a file are wanted, from what there is of its start: the header, or what tells what it is."""
+    """How many bytes of a file to fetch, given its start: its header, or enough to recognise another kind of file."""
     if len(start) < START_BYTES:
         return START_BYTES
     n_bytes = int.from_bytes(start[:PREFIX_BYTES], "little")

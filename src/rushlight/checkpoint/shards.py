@@ -1,9 +1,9 @@
-"""A checkpoint in several files: the index that says which tensor is in which, held against the files.
+"""Sharded checkpoints: the index that maps tensors to files, checked against the files.
 
     {"metadata": {"total_size": ...}, "weight_map": {"wte.weight": "model-00001-of-00002.safetensors", ...}}
 
-Written by `save_pretrained` of transformers and `save_torch_state_dict` of huggingface_hub. The index alone says what
-the files are called; they may lie anywhere in its folder, and nowhere else.
+`save_pretrained` of transformers and `save_torch_state_dict` of huggingface_hub write it. File names carry no meaning;
+the files may lie anywhere in the index's folder or below it, and nowhere else.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 __all__ = ["INDEX", "MAX_INDEX_BYTES", "Index", "open_shards", "read_index"]
 
 INDEX = "model.safetensors.index.json"
-"""What the index of a folder or a repository is called."""
+"""The name of the index in a folder or a repository."""
 MAX_INDEX_BYTES = 32 << 20
 MAX_OPEN_SHARDS = 16
-"""The files of a checkpoint with more shards are not held open: the limit of a process may be low, as 256 on macOS."""
+"""With more shards, files are not kept open: the limit of open files can be low, such as 256 on macOS."""
 
-_INSIDE = "the index may name only .safetensors files in its own folder, or in folders below"
+_INSIDE = "the index may name only .safetensors files in its own folder or below it"
 
 
 @dataclass(frozen=True)
 class Index:
-    """Which tensor is in which file.
+    """The file of each tensor.
 
     Attributes:
         file: the path or the URL of the index.
-        weight_map: tensor -> file, a relative path with slashes that leads into the index's folder or below it.
+        weight_map: tensor name -> file, as a relative path with slashes that does not leave the index's folder.
     """
 
     file: str | os.PathLike[str]
@@ -49,15 +49,15 @@ class Index:
 
     @classmethod
     def parse(cls, values: dict[str, Any], file: str | os.PathLike[str]) -> Index:
-        """The index that a JSON object is.
+        """The index in a JSON object.
 
         Raises:
-            FormatError: it is not an index, or it names anything but .safetensors files inside its folder.
+            FormatError: not an index, or one that names something other than .safetensors files in its folder.
         """
         weight_map = values.get("weight_map")
         if weight_map is None:
             raise FormatError(
-                "not the index of a checkpoint: it has no weight_map",
+                "not the index of a checkpoint: weight_map is missing",
                 file=file,
                 remedy="name the folder, the .safetensors file or the .safetensors.index.json",
             )
@@ -76,25 +76,25 @@ class Index:
 
     @property
     def names(self) -> list[str]:
-        """The files, in the order of their names."""
+        """The files, sorted by name."""
         return sorted(set(self.weight_map.values()))
 
     def check(self, shards: Sequence[Shard], allow_missing: Collection[str] = ()) -> None:
-        """Require that the files hold what the index says, each tensor once.
+        """Requires that the files contain the tensors that the index lists for them, each tensor once.
 
         Args:
             shards: the files, in the order of `names`.
-            allow_missing: tensors that may be listed although no file holds them.
+            allow_missing: tensors that the index may list although no file contains them.
 
         Raises:
-            FormatError: they do not; ten of the differences are listed.
+            FormatError: they do not; lists the first ten differences.
         """
         holder: dict[str, str] = {}
         problems = []
         for file, shard in zip(self.names, shards, strict=True):
             for tensor in shard.header.tensors:
                 if tensor in holder:
-                    problems.append(f"{tensor} stands in {holder[tensor]} and in {file}")
+                    problems.append(f"{tensor} is in {holder[tensor]} and in {file}")
                 holder.setdefault(tensor, file)
         for tensor, file in self.weight_map.items():
             if tensor not in holder:
@@ -107,7 +107,7 @@ class Index:
 
 
 def read_index(path: Path) -> Index:
-    """The index in a file.
+    """Reads an index.
 
     Raises:
         FormatError: as `Index.parse`, or the file is not strict JSON.
@@ -116,14 +116,14 @@ def read_index(path: Path) -> Index:
 
 
 def open_shards(index: Index) -> list[Shard]:
-    """Open the files that an index on this machine names, in the order of their names.
+    """Opens the files that a local index names, sorted by name.
 
-    A shard lies in the index's folder or below it, or is a link as the cache of huggingface_hub makes them; no other
-    path is followed. Of more than `MAX_OPEN_SHARDS`, each is closed again once its header is read.
+    A symbolic link may lead out of the index's folder only as those in the cache of huggingface_hub do. If there are
+    more than `MAX_OPEN_SHARDS`, each file is closed after its header is read.
 
     Raises:
-        FormatError: files lie elsewhere, or are missing: every problem at once, ten of them listed.
-        CheckpointError: a file is not sound safetensors.
+        FormatError: files are missing, or lie elsewhere; lists the first ten.
+        CheckpointError: a file is not a valid safetensors file.
         SourceError: a file cannot be opened.
     """
     folder = Path(index.file).parent
@@ -135,7 +135,7 @@ def open_shards(index: Index) -> list[Shard]:
         n_tensors = Counter(index.weight_map.values())
         raise _disagreement(
             index.file,
-            [f"{name} is missing; it holds {_count(n_tensors[name], 'tensor')}" for name in missing],
+            [f"{name} is missing; it contains {_count(n_tensors[name], 'tensor')}" for name in missing],
             "download the missing files, all from the same revision",
         )
     with ExitStack() as opened:
@@ -148,14 +148,14 @@ def open_shards(index: Index) -> list[Shard]:
 
 
 def _inside(name: str) -> str | None:
-    """The path that a name in an index leads to, from the index's folder; None if it is not a file inside of it."""
+    """The path of a name in an index, relative to the index's folder; None if it leads out of it."""
     path = posixpath.normpath(name)
     leads_out = path.startswith(("/", "../")) or "://" in name or "\\" in name
     return None if leads_out or "\0" in name or not path.endswith(".safetensors") else path
 
 
 def _refusal(folder: Path, name: str) -> str | None:
-    """Why a shard of this name is not opened, or None."""
+    """Why a shard must not be opened; None if it may be."""
     root = Path(os.path.realpath(folder))
     target = Path(os.path.realpath(root / name))
     if target.is_relative_to(root):
@@ -166,11 +166,11 @@ def _refusal(folder: Path, name: str) -> str | None:
             repository = snapshots.parent
             if any(target.is_relative_to(place / "blobs") for place in (repository, repository.parent)):
                 return None
-    return f"a link out of the folder, to {target}"
+    return f"a symbolic link out of the folder, to {target}"
 
 
 def _disagreement(index: str | os.PathLike[str], problems: list[str], remedy: str) -> FormatError:
-    head = f"the index and the files do not agree: {_count(len(problems), 'problem')}"
+    head = f"the index does not match the files: {_count(len(problems), 'problem')}"
     return FormatError("\n  ".join([head, *first_ten(problems)]), file=index, remedy=remedy)
 
 

@@ -1,4 +1,4 @@
-"""From what a user names to an open checkpoint: a path, the embedded model, or a model on the hub."""
+"""Opens the checkpoint that a user names: a path, the embedded model, a model on the hub, or a URL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["AllowMissing", "could_be_source", "open_checkpoint", "open_headers"]
 
 AllowMissing = Callable[[Checkpoint], Collection[str]]
-"""The names of tensors that a checkpoint's index may list although none of its files holds them."""
+"""Returns the names of tensors that the index of a checkpoint may list although none of its files contains them."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:huggingface\.co/([\w.-]+/[\w.-]+))?", re.ASCII)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -40,28 +40,28 @@ def open_checkpoint(
     offline: bool = False,
     allow_missing: AllowMissing = lambda _: (),
 ) -> Checkpoint:
-    """Open a checkpoint and read its headers, and nothing of its data.
+    """Opens a checkpoint and reads its headers, but not its data.
 
     Args:
-        source: a .safetensors file; a folder that holds model.safetensors, or model.safetensors.index.json with its
-            shards, or a single other .safetensors file; the path of such an index; or, as a string, "tales", the
-            embedded model, or the name of a model on the hub, "owner/name". What exists as a path is a path.
+        source: a .safetensors file; a folder with model.safetensors, or model.safetensors.index.json and its shards, or
+            one other .safetensors file; the path of such an index; or, as a string, "tales" for the embedded model or
+            the id of a model on the hub, "owner/name". A path that exists takes precedence.
         revision: the branch, tag or commit of a model on the hub.
-        offline: ask nothing of the network; a model on the hub must then be in the cache. HF_HUB_OFFLINE=1 in the
+        offline: do not use the network; a model on the hub must then be in the cache. HF_HUB_OFFLINE=1 in the
             environment does the same.
         allow_missing: returns, for the open checkpoint, the tensors that its index may list although no file holds
             them, such as a tied head; by default none.
 
     Raises:
-        SourceError: the source leads to no checkpoint.
-        CheckpointError: a file is not sound safetensors, or index and files disagree.
+        SourceError: the source does not lead to a checkpoint.
+        CheckpointError: a file is not a valid safetensors file, or the index does not match the files.
     """
     name = _name(source)
     if url := _URL.match(name):
         hub_id = url[1]
         raise SourceError(
-            f"{printable_name(name)} is a URL, and nothing is loaded from one",
-            remedy=f"name the model as {hub_id}" if hub_id else "download the file and name its path",
+            f"{printable_name(name)} is a URL: weights are not loaded from URLs",
+            remedy=f"use the hub id {hub_id}" if hub_id else "download the file and use its path",
         )
     path = _local_path(source, revision)
     if path is None:
@@ -76,11 +76,11 @@ def open_headers(
     offline: bool = False,
     allow_missing: AllowMissing = lambda _: (),
 ) -> Checkpoint:
-    """Open a checkpoint for what its headers say: as `open_checkpoint`, but what is elsewhere is not downloaded.
+    """Opens a checkpoint for its headers only: as `open_checkpoint`, but without downloading weights.
 
-    Of a model on the hub that is not whole in the cache, of a file at an https:// URL, and of the shards that an index
-    at one names, the headers are fetched and nothing more; their tensors cannot be read. An http:// URL must be on this
-    machine.
+    `source` may also be the https:// URL of a .safetensors file or of an index. Only the headers are fetched from a
+    URL, or from the hub for a model that is not complete in the cache; the tensors cannot be read. An http:// URL must
+    lead to this machine.
 
     Raises:
         SourceError, CheckpointError: as `open_checkpoint`.
@@ -100,7 +100,7 @@ def open_headers(
 
 
 def could_be_source(name: str) -> bool:
-    """Whether text has the form of a source: it exists as a path, or could be a path, a URL or the name of a model."""
+    """Whether a string has the form of a source: an existing path, or what could be a path, a URL or a hub id."""
     return bool(_URL.match(name) or _HUB_ID.fullmatch(name) or _has_form_of_path(name) or _exists(name))
 
 
@@ -116,53 +116,53 @@ def _open_url(
     url: str, hub_id: str | None, revision: str | None, offline: bool, allow_missing: AllowMissing
 ) -> Checkpoint:
     if offline:
-        raise SourceError("a URL cannot be read offline", file=url, remedy="download the file and name its path")
+        raise SourceError("a URL cannot be read offline", file=url, remedy="download the file and use its path")
     if revision is not None:
-        raise SourceError("a revision is for a model on the hub, and this is a URL", file=url, remedy="leave it out")
+        raise SourceError("a revision applies to a model on the hub, not to a URL", file=url, remedy="leave it out")
     if hub_id and url.rstrip("/").endswith(f"huggingface.co/{hub_id}"):
-        raise SourceError("the page of a model, not a file", file=url, remedy=f"name the model as {hub_id}")
+        raise SourceError("the page of a model, not a file", file=url, remedy=f"use the hub id {hub_id}")
     from rushlight.checkpoint.remote import open_remote
 
     return _checked(url, None, *open_remote(url, hub.authorization(url)), allow_missing)
 
 
 def _name(source: object) -> str:
-    """The source as text.
+    """The source as a string.
 
     Raises:
-        SourceError: it is neither text nor a path.
+        SourceError: neither a string nor a path.
     """
     if isinstance(source, str | bytes | os.PathLike):
         return os.fsdecode(source)
-    raise SourceError(
-        "a source is a path, or the name of a model on the hub as owner/name", found=type(source).__name__
-    )
+    raise SourceError("not a source", expected="a path, or a hub id such as owner/name", found=type(source).__name__)
 
 
 def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | None:
-    """The path that a source names, the embedded model's for its name, or None if it has the form of a hub id.
+    """The path of a source, including that of the embedded model; None if the source has the form of a hub id.
 
     Raises:
-        SourceError: it can be neither.
+        SourceError: neither a path nor a hub id.
     """
     name = os.fsdecode(source)
     shown = printable_name(name)
     if revision is not None and not isinstance(revision, str):
-        raise SourceError("a revision is the name of a branch, tag or commit", found=type(revision).__name__)
+        raise SourceError(
+            "a revision must be a str, the name of a branch, tag or commit", found=type(revision).__name__
+        )
     if not name or "\0" in name:
         raise SourceError(
-            "the source is empty" if not name else f"the source holds a NUL character: {shown}",
-            remedy="name a .safetensors file, a folder that holds one, or a model on the hub as owner/name",
+            "the source is empty" if not name else f"the source contains a NUL character: {shown}",
+            remedy="use a .safetensors file, a folder with one, or a hub id such as owner/name",
         )
     path = Path(name)
-    with suppress(RuntimeError):  # "~" of a user that does not exist: a path that does not either
+    with suppress(RuntimeError):  # "~" of an unknown user: the path does not exist either
         path = path.expanduser()
     if os.path.lexists(path):
         if revision is not None:
             raise SourceError(
-                f"a revision is for a model on the hub, and {shown} is a path on this machine",
+                f"a revision applies to a model on the hub, and {shown} is a local path",
                 found=f"revision {printable_name(revision)}",
-                remedy="leave the revision out, or name the model as owner/name from another folder",
+                remedy="leave the revision out, or run in another folder to use the hub id",
             )
         return path
     if isinstance(source, os.PathLike) or _has_form_of_path(name):
@@ -170,15 +170,13 @@ def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | 
     if name == demo.NAME:
         if revision is not None:
             raise SourceError(
-                f"a revision is for a model on the hub, and {shown} is the embedded model",
+                f"a revision applies to a model on the hub, and {shown} is the embedded model",
                 found=f"revision {printable_name(revision)}",
                 remedy="leave the revision out",
             )
         return demo.folder()
     if not _HUB_ID.fullmatch(name):
-        raise SourceError(
-            f"{shown} is neither a path that exists nor the name of a model on the hub", remedy="check the spelling"
-        )
+        raise SourceError(f"{shown} is neither an existing path nor a valid hub id", remedy="check the spelling")
     return None
 
 
@@ -196,7 +194,7 @@ def _open_path(source: str, path: Path, allow_missing: AllowMissing) -> Checkpoi
 def _checked(
     source: str, folder: Path | None, shards: Sequence[Shard], index: Index | None, allow_missing: AllowMissing
 ) -> Checkpoint:
-    """A checkpoint whose files hold what their index lists."""
+    """The checkpoint of some shards, checked against their index."""
     with ExitStack() as opened:
         checkpoint = opened.enter_context(Checkpoint(source, folder, shards))
         if index is not None:
@@ -206,7 +204,7 @@ def _checked(
 
 
 def _weights_in(folder: Path) -> Path:
-    """The file of a folder to open: its weights, or the index of its shards."""
+    """The file to open in a folder: its weights, or the index of its shards."""
     for name in ("model.safetensors", INDEX):
         if os.path.lexists(folder / name):
             return folder / name
@@ -216,10 +214,10 @@ def _weights_in(folder: Path) -> Path:
         return weights[0]
     if weights:
         raise SourceError(
-            "several .safetensors files, no model.safetensors and no model.safetensors.index.json",
+            "several .safetensors files, but no model.safetensors or model.safetensors.index.json",
             file=folder,
             found=", ".join(first_ten([file.name for file in weights])),
-            remedy="name one of the files, or add the index that belongs to them",
+            remedy="name one of the files, or add the index of the shards",
         )
     if pickles := [file for file in files if file.name.endswith(PICKLE_SUFFIXES)]:
         raise SourceError(
@@ -232,5 +230,5 @@ def _weights_in(folder: Path) -> Path:
         "no .safetensors file in this folder",
         file=folder,
         found=", ".join(first_ten([file.name for file in files])) or "an empty folder",
-        remedy="name the folder that holds the weights, or the file itself",
+        remedy="name the folder of the weights, or the file itself",
     )

@@ -1,4 +1,4 @@
-"""What the numbers in a tensor are like, from one pass over its data in bounded memory."""
+"""Statistics of tensors, in one pass over the data and bounded memory."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 __all__ = ["TensorStats", "measure", "tensor_stats"]
 
 CHUNK_ELEMENTS = 1 << 20
-"""Elements looked at together: at most 8 MiB as stored, and a few times as much while their sums are taken."""
+"""Elements processed at once: at most 8 MiB as stored, and a few times that while summing."""
 
 MEASURED = (*FLOAT_DTYPES, *FLOAT8_DTYPES, "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
-"""The dtypes whose values are read; of C64, which has no order, there is no minimum."""
+"""The dtypes with statistics. C64 has none, because complex numbers have no order."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorStats:
-    """The statistics of one tensor; NaN and infinities are counted, and are in none of the others.
+    """The statistics of the finite values of one tensor, and the number of other values.
 
     Attributes:
         min, max: exact; None if no value is finite.
-        mean, std: summed in float64; of the population (divided by n). None if there is no finite value, or if a sum of
-            float64 values is beyond the range of float64.
-        n_nan, n_inf: how many values are NaN, and infinite of either sign.
+        mean, std: summed in float64; the standard deviation is that of the population (divided by n). None if no value
+            is finite, or if a sum of float64 values overflows.
+        n_nan, n_inf: the number of NaN, and of infinities of either sign.
     """
 
     min: float | None
@@ -45,18 +45,20 @@ class TensorStats:
     n_inf: int
 
     def to_json(self) -> dict[str, Any]:
-        """The attributes as plain data."""
+        """The attributes as JSON data."""
         return asdict(self)
 
 
 def measure(tensors: Iterable[Tensor], advance: Callable[[int], object] = lambda _: None) -> dict[str, TensorStats]:
-    """The statistics of every tensor of a `MEASURED` dtype, by name; the others are not read.
+    """The statistics by name of every tensor with a dtype in `MEASURED`; other tensors are not read.
 
-    `advance` is called with the bytes of each piece that is done.
+    Args:
+        tensors: the tensors.
+        advance: called with the number of bytes of each chunk that is done.
 
     Raises:
-        SourceError: the tensors' data is on another machine.
-        TruncatedError: a file was changed or cut since it was opened.
+        SourceError: the checkpoint is remote.
+        TruncatedError: a file has changed since it was opened.
     """
     stats = {}
     for tensor in tensors:
@@ -68,7 +70,7 @@ def measure(tensors: Iterable[Tensor], advance: Callable[[int], object] = lambda
 
 
 def tensor_stats(tensor: Tensor, advance: Callable[[int], object] = lambda _: None) -> TensorStats:
-    """The statistics of one tensor. Pieces are combined as by Chan, Golub and LeVeque (1979), eq. 2.1.
+    """The statistics of one tensor. Chunks are combined by eq. 2.1 of Chan, Golub and LeVeque (1979).
 
     Raises:
         SourceError, TruncatedError: as `measure`.
@@ -76,7 +78,7 @@ def tensor_stats(tensor: Tensor, advance: Callable[[int], object] = lambda _: No
     import numpy as np
 
     low, high = math.inf, -math.inf
-    n, mean, squares = 0, 0.0, 0.0  # `squares`: the sum of squared distances from `mean`
+    n, mean, squares = 0, 0.0, 0.0  # `squares`: the sum of squared deviations from `mean`
     n_nan = n_inf = 0
     with np.errstate(over="ignore", invalid="ignore"):
         for stored in tensor.chunks(CHUNK_ELEMENTS):
@@ -105,7 +107,7 @@ def tensor_stats(tensor: Tensor, advance: Callable[[int], object] = lambda _: No
 
 
 def _combine(before: tuple[int, float, float], values: NDArray[np.float64]) -> tuple[int, float, float]:
-    """Number, mean and sum of squared distances from the mean, of what was `before` and of `values` together."""
+    """Count, mean and sum of squared deviations of `before` and `values` combined."""
     import numpy as np
 
     n, mean, squares = before

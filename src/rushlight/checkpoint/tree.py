@@ -1,9 +1,9 @@
 """The module tree of a checkpoint: names, dtypes, shapes and sizes, with equal numbered blocks folded into one.
 
-It is built from what the header says, so it reads no weights. Names are split at their dots and are data: empty parts,
-a name that is both a tensor and a module, ten thousand dots, all have their place. No line is spent on a module that
-only passes on: one that holds a single entry is written with it (`wte.weight`), and one that holds nothing but numbered
-entries is written as those (`h.0`, `h.1`, ...). So a tree has fewer than twice as many nodes as tensors.
+It is built from the headers and reads no weights. Names are split at their dots, whatever they are: empty parts, a name
+that is both a tensor and a module, and ten thousand dots are valid. A module with a single entry is merged with it
+(`wte.weight`), and one with only numbered entries is replaced by them (`h.0`, `h.1`, ...), so that the tree has fewer
+than twice as many nodes as tensors.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "Fold", "Mark", "ModuleNode", "ModuleTree", "TensorNode", "fold"]
 
 Mark = Literal["tied", "buffer"]
-"""Why a tensor does not count as parameters: it is another one's copy, or a constant that nothing learned."""
+"""Why a tensor does not count as parameters: it is a copy of another one, or a constant that is not learned."""
 
 MAX_DEPTH = 64
-"""Dots below this depth are left in the tensor's label, which bounds the recursion. Real models need a dozen."""
+"""The depth below which names are not split, which bounds the recursion. Real models need a dozen levels."""
 
 NUMBER = re.compile(r"(?:(?<=\.)|^)(0|[1-9][0-9]{0,17})(?=\.|$)")
 
 
 class TensorNode(NamedTuple):
-    """A tensor: its full name, the format's word for its dtype ("BF16"), its shape, its bytes in the file, its mark."""
+    """A tensor: its full name, its dtype as in the file ("BF16"), its shape, its bytes in the file, its mark."""
 
     name: str
     dtype: str
@@ -51,12 +51,12 @@ class TensorNode(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModuleNode:
-    """A module: the entries whose names begin with its own.
+    """A module: the entries below its name.
 
     Attributes:
-        entries: in the order of the file, but numbered ones in the order of their numbers.
-        n_parameters, nbytes: sums over all tensors below.
-        form: equal for modules of one tree with the same names, dtypes, shapes and marks below.
+        entries: in the order of the file, except that numbered entries are sorted by number.
+        n_parameters, nbytes: sums over all tensors below it.
+        form: equal for modules of a tree that have the same names, dtypes, shapes and marks below them.
     """
 
     entries: tuple[Entry, ...]
@@ -66,14 +66,14 @@ class ModuleNode:
 
 
 class Entry(NamedTuple):
-    """What a module holds under `label`: the part of the name, dots included, that the modules above do not say."""
+    """A tensor or module with its label: the part of its name, dots included, below the module that contains it."""
 
     label: str
     node: TensorNode | ModuleNode
 
 
 class Fold(NamedTuple):
-    """Equal entries numbered one after the other, labelled from `first` to `last`, all like `node`. May be only one."""
+    """One or more equal entries with consecutive numbers, labelled from `first` to `last`; `node` is the first."""
 
     first: str
     last: str
@@ -82,7 +82,7 @@ class Fold(NamedTuple):
 
 
 def fold(entries: Iterable[Entry]) -> list[Fold]:
-    """`entries` with each run of equal ones that are numbered one after the other put into one."""
+    """`entries` with each run of equal, consecutively numbered ones folded into one."""
     folds: list[Fold] = []
     for label, node in entries:
         if folds:
@@ -96,14 +96,14 @@ def fold(entries: Iterable[Entry]) -> list[Fold]:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ModuleTree:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
-        source: what the user named: a path or a hub id.
-        files: the names of the files that hold the weights.
-        metadata: the header's `__metadata__`.
-        architecture: the name of the architecture, if it is one that rushlight knows.
-        root: the tree.
+        source: the path, URL or hub id that the user named.
+        files: the names of the files of the weights.
+        metadata: the `__metadata__` of the header.
+        architecture: the name of the architecture; None if rushlight does not support it.
+        root: the root module.
         tensors: all tensors in the order of the file.
     """
 
@@ -125,9 +125,12 @@ class ModuleTree:
         architecture: str | None = None,
         marks: Mapping[str, Mark] | None = None,
     ) -> ModuleTree:
-        """The tree of `tensors`, given as (name, dtype, shape, nbytes) in the order of the file, each name once.
+        """The tree of some tensors, in time and memory linear in the length of all names.
 
-        `marks` names the tensors that do not count as parameters. Time and memory grow with the length of all names.
+        Args:
+            tensors: (name, dtype, shape, nbytes) of each, in the order of the file, every name once.
+            source, files, metadata, architecture: the attributes.
+            marks: why tensors do not count as parameters, by name.
         """
         marks = marks or {}
         nodes = tuple(TensorNode(*tensor, marks.get(tensor[0])) for tensor in tensors)
@@ -153,14 +156,14 @@ class ModuleTree:
 
     @property
     def dtypes(self) -> dict[str, int]:
-        """Bytes held in each dtype, the largest first."""
+        """The bytes of each dtype, the largest first."""
         sizes: dict[str, int] = {}
         for tensor in self.tensors:
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
         return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
     def to_json(self, stats: Mapping[str, TensorStats] | None = None) -> dict[str, Any]:
-        """The checkpoint as plain data, what `rushlight inspect --json` prints. Keys may be added; these stay:
+        """The checkpoint as JSON data, as `rushlight inspect --json` prints it. Keys may be added; these stay:
 
         source          str
         architecture    str or null
@@ -169,14 +172,14 @@ class ModuleTree:
         n_tensors       int
         n_parameters    int, without marked tensors
         nbytes          int, with them
-        dtypes          {str: int}, bytes held in each
+        dtypes          {str: int}, bytes of each
         tensors         [{name: str, dtype: str, shape: [int], nbytes: int, mark: null | "tied" | "buffer"}],
                         in the order of the file
 
-        With `stats`, by name, there are also
+        With `stats`, the statistics by name, also
         unread          [str], the names of the tensors whose dtype has no statistics
-        and of each tensor
-        stats           null if it is unread | {min, max, mean, std: null | float, n_nan, n_inf: int}
+        and for each tensor
+        stats           null if unread | {min, max, mean, std: null | float, n_nan, n_inf: int}
         """
         unread = {} if stats is None else {"unread": [t.name for t in self.tensors if t.name not in stats]}
         return {
@@ -201,11 +204,11 @@ class ModuleTree:
 
 
 def _entries(tensors: Sequence[TensorNode], start: int, depth: int, forms: dict[object, int]) -> list[Entry]:
-    """The entries of the module in which all of `tensors` lie; their names are said up to index `start`."""
+    """The entries of the module that contains `tensors`, whose labels begin at index `start` of their names."""
     groups: dict[str, list[TensorNode]] = {}
     for tensor in tensors:
         dot = tensor.name.find(".", start) if depth < MAX_DEPTH else -1
-        # A key ends in the dot, or a tensor `a` would fall in with the module `a`.
+        # A key keeps its dot, which separates the module `a` from a tensor `a`.
         groups.setdefault(tensor.name[start : dot + 1 or None], []).append(tensor)
 
     entries: list[Entry] = []
@@ -223,7 +226,7 @@ def _entries(tensors: Sequence[TensorNode], start: int, depth: int, forms: dict[
 
 
 def _common_prefix(names: list[str], start: int) -> int:
-    """The index after the last dot up to which all `names` are equal, known to be so up to `start`."""
+    """The index after the last dot of the common prefix of `names`, which are equal up to `start`."""
     low, high = min(names), max(names)
     while (end := low.find(".", start) + 1) and low[start:end] == high[start:end]:
         start = end
@@ -231,14 +234,14 @@ def _common_prefix(names: list[str], start: int) -> int:
 
 
 def _in_order_of_numbers(entries: list[Entry]) -> list[Entry]:
-    """`entries` with 0, 1, 10, 2 brought into order, in the places where the numbered ones stand."""
+    """`entries` with the numbered ones sorted by number, in the places of the numbered ones."""
     numbers = [NUMBER.match(label) for label, _ in entries]
     order = iter(sorted((int(number[1]), i) for i, number in enumerate(numbers) if number))
     return [entries[next(order)[1]] if number else entry for entry, number in zip(entries, numbers, strict=True)]
 
 
 def _module(entries: list[Entry], forms: dict[object, int]) -> ModuleNode:
-    """The module of `entries`. `forms` numbers the forms met so far, so that modules are compared as integers."""
+    """The module of `entries`. `forms` numbers the forms seen so far, so that modules compare as integers."""
     form = frozenset((label, node.form) for label, node in entries)
     return ModuleNode(
         entries=tuple(entries),
@@ -249,7 +252,7 @@ def _module(entries: list[Entry], forms: dict[object, int]) -> ModuleNode:
 
 
 def _follows(label: str, successor: str) -> bool:
-    """Whether `successor` is `label` with its number, the first of its parts that is one, raised by one."""
+    """Whether `successor` is `label` with the first number in it incremented by one."""
     old, new = NUMBER.search(label), NUMBER.search(successor)
     if old is None or new is None or int(old[1]) + 1 != int(new[1]):
         return False

@@ -1,4 +1,4 @@
-"""The commands put together, and the original program's own line at the root."""
+"""The `rushlight` command: its subcommands, and the command line of the original program."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from rushlight.cli.terminal import out
 ORIGINAL_TOKENS = 100
 
 COMMANDS = {
-    "generate": "Continue a prompt and print the text as it comes.",
-    "chat": "Hold a conversation; its answers are printed as they come.",
-    "batch": "Generate for every line of a file, many at once, and write a line of JSON for each.",
+    "generate": "Continue a prompt and stream the output.",
+    "chat": "Chat with a model; answers are streamed.",
+    "batch": "Generate an output for every line of a file in batches, and write a line of JSON for each.",
     "inspect": "Show a checkpoint as a tree of modules.",
-    "check": "Say everything that keeps a checkpoint from fitting a model, by cause, each with what to do.",
-    "port": "Write a model file under a checkpoint's own names: to load it with --port, and to complete.",
-    "record": "Record what transformers computes, for `verify` on a machine without PyTorch.",
+    "check": "Report every reason why a checkpoint does not fit a model, with suggested fixes.",
+    "port": "Write a model file with the tensor names of a checkpoint, to complete and load with --port.",
+    "record": "Record what transformers computes, for `rushlight verify` on machines without PyTorch.",
     "verify": "Compare a model with PyTorch, module by module. Exit code 1 if they differ.",
-    "lens": "Show what each block of a model would say next, if it were the last: the logit lens.",
-    "eval": "Measure how well a model predicts a text: its perplexity, by windows that slide over it.",
+    "lens": "Show what every block predicts as the next token: the logit lens.",
+    "eval": "Measure the perplexity of a text with sliding windows.",
     "bench": "Measure prefill, decode, memory bandwidth, time to first token and memory.",
-    "devices": "List what a model can run on here.",
+    "devices": "List the devices that models can run on.",
 }
-"""The commands with the first line of their help, so that `--help` need import none of them."""
+"""The commands with the first line of their help, so that `--help` imports none of them."""
 
 MODULES = {"eval": "evaluate"}
-"""Where a command is not in the module of its own name: `eval` is Python's."""
+"""Commands in a module of another name: `eval` is a builtin."""
 
 
 class Commands(TyperGroup):
-    """Imports a command when it is called."""
+    """A group that imports a command when it is used."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -52,12 +52,12 @@ class Commands(TyperGroup):
 
 
 def load_command(name: str) -> Any:
-    """A command out of its module, where a function of the module's name is it."""
-    home = MODULES.get(name, name)
-    module = import_module(f"rushlight.cli.commands.{home}")
-    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, cls=Command, epilog=module.EXAMPLES)(getattr(module, home))
-    return get_command(alone)
+    """The command from its module, whose function has the name of the module."""
+    module_name = MODULES.get(name, name)
+    module = import_module(f"rushlight.cli.commands.{module_name}")
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name, cls=Command, epilog=module.EXAMPLES)(getattr(module, module_name))
+    return get_command(single)
 
 
 app = typer.Typer(
@@ -97,21 +97,19 @@ def root(
         str | None, typer.Option("--device", "-d", metavar="NAME", help="Without a command: auto, cpu, metal or cuda.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="Without a command: the text to continue.")
+        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="Without a command: the prompt.")
     ] = None,
     _debug: Debug = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Without a command, do what the original program did: continue the prompt greedily by 100 tokens."""
+    """Without a command: continue the prompt by 100 greedily decoded tokens, as the original program did."""
     given = {"--model-path": model_path, "--device": device, "--prompt": prompt}
     if ctx.invoked_subcommand is not None:
         misplaced = [flag for flag, value in given.items() if value is not None]
         if misplaced:
-            raise typer.BadParameter(
-                f"{', '.join(misplaced)} before a command; write it after '{ctx.invoked_subcommand}'"
-            )
+            raise typer.BadParameter(f"{', '.join(misplaced)} must follow the command '{ctx.invoked_subcommand}'")
     elif model_path is not None and prompt is not None:
         original(model_path, "auto" if device is None else device, prompt)
     elif any(value is not None for value in given.values()):
@@ -122,7 +120,7 @@ def root(
 
 
 def original(model_path: str, device: str, prompt: str) -> None:
-    """What `rushlight --model-path FILE --device NAME --prompt TEXT` prints: the words of the program it re-creates."""
+    """`rushlight --model-path FILE --device NAME --prompt TEXT`, with the output of the program it re-creates."""
     import rushlight
     from rushlight.cli.commands import generate
     from rushlight.cli.log import log_to_stderr

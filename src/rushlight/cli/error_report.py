@@ -1,4 +1,4 @@
-"""What a user reads when a command fails."""
+"""Reports the error that ended a command, and maps it to an exit code."""
 
 from __future__ import annotations
 
@@ -7,36 +7,33 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rushlight.cli.terminal import out_json, say
+from rushlight.cli.exit_codes import BAD_INPUT, DEFECT
+from rushlight.cli.terminal import out_json, write_err
 from rushlight.errors import RushlightError, printable, printable_line, printable_name
 from rushlight.host.memory import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BAD_INPUT = 2
-DEFECT = 70
-"""EX_SOFTWARE of sysexits.h: never 1, which says that a check ran and failed."""
-
 UsageError = typer.BadParameter.__mro__[1]
-"""What Typer raises for wrong usage; it has no public name in all of its releases."""
+"""The exception for wrong usage, which has no public name in some releases of Typer."""
 
 
-def report(error: Exception, arguments: Sequence[str]) -> int:
+def report_error(error: Exception, arguments: Sequence[str]) -> int:
     """Print `error` on stderr, with `--json` also as an object on stdout, with `--debug` after its traceback.
 
-    Returns the exit code. An OSError is the user's disk or path, so it is bad input, and so are a lack of memory or
-    threads and what a user's own model file raises; any other exception is a defect.
+    Returns the exit code. A RushlightError, an OSError, a lack of memory or threads, and an exception in a user's port
+    are bad input; any other exception is a defect.
     """
-    # Read from the arguments, since an error may come before or outside of their parsing.
+    # Read from the arguments, since errors can occur before they are parsed.
     if "--debug" in arguments:
-        say(printable("".join(traceback.format_exception(error))).rstrip())
+        write_err(printable("".join(traceback.format_exception(error))).rstrip())
     error = error if isinstance(error, RushlightError) else shortage(error) or error
     if isinstance(error, UsageError):
         code, message, exit_code = "wrong_usage", _usage(error, arguments), BAD_INPUT
     elif isinstance(error, RushlightError | OSError):
         code = error.code if isinstance(error, RushlightError) else "system_error"
-        message, exit_code = in_words(error), BAD_INPUT
+        message, exit_code = describe(error), BAD_INPUT
     elif place := _line_of_a_port(error):
         code, exit_code = "port_failed", BAD_INPUT
         what = printable(f"{type(error).__name__}: {error}")
@@ -45,17 +42,17 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
         what = printable(f"{type(error).__name__}: {error}")
         code, message, exit_code = (
             "defect",
-            f"a defect in rushlight: {what}; run it again with --debug, and report it",
+            f"a defect in rushlight: {what}; please report it with the output of --debug",
             DEFECT,
         )
     if "--json" in arguments:
         out_json({"error": {"code": code, "message": message}})
-    say(f"error: {message}")
+    write_err(f"error: {message}")
     return exit_code
 
 
-def in_words(error: RushlightError | OSError) -> str:
-    """What is wrong with the input, the disk or a path."""
+def describe(error: RushlightError | OSError) -> str:
+    """The message of an error of the library or the system."""
     if isinstance(error, RushlightError):
         return str(error)
     name = f"{printable_line(str(error.filename))}: " if error.filename else ""
@@ -63,7 +60,7 @@ def in_words(error: RushlightError | OSError) -> str:
 
 
 def _usage(error: Any, arguments: Sequence[str]) -> str:
-    """Typer's message in the form of every other one, and where to read more."""
+    """Typer's message in the form of the other errors, with the command whose `--help` to read."""
     if type(error) is typer.BadParameter:
         hint = error.param_hint or (error.param and _name(error.param))
         message = f"{hint}: {error.message}" if hint else error.message

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command within half a second, whatever it is doing."""
+"""Ends a command within half a second of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rushlight.cli.exit_codes import INTERRUPTED
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Self
 
-INTERRUPTED = 130
 GRACE_S = 0.4
 
 
 @contextmanager
 def exit_on_interrupt() -> Iterator[None]:
-    """Within the block, SIGINT ends the process: as usual where that takes less than `GRACE_S`, and then at once.
+    """Within the block, SIGINT raises KeyboardInterrupt, and ends the process if it still runs after `GRACE_S`.
 
-    Python itself acts on a signal between two bytecodes of the main thread: not inside a long matrix product, and not
-    while the end of a thread pool waits for its downloads. So a second thread watches for the signal too, where the
-    limits of the process leave room for one.
+    Python handles a signal only between two bytecodes of the main thread: not during a long matrix product, and not
+    while a thread pool waits for its downloads. So a second thread watches for the signal, unless the limits of the
+    process forbid it.
     """
     try:
         reader, writer = os.pipe()
@@ -49,7 +50,7 @@ def exit_on_interrupt() -> Iterator[None]:
 
 @contextmanager
 def interrupts_as_exceptions() -> Iterator[None]:
-    """Within the block, SIGINT is a KeyboardInterrupt and nothing more, for a command that goes on after it."""
+    """Within the block, SIGINT only raises KeyboardInterrupt, for a command that continues after it."""
     watcher = signal.set_wakeup_fd(-1)
     try:
         yield
@@ -58,21 +59,21 @@ def interrupts_as_exceptions() -> Iterator[None]:
 
 
 class Interrupts:
-    """Within the block, SIGINT ends a text between two of its pieces, wherever in the work on one it arrives.
+    """Within the block, SIGINT ends a stream between two of its pieces.
 
-    An exception may be raised where nothing can be done with it, as in a destructor, and is then lost. Before the first
-    piece there is nothing to look at the note, so there SIGINT is a KeyboardInterrupt, as is a second one.
+    A KeyboardInterrupt inside a destructor would be lost, so the signal only sets a flag. Before the first piece
+    nothing checks the flag, so there SIGINT raises KeyboardInterrupt, as does a second SIGINT.
 
     Attributes:
-        came: whether there was one.
+        came: whether SIGINT has arrived.
     """
 
     def __init__(self) -> None:
         self.came = False
         self._begun = False
 
-    def passing(self, pieces: Iterable[str]) -> Iterator[str]:
-        """The pieces, as far as they come before SIGINT does."""
+    def until_interrupted(self, pieces: Iterable[str]) -> Iterator[str]:
+        """The pieces up to SIGINT."""
         for piece in pieces:
             self._begun = True
             yield piece
@@ -94,7 +95,7 @@ class Interrupts:
 
 
 def _exit_after_interrupt(reader: int) -> None:
-    """Read the numbers of the signals that arrive, until the other end is closed."""
+    """Read signal numbers from the wakeup pipe until it is closed, and exit after SIGINT."""
     while number := os.read(reader, 1):
         if number[0] == signal.SIGINT:
             time.sleep(GRACE_S)

@@ -1,4 +1,4 @@
-"""What the library has to tell while a command runs."""
+"""Shows the log messages of the library as notes on stderr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rushlight.cli.terminal import erase_status, say_wrapped
+from rushlight.cli.terminal import erase_status, note
 from rushlight.errors import printable_line
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def log_to_stderr() -> Iterator[None]:
-    """Within the block, what the library has to tell (its "rushlight" logger) appears on stderr as `note: ...`."""
+    """Within the block, messages of the "rushlight" logger from INFO up appear on stderr as `note: ...`."""
     logger = logging.getLogger("rushlight")
     handler, level = _Notes(), logger.level
     logger.addHandler(handler)
@@ -28,7 +28,7 @@ def log_to_stderr() -> Iterator[None]:
 
 
 class _Notes(logging.Handler):
-    """Shows each note once, such as that of a checkpoint that is opened twice; each time where the record wants it."""
+    """Shows each message once, or every time if the record has `each_time`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,4 +40,4 @@ class _Notes(logging.Handler):
             return
         self._shown.add(message)
         erase_status()
-        say_wrapped(f"note: {printable_line(message)}")
+        note(printable_line(message))

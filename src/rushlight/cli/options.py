@@ -1,9 +1,9 @@
-"""The flags that several commands share, each written once, and how `--help` lays them out."""
+"""The options that several commands share, and the layout of `--help`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -11,13 +11,11 @@ from typer.core import TyperCommand
 from rushlight.cli.word_wrap import shortened
 from rushlight.errors import printable_line
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-MODEL, TEXT, SAMPLING, OUTPUT = "Model", "Text", "Sampling", "Output"
+MODEL, INPUT, SAMPLING, OUTPUT = "Model", "Input", "Sampling", "Output"
+"""The groups of options in `--help`."""
 
 _MAX_SHOWN = 60
-"""Columns of an argument that an error shows."""
+"""Width of an argument in an error message."""
 
 
 def _devices(incomplete: str) -> list[str]:
@@ -33,7 +31,7 @@ def _dtypes(incomplete: str) -> list[str]:
 
 
 def complete_source(incomplete: str) -> list[str]:
-    """`tales` and the matching paths if `tales` matches; otherwise nothing, and the shell completes paths."""
+    """Completes `tales`, and then the matching paths too; otherwise the shell completes paths."""
     from rushlight import demo
 
     if not demo.NAME.startswith(incomplete):
@@ -49,7 +47,7 @@ Source = Annotated[
         metavar="SOURCE",
         autocompletion=complete_source,
         rich_help_panel=MODEL,
-        help="A .safetensors file, a folder, tales, or a hub id. Without it: tales, the embedded model.",
+        help="A .safetensors file, a folder, a hub id, or tales, the embedded model. Default: tales.",
     ),
 ]
 HeaderSource = Annotated[
@@ -59,11 +57,11 @@ HeaderSource = Annotated[
         autocompletion=complete_source,
         show_default=False,
         rich_help_panel=MODEL,
-        help="A .safetensors file, a folder, an index of shards, tales (the embedded model), a hub id such as"
-        " openai-community/gpt2, or a URL.",
+        help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, a URL, or"
+        " tales, the embedded model.",
     ),
 ]
-"""For commands that read headers alone, which URLs have too."""
+"""For commands that only read headers, which works for URLs too."""
 Device = Annotated[
     str,
     typer.Option(
@@ -72,7 +70,7 @@ Device = Annotated[
         metavar="NAME",
         autocompletion=_devices,
         rich_help_panel=MODEL,
-        help="auto, cpu, metal, cuda or reference; auto is the fastest there is.",
+        help="auto, cpu, metal, cuda or reference; auto is the fastest available device.",
     ),
 ]
 Dtype = Annotated[
@@ -82,7 +80,7 @@ Dtype = Annotated[
         metavar="NAME",
         autocompletion=_dtypes,
         rich_help_panel=MODEL,
-        help="f32, f16, bf16, int8 or int4 weights; auto is the checkpoint's own.",
+        help="Weights in f32, f16, bf16, int8 or int4; auto is the dtype of the checkpoint.",
     ),
 ]
 Threads = Annotated[
@@ -92,7 +90,7 @@ Threads = Annotated[
         "-t",
         metavar="N",
         rich_help_panel=MODEL,
-        help="Compute with N threads, one a core at most. Without it: RUSHLIGHT_NUM_THREADS, or as many as pay.",
+        help="Compute with N threads, at most one per core. Default: RUSHLIGHT_NUM_THREADS, or the fastest number.",
     ),
 ]
 Exact = Annotated[
@@ -100,16 +98,16 @@ Exact = Annotated[
     typer.Option(
         "--exact",
         rich_help_panel=MODEL,
-        help="Compute the same bits on every processor in every dtype. Slower for bf16 weights where the processor"
-        " multiplies bf16; the other dtypes are always so. Without it: RUSHLIGHT_EXACT.",
+        help="Compute bit-identical results on every processor, for bf16 weights too (slower on processors with bf16"
+        " instructions). Default: RUSHLIGHT_EXACT.",
     ),
 ]
 Offline = Annotated[
-    bool, typer.Option("--offline", rich_help_panel=MODEL, help="Ask nothing of the network: use what was downloaded.")
+    bool, typer.Option("--offline", rich_help_panel=MODEL, help="Use only local and downloaded files, not the network.")
 ]
 Revision = Annotated[
     str | None,
-    typer.Option("--revision", metavar="REV", rich_help_panel=MODEL, help="Branch, tag or commit of a hub model."),
+    typer.Option("--revision", metavar="REV", rich_help_panel=MODEL, help="The branch, tag or commit of a hub model."),
 ]
 Port = Annotated[
     str | None,
@@ -117,7 +115,7 @@ Port = Annotated[
         "--port",
         metavar="FILE",
         rich_help_panel=MODEL,
-        help="Run your own Python file with the model, as `rushlight port` writes it.",
+        help="Use your own model file, such as one from `rushlight port`.",
     ),
 ]
 ModelFlag = Annotated[
@@ -131,76 +129,9 @@ ModelFlag = Annotated[
         help="The same as SOURCE.",
     ),
 ]
-MaxTokens = Annotated[
-    int, typer.Option("--max-tokens", "-n", metavar="N", rich_help_panel=TEXT, help="Generate at most N tokens.")
-]
 Stop = Annotated[
     list[str] | None,
-    typer.Option("--stop", metavar="TEXT", rich_help_panel=TEXT, help="Stop before this text. Repeatable."),
-]
-IgnoreEos = Annotated[
-    bool, typer.Option("--ignore-eos", rich_help_panel=TEXT, help="Go on through the end-of-text token.")
-]
-Temperature = Annotated[
-    float,
-    typer.Option(
-        "--temperature",
-        "--temp",
-        metavar="T",
-        rich_help_panel=SAMPLING,
-        help="Divide the logits by T; 0 always takes the likeliest token.",
-    ),
-]
-TopK = Annotated[
-    int, typer.Option("--top-k", metavar="K", rich_help_panel=SAMPLING, help="Draw from the K likeliest; 0 is all.")
-]
-TopP = Annotated[
-    float,
-    typer.Option(
-        "--top-p", metavar="P", rich_help_panel=SAMPLING, help="Draw from the fewest that make up a probability of P."
-    ),
-]
-MinP = Annotated[
-    float,
-    typer.Option(
-        "--min-p", metavar="P", rich_help_panel=SAMPLING, help="Draw from those P times as likely as the likeliest."
-    ),
-]
-RepetitionPenalty = Annotated[
-    float,
-    typer.Option(
-        "--repetition-penalty",
-        metavar="X",
-        rich_help_panel=SAMPLING,
-        help="Weaken tokens of prompt and text by the factor X.",
-    ),
-]
-PresencePenalty = Annotated[
-    float,
-    typer.Option(
-        "--presence-penalty", metavar="X", rich_help_panel=SAMPLING, help="Take X off the tokens of the text so far."
-    ),
-]
-FrequencyPenalty = Annotated[
-    float,
-    typer.Option(
-        "--frequency-penalty", metavar="X", rich_help_panel=SAMPLING, help="Take X off them for each time they occur."
-    ),
-]
-LogitBias = Annotated[
-    list[str] | None,
-    typer.Option("--logit-bias", metavar="ID=X", rich_help_panel=SAMPLING, help="Add X to a token. Repeatable."),
-]
-Seed = Annotated[
-    int | None, typer.Option("--seed", metavar="N", rich_help_panel=SAMPLING, help="Draw the same text each time.")
-]
-Speculate = Annotated[
-    bool | None,
-    typer.Option(
-        "--speculate/--no-speculate",
-        rich_help_panel=MODEL,
-        help="Guess tokens and check several in one step; the text stays the same. Without either: where it pays.",
-    ),
+    typer.Option("--stop", metavar="TEXT", rich_help_panel=SAMPLING, help="Stop before this string. Repeatable."),
 ]
 Draft = Annotated[
     str | None,
@@ -208,43 +139,41 @@ Draft = Annotated[
         "--draft",
         metavar="SOURCE",
         rich_help_panel=MODEL,
-        help="A smaller model with the same vocabulary, to guess the tokens with.",
+        help="A smaller model with the same vocabulary that proposes draft tokens for speculative decoding.",
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-"""Declared for the parser and for `--help`; `rushlight.cli.error_report` reads it."""
+"""Declared for the parser and for `--help`; `rushlight.cli.error_report` reads it from the arguments."""
 
 
 def one_of(source: str | None, model: str | None) -> str | None:
-    """The model that is named as SOURCE, by --model, or by neither."""
+    """The model from SOURCE or --model; None if neither is given."""
     if source is not None and model is not None and source != model:
-        raise typer.BadParameter(f"{model!r} and SOURCE {source!r} are two models", param_hint="--model")
+        raise typer.BadParameter(f"expected one model, found {model!r} and SOURCE {source!r}", param_hint="--model")
     return model if source is None else source
 
 
 def need_source(source: str | None, model: str | None) -> str:
-    """As `one_of`, for a command that does not take the embedded model for none.
+    """As `one_of`, for a command without a default model.
 
     Raises:
-        typer.BadParameter: no model is named.
+        typer.BadParameter: no model is given.
     """
     name = one_of(source, model)
     if name is None:
-        raise typer.BadParameter(
-            "none was given, and this command needs one; tales is the embedded model", param_hint="SOURCE"
-        )
+        raise typer.BadParameter("this command needs a model; tales is the embedded one", param_hint="SOURCE")
     return name
 
 
 def model_and_prompt(
     source: str | None, argument: str | None, model: str | None, flag: str | None
 ) -> tuple[str | None, str | None]:
-    """The model, named as SOURCE, by --model, or by neither; and the prompt, an argument, of --prompt, or neither.
+    """The model from SOURCE or --model, and the prompt from the argument or --prompt; None for what is not given.
 
-    Beside --model, an argument that stands alone is the prompt.
+    With --model, a single argument is the prompt.
 
     Raises:
-        typer.BadParameter: one of them is given twice, or the prompt stands where SOURCE does: it cannot be a source.
+        typer.BadParameter: one of them is given twice, or SOURCE is not a source but probably the prompt.
     """
     from rushlight.checkpoint.source import could_be_source
 
@@ -252,10 +181,10 @@ def model_and_prompt(
         return model, source
     source = one_of(source, model)
     if argument is not None and flag is not None:
-        raise typer.BadParameter("the prompt is there already, as the second argument", param_hint="--prompt")
+        raise typer.BadParameter("the prompt is already given as the second argument", param_hint="--prompt")
     if source and not could_be_source(source):
         raise typer.BadParameter(
-            f"{quoted(source)} is neither a path that exists nor the name of a model; "
+            f"{quoted(source)} is neither an existing path nor the name of a model; "
             "if it is the prompt, write -p before it",
             param_hint="SOURCE",
         )
@@ -263,27 +192,14 @@ def model_and_prompt(
 
 
 def quoted(argument: str) -> str:
-    """An argument as an error shows it: on one line, with the middle of a long one left out."""
+    """An argument for an error message: quoted, on one line, with the middle of a long one left out."""
     return f"'{shortened(printable_line(argument), _MAX_SHOWN)}'"
 
 
-def parse_biases(texts: Sequence[str] | None) -> dict[int, float]:
-    """What --logit-bias says, by token id."""
-    return dict(_parse_bias(text) for text in texts or ())
-
-
-def _parse_bias(text: str) -> tuple[int, float]:
-    token, _, bias = text.partition("=")
-    try:
-        return int(token), float(bias)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not ID=VALUE, as in 50256=-1.5", param_hint="--logit-bias") from None
-
-
 class Command(TyperCommand):
-    """A command whose `--help` is plain text, with the parameters under the panels that they name.
+    """A command whose `--help` is plain text with the parameters in groups.
 
-    Typer's own panels need Rich, whose import alone takes longer than all the rest of `--help`.
+    Typer's own groups need Rich, whose import takes longer than everything else in `--help`.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -293,17 +209,17 @@ class Command(TyperCommand):
             return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {}
+        groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            panel = getattr(param, "rich_help_panel", None) or "Options"
-            panels.setdefault(panel, []).append(_help_record(param))
-        for title, records in panels.items():
+            group = getattr(param, "rich_help_panel", None) or "Options"
+            groups.setdefault(group, []).append(_help_record(param))
+        for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
 
 
 def _help_record(param: Any) -> tuple[str, str]:
-    """A parameter's names with the word for its value, and what it does with its default."""
+    """The flags and metavar of a parameter, and its help with the default."""
     is_option = param.param_type_name == "option"
     names = " / ".join(", ".join(sorted(names, key=len)) for names in (param.opts, param.secondary_opts) if names)
     name = f"{names} {param.metavar}" if is_option and param.metavar else param.metavar or names

@@ -1,4 +1,4 @@
-"""The streams of the process, on which a write is whole or an error says that it is not."""
+"""Standard streams that write everything or raise an error, and never lose a part silently."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rushlight.cli.exit_codes import BAD_INPUT, BROKEN_PIPE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-READER_GONE = 141
-"""128 + SIGPIPE: what a shell shows for any program whose reader went away."""
-
-CUT_SHORT = 2
-"""Bad input, as a full disk is."""
-
 
 def write_all(descriptor: int, data: Any) -> None:
-    """Write all of `data`, however little the descriptor takes at a time, and waiting where it does not block.
+    """Write all of `data`, with several writes if needed, waiting for a non-blocking descriptor.
 
     Raises:
-        OSError: not all could be written.
+        OSError: the data could not be written completely.
     """
     rest = memoryview(data)
     while rest:
@@ -36,19 +32,19 @@ def write_all(descriptor: int, data: Any) -> None:
 
 
 class Output(io.RawIOBase):
-    """A standard stream without a buffer.
+    """An unbuffered standard stream.
 
-    Python's own streams drop what a short write leaves over where PYTHONUNBUFFERED is set, and give up where the
-    descriptor does not block. After the first error nothing more is written.
+    Python's own streams lose the rest of a short write if PYTHONUNBUFFERED is set, and fail on a non-blocking
+    descriptor. After the first error nothing more is written.
 
     Args:
-        descriptor: where to write; None is a closed stream.
-        name: the stream's, for errors.
-        is_result: whether an error is raised; otherwise what is lost does not end the work on the result.
+        descriptor: the file descriptor; None is a closed stream.
+        name: the name of the stream in errors.
+        is_result: whether errors are raised; otherwise they are ignored, so that they do not end the command.
 
     Attributes:
         name: as given.
-        failed: whether something was lost.
+        failed: whether output was lost.
     """
 
     def __init__(self, descriptor: int | None, name: str, *, is_result: bool) -> None:
@@ -58,17 +54,17 @@ class Output(io.RawIOBase):
         self.failed = False
 
     def writable(self) -> bool:
-        """Yes."""
+        """Always true."""
         return True
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """The file descriptor."""
         if self._descriptor is None:
             raise OSError(errno.EBADF, f"{self.name} is closed")
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the stream is a terminal."""
         return self._descriptor is not None and os.isatty(self._descriptor)
 
     def write(self, data: Any) -> int:
@@ -76,10 +72,10 @@ class Output(io.RawIOBase):
 
         Raises:
             OSError: a result cannot be written; only the first time.
-            SystemExit: the result's reader went away.
+            SystemExit: the reader of a result closed its pipe.
         """
         n_bytes = memoryview(data).nbytes
-        if n_bytes and not self.failed:  # of nothing, nothing is lost: so Typer asks what kind of stream this is
+        if n_bytes and not self.failed:  # Typer probes the stream with an empty write
             try:
                 self._write(data)
             except OSError:
@@ -95,7 +91,7 @@ class Output(io.RawIOBase):
         except BrokenPipeError:
             if self._is_result:
                 self.failed = True
-                sys.exit(READER_GONE)
+                sys.exit(BROKEN_PIPE)
             raise
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.name) from error
@@ -103,9 +99,9 @@ class Output(io.RawIOBase):
 
 @contextmanager
 def complete_output() -> Iterator[None]:
-    """Within the block, what is written to the process's own stdout and stderr is whole.
+    """Within the block, stdout and stderr of the process lose no output.
 
-    A note that is lost does not end the command, but the block then ends with exit code `CUT_SHORT` in place of 0.
+    Losing output on stderr does not end the command, but the block then exits with `BAD_INPUT` instead of 0.
     """
     previous = sys.stdout, sys.stderr
     outputs = []
@@ -120,14 +116,14 @@ def complete_output() -> Iterator[None]:
         yield
     except SystemExit as end:
         if not end.code and any(output.failed for output in outputs):
-            raise SystemExit(CUT_SHORT) from None
+            raise SystemExit(BAD_INPUT) from None
         raise
     finally:
         sys.stdout, sys.stderr = previous
 
 
 def _text(output: Output, previous: io.TextIOBase | None) -> io.TextIOWrapper:
-    """Text written to `output` at once; what the encoding lacks is escaped."""
+    """An unbuffered text stream on `output`; characters outside its encoding are escaped."""
     if previous is not None:
         previous.flush()
     encoding = getattr(previous, "encoding", None) or "utf-8"

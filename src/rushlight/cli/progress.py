@@ -1,32 +1,32 @@
-"""Progress bars on stderr, for whoever watches; a pipe or a log gets nothing of them."""
+"""Progress bars on stderr, if it is a terminal."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rushlight.cli.terminal import is_watched, stderr_console
+from rushlight.cli.terminal import stderr_console, stderr_is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NARROW = 76
-"""Columns below which there is no room for a bar."""
+"""Below this width there is no bar."""
 VERY_NARROW = 52
-"""Columns below which there is none for the time either."""
+"""Below this width there is no time either."""
 
 
 @contextmanager
 def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int, str], object]]:
-    """Draw a bar while the block runs, with what is done, a note, and the time that is left; nothing is left of it.
+    """Show a progress bar with a note and the remaining time while the block runs; it is erased afterwards.
 
-    Yields what is told how much is done, and the note.
+    Yields a function that takes the amount done and the note.
 
     Args:
-        title: what is being done.
-        total: in any unit; None where it is not known, and then there is no time left to tell.
+        title: of the bar.
+        total: in any unit; None if unknown, which leaves out the remaining time.
     """
-    if not is_watched():
+    if not stderr_is_terminal():
         yield lambda _done, _note: None
         return
     from rich.progress import (
@@ -55,9 +55,9 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int, str],
 
 
 @contextmanager
-def reading(n_bytes: int, *, watch: bool = True) -> Iterator[Callable[[int], object]]:
-    """Draw a bar of bytes while the block reads them; yields what is told of each more that are read."""
-    if not (watch and is_watched()):
+def reading(n_bytes: int, *, visible: bool = True) -> Iterator[Callable[[int], object]]:
+    """Show a progress bar of bytes while the block runs; yields a function that takes the number of bytes read."""
+    if not (visible and stderr_is_terminal()):
         yield lambda _more: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn

@@ -1,4 +1,4 @@
-"""A sign that a long prompt is being read, until the first piece of text is there."""
+"""Shows the progress of a long prefill until the first piece of output."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Protocol
 
-from rushlight.cli.terminal import erase_status, is_watched, show_status
+from rushlight.cli.terminal import erase_status, show_status, stderr_is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DELAY_S = 0.3
-"""A prompt that is read sooner needs no sign."""
-EVERY_S = 0.2
+"""A shorter prefill shows nothing."""
+INTERVAL_S = 0.2
 
 
 class Pieces(Protocol):
-    """A text as it is generated: a `Stream` or an `Answer`."""
+    """Streamed output: a `Stream` or an `Answer`."""
 
     @property
     def prompt_progress(self) -> tuple[int, int]: ...
     def __iter__(self) -> Iterator[str]: ...
 
 
-def with_prompt_progress(text: Pieces) -> Iterator[str]:
-    """The pieces of the text; until the first is there, stderr's terminal shows how much of the prompt is read."""
-    pieces = iter(text)
-    with _sign(text):
+def with_prompt_progress(stream: Pieces) -> Iterator[str]:
+    """The pieces of a stream; before the first one, the terminal on stderr shows the progress of the prefill."""
+    pieces = iter(stream)
+    with _showing(stream):
         first = next(pieces, None)
     if first is not None:
         yield first
@@ -35,26 +35,26 @@ def with_prompt_progress(text: Pieces) -> Iterator[str]:
 
 
 @contextmanager
-def _sign(text: Pieces) -> Iterator[None]:
-    if not is_watched():
+def _showing(stream: Pieces) -> Iterator[None]:
+    if not stderr_is_terminal():
         yield
         return
     begun = Event()
-    thread = Thread(target=_draw, args=(text, begun), daemon=True)
+    thread = Thread(target=_draw, args=(stream, begun), daemon=True)
     thread.start()
     try:
         yield
     finally:
         begun.set()
-        thread.join()  # it erases what it drew
+        thread.join()  # it erases its status line
 
 
-def _draw(text: Pieces, begun: Event) -> None:
+def _draw(stream: Pieces, begun: Event) -> None:
     if begun.wait(DELAY_S):
         return
     while True:
-        done, total = text.prompt_progress
-        show_status(f"reading {total:,} tokens ... {done / total:.0%}")
-        if begun.wait(EVERY_S):
+        done, total = stream.prompt_progress
+        show_status(f"processing {total:,} prompt tokens ... {done / total:.0%}")
+        if begun.wait(INTERVAL_S):
             erase_status()
             return

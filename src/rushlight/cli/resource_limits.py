@@ -1,4 +1,4 @@
-"""What a command does with limits on addresses (`ulimit -v`) and on processes (`ulimit -u`)."""
+"""Adapts to tight limits on address space (`ulimit -v`) and processes (`ulimit -u`)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import os
 import resource
 
 TIGHT_BYTES = 2 << 30
-"""With this much, a heap for each thread and OpenBLAS's threads are not what matters."""
+"""From this much address space on, the heaps of the threads do not matter."""
 
 TIGHT_PROCESSES = 64
-"""Threads count as processes here, and other programs' too."""
+"""The limit counts threads as processes, those of the user's other programs included."""
 
 _M_ARENA_MAX = -8
-"""glibc's malloc.h."""
+"""From glibc's malloc.h."""
 
 
 def adapt_to_resource_limits() -> None:
-    """Under a tight limit, have OpenBLAS compute with one thread, and if it is on addresses, all threads share a heap.
+    """Under a tight limit, let OpenBLAS use one thread; if it is on address space, let all threads share a heap.
 
-    glibc sets 64 MB of addresses aside for each thread's heap, OpenBLAS 32 MB and a stack, and the limit counts them as
-    if they were memory; and OpenBLAS sends the process SIGINT where it cannot start its threads.
+    glibc reserves 64 MB of address space for each thread's heap, and OpenBLAS 32 MB and a stack, all of which the limit
+    counts as memory; and OpenBLAS sends the process SIGINT if it cannot start its threads.
     """
     few_addresses = _is_below(resource.RLIMIT_AS, TIGHT_BYTES)
     if few_addresses or _is_below(resource.RLIMIT_NPROC, TIGHT_PROCESSES):
@@ -29,7 +29,7 @@ def adapt_to_resource_limits() -> None:
             import ctypes
 
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-        except (ImportError, OSError, AttributeError):  # no room for it, or another C library
+        except (ImportError, OSError, AttributeError):  # no address space for it, or another C library
             pass
 
 

@@ -1,4 +1,4 @@
-"""Word wrap for a text that comes in pieces, by the columns that its characters take."""
+"""Wraps streamed text between words, by the display width of its characters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TAB = 8
 
 
 def cells(text: str) -> int:
-    """The columns of a terminal that the text takes: wide East Asian characters two, combining marks none."""
+    """The display width of a text: wide East Asian characters take two columns, combining marks none."""
     return len(text) if text.isascii() else sum(map(_width, text))
 
 
@@ -31,7 +31,7 @@ def _is_wide(unit: str) -> bool:
 
 
 def shortened(text: str, columns: int) -> str:
-    """The text, with its middle left out where it is wider than the columns."""
+    """The text with its middle replaced by "..." if it is wider than the columns."""
     if cells(text) <= columns:
         return text
     room = max(columns - 3, 0)
@@ -45,31 +45,31 @@ def _head(text: str, columns: int) -> str:
 
 
 def wrapped(text: str, columns: int) -> str:
-    """The text with line breaks between words, so that no row takes more than the columns."""
+    """The text with line breaks between words, so that every row fits the columns."""
     return WordWrap(lambda: columns).push(text)
 
 
 class WordWrap:
-    """Breaks a text into rows between words; a word that is longer than a row is broken within.
+    """Breaks streamed text into rows between words, and words that are wider than a row.
 
-    A piece is written at once, also where a word may go on in the next one. A word that then outgrows its row is erased
-    there and written in the next row.
+    Pieces are written immediately, even if their last word continues in the next piece. If that word then exceeds the
+    row, it is erased and written again in the next row.
 
     Args:
-        columns: the width of the terminal now; it may change at any time.
+        columns: returns the current width of the terminal.
     """
 
     def __init__(self, columns: Callable[[], int]) -> None:
         self._columns = columns
         self._used = 0
         self._word = ""
-        """What the row ends with of a word that may go on."""
+        """The last word of the row, which the next piece may continue."""
         self._due = False
-        """Whether the next word begins a row, in place of a space that found no room."""
+        """Whether the next word starts a row, since a space did not fit."""
 
     def push(self, piece: str) -> str:
-        """What to write for the next piece."""
-        # The last column stays free: a terminal that has filled it may break the row by itself.
+        """The text to write for the next piece."""
+        # The last column stays free: some terminals wrap when it is filled.
         limit = max(self._columns() - 1, 2)
         return "".join(self._place(unit, limit) for unit in _units(piece))
 
@@ -86,7 +86,7 @@ class WordWrap:
         width, before = cells(unit), ""
         is_wide = _is_wide(unit)
         if is_wide:
-            self._word = ""  # rows may break on both sides of it
+            self._word = ""  # rows may break before and after it
         if self._due or self._used + width > limit:
             before = self._next_row()
         if self._used + width > limit:
@@ -96,7 +96,7 @@ class WordWrap:
         return before + unit
 
     def _next_row(self) -> str:
-        """Begins a row with the word that the row ends with; nothing where it begins the row already."""
+        """Moves the last word of the row to the next row; nothing if the word already starts its row."""
         width = cells(self._word)
         if self._used == width and not self._due:
             return ""
@@ -104,7 +104,7 @@ class WordWrap:
         return (f"\x1b[{width}D\x1b[K" if width else "") + "\n" + self._word
 
     def _broken(self, unit: str, limit: int) -> str:
-        """A word that no row has room for, in as many as it takes."""
+        """A word that is wider than a row, broken into several."""
         parts = []
         for character in unit:
             width = cells(character)
@@ -118,7 +118,7 @@ class WordWrap:
 
 
 def _units(piece: str) -> Iterator[str]:
-    """Line breaks, spaces, wide characters and runs of others, one by one."""
+    """Splits a piece into line breaks, spaces, wide characters and runs of other characters."""
     for run in _RUNS.findall(piece):
         narrow = ""
         for character in run:

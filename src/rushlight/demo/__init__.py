@@ -1,8 +1,8 @@
-"""The embedded model: tales, a small GPT-2 that writes fairy tales, so that everything can be tried offline.
+"""The embedded model `tales`, a small GPT-2 that writes fairy tales, to try everything offline.
 
-6 blocks, 192 channels, 512 positions, 3.6 M parameters in F16, its own byte-level BPE of 4,096 tokens; trained from
-nothing on public-domain books by `examples/train_tales`, whose README.md says how well. A demonstration and a test
-object, not a good writer: it has learnt from stretches of 256 tokens, and what it writes beyond that is worse.
+6 blocks, 192 channels, 512 positions, 3.6 M parameters in F16, and a byte-level BPE of 4,096 tokens; trained from
+scratch on public-domain books by `examples/train_tales`, whose README.md has its losses. It is for demonstrations and
+tests, and not a good writer: its training sequences had 256 tokens, and beyond those it gets worse.
 
 The folder is an ordinary checkpoint: model.safetensors under the original GPT-2's names, config.json, tokenizer.json.
 """
@@ -12,9 +12,9 @@ from pathlib import Path
 __all__ = ["NAME", "folder"]
 
 NAME = "tales"
-"""What it is called wherever a source is named; a path of that name comes first."""
+"""Its name as a source; a path of that name takes precedence."""
 
 
 def folder() -> Path:
-    """The folder that the model lies in."""
+    """The folder of the model."""
     return Path(__file__).parent

@@ -1,20 +1,26 @@
-"""Generation: sequences run through a forward, and the choice of each next token. Knows no model and no text."""
+"""Generation: runs sequences through a language model in batches and samples their tokens. Independent of text.
 
-from rushlight.generation.beam import BeamSearch, Hypothesis
-from rushlight.generation.engine import Engine
-from rushlight.generation.runner import Context, LanguageModel
-from rushlight.generation.sampling.logprobs import TokenLogprob
-from rushlight.generation.sampling.params import SamplingParams, SamplingSettings, given, takes_settings
-from rushlight.generation.sampling.sampler import Sampler
-from rushlight.generation.scoring import Perplexity, Scorer, sliding_windows
-from rushlight.generation.sequence import FinishReason, SequenceState, Token
-from rushlight.generation.speculation.draft_model import Draft
+The parts are imported when they are first used: `--help` reads the sampling settings without NumPy.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rushlight.generation.beam import BeamSearch, Hypothesis
+    from rushlight.generation.engine import Engine, EngineStats
+    from rushlight.generation.runner import Context, LanguageModel
+    from rushlight.generation.sampling.logprobs import TokenLogprob
+    from rushlight.generation.sampling.params import SamplingParams, SamplingSettings, given, takes_settings
+    from rushlight.generation.sampling.sampler import Sampler
+    from rushlight.generation.scoring import Perplexity, Scorer, sliding_windows
+    from rushlight.generation.sequence import FinishReason, SequenceState, Token
 
 __all__ = [
     "BeamSearch",
     "Context",
-    "Draft",
     "Engine",
+    "EngineStats",
     "FinishReason",
     "Hypothesis",
     "LanguageModel",
@@ -30,3 +36,25 @@ __all__ = [
     "sliding_windows",
     "takes_settings",
 ]
+
+_HOMES = {
+    "beam": ("BeamSearch", "Hypothesis"),
+    "engine": ("Engine", "EngineStats"),
+    "runner": ("Context", "LanguageModel"),
+    "sampling.logprobs": ("TokenLogprob",),
+    "sampling.params": ("SamplingParams", "SamplingSettings", "given", "takes_settings"),
+    "sampling.sampler": ("Sampler",),
+    "scoring": ("Perplexity", "Scorer", "sliding_windows"),
+    "sequence": ("FinishReason", "SequenceState", "Token"),
+}
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f"{__name__}.{home}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

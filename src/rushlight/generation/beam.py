@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
-from rushlight.errors import GenerationError, RequestError
+from rushlight.errors import RequestError
 from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
-from rushlight.generation.sampling.logprobs import NONE_ALLOWED_REMEDY, NOT_FINITE_REMEDY
+from rushlight.generation.sampling.logprobs import log_softmax, no_valid_token, not_finite
 from rushlight.generation.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ class BeamSearch:
             texts = [ids for _, ids in running]
             logprobs = self._logprobs(beams.step(parents, texts), prompt_ids, texts)
         if not finished:
-            raise GenerationError(
-                f"no token may stand at position {len(prompt_ids) + length - 1}", remedy=NONE_ALLOWED_REMEDY
-            )
+            raise no_valid_token(len(prompt_ids) + length - 1)
         return finished
 
     def _is_over(self, best: float, length: int, worst: Hypothesis) -> bool:
@@ -143,17 +141,12 @@ class BeamSearch:
     ) -> NDArray[np.float64]:
         """(B, V) logits after the prompt and each of B texts -> their log-softmax, with biases and penalties."""
         if not np.isfinite(logits).all():
-            raise GenerationError(
-                "the model's logits hold NaN or infinity",
-                remedy=NOT_FINITE_REMEDY,
-            )
-        shifted = logits.astype(np.float64)
-        shifted -= shifted.max(axis=1, keepdims=True)
-        shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            raise not_finite(len(prompt_ids) + len(texts[0]))
+        logprobs = log_softmax(logits)
         params = self.params
         if params.logit_bias:
-            shifted[:, list(params.logit_bias)] += list(params.logit_bias.values())
-        for row, ids in zip(shifted, texts, strict=True):
+            logprobs[:, list(params.logit_bias)] += list(params.logit_bias.values())
+        for row, ids in zip(logprobs, texts, strict=True):
             if params.repetition_penalty != 1:
                 seen = list({*prompt_ids, *ids})
                 row[seen] *= np.where(row[seen] < 0, params.repetition_penalty, 1 / params.repetition_penalty)
@@ -162,8 +155,8 @@ class BeamSearch:
                 row[tokens] -= params.presence_penalty + params.frequency_penalty * counts
         allowed = self.allowed if any(texts) or self.allowed_first is None else self.allowed_first
         if allowed is not None:
-            shifted[:, ~allowed] = -np.inf
-        return shifted
+            logprobs[:, ~allowed] = -np.inf
+        return logprobs
 
 
 def _best(totals: NDArray[np.float64], n: int) -> NDArray[np.int64]:

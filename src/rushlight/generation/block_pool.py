@@ -1,4 +1,4 @@
-"""The blocks of the KV cache: who has which, and which still hold a beginning that the next prompt may share."""
+"""The block pool of the KV cache: allocation, reference counts, and the prefix cache."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rushlight.backends.batch import BLOCK_SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ROOT = 0
-"""The link that a chain of blocks begins with."""
+ROOT_ID = 0
+"""The id of the empty prefix: the parent id of a sequence's first block."""
 
 
-class Holder(Protocol):
-    """What blocks are held for."""
+class BlockTable(Protocol):
+    """A sequence as the pool sees it."""
 
     @property
     def ids(self) -> Sequence[int]:
@@ -24,26 +24,26 @@ class Holder(Protocol):
         ...
 
     n_computed: int
-    """Of how many the keys and values are in the blocks."""
+    """The number of tokens whose keys and values are in the blocks."""
     n_cached_blocks: int
-    """How many of the blocks are known to the pool."""
+    """The number of blocks, from the first, that are in the prefix cache."""
     blocks: list[int]
-    """In the order of positions."""
+    """Block numbers, in the order of positions."""
 
 
 class BlockPool:
-    """Hands out blocks by number, counts who holds each, and finds again the full ones by the tokens in them.
+    """Allocates blocks by number, counts their holders, and finds full blocks again by their tokens.
 
-    A full block is known by its tokens and by its link: the block before it, and so by every token from position 0
-    on. A dictionary compares both exactly, so prompts that differ never share. A known block that nobody holds is idle:
-    it serves the next text that begins alike, until its memory is needed. The one that went idle first goes first, and
-    of one text the last block before those that lead to it.
+    A full block is cached under its tokens and its parent id, the id of the prefix before it; so under every token from
+    position 0 on. Keys are compared exactly, not by hash: different prompts never share a block. A cached block without
+    a holder is evictable: it serves the next prompt with the same prefix until its memory is needed. The block that
+    became evictable first is evicted first, and a sequence's last block before the blocks that lead to it.
 
     Args:
-        n_blocks: how many there are.
+        n_blocks: the number of blocks.
         max_evictable: how many evictable blocks are kept before they are reused instead of blocks never used. Memory is
             taken from the machine at a block's first use, so this bounds what past prompts cost.
-        shares: whether blocks are known at all.
+        shares: whether there is a prefix cache.
     """
 
     def __init__(self, n_blocks: int, max_evictable: int, *, shares: bool = True) -> None:
@@ -53,99 +53,108 @@ class BlockPool:
         self.reset()
 
     def reset(self) -> None:
-        """All blocks as if never used: nobody holds one, and none is known."""
-        self._holders = [0] * self.n_blocks
-        self._links: dict[tuple[int, tuple[int, ...]], int] = {}  # (the link before, tokens) -> block
-        self._known: dict[int, tuple[int, tuple[int, tuple[int, ...]]]] = {}  # block -> (its own link, its key)
-        self._new_link = count(ROOT + 1)
-        self._evictable: OrderedDict[int, None] = OrderedDict()  # from the one that went idle first
-        self._free: list[int] = []  # used before, and known no more
+        """Makes all blocks free and empties the prefix cache."""
+        self._n_holders = [0] * self.n_blocks
+        self._cached: dict[tuple[int, tuple[int, ...]], int] = {}  # (parent id, tokens) -> block
+        self._keys: dict[int, tuple[int, tuple[int, tuple[int, ...]]]] = {}  # cached block -> (prefix id, its key)
+        self._new_id = count(ROOT_ID + 1)
+        self._evictable: OrderedDict[int, None] = OrderedDict()  # the one to evict first comes first
+        self._free: list[int] = []  # used before, and not cached
         self._n_fresh = self.n_blocks  # never used: the last ones
 
     @property
-    def n_free(self) -> int:
-        """How many can be had, those that lie idle among them."""
+    def n_evictable(self) -> int:
+        """The number of cached blocks without a holder."""
+        return len(self._evictable)
+
+    @property
+    def n_available(self) -> int:
+        """The number of blocks that can be allocated: free or evictable."""
         return self._n_fresh + len(self._free) + len(self._evictable)
 
     @property
     def n_held(self) -> int:
-        """How many are in use."""
-        return self.n_blocks - self.n_free
+        """The number of blocks with a holder."""
+        return self.n_blocks - self.n_available
 
     def match_prefix(self, ids: Sequence[int]) -> list[int]:
-        """The blocks that hold the longest known beginning of these tokens; takes none of them."""
+        """The blocks of the longest cached prefix of these tokens; acquires none of them."""
         blocks: list[int] = []
-        link = ROOT
+        parent_id = ROOT_ID
         for start in range(0, len(ids) - BLOCK_SIZE + 1, BLOCK_SIZE):
-            block = self._links.get((link, tuple(ids[start : start + BLOCK_SIZE])))
+            block = self._cached.get((parent_id, tuple(ids[start : start + BLOCK_SIZE])))
             if block is None:
                 break
             blocks.append(block)
-            link = self.prefix_id(block)
+            parent_id = self.prefix_id(block)
         return blocks
 
     def prefix_id(self, block: int) -> int:
-        """What the next block of the chain calls a known block."""
-        return self._known[block][0]
+        """The id of the prefix that a cached block ends: the parent id of the block after it."""
+        return self._keys[block][0]
 
     def n_evictable_of(self, blocks: Iterable[int]) -> int:
-        """How many of the blocks lie idle."""
+        """The number of these blocks that are evictable."""
         return sum(block in self._evictable for block in blocks)
 
     def acquire(self, blocks: Iterable[int]) -> None:
-        """Takes known blocks, for one holder more."""
+        """Adds a holder to cached blocks."""
         for block in blocks:
-            self._holders[block] += 1
+            self._n_holders[block] += 1
             self._evictable.pop(block, None)
 
     def allocate(self) -> int | None:
-        """A block with nothing in it that anyone needs; None if all are held."""
+        """A block with no content, evicted if need be, with one holder; None if all blocks are held."""
         if self._free:
             block = self._free.pop()
         elif self._n_fresh and len(self._evictable) <= self._max_evictable:
             block = self.n_blocks - self._n_fresh
             self._n_fresh -= 1
         elif self._evictable:
-            block, _ = self._evictable.popitem(last=False)
-            del self._links[self._known.pop(block)[1]]
+            block = self._evict()
         else:
             return None
-        self._holders[block] = 1
+        self._n_holders[block] = 1
         return block
 
-    def cache_block(self, link: int, tokens: Sequence[int], block: int) -> int:
-        """Makes a block known that is now full of these tokens, after the block with that link.
+    def _evict(self) -> int:
+        block, _ = self._evictable.popitem(last=False)
+        del self._cached[self._keys.pop(block)[1]]
+        return block
+
+    def cache_block(self, parent_id: int, tokens: Sequence[int], block: int) -> int:
+        """Caches a held block that is now full of these tokens.
 
         Returns:
-            The block to go on with: where another is known by the same tokens, that one, since it holds the same bits;
-            the holder's own is then released.
+            The block to continue with. If another block is cached under the same tokens it holds the same bits: it is
+            returned, with one holder more, and the given one is released.
         """
-        key = (link, tuple(tokens))
-        other = self._links.get(key)
+        key = (parent_id, tuple(tokens))
+        other = self._cached.get(key)
         if other is None:
-            self._links[key] = block
-            self._known[block] = (next(self._new_link), key)
+            self._cached[key] = block
+            self._keys[block] = (next(self._new_id), key)
             return block
         self.acquire([other])
         self.release([block])
         return other
 
-    def cache_full_blocks(self, holder: Holder) -> None:
-        """Makes the blocks known that a holder has filled, if this pool shares any."""
-        while self.shares and (holder.n_cached_blocks + 1) * BLOCK_SIZE <= holder.n_computed:
-            j = holder.n_cached_blocks
-            link = self.prefix_id(holder.blocks[j - 1]) if j else ROOT
-            tokens = holder.ids[j * BLOCK_SIZE : (j + 1) * BLOCK_SIZE]
-            holder.blocks[j] = self.cache_block(link, tokens, holder.blocks[j])
-            holder.n_cached_blocks += 1
+    def cache_full_blocks(self, table: BlockTable) -> None:
+        """Caches the blocks that a sequence has filled since the last call."""
+        while self.shares and (table.n_cached_blocks + 1) * BLOCK_SIZE <= table.n_computed:
+            j = table.n_cached_blocks
+            parent_id = self.prefix_id(table.blocks[j - 1]) if j else ROOT_ID
+            tokens = table.ids[j * BLOCK_SIZE : (j + 1) * BLOCK_SIZE]
+            table.blocks[j] = self.cache_block(parent_id, tokens, table.blocks[j])
+            table.n_cached_blocks += 1
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Gives blocks back, in the order of their sequence."""
+        """Removes a holder from a sequence's blocks, given in the order of positions."""
         for block in reversed(blocks):
-            self._holders[block] -= 1
-            if self._holders[block]:
+            self._n_holders[block] -= 1
+            if self._n_holders[block]:
                 continue
-            if block in self._known:
+            if block in self._keys:
                 self._evictable[block] = None
             else:
                 self._free.append(block)

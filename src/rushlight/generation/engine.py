@@ -1,4 +1,4 @@
-"""The engine: many sequences through one model, a step at a time, whoever asks for them and from whichever thread."""
+"""The engine: continuous batching of many sequences, submitted and read from any thread."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import threading
 from collections import deque
 from itertools import count
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from rushlight.backends.batch import BLOCK_SIZE, Chunk
+from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
 from rushlight.generation.block_pool import BlockPool
-from rushlight.generation.consumer import watch
-from rushlight.generation.runner import PREFILL_ROWS, ModelRunner
-from rushlight.generation.sampling.sample_step import SampleTask, host_rows, sample
+from rushlight.generation.consistency import Consistency
+from rushlight.generation.runner import PREFILL_ROWS
 from rushlight.generation.scheduler import Scheduler
-from rushlight.generation.speculation.controller import SpeculationController
-from rushlight.generation.speculation.draft_model import Draft, Drafts
+from rushlight.generation.speculation.draft_model import DraftModelProposer
+from rushlight.generation.speculation.prompt_lookup import PromptLookup
+from rushlight.generation.step import StepRunner
 from rushlight.host.memory import naming_shortages, shortage
 
 if TYPE_CHECKING:
@@ -25,43 +25,87 @@ if TYPE_CHECKING:
     from rushlight.generation.consumer import Consumer, ConsumerRef
     from rushlight.generation.runner import LanguageModel
     from rushlight.generation.sequence import SequenceState
+    from rushlight.generation.speculation.proposer import Proposer
 
 MAX_SEQUENCES = 64
-"""In one step; the others wait."""
+"""Sequences in a step; the others wait."""
 
 MAX_WAITING = 1024
-"""Sequences that wait for their beginning; then the queue is full."""
+"""Sequences in the queue; then it is full."""
 
 KV_SHARE = 0.5
-"""Of the memory there is, what keys and values may take."""
+"""The share of available memory that keys and values may take."""
 
 CACHED_CONTEXTS = 4
-"""Of past prompts, how many full contexts are kept to be shared before their memory is used again."""
+"""The prefix cache keeps blocks of past prompts for this many full contexts before it evicts any."""
+
+CACHED_SHARE = 0.25
+"""... but for no more than this share of the memory that keys and values may take, unless that is set by `kv_bytes`, or
+less than one context."""
 
 LINGER_S = 0.1
-"""How long the thread of asynchronous readers waits for more to do before it ends."""
+"""How long the background thread waits for work before it ends."""
+
+
+class EngineStats(NamedTuple):
+    """The load of an engine at one moment, and its totals since it was made.
+
+    Attributes:
+        n_waiting: sequences in the queue.
+        n_running: sequences that have blocks.
+        n_blocks_held: KV blocks of running sequences.
+        n_blocks_cached: KV blocks that only the prefix cache keeps; they are evicted when needed.
+        n_blocks_free: all other KV blocks.
+        n_steps: forwards of the model.
+        n_computed_tokens: tokens computed, of prompts and outputs; rejected draft tokens are not counted.
+        n_cached_tokens: prompt tokens that the prefix cache saved from being computed.
+        n_sampled_tokens: tokens of outputs.
+        n_drafted: draft tokens verified.
+        n_accepted: draft tokens accepted.
+    """
+
+    n_waiting: int
+    n_running: int
+    n_blocks_held: int
+    n_blocks_cached: int
+    n_blocks_free: int
+    n_steps: int
+    n_computed_tokens: int
+    n_cached_tokens: int
+    n_sampled_tokens: int
+    n_drafted: int
+    n_accepted: int
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """The share of draft tokens that were accepted; None if there were none."""
+        return self.n_accepted / self.n_drafted if self.n_drafted else None
 
 
 class Engine:
-    """Runs sequences together, so that the weights are read once for all of them; no text depends on another.
+    """Runs sequences in one batch, so that weights are read once for all; no output depends on the batch.
 
-    There is no thread that runs the steps: a reader that waits for its token runs them, for everybody, and while one
-    does the others wait for what it brings. Only asynchronous readers, who must not block, have a thread run them; it
-    ends when it has nothing to do. Every method may be called from any thread.
+    No thread is dedicated to the steps. A thread that waits for a token of its sequence takes the turn and runs steps
+    for all sequences; the others wait for the results. Only for asynchronous consumers, which must not block, does a
+    background thread run steps; it ends when there is nothing to do. Every method may be called from any thread.
 
     Args:
         model: the model.
-        max_sequences: at most so many in a step.
-        max_rows: at most so many tokens of prompts in a step.
-        max_waiting: at most so many that have not begun.
-        prefix_cache: whether prompts that begin alike share what was computed.
-        kv_bytes: the most that keys and values may take; None is what `max_sequences` full contexts take, or half of
-            the memory there is, if that is less. Memory is taken from the machine as it is first used.
-        draft: a smaller model that guesses for this one. Its keys and values are within the same bound: a block of its
-            own is set aside for each.
+        max_sequences: the most sequences in a step.
+        max_rows: the most prompt tokens in a step.
+        max_waiting: the most sequences in the queue.
+        kv_bytes: the most memory that keys and values may take; None is the memory of `max_sequences` full contexts, or
+            half of the available memory if that is less. Memory is taken from the machine when it is first used.
+        prefix_cache: whether prompts share the blocks of equal prefixes.
+        speculation: whether draft tokens are proposed.
+        draft: a smaller model that proposes draft tokens. Its keys and values count within `kv_bytes`: for each block,
+            one of its own is set aside.
+
+    Attributes:
+        pool: the blocks of the KV cache.
 
     Raises:
-        MemoryLimitError: `kv_bytes` is more than there is.
+        MemoryLimitError: `kv_bytes` exceeds the available memory.
     """
 
     def __init__(
@@ -73,45 +117,48 @@ class Engine:
         max_waiting: int = MAX_WAITING,
         kv_bytes: int | None = None,
         prefix_cache: bool = True,
+        speculation: bool = True,
         draft: LanguageModel | None = None,
     ) -> None:
-        self._block_bytes = model.kv_block_bytes + (draft.kv_block_bytes if draft else 0)
-        available = min(m.backend.available_bytes() for m in (model, *([draft] if draft else [])))
+        models = [model] if draft is None else [model, draft]
+        self._block_bytes = sum(each.kv_block_bytes for each in models)
+        available = min(each.backend.available_bytes() for each in models)
         if kv_bytes is not None and kv_bytes > available:
-            raise MemoryLimitError(
-                "keys and values may not take more than there is", need_bytes=kv_bytes, have_bytes=available
-            )
-        context_blocks = -(-model.context_length // BLOCK_SIZE)
+            raise MemoryLimitError("kv_bytes exceeds the available memory", need_bytes=kv_bytes, have_bytes=available)
         allowed = int(available * KV_SHARE) if kv_bytes is None else kv_bytes
-        self._more_memory = "free memory" if kv_bytes is None else "allow more kv_bytes"
+        self._remedy = f"request fewer tokens, or {'free memory' if kv_bytes is None else 'raise kv_bytes'}"
+        context_blocks = -(-model.context_length // BLOCK_SIZE)
         n_blocks = min(max_sequences * context_blocks, allowed // self._block_bytes)
         max_evictable = CACHED_CONTEXTS * context_blocks
+        if kv_bytes is None:
+            share = int(allowed * CACHED_SHARE) // self._block_bytes
+            max_evictable = min(max_evictable, max(share, context_blocks))
         self.pool = BlockPool(n_blocks, max_evictable, shares=prefix_cache)
-        self._scheduler = Scheduler(self.pool, max_sequences, max_rows)
-        self._backend = model.backend
-        self._runner = ModelRunner(model, n_blocks)
-        self.drafts = Drafts(draft, n_blocks, max_evictable) if draft else None
-        self._speculation = SpeculationController(self.drafts)
+        proposers: list[Proposer] = [PromptLookup()] if speculation else []
+        if draft is not None:
+            proposers.append(DraftModelProposer(draft, n_blocks, max_evictable))
+        self._consistency = Consistency()
+        self._steps = StepRunner(model, self.pool, proposers, self._consistency)
+        self._scheduler = Scheduler(self.pool, max_sequences, max_rows, model.max_scored_rows)
         self._max_waiting = max_waiting
         self._arrivals = count(1)
-        # Whoever has the turn may touch the scheduler and its sequences; the lock guards what is below it. It is taken
-        # by itself, since an interrupt may come between the lines of what a condition does in Python when it is left.
+        # The thread that has the turn may touch the scheduler and its sequences; the lock guards what is below it. It
+        # is a lock of its own, since a condition is left by several lines of Python, between which an interrupt fits.
         self._lock = threading.RLock()
         self._turn = threading.Condition(self._lock)
         self._turn_of: int | None = None
-        self._is_consistent = True  # false while what the turn is about is being changed; see _restore
         self._live: set[SequenceState] = set()
         self._submitted: deque[SequenceState] = deque()
         self._to_remove: deque[SequenceState] = deque()
         self._collected: deque[ConsumerRef] = deque()
-        self._async: set[SequenceState] = set()  # those whose readers are asynchronous
+        self._async: set[SequenceState] = set()  # sequences of asynchronous consumers
         self._thread: threading.Thread | None = None
 
     def check(self, sequence: SequenceState) -> None:
-        """Require that the cache can hold the sequence at its longest.
+        """Require that the KV cache can hold the sequence at its longest.
 
         Raises:
-            MemoryLimitError: it cannot; says what it needs and what there is.
+            MemoryLimitError: it cannot; the error has both sizes.
         """
         n_blocks = sequence.n_blocks_for(sequence.end)
         if n_blocks > self.pool.n_blocks:
@@ -119,20 +166,20 @@ class Engine:
                 f"keys and values of {sequence.end} tokens do not fit in memory",
                 need_bytes=n_blocks * self._block_bytes,
                 have_bytes=self.pool.n_blocks * self._block_bytes,
-                remedy=f"ask for fewer tokens, or {self._more_memory}",
+                remedy=self._remedy,
             )
 
     def submit(self, sequence: SequenceState, consumer: Consumer | None = None, *, wait: bool = False) -> None:
-        """Queues a sequence; it runs as tokens are read from it, or from others.
+        """Queues a new sequence; it advances as tokens are read from any sequence.
 
         Args:
             sequence: new.
-            reader: when this has been forgotten, the sequence is cancelled.
-            wait: while the queue is full, run the others.
+            consumer: when it is garbage-collected, the sequence is cancelled.
+            wait: run steps while the queue is full.
 
         Raises:
-            MemoryLimitError: the cache cannot hold it.
-            QueueFullError: too many wait already, and nothing was queued; with `wait`, none of them can go on.
+            MemoryLimitError: the KV cache cannot hold it.
+            QueueFullError: the queue is full; with `wait`, also if no sequence in it can advance. Nothing was queued.
         """
         self.check(sequence)
 
@@ -141,42 +188,63 @@ class Engine:
                 return False
             sequence.arrival = next(self._arrivals)
             if consumer is not None:
-                watch(consumer, sequence, self._collected)
+                sequence.watch(consumer, self._collected)
             self._live.add(sequence)
             self._submitted.append(sequence)
             if sequence.notify is not None:
                 self._async.add(sequence)
-            self._update_if_free()
+            self._update_unless_running()
             return True
 
-        # Asked and done under one lock: of several that wait for room, each takes what it saw.
+        # Checked and queued under one lock: of several threads that wait for room, each takes the room that it saw.
         if wait:
             self.run_until(queued)
         else:
             with self._lock:
                 queued()
         if not sequence.arrival:
-            raise QueueFullError("too many texts are waiting for their turn", expected=f"at most {self._max_waiting}")
+            raise QueueFullError(
+                "too many sequences are waiting", expected=f"at most {self._max_waiting}", remedy="retry later"
+            )
 
     @property
     def full(self) -> bool:
-        """Whether the queue is."""
+        """Whether the queue is full."""
         return len(self._submitted) + len(self._scheduler.waiting) >= self._max_waiting
 
     def cancel(self, sequence: SequenceState) -> None:
-        """Ends a sequence, if it has not ended: its blocks are free now, or when the step that is running ends."""
+        """Ends a sequence, if it has not ended. Its blocks are free now, or when the running step ends."""
         with self._lock:
             sequence.done = True
             self._to_remove.append(sequence)
-            self._update_if_free()
+            self._update_unless_running()
 
     def reclaim(self) -> None:
-        """Frees the blocks of sequences that were forgotten, now, or when the step that is running ends."""
+        """Frees the blocks of sequences whose consumer was collected, now, or when the running step ends."""
         with self._lock:
-            self._update_if_free()
+            self._update_unless_running()
+
+    def stats(self) -> EngineStats:
+        """Load and totals. While a step runs, they may be those before it, after it, or partly both."""
+        pool, steps = self.pool, self._steps
+        with self._lock:
+            n_held, n_cached = pool.n_held, pool.n_evictable
+            return EngineStats(
+                n_waiting=len(self._submitted) + len(self._scheduler.waiting),
+                n_running=len(self._scheduler.running),
+                n_blocks_held=n_held,
+                n_blocks_cached=n_cached,
+                n_blocks_free=pool.n_blocks - n_held - n_cached,
+                n_steps=steps.n_steps,
+                n_computed_tokens=steps.n_computed,
+                n_cached_tokens=self._scheduler.n_cached_tokens,
+                n_sampled_tokens=steps.n_sampled,
+                n_drafted=steps.n_drafted,
+                n_accepted=steps.n_accepted,
+            )
 
     def step(self) -> bool:
-        """Runs one step for every sequence that can go on; False if there was none."""
+        """Runs one step for every sequence that can advance; False if there was none."""
         me = threading.get_ident()
         try:
             return self._take_turn(lambda: False) and self._step()
@@ -186,7 +254,7 @@ class Engine:
             self.reclaim()
 
     def run_until(self, wanted: Callable[[], bool]) -> None:
-        """Runs steps, or waits while another thread does, until `wanted()` holds or there is nothing to run."""
+        """Runs steps, or waits while another thread does, until `wanted()` holds or no sequence can advance."""
         me = threading.get_ident()
         while True:
             try:
@@ -198,10 +266,10 @@ class Engine:
                 self.reclaim()
 
     def run_in_background(self) -> None:
-        """Ensure that a thread runs the sequences of asynchronous readers.
+        """Ensure that a thread runs the sequences of asynchronous consumers.
 
         Raises:
-            ThreadLimitError: none can be started.
+            ThreadLimitError: no thread can be started.
         """
         with self._lock:
             self._turn.notify_all()
@@ -230,37 +298,35 @@ class Engine:
                 self.reclaim()
 
     def _take_turn(self, wanted: Callable[[], bool]) -> bool:
-        """Waits for the turn; False, without it, once `wanted()` holds."""
+        """Waits for the turn; False, without the turn, once `wanted()` holds."""
         me = threading.get_ident()
         with self._lock:
             while not wanted():
                 if self._submitted or self._to_remove:
-                    self._update_if_free()  # whoever had the turn may not have come to it
-                # A turn that is still mine was cut off by an interrupt, between two lines.
+                    self._update_unless_running()  # an interrupt may have kept the last turn from it
+                # A turn that is still this thread's was cut off by an interrupt between two lines.
                 if self._turn_of in {None, me}:
                     self._turn_of = me
                     return True
-                self._turn.wait(LINGER_S)  # an interrupt may have cut off the notice
+                self._turn.wait(LINGER_S)  # an interrupt may have cut off the notification
         return False
 
-    def _update_if_free(self) -> None:
-        """Lets in who has arrived and out who has left, unless a step is running: it will do so when it ends."""
+    def _update_unless_running(self) -> None:
+        """Admits submitted sequences and removes finished or cancelled ones; a running step does so when it ends."""
         if self._turn_of is not None:
             return
-        self._turn_of = threading.get_ident()  # something that is forgotten may cancel in the middle of any line here
+        self._turn_of = threading.get_ident()  # garbage collection may call `cancel` in the middle of any line here
         try:
-            if not self._is_consistent:
-                self._restore()
-            self._is_consistent = False
-            while self._submitted:
-                self._scheduler.add(self._submitted.popleft())
-            while n_gone := len(self._collected):
-                self._to_remove.extend(s for s in self._live if s.consumer is not None and s.consumer() is None)
-                for _ in range(n_gone):
-                    self._collected.popleft()
-            while self._to_remove:
-                self._remove(self._to_remove.popleft())
-            self._is_consistent = True
+            self._ensure_consistent()
+            with self._consistency:
+                while self._submitted:
+                    self._scheduler.add(self._submitted.popleft())
+                while n_collected := len(self._collected):
+                    self._to_remove.extend(s for s in self._live if s.is_abandoned)
+                    for _ in range(n_collected):
+                        self._collected.popleft()
+                while self._to_remove:
+                    self._remove(self._to_remove.popleft())
         finally:
             self._turn_of = None
             self._turn.notify_all()
@@ -271,35 +337,33 @@ class Engine:
         self._scheduler.remove(sequence)
         self._live.discard(sequence)
         self._async.discard(sequence)
-        for proposer in sequence.proposers:
-            proposer.forget()
+        self._steps.speculation.forget(sequence)
 
-    def _restore(self) -> None:
-        """Makes all whole again after an interrupt in the middle of a change: texts begin again, to the same bits."""
-        with self._lock:
+    def _ensure_consistent(self) -> None:
+        """Rebuilds the state that an interrupt left inconsistent: sequences are computed again, to the same bits."""
+        if self._consistency.holds:
+            return
+        with self._lock, self._consistency:
             for sequence in self._live:
-                if sequence.consumer is not None and sequence.consumer() is None:
+                if sequence.is_abandoned:
                     sequence.done = True
             self._scheduler.restart(self._live.difference(self._submitted))
-            if self.drafts is not None:
-                self.drafts.reset(g for s in self._live for g in s.proposers if isinstance(g, Draft))
+            self._steps.speculation.reset()
             self._live = {sequence for sequence in self._live if not sequence.done}
             self._async &= self._live
-            self._is_consistent = True
 
     def _step(self) -> bool:
-        if not self._is_consistent:
-            self._restore()
-        self._is_consistent = False
-        rows = self._scheduler.next_rows()
-        self._is_consistent = True
+        """Runs a step in this thread, which has the turn; False if no sequence can advance."""
+        self._ensure_consistent()
+        with self._consistency:
+            rows = self._scheduler.next_rows()
         if not rows:
             return False
         start = perf_counter()
         try:
-            self._run_rows(rows)
+            self._to_remove.extend(self._steps.run(rows))
         except BaseException as error:
-            # What was interrupted is in no known state: all of it ends here, and its blocks are free.
+            # The state of these sequences is unknown: they end here, and their blocks are released.
             reason = error if isinstance(error, Exception) else GenerationError("interrupted")
             reason = shortage(reason, "a step of the model") or reason
             for sequence in rows:
@@ -316,47 +380,3 @@ class Engine:
             if sequence.notify is not None:
                 sequence.notify()
         return True
-
-    def _run_rows(self, rows: dict[SequenceState, int]) -> None:
-        """Feeds to each sequence so many of its next tokens, and guesses after them where they pay."""
-        decoding = all(s.decoding for s in rows)
-        self._is_consistent = False
-        guesses = self._speculation.draft(list(rows)) if decoding else {}
-        self._is_consistent = True
-        chunks = [
-            Chunk(
-                s.ids[s.n_computed : s.n_computed + n] + guesses.get(s, []),
-                s.n_computed,
-                s.blocks,
-                all_logits=s.scores_prompt or s in guesses,
-            )
-            for s, n in rows.items()
-        ]
-        start = perf_counter()
-        logits = self._runner.on_device(chunks)
-        self._is_consistent = False
-        choices: list[SampleTask] = []
-        end = 0  # of the sequence's rows among the logits
-        for (sequence, n), chunk in zip(rows.items(), chunks, strict=True):
-            begin, end = end, end + (len(chunk.ids) if chunk.all_logits else 1)
-            if sequence.scores_prompt:
-                try:
-                    sequence.score(host_rows(self._backend, logits, range(begin, end)))
-                except GenerationError as error:
-                    sequence.fail(error)
-            sequence.n_computed += n
-            if sequence.n_pending or sequence.done:
-                continue
-            if len(sequence.ids) == sequence.end:
-                sequence.done = True  # only the prompt was asked about
-            else:
-                guessed = guesses.get(sequence, [])
-                choices.append(SampleTask(sequence, range(end - 1 - len(guessed), end), guessed))
-        sample(self._backend, logits, choices)
-        if decoding:
-            self._speculation.costs.record(sum(len(chunk.ids) for chunk in chunks), perf_counter() - start)
-        for sequence in rows:
-            self.pool.cache_full_blocks(sequence)
-            if sequence.done:
-                self._to_remove.append(sequence)
-        self._is_consistent = True

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 PREFILL_ROWS = 256
 """Prompt tokens in a step, at most: this bounds the memory of activations."""
 
+SCORED_ROWS = 64
+"""Rows of a step whose logits are all needed on the host, at most."""
+
+SCORED_BYTES = 32 * 2**20
+"""The most bytes of these logits in float32; large vocabularies have fewer rows. Log-probabilities take 2 to 4 times
+this beside them."""
+
 
 class ModelSizes(Protocol):
     """The sizes of a model that generation needs; every config in `rushlight.models` has them."""
@@ -59,6 +66,11 @@ class LanguageModel(NamedTuple):
     def kv_block_bytes(self) -> int:
         """The size of one block of its keys and values."""
         return self.backend.kv_block_bytes(self.kv_shape)
+
+    @property
+    def max_scored_rows(self) -> int:
+        """The most rows of a step whose logits may all go to the host: SCORED_ROWS, and SCORED_BYTES."""
+        return min(SCORED_ROWS, max(1, SCORED_BYTES // (4 * self.vocab_size)))
 
     def kv_cache(self, n_blocks: int) -> KVCache:
         """A zeroed cache of `n_blocks` blocks.

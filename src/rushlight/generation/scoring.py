@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
-from rushlight.errors import GenerationError, RushlightError
+from rushlight.errors import RushlightError
 from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
-from rushlight.generation.sampling.logprobs import NOT_FINITE_REMEDY
+from rushlight.generation.sampling.logprobs import logprobs_of, not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.generation.runner import LanguageModel
-
-SCORED_ROWS = 64
-"""Rows whose logits are held at once: 64 of GPT-2's are 39 MB with their float64 copy, a whole window 620 MB."""
 
 MAX_LANES = 16
 """Scored together."""
@@ -71,10 +68,7 @@ class _Job:
         likelihood = Likelihood(*(np.concatenate(part) for part in zip(*self._parts, strict=True)))
         if not np.isfinite(likelihood.logprobs).all():
             position = self.first + 1 + int(np.argmin(np.isfinite(likelihood.logprobs)))
-            raise GenerationError(
-                f"the model's logits for position {position} are not finite",
-                remedy=NOT_FINITE_REMEDY,
-            )
+            raise not_finite(position)
         return likelihood
 
 
@@ -99,6 +93,7 @@ class Scorer:
         self._n_blocks = max(-(-capacity // BLOCK_SIZE), MAX_LANES)
         require_room(self._n_blocks, model, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
         self._runner = ModelRunner(model, self._n_blocks)
+        self._max_scored_rows = model.max_scored_rows
         self._in_one_piece = in_one_piece
 
     def score_many(self, asked: Iterable[tuple[Sequence[int], int]]) -> Iterator[Likelihood]:
@@ -166,7 +161,7 @@ class Scorer:
                 jobs.append(job)
             for _ in self._feed(beginnings, PREFILL_ROWS):
                 pass
-            for i, logits in self._feed(ends, SCORED_ROWS):
+            for i, logits in self._feed(ends, self._max_scored_rows):
                 jobs[i].take(logits)
 
     def _feed(self, chunks: Sequence[Chunk], most_rows: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
@@ -197,13 +192,7 @@ def _n_shared(a: Sequence[int], b: Sequence[int]) -> int:
 
 def _likelihood(logits: NDArray[np.floating], targets: Sequence[int]) -> Likelihood:
     """(R, V) logits, R token ids -> their log-softmax in float64, and whether they are the likeliest."""
-    rows = np.arange(len(targets))
-    greedy = logits.argmax(axis=1) == np.asarray(targets)
-    with np.errstate(all="ignore"):  # what is not finite is told of above
-        shifted = logits.astype(np.float64)
-        shifted -= shifted.max(axis=1, keepdims=True)
-        chosen = shifted[rows, targets]
-        return Likelihood(chosen - np.log(np.exp(shifted, out=shifted).sum(axis=1)), greedy)
+    return Likelihood(logprobs_of(logits, targets), logits.argmax(axis=1) == np.asarray(targets))
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The control groups that this process is in: what a container may use of its machine."""
+"""The control groups of this process, which limit what a container may use of its machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def cgroup_folders(root: Path, controller: str) -> list[Path]:
-    """The folders of this process's cgroups that may hold a controller's limits, with all above them.
+    """The folders that may hold a controller's limits: those of this process's cgroups and their ancestors.
 
     Version 2 has one hierarchy, version 1 one for each controller (kernel documentation, admin-guide/cgroup-v2 and
     cgroup-v1).
@@ -29,7 +29,7 @@ def cgroup_folders(root: Path, controller: str) -> list[Path]:
 
 
 def words(file: Path) -> list[str]:
-    """The words of a file; none if it cannot be read."""
+    """The words of a file; empty if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Which GPUs and which libraries for them are here, without importing those libraries, which takes seconds."""
+"""Finds this machine's NVIDIA GPUs, PyTorch and MLX without importing those libraries, which takes seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CUDA_ERROR_NO_DEVICE = 100
 
 
 class Torch(NamedTuple):
-    """An installed PyTorch: its version, and that of the CUDA it was built for, if any."""
+    """An installed PyTorch: its version, and the CUDA version that it was built for, if any."""
 
     version: str
     cuda: str | None
@@ -46,7 +46,7 @@ def mlx() -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 
     folder = _folder("mlx")
-    # The package "mlx" alone is Python; the library comes with "mlx-metal" or "mlx-cpu".
+    # The package "mlx" is only Python; the library comes with "mlx-metal" or "mlx-cpu".
     if folder is None or not any((folder / "lib").glob("libmlx.*")):
         return None
     try:
@@ -56,9 +56,9 @@ def mlx() -> str | None:
 
 
 def gpus() -> tuple[GPU, ...] | str:
-    """The NVIDIA GPUs that this process may use, at least one, or why there are none."""
+    """The NVIDIA GPUs that this process may use, at least one; or the reason that there are none."""
     if platform.system() == "Darwin":
-        return "CUDA needs an NVIDIA GPU, and no Mac of today has one"
+        return "CUDA needs an NVIDIA GPU, which current Macs do not have"
     return _gpus("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
 
 
@@ -68,15 +68,15 @@ def _gpus(library: str) -> tuple[GPU, ...] | str:
     try:
         cuda = ctypes.CDLL(library)
     except OSError:
-        return f"there is no NVIDIA driver here ({library})"
+        return f"no NVIDIA driver found ({library})"
     error = cuda.cuInit(0)
     if error == CUDA_ERROR_NO_DEVICE:
-        return "the NVIDIA driver sees no GPU; CUDA_VISIBLE_DEVICES may hide it"
+        return "the NVIDIA driver finds no GPU; CUDA_VISIBLE_DEVICES may hide it"
     if error:
-        return f"the NVIDIA driver does not start (error {error} of cuInit)"
+        return f"the NVIDIA driver fails to start (cuInit error {error})"
     count = ctypes.c_int()
     cuda.cuDeviceGetCount(ctypes.byref(count))
-    return tuple(map(_gpu, [cuda] * count.value, range(count.value))) or "the NVIDIA driver sees no GPU"
+    return tuple(map(_gpu, [cuda] * count.value, range(count.value))) or "the NVIDIA driver finds no GPU"
 
 
 def _gpu(cuda: ctypes.CDLL, index: int) -> GPU:
@@ -88,7 +88,7 @@ def _gpu(cuda: ctypes.CDLL, index: int) -> GPU:
 
 
 def _folder(package: str) -> Path | None:
-    """Where a package that is not imported lies."""
+    """The folder of a package, without importing it."""
     spec = find_spec(package)
     locations = list(spec.submodule_search_locations or ()) if spec else []
     return Path(locations[0]) if locations else None

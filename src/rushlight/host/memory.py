@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and the errors for when there is too little."""
+"""The memory available to this process, and errors for when it runs out."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from rushlight.errors import RushlightError
 
 _NO_MEMORY = ("failed to map segment", "annot allocate memory")
-"""What the dynamic linker and C libraries say."""
+"""In error messages of the dynamic linker and C libraries."""
 
 _NO_THREAD = ("can't start new thread", "Resource temporarily unavailable")
-"""What Python and C++ say."""
+"""In error messages of Python and C++."""
 
 
 @contextmanager
 def naming_shortages(what: str, need_bytes: int | None = None) -> Iterator[None]:
-    """Within the block, a lack of memory or of threads is an error of rushlight's own.
+    """Turns errors for a lack of memory or threads within the block into rushlight's own.
 
     Args:
-        what: does not fit in memory then.
-        need_bytes: how much it takes, if that is known.
+        what: the thing that did not fit, for the message.
+        need_bytes: its size, if known.
 
     Raises:
         MemoryLimitError, ThreadLimitError: instead of Python's errors.
@@ -43,14 +43,14 @@ def naming_shortages(what: str, need_bytes: int | None = None) -> Iterator[None]
         if named is None:
             raise
         if need_bytes is not None and isinstance(named, MemoryLimitError):
-            # Where there was room for it at first, what is left now is the point.
+            # If it would have fit at first, report what is left now.
             have_bytes = before if need_bytes > before else named.have_bytes
             named = out_of_memory(what, need_bytes if need_bytes > have_bytes else None, have_bytes)
         raise named from error
 
 
-def shortage(error: Exception, what: str = "what is asked for") -> RushlightError | None:
-    """The error as rushlight's own, if it is one of Python's for a lack of memory or of threads."""
+def shortage(error: Exception, what: str = "the request") -> RushlightError | None:
+    """MemoryLimitError or ThreadLimitError for an error of Python's with that cause; None for any other."""
     text = str(error)
     if (
         isinstance(error, MemoryError)
@@ -60,14 +60,14 @@ def shortage(error: Exception, what: str = "what is asked for") -> RushlightErro
         return out_of_memory(what)
     if isinstance(error, RuntimeError) and any(words in text for words in _NO_THREAD):
         return ThreadLimitError(
-            "a thread cannot be started",
+            "cannot start a thread",
             remedy="raise the limit on processes (ulimit -u) or on memory (ulimit -v), or use fewer threads",
         )
     return None
 
 
 def out_of_memory(what: str, need_bytes: int | None = None, have_bytes: int | None = None) -> MemoryLimitError:
-    """The error for what does not fit: how much it needs, if that is known, and how much there is, now if not given."""
+    """The error for `what`, with its size, if known, and the available memory, measured now if not given."""
     return MemoryLimitError(
         f"{what} does not fit in memory",
         need_bytes=need_bytes,
@@ -77,7 +77,7 @@ def out_of_memory(what: str, need_bytes: int | None = None, have_bytes: int | No
 
 
 def available_bytes(root: Path = Path("/")) -> int:
-    """Bytes that can be had without swapping, and within the limits of the cgroups and of the process; never below 0.
+    """Bytes available without swapping, within the limits of the cgroups and the process; never below 0.
 
     Args:
         root: where `proc` and `sys` are mounted.
@@ -90,7 +90,7 @@ def available_bytes(root: Path = Path("/")) -> int:
 
 
 def _machine_bytes(root: Path) -> int:
-    """MemAvailable, which counts what the page cache would give back; without it, half of the memory there is."""
+    """MemAvailable, which includes reclaimable page cache; without it, half of the machine's memory."""
     found = words(root / "proc/meminfo")
     if "MemAvailable:" in found:
         return int(found[found.index("MemAvailable:") + 1]) * 1024
@@ -98,10 +98,10 @@ def _machine_bytes(root: Path) -> int:
 
 
 def _within_limits(root: Path) -> list[int]:
-    """What RLIMIT_AS (`ulimit -v`) and RLIMIT_DATA leave of this process's addresses, which the kernel counts in pages.
+    """The bytes that RLIMIT_AS (`ulimit -v`) and RLIMIT_DATA leave of this process's address space.
 
-    /proc/self/statm has all of them first, and data and stack sixth (proc_pid_statm(5)); not on macOS, where neither
-    limit is held to.
+    In pages, /proc/self/statm has its size first, and that of data and stack sixth (proc_pid_statm(5)). macOS has no
+    such file and enforces neither limit.
     """
     pages = words(root / "proc/self/statm")
     if len(pages) < 6:
@@ -116,7 +116,7 @@ def _within_limits(root: Path) -> list[int]:
 
 
 def _left(folder: Path, limit_file: str, usage_file: str, reclaimable: str) -> list[int]:
-    """Limit less usage of a cgroup, the page cache that it can drop not counted; nothing without a limit."""
+    """A cgroup's limit minus its usage without reclaimable page cache; empty without a limit."""
     limit, usage = words(folder / limit_file), words(folder / usage_file)
     if not (limit and usage and limit[0].isdecimal() and usage[0].isdecimal()):
         return []

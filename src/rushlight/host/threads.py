@@ -1,4 +1,4 @@
-"""How many threads to compute with: what a user asks for, or what this process may use of the machine."""
+"""The number of threads to compute with: as requested, or one for each core that this process may use."""
 
 from __future__ import annotations
 
@@ -12,46 +12,44 @@ from rushlight.errors import DeviceError
 from rushlight.host.cgroup import cgroup_folders, words
 
 VARIABLE = "RUSHLIGHT_NUM_THREADS"
-MOST = 1024
-"""Beyond any machine that one model is run on: a larger number is a slip."""
-
+MAX_THREADS = 1024
+"""More cores than any machine that runs one model: a larger number is a typing error."""
 
 _log = logging.getLogger("rushlight")
 
 
 class Threads(NamedTuple):
-    """How many threads compute.
+    """The number of threads.
 
     Attributes:
-        n: at least 1, and no more than the usable cores.
-        adapts: whether fewer of them are used where that is faster.
+        n: from 1 to the number of usable cores.
+        adapts: whether an operation uses fewer of them where that is faster.
     """
 
     n: int
     adapts: bool
 
 
-def threads_for(asked: int | None = None) -> Threads:
-    """`asked` threads, else what RUSHLIGHT_NUM_THREADS says, else one for each usable core, of which as many as pay.
+def threads_for(requested: int | None = None) -> Threads:
+    """The requested number of threads, or RUSHLIGHT_NUM_THREADS, or one for each usable core, adapted to the work.
 
-    More threads than usable cores only wait for one another: such a number is reduced to them, which the "rushlight"
-    logger says at level INFO, and the commands as a note.
+    More threads than usable cores would only wait for one another: such a number is reduced, which is logged at INFO.
 
     Raises:
-        DeviceError: the number asked for is not a whole number from 1 to MOST.
+        DeviceError: the number is not a whole number from 1 to MAX_THREADS.
     """
-    name, value = ("threads", str(asked)) if asked is not None else (VARIABLE, os.environ.get(VARIABLE, ""))
+    name, value = ("threads", str(requested)) if requested is not None else (VARIABLE, os.environ.get(VARIABLE, ""))
     cores = usable_cores()
     if not value:
         return Threads(cores, adapts=True)
     n = _checked(name, value)
     if n > cores:
-        _log.info("computing with %d threads in place of %d: this process may use no more cores", cores, n)
+        _log.info("using %d threads instead of %d: this process may use no more cores", cores, n)
     return Threads(min(n, cores), adapts=False)
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores in the affinity mask, or fewer where a cgroup's quota gives less time than they have; at least 1.
+    """Cores in the affinity mask, or fewer if a cgroup's quota allows less CPU time; at least 1.
 
     Args:
         root: where `proc` and `sys` are mounted.
@@ -64,15 +62,17 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def _checked(name: str, value: str) -> int:
-    if not value.isascii() or not value.isdecimal() or not 1 <= int(value[:8]) <= MOST:
+    if not value.isascii() or not value.isdecimal() or not 1 <= int(value[:8]) <= MAX_THREADS:
         raise DeviceError(
-            f"{name} is {value!r}", expected=f"a whole number of threads from 1 to {MOST}", remedy="or leave it out"
+            f"{name} is {value!r}",
+            expected=f"a whole number of threads from 1 to {MAX_THREADS}",
+            remedy="or leave it out",
         )
     return int(value)
 
 
 def _cgroup_cores(root: Path) -> float:
-    """The smallest quota of this process's cgroup and those above it, in cores; infinite where there is none.
+    """The smallest quota of this process's cgroup and its ancestors, in cores; infinite without one.
 
     Version 2 has `cpu.max` with "quota period" or "max period" in each folder, version 1 the two in files of their own
     under the cpu controller (kernel documentation, admin-guide/cgroup-v2 and scheduler/sched-bwc).
@@ -86,7 +86,7 @@ def _cgroup_cores(root: Path) -> float:
 
 
 def _quota(parts: list[str]) -> float:
-    """Cores for ["150000", "100000"]; no limit for "max", -1, or anything else."""
+    """1.5 cores for ["150000", "100000"]; infinite for "max", -1 or anything else."""
     if len(parts) == 2 and parts[0].isdecimal() and parts[1].isdecimal() and int(parts[1]):
         return int(parts[0]) / int(parts[1]) or math.inf
     return math.inf

@@ -1,4 +1,4 @@
-"""How far two arrays are apart."""
+"""The distance between two arrays."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ __all__ = ["Distance", "distance", "oriented"]
 
 
 class Distance(NamedTuple):
-    """What separates an array from the recorded one.
+    """The distance of an array from the recorded one.
 
     Attributes:
         absolute: max |difference|.
-        relative: that over max |recorded|.
-        cosine: of the angle between the two as vectors; 1 where both are zero.
-        non_finite: how many values are NaN or infinite where the recorded ones are not the same; the others are then
-            NaN.
+        relative: absolute / max |recorded|.
+        cosine: the cosine similarity of the two as vectors; 1 if both are zero.
+        non_finite: the number of values that are NaN or infinite on one side only; if any, the other fields are NaN.
     """
 
     absolute: float
@@ -38,7 +37,7 @@ def distance(found: NDArray[Any], recorded: NDArray[Any]) -> Distance:
     """The distance of two arrays of one shape, computed in float64."""
     a, b = np.asarray(found, np.float64).reshape(-1), np.asarray(recorded, np.float64).reshape(-1)
     finite = np.isfinite(a) & np.isfinite(b)
-    # What is not finite is right where both are the same.
+    # The same NaN or infinity on both sides is equal.
     strange = int((~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))).sum())
     if strange:
         return Distance(math.nan, math.nan, math.nan, strange)
@@ -52,10 +51,10 @@ def distance(found: NDArray[Any], recorded: NDArray[Any]) -> Distance:
 
 
 def oriented(recorded: NDArray[Any] | None, found: NDArray[Any]) -> NDArray[Any] | None:
-    """A recorded array in the shape of ours; None if it has none that fits.
+    """A recorded array in the shape of the port's; None if no orientation fits.
 
-    Ours are (N, C). PyTorch's convolutions, and what stands between them, have (C, N): they are turned. If N and C are
-    equal, the way that is nearer to ours is taken.
+    The port has (N, C). PyTorch's convolutions, and the code between them, have (C, N), which is transposed. If N and C
+    are equal, the closer orientation is taken.
     """
     if recorded is None:
         return None

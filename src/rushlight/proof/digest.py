@@ -1,8 +1,8 @@
-"""Which weights these are: a digest of each tensor's numbers, and one of all of them.
+"""Digests that identify weights: one of each tensor, and one of all tensors.
 
 A tensor's digest is the SHA-256 of its shape, as JSON, and of its values: floats as little-endian float32, row by row,
-anything else as the bytes in the file. So it does not depend on how a checkpoint is cut into shards or on the order of
-its tensors, and a BF16 checkpoint has the digests of its exact float32 copy. An F64 tensor counts as its float32 copy.
+anything else as the bytes in the file. It does not depend on shards or on the order of the
+tensors, and a BF16 checkpoint has the digests of its exact float32 copy. An F64 tensor counts as its float32 copy.
 The digest of all is the SHA-256 of the lines "name digest", sorted.
 """
 
@@ -37,13 +37,13 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def values_digest(values: NDArray[np.generic]) -> str:
-    """The digest of an array; floats are to be float32 already."""
+    """The digest of an array; floats must be float32."""
     digest = hashlib.sha256(json.dumps(values.shape).encode())
     digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def digest_of_all(digests: Mapping[str, str]) -> str:
-    """One digest of a whole checkpoint."""
+    """The digest of an entire checkpoint."""
     lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,22 +1,21 @@
-"""The golden file: what a PyTorch model computed, module by module, in one .safetensors file.
+"""The golden file format: the recorded inputs and outputs of a PyTorch model in one .safetensors file.
 
 A prompt is a case, numbered from 0. Its tensors are
 
     0/ids                        (T,)  I64  the token ids
     0/input/h.0.attn.c_proj      F32 or I64: the first tensor that the module was called with
     0/output/h.0.attn.c_proj     F32 or I64: the first tensor that it returned
-    0/greedy_ids                 (n,)  I64  the tokens of the largest logits, one after another, if they were recorded
-    0/greedy_margins             (n,)  F32  how far each was above the next best
+    0/greedy_ids                 (n,)  I64  the greedy tokens after the prompt, if recorded
+    0/greedy_margins             (n,)  F32  the difference of the two largest logits at each
 
-Paths are those of PyTorch's `named_modules`; the second call of a module has "#2" after its path. Arrays are as the
-module had them, without the batch axis of 1. What equals a tensor that is there already is not kept again: an input is
-mostly another module's output.
+Paths are those of PyTorch's `named_modules`; the second call of a module has "#2" after its path. Arrays have no
+batch axis. Equal tensors are stored once: an input is usually another module's output.
 
-All else is JSON under the metadata key "rushlight.golden": `version`, `made_with` (the versions of the libraries),
-`model` (its class), `dtype` (what PyTorch computed in), `config`, `weights` (the digest of each tensor, as `digest.py`
+Everything else is JSON under the metadata key "rushlight.golden": `version`, `made_with` (versions of the libraries),
+`model` (its class), `dtype` (PyTorch's compute dtype), `config`, `weights` (the digest of each tensor, as `digest.py`
 defines it), and `cases`, each with its `text` and, in the order in which they finished, its `modules`: `path`, `repr`
-(PyTorch's line about it), `eps` where it has one, and the names of the tensors that are its `input` and `output`.
-There is no date in it: the same model and prompts give the same file.
+(PyTorch's description), `eps` where it has one, and the names of the tensors that are its `input` and `output`.
+It contains no date, so the same model and prompts give the same file.
 """
 
 from __future__ import annotations
@@ -53,10 +52,10 @@ class Call:
     """One call of a module.
 
     Attributes:
-        path: the module's path, and from its second call on "#2", "#3", ...
-        repr: what PyTorch prints of the module, in one line; its class alone if it has modules inside.
-        eps: its epsilon, if it has one.
-        input, output: the names of the tensors; None where there was none.
+        path: the module's path; its second and later calls have "#2", "#3", ... appended.
+        repr: PyTorch's description in one line; only the class of a module with submodules.
+        eps: the epsilon of a norm.
+        input, output: the names of the tensors, or None.
     """
 
     path: str
@@ -68,14 +67,14 @@ class Call:
 
 @dataclass(slots=True)
 class Case:
-    """One prompt and what every module made of it.
+    """One prompt, and the calls of every module.
 
     Attributes:
         ids: the prompt.
-        text: what it was in words; None if it was given as ids.
-        calls: the modules in the order in which they finished.
-        greedy_ids, greedy_margins: the greedy tokens after the prompt and their lead in logits; empty if not recorded.
-        tensors: what `calls` names.
+        text: the prompt as text; None if it was given as ids.
+        calls: in the order in which they finished.
+        greedy_ids, greedy_margins: the greedy tokens after the prompt and their margins; empty if not recorded.
+        tensors: those that `calls` names.
     """
 
     ids: list[int]
@@ -86,24 +85,24 @@ class Case:
     tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def output(self, call: Call) -> NDArray[Any] | None:
-        """What the module returned."""
+        """The recorded output of a call."""
         return None if call.output is None else self.tensors[call.output]
 
     def input(self, call: Call) -> NDArray[Any] | None:
-        """What the module was called with."""
+        """The recorded input of a call."""
         return None if call.input is None else self.tensors[call.input]
 
 
 @dataclass(slots=True)
 class Golden:
-    """A recording: the cases, and what made them.
+    """A recording: the cases and their provenance.
 
     Attributes:
-        name: where it comes from, for messages.
+        name: of the file or source, for messages.
         made_with: library -> version.
         model: the class of the PyTorch model.
-        dtype: what it computed in: float32, bfloat16, ...
-        config: its config, if it has one.
+        dtype: the compute dtype: float32, bfloat16, ...
+        config: of the PyTorch model, or empty.
         weights: tensor name -> digest.
         cases: the prompts.
     """
@@ -130,7 +129,7 @@ class Golden:
         return arrays
 
     def metadata(self) -> dict[str, str]:
-        """The metadata of the file: one key, since their order in a file is not fixed."""
+        """The metadata of the file, under one key because the order of keys in a file is not fixed."""
         cases = [{"text": case.text, "modules": [asdict(call) for call in case.calls]} for case in self.cases]
         about = {
             "version": VERSION,
@@ -145,41 +144,41 @@ class Golden:
 
 
 def read_golden(path: str | os.PathLike[str]) -> Golden:
-    """Reads a golden file. Needs no PyTorch.
+    """Read a golden file. Requires no PyTorch.
 
     Raises:
-        SourceError: there is no such file.
-        FormatError, TruncatedError: it is not sound safetensors.
-        GoldenError: it is safetensors and no golden file, or of another version, or not whole.
+        SourceError: no such file.
+        FormatError, TruncatedError: not a valid safetensors file.
+        GoldenError: not a golden file, of another version, or incomplete.
     """
     if not isinstance(path, str | os.PathLike):
-        raise SourceError("a golden file is named by its path", found=type(path).__name__)
+        raise SourceError("invalid golden file", expected="a path", found=type(path).__name__)
     with open_checkpoint(Path(path)) as checkpoint:
         if KEY not in checkpoint.metadata:
             raise GoldenError(
                 "not a golden file but a checkpoint",
                 file=path,
-                remedy="`rushlight record SOURCE -o golden.safetensors` makes one, where PyTorch is",
+                remedy="where PyTorch is installed, `rushlight record SOURCE -o golden.safetensors` writes one",
             )
         about = parse_json_object(checkpoint.metadata[KEY].encode(), file=path, error=GoldenError)
         if about.get("version") != VERSION:
             raise GoldenError(
-                "a golden file of another version",
+                "unsupported version of the golden file format",
                 file=path,
                 expected=VERSION,
                 found=about.get("version"),
-                remedy="record it again, or use the rushlight that wrote it",
+                remedy="record it again, or use the version of rushlight that wrote it",
             )
-        reader = _Reader(checkpoint)
+        reader = _GoldenReader(checkpoint)
         golden = reader.golden(about, str(path))
         if reader.problems:
             lines = "\n  ".join(first_ten(reader.problems))
-            raise GoldenError(f"the golden file is not whole\n  {lines}", file=path, remedy="record it again")
+            raise GoldenError(f"incomplete or invalid golden file\n  {lines}", file=path, remedy="record it again")
         return golden
 
 
-class _Reader:
-    """Reads what the metadata names, and notes all that is wrong with it."""
+class _GoldenReader:
+    """Reads the entries that the metadata lists, and collects every problem."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
@@ -188,7 +187,7 @@ class _Reader:
     def golden(self, about: Mapping[str, Any], name: str) -> Golden:
         cases = self.typed(about, "cases", list)
         if not cases:
-            self.problems.append("there are no cases")
+            self.problems.append("cases is empty")
         return Golden(
             made_with=self.words(about, "made_with"),
             model=self.typed(about, "model", str),
@@ -207,9 +206,9 @@ class _Reader:
         names = {name for call in calls for name in (call.input, call.output) if name is not None}
         ids = self.integers(f"{i}/ids")
         if not ids:
-            self.problems.append(f"{i}/ids holds no tokens")
+            self.problems.append(f"{i}/ids is empty")
         elif not all(0 <= each <= MAX_ID for each in ids):
-            self.problems.append(f"{i}/ids holds numbers that are not token ids")
+            self.problems.append(f"{i}/ids holds values that are not token ids")
         greedy = f"{i}/greedy_ids" in self.checkpoint
         margins = self.array(f"{i}/greedy_margins") if greedy else None
         case = Case(
@@ -221,16 +220,16 @@ class _Reader:
             tensors={name: array for name in sorted(names) if (array := self.array(name)) is not None},
         )
         if len(case.greedy_ids) != len(case.greedy_margins):
-            self.problems.append(f"{i}/greedy_ids and {i}/greedy_margins are not of one length")
+            self.problems.append(f"{i}/greedy_ids and {i}/greedy_margins differ in length")
         return case
 
     def call(self, about: Mapping[str, Any], where: str) -> Call:
         eps, names = about.get("eps"), [about.get("input"), about.get("output")]
         if not all(name is None or isinstance(name, str) for name in names):
-            self.problems.append(f"{where}: input and output should be names of tensors")
+            self.problems.append(f"{where}: input and output must be tensor names")
             names = [None, None]
         if eps is not None and type(eps) not in (int, float):
-            self.problems.append(f"{where}.eps should be a number")
+            self.problems.append(f"{where}.eps must be a number")
             eps = None
         path, line = self.typed(about, "path", str, f"{where}."), self.typed(about, "repr", str, f"{where}.")
         return Call(path, line, eps, names[0], names[1])
@@ -245,7 +244,7 @@ class _Reader:
     def words(self, about: Mapping[str, Any], key: str) -> dict[str, str]:
         values: dict[str, Any] = self.typed(about, key, dict)
         if not all(isinstance(value, str) for value in values.values()):
-            self.problems.append(f"{key} should hold strings alone")
+            self.problems.append(f"{key} must hold only strings")
             return {}
         return values
 
@@ -254,7 +253,7 @@ class _Reader:
         if array is None:
             return []
         if array.dtype.kind != "i" or array.ndim != 1:
-            self.problems.append(f"{printable_name(name)} should be a row of integers")
+            self.problems.append(f"{printable_name(name)} must be one-dimensional, of integers")
             return []
         return [int(i) for i in array]
 

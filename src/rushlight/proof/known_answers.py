@@ -1,7 +1,7 @@
-"""Published answers of OpenAI's GPT-2 124M, and whether a model gives them.
+"""Compares a model with published results of OpenAI's GPT-2 124M.
 
-gpt2_known_answers.json holds them, each with the file and the commit it comes from: the test suites of transformers
-(Apache-2.0), lm-evaluation-harness (MIT) and llm.c (MIT). They are float32's.
+gpt2_known_answers.json lists the results with the file and commit that each comes from: the test suites of transformers
+(Apache-2.0), lm-evaluation-harness (MIT) and llm.c (MIT), all computed in float32.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ GPT2_124M = {
     "layer_norm_epsilon": 1e-5,
 }
 LOSS_TOLERANCE = 1e-4
-"""Absolute, of llm.c's loss in nats."""
+"""Of llm.c's loss, absolute, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One published answer and the model's.
+    """A published result and the model's.
 
     Attributes:
-        what: in words.
-        source: who published it.
-        expected, found: the two sides.
+        what: a description.
+        source: the publisher.
+        expected, found: the published result, and the model's.
         right: whether they agree.
     """
 
@@ -60,12 +60,12 @@ class Answer:
 
 
 def is_gpt2_124m(config: object) -> bool:
-    """Whether a config is that of GPT-2 124M. Others may have its sizes with weights of their own: the answers tell."""
+    """Whether a config is that of GPT-2 124M. Fine-tuned models share it, but not the results."""
     return all(getattr(config, key, None) == value for key, value in GPT2_124M.items())
 
 
 def known_answers(model: Model) -> Iterator[Answer]:
-    """The model's answers to what is published, one after another.
+    """Compute each published result with the model.
 
     Args:
         model: GPT-2 124M in float32 or float64, with its tokenizer.
@@ -110,7 +110,7 @@ def _lm_eval(model: Model, known: dict[str, Any]) -> Iterator[Answer]:
 
     case = known["rolling"]
     read = _encode(model, case["text"])
-    yield Answer("the tokens of a text", source, str(case["ids"]), str(read), read == case["ids"])
+    yield Answer("token ids of a text", source, str(case["ids"]), str(read), read == case["ids"])
     ids = [case["prefix_token"], *case["ids"]]
     found = _log_probs(model, ids[:-1], ids[1:])
     yield _each("log-probability of each token", source, found, case["logprobs"], tolerance)
@@ -120,7 +120,7 @@ def _lm_eval(model: Model, known: dict[str, Any]) -> Iterator[Answer]:
         stop = start + len(targets)
         windows += _log_probs(model, ids[stop - 5 : stop], targets).tolist()
     expected = case["logprobs_in_windows_of_5"]
-    yield _each("log-probability of each token, seeing five", source, np.array(windows), expected, tolerance)
+    yield _each("log-probability of each token with a context of five", source, np.array(windows), expected, tolerance)
 
 
 def _each(what: str, source: str, found: NDArray[np.float64], expected: Sequence[float], tolerance: float) -> Answer:
@@ -146,5 +146,5 @@ def _n_tokens(model: Model, text: str) -> int:
 
 def _encode(model: Model, text: str) -> list[int]:
     if model.tokenizer is None:
-        raise TokenizerError("the known answers are of texts, and the model has no tokenizer")
+        raise TokenizerError("the published results require a tokenizer, and the model has none")
     return model.tokenizer.encode(text)

@@ -1,4 +1,4 @@
-"""Recording a PyTorch module: what every module inside it is given and returns."""
+"""Records the input and output of every submodule of a PyTorch module."""
 
 from __future__ import annotations
 
@@ -33,35 +33,34 @@ def record(
     greedy: int = 0,
     weights: Mapping[str, str] | None = None,
 ) -> Golden:
-    """Runs a PyTorch module and keeps what every module inside it was given and returned.
+    """Run a PyTorch module, and record the input and output of every submodule.
 
         rushlight.record(my_model, [464, 3290], "golden.safetensors")
 
-    The module is run in evaluation mode and without gradients, each prompt by itself as a batch of one; it is left as
-    it was. Of inputs and outputs that are tuples or dicts, the first tensor is kept. Floats are kept in float32 without
-    the batch axis: (1, T, C) as (T, C), and what a convolution has, (1, C, T), as (C, T), which `verify` turns where
-    that is what fits.
+    The module runs in evaluation mode and without gradients, each prompt as a batch of one; its mode is restored. Of
+    inputs and outputs that are tuples or dicts, the first tensor is kept. Floats are stored as float32 without batch
+    axis: (1, T, C) as (T, C), and a convolution's (1, C, T) as (C, T), which `verify` transposes if that fits.
 
     Args:
-        module: any torch.nn.Module whose forward takes token ids (1, T), or what a dict of tensors names.
+        module: any torch.nn.Module whose forward takes token ids (1, T), or the arguments in a dict of tensors.
         inputs: a prompt as token ids or as a (1, T) or (T,) tensor, a dict of arguments in which the first tensor of
             integers is the prompt, or a list of such prompts.
-        path: where to write the golden file; None writes none.
-        texts: what the prompts were in words.
-        greedy: how many greedy tokens to record, of a module whose first output is logits (1, T, V).
+        path: the golden file to write; None writes none.
+        texts: the text of each prompt.
+        greedy: the number of greedy tokens to record, for a module whose first output is logits (1, T, V).
         weights: the digests of the checkpoint's tensors; None takes those of the module's state dict.
 
     Raises:
         LibraryError: PyTorch or safetensors is not installed.
-        RecordError: the inputs are not what is described here, or the module cannot run on them.
+        RecordError: the inputs are invalid, or the module cannot run on them.
     """
     torch = required_library("torch")
     if not isinstance(module, torch.nn.Module):
-        raise RecordError("what is recorded is a torch.nn.Module", found=type(module).__name__)
+        raise RecordError("cannot record this object", expected="a torch.nn.Module", found=type(module).__name__)
     prompts = _prompts(torch, inputs)
     words = list(texts or [None] * len(prompts))
     if len(words) != len(prompts):
-        raise RecordError("there should be a text for each prompt", expected=len(prompts), found=len(words))
+        raise RecordError("texts and prompts differ in number", expected=len(prompts), found=len(words))
     parameter = next(iter(module.parameters()), None)
     if parameter is not None:
         prompts = [_moved(prompt, parameter.device) for prompt in prompts]
@@ -84,11 +83,11 @@ def record(
 
 
 def write_golden(golden: Golden, path: str | os.PathLike[str]) -> None:
-    """Writes a golden file, over what is there: whole, or not at all.
+    """Write a golden file atomically, replacing an existing one.
 
     Raises:
         LibraryError: safetensors is not installed.
-        OSError: the folder is not there or not to be written to, or the disk is full; nothing is left behind.
+        OSError: the folder does not exist or is not writable, or the disk is full; nothing is left behind.
     """
     required_library("safetensors")
     from safetensors.numpy import save
@@ -98,25 +97,25 @@ def write_golden(golden: Golden, path: str | os.PathLike[str]) -> None:
 
 
 class _Recorder:
-    """Keeps what passes through the hooks of one run."""
+    """Stores the inputs and outputs that the hooks of one run see."""
 
     def __init__(self, torch: Any, case: int) -> None:
         self._torch = torch
         self._case = case
         self._names: dict[tuple[str, str], str] = {}
         self._calls: Counter[str] = Counter()
-        self._running: list[tuple[str, str | None]] = []
+        self._stack: list[tuple[str, str | None]] = []
         self.tensors: dict[str, NDArray[Any]] = {}
         self.calls: list[Call] = []
 
     def enter(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._calls[path] += 1
         call = path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
-        # Kept before the module runs: one that works in place overwrites it.
-        self._running.append((call, self._keep("input", call, self._first((*args, *kwargs.values())))))
+        # Stored before the module runs, because a module may modify its input in place.
+        self._stack.append((call, self._keep("input", call, self._first((*args, *kwargs.values())))))
 
     def leave(self, module: Any, output: Any) -> None:
-        call, given = self._running.pop()
+        call, given = self._stack.pop()
         returned = self._keep("output", call, self._first(output))
         line = type(module).__name__ if next(module.children(), None) is not None else " ".join(repr(module).split())
         eps = next((value for key in ("eps", "variance_epsilon") if (value := getattr(module, key, None))), None)
@@ -134,7 +133,7 @@ class _Recorder:
         return next((found for part in parts if (found := self._first(part)) is not None), None)
 
     def _keep(self, kind: str, call: str, tensor: Any) -> str | None:
-        """The name under which the tensor is kept, its own or that of an equal one; None for what is not compared."""
+        """The name under which the tensor is stored, its own or that of an equal one; None if it is not compared."""
         if tensor is None or tensor.is_complex() or tensor.dtype == self._torch.bool:
             return None
         wanted = self._torch.float32 if tensor.is_floating_point() else self._torch.int64
@@ -172,15 +171,15 @@ def _case(torch: Any, module: Any, number: int, prompt: Mapping[str, Any] | Any,
 
 
 def _greedy(torch: Any, module: Any, prompt: Any, n: int) -> tuple[list[int], list[float]]:
-    """The tokens of the largest logits, each computed from the whole text again, and their leads."""
+    """The greedy tokens, each computed from the full sequence without a cache, and their margins."""
     if isinstance(prompt, Mapping):
-        raise RecordError("greedy tokens need a module that takes token ids alone")
+        raise RecordError("greedy tokens require a module that takes only token ids")
     ids, margins = prompt, []
     for _ in range(n):
         logits = _Recorder(torch, 0)._first(_run(module, ids))
         if logits is None or logits.ndim != 3 or logits.shape[:2] != ids.shape:
             found = None if logits is None else tuple(logits.shape)
-            raise RecordError("greedy tokens need logits", expected="(1, T, V)", found=found)
+            raise RecordError("greedy tokens require logits", expected="(1, T, V)", found=found)
         best, second = logits[0, -1].float().topk(2).values.tolist()
         margins.append(best - second)
         ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
@@ -192,8 +191,8 @@ def _run(module: Any, prompt: Any) -> Any:
         return module(**prompt) if isinstance(prompt, Mapping) else module(prompt)
     except Exception as error:
         raise RecordError(
-            f"{type(module).__name__} raises {type(error).__name__} on the inputs: {error}",
-            remedy="its forward is called with token ids (1, T); for anything else give a dict of its arguments",
+            f"{type(module).__name__} raises {type(error).__name__} for the inputs: {error}",
+            remedy="forward is called with token ids (1, T); for other arguments, pass a dict",
         ) from error
 
 
@@ -204,7 +203,9 @@ def _prompts(torch: Any, inputs: Any) -> list[Any]:
     ):
         inputs = [inputs]
     if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes) or not inputs:
-        raise RecordError("inputs are token ids, tensors of them, or dicts of tensors", found=type(inputs).__name__)
+        raise RecordError(
+            "invalid inputs", expected="token ids, tensors of them, or dicts of tensors", found=type(inputs).__name__
+        )
     return [_prompt(torch, prompt) for prompt in inputs]
 
 
@@ -214,11 +215,13 @@ def _prompt(torch: Any, prompt: Any) -> Any:
         return dict(prompt)
     if not isinstance(prompt, torch.Tensor):
         if not isinstance(prompt, Sequence) or not all(isinstance(i, Integral) for i in prompt):
-            raise RecordError("a prompt is token ids, a tensor of them or a dict", found=type(prompt).__name__)
+            raise RecordError(
+                "invalid prompt", expected="token ids, a tensor of them, or a dict", found=type(prompt).__name__
+            )
         prompt = torch.tensor([int(i) for i in prompt])
     prompt = prompt[None] if prompt.ndim == 1 else prompt
     if prompt.ndim != 2 or prompt.shape[0] != 1 or not prompt.numel() or prompt.is_floating_point():
-        raise RecordError("a prompt is whole numbers (1, T)", found=f"{prompt.dtype} {tuple(prompt.shape)}")
+        raise RecordError("invalid prompt", expected="integers (1, T)", found=f"{prompt.dtype} {tuple(prompt.shape)}")
     return prompt
 
 
@@ -268,12 +271,12 @@ def _versions() -> dict[str, str]:
 
 
 def _config_values(config: Any) -> dict[str, Any]:
-    """The config but for where it was loaded from, which is often a path on the machine that recorded."""
+    """The config without the path that it was loaded from."""
     return {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
 
 
 def _plain(config: Any) -> Any:
-    """A config as JSON has it: what has no form there as its text."""
+    """A config as JSON values; other values become strings."""
     if isinstance(config, Mapping):
         return {str(key): _plain(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
@@ -298,6 +301,6 @@ def required_library(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise LibraryError(
-            f"recording needs {name}, which cannot be imported: {error}",
-            remedy="pip install 'rushlight[proof]'; what is recorded is verified on any machine, without PyTorch",
+            f"recording requires {name}, which cannot be imported: {error}",
+            remedy="pip install 'rushlight[proof]'; recordings can be verified on any machine, without PyTorch",
         ) from None

@@ -1,4 +1,4 @@
-"""Recording what transformers computes for a checkpoint."""
+"""Records what transformers computes for a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ TEXTS = (
     "The quick brown fox jumps over the lazy dog, and nobody in the village of 300 souls is surprised.",
     "def add(a, b):\n    return a + b",
 )
-"""What is recorded if nothing is asked for."""
+"""The default prompts."""
 N_IDS = 24
-"""How many ids stand in for a text where there is no tokenizer."""
+"""The number of ids in the default prompt of a model without a tokenizer."""
 
 
 def record_source(
@@ -39,18 +39,18 @@ def record_source(
     offline: bool = False,
     revision: str | None = None,
 ) -> Golden:
-    """Records what transformers' AutoModelForCausalLM computes for a checkpoint, on the CPU with plain attention.
+    """Record what transformers' AutoModelForCausalLM computes for a checkpoint, on the CPU with eager attention.
 
-    Without texts and ids, TEXTS are recorded, or where there is no tokenizer some ids.
+    Without texts and ids, the prompts are TEXTS, or arbitrary ids if there is no tokenizer.
 
     Raises:
         LibraryError: PyTorch or transformers is not installed.
         SourceError, CheckpointError: as `rushlight.open_checkpoint`.
-        RecordError: transformers cannot load it whole, or there is no tokenizer for the texts.
+        RecordError: transformers cannot load every weight, or there is no tokenizer for the texts.
     """
     torch, transformers = required_library("torch"), required_library("transformers")
     if dtype not in DTYPES:
-        raise RecordError(f"there is no dtype {dtype!r} to record in", expected=", ".join(DTYPES))
+        raise RecordError(f"cannot record in dtype {dtype!r}", expected=", ".join(DTYPES))
     with open_checkpoint(source, offline=offline, revision=revision, allow_missing=tied_heads) as checkpoint:
         folder = _folder(checkpoint)
         weights = tensor_digests(checkpoint)
@@ -65,11 +65,11 @@ def record_source(
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise RecordError(f"transformers cannot load it: {error}", file=source) from error
-    # What it does not find it makes up at random, and says so in a log.
+        raise RecordError(f"transformers cannot load the model: {error}", file=source) from error
+    # transformers initialises missing weights at random, and only logs it.
     if made_up := [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]:
         names = ", ".join(sorted(made_up)[:10])
-        raise RecordError(f"transformers does not find {len(made_up)} of its weights in it: {names}", file=source)
+        raise RecordError(f"transformers finds no tensors for {len(made_up)} of its weights: {names}", file=source)
     prompts: list[list[int]] = [list(prompt) for prompt in ids]
     words: list[str | None] = [None] * len(prompts)
     if texts or not prompts:
@@ -84,8 +84,8 @@ def record_source(
                 prompts.append(list(tokenizer.encode(text, add_special_tokens=False)))
                 words.append(text)
     vocab_size = int(getattr(model.config, "vocab_size", 0))
-    if strangers := sorted({i for prompt in prompts for i in prompt if vocab_size and not 0 <= i < vocab_size}):
-        raise RecordError(f"no such token: {strangers[0]}", file=source, expected=f"ids from 0 to {vocab_size - 1}")
+    if unknown := sorted({i for prompt in prompts for i in prompt if vocab_size and not 0 <= i < vocab_size}):
+        raise RecordError(f"no such token: {unknown[0]}", file=source, expected=f"ids from 0 to {vocab_size - 1}")
     if any(not prompt for prompt in prompts):
         raise RecordError("a prompt has no tokens", file=source)
     golden = record(model, prompts, texts=words, greedy=greedy, weights=weights)
@@ -96,13 +96,13 @@ def record_source(
 def _folder(checkpoint: Checkpoint) -> Path:
     if checkpoint.folder is None or checkpoint.sidecar("config.json") is None:
         raise RecordError(
-            "transformers needs a config.json beside the weights",
+            "transformers needs a config.json next to the weights",
             file=checkpoint.source,
-            remedy="record a module of your own from Python: rushlight.record(module, inputs, path)",
+            remedy="to record a module from Python, call rushlight.record(module, inputs, path)",
         )
     if (name := checkpoint.files[0].name) != "model.safetensors" and len(checkpoint.files) == 1:
         raise RecordError(
-            "transformers reads a file of this name alone",
+            "transformers reads only model.safetensors",
             file=checkpoint.source,
             expected="model.safetensors",
             found=name,
@@ -116,4 +116,4 @@ def _tokenizer(transformers: Any, folder: Path) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise RecordError(f"transformers cannot load its tokenizer: {error}", file=folder) from error
+        raise RecordError(f"transformers cannot load the tokenizer: {error}", file=folder) from error

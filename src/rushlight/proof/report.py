@@ -1,4 +1,4 @@
-"""What a verification found, as data."""
+"""The result of a verification: an error and a status per module, the logits, and the reasons for a failure."""
 
 from __future__ import annotations
 
@@ -9,58 +9,69 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from rushlight.proof.compare import Distance
 
-__all__ = ["DRIFT", "TOLERANCES", "LogitsResult", "ModuleResult", "Report", "Status", "WeightDifference", "run_limit"]
+__all__ = [
+    "DRIFT",
+    "TOLERANCES",
+    "LogitsResult",
+    "ModuleResult",
+    "Status",
+    "VerifyReport",
+    "WeightDifference",
+    "free_running_limit",
+]
 
 TOLERANCES = {"f64": 1e-5, "f32": 1e-5, "f16": 2e-3, "bf16": 1e-2, "int8": 5e-2, "int4": 4e-1}
-"""How far a module that is given the recorded input may be off: max |difference| / max |recorded|.
+"""The largest relative error of a teacher-forced module: max |difference| / max |recorded|.
 
-Three times and more of what was seen of right ports, up to the sizes of GPT-2 124M, and below what the mildest of the
-sabotage tests does. What a backend computes in decides, or a recording in a rounder dtype: f32 holds the weights of a
-BF16 checkpoint exactly; in bf16 keys and values at least are rounded, whatever the weights were.
+At least three times the error seen in correct ports up to the size of GPT-2 124M, and below the error of the mildest
+sabotage test. The compute dtype of the backend decides, or the dtype of the recording if that is coarser: f32 holds the
+weights of a BF16 checkpoint exactly, while bf16 rounds at least keys and values, whatever the weights.
 """
 DRIFT = 100
-"""How many times the tolerance a module may be off in the run, where rounding adds up and deep models enlarge it.
+"""The factor by which the error of a free-running module may exceed the tolerance.
 
-A port whose modules are right alone computes the same function, so this only guards against what escaped that. Where
-weights are rounded there is no such limit: what rounding costs is what KL and top-1 agreement tell.
+Rounding errors accumulate, and deep models amplify them. A port whose teacher-forced modules are all correct computes
+the same function, so this only catches what teacher forcing cannot see. There is no limit for rounded weights: KL and
+top-1 agreement measure their effect.
 """
 
-Status = Literal["equal", "diverges", "carries", "not called", "other shape"]
-"""equal; wrong by itself; right by itself and wrong because of what it is given; never called; not to be compared."""
+Status = Literal["equal", "diverges", "propagated", "not called", "other shape"]
+"""Equal; wrong with the recorded input; right with the recorded input, but fed with a wrong one; never called; of
+another shape, and so not compared."""
 
 
 @dataclass(slots=True)
 class ModuleResult:
-    """One module, over all prompts: the largest errors.
+    """The largest errors of one module over all prompts.
 
     Attributes:
-        path: the module; empty for the whole model.
-        kind: what it is here, in a few words: `Conv1D(768, 3072)`.
-        recorded: what PyTorch says of its own.
-        shape: of its output for the first prompt.
-        run: how far its output is from the recorded one, as the port runs.
-        alone: the relative error of what it does by itself, given the recorded inputs; NaN for what is not finite. None
-            if there was nothing to compare.
-        status: what to think of it.
-        cause: why it diverges, as far as that could be found by trying; or an empty text.
+        path: the module; empty for the model itself.
+        kind: the port's layer: `Conv1D(768, 3072)`.
+        recorded: PyTorch's description of the recorded module.
+        shape: of the output for the first prompt.
+        free_running: the distance of the output from the recorded one when the port computes every input itself.
+        teacher_forced: the relative error of the output when the module is fed with the recorded inputs; NaN for
+            values that are not finite, None if nothing could be compared.
+        status: see `Status`.
+        cause: why the module diverges, if a tried cause explains it; otherwise empty.
     """
 
     path: str
     kind: str
     recorded: str
     shape: tuple[int, ...]
-    run: Distance | None
-    alone: float | None
+    free_running: Distance | None
+    teacher_forced: float | None
     status: Status
     cause: str = ""
 
     @property
     def name(self) -> str:
-        """The path; words for the whole model, whose path is empty."""
+        """The path, or "(model)" for the model itself."""
         return self.path or "(model)"
 
     def to_json(self) -> dict[str, Any]:
-        run = self.run
+        run = self.free_running
         return {
             "path": self.path,
             "kind": self.kind,
@@ -71,7 +82,7 @@ class ModuleResult:
             "relative_error": _number(run and run.relative),
             "cosine": _number(run and run.cosine),
             "non_finite": run.non_finite if run else 0,
-            "relative_error_alone": _number(self.alone),
+            "teacher_forced_error": _number(self.teacher_forced),
             "cause": self.cause or None,
         }
 
@@ -81,11 +92,11 @@ class LogitsResult:
     """The logits of a language model, over all prompts and positions.
 
     Attributes:
-        distance: of the logits as `Model.logits` computes them, without any hook.
+        distance: of the logits that `Model.logits` computes, without hooks.
         kl: the mean of KL(recorded || port) over positions, in nats.
-        top1: the share of positions with the same most likely token.
-        greedy: how many tokens of greedy text were compared and how many were equal before the first other one.
-        near_tie: the first other token came where the two best were as near to each other as rounding is.
+        top1: the fraction of positions with the same most likely token.
+        greedy: the number of greedy tokens equal before the first difference, and the number compared.
+        near_tie: whether the first difference occurs where the two best logits differ by no more than rounding.
     """
 
     distance: Distance
@@ -109,29 +120,29 @@ class LogitsResult:
 
 @dataclass(frozen=True, slots=True)
 class WeightDifference:
-    """A tensor of the checkpoint that is not the recorded one, and how it differs, as far as that can be told."""
+    """A tensor of the checkpoint that differs from the recorded one, and how, if that can be determined."""
 
     name: str
     how: str
 
 
 @dataclass(slots=True)
-class Report:
-    """A verification.
+class VerifyReport:
+    """The result of `rushlight.verify`.
 
     Attributes:
-        source, golden: the two sides, named without the paths to them: a report is passed on.
+        source, golden: the two sides, named without their folders, since a report is passed on.
         device, dtype, arithmetic: what the port computed with; see `rushlight.Model`.
-        recorded_dtype, made_with: what PyTorch computed in, and which versions.
-        weights_sha256: the digest of all the recorded weights, as `digest.py` defines it.
-        prompts: tokens in each.
-        tolerance: of a module alone.
+        recorded_dtype, made_with: the dtype that PyTorch computed in, and the versions of the libraries.
+        weights_sha256: the digest of all recorded weights, as `digest.py` defines it.
+        prompts: the number of tokens of each.
+        tolerance: of a teacher-forced module.
         modules: in the order in which the port runs them.
-        first: the first module that diverges by itself; None if none does.
+        first: the first module that diverges with the recorded inputs; None if none does.
         logits: of a language model.
-        weights: tensors that are not the recorded ones; None if they were not compared.
-        notes: what was recorded and not compared, and the like.
-        failures: why it is not proven, a sentence each; empty for a proven port.
+        weights: tensors that differ from the recorded ones; None if they were not compared.
+        notes: what was not compared, and why.
+        failures: one sentence for each reason why the port is not proven; empty for a proven port.
     """
 
     source: str
@@ -158,11 +169,11 @@ class Report:
 
     @property
     def limit(self) -> float:
-        """How far a module may be off in the run; infinity where weights are rounded."""
-        return run_limit(self.tolerance)
+        """The largest relative error of a free-running module; infinity for rounded weights."""
+        return free_running_limit(self.tolerance)
 
     def to_json(self) -> dict[str, Any]:
-        """One JSON object; numbers that are not finite are null."""
+        """One JSON object; non-finite numbers are null."""
         first = self.first
         return {
             "passed": self.passed,
@@ -176,18 +187,18 @@ class Report:
             "recorded_weights_sha256": self.weights_sha256,
             "prompt_tokens": self.prompts,
             "tolerance": self.tolerance,
-            "tolerance_of_the_run": _number(self.limit),
+            "free_running_tolerance": _number(self.limit),
             "first_divergent": {"path": first.path, "cause": first.cause or None} if first else None,
             "failures": self.failures,
             "logits": self.logits.to_json() if self.logits else None,
-            "weights_that_differ": None if self.weights is None else [asdict(each) for each in self.weights],
+            "different_weights": None if self.weights is None else [asdict(each) for each in self.weights],
             "notes": self.notes,
             "modules": [module.to_json() for module in self.modules],
         }
 
 
-def run_limit(tolerance: float) -> float:
-    """How far a module may be off in the run, where it may be off by `tolerance` alone."""
+def free_running_limit(tolerance: float) -> float:
+    """The largest relative error of a free-running module, for the tolerance of a teacher-forced one."""
     return DRIFT * tolerance if tolerance <= TOLERANCES["f32"] else math.inf
 
 

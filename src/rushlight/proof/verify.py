@@ -1,40 +1,39 @@
-"""Verifying a port against a recording: which module is the first that does not do what PyTorch's did?
+"""Verifies a port against a recording of the PyTorch model: which module is the first to diverge, and why?
 
-Each prompt goes through the port twice. First as it is: how far each module's output is from the recorded one, with all
-that came before in it. Then with the recording put in: every module is called with the input that was recorded, and
-its caller is handed the output that was recorded. So each module is judged alone, whatever is wrong before it:
+Each prompt goes through the port twice. The free-running pass computes every module from the port's own values, and
+measures the distance of each output from the recorded one. The teacher-forced pass calls every module with its recorded
+input, and hands the recorded output to the caller, so that each module is judged independently of errors before it:
 
-    its output, computed from the recorded input, is another    the module diverges
-    it hands a module inside it another input than recorded     what it computes in between diverges
-    both are right, and its output is wrong in the first run    it only carries on what came before
+    it returns another output for the recorded input        the module diverges
+    it passes another input than recorded to a submodule    its own code between submodules diverges
+    both are right, but the free-running output is wrong    the error is propagated from an earlier module
 
-A transposed weight shows in its own layer, a scale that is missing in the attention around the layers, and an embedding
-that is looked up one row too far in the module that counted the positions.
+A transposed weight shows in its own layer, a missing scale in the attention around the layers, and an embedding that is
+off by one row in the module that computed the positions.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rushlight.errors import GoldenError, RequestError, first_ten
+from rushlight.generation.sampling.logprobs import log_softmax
 from rushlight.nn import NameRules
 from rushlight.proof.compare import Distance, distance, oriented
 from rushlight.proof.digest import digest_of_all
 from rushlight.proof.golden import Golden, read_golden
-from rushlight.proof.report import TOLERANCES, LogitsResult, ModuleResult, Report, run_limit
-from rushlight.proof.runs import Alone, Free, View
+from rushlight.proof.report import TOLERANCES, LogitsResult, ModuleResult, VerifyReport, free_running_limit
+from rushlight.proof.runs import FreeRunning, TeacherForced, View
 from rushlight.proof.weights import weight_differences
 from rushlight.runtime.model import Model
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
-
-    from numpy.typing import NDArray
 
     from rushlight.checkpoint import Tensor
     from rushlight.nn import Module
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 _RECORDED_IN = {"float32": "f32", "float64": "f32", "bfloat16": "bf16", "float16": "f16"}
-"""What PyTorch computed in -> the dtype whose tolerance that asks for."""
+"""PyTorch's compute dtype -> the dtype that decides the tolerance."""
 
 
 def verify(
@@ -53,30 +52,29 @@ def verify(
     checkpoint: Mapping[str, Tensor] | None = None,
     tolerance: float | None = None,
     source: str | None = None,
-) -> Report:
-    """Runs a port on the recorded prompts and compares every module with what PyTorch's of the same path did.
+) -> VerifyReport:
+    """Run a port on the recorded prompts, and compare every module with PyTorch's module of the same path.
 
     Args:
-        model: a loaded model, or a bound module that is called with a batch.
-        golden: the recording, or the path of the file that holds it.
-        checkpoint: the tensors the model was loaded from, to compare with the recorded weights; None leaves that out.
-        tolerance: of a module alone, relative to the largest recorded value; None is that of the dtype in TOLERANCES.
-        source: what the user calls the model.
+        model: a loaded model, or a bound module that takes a batch.
+        golden: the recording, or the path of its file.
+        checkpoint: the tensors that the model was loaded from, to compare with the recorded weights; None skips this.
+        tolerance: of a teacher-forced module, relative to the largest recorded value; None takes it from TOLERANCES.
+        source: the name of the model in the report.
 
     Raises:
         SourceError, FormatError, TruncatedError: the golden file cannot be read.
-        GoldenError: it is not one, it was recorded of something else, since no module of the port is in it, or it holds
-            numbers that cannot be what was recorded.
-        RequestError: the port cannot take a recorded prompt, or the tolerance is no positive number.
+        GoldenError: the file is not a recording, has no module in common with the port, or holds invalid numbers.
+        RequestError: the port cannot compute a recorded prompt, or the tolerance is not positive.
     """
     if not isinstance(golden, Golden):
         golden = read_golden(golden)
     module = model.module if isinstance(model, Model) else model
     rules = getattr(module, "rules", NameRules())
     if tolerance is None:
-        tolerance = _tolerance(module.ops.dtype, golden.dtype)
+        tolerance = _tolerance(module.ops.weight_dtypes, golden.dtype)
     elif not 0 < tolerance < math.inf:
-        raise RequestError("a tolerance is a positive number", found=tolerance)
+        raise RequestError("invalid tolerance", expected="a positive number", found=tolerance)
 
     logits = _logits(model, golden, tolerance) if isinstance(model, Model) else None
     kv_shape = model.config.kv_shape if isinstance(model, Model) else None
@@ -84,20 +82,20 @@ def verify(
     if not any(view.calls.keys() & view.modules.keys() - {""} for view in views):
         paths = ", ".join([call.path for call in golden.cases[0].calls if call.path][:5])
         raise GoldenError(
-            "it was recorded of something else: no module of the port is in it",
+            "the recording is of another model: it has no module in common with the port",
             file=golden.name,
             found=paths or "no modules",
         )
-    runs = [Free(view, kv_shape) for view in views]
-    alone = [Alone(view, kv_shape) for view in views]
-    modules = _results(runs, alone, tolerance)
-    slips = [slip for each in alone for slip in each.slips]
-    first = min(slips, key=lambda slip: slip.time).path if slips else None
-    report = Report(
+    runs = [FreeRunning(view, kv_shape) for view in views]
+    forced = [TeacherForced(view, kv_shape) for view in views]
+    modules = _results(runs, forced, tolerance)
+    divergences = [divergence for run in forced for divergence in run.divergences]
+    first = min(divergences, key=lambda divergence: divergence.time).path if divergences else None
+    report = VerifyReport(
         source=source or (model.name if isinstance(model, Model) else module.describe()),
         golden=Path(golden.name).name,
         device=module.ops.device,
-        dtype=module.ops.dtype,
+        dtype=module.ops.dtype_label,
         arithmetic=module.ops.arithmetic,
         recorded_dtype=golden.dtype,
         made_with=golden.made_with,
@@ -114,16 +112,15 @@ def verify(
     return report
 
 
-def _tolerance(dtype: str, recorded_in: str) -> float:
-    """The tolerance for what the port computes in and what was recorded in."""
-    # Weights of several dtypes are exact; beside one in f32 so are keys and values.
-    words = dtype.split("/")
-    ours = TOLERANCES["f32"] if "f32" in words else max(TOLERANCES[word] for word in words)
+def _tolerance(weight_dtypes: frozenset[str], recorded_in: str) -> float:
+    """The tolerance for the dtypes of the port's weights and the dtype of the recording."""
+    # A checkpoint's own dtypes are kept without rounding; if one of them is f32, so are keys and values.
+    ours = TOLERANCES["f32"] if "f32" in weight_dtypes else max(TOLERANCES[dtype] for dtype in weight_dtypes)
     return max(ours, TOLERANCES[_RECORDED_IN.get(recorded_in, "f32")])
 
 
-def _results(runs: list[Free], alone: list[Alone], tolerance: float) -> list[ModuleResult]:
-    """The modules in the order in which the port ran them, each with its largest errors."""
+def _results(runs: list[FreeRunning], forced: list[TeacherForced], tolerance: float) -> list[ModuleResult]:
+    """The modules in the order of the run, each with its largest errors."""
     view = runs[0].view
     results: dict[str, ModuleResult] = {}
     for run in runs:
@@ -131,44 +128,44 @@ def _results(runs: list[Free], alone: list[Alone], tolerance: float) -> list[Mod
             if path not in results:
                 kind, recorded = view.modules[path].describe(), run.view.calls[path].repr
                 results[path] = ModuleResult(path, kind, recorded, shape, apart, None, "other shape")
-            elif apart is not None and not _worse(results[path].run, apart):
-                results[path].run = apart
-    for each in alone:
-        for slip in each.slips:
-            if slip.path not in results:
-                recorded = each.view.calls[slip.path].repr if slip.path in each.view.calls else ""
-                kind = view.modules[slip.path].describe()
-                results[slip.path] = ModuleResult(slip.path, kind, recorded, (), None, None, "diverges")
+            elif apart is not None and not _worse(results[path].free_running, apart):
+                results[path].free_running = apart
+    for each in forced:
+        for divergence in each.divergences:
+            if divergence.path not in results:
+                recorded = each.view.calls[divergence.path].repr if divergence.path in each.view.calls else ""
+                kind = view.modules[divergence.path].describe()
+                results[divergence.path] = ModuleResult(divergence.path, kind, recorded, (), None, None, "diverges")
     causes: dict[str, str] = {}
-    for each in alone:
-        for slip in sorted(each.slips, key=lambda slip: slip.time):
-            causes.setdefault(slip.path, slip.cause)
+    for each in forced:
+        for divergence in sorted(each.divergences, key=lambda divergence: divergence.time):
+            causes.setdefault(divergence.path, divergence.cause)
     for path, result in results.items():
-        errors = [each.errors[path] for each in alone if path in each.errors]
-        result.alone = max(errors, key=lambda e: (math.isnan(e), e), default=None)
+        errors = [each.errors[path] for each in forced if path in each.errors]
+        result.teacher_forced = max(errors, key=lambda e: (math.isnan(e), e), default=None)
         result.cause = causes.get(path, "")
     diverged = False
     for path, result in results.items():
         diverged = diverged or path in causes
-        result.status = _status(result, path in causes, tolerance if diverged else run_limit(tolerance))
+        result.status = _status(result, path in causes, tolerance if diverged else free_running_limit(tolerance))
     return list(results.values())
 
 
 def _worse(one: Distance | None, other: Distance) -> bool:
-    """Whether `one` is farther off."""
+    """Whether `one` is the larger distance."""
     return one is not None and (math.isnan(one.relative) or one.relative >= other.relative)
 
 
-def _status(result: ModuleResult, slipped: bool, limit: float) -> Status:
-    if slipped:
-        return "not called" if result.run is None and not result.shape else "diverges"
-    if result.run is None:
+def _status(result: ModuleResult, diverges: bool, limit: float) -> Status:
+    if diverges:
+        return "not called" if result.free_running is None and not result.shape else "diverges"
+    if result.free_running is None:
         return "other shape"
-    return "equal" if result.run.within(limit) else "carries"
+    return "equal" if result.free_running.within(limit) else "propagated"
 
 
 def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | None:
-    """What a user of the model gets, without hooks; None if the logits were not recorded."""
+    """The logits and greedy tokens of the model without hooks; None if logits were not recorded."""
     worst: Distance | None = None
     kl, same, greedy, tie = [], [], (0, 0), False
     for case in golden.cases:
@@ -179,7 +176,7 @@ def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | No
             return None
         apart = distance(found, recorded)
         worst = worst if worst is not None and _worse(worst, apart) else apart
-        ours, theirs = _log_softmax(found), _log_softmax(recorded)
+        ours, theirs = log_softmax(found), log_softmax(recorded)
         kl.append((np.exp(theirs) * (theirs - ours)).sum(axis=-1))
         same.append(found.argmax(axis=-1) == recorded.argmax(axis=-1))
         if case.greedy_ids and model.module.causal and math.isfinite(apart.relative):
@@ -197,16 +194,9 @@ def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | No
     return LogitsResult(worst, float(np.concatenate(kl).mean()), float(np.concatenate(same).mean()), compared, tie)
 
 
-def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore"):
-        shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-        result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
-
-
 def _notes(view: View, checkpoint: Mapping[str, Tensor] | None, rules: NameRules) -> list[str]:
     notes = []
-    # What stands for a prefix only holds modules that are compared.
+    # A module for a prefix only contains modules that are compared.
     known = {*view.modules, *(prefix.rstrip(".") for prefix in rules.prefixes)}
     missing = [
         name
@@ -214,42 +204,42 @@ def _notes(view: View, checkpoint: Mapping[str, Tensor] | None, rules: NameRules
         if name.partition("#")[0] not in known and call.output is not None and call.output != call.input
     ]
     if missing:
-        notes.append(f"recorded, and no module of the port: {', '.join(first_ten(missing))}")
+        notes.append(f"recorded modules that the port does not have: {', '.join(first_ten(missing))}")
     unrecorded = [path for path, module in view.modules.items() if path not in view.calls and "__call__" in dir(module)]
     if unrecorded:
-        notes.append(f"in the port, and not recorded: {', '.join(first_ten(unrecorded))}")
+        notes.append(f"modules of the port that were not recorded: {', '.join(first_ten(unrecorded))}")
     if checkpoint is None:
-        notes.append("whether these are the recorded weights was not looked at")
+        notes.append("the weights were not compared with the recorded ones")
     return notes
 
 
-def _failures(report: Report, model: Model | Module, golden: Golden) -> list[str]:
-    """Why the port is not proven, the most telling reason first."""
+def _failures(report: VerifyReport, model: Model | Module, golden: Golden) -> list[str]:
+    """The reasons why the port is not proven, the most specific first."""
     failures = []
     if report.first is not None:
         others = sum(result.status in ("diverges", "not called") for result in report.modules) - 1
         cause = f": {report.first.cause}" if report.first.cause else ""
-        more = f" ({others} more diverge{'s by itself' if others == 1 else ' by themselves'})" if others else ""
+        more = f" ({others} more diverge{'s' if others == 1 else ''} independently)" if others else ""
         failures.append(f"{report.first.name} is the first module that diverges{cause}{more}")
     if report.weights:
         shown = "; ".join(f"{each.name} ({each.how})" for each in report.weights[:3])
         more = f"; and {len(report.weights) - 3} more" if len(report.weights) > 3 else ""
-        failures.append(f"these are not the recorded weights: {shown}{more}")
-    adrift = [result for result in report.modules if result.status == "carries"]
+        failures.append(f"the weights differ from the recorded ones: {shown}{more}")
+    adrift = [result for result in report.modules if result.status == "propagated"]
     if adrift and report.first is None:
         failures.append(
-            f"no module diverges by itself, and errors add up: {adrift[0].name} is the first that is too far off"
+            f"no single module diverges, but errors accumulate: {adrift[0].name} is the first beyond the limit"
         )
     whole = next((result for result in report.modules if not result.path), None)
-    if whole is None or whole.run is None:
-        failures.append("what the whole model puts out was not compared: the recording has none of this shape")
+    if whole is None or whole.free_running is None:
+        failures.append("the output of the model was not compared: the recording has none of this shape")
     logits = report.logits
     if logits is not None and not logits.distance.within(report.limit if report.first is None else report.tolerance):
         failures.append(f"the logits are off by {_percent(logits.distance)}")
     if logits is not None and logits.greedy is not None and report.tolerance <= TOLERANCES["f32"]:
         equal, compared = logits.greedy
         if equal < compared and not logits.near_tie:
-            failures.append(f"greedy text leaves the recorded one after {equal} of {compared} tokens")
+            failures.append(f"the greedy tokens differ from the recorded ones after {equal} of {compared}")
     return failures + _misread_texts(model, golden)
 
 
@@ -260,8 +250,8 @@ def _percent(apart: Distance) -> str:
 
 
 def _misread_texts(model: Model | Module, golden: Golden) -> list[str]:
-    """The recorded texts that the port's tokenizer reads as other tokens."""
+    """The recorded texts that the port's tokenizer encodes differently."""
     if not isinstance(model, Model) or model.tokenizer is None:
         return []
     misread = [case for case in golden.cases if case.text and model.tokenizer.encode(case.text) != case.ids]
-    return [f"the tokenizer reads other tokens in {case.text[:40]!r}" for case in misread if case.text]
+    return [f"the tokenizer encodes {case.text[:40]!r} differently" for case in misread if case.text]

@@ -1,4 +1,4 @@
-"""Whether a checkpoint holds the weights that were recorded, and how those that it does not hold differ."""
+"""Compares the weights of a checkpoint with the recorded ones, and describes the differences."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["weight_differences"]
 
 MAX_EXAMINED = 50
-"""How many tensors that differ are looked into."""
+"""The number of differing tensors that are analysed."""
 
 
 def weight_differences(tensors: Mapping[str, Tensor], golden: Golden, rules: NameRules) -> list[WeightDifference]:
-    """The tensors that are not as recorded, by name; buffers that the port does not use are left out."""
+    """The tensors that differ from the recorded ones; buffers that the port does not use are skipped."""
     recorded = {rules.canonical(name): digest for name, digest in golden.weights.items()}
     differing = [
         (tensor, recorded.get(path))
@@ -39,14 +39,14 @@ def weight_differences(tensors: Mapping[str, Tensor], golden: Golden, rules: Nam
     examined = [
         WeightDifference(tensor.name, _how(tensor, digest)) for tensor, digest in islice(differing, MAX_EXAMINED)
     ]
-    return examined + [WeightDifference(tensor.name, "other numbers") for tensor, _ in differing[MAX_EXAMINED:]]
+    return examined + [WeightDifference(tensor.name, "other values") for tensor, _ in differing[MAX_EXAMINED:]]
 
 
 def _how(tensor: Tensor, recorded: str | None) -> str:
     if recorded is None:
-        return "it was not recorded"
+        return "not recorded"
     if tensor.dtype not in FLOAT_DTYPES:
-        return "other numbers"
+        return "other values"
     values = tensor.float32()
     n_bad = int((~np.isfinite(values)).sum())
     if n_bad:
@@ -57,14 +57,14 @@ def _how(tensor: Tensor, recorded: str | None) -> str:
         how = "all zeros"
     elif tensor.dtype in ("BF16", "F16") or not (values.view(np.uint32) & 0xFFFF).any():
         name = "float16" if tensor.dtype == "F16" else "bfloat16"
-        how = f"{name} numbers, and the recorded ones were not"
+        how = f"rounded to {name}, unlike the recorded values"
     else:
-        how = "other numbers"
+        how = "other values"
     return how
 
 
 def _rearranged(values: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The same numbers in the places where they might have been when they were recorded."""
+    """The same numbers in other arrangements that they may have had in the recording."""
     if values.ndim == 2:
         yield "transposed", values.T
     if values.ndim:
@@ -80,5 +80,5 @@ def _rearranged(values: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[Any]
 
 def _order(order: tuple[int, ...]) -> str:
     if len(order) == 2:
-        return "its halves are exchanged"
-    return "q and k are exchanged: two of its thirds" if order == (1, 0, 2) else "its thirds are in another order"
+        return "its halves are swapped"
+    return "q and k are swapped (two of its thirds)" if order == (1, 0, 2) else "its thirds are in another order"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rushlight.errors import RequestError
+from rushlight.generation.sampling.logprobs import softmax
 from rushlight.nn import ModuleList
 
 if TYPE_CHECKING:
@@ -88,9 +89,7 @@ def _top(module: Any, stream: NDArray[np.floating], k: int) -> tuple[NDArray[np.
     ids, probabilities = [], []
     for start in range(0, len(stream), ROWS_AT_ONCE):
         x = module.ops.from_numpy(stream[start : start + ROWS_AT_ONCE])
-        logits = module.ops.to_numpy(module.readout(x)).astype(np.float64)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
+        weights = softmax(module.ops.to_numpy(module.readout(x)))
         k = min(k, weights.shape[1])
         best = np.argpartition(weights, -k, axis=1)[:, -k:]
         found = np.take_along_axis(weights, best, axis=1)

@@ -18,7 +18,6 @@ from rushlight.errors import ContextLengthError, RequestError, RushlightError, T
 from rushlight.generation import (
     BeamSearch,
     Context,
-    Draft,
     Engine,
     LanguageModel,
     Perplexity,
@@ -31,7 +30,6 @@ from rushlight.generation import (
     takes_settings,
 )
 from rushlight.generation.runner import PREFILL_ROWS
-from rushlight.generation.speculation.controller import PromptLookup
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_patches, check_patterns, patch_hook
 from rushlight.runtime.execution import Running
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
 
     from rushlight.backends.protocol import Backend, Forward
     from rushlight.generation import FinishReason
-    from rushlight.generation.speculation.controller import Proposer
     from rushlight.models import Config
     from rushlight.nn import Module
     from rushlight.nn.tap import Hook
@@ -159,8 +156,8 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        """The word for what it computes in."""
-        return self._backend.dtype
+        """The dtype of its weights, for display: bf16, or bf16/f32 where a checkpoint mixes them."""
+        return self._backend.dtype_label
 
     @property
     def arithmetic(self) -> str:
@@ -328,7 +325,6 @@ class Model:
                 max_tokens=own.max_tokens,
                 context_length=self.context_length,
                 stop_ids=stop_ids,
-                proposers=self._proposers(engine, sampler),
             )
             engine.check(sequence)
             result = Generation(
@@ -349,11 +345,6 @@ class Model:
         if params.regex is not None:
             return self._grammars.regex(params.regex)
         return self._grammars.json_schema(params.json_schema or {})
-
-    def _proposers(self, engine: Engine, sampler: Sampler) -> list[Proposer | Draft]:
-        if sampler.params.speculate is False or self._here is not self._plain:  # a trace has rows of the text alone
-            return []
-        return [PromptLookup(), *([Draft(engine.drafts, sampler)] if engine.drafts else [])]
 
     def beam_search(
         self,
@@ -639,6 +630,7 @@ class Model:
         *,
         max_rows: int = PREFILL_ROWS,
         prefix_cache: bool = True,
+        speculation: bool = True,
         draft: Model | None = None,
     ) -> Running:
         """The one place where engines are made."""
@@ -649,6 +641,7 @@ class Model:
                 max_rows=max_rows,
                 kv_bytes=self._kv_bytes,
                 prefix_cache=prefix_cache,
+                speculation=speculation,
                 draft=None if draft is None else LanguageModel.of(draft.forward, draft._backend, draft.config),
             )
 
@@ -658,8 +651,8 @@ class Model:
     def _tap(self, hook: Hook) -> Iterator[None]:
         """Has the modules run with a hook, on top of those that are on already."""
         module = tapped(self._here.module, hook)
-        # Nothing is found again that was computed under other hooks, and a prompt is one piece.
-        running = self._running(module, module, max_rows=self.context_length, prefix_cache=False)
+        # Blocks computed under other hooks are not reused, a prompt is one chunk, and no row is a draft token's.
+        running = self._running(module, module, max_rows=self.context_length, prefix_cache=False, speculation=False)
         token = _tapped.set({**(_tapped.get() or {}), self: running})
         try:
             yield

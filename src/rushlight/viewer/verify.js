@@ -6,7 +6,7 @@ const wrong = new Set(["diverges", "not called"]);
 const name = (module) => module.path || "(model)";
 const number = (value) => (value === 0 ? "0" : value.toExponential(1));
 const runError = (module) => (module.non_finite ? "NaN" : module.relative_error === null ? "–" : number(module.relative_error));
-const aloneError = (module) => (module.relative_error_alone !== null ? number(module.relative_error_alone) : wrong.has(module.status) ? "NaN" : "–");
+const aloneError = (module) => (module.teacher_forced_error !== null ? number(module.teacher_forced_error) : wrong.has(module.status) ? "NaN" : "–");
 
 function shape(tag, attributes, text) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -31,7 +31,7 @@ function drawPlot() {
     level(height(10 ** power), "");
     label(`1e${power}`, LEFT - 8, height(10 ** power) + 4, "end");
   }
-  for (const [limit, text] of [[data.tolerance, "tolerance, alone"], [data.tolerance_of_the_run, "tolerance of the run"]]) {
+  for (const [limit, text] of [[data.tolerance, "tolerance, alone"], [data.free_running_tolerance, "tolerance of the run"]]) {
     if (limit === null) continue;
     level(height(limit), "limit");
     label(text, WIDTH - RIGHT, height(limit) - 4, "end");
@@ -52,7 +52,7 @@ function drawPlot() {
   for (const { module, i } of compared) dot(module, i, module.relative_error, "run", `${runError(module)} as it runs`);
   data.modules.forEach((module, i) => {
     const bad = wrong.has(module.status);
-    if (bad || module.relative_error_alone !== null) dot(module, i, module.relative_error_alone, bad ? "bad" : "alone", `${aloneError(module)} alone`);
+    if (bad || module.teacher_forced_error !== null) dot(module, i, module.teacher_forced_error, bad ? "bad" : "alone", `${aloneError(module)} alone`);
   });
   label(name(data.modules[0]), LEFT, HEIGHT - 8, "start");
   label(name(data.modules.at(-1)), WIDTH - RIGHT, HEIGHT - 8, "end");
@@ -89,7 +89,7 @@ const facts = [
   ["recorded", [data.recorded_dtype, ...Object.entries(data.made_with).map((made) => made.join(" "))].join(", ")],
   ["prompts", data.prompt_tokens.map((n) => `${n} tokens`).join(", ")],
 ];
-if (data.weights_that_differ) facts.push(["weights", data.weights_that_differ.length ? `${data.weights_that_differ.length} tensors differ` : "as recorded"]);
+if (data.different_weights) facts.push(["weights", data.different_weights.length ? `${data.different_weights.length} tensors differ` : "as recorded"]);
 if (data.logits) {
   facts.push(["top-1 agreement", `${(100 * data.logits.top1_agreement).toPrecision(4)} %`]);
   if (data.logits.kl_nats !== null) facts.push(["KL", `${number(data.logits.kl_nats)} nats`]);

@@ -1,1 +1,1 @@
-"""The two interfaces of `rushlight chat`: a terminal, and lines on standard input."""
+"""The two interfaces of `rushlight chat`: a terminal, and lines in a pipe."""

@@ -1,4 +1,4 @@
-"""How an answer of a conversation is printed."""
+"""Prints the answers of a conversation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces without the white space that models begin an answer with."""
+    """The pieces without the white space at the beginning of an answer."""
     begun = False
     for piece in pieces:
         text = piece if begun else piece.lstrip()
@@ -22,8 +22,8 @@ def without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
             yield text
 
 
-def out_whole(pieces: Iterable[str], write: Callable[[str], None] = out_text) -> None:
-    """The pieces as they come, then the end of the line, whatever ends them."""
+def out_answer(pieces: Iterable[str], write: Callable[[str], None] = out_text) -> None:
+    """Streams the pieces, then a newline, even after an error."""
     last = ""
     try:
         for last in pieces:
@@ -33,10 +33,10 @@ def out_whole(pieces: Iterable[str], write: Callable[[str], None] = out_text) ->
 
 
 def summary(result: Generation) -> str:
-    """Counts and rates of an answer, in a line."""
+    """Token counts and rates of an answer, in one line."""
     stats = result.stats
     return (
         f"prompt {stats.prompt_tokens:,} tokens ({stats.cached_tokens:,} cached) at {stats.prefill_tok_s:,.0f} tok/s; "
         f"answer {stats.generated_tokens:,} tokens at {stats.decode_tok_s:,.0f} tok/s; "
-        f"ended by {result.finish_reason or 'Ctrl-C'}"
+        f"finish reason: {result.finish_reason or 'Ctrl-C'}"
     )

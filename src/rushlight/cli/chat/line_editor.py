@@ -1,4 +1,4 @@
-"""Lines typed at a terminal: editing, history across sessions, and text of several lines pasted at once."""
+"""Reads lines from a terminal, with editing, a persistent history and pasted text of several lines."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["LineEditor", "history_path"]
 MAX_ENTRIES = 1000
 MAX_HISTORY_BYTES = 4 << 20
 PASTE_GAP_S = 0.03
-"""Lines that come closer together than this were not typed."""
+"""Lines that arrive faster than this were pasted, not typed."""
 
 
 def history_path() -> Path | None:
-    """The file of what was typed before, by the XDG base directory specification; None where there is no home."""
+    """The history file in the XDG state directory; None if there is no home directory."""
     with suppress(RuntimeError):
         state = os.environ.get("XDG_STATE_HOME")
         folder = Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state"
@@ -33,15 +33,15 @@ def history_path() -> Path | None:
 
 
 class LineEditor:
-    """Reads messages at a terminal, by the readline library where Python has it.
+    """Reads messages from a terminal, with the readline module if Python has it.
 
-    A pasted text is one message, however many lines it has: GNU readline marks it off (bracketed paste), and elsewhere
-    it is known by its speed. A line that ends with a backslash goes on in the next.
+    Pasted text is one message, even if it has several lines: GNU readline marks pastes (bracketed paste); without it,
+    they are recognised by their speed. A line that ends with a backslash continues on the next line.
 
     Args:
-        history: the file that keeps what was typed, a JSON string a line, readable to its owner alone; None keeps
-            nothing. One that cannot be used is done without.
-        words: what the tab key completes.
+        history: the history file, one JSON string per line, readable only by its owner; None keeps no history. An
+            unusable file is ignored.
+        words: the completions of the tab key.
     """
 
     def __init__(self, history: Path | None, words: Sequence[str] = ()) -> None:
@@ -67,7 +67,7 @@ class LineEditor:
         """The next message, without the newline at its end.
 
         Raises:
-            EOFError: Ctrl-D at the beginning of a line.
+            EOFError: Ctrl-D on an empty line.
             KeyboardInterrupt: Ctrl-C.
         """
         lines = [input(prompt)]
@@ -75,7 +75,7 @@ class LineEditor:
             if lines[-1].endswith("\\"):
                 lines[-1] = lines[-1][:-1]
                 lines.append(input("  "))
-            elif not self._marks_pastes and _more_is_here():
+            elif not self._marks_pastes and _has_more_input():
                 lines.append(input())
             else:
                 break
@@ -97,7 +97,7 @@ class LineEditor:
                 self._history = None
 
     def _load(self) -> list[str]:
-        """The last entries; a file that has grown to twice as many is cut to them."""
+        """The last MAX_ENTRIES entries; a file with twice as many is truncated to them."""
         if self._history is None:
             return []
         try:
@@ -118,8 +118,8 @@ class LineEditor:
         return kept
 
 
-def _more_is_here() -> bool:
-    """Whether the terminal has another line already."""
+def _has_more_input() -> bool:
+    """Whether the terminal already has another line."""
     if os.name != "posix":
         return False
     return bool(select.select([sys.stdin], [], [], PASTE_GAP_S)[0])

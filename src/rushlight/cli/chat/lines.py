@@ -1,4 +1,4 @@
-"""A conversation line by line: a message or a JSON object on standard input, and its answer."""
+"""A conversation in a pipe: reads a message or a JSON object per line from stdin, and writes its answer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rushlight.cli.chat.answer import out_whole, summary, without_leading_space
-from rushlight.cli.terminal import out_json, say
+from rushlight.cli.chat.answer import out_answer, summary, without_leading_space
+from rushlight.cli.terminal import out_json, write_err
 from rushlight.errors import RequestError, RushlightError
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def answer_lines(conversation: Chat, first: str | None, *, as_json: bool, stats: bool) -> bool:
-    """Answers the first message, if there is one, and then each line of standard input, a turn each.
+    """Answers the first message, if given, and then each line of stdin.
 
-    A turn that fails harms no other. Returns whether all went well.
+    A turn that fails does not affect the others. Returns whether all turns succeeded.
     """
-    sound = True
+    succeeded = True
     for message in _messages(first, as_json=as_json):
         try:
             answer = conversation.stream(message())
@@ -33,31 +33,31 @@ def answer_lines(conversation: Chat, first: str | None, *, as_json: bool, stats:
                     pass
                 out_json(_record(answer.result))
             else:
-                out_whole(without_leading_space(answer))
+                out_answer(without_leading_space(answer))
             if stats:
-                say(summary(answer.result))
+                write_err(summary(answer.result))
         except RushlightError as error:
-            sound = False
+            succeeded = False
             if as_json:
                 out_json({"error": {"code": error.code, "message": str(error)}})
-            say(f"error: {error}")
-    return sound
+            write_err(f"error: {error}")
+    return succeeded
 
 
 def _messages(first: str | None, *, as_json: bool) -> Iterator[Callable[[], str]]:
-    """What gives each message, or raises what is wrong with its line."""
+    """For each message, a function that returns it or raises the error of its line."""
     from rushlight.jobs import read_lines
 
     if first is not None:
         yield lambda: first
     if sys.stdin is None:
-        raise RequestError("standard input is closed", remedy="pipe the messages in, one a line")
+        raise RequestError("stdin is closed", remedy="pipe in one message per line")
     for line in read_lines(sys.stdin.buffer):
         yield partial(_message, line, as_json=as_json)
 
 
 def _message(line: Line, *, as_json: bool) -> str:
-    """What a line says: all of it, or the content of its JSON object."""
+    """The message of a line: all of it, or the content of its JSON object."""
     from rushlight.files.strict_json import parse_json_object
 
     file = f"standard input, line {line.index + 1}"

@@ -1,1 +1,1 @@
-"""The commands, one file each: flags, printing and exit codes."""
+"""The commands, one file each."""

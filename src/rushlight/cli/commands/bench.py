@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rushlight.cli.options import (
-    MODEL,
-    OUTPUT,
-    Debug,
-    Device,
-    Exact,
-    ModelFlag,
-    Offline,
-    Port,
-    Revision,
-    Source,
-    Threads,
-    one_of,
-)
-from rushlight.cli.terminal import out, out_json, say, show, status
+from rushlight.cli.loading import load_options
+from rushlight.cli.options import MODEL, OUTPUT, Debug, ModelFlag, Source, one_of
+from rushlight.cli.terminal import out, out_json, show, status, write_err
 from rushlight.errors import printable_name
 
 if TYPE_CHECKING:
@@ -31,7 +19,7 @@ if TYPE_CHECKING:
 
     from rushlight.bench import Measurement, Repeats
 
-WORK = "Work"
+WORKLOAD = "Workload"
 
 EXAMPLES = """
 \b
@@ -43,10 +31,12 @@ Examples:
 """
 
 
+@load_options(without=("dtype", "draft"))
 def bench(
     source: Source = None,
     model: ModelFlag = None,
-    device: Device = "auto",
+    *,
+    load_with: dict[str, Any],
     dtype: Annotated[
         str,
         typer.Option(
@@ -56,29 +46,24 @@ def bench(
             help="Dtypes to measure, such as f32 or f32,bf16; all: every dtype the device supports.",
         ),
     ] = "auto",
-    threads: Threads = None,
-    exact: Exact = None,
-    offline: Offline = False,
-    revision: Revision = None,
-    port: Port = None,
     prompt_tokens: Annotated[
         int | None,
         typer.Option(
             "--prompt-tokens",
             metavar="N",
-            rich_help_panel=WORK,
+            rich_help_panel=WORKLOAD,
             help="Length of the prefill. Default: 512, or the context length if that is less.",
         ),
     ] = None,
     tokens: Annotated[
-        int, typer.Option("--tokens", metavar="N", rich_help_panel=WORK, help="Decode N tokens per sequence.")
+        int, typer.Option("--tokens", metavar="N", rich_help_panel=WORKLOAD, help="Decode N tokens per sequence.")
     ] = 32,
     batch: Annotated[
         str,
-        typer.Option("--batch", metavar="SIZES", rich_help_panel=WORK, help="Batch sizes of the decode."),
+        typer.Option("--batch", metavar="SIZES", rich_help_panel=WORKLOAD, help="Batch sizes of the decode."),
     ] = "1,16",
     repeats: Annotated[
-        int, typer.Option("--repeats", metavar="N", rich_help_panel=WORK, help="Repeat each measurement N times.")
+        int, typer.Option("--repeats", metavar="N", rich_help_panel=WORKLOAD, help="Repeat each measurement N times.")
     ] = 5,
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object with every repeat.")
@@ -93,18 +78,13 @@ def bench(
 
     config = BenchConfig(
         source=one_of(source, model),
-        device=device,
-        threads=threads,
-        exact=exact,
-        offline=offline,
-        revision=revision,
-        port=port,
+        **load_with,
         prompt_tokens=prompt_tokens,
         tokens=tokens,
         batch_sizes=_sizes(batch),
         repeats=repeats,
     )
-    dtypes = dtypes_of(device) if dtype == "all" else dtype.split(",")
+    dtypes = dtypes_of(load_with["device"]) if dtype == "all" else dtype.split(",")
     measurements = [measure(config, name, status) for name in dtypes]
     host = machine()
     if as_json:
@@ -119,7 +99,7 @@ def bench(
     show(costs(measurements))
     for each in measurements:
         if each.disturbed:
-            say(f"note: the {each.dtype} figures are unreliable: {'; '.join(each.disturbed)}")
+            write_err(f"note: the {each.dtype} figures are unreliable: {'; '.join(each.disturbed)}")
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -1,45 +1,19 @@
-"""`rushlight chat`: a conversation, at a terminal or line by line."""
+"""`rushlight chat`: a conversation on a terminal, or line by line in a pipe."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rushlight.cli.chat.lines import answer_lines
-from rushlight.cli.chat.terminal import Terminal
+from rushlight.cli.chat.repl import Repl
+from rushlight.cli.exit_codes import BAD_INPUT
 from rushlight.cli.interrupt import interrupts_as_exceptions
-from rushlight.cli.options import (
-    OUTPUT,
-    TEXT,
-    Debug,
-    Device,
-    Draft,
-    Dtype,
-    Exact,
-    FrequencyPenalty,
-    LogitBias,
-    MaxTokens,
-    MinP,
-    ModelFlag,
-    Offline,
-    Port,
-    PresencePenalty,
-    RepetitionPenalty,
-    Revision,
-    Seed,
-    Source,
-    Speculate,
-    Stop,
-    Temperature,
-    Threads,
-    TopK,
-    TopP,
-    model_and_prompt,
-    parse_biases,
-)
-from rushlight.cli.terminal import say_wrapped, status
+from rushlight.cli.loading import load_model, load_options, note_embedded_model
+from rushlight.cli.options import INPUT, OUTPUT, Debug, ModelFlag, Source, Stop, model_and_prompt
+from rushlight.cli.sampling_options import sampling_options, scalar_settings
 
 if TYPE_CHECKING:
     from rushlight.generation.sampling.params import SamplingSettings
@@ -54,37 +28,34 @@ Examples:
   echo "Who are you?" | rushlight chat microsoft/DialoGPT-small
   rushlight chat gpt2 --json < turns.jsonl
 """
-FAILED = 2
+
+WITHOUT = ("n", "logprobs", "prompt_logprobs", "json_schema", "regex")
+"""Sampling settings of single requests, which a conversation does not have."""
 
 
+@load_options()
+@sampling_options(without=WITHOUT, max_tokens=256, temperature=0.7)
 def chat(
     source: Source = None,
-    words: Annotated[
+    argument: Annotated[
         str | None,
         typer.Argument(
-            metavar="MESSAGE", rich_help_panel=TEXT, help="The same as --prompt. Beside -m, the only argument."
+            metavar="MESSAGE", rich_help_panel=INPUT, help="The same as --prompt. With -m: the only argument."
         ),
     ] = None,
     model: ModelFlag = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    threads: Threads = None,
-    exact: Exact = None,
-    offline: Offline = False,
-    revision: Revision = None,
-    port: Port = None,
-    speculate: Speculate = None,
-    draft: Draft = None,
+    *,
+    load_with: dict[str, Any],
     prompt: Annotated[
         str | None,
         typer.Option(
-            "--prompt", "-p", metavar="TEXT", rich_help_panel=TEXT, help="The first message; the conversation goes on."
+            "--prompt", "-p", metavar="TEXT", rich_help_panel=INPUT, help="The first message of the conversation."
         ),
     ] = None,
     system_prompt: Annotated[
         str | None,
         typer.Option(
-            "--system-prompt", metavar="TEXT", rich_help_panel=TEXT, help="What stands before the conversation."
+            "--system-prompt", metavar="TEXT", rich_help_panel=INPUT, help="The system prompt of the conversation."
         ),
     ] = None,
     chat_template: Annotated[
@@ -92,76 +63,44 @@ def chat(
         typer.Option(
             "--chat-template",
             metavar="FILE",
-            rich_help_panel=TEXT,
-            help="A Jinja template's file, text or name. Without it: the model's own.",
+            rich_help_panel=INPUT,
+            help="The file, text or name of a Jinja chat template. Default: the template of the model.",
         ),
     ] = None,
     load: Annotated[
         str | None,
-        typer.Option("--load", metavar="FILE", rich_help_panel=TEXT, help="Go on with a conversation that was saved."),
+        typer.Option("--load", metavar="FILE", rich_help_panel=INPUT, help="Continue a saved conversation."),
     ] = None,
-    max_tokens: MaxTokens = 256,
+    settings: SamplingSettings,
     stop: Stop = None,
-    temperature: Temperature = 0.7,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    min_p: MinP = 0.0,
-    repetition_penalty: RepetitionPenalty = 1.0,
-    presence_penalty: PresencePenalty = 0.0,
-    frequency_penalty: FrequencyPenalty = 0.0,
-    logit_bias: LogitBias = None,
-    seed: Seed = None,
     history: Annotated[
         bool,
         typer.Option(
             "--history/--no-history",
-            rich_help_panel=TEXT,
-            help="Keep what is typed for the next time, which is the default.",
+            rich_help_panel=INPUT,
+            help="Save typed messages in the history file (the default).",
         ),
     ] = True,
     stats: Annotated[
-        bool, typer.Option("--stats", rich_help_panel=OUTPUT, help="Print counts and rates of each answer on stderr.")
+        bool,
+        typer.Option("--stats", rich_help_panel=OUTPUT, help="Print token counts and rates of each answer on stderr."),
     ] = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", rich_help_panel=OUTPUT, help="Read and write a JSON object a line, a turn each."),
+        typer.Option("--json", rich_help_panel=OUTPUT, help="Read and write one JSON object per line and turn."),
     ] = False,
     _debug: Debug = False,
 ) -> None:
-    """Hold a conversation; its answers are printed as they come."""
+    """Chat with a model; answers are streamed."""
     import rushlight
     from rushlight.generation.sampling.params import SamplingParams
     from rushlight.text.stop import StopStrings
 
-    name, prompt = model_and_prompt(source, words, model, prompt)
-    settings: SamplingSettings = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty,
-        "logit_bias": parse_biases(logit_bias),
-        "seed": seed,
-        "speculate": speculate,
-    }
-    # The model checks these too, but by then it may have been downloaded for nothing.
+    name, prompt = model_and_prompt(source, argument, model, prompt)
+    # Validated before loading, which may download the model.
     SamplingParams(**settings)
     StopStrings(stop or ())
-    with status(f"loading {name or 'the embedded model'}"):
-        loaded = rushlight.load(
-            name,
-            device=device,
-            dtype=dtype,
-            threads=threads,
-            exact=exact,
-            offline=offline,
-            revision=revision,
-            port=port,
-            draft=draft,
-        )
+    loaded = load_model(name, load_with)
     with rushlight.Chat(
         loaded, system_prompt=system_prompt, template=chat_template, stop=stop or (), **settings
     ) as conversation:
@@ -169,14 +108,13 @@ def chat(
             conversation.load(load)
             if system_prompt is not None:
                 conversation.system_prompt = system_prompt
-        if name is None:
-            say_wrapped("note: no model named: this is the embedded one, of tales; or try: rushlight chat gpt2")
+        note_embedded_model(name, "rushlight chat gpt2")
         if as_json or not _at_terminal():
             if not answer_lines(conversation, prompt, as_json=as_json, stats=stats):
-                raise typer.Exit(FAILED)
+                raise typer.Exit(BAD_INPUT)
         else:
             with interrupts_as_exceptions():
-                Terminal(conversation, history=history, stats=stats).run(prompt)
+                Repl(conversation, scalar_settings(WITHOUT), history=history, stats=stats).run(prompt)
 
 
 def _at_terminal() -> bool:

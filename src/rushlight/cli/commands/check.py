@@ -1,4 +1,4 @@
-"""`rushlight check`: does a checkpoint fit a model, and if not, why and what to do."""
+"""`rushlight check`: check whether a checkpoint fits a model, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rushlight.cli.exit_codes import CHECK_FAILED
 from rushlight.cli.options import MODEL, OUTPUT, Debug, HeaderSource, ModelFlag, Offline, Port, Revision, need_source
 from rushlight.cli.progress import reading
 from rushlight.cli.terminal import out_json, show, status
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from rushlight.porting.check import CheckReport, Evidence, Finding
 
-DOES_NOT_FIT = 1
 MAX_WIDTH = 100
 MAX_EVIDENCE = 8
 
@@ -54,7 +54,7 @@ def check(
             metavar="NAME",
             autocompletion=_architectures,
             rich_help_panel=MODEL,
-            help="The architecture that it should fit, such as gpt2. Without it: what config.json or the names say.",
+            help="The architecture to compare with, such as gpt2. Default: from config.json or the tensor names.",
         ),
     ] = None,
     port: Port = None,
@@ -65,17 +65,17 @@ def check(
         typer.Option(
             "--data/--no-data",
             rich_help_panel=OUTPUT,
-            help="Read every value too, for NaN and Inf: the default for what is on this machine.",
+            help="Read all values to find NaN and Inf (the default for local checkpoints).",
         ),
     ] = True,
     as_json: Annotated[
-        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object with every tensor concerned.")
+        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object with all affected tensors.")
     ] = False,
     _debug: Debug = False,
 ) -> None:
-    """Say everything that keeps a checkpoint from fitting a model, by cause, each with what to do.
+    """Report every reason why a checkpoint does not fit a model, with suggested fixes.
 
-    Ends with 0 if it fits, 1 if it does not, and 2 if there is nothing sound to look at.
+    Exit code 0: it fits; 1: it does not; 2: the checkpoint cannot be read.
     """
     from rushlight.checkpoint import open_headers
     from rushlight.models.tied import tied_heads
@@ -91,7 +91,7 @@ def check(
     with (
         checkpoint,
         reading(
-            sum(tensor.nbytes for tensor in checkpoint.values()), watch=data and not checkpoint.is_remote
+            sum(tensor.nbytes for tensor in checkpoint.values()), visible=data and not checkpoint.is_remote
         ) as advance,
     ):
         report = check_checkpoint(checkpoint, expected, data=data, advance=advance)
@@ -100,16 +100,17 @@ def check(
     else:
         show(page(report, _width()))
     if not report.fits:
-        raise typer.Exit(DOES_NOT_FIT)
+        raise typer.Exit(CHECK_FAILED)
 
 
 def _refuse_architecture(source: str | None, model: str | None) -> None:
-    """Refuse the name of an architecture as --model, which names the checkpoint, and say which flag takes it."""
+    """Refuses the name of an architecture as --model, which is the checkpoint, and suggests the right flag."""
     from rushlight.models import ARCHITECTURES
 
     if source is not None and model != source and model in ARCHITECTURES:
         raise typer.BadParameter(
-            f"it names the checkpoint, as SOURCE does; the architecture is --architecture {model}", param_hint="--model"
+            f"expected a checkpoint, found the name of an architecture; use --architecture {model}",
+            param_hint="--model",
         )
 
 
@@ -118,7 +119,7 @@ def _width() -> int:
 
 
 def page(report: CheckReport, width: int) -> Text:
-    """The report as lines of at most `width` columns, but for names and code, which are never broken."""
+    """The report, wrapped to `width` columns except for names and code."""
     from rich.text import Text
 
     text = Text()
@@ -135,9 +136,9 @@ def page(report: CheckReport, width: int) -> Text:
     text.append("\n")
     text.append(verdict, "bold red" if n else "bold green")
     if report.script:
-        whole = all(finding.in_script for finding in report.findings if finding.is_problem)
-        what = "writes a fixed copy" if whole else "fixes what needs nobody to decide"
-        text.append(f"\n\nThis {what} (pip install safetensors):\n\n")
+        complete = all(finding.in_script for finding in report.findings if finding.is_problem)
+        effect = "writes a fixed copy" if complete else "fixes what needs no decision"
+        text.append(f"\n\nThis script {effect} (pip install safetensors):\n\n")
         text.append(textwrap.indent(printable(report.script).rstrip(), "    "), "cyan")
     return text
 
@@ -152,7 +153,7 @@ def _finding(text: Text, finding: Finding, width: int) -> None:
         text.append(f"    {name}")
         text.append(f"{detail}\n", "dim")
     if len(finding.evidence) > MAX_EVIDENCE:
-        text.append(f"    and {len(finding.evidence) - MAX_EVIDENCE:,} more: --json has all\n", "dim")
+        text.append(f"    and {len(finding.evidence) - MAX_EVIDENCE:,} more: --json lists all\n", "dim")
     if finding.fix:
         text.append(_wrapped(f"Fix: {finding.fix}.", width), "green")
 
@@ -169,7 +170,7 @@ def _wrapped(paragraph: str, width: int, indent: str = "  ") -> str:
 
 
 def _aligned(evidence: tuple[Evidence, ...]) -> Iterator[tuple[str, str]]:
-    """Names with their counts, and details under one another."""
+    """Names with their counts, and details aligned in a column."""
     names = [printable_name(each.name) + (f" ×{each.n_tensors}" if each.n_tensors > 1 else "") for each in evidence]
     width = min(max(map(len, names), default=0), 60)
     for name, each in zip(names, evidence, strict=True):

@@ -1,4 +1,4 @@
-"""`rushlight devices`: what a model can run on here."""
+"""`rushlight devices`: list the devices of this machine."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Examples:
 
 def devices(
     as_json: Annotated[
-        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print a JSON array on stdout in place of the table.")
+        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print a JSON array on stdout instead.")
     ] = False,
     _debug: Debug = False,
 ) -> None:
-    """List what a model can run on here."""
+    """List the devices that models can run on."""
     from rushlight.backends import devices
 
     found = devices()
@@ -35,8 +35,8 @@ def devices(
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for head in ("device", "available", "what it is", "next step"):
-        table.add_column(head, overflow="fold")  # a command that is cut cannot be used
+    for head in ("device", "available", "description", "next step"):
+        table.add_column(head, overflow="fold")  # a truncated command cannot be copied
     for device in found:
         available = Text("yes", "green") if device.available else Text("no", "yellow")
         table.add_row(Text(device.name, "bold"), available, device.detail, device.install)

@@ -1,4 +1,4 @@
-"""`rushlight eval`: the perplexity of a text."""
+"""`rushlight eval`: measure the perplexity of a text."""
 
 from __future__ import annotations
 
@@ -6,27 +6,14 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rushlight.cli.options import (
-    OUTPUT,
-    TEXT,
-    Debug,
-    Device,
-    Dtype,
-    Exact,
-    ModelFlag,
-    Offline,
-    Port,
-    Revision,
-    Source,
-    Threads,
-    one_of,
-)
+from rushlight.cli.loading import load_model, load_options
+from rushlight.cli.options import INPUT, OUTPUT, Debug, ModelFlag, Source, one_of
 from rushlight.cli.progress import progress_bar
-from rushlight.cli.terminal import out, out_json, status
+from rushlight.cli.terminal import out, out_json
 
 if TYPE_CHECKING:
     from rushlight.generation import Perplexity
@@ -41,64 +28,48 @@ Examples:
 """
 
 
+@load_options(without=("draft",))
 def evaluate(
     source: Source = None,
     model: ModelFlag = None,
     *,
     text: Annotated[
         str,
-        typer.Option("--text", metavar="FILE", rich_help_panel=TEXT, help="The UTF-8 text to predict; - is stdin."),
+        typer.Option("--text", metavar="FILE", rich_help_panel=INPUT, help="A UTF-8 text file; - is stdin."),
     ],
     stride: Annotated[
         int | None,
         typer.Option(
             "--stride",
             metavar="N",
-            rich_help_panel=TEXT,
-            help="Tokens from one window to the next. Without it: 512, or the window.",
+            rich_help_panel=INPUT,
+            help="Tokens between the starts of windows. Default: 512, or the window.",
         ),
     ] = None,
     window: Annotated[
         int | None,
         typer.Option(
-            "--window", metavar="N", rich_help_panel=TEXT, help="Tokens in a window. Without it: the model's context."
+            "--window", metavar="N", rich_help_panel=INPUT, help="Tokens per window. Default: the context length."
         ),
     ] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    threads: Threads = None,
-    exact: Exact = None,
-    offline: Offline = False,
-    revision: Revision = None,
-    port: Port = None,
+    load_with: dict[str, Any],
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object on stdout.")
     ] = False,
     _debug: Debug = False,
 ) -> None:
-    """Measure how well a model predicts a text: its perplexity, by windows that slide over it.
+    """Measure the perplexity of a text with sliding windows.
 
-    The figures are those of transformers' guide "Perplexity of fixed-length models". The text may be of any length.
+    The method is that of transformers' guide "Perplexity of fixed-length models". The text may have any length.
     """
-    import rushlight
     from rushlight.text.chunks import read_chunks
 
     name = one_of(source, model)
     if text == "-" and sys.stdin is None:
-        raise typer.BadParameter("standard input is closed", param_hint="--text")
+        raise typer.BadParameter("stdin is closed", param_hint="--text")
     with sys.stdin.buffer if text == "-" else Path(text).open("rb") as file:
         total = None if text == "-" else os.fstat(file.fileno()).st_size
-        with status(f"loading {name or 'the embedded model'}"):
-            loaded = rushlight.load(
-                name,
-                device=device,
-                dtype=dtype,
-                threads=threads,
-                exact=exact,
-                offline=offline,
-                revision=revision,
-                port=port,
-            )
+        loaded = load_model(name, load_with)
         with progress_bar("eval", total) as update:
 
             def show(so_far: Perplexity) -> None:
@@ -132,7 +103,7 @@ def _record(result: Perplexity) -> dict[str, float | None]:
 
 
 def _finite(value: float) -> float | None:
-    """The value; None where JSON has no number for it."""
+    """The value; None if JSON cannot represent it."""
     return value if math.isfinite(value) else None
 
 
@@ -140,10 +111,10 @@ def _table(result: Perplexity) -> str:
     rows = [
         ("perplexity", f"{result.perplexity:,.4f}"),
         ("as in the guide", f"{result.guide_perplexity:,.4f}"),
-        ("nll", f"{result.nll:.6f} nats a token"),
+        ("nll", f"{result.nll:.6f} nats per token"),
         ("bits per byte", f"{result.bits_per_byte:.6f}"),
         ("tokens", f"{result.n_ids:,} in {result.n_bytes:,} bytes"),
         ("windows", f"{result.n_windows:,} of {result.window:,} tokens, every {result.stride:,}"),
         ("speed", f"{result.tok_s:,.0f} tok/s"),
     ]
-    return "".join(f"{what:<16} {value}\n" for what, value in rows)
+    return "".join(f"{name:<16} {value}\n" for name, value in rows)

@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rushlight.cli.options import (
-    OUTPUT,
-    SAMPLING,
-    TEXT,
-    Debug,
-    Device,
-    Draft,
-    Dtype,
-    Exact,
-    FrequencyPenalty,
-    IgnoreEos,
-    LogitBias,
-    MaxTokens,
-    MinP,
-    ModelFlag,
-    Offline,
-    Port,
-    PresencePenalty,
-    RepetitionPenalty,
-    Revision,
-    Seed,
-    Source,
-    Speculate,
-    Stop,
-    Temperature,
-    Threads,
-    TopK,
-    TopP,
-    model_and_prompt,
-    parse_biases,
-    quoted,
-)
+from rushlight.cli.loading import load_model, load_options, note_embedded_model
+from rushlight.cli.options import INPUT, OUTPUT, SAMPLING, Debug, ModelFlag, Source, Stop, model_and_prompt, quoted
 from rushlight.cli.prompt_progress import with_prompt_progress
-from rushlight.cli.terminal import is_watched, out_json, out_text, say, say_wrapped, status
+from rushlight.cli.sampling_options import sampling_options
+from rushlight.cli.terminal import note, out_json, out_text, status, stderr_is_terminal, write_err
 from rushlight.errors import RequestError
 
 if TYPE_CHECKING:
@@ -66,154 +37,76 @@ Examples:
 """
 
 
+@load_options()
+@sampling_options()
 def generate(
     source: Source = None,
-    words: Annotated[
+    argument: Annotated[
         str | None,
         typer.Argument(
-            metavar="PROMPT", rich_help_panel=TEXT, help="The same as --prompt. Beside -m, the only argument."
+            metavar="PROMPT", rich_help_panel=INPUT, help="The same as --prompt. With -m: the only argument."
         ),
     ] = None,
     model: ModelFlag = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    threads: Threads = None,
-    exact: Exact = None,
-    offline: Offline = False,
-    revision: Revision = None,
-    port: Port = None,
+    *,
+    load_with: dict[str, Any],
     prompt: Annotated[
         str | None,
         typer.Option(
             "--prompt",
             "-p",
             metavar="TEXT",
-            rich_help_panel=TEXT,
-            help="What to continue. Without it: stdin, less the newline at its end.",
+            rich_help_panel=INPUT,
+            help="The prompt. Default: stdin, without the newline at its end.",
         ),
     ] = None,
-    max_tokens: MaxTokens = 100,
+    settings: SamplingSettings,
     stop: Stop = None,
-    ignore_eos: IgnoreEos = False,
-    json_schema: Annotated[
-        str | None,
-        typer.Option(
-            "--json-schema",
-            metavar="FILE",
-            rich_help_panel=TEXT,
-            help="Write JSON that this schema accepts; needs rushlight[constrain].",
-        ),
-    ] = None,
-    regex: Annotated[
-        str | None,
-        typer.Option(
-            "--regex",
-            metavar="PATTERN",
-            rich_help_panel=TEXT,
-            help="Write a text that this pattern matches as a whole; needs rushlight[constrain].",
-        ),
-    ] = None,
-    temperature: Temperature = 0.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    min_p: MinP = 0.0,
-    repetition_penalty: RepetitionPenalty = 1.0,
-    presence_penalty: PresencePenalty = 0.0,
-    frequency_penalty: FrequencyPenalty = 0.0,
-    logit_bias: LogitBias = None,
-    seed: Seed = None,
-    samples: Annotated[
-        int,
-        typer.Option("--samples", metavar="N", rich_help_panel=SAMPLING, help="Write N texts, each with its own seed."),
-    ] = 1,
     beams: Annotated[
         int | None,
         typer.Option(
             "--beams",
             metavar="N",
             rich_help_panel=SAMPLING,
-            help="Search for the likeliest text with N beams; nothing is drawn.",
+            help="Find the most likely output by beam search with N beams, without sampling.",
         ),
     ] = None,
     echo: Annotated[
-        bool,
-        typer.Option("--echo/--no-echo", rich_help_panel=OUTPUT, help="Print the prompt too, which is the default."),
+        bool, typer.Option("--echo/--no-echo", rich_help_panel=OUTPUT, help="Print the prompt too (the default).")
     ] = True,
-    speculate: Speculate = None,
-    draft: Draft = None,
     stats: Annotated[
-        bool, typer.Option("--stats", rich_help_panel=OUTPUT, help="Print counts, times and rates on stderr.")
+        bool, typer.Option("--stats", rich_help_panel=OUTPUT, help="Print token counts, times and rates on stderr.")
     ] = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object on stdout in place of the text."),
-    ] = False,
-    logprobs: Annotated[
-        int | None,
         typer.Option(
-            "--logprobs",
-            metavar="K",
+            "--json",
             rich_help_panel=OUTPUT,
-            help="With --json: how likely each token was, and the K likeliest in its place.",
+            help="Print one JSON object on stdout instead, with log-probabilities if requested.",
         ),
-    ] = None,
-    prompt_logprobs: Annotated[
-        int | None,
-        typer.Option(
-            "--prompt-logprobs", metavar="K", rich_help_panel=OUTPUT, help="With --json: the same of the prompt."
-        ),
-    ] = None,
+    ] = False,
     _debug: Debug = False,
 ) -> None:
-    """Continue a prompt and print the text as it comes."""
-    import rushlight
+    """Continue a prompt and stream the output."""
     from rushlight.generation.sampling.params import SamplingParams
     from rushlight.text.stop import StopStrings
 
-    name, prompt = model_and_prompt(source, words, model, prompt)
-    settings: SamplingSettings = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty,
-        "logit_bias": parse_biases(logit_bias),
-        "seed": seed,
-        "ignore_eos": ignore_eos,
-        "n": samples,
-        "logprobs": logprobs,
-        "prompt_logprobs": prompt_logprobs,
-        "speculate": speculate,
-        "json_schema": None if json_schema is None else _read_schema(json_schema),
-        "regex": regex,
-    }
-    if not as_json and (logprobs is not None or prompt_logprobs is not None):
-        raise typer.BadParameter("the plain text has no place for them: add --json", param_hint="--logprobs")
-    # The model checks these too, but by then it may have been downloaded for nothing.
+    name, prompt = model_and_prompt(source, argument, model, prompt)
+    # Validated before loading, which may download the model.
     params = SamplingParams(**settings)
     StopStrings(stop or ())
-    _check_beams(beams, params, {"--stats": stats, "--draft": draft is not None})
+    if not as_json and (params.logprobs is not None or params.prompt_logprobs is not None):
+        raise typer.BadParameter(
+            "log-probabilities are only part of the JSON output: add --json", param_hint="--logprobs"
+        )
+    _check_beams(beams, params, {"--stats": stats, "--draft": load_with["draft"] is not None})
     prompt = _read_stdin(name) if prompt is None else prompt
 
     began = perf_counter()
-    with status(f"loading {name or 'the embedded model'}"):
-        loaded = rushlight.load(
-            name,
-            device=device,
-            dtype=dtype,
-            threads=threads,
-            exact=exact,
-            offline=offline,
-            revision=revision,
-            port=port,
-            draft=draft,
-        )
+    loaded = load_model(name, load_with)
     ready = perf_counter()
     if beams is not None:
-        _search(loaded, prompt, beams, params, stop or (), echo=echo, as_json=as_json, is_named=name is not None)
+        _beam_search(loaded, prompt, beams, params, stop or (), echo=echo, as_json=as_json, name=name)
         return
     times = {"load_s": ready - began}
 
@@ -222,59 +115,58 @@ def generate(
             times.setdefault("first_text_s", perf_counter() - ready)
             yield piece
 
-    if samples > 1:
-        with status(f"generating {samples} texts"):
+    if params.n > 1:
+        with status(f"generating {params.n} outputs"):
             result = loaded.generate(prompt, stop=stop or (), **settings)
-        _say_of_request(name is not None, params)
+        _note_request(name, params)
     else:
         stream = loaded.stream(prompt, stop=stop or (), **settings)
         result = stream.result
-        _say_of_request(name is not None, params)
+        _note_request(name, params)
         pieces = timed(with_prompt_progress(stream))
         if as_json:
             for _ in pieces:
                 pass
         else:
             print_text(prompt if echo else "", pieces)
-    texts = [result, *result.others]
+    outputs = [result, *result.others]
     if as_json:
         record = result.to_json(loaded.tokenizer)
         rates = {"prefill_tok_s": result.stats.prefill_tok_s, "decode_tok_s": result.stats.decode_tok_s}
         record = {"model": loaded.name, "prompt": prompt, **record, "stats": asdict(result.stats) | rates | times}
         out_json(record)
-    elif samples > 1:
-        for text in texts:
-            print_text(prompt if echo else "", [text.text])
-    _say_of_ends(texts, loaded.context_length, params, as_json=as_json)
+    elif params.n > 1:
+        for output in outputs:
+            print_text(prompt if echo else "", [output.text])
+    _note_ends(outputs, loaded.context_length, params, as_json=as_json)
     if stats:
-        say(_table([text.stats for text in texts], times))
+        write_err(_table([output.stats for output in outputs], times))
 
 
-def _say_of_request(is_named: bool, params: SamplingParams) -> None:
-    """Said once nothing is wrong with the request, and before its text."""
-    if not is_named:
-        say_wrapped("note: no model named: this is the embedded one, of tales; or try: rushlight generate gpt2 -p ...")
+def _note_request(name: str | None, params: SamplingParams) -> None:
+    """Notes about a valid request, before its output."""
+    note_embedded_model(name, "rushlight generate gpt2 -p ...")
     if params.n > 1 and not params.temperature:
-        say_wrapped("note: at temperature 0 all texts are the same: --temp 0.8 draws them")
+        note("at temperature 0 all outputs are the same: use --temp 0.8 to sample")
 
 
-def _say_of_ends(
-    texts: Iterable[Generation | Beam], context_length: int, params: SamplingParams, *, as_json: bool
+def _note_ends(
+    outputs: Iterable[Generation | Beam], context_length: int, params: SamplingParams, *, as_json: bool
 ) -> None:
-    """Say what cut a text: where its form is then broken, or a person reads it; the JSON record says it to programs."""
-    reasons = {text.finish_reason for text in texts}
-    has_form = params.json_schema is not None or params.regex is not None
-    broken = ": the text may not have the form that was asked for" if has_form else ""
-    if "context" in reasons and (has_form or not as_json):
-        say_wrapped(f"note: the model's context of {context_length:,} tokens is full{broken}")
-    if "length" in reasons and (has_form or (is_watched() and params.max_tokens and not as_json)):
-        say_wrapped(f"note: cut after {params.max_tokens:,} tokens (--max-tokens){broken}")
+    """Notes why an output was cut: for a person, and always if it may then violate the schema or the pattern."""
+    reasons = {output.finish_reason for output in outputs}
+    constraint = "JSON schema" if params.json_schema is not None else "pattern" if params.regex is not None else None
+    violated = f": the output may not match the {constraint}" if constraint else ""
+    if "context" in reasons and (constraint or not as_json):
+        note(f"the model's context of {context_length:,} tokens is full{violated}")
+    if "length" in reasons and (constraint or (stderr_is_terminal() and params.max_tokens and not as_json)):
+        note(f"stopped after {params.max_tokens:,} tokens (--max-tokens){violated}")
 
 
 def print_text(prompt: str, pieces: Iterable[str]) -> None:
-    """The prompt and the pieces as they come, then the end of the line, whatever ends them.
+    """Streams the prompt and the pieces, then a newline, even after an error.
 
-    The prompt comes with the first piece: until then the row is that of the status.
+    The prompt is written with the first piece: until then the row shows the status.
     """
     try:
         for piece in pieces:
@@ -284,38 +176,28 @@ def print_text(prompt: str, pieces: Iterable[str]) -> None:
         out_text(f"{prompt}\n")
 
 
-_BEAM_SETTINGS = (
-    "max_tokens",
-    "ignore_eos",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-)
-"""The fields of SamplingParams that a beam search takes."""
-
-
-def _check_beams(beams: int | None, params: SamplingParams, flags: dict[str, object]) -> None:
-    """Refuse what a beam search would leave out: these flags, and settings that it does not take."""
-    from rushlight.generation import BeamSearch, SamplingParams
+def _check_beams(beams: int | None, params: SamplingParams, flags: dict[str, bool]) -> None:
+    """Raises typer.BadParameter for flags and settings that a beam search does not take."""
+    from rushlight.generation import BeamSearch
+    from rushlight.generation.sampling.params import SETTINGS, SamplingParams
 
     if beams is None:
         return
-    greedy = SamplingParams(**{name: getattr(params, name) for name in _BEAM_SETTINGS})
+    defaults = SamplingParams()
     flags |= {
-        "--samples" if field.name == "n" else f"--{field.name.replace('_', '-')}": getattr(params, field.name)
-        != getattr(greedy, field.name)
-        for field in fields(params)
+        each.flag: getattr(params, name) != getattr(defaults, name)
+        for name, each in SETTINGS.items()
+        if each.flags and not each.in_beam_search
     }
-    given = [flag for flag, is_given in flags.items() if is_given]
-    if given:
+    refused = [flag for flag, is_given in flags.items() if is_given]
+    if refused:
         raise typer.BadParameter(
-            f"beam search looks for the likeliest text and has no {', '.join(given)}", param_hint="--beams"
+            f"beam search finds the most likely output and does not support {', '.join(refused)}", param_hint="--beams"
         )
     BeamSearch(n_beams=beams, max_tokens=params.max_tokens)
 
 
-def _search(
+def _beam_search(
     model: Model,
     prompt: str,
     beams: int,
@@ -324,13 +206,15 @@ def _search(
     *,
     echo: bool,
     as_json: bool,
-    is_named: bool,
+    name: str | None,
 ) -> None:
-    """Print the best text of a beam search."""
-    settings = {name: getattr(params, name) for name in _BEAM_SETTINGS}
+    """Print the best output of a beam search."""
+    from rushlight.generation.sampling.params import SETTINGS
+
+    settings = {name: getattr(params, name) for name, each in SETTINGS.items() if each.in_beam_search}
     with status("searching"):
         [best] = model.beam_search(prompt, n_beams=beams, stop=stop, **settings)
-    _say_of_request(is_named, params)
+    _note_request(name, params)
     if as_json:
         record = {
             "model": model.name,
@@ -345,28 +229,20 @@ def _search(
         out_json(record)
     else:
         print_text(prompt if echo else "", [best.text])
-    _say_of_ends([best], model.context_length, params, as_json=as_json)
-
-
-def _read_schema(file: str) -> str:
-    from rushlight.files.text_file import read_text
-    from rushlight.generation.sampling.params import MAX_GRAMMAR_CHARS
-
-    # The limit counts characters; one has at most 4 bytes.
-    return read_text(file, max_bytes=4 * MAX_GRAMMAR_CHARS, error=RequestError, allow_pipe=True)
+    _note_ends([best], model.context_length, params, as_json=as_json)
 
 
 def _read_stdin(source: str | None) -> str:
-    """The prompt that is piped in, exactly, but for the one newline that `echo` and editors put at the end.
+    """The prompt from stdin, without the newline that `echo` and editors add at the end.
 
     Args:
-        source: what was given as SOURCE, which may have been meant as the prompt.
+        source: the argument SOURCE, which may have been meant as the prompt.
     """
     from rushlight.text.tokenizer import MAX_PROMPT_BYTES
 
     if sys.stdin is None or sys.stdin.isatty():
-        meant = "" if source is None else f"; {quoted(source)} is SOURCE, the prompt comes after it"
-        raise typer.BadParameter(f"none was given, and none is piped in{meant}", param_hint="--prompt")
+        meant = "" if source is None else f"; {quoted(source)} is SOURCE, write the prompt after it"
+        raise typer.BadParameter(f"no prompt given, and stdin is a terminal{meant}", param_hint="--prompt")
     data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:
         raise RequestError(
@@ -380,17 +256,16 @@ def _read_stdin(source: str | None) -> str:
     return re.sub(r"\r?\n\Z", "", text)
 
 
-def _table(texts: Sequence[Stats], times: Mapping[str, float]) -> str:
-    first = texts[0]
-    n_generated = sum(text.generated_tokens for text in texts)
-    decode_s = max(text.decode_s for text in texts)  # they were generated together
-    decode_tok_s = (n_generated - len(texts)) / decode_s if decode_s else 0.0
+def _table(outputs: Sequence[Stats], times: Mapping[str, float]) -> str:
+    first = outputs[0]
+    n_generated = sum(output.generated_tokens for output in outputs)
+    decode_s = max(output.decode_s for output in outputs)  # they are decoded in one batch
+    decode_tok_s = (n_generated - len(outputs)) / decode_s if decode_s else 0.0
     rows = [
         ("prompt", f"{first.prompt_tokens:,} tokens", f"{first.prefill_tok_s:,.1f} tok/s"),
         ("generated", f"{n_generated:,} tokens", f"{decode_tok_s:,.1f} tok/s"),
         ("load", f"{times['load_s']:.2f} s", ""),
-        ("first text", f"{times['first_text_s']:.2f} s" if "first_text_s" in times else "none", ""),
     ]
-    if len(texts) > 1:
-        del rows[-1]  # they are printed when all are there
-    return "\n".join(f"{what:<10}  {amount:>14}  {rate:>15}".rstrip() for what, amount, rate in rows)
+    if len(outputs) == 1:  # several are only printed when all are finished
+        rows.append(("first text", f"{times['first_text_s']:.2f} s" if "first_text_s" in times else "none", ""))
+    return "\n".join(f"{name:<10}  {amount:>14}  {rate:>15}".rstrip() for name, amount, rate in rows)

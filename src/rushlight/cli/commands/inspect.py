@@ -1,4 +1,4 @@
-"""`rushlight inspect`: the checkpoint as a tree of modules, in the terminal, as JSON or as a web page."""
+"""`rushlight inspect`: show a checkpoint as a tree of modules, on a terminal, as JSON or as a web page."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def inspect(
         typer.Option("--depth", metavar="N", min=0, rich_help_panel=OUTPUT, help="Show N levels of the tree."),
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", rich_help_panel=OUTPUT, help="Show each of the equal blocks.")
+        bool, typer.Option("--full", rich_help_panel=OUTPUT, help="Show every block, also equal ones.")
     ] = False,
     with_stats: Annotated[
         bool,
         typer.Option(
             "--stats",
             rich_help_panel=OUTPUT,
-            help="Read the data: min, max, mean, std, NaN and Inf of every tensor; each block is shown.",
+            help="Read the data and show min, max, mean, std, NaN and Inf of every tensor. Implies --full.",
         ),
     ] = False,
     as_json: Annotated[
@@ -56,8 +56,8 @@ def inspect(
 ) -> None:
     """Show a checkpoint as a tree of modules.
 
-    Only headers are read, and of a hub id or a URL only headers are fetched. Equal blocks are shown once, a tied head
-    is counted once, and buffers are not counted.
+    Reads only headers, and downloads only headers from the hub or a URL. Equal blocks are shown once, a tied head is
+    counted once, and buffers are not counted.
     """
     from rushlight.checkpoint import open_headers
     from rushlight.loading.inspection import module_tree
@@ -82,7 +82,7 @@ def inspect(
 
 
 def _measured(checkpoint: Checkpoint) -> dict[str, TensorStats]:
-    """The statistics of all tensors, with a progress bar on stderr if a person is watching."""
+    """The statistics of all tensors, with a progress bar on stderr if it is a terminal."""
     from rushlight.checkpoint.stats import measure
 
     with reading(sum(tensor.nbytes for tensor in checkpoint.values())) as advance:

@@ -1,4 +1,4 @@
-"""`rushlight lens`: what each block of a model would say next, as a table or as a web page."""
+"""`rushlight lens`: show the next-token predictions of every block, as a table, JSON or a web page."""
 
 from __future__ import annotations
 
@@ -7,21 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rushlight.cli.options import (
-    OUTPUT,
-    TEXT,
-    Debug,
-    Device,
-    Dtype,
-    Exact,
-    ModelFlag,
-    Offline,
-    Revision,
-    Source,
-    Threads,
-    model_and_prompt,
-)
-from rushlight.cli.terminal import out_json, say_wrapped, show, status, stdout_console
+from rushlight.cli.loading import load_model, load_options
+from rushlight.cli.options import INPUT, OUTPUT, Debug, ModelFlag, Source, model_and_prompt
+from rushlight.cli.terminal import note, out_json, show, status, stdout_console
 from rushlight.cli.web_page import Html, Open, deliver
 from rushlight.errors import printable
 
@@ -41,28 +29,25 @@ Examples:
 """
 
 CELL = 14
-"""Columns of a cell: a token and its probability."""
+"""Width of a cell: a token and its probability."""
 
 
+@load_options(without=("port", "draft"))
 def lens(
     source: Source = None,
-    words: Annotated[
+    argument: Annotated[
         str | None,
         typer.Argument(
-            metavar="PROMPT", rich_help_panel=TEXT, help="The same as --prompt. Beside -m, the only argument."
+            metavar="PROMPT", rich_help_panel=INPUT, help="The same as --prompt. With -m: the only argument."
         ),
     ] = None,
     model: ModelFlag = None,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", "-p", metavar="TEXT", rich_help_panel=TEXT, help="What to read."),
+        typer.Option("--prompt", "-p", metavar="TEXT", rich_help_panel=INPUT, help="The prompt."),
     ] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    threads: Threads = None,
-    exact: Exact = None,
-    offline: Offline = False,
-    revision: Revision = None,
+    *,
+    load_with: dict[str, Any],
     last: Annotated[
         int | None,
         typer.Option(
@@ -70,11 +55,14 @@ def lens(
             metavar="N",
             min=1,
             rich_help_panel=OUTPUT,
-            help="Show the last N positions. Without it: all, in a terminal as many as fit.",
+            help="Show the last N positions. Default: all; on a terminal as many as fit.",
         ),
     ] = None,
     top: Annotated[
-        int, typer.Option("--top", metavar="K", min=1, rich_help_panel=OUTPUT, help="Tokens a cell in JSON and page.")
+        int,
+        typer.Option(
+            "--top", metavar="K", min=1, rich_help_panel=OUTPUT, help="Tokens per cell in JSON and the web page."
+        ),
     ] = 5,
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object instead.")
@@ -83,79 +71,77 @@ def lens(
     open_page: Open = False,
     _debug: Debug = False,
 ) -> None:
-    """Show what each block of a model would say next, if it were the last: the logit lens.
+    """Show what every block predicts as the next token: the logit lens.
 
-    A row for each block, the last one's being what the model says; a column for each token of the prompt; in a cell the
-    likeliest token to follow, and its probability in percent.
+    A row per block, the last one with the prediction of the model; a column per token of the prompt. A cell has the
+    most likely next token and its probability in percent.
     """
-    import rushlight
-    from rushlight.runtime.lens import lens as look
+    from rushlight.runtime.lens import lens as compute_lens
 
-    name, prompt = model_and_prompt(source, words, model, prompt)
+    name, prompt = model_and_prompt(source, argument, model, prompt)
     if prompt is None:
-        raise typer.BadParameter("none was given; write it after SOURCE, or with -p", param_hint="--prompt")
-    with status(f"loading {name or 'the embedded model'}"):
-        loaded = rushlight.load(
-            name, device=device, dtype=dtype, threads=threads, exact=exact, offline=offline, revision=revision
-        )
+        raise typer.BadParameter("no prompt given; write it after SOURCE, or with -p", param_hint="--prompt")
+    loaded = load_model(name, load_with)
     wants_page = html is not None or open_page
     fitting = None if as_json or wants_page or not sys.stdout.isatty() else _columns_that_fit(loaded)
-    with status("reading"):
-        seen = look(loaded, prompt, last=last or fitting, top_k=top)
+    with status("computing"):
+        result = compute_lens(loaded, prompt, last=last or fitting, top_k=top)
     if as_json:
-        out_json(_record(loaded, seen))
+        out_json(_record(loaded, result))
     if wants_page:
         from rushlight.viewer import render_page
 
-        deliver(render_page("lens", f"{loaded.name}: logit lens", _record(loaded, seen)), html, open_page=open_page)
+        deliver(render_page("lens", f"{loaded.name}: logit lens", _record(loaded, result)), html, open_page=open_page)
     elif not as_json:
-        if seen.first and last is None:
-            n_tokens = len(seen.prompt_ids)
-            say_wrapped(f"note: the last {n_tokens - seen.first} of {n_tokens} tokens; --last or --html shows more")
-        show(_table(loaded, seen))
+        if result.first and last is None:
+            n_tokens = len(result.prompt_ids)
+            note(f"the last {n_tokens - result.first} of {n_tokens} tokens; --last or --html shows more")
+        show(_table(loaded, result))
 
 
 def _columns_that_fit(model: Model) -> int:
-    """Positions that fit the terminal beside the names of the blocks."""
+    """The number of positions that fit the terminal, next to the names of the blocks."""
     names = max((len(path) for path, _ in model.module.named_modules() if path.count(".") == 1), default=0)
     return max(1, (stdout_console().width - names) // (CELL + 2))
 
 
-def _record(model: Model, seen: Lens) -> dict[str, Any]:
-    """What `--json` prints and the page draws."""
-    shown = seen.prompt_ids[seen.first :]
+def _record(model: Model, result: Lens) -> dict[str, Any]:
+    """The data of `--json` and the web page."""
+    shown = result.prompt_ids[result.first :]
     return {
         "model": model.name,
-        "first": seen.first,
-        "tokens": [{"id": token, "text": _text(model, seen, i, token)} for i, token in enumerate(shown)],
+        "first": result.first,
+        "tokens": [{"id": token, "text": _text(model, result, i, token)} for i, token in enumerate(shown)],
         "blocks": [
             {
                 "path": path,
                 "top": [
                     [
-                        {"id": int(token), "text": _text(model, seen, at + 1, int(token)), "p": round(float(p), 6)}
+                        {"id": int(token), "text": _text(model, result, at + 1, int(token)), "p": round(float(p), 6)}
                         for token, p in zip(*cell, strict=True)
                     ]
-                    for at, cell in enumerate(zip(seen.top_ids[i], seen.top_probabilities[i], strict=True))
+                    for at, cell in enumerate(zip(result.top_ids[i], result.top_probabilities[i], strict=True))
                 ],
             }
-            for i, path in enumerate(seen.blocks)
+            for i, path in enumerate(result.blocks)
         ],
     }
 
 
-def _table(model: Model, seen: Lens) -> Table:
-    """A row a block, a column a position: what is likeliest next, and how likely."""
+def _table(model: Model, result: Lens) -> Table:
+    """A row per block, a column per position: the most likely next token and its probability."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("")
-    for i, token in enumerate(seen.prompt_ids[seen.first :]):
-        table.add_column(Text(_fitted(_text(model, seen, i, token), CELL), style="bold"), width=CELL, no_wrap=True)
-    for path, ids, probabilities in zip(seen.blocks, seen.top_ids, seen.top_probabilities, strict=True):
+    for i, token in enumerate(result.prompt_ids[result.first :]):
+        table.add_column(Text(_fitted(_text(model, result, i, token), CELL), style="bold"), width=CELL, no_wrap=True)
+    for path, ids, probabilities in zip(result.blocks, result.top_ids, result.top_probabilities, strict=True):
         cells = [
-            Text(f"{_padded(_text(model, seen, i + 1, int(token[0])), CELL - 4)} {100 * p[0]:3.0f}", style=_style(p[0]))
+            Text(
+                f"{_padded(_text(model, result, i + 1, int(token[0])), CELL - 4)} {100 * p[0]:3.0f}", style=_style(p[0])
+            )
             for i, (token, p) in enumerate(zip(ids, probabilities, strict=True))
         ]
         table.add_row(path, *cells)
@@ -163,18 +149,18 @@ def _table(model: Model, seen: Lens) -> Table:
 
 
 def _style(p: float) -> str:
-    """Surer is brighter."""
+    """A brighter style for a higher probability."""
     return "dim" if p < 0.1 else "" if p < 0.5 else "green" if p < 0.9 else "bold green"
 
 
-def _text(model: Model, seen: Lens, i: int, token: int) -> str:
-    """A token at the i-th position shown: white space made visible, or its number where there is no tokenizer."""
+def _text(model: Model, result: Lens, i: int, token: int) -> str:
+    """A token at the i-th shown position, with visible white space; its id if there is no tokenizer."""
     from rushlight.text.stream import WINDOW_TOKENS
 
     if model.tokenizer is None or not model.tokenizer.has_token(token):
         return f"#{token}"
-    at = seen.first + i
-    text = model.tokenizer.decode([token], before=seen.prompt_ids[max(0, at - WINDOW_TOKENS) : at])
+    at = result.first + i
+    text = model.tokenizer.decode([token], before=result.prompt_ids[max(0, at - WINDOW_TOKENS) : at])
     return printable(text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥"))
 
 

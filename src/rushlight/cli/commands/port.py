@@ -1,4 +1,4 @@
-"""`rushlight port`: write a model file to begin a port with, and a test that binds it."""
+"""`rushlight port`: write a scaffold of a model file, and a test for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rushlight.cli.options import OUTPUT, Debug, HeaderSource, ModelFlag, Offline, Revision, need_source
-from rushlight.cli.terminal import out, say, status
+from rushlight.cli.terminal import out, status, write_err
 from rushlight.errors import PortError, first_ten, printable_line
 from rushlight.files.atomic import atomic_write
 
@@ -34,20 +34,18 @@ def port(
             metavar="FILE",
             show_default=False,
             rich_help_panel=OUTPUT,
-            help="The Python file to write; its test is written beside it. - prints the file.",
+            help="The Python file to write, with its test next to it; - prints the file.",
         ),
     ],
     offline: Offline = False,
     revision: Revision = None,
-    force: Annotated[
-        bool, typer.Option("--force", rich_help_panel=OUTPUT, help="Write over files that are there.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", rich_help_panel=OUTPUT, help="Overwrite existing files.")] = False,
     _debug: Debug = False,
 ) -> None:
-    """Write a model file under a checkpoint's own names: to load it with --port, and to complete.
+    """Write a model file with the tensor names of a checkpoint, to complete and load with --port.
 
-    Only headers are read. Layers are guessed from names and shapes. For a GPT-2 the file is whole; for another model
-    it says where the forward is to be written.
+    Reads only headers. Layers are inferred from names and shapes. For a known architecture the file is complete; for
+    others it marks where to write the forward.
     """
     from rushlight.checkpoint import open_headers
     from rushlight.models.tied import tied_heads
@@ -57,12 +55,10 @@ def port(
     module = Path("my_model.py" if output == "-" else output)
     test = module.with_name(f"test_{module.name}")
     if module.suffix != ".py":
-        raise typer.BadParameter(f"{output!r} is no Python file: end it in .py", param_hint="--output")
-    there = [str(path) for path in (module, test) if path.exists()]
-    if there and output != "-" and not force:
-        raise PortError(
-            f"{' and '.join(there)} would be written over", remedy="name another file, or give --force if that is meant"
-        )
+        raise typer.BadParameter(f"output must end in .py, found {output!r}", param_hint="--output")
+    existing = [str(path) for path in (module, test) if path.exists()]
+    if existing and output != "-" and not force:
+        raise PortError(f"refusing to overwrite {' and '.join(existing)}", remedy="choose another file, or use --force")
     with status(f"opening {name}"):
         checkpoint = open_headers(name, offline=offline, revision=revision, allow_missing=tied_heads)
     with checkpoint:
@@ -72,7 +68,7 @@ def port(
         return
     for path, text in ((module, written.module), (test, written.test)):
         atomic_write(path, text.encode())
-    say(printable_line(f"wrote {module} and {test}"))
+    write_err(printable_line(f"wrote {module} and {test}"))
     if written.to_write:
         names = ", ".join(first_ten(written.to_write))
-        say(f"every tensor has its place; what these compute is to be written: {names}")
+        write_err(f"all tensors are bound; still to write is the forward of: {names}")

@@ -1,4 +1,4 @@
-"""`rushlight record`: what PyTorch computes, module by module, in a file that is verified without it."""
+"""`rushlight record`: record the outputs of every PyTorch module, to verify a port without PyTorch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rushlight.cli.options import MODEL, OUTPUT, TEXT, Debug, ModelFlag, Offline, Revision, complete_source, need_source
-from rushlight.cli.terminal import say, status
+from rushlight.cli.options import (
+    INPUT,
+    MODEL,
+    OUTPUT,
+    Debug,
+    ModelFlag,
+    Offline,
+    Revision,
+    complete_source,
+    need_source,
+)
+from rushlight.cli.terminal import status, write_err
 from rushlight.errors import printable_line
 
 if TYPE_CHECKING:
@@ -25,11 +35,13 @@ Examples:
 
 Texts = Annotated[
     list[str] | None,
-    typer.Option("--text", metavar="TEXT", rich_help_panel=TEXT, help="A prompt to record; may be given again."),
+    typer.Option("--text", metavar="TEXT", rich_help_panel=INPUT, help="A prompt. Repeatable."),
 ]
 Ids = Annotated[
     list[str] | None,
-    typer.Option("--ids", metavar="IDS", rich_help_panel=TEXT, help="A prompt as token ids, such as 464,3290."),
+    typer.Option(
+        "--ids", metavar="IDS", rich_help_panel=INPUT, help="A prompt as token ids, such as 464,3290. Repeatable."
+    ),
 ]
 
 
@@ -41,7 +53,7 @@ def record(
             autocompletion=complete_source,
             show_default=False,
             rich_help_panel=MODEL,
-            help="A folder as transformers has it, tales (the embedded model), or a hub id.",
+            help="A folder that transformers can load, a hub id, or tales, the embedded model.",
         ),
     ] = None,
     model: ModelFlag = None,
@@ -49,13 +61,16 @@ def record(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE", show_default=False, rich_help_panel=OUTPUT, help="Where to write it."
+            "--output", "-o", metavar="FILE", show_default=False, rich_help_panel=OUTPUT, help="The file to write."
         ),
     ],
     text: Texts = None,
     ids: Ids = None,
     tokens: Annotated[
-        int, typer.Option("--tokens", "-n", metavar="N", min=0, rich_help_panel=TEXT, help="Record N greedy tokens.")
+        int,
+        typer.Option(
+            "--tokens", "-n", metavar="N", min=0, rich_help_panel=INPUT, help="Record N greedily decoded tokens."
+        ),
     ] = 20,
     dtype: Annotated[
         str,
@@ -63,17 +78,17 @@ def record(
             "--dtype",
             metavar="NAME",
             rich_help_panel=MODEL,
-            help="What PyTorch computes in: float32, bfloat16, float16.",
+            help="The dtype of PyTorch: float32, bfloat16 or float16.",
         ),
     ] = "float32",
     offline: Offline = False,
     revision: Revision = None,
     _debug: Debug = False,
 ) -> None:
-    """Record what transformers computes, for `verify` on a machine without PyTorch.
+    """Record what transformers computes, for `rushlight verify` on machines without PyTorch.
 
-    Needs the [proof] extra. Each module's input and output, the logits and greedy tokens are kept, with the digests of
-    the weights. Without --text and --ids: two short texts.
+    Needs the [proof] extra. Records the inputs and outputs of every module, the logits, greedily decoded tokens, and
+    the digests of the weights. Default prompts: two short texts.
     """
     from rushlight.proof.record import write_golden
     from rushlight.proof.record_source import record_source
@@ -87,19 +102,19 @@ def record(
     write_golden(golden, output)
     n = len(golden.cases)
     modules = len(golden.cases[0].calls)
-    say(printable_line(f"wrote {output}: {n} prompt{'s' if n > 1 else ''}, {modules} modules of {golden.model}"))
+    write_err(printable_line(f"wrote {output}: {n} prompt{'s' if n > 1 else ''}, {modules} modules of {golden.model}"))
 
 
 def parse_ids(given: Sequence[str] | None) -> list[list[int]]:
-    """The prompts of `--ids`: numbers with commas or spaces between.
+    """The prompts of `--ids`: numbers separated by commas or spaces.
 
     Raises:
-        typer.BadParameter: one holds something else, or nothing.
+        typer.BadParameter: a prompt is empty or has anything else.
     """
     prompts = []
     for text in given or ():
         words = text.replace(",", " ").split()
         if not words or not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-            raise typer.BadParameter(f"{text!r} is not a list of token ids, as in 464,3290", param_hint="--ids")
+            raise typer.BadParameter(f"expected token ids such as 464,3290, found {text!r}", param_hint="--ids")
         prompts.append([int(word) for word in words])
     return prompts

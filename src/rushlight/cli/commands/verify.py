@@ -1,4 +1,4 @@
-"""`rushlight verify`: whether a model computes what PyTorch did, and if not, where it first does not."""
+"""`rushlight verify`: compare a model with a recording of PyTorch, and find the first divergent module."""
 
 from __future__ import annotations
 
@@ -8,31 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rushlight.cli.commands.record import Ids, Texts, parse_ids
-from rushlight.cli.options import (
-    OUTPUT,
-    Debug,
-    Device,
-    Dtype,
-    Exact,
-    ModelFlag,
-    Offline,
-    Port,
-    Revision,
-    Source,
-    Threads,
-    one_of,
-)
-from rushlight.cli.terminal import out_json, say_wrapped, show, status
+from rushlight.cli.exit_codes import CHECK_FAILED
+from rushlight.cli.loading import load_options
+from rushlight.cli.options import OUTPUT, Debug, ModelFlag, Source, one_of
+from rushlight.cli.terminal import note, out_json, show, status
 from rushlight.cli.web_page import Html, Open, deliver
 from rushlight.errors import RequestError, printable_line
 
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
     from rushlight.nn import Module
-    from rushlight.proof import Golden, Report
+    from rushlight.proof import Golden, VerifyReport
     from rushlight.runtime.model import Model
 
-FAILED = 1
 RECORDING = "Recording"
 
 EXAMPLES = """
@@ -48,13 +36,15 @@ Examples:
 """
 
 
+@load_options(without=("draft",), dtype="f32")
 def verify(
     source: Source = None,
     model: ModelFlag = None,
+    *,
     golden: Annotated[
         Path | None,
         typer.Option(
-            "--golden", "-g", metavar="FILE", rich_help_panel=RECORDING, help="What `rushlight record` wrote."
+            "--golden", "-g", metavar="FILE", rich_help_panel=RECORDING, help="A recording by `rushlight record`."
         ),
     ] = None,
     against: Annotated[
@@ -63,25 +53,19 @@ def verify(
             "--against",
             metavar="NAME",
             rich_help_panel=RECORDING,
-            help="transformers: record now; needs the [proof] extra.",
+            help="transformers: record now, which needs the [proof] extra.",
         ),
     ] = None,
     text: Texts = None,
     ids: Ids = None,
-    device: Device = "auto",
-    dtype: Dtype = "f32",
-    threads: Threads = None,
-    exact: Exact = None,
-    offline: Offline = False,
-    revision: Revision = None,
-    port: Port = None,
+    load_with: dict[str, Any],
     tolerance: Annotated[
         float | None,
         typer.Option(
             "--tolerance",
             metavar="X",
             rich_help_panel=RECORDING,
-            help="Relative error allowed to a module alone, such as 1e-5. Without it: by dtype.",
+            help="Relative error allowed for a teacher-forced module, such as 1e-5. Default: by dtype.",
         ),
     ] = None,
     as_json: Annotated[
@@ -93,9 +77,9 @@ def verify(
 ) -> None:
     """Compare a model with PyTorch, module by module. Exit code 1 if they differ.
 
-    Needs no PyTorch but for --against. The first module that diverges by itself is named, with the cause if trying
-    finds it. Without a recording, OpenAI's GPT-2 124M is compared with published answers. Computes in f32, exactly,
-    whatever the checkpoint's dtype; --dtype says what else to prove.
+    Needs PyTorch only for --against. Names the first module that diverges, and its cause if one is found. Without a
+    recording, OpenAI's GPT-2 124M is compared with published results. Computes in f32, whatever the dtype of the
+    checkpoint; --dtype verifies another.
     """
     from rushlight import demo
     from rushlight.checkpoint import display_name, open_checkpoint
@@ -108,21 +92,19 @@ def verify(
     source = one_of(source, model)
     name = _name(source)
     shown = demo.NAME if source is None else display_name(source)
-    options = {"offline": offline, "revision": revision}
-    with open_checkpoint(name, offline=offline, revision=revision, allow_missing=tied_heads) as checkpoint:
+    where = {name: load_with[name] for name in ("offline", "revision")}
+    with open_checkpoint(name, **where, allow_missing=tied_heads) as checkpoint:
         if golden is not None:
             recording = read_golden(golden)
         elif against is not None:
-            recording = _record(str(name), text, ids, offline, revision)
+            recording = _record(str(name), text, ids, **where)
         else:
             _check_known(checkpoint, shown)
             recording = None
         with status(f"loading {source or 'the embedded model'}"):
-            loaded = _load(
-                source, checkpoint, port, device=device, dtype=dtype, threads=threads, exact=exact, **options
-            )
+            loaded = _load(source, checkpoint, **load_with)
         if recording is None:
-            right = _known_answers(loaded, as_json)
+            passed = _known_answers(loaded, as_json)
         else:
             with status("comparing"):
                 report = compare(
@@ -132,20 +114,20 @@ def verify(
                     tolerance=tolerance,
                     source=shown,
                 )
-            _tell(report, as_json, wants_page, html, open_page)
-            right = report.passed
-    if not right:
-        raise typer.Exit(FAILED)
+            _print_report(report, as_json, wants_page, html, open_page)
+            passed = report.passed
+    if not passed:
+        raise typer.Exit(CHECK_FAILED)
 
 
 def _check_flags(golden: Path | None, against: str | None, has_prompts: bool, needs_recording: bool) -> None:
-    """Refuse what does not go together, before anything is loaded."""
+    """Refuses conflicting flags before anything is loaded."""
     if against not in (None, "transformers"):
-        raise typer.BadParameter(f"{against!r} is not one of: transformers", param_hint="--against")
+        raise typer.BadParameter(f"expected transformers, found {against!r}", param_hint="--against")
     if golden is not None and against is not None:
-        raise typer.BadParameter("--golden and --against are two recordings: give one", param_hint="--against")
+        raise typer.BadParameter("--golden and --against exclude each other", param_hint="--against")
     if against is None and has_prompts:
-        raise typer.BadParameter("--text and --ids are for --against: a golden file has its own prompts")
+        raise typer.BadParameter("--text and --ids need --against: a golden file has its own prompts")
     if golden is None and against is None and needs_recording:
         raise typer.BadParameter("--html, --open and --tolerance need a recording: --golden or --against")
 
@@ -156,7 +138,9 @@ def _name(source: str | None) -> str | Path:
     return demo.folder() if source is None else source
 
 
-def _record(source: str, text: list[str] | None, ids: list[str] | None, offline: bool, revision: str | None) -> Golden:
+def _record(
+    source: str, text: list[str] | None, ids: list[str] | None, *, offline: bool, revision: str | None
+) -> Golden:
     from rushlight.proof.record_source import record_source
 
     prompts = parse_ids(ids)
@@ -164,8 +148,8 @@ def _record(source: str, text: list[str] | None, ids: list[str] | None, offline:
         return record_source(source, texts=text or (), ids=prompts, offline=offline, revision=revision)
 
 
-def _load(source: str | None, checkpoint: Checkpoint, port: str | None, **options: Any) -> Model | Module:
-    """A language model, or with a port of something else its module."""
+def _load(source: str | None, checkpoint: Checkpoint, *, port: str | None, **options: Any) -> Model | Module:
+    """A language model, or the module of a port that is not a language model."""
     from rushlight.loading.identify import identify
     from rushlight.loading.load import load, load_module
     from rushlight.models import TextConfig, load_port
@@ -177,16 +161,16 @@ def _load(source: str | None, checkpoint: Checkpoint, port: str | None, **option
     return load(source, port=port, **options)
 
 
-def _tell(report: Report, as_json: bool, wants_page: bool, html: Path | None, open_page: bool) -> None:
-    """Print the report, or what it comes to where a page has the rest."""
+def _print_report(report: VerifyReport, as_json: bool, wants_page: bool, html: Path | None, open_page: bool) -> None:
+    """Prints the report; only its summary if the page has the table."""
     from rushlight.cli.views.verification import report_view
 
     if as_json:
         out_json(report.to_json())
     else:
         show(report_view(report, table=not wants_page))
-        for note in report.notes:
-            say_wrapped(printable_line(f"note: {note}"))
+        for text in report.notes:
+            note(printable_line(text))
     if wants_page:
         from rushlight.viewer import render_page
 
@@ -194,36 +178,32 @@ def _tell(report: Report, as_json: bool, wants_page: bool, html: Path | None, op
 
 
 def _check_known(checkpoint: Checkpoint, shown: str) -> None:
-    """Go on only with a model whose answers are known.
-
-    Raises:
-        RequestError: there is nothing to compare it with.
-    """
+    """Raises RequestError for a model without published results."""
     from rushlight.loading.identify import identify
     from rushlight.proof.known_answers import is_gpt2_124m
 
     if not is_gpt2_124m(identify(checkpoint)[1]):
         raise RequestError(
-            f"there is nothing to compare {shown} with: published answers are known of GPT-2 124M alone",
-            remedy="where PyTorch is, `rushlight record SOURCE -o golden.safetensors`, and then anywhere verify it with"
-            " --golden golden.safetensors; or give --against transformers",
+            f"nothing to compare {shown} with: there are published results only for GPT-2 124M",
+            remedy="run `rushlight record SOURCE -o golden.safetensors` where PyTorch is installed, and verify with"
+            " --golden golden.safetensors; or use --against transformers",
         )
 
 
 def _known_answers(model: Model | Module, as_json: bool) -> bool:
-    """Print the known answers of GPT-2 124M; whether all are right."""
+    """Prints the known answers of GPT-2 124M; returns whether all are correct."""
     from rushlight.cli.views.verification import answers_view
     from rushlight.proof.known_answers import known_answers
     from rushlight.runtime.model import Model
 
     if not isinstance(model, Model):
-        raise RequestError("the known answers are those of a language model, and this port is none")
+        raise RequestError("the known answers need a language model, and this port is not one")
     with status("computing the known answers"):
         answers = list(known_answers(model))
-    right = all(answer.right for answer in answers)
+    passed = all(answer.right for answer in answers)
     if as_json:
-        record = {"passed": right, "answers": [answer.to_json() for answer in answers]}
+        record = {"passed": passed, "answers": [answer.to_json() for answer in answers]}
         out_json(record)
     else:
         show(answers_view(answers))
-    return right
+    return passed

@@ -1,1 +1,1 @@
-"""Results drawn for a terminal: module trees and verification tables."""
+"""Views of results on a terminal: module trees and verification reports."""

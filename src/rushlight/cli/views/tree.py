@@ -1,12 +1,12 @@
-"""A module tree as lines of text, for a terminal or a pipe.
+"""Prints a module tree on a terminal or into a pipe.
 
     name                  dtype  shape             parameters       size  share
     ├── wte.weight        F32    (50257, 768)      38,597,376  147.2 MiB  ━━━━━━━╸
     ├── h.0 … h.11 ×12           12 × 7,087,872    85,054,464  324.5 MiB  ━━━━━━━━━━━━━━━━╸
     │   ├── ln_1                                        1,536    6.0 KiB
 
-Inside a run of equal blocks the numbers are those of one block. The bar is a line's share of all parameters, and counts
-all blocks of the run. With statistics each block is shown, and what has no room to the left of them is left out.
+Below a run of equal blocks the numbers are those of one block. The bar is the share of all parameters, with all blocks
+of the run. With statistics every block is shown, and columns that do not fit are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from rushlight.checkpoint.tree import Fold, ModuleNode, TensorNode, fold
+from rushlight.cli.views.symbols import ASCII, UNICODE, Symbols
 from rushlight.errors import printable_line, printable_name
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 MIN_BAR, MAX_BAR = 8, 24
 MAX_ALIGNED = 72
-"""A name wider than this moves its own line to the right, not all lines."""
+"""A name wider than this shifts only its own row."""
 MAX_METADATA = 200
 GAP = 2
 HEADS = ("dtype", "shape", "parameters", "size")
@@ -38,33 +39,15 @@ STAT_HEADS = ("min", "max", "mean", "std", "NaN", "Inf")
 NUMBERS = ("parameters", "size", *STAT_HEADS)
 LEFT_OUT = ("size",)
 LEFT_OUT_FOR_STATS = ("size", "parameters", "shape", "dtype")
-"""Columns that a narrow terminal does not show, the first to go first."""
+"""Columns that a narrow terminal leaves out, in this order."""
 
 BOLD, DIM, PLAIN = Style(bold=True), Style(dim=True), Style()
 ACCENT, DTYPE, MARK = Style(color="yellow"), Style(color="cyan"), Style(dim=True, italic=True)
 BAD = Style(color="red", bold=True)
 
 
-class Signs(NamedTuple):
-    """The characters that the encoding of the output allows."""
-
-    branch: str
-    last: str
-    down: str
-    times: str
-    to: str
-    dot: str
-    bar: str
-    half: str
-    """What ends a bar that is half a column longer."""
-
-
-UNICODE = Signs("├── ", "└── ", "│   ", "×", "…", "·", "━", "╸")
-ASCII = Signs("|-- ", "`-- ", "|   ", "x", "...", "-", "=", "")
-
-
 class Row(NamedTuple):
-    """A line of the table: the name, then what stands under the heads, then its share of all parameters."""
+    """A row of the table: the name, a cell per column, and the share of all parameters."""
 
     name: list[Segment]
     cells: tuple[Segment, ...]
@@ -72,7 +55,7 @@ class Row(NamedTuple):
 
 
 class TreeView:
-    """What Rich prints for a tree: `depth` levels of it if given, with `full` or `stats` each of the equal blocks."""
+    """A Rich renderable of a tree, cut at `depth` levels; with `full` or `stats`, equal blocks are not folded."""
 
     def __init__(
         self,
@@ -84,21 +67,21 @@ class TreeView:
     ) -> None:
         self.tree = tree
         self.depth = depth
-        # Equal blocks are equal in shape, not in values.
+        # Equal blocks have equal shapes, not equal values.
         self.full = full or stats is not None
         self.stats = stats
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        signs = ASCII if options.ascii_only else UNICODE
+        symbols = ASCII if options.ascii_only else UNICODE
         yield Segment(printable_name(self.tree.source), BOLD)
         yield Segment.line()
         width = options.max_width if console.is_terminal else None
-        yield from _wrapped(self._facts(), f" {signs.dot} ", width)
-        rows = list(self._rows(self.tree.root, "", self.depth, 1, signs))
+        yield from _wrapped(self._facts(), f" {symbols.dot} ", width)
+        rows = list(self._rows(self.tree.root, "", self.depth, 1, symbols))
         if rows:
             yield Segment.line()
             heads = HEADS if self.stats is None else HEADS + STAT_HEADS
-            yield from _table(rows, heads, signs, width)
+            yield from _table(rows, heads, symbols, width)
 
     def _facts(self) -> Iterator[str]:
         tree = self.tree
@@ -114,33 +97,33 @@ class TreeView:
         if metadata:
             yield metadata if len(metadata) <= MAX_METADATA else metadata[:MAX_METADATA] + "..."
 
-    def _rows(self, module: ModuleNode, guides: str, depth: int | None, copies: int, signs: Signs) -> Iterator[Row]:
-        """The lines below a module of which there are `copies` in all."""
+    def _rows(self, module: ModuleNode, guides: str, depth: int | None, copies: int, symbols: Symbols) -> Iterator[Row]:
+        """The rows of the children of a module that occurs `copies` times."""
         if depth == 0:
             return
         entries = [Fold(label, label, node, 1) for label, node in module.entries] if self.full else fold(module.entries)
         for entry in entries:
             last = entry is entries[-1]
-            yield self._row(guides + (signs.last if last else signs.branch), entry, copies, signs)
+            yield self._row(guides + (symbols.last if last else symbols.branch), entry, copies, symbols)
             if isinstance(entry.node, ModuleNode):
-                below = guides + ("    " if last else signs.down)
+                below = guides + ("    " if last else symbols.down)
                 deeper = None if depth is None else depth - 1
-                yield from self._rows(entry.node, below, deeper, copies * entry.copies, signs)
+                yield from self._rows(entry.node, below, deeper, copies * entry.copies, symbols)
 
-    def _row(self, guides: str, entry: Fold, copies: int, signs: Signs) -> Row:
+    def _row(self, guides: str, entry: Fold, copies: int, symbols: Symbols) -> Row:
         first, last, node, times = entry
         n_parameters = times * node.n_parameters
-        of_each = f"{times} {signs.times} " if times > 1 else ""
+        repeated = f"{times} {symbols.times} " if times > 1 else ""
         if isinstance(node, ModuleNode):
             style, dtype, mark = BOLD, "", None
-            shape = Segment(of_each and f"{of_each}{node.n_parameters:,}", DIM)
+            shape = Segment(repeated and f"{repeated}{node.n_parameters:,}", DIM)
         else:
             style, dtype, mark = PLAIN, node.dtype, node.mark
-            shape = Segment(f"{of_each}{node.shape}")
+            shape = Segment(f"{repeated}{node.shape}")
         name = [Segment(guides, DIM), Segment(_label(first), style)]
-        if of_each:
-            name += [Segment(f" {signs.to} ", DIM), Segment(_label(last), style)]
-            name += [Segment(f" {signs.times}{times}", ACCENT)]
+        if repeated:
+            name += [Segment(f" {symbols.to} ", DIM), Segment(_label(last), style)]
+            name += [Segment(f" {symbols.times}{times}", ACCENT)]
         parameters = Segment(mark, MARK) if mark else Segment(f"{n_parameters:,}")
         size = Segment(human_bytes(times * node.nbytes), DIM)
         share = copies * n_parameters / max(1, self.tree.n_parameters)
@@ -162,8 +145,8 @@ def _stat_cells(of_tensors: Mapping[str, TensorStats], node: ModuleNode | Tensor
     return (*values, *(Segment(f"{n:,}", BAD if n else DIM) for n in (stats.n_nan, stats.n_inf)))
 
 
-def _table(rows: list[Row], heads: tuple[str, ...], signs: Signs, width: int | None) -> Iterator[Segment]:
-    """The rows in columns. In a `width`, columns that do not fit are left out, and bars take what is left over."""
+def _table(rows: list[Row], heads: tuple[str, ...], symbols: Symbols, width: int | None) -> Iterator[Segment]:
+    """The rows in columns. Within a `width`, columns that do not fit are left out, and bars fill the rest."""
     top = Row([Segment("name", DIM)], tuple(Segment(head, DIM) for head in heads), 0.0)
     rows = [top, *rows]
     name_widths = [sum(cell_len(segment.text) for segment in row.name) for row in rows]
@@ -184,7 +167,7 @@ def _table(rows: list[Row], heads: tuple[str, ...], signs: Signs, width: int | N
             pad = " " * (columns[head] - len(cell.text))
             line += [Segment(gap + pad), cell] if head in NUMBERS else [Segment(gap), cell, Segment(pad)]
         if bar:
-            share = Segment("share", DIM) if row is top else Segment(_bar(row.share, bar, signs), ACCENT)
+            share = Segment("share", DIM) if row is top else Segment(_bar(row.share, bar, symbols), ACCENT)
             line += [Segment(gap), share]
         while not line[-1].text.strip():
             line.pop()
@@ -193,7 +176,7 @@ def _table(rows: list[Row], heads: tuple[str, ...], signs: Signs, width: int | N
 
 
 def _wrapped(facts: Iterable[str], separator: str, width: int | None) -> Iterator[Segment]:
-    """The facts in lines of at most `width` columns where that is possible."""
+    """The facts in lines of at most `width` columns, if they fit."""
     line = ""
     for fact in facts:
         if line and width is not None and cell_len(line + separator + fact) > width:
@@ -204,10 +187,10 @@ def _wrapped(facts: Iterable[str], separator: str, width: int | None) -> Iterato
     yield Segment(line + "\n")
 
 
-def _bar(share: float, width: int, signs: Signs) -> str:
-    """`share` of `width` columns, to half a column."""
+def _bar(share: float, width: int, symbols: Symbols) -> str:
+    """A bar of `share` of the `width`, rounded to half a column."""
     whole, half = divmod(round(share * width * 2), 2)
-    return signs.bar * whole + signs.half * half
+    return symbols.bar * whole + symbols.half * half
 
 
 def _label(label: str) -> str:
@@ -219,7 +202,7 @@ def _counted(n: int, noun: str) -> str:
 
 
 def human_bytes(n: float) -> str:
-    """A number of bytes with its unit: 512 B, 6.0 KiB, 474.7 MiB."""
+    """A number of bytes with a unit: 512 B, 6.0 KiB, 474.7 MiB."""
     if n < 1024:
         return f"{n} B"
     for unit in ("KiB", "MiB", "GiB"):

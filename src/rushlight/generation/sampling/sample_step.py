@@ -1,4 +1,4 @@
-"""The choice of a step's tokens: each sequence says how, the device chooses for all of them, the sequences take."""
+"""Samples the next token of every sequence in a step, and verifies draft tokens."""
 
 from __future__ import annotations
 
@@ -19,64 +19,70 @@ if TYPE_CHECKING:
 
 
 class SampleTask(NamedTuple):
-    """What is to be chosen for one sequence.
+    """The rows of a step from which a sequence's next tokens are sampled.
 
     Attributes:
-        sequence: whose tokens.
-        rows: of the step's logits: those after its last token, and after each guess that follows it.
-        guesses: one fewer than rows.
+        sequence: the sequence.
+        rows: numbers of the step's logits: the row after its last token, and the row after each of its draft tokens.
+        draft_tokens: one fewer than rows.
     """
 
     sequence: SequenceState
     rows: range
-    guesses: Sequence[int]
+    draft_tokens: Sequence[int]
 
     def take(self, tokens: Iterable[int], logits: Mapping[int, NDArray[np.floating]]) -> SampleTask | None:
-        """Has the sequence take the tokens of the first rows; what is left to choose once it has taken them."""
+        """Adds the tokens sampled from the first rows to the sequence, up to the first rejected draft token.
+
+        Returns:
+            The task for the remaining rows; None if there are none, or they follow a rejected draft token.
+        """
         n = 0
         for n, (token, row) in enumerate(zip(tokens, self.rows, strict=False), 1):
             self.sequence.take(token, logits.get(row))
-            # What was computed for a wrong guess, and after it, is written over in the next step.
-            if self.sequence.done or n == len(self.rows) or token != self.guesses[n - 1]:
+            # Keys and values of rejected draft tokens are overwritten in the next step.
+            if self.sequence.done or n == len(self.rows) or token != self.draft_tokens[n - 1]:
                 return None
             self.sequence.n_computed += 1
-        return SampleTask(self.sequence, self.rows[n:], self.guesses[n:])
+        return SampleTask(self.sequence, self.rows[n:], self.draft_tokens[n:])
 
 
-def sample(backend: Backend, logits: Array, choices: list[SampleTask]) -> None:
-    """Takes the next token for every sequence, and as many more as guesses are right.
+def sample(backend: Backend, logits: Array, tasks: Sequence[SampleTask]) -> None:
+    """Samples the next token of every sequence, and one more for each accepted draft token.
 
-    One call of the device does for a step. Only where a guess is right, and how the token after it is chosen depends
-    on that, is there another: penalties and constraints follow the text. A sequence for which no token can be chosen
-    ends with its error.
+    A step usually takes one call of the device. Sequences with stateful samplers (penalties, a constraint) need another
+    call for each accepted draft token, because the next row depends on it. A sequence for which no token can be sampled
+    ends with an error.
 
     Args:
+        backend: the device.
         logits: (R, V) on the device.
+        tasks: one for each sequence.
     """
-    while choices:
-        draws = [choice.sequence.sampling_rows(len(choice.rows)) for choice in choices]
-        rows = [row for choice, own in zip(choices, draws, strict=True) for row in choice.rows[: len(own)]]
-        tokens = iter(backend.sample(rows_of(backend, logits, rows), [*chain.from_iterable(draws)]))
-        looked_at = [row for choice in choices if choice.sequence.wants_logprobs for row in choice.rows]
-        on_host = dict(zip(looked_at, host_rows(backend, logits, looked_at), strict=True)) if looked_at else {}
-        left = []
-        for choice, own in zip(choices, draws, strict=True):
-            chosen = list(islice(tokens, len(own)))
+    while tasks:
+        sampling_rows = [task.sequence.sampling_rows(len(task.rows)) for task in tasks]
+        rows = [row for task, own in zip(tasks, sampling_rows, strict=True) for row in task.rows[: len(own)]]
+        tokens = iter(backend.sample(rows_of(backend, logits, rows), [*chain.from_iterable(sampling_rows)]))
+        needed = [row for task in tasks if task.sequence.wants_logprobs for row in task.rows]
+        on_host = dict(zip(needed, host_rows(backend, logits, needed), strict=True)) if needed else {}
+        remaining = []
+        for task, own in zip(tasks, sampling_rows, strict=True):
+            sampled = list(islice(tokens, len(own)))
             try:
-                rest = choice.take(chosen, on_host)
+                rest = task.take(sampled, on_host)
             except RushlightError as error:
-                choice.sequence.fail(error)
+                task.sequence.fail(error)
             else:
                 if rest is not None:
-                    left.append(rest)
-        choices = left
+                    remaining.append(rest)
+        tasks = remaining
 
 
 def host_rows(backend: Backend, logits: Array, rows: Sequence[int]) -> NDArray[np.floating]:
-    """Some rows of the logits on the host."""
+    """Some rows of the logits, on the host."""
     return backend.to_numpy(rows_of(backend, logits, rows))
 
 
 def rows_of(backend: Backend, logits: Array, rows: Sequence[int]) -> Array:
-    """Some rows of the logits, which are most often all."""
+    """Some rows of the logits, on the device; no copy if they are all."""
     return logits if len(rows) == logits.shape[0] else backend.take(logits, np.array(rows, np.int32))

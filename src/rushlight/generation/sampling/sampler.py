@@ -1,4 +1,4 @@
-"""What a sequence asks of the choice of each token: its settings, its random numbers, and what its text forbids."""
+"""The sampler of a sequence: how its next token is to be sampled, from settings, seed, penalties and constraint."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ if TYPE_CHECKING:
 
 
 class Constraint(Protocol):
-    """What may come next in one text; `rushlight.text.constraint.Constraint` is one."""
+    """A grammar that an output must match; `rushlight.text.constraint.Constraint` is one."""
 
     def allowed(self) -> NDArray[np.bool_]:
-        """(V,): whether each token may be the next."""
+        """(V,): whether each token may come next."""
         ...
 
     def take(self, token: int, /) -> None:
-        """Takes the token that was chosen."""
+        """Advances by a sampled token."""
         ...
 
 
 class Sampler:
-    """Says how each token of one sequence is to be chosen; the device chooses (`Backend.sample`).
+    """States how each token of one sequence is sampled; the device samples (`Backend.sample`).
 
-    The draw at a position depends on the logits, the seed and the position alone: a sequence comes out the same
-    whatever is generated beside it.
+    A sampled token depends on the logits, the seed and the position only, so a sequence has the same output in every
+    batch.
 
     Args:
-        params: how to choose.
+        params: the sampling parameters.
         vocab_size: V.
-        prompt_ids: what stands before the text; only the repetition penalty looks at it.
-        allowed: (V,) the tokens that may be chosen; None is all. Sequences of one model share the array.
-        constraint: what the text must match.
-        allowed_first: (V,) the same for the first token after the prompt, where that differs.
+        prompt_ids: the prompt, which the repetition penalty counts.
+        allowed: (V,) the tokens that may be sampled; None is all. Sequences of one model share the array.
+        constraint: the grammar that the output must match.
+        allowed_first: (V,) as `allowed`, for the first token after the prompt; None is the same.
 
     Attributes:
-        is_stateful: whether a draw depends on the tokens before it, so that there is none before they are chosen.
+        is_stateful: whether a token's row depends on the tokens sampled before it, and so exists only after them.
 
     Raises:
-        RequestError: `params` names tokens that the vocabulary does not have.
+        RequestError: `params` has token ids outside the vocabulary.
     """
 
     def __init__(
@@ -69,35 +69,35 @@ class Sampler:
         self._allowed = allowed
         self._allowed_first = allowed if allowed_first is None else allowed_first
         self._first = len(prompt_ids)
-        self.is_stateful = constraint is not None or self._penalties.grow
+        self.is_stateful = constraint is not None or self._penalties.are_stateful
         self._row = SamplingRow(
             params.temperature,
             min(params.top_k, vocab_size),
             params.top_p,
             params.min_p,
-            adjustments=self._penalties.changes(),
+            adjustments=self._penalties.adjustments(),
         )
 
     def row(self, position: int) -> SamplingRow:
-        """How the token to stand at `position` is chosen, after those that were taken."""
+        """How to sample the token at `position`, given the tokens taken so far."""
         allowed = self._allowed_first if position == self._first else self._allowed
-        draw = self._row._replace(allowed=allowed)
+        row = self._row._replace(allowed=allowed)
         if self.is_stateful:
             if self._constraint is not None:
                 allowed = self._constraint.allowed() if allowed is None else self._constraint.allowed() & allowed
-            draw = draw._replace(adjustments=self._penalties.changes(), allowed=allowed)
-        return draw._replace(uniform=uniform(self.seed, position)) if draw.temperature else draw
+            row = row._replace(adjustments=self._penalties.adjustments(), allowed=allowed)
+        return row._replace(uniform=uniform(self.seed, position)) if row.temperature else row
 
     def allows_none(self, position: int) -> bool:
-        """Whether no token at all may stand at `position`, after those that were taken."""
+        """Whether no token is allowed at `position`, given the tokens taken so far."""
         allowed = self.row(position).allowed
         return allowed is not None and not allowed.any()
 
     def take(self, token: int) -> None:
-        """Takes the token that was chosen: it now belongs to the text.
+        """Adds a sampled token to the output.
 
         Raises:
-            GenerationError: the constraint gives up.
+            GenerationError: the constraint cannot continue.
         """
         if self.is_stateful:
             self._penalties.take(token)
@@ -106,36 +106,36 @@ class Sampler:
 
 
 class Penalties:
-    """What penalties and biases do to logits, as the text grows.
+    """The logit adjustments of penalties and biases, updated as the output grows.
 
     Args:
-        params: theirs.
-        prompt_ids: what the repetition penalty sees before the text.
+        params: the penalties and biases.
+        prompt_ids: the prompt, which the repetition penalty counts.
 
     Attributes:
-        grow: whether they depend on the text.
+        are_stateful: whether they depend on the output.
     """
 
     def __init__(self, params: SamplingParams, prompt_ids: Iterable[int]) -> None:
         self._params = params
         self._bias = params.logit_bias or {}
         repeats = params.repetition_penalty != 1
-        self.grow = repeats or params.presence_penalty != 0 or params.frequency_penalty != 0
+        self.are_stateful = repeats or params.presence_penalty != 0 or params.frequency_penalty != 0
         self._counts = dict.fromkeys(prompt_ids, 0) if repeats else {}
-        """The tokens whose logits change for their presence, each with how often it stands in the text."""
+        """How often each penalised token occurs in the output."""
         self._places: dict[int, int] = {}
         self._ids, self._factors, self._offsets = np.empty(0, np.int32), np.empty(0), np.empty(0)
         for token in {**self._bias, **self._counts}:
             self._set(token)
 
     def take(self, token: int) -> None:
-        """Takes a token of the text."""
-        if self.grow:
+        """Counts a token of the output."""
+        if self.are_stateful:
             self._counts[token] = self._counts.get(token, 0) + 1
             self._set(token)
 
-    def changes(self) -> LogitAdjustments | None:
-        """As they are now, until the next token is taken."""
+    def adjustments(self) -> LogitAdjustments | None:
+        """The current adjustments; the arrays are valid until the next `take`."""
         n = len(self._places)
         return LogitAdjustments(self._ids[:n], self._factors[:n], self._offsets[:n]) if n else None
 

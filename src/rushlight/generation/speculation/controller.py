@@ -1,182 +1,139 @@
-"""Guesses of the next tokens, checked by the model as rows of one step: several tokens for little more than one costs.
+"""Speculative decoding: draft tokens are verified as extra rows of one step.
 
-A guess is right when it is the very token that the sampler chooses from the model's logits at that place, with the
-settings, the seed and the position it has there. So the text never changes, greedy or sampled (Leviathan et al.,
-arXiv:2211.17192, keep the distribution; here each token stays the same). How many tokens are worth a guess follows from
-how often guesses were right lately, and from what steps of so many rows were measured to take.
+A draft token is accepted exactly when it is the token that the sampler draws from the model's logits at that position,
+with the sequence's settings and seed. So the output never changes, greedy or sampled (Leviathan et al.,
+arXiv:2211.17192, preserve the distribution; here every token is preserved). The number of draft tokens follows from
+recent acceptance rates and from measured step times.
 """
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections import Counter
 from heapq import heapify, heappop, heapreplace
-from operator import itemgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from rushlight.generation.speculation.draft_model import Draft
-from rushlight.generation.speculation.step_costs import StepCosts, count_accepted, update_acceptance_rate
-from rushlight.generation.speculation.suffix_index import SuffixIndex
+from rushlight.generation.speculation.step_costs import StepCosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rushlight.generation.sequence import SequenceState
-    from rushlight.generation.speculation.draft_model import Drafts
+    from rushlight.generation.speculation.proposer import Proposer
 
 MAX_DRAFT_TOKENS = 15
-"""Of one sequence in a step."""
+"""Per sequence and step."""
 
 MIN_SPEEDUP = 1.05
-"""Guesses must promise to be so much faster: what is measured is noisy."""
+"""Draft tokens must promise at least this speedup, because measured times are noisy."""
 
 MIN_ACCEPTANCE_RATE = 0.05
-"""A guess that is right more seldom is not worth a row, whatever it costs."""
+"""A draft token that is less likely to be accepted is not worth a row, whatever a row costs."""
 
 LOOKAHEAD_ROWS = 4
-"""So many rows more are looked at when one does not pay: some kernels take rows in groups."""
-
-
-class Proposer(Protocol):
-    """One way to guess, for one sequence, at no cost."""
-
-    def observe(self, ids: Sequence[int]) -> float:
-        """Learns from prompt and text so far how good the last guesses were; how likely each of the next is right."""
-        ...
-
-    def propose(self, n: int) -> list[int]:
-        """At most n tokens that may come next."""
-        ...
-
-    def forget(self) -> None:
-        """Gives back what it holds: no more will be asked."""
-        ...
-
-
-class PromptLookup:
-    """Guesses that the text goes on as it did after the longest end of it that stood before (Saxena, "Prompt lookup
-    decoding", 2023). A text that repeats itself is guessed beyond its own end.
-    """
-
-    _LENGTHS = (1, 2, 4, 8)
-    """Matches are counted apart by length: the longer, the surer."""
-
-    def __init__(self) -> None:
-        self._index = SuffixIndex()
-        self._rates = [0.0] * (len(self._LENGTHS) + 1)
-        self._kind = 0
-        self._draft_tokens: list[int] = []
-
-    def observe(self, ids: Sequence[int]) -> float:
-        index, rates = self._index, self._rates
-        new = ids[len(index.ids) :]
-        if self._draft_tokens:
-            right = count_accepted(self._draft_tokens, new)
-            rates[self._kind] = update_acceptance_rate(rates[self._kind], right, len(self._draft_tokens))
-        for token in new:
-            index.append(token)
-        length, end = index.match()
-        self._kind = bisect(self._LENGTHS, length)
-        self._draft_tokens = index.ids[end : end + 1] if length else []  # whether it comes true costs nothing to see
-        return rates[self._kind] if length else 0.0
-
-    def forget(self) -> None:
-        self._index = SuffixIndex()
-
-    def propose(self, n: int) -> list[int]:
-        ids = self._index.ids
-        length, end = self._index.match()
-        self._draft_tokens = []
-        for i in range(end, end + n if length else end):
-            self._draft_tokens.append(ids[i] if i < len(ids) else self._draft_tokens[i - len(ids)])
-        return self._draft_tokens
+"""How many rows beyond one that does not pay are considered: some kernels process rows in groups."""
 
 
 class SpeculationController:
-    """Decides what is guessed in the steps of an engine.
+    """Decides which sequences of a step get draft tokens, how many, and from which proposer.
 
     Args:
-        drafts: the guesses of its draft model, if it has one.
+        proposers: where two promise the same acceptance rate, the first is taken.
+
+    Attributes:
+        proposers: as given.
+        costs: the times of the engine's decode steps, by number of rows.
     """
 
-    def __init__(self, drafts: Drafts | None = None) -> None:
+    def __init__(self, proposers: Sequence[Proposer] = ()) -> None:
+        self.proposers = list(proposers)
         self.costs = StepCosts()
-        self._drafts = drafts
 
     def draft(self, sequences: Sequence[SequenceState]) -> dict[SequenceState, list[int]]:
-        """For each decoding sequence of a step, the tokens to be checked beside its next row; none for most texts."""
-        if not any(sequence.proposers for sequence in sequences):
+        """The draft tokens to verify in a step of these decoding sequences; most sequences have none."""
+        if not self.proposers:
             return {}
-        likelihoods, proposers = [], []
-        for sequence in sequences:
-            looks = [(proposer.observe(sequence.ids), proposer) for proposer in sequence.proposers]
-            likelihood, proposer = max(looks, key=itemgetter(0)) if looks else (0.0, None)
-            likelihoods.append(likelihood)
-            proposers.append(proposer)
-        always = [i for i, sequence in enumerate(sequences) if sequence.always_drafts]
-        if not any(likelihoods) and not always:
+        rates = [0.0] * len(sequences)
+        proposers: list[Proposer | None] = [None] * len(sequences)
+        for i, sequence in enumerate(sequences):
+            if sequence.speculate is False:
+                continue
+            for proposer in self.proposers:
+                rate = proposer.observe(sequence)
+                if proposers[i] is None or rate > rates[i]:
+                    rates[i], proposers[i] = rate, proposer
+        forced = [i for i, sequence in enumerate(sequences) if sequence.speculate]
+        if not any(rates) and not forced:
             return {}
         limits = [sequence.n_spare for sequence in sequences]
         counts: Counter[int] = Counter()
         if self.costs.is_measured(len(sequences)):
-            drafted = [isinstance(proposer, Draft) for proposer in proposers]
-            draft_s = self._drafts.costs.estimate if self._drafts else None
-            counts = plan_drafts(likelihoods, limits, self.costs.estimate, drafted, draft_s)
-        counts |= Counter({i: min(MAX_DRAFT_TOKENS, limits[i]) for i in always})
-        guessed: dict[SequenceState, list[int]] = {}
-        wanted: dict[Draft, int] = {}
+            rounds_s = [None if proposer is None else proposer.round_s for proposer in proposers]
+            counts = plan_drafts(rates, limits, self.costs.estimate, rounds_s)
+        counts |= Counter({i: min(MAX_DRAFT_TOKENS, limits[i]) for i in forced})
+        wanted: dict[Proposer, dict[SequenceState, int]] = {}
         for i, n in sorted(counts.items()):
-            proposer = proposers[i]
-            if isinstance(proposer, Draft):
-                wanted[proposer] = n
-                guessed[sequences[i]] = proposer.draft_tokens  # filled below, for all of them together
-            elif proposer is not None:
-                guessed[sequences[i]] = proposer.propose(n)
-        if self._drafts is not None:
-            self._drafts.propose(wanted)
-        return {sequence: tokens for sequence, tokens in guessed.items() if tokens}
+            if (chosen := proposers[i]) is not None:
+                wanted.setdefault(chosen, {})[sequences[i]] = n
+        drafts: dict[SequenceState, list[int]] = {}
+        for proposer, each in wanted.items():
+            drafts |= proposer.propose(each)
+        return {sequence: tokens for sequence, tokens in drafts.items() if tokens}
+
+    def forget(self, sequence: SequenceState) -> None:
+        """Releases what the proposers keep for a sequence that has ended."""
+        for proposer in self.proposers:
+            proposer.forget(sequence)
+
+    def reset(self) -> None:
+        """Releases everything that the proposers keep."""
+        for proposer in self.proposers:
+            proposer.reset()
 
 
 def plan_drafts(
-    likelihoods: Sequence[float],
+    rates: Sequence[float],
     limits: Sequence[int],
     step_s: Callable[[int], float],
-    drafted: Sequence[bool] = (),
-    draft_s: Callable[[int], float] | None = None,
+    rounds_s: Sequence[Callable[[int], float] | None] = (),
 ) -> Counter[int]:
-    """How many tokens to guess of each sequence, so that a step brings the most tokens a second.
+    """The number of draft tokens for each sequence that makes a step yield the most tokens per second.
 
-    If each guess is right with likelihood p, the j-th counts with pʲ: so the best rows are taken from all sequences, as
-    long as they pay. The j-th guesses of all that a draft model guesses for are one forward of it.
+    With an acceptance rate p, the j-th draft token is accepted with probability pʲ. So rows are added in the order of
+    these probabilities, over all sequences, as long as the expected rate grows. The j-th draft tokens of all sequences
+    that share a proposer are one round of it.
 
     Args:
-        likelihoods: of each sequence.
-        limits: the most guesses of each.
-        step_s: the seconds that a step of so many rows takes.
-        drafted: whether a draft model guesses for it; else guesses cost nothing.
-        draft_s: the seconds that the draft model takes for a guess of so many sequences.
+        rates: the acceptance rate of each sequence.
+        limits: the most draft tokens of each.
+        step_s: the seconds of a step, by its number of rows.
+        rounds_s: the seconds of a round of each sequence's proposer (see `Proposer.round_s`); empty if all are free.
+
+    Returns:
+        The number of draft tokens, by index of the sequence.
     """
-    n = len(likelihoods)
-    # The next row of each sequence, the likeliest first.
-    rows = [(-p, i, 1) for i, p in enumerate(likelihoods) if p >= MIN_ACCEPTANCE_RATE and limits[i] > 0]
+    n = len(rates)
+    # The next row of each sequence, the most probable first.
+    rows = [(-p, i, 1) for i, p in enumerate(rates) if p >= MIN_ACCEPTANCE_RATE and limits[i] > 0]
     heapify(rows)
-    taken: list[int] = []  # whose rows
-    ahead = max(LOOKAHEAD_ROWS, sum(drafted))  # the first row of a round pays for the draft's forward
-    rounds: Counter[int] = Counter()
-    tokens, guessing_s, n_best, best = float(n), 0.0, 0, MIN_SPEEDUP * n / step_s(n)
-    while rows and len(taken) - n_best < ahead:
+    taken: list[int] = []  # the sequence of each added row
+    # A round's first row bears the cost of the whole round, which the rows after it share.
+    lookahead = max(LOOKAHEAD_ROWS, sum(round_s is not None for round_s in rounds_s))
+    in_round: Counter[tuple[Callable[[int], float], int]] = Counter()
+    tokens, drafting_s, n_best, best = float(n), 0.0, 0, MIN_SPEEDUP * n / step_s(n)
+    while rows and len(taken) - n_best < lookahead:
         loss, i, j = rows[0]
-        gain = likelihoods[i] ** (j + 1)
+        gain = rates[i] ** (j + 1)
         if j < min(limits[i], MAX_DRAFT_TOKENS) and gain >= MIN_ACCEPTANCE_RATE:
             heapreplace(rows, (-gain, i, j + 1))
         else:
             heappop(rows)
         taken.append(i)
         tokens -= loss
-        if draft_s is not None and drafted[i]:
-            guessing_s += draft_s(rounds[j] + 1) - (draft_s(rounds[j]) if rounds[j] else 0.0)
-            rounds[j] += 1
-        rate = tokens / (step_s(n + len(taken)) + guessing_s)
+        if rounds_s and (round_s := rounds_s[i]) is not None:
+            k = in_round[round_s, j]
+            drafting_s += round_s(k + 1) - (round_s(k) if k else 0.0)
+            in_round[round_s, j] = k + 1
+        rate = tokens / (step_s(n + len(taken)) + drafting_s)
         if rate > best:
             n_best, best = len(taken), rate
     return Counter(taken[:n_best])

@@ -1,7 +1,7 @@
-"""A draft model: a smaller one that guesses what the model is going to say, for all sequences of a step together.
+"""A draft model: a smaller model that proposes draft tokens for all sequences of a step together.
 
-It is given the same text and draws with the same random numbers, so its guess is right whenever it thinks alike. Each
-round of guesses is one forward over all sequences that are guessed for, as a step of the model itself is.
+It sees the same tokens and samples with the same random numbers as the target, so its tokens are accepted wherever the
+two models agree. Each round of draft tokens is one forward over all sequences that are drafted for.
 """
 
 from __future__ import annotations
@@ -16,143 +16,161 @@ from rushlight.generation.sampling.sample_step import rows_of
 from rushlight.generation.speculation.step_costs import StepCosts, count_accepted, update_acceptance_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from rushlight.generation.runner import LanguageModel
     from rushlight.generation.sampling.sampler import Sampler
+    from rushlight.generation.sequence import SequenceState
+
+INITIAL_RATE = 0.8
+"""The assumed acceptance rate of a sequence's first draft tokens: a draft model was picked because it is good."""
+
+RECOVERY = 0.01
+"""In a step without draft tokens the rate moves this fraction towards 1, so that drafting is tried again."""
 
 
-class Draft:
-    """What a draft model guesses of one sequence.
-
-    Args:
-        drafts: those of the engine.
-        sampler: the sequence's own.
+class DraftState:
+    """A sequence as the draft model has computed it.
 
     Attributes:
-        ids: prompt and text, as they were last looked at.
-        n_computed: of how many tokens, guesses after the text among them, the keys and values are in the cache.
-        n_cached_blocks: of the blocks, how many are full, and known to the pool.
-        blocks: of the drafts' cache.
-        guessed: the last guesses.
+        ids: prompt and output at the last observation.
+        n_computed: tokens whose keys and values are in the draft's cache, accepted draft tokens among them.
+        n_cached_blocks: the number of its blocks that are in the prefix cache.
+        blocks: of the draft's cache.
+        draft_tokens: the last ones.
     """
 
-    def __init__(self, drafts: Drafts, sampler: Sampler) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
         self.ids: Sequence[int] = ()
         self.n_computed = 0
         self.n_cached_blocks = 0
         self.blocks: list[int] = []
         self.draft_tokens: list[int] = []
-        self._drafts = drafts
-        self._n_seen = 0
-        self._rate = 0.8  # it was chosen because it is good
+        self._n_observed = 0
+        self._rate = INITIAL_RATE
 
     def observe(self, ids: Sequence[int]) -> float:
-        """As any proposer: learns how good the last guesses were; how likely each of the next is right."""
-        right = count_accepted(self.draft_tokens, ids[self._n_seen :])
-        self._rate = update_acceptance_rate(self._rate, right, len(self.draft_tokens))
+        """Takes prompt and output so far; the expected acceptance rate of the next draft token."""
+        n_accepted = count_accepted(self.draft_tokens, ids[self._n_observed :])
+        self._rate = update_acceptance_rate(self._rate, n_accepted, len(self.draft_tokens))
         if not self.draft_tokens:
-            self._rate += 0.01 * (1 - self._rate)  # what was given up is tried again
-        self.n_computed = min(self.n_computed, self._n_seen + right, len(ids) - 1)
-        self.ids, self._n_seen, self.draft_tokens = ids, len(ids), []
-        return self._rate if len(ids) <= self._drafts.context_length else 0.0
-
-    def forget(self) -> None:
-        """Gives its blocks back."""
-        self._drafts.release(self)
+            self._rate += RECOVERY * (1 - self._rate)
+        # Keys and values of rejected draft tokens are computed again in place.
+        self.n_computed = min(self.n_computed, self._n_observed + n_accepted, len(ids) - 1)
+        self.ids, self._n_observed, self.draft_tokens = ids, len(ids), []
+        return self._rate
 
 
-class Drafts:
-    """A draft model with its cache, for the sequences of one engine.
+class DraftModelProposer:
+    """A draft model with a KV cache for the sequences of one engine.
 
-    A sequence takes blocks when it is guessed for. When none is left, those that are not guessed for in this step give
-    theirs back; when that is not enough, it goes without guesses. Prompts that begin alike share blocks.
+    A sequence gets blocks when it is drafted for. When none is available, sequences that are not drafted for in this
+    step lose theirs; if that is not enough, the sequence gets no draft tokens. Prompts share blocks of equal prefixes.
 
     Args:
-        model: what guesses.
-        n_blocks: of its cache.
-        max_evictable: how many may lie idle (see `BlockPool`).
+        model: the draft model.
+        n_blocks: the size of its cache.
+        max_evictable: as in `BlockPool`.
+
+    Attributes:
+        costs: the times of a round, by number of sequences.
     """
 
     def __init__(self, model: LanguageModel, n_blocks: int, max_evictable: int) -> None:
         self.context_length = model.context_length
         self.pool = BlockPool(n_blocks, max_evictable)
         self.costs = StepCosts()
-        """Of one guess for each of so many sequences."""
         self._backend = model.backend
         self._runner = ModelRunner(model, n_blocks)
-        self._holding: dict[Draft, None] = {}
+        self._states: dict[SequenceState, DraftState] = {}
+        self._with_blocks: dict[DraftState, None] = {}
 
-    def propose(self, wanted: Mapping[Draft, int]) -> None:
-        """Guesses at most so many tokens for each, into its `guessed`.
+    @property
+    def round_s(self) -> Callable[[int], float]:
+        return self.costs.estimate
 
-        A sequence of which the model has not seen all, because it is new here or went without guesses, is shown as
-        much of it as goes into a step, and is guessed for when that was all.
+    def observe(self, sequence: SequenceState) -> float:
+        state = self._states.get(sequence)
+        if state is None:
+            state = self._states[sequence] = DraftState(sequence.sampler)
+        rate = state.observe(sequence.ids)
+        return rate if len(sequence.ids) <= self.context_length else 0.0
+
+    def propose(self, limits: Mapping[SequenceState, int]) -> dict[SequenceState, list[int]]:
+        """As in `Proposer`.
+
+        If the draft model has not computed all tokens of a sequence, which is new or had no draft tokens for a while,
+        it first computes as many of them as fit in one step; draft tokens follow once it has caught up.
         """
+        wanted = {self._states[sequence]: n for sequence, n in limits.items()}
         left = PREFILL_ROWS
-        feed: dict[Draft, Sequence[int]] = {}
-        for draft, n in wanted.items():
-            fits = len(draft.ids) <= self.context_length
-            if left and fits and self._hold(draft, min(len(draft.ids) + n - 1, self.context_length), wanted):
-                feed[draft] = draft.ids[draft.n_computed : draft.n_computed + left]
-                left -= len(feed[draft])
+        feed: dict[DraftState, Sequence[int]] = {}
+        for state, n in wanted.items():
+            fits = len(state.ids) <= self.context_length
+            if left and fits and self._allocate(state, min(len(state.ids) + n - 1, self.context_length), wanted):
+                feed[state] = state.ids[state.n_computed : state.n_computed + left]
+                left -= len(feed[state])
         while feed:
             feed = self._round(feed, wanted)
+        return {sequence: self._states[sequence].draft_tokens for sequence in limits}
 
-    def _round(self, feed: Mapping[Draft, Sequence[int]], wanted: Mapping[Draft, int]) -> dict[Draft, Sequence[int]]:
-        """Feeds tokens to the model and takes a guess for each that has been shown all; what to feed next."""
+    def _round(
+        self, feed: Mapping[DraftState, Sequence[int]], wanted: Mapping[DraftState, int]
+    ) -> dict[DraftState, Sequence[int]]:
+        """Computes tokens, and samples a draft token wherever all are computed; the tokens of the next round."""
         start = perf_counter()
-        logits = self._runner.on_device([Chunk(ids, draft.n_computed, draft.blocks) for draft, ids in feed.items()])
-        shown: dict[int, Draft] = {}  # all of it, by its row of the logits
-        for row, (draft, ids) in enumerate(feed.items()):
-            draft.n_computed += len(ids)
-            if draft.n_computed >= len(draft.ids):
-                shown[row] = draft
-        if not shown:
+        logits = self._runner.on_device([Chunk(ids, state.n_computed, state.blocks) for state, ids in feed.items()])
+        complete: dict[int, DraftState] = {}  # by row of the logits
+        for row, (state, ids) in enumerate(feed.items()):
+            state.n_computed += len(ids)
+            if state.n_computed >= len(state.ids):
+                complete[row] = state
+        if not complete:
             return {}
-        draws = [draft.sampler.row(draft.n_computed) for draft in shown.values()]
-        tokens = self._backend.sample(rows_of(self._backend, logits, list(shown)), draws)
-        if sum(map(len, feed.values())) <= 2 * len(feed):  # what it has to catch up with is no guess's cost
+        rows = [state.sampler.row(state.n_computed) for state in complete.values()]
+        tokens = self._backend.sample(rows_of(self._backend, logits, list(complete)), rows)
+        if sum(map(len, feed.values())) <= 2 * len(feed):  # a round that catches up says nothing about draft tokens
             self.costs.record(len(feed), perf_counter() - start)
-        following: dict[Draft, Sequence[int]] = {}
-        for draft, token in zip(shown.values(), tokens, strict=True):
-            if token < 0:  # no guess is as good as a wrong one
+        following: dict[DraftState, Sequence[int]] = {}
+        for state, token in zip(complete.values(), tokens, strict=True):
+            if token < 0:  # no token could be sampled
                 continue
-            draft.draft_tokens.append(token)
-            if len(draft.draft_tokens) < wanted[draft] and draft.n_computed < self.context_length:
-                following[draft] = [token]
+            state.draft_tokens.append(token)
+            if len(state.draft_tokens) < wanted[state] and state.n_computed < self.context_length:
+                following[state] = [token]
         return following
 
-    def release(self, draft: Draft) -> None:
-        """Gives the blocks of a sequence back."""
-        self._holding.pop(draft, None)
-        blocks, draft.blocks = draft.blocks, []
-        draft.n_computed = draft.n_cached_blocks = 0
-        self.pool.release(blocks)
+    def forget(self, sequence: SequenceState) -> None:
+        state = self._states.pop(sequence, None)
+        if state is not None:
+            self._release(state)
 
-    def reset(self, drafts: Iterable[Draft]) -> None:
-        """Takes all blocks back, whatever state they are in; of these sequences, and from whoever holds one."""
-        for draft in (*drafts, *self._holding):
-            draft.blocks, draft.n_computed, draft.n_cached_blocks = [], 0, 0
-        self._holding = {}
+    def reset(self) -> None:
+        self._states, self._with_blocks = {}, {}
         self.pool.reset()
 
-    def _hold(self, draft: Draft, end: int, wanted: Mapping[Draft, int]) -> bool:
-        """Takes the blocks for positions up to `end`; False, and it holds none, if there are not as many."""
-        if not draft.blocks:
-            draft.blocks = self.pool.match_prefix(draft.ids[:-1])
-            self.pool.acquire(draft.blocks)
-            draft.n_cached_blocks = len(draft.blocks)
-            draft.n_computed = draft.n_cached_blocks * BLOCK_SIZE
-            self._holding[draft] = None
+    def _release(self, state: DraftState) -> None:
+        self._with_blocks.pop(state, None)
+        blocks, state.blocks = state.blocks, []
+        state.n_computed = state.n_cached_blocks = 0
+        self.pool.release(blocks)
+
+    def _allocate(self, state: DraftState, end: int, wanted: Collection[DraftState]) -> bool:
+        """Allocates the blocks for positions up to `end`; False, with none held, if there are not enough."""
+        if not state.blocks:
+            state.blocks = self.pool.match_prefix(state.ids[:-1])
+            self.pool.acquire(state.blocks)
+            state.n_cached_blocks = len(state.blocks)
+            state.n_computed = state.n_cached_blocks * BLOCK_SIZE
+            self._with_blocks[state] = None
         else:
-            self.pool.cache_full_blocks(draft)
-        for _ in range(-(-end // BLOCK_SIZE) - len(draft.blocks)):
+            self.pool.cache_full_blocks(state)
+        for _ in range(-(-end // BLOCK_SIZE) - len(state.blocks)):
             while (block := self.pool.allocate()) is None:
-                other = next((other for other in self._holding if other not in wanted), None)
-                self.release(draft if other is None else other)
+                other = next((other for other in self._with_blocks if other not in wanted), None)
+                self._release(state if other is None else other)
                 if other is None:
                     return False
-            draft.blocks.append(block)
+            state.blocks.append(block)
         return True

@@ -1,4 +1,4 @@
-"""The longest end of a text that stood in it before, after every token, in time linear in the text."""
+"""Finds the longest suffix of a growing sequence that occurred earlier in it, in time linear in the sequence."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 class SuffixIndex:
     """A suffix automaton, grown token by token (Blumer et al., Theoretical Computer Science 40, 1985).
 
-    A state stands for token sequences that end at the same places. The state of the whole text links to that of its
-    longest end that stands elsewhere too, which is all that is asked of it.
+    A state is a set of subsequences that end at the same positions. The link of the whole sequence's state leads to its
+    longest suffix that also ends elsewhere, which is the only query needed here.
 
     Attributes:
         ids: the tokens so far.
@@ -15,45 +15,45 @@ class SuffixIndex:
 
     def __init__(self) -> None:
         self.ids: list[int] = []
-        self._lengths = [0]  # of each state's longest sequence
+        self._lengths = [0]  # of the longest subsequence of each state
         self._links = [-1]
-        self._ends = [0]  # how many tokens there are up to the end of one of its occurrences
-        self._steps: list[dict[int, int]] = [{}]
-        self._whole = 0
+        self._ends = [0]  # the number of tokens up to the end of one occurrence
+        self._edges: list[dict[int, int]] = [{}]
+        self._last = 0  # the state of the whole sequence
 
     def append(self, token: int) -> None:
-        """Takes the next token of the text."""
-        # The occurrence that `match` tells of next time is this one.
-        self._ends[max(self._links[self._whole], 0)] = len(self.ids)
+        """Adds the next token."""
+        # From now on `match` reports this occurrence, the most recent one.
+        self._ends[max(self._links[self._last], 0)] = len(self.ids)
         self.ids.append(token)
-        whole = self._state(self._lengths[self._whole] + 1, len(self.ids), {})
-        state = self._whole
-        while state >= 0 and token not in self._steps[state]:
-            self._steps[state][token] = whole
+        last = self._state(self._lengths[self._last] + 1, len(self.ids), {})
+        state = self._last
+        while state >= 0 and token not in self._edges[state]:
+            self._edges[state][token] = last
             state = self._links[state]
-        self._links[whole] = 0 if state < 0 else self._after(state, token)
-        self._whole = whole
+        self._links[last] = 0 if state < 0 else self._after(state, token)
+        self._last = last
 
     def match(self) -> tuple[int, int]:
-        """The length of the longest end of the text that stood before, and how many tokens there are up to there."""
-        link = max(self._links[self._whole], 0)
+        """The length of the longest suffix that occurred before, and the number of tokens up to its end there."""
+        link = max(self._links[self._last], 0)
         return self._lengths[link], self._ends[link]
 
     def _after(self, state: int, token: int) -> int:
-        """The state of the longest sequence of `state` and the token, split off where longer ones share its own."""
-        longer = self._steps[state][token]
+        """The state of `state`'s longest subsequence and the token, split off if its state holds longer ones too."""
+        longer = self._edges[state][token]
         if self._lengths[longer] == self._lengths[state] + 1:
             return longer
-        split = self._state(self._lengths[state] + 1, self._ends[longer], dict(self._steps[longer]))
+        split = self._state(self._lengths[state] + 1, self._ends[longer], dict(self._edges[longer]))
         self._links[split], self._links[longer] = self._links[longer], split
-        while state >= 0 and self._steps[state].get(token) == longer:
-            self._steps[state][token] = split
+        while state >= 0 and self._edges[state].get(token) == longer:
+            self._edges[state][token] = split
             state = self._links[state]
         return split
 
-    def _state(self, length: int, end: int, steps: dict[int, int]) -> int:
+    def _state(self, length: int, end: int, edges: dict[int, int]) -> int:
         self._lengths.append(length)
         self._links.append(-1)
         self._ends.append(end)
-        self._steps.append(steps)
+        self._edges.append(edges)
         return len(self._lengths) - 1

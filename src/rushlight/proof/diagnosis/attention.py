@@ -1,4 +1,4 @@
-"""Why an attention diverges: heads, scale, mask, or queries, keys and values in another order?"""
+"""Finds why attention diverges: the number of heads, the scale, the mask, or the order of q, k and v."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["attention"]
 
 MAX_SCORES = 2**22
-"""T·T·H of the longest attention that is tried."""
+"""The largest T·T·H that is tried."""
 
 
 class _Attention(NamedTuple):
-    """One way to compute attention from the same queries, keys and values."""
+    """A variant of attention on the same queries, keys and values."""
 
     n_head: int
     scale: float
@@ -46,7 +46,7 @@ MASKS = ("causal", "no", "a causal mask that also shows the next token", "a caus
 
 
 def attention(module: Module, trial: Trial) -> str:
-    """Whether both sides are attention, and in what they differ.
+    """How two variants of attention differ that give the port's array and the recorded one; empty if none do.
 
     Queries, keys and values are the thirds of a recorded output, or three outputs of the same shape.
     """
@@ -61,9 +61,9 @@ def attention(module: Module, trial: Trial) -> str:
         parts = [values.astype(np.float64) for values in same[-3:]]
     else:
         return ""
-    told = getattr(module, "n_head", None)
+    declared = getattr(module, "n_head", None)
     heads = [h for h in range(1, min(c, 64) + 1) if c % h == 0 and n * n * h <= MAX_SCORES]
-    heads.sort(key=lambda h: h != told)
+    heads.sort(key=lambda h: h != declared)
     layer = getattr(module, "layer", 0)
 
     def fits(way: _Attention, target: NDArray[Any]) -> bool:
@@ -89,23 +89,23 @@ def attention(module: Module, trial: Trial) -> str:
     root = "1/√head_dim" if math.isclose(theirs.scale, 1 / math.sqrt(c // theirs.n_head)) else f"{theirs.scale:.4g}"
     if mine is None:
         return (
-            f"the recording has attention of {theirs.n_head} heads, scale {root} and {theirs.mask} mask; what the port"
-            " computes was not found"
+            f"the recording has attention with {theirs.n_head} heads, scale {root} and {theirs.mask} mask; the port's"
+            " variant is unknown"
         )
-    said = []
+    differences = []
     if mine.n_head != theirs.n_head:
-        said.append(f"{mine.n_head} heads where the recording has {theirs.n_head}")
+        differences.append(f"{mine.n_head} heads where the recording has {theirs.n_head}")
     if mine.scale != theirs.scale:
         scale = "no scale" if mine.scale == 1 else f"a scale of {mine.scale:.4g}"
-        said.append(f"{scale} where the recording has {root}")
+        differences.append(f"{scale} where the recording has {root}")
     if mine.mask != theirs.mask:
         mask = {"causal": "a causal mask", "no": "no mask"}
-        said.append(f"{mask.get(mine.mask, mine.mask)} where the recording has {mask[theirs.mask]}")
+        differences.append(f"{mask.get(mine.mask, mine.mask)} where the recording has {mask[theirs.mask]}")
     if mine.order != theirs.order:
         names = ", ".join("qkv"[i] for i in mine.order)
         exchanged = mine.order == (1, 0, 2)
-        said.append("q and k exchanged" if exchanged else f"{names} for q, k, v")
-    return f"attention with {' and '.join(said)}"
+        differences.append("q and k swapped" if exchanged else f"{names} for q, k, v")
+    return f"attention with {' and '.join(differences)}"
 
 
 def _attend(parts: Sequence[Floats], way: _Attention) -> Floats:

@@ -1,7 +1,7 @@
-"""Why a module diverges, found by trying: which formula makes the recorded array, and which one makes the port's?
+"""Finds why a module diverges by trying causes: which formula gives the recorded array, and which the port's?
 
-Everything is tried on recorded inputs, so that a cause speaks of this module alone. A cause is only said if trying it
-gives the recorded numbers; where nothing does, there is none.
+Causes are tried on recorded inputs, so that they concern only this module. A cause is reported only if it reproduces
+the recorded values.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ __all__ = ["why_input", "why_output"]
 
 
 def why_output(module: Module, given: NDArray[Any] | None, trial: Trial) -> str:
-    """Why a module that was given the recorded input returns something else than was recorded; or an empty text."""
-    if said := _not_finite(trial, "its weights hold"):
-        return said
+    """Why a module returns another output for the recorded input; empty if no tried cause explains it."""
+    if cause := _not_finite(trial, "its weights hold"):
+        return cause
     tries: list[Any] = []
     if given is not None and isinstance(module, Embedding):
         tries = [rows_shifted, scaled, rounded]
@@ -51,16 +51,16 @@ def why_output(module: Module, given: NDArray[Any] | None, trial: Trial) -> str:
     elif given is not None and isinstance(module, Activation):
         trial = replace(trial, sources=[Source(ITS_INPUT, given)])
     for attempt in (*(tries or [formulas]), _exchanged):
-        if said := attempt(module, given, trial):
-            return str(said)
+        if cause := attempt(module, given, trial):
+            return str(cause)
     return _where(trial)
 
 
 def why_input(parent: Module, trial: Trial) -> str:
-    """Why a module hands one inside it something else than was recorded; or an empty text."""
+    """Why a module passes another input to a submodule; empty if no tried cause explains it."""
     if trial.found.dtype.kind in "iu":
         steps = np.unique(trial.found.astype(np.int64) - trial.recorded)
-        return f"off by {_signed(int(steps[0]))} everywhere: positions or ids shifted" if len(steps) == 1 else ""
+        return f"off by {_signed(int(steps[0]))} everywhere: shifted positions or ids" if len(steps) == 1 else ""
     return (
         _not_finite(trial, "it computes")
         or formulas(parent, None, trial)
@@ -81,28 +81,28 @@ def _not_finite(trial: Trial, whose: str) -> str:
     else:
         where = f"in row {_few(rows)} of {len(bad)}"
     what = "NaN" if np.isnan(trial.found[bad]).any() else "infinity"
-    return f"{whose} {what}: {int(bad.sum()):,} values are not finite, {where}, and none was recorded so"
+    return f"{whose} {what}: {int(bad.sum()):,} values are not finite, {where}, unlike the recorded ones"
 
 
 def _exchanged(_module: Module, _given: object, trial: Trial) -> str:
-    """Whether the port has here what was recorded somewhere else."""
+    """Whether the port has another module's recorded output here."""
     mine = next((source.name for source in trial.elsewhere if trial.fits(source.values, trial.found)), None)
     if mine is None:
         return ""
     theirs = next((source.name for source in trial.elsewhere if trial.fits(source.values, trial.recorded)), None)
-    return f"it has {mine} here" + (f", where the recording has {theirs}" if theirs else "")
+    return f"it uses {mine}" + (f", where the recording has {theirs}" if theirs else "")
 
 
 def _where(trial: Trial) -> str:
-    """In which rows or channels the difference is, where it is not everywhere."""
+    """The rows or channels that differ, unless most do."""
     off = np.abs(trial.found.astype(np.float64) - trial.recorded) > trial.tolerance * np.abs(trial.recorded).max()
     if off.ndim != 2 or not off.any():
         return ""
     rows, channels = np.flatnonzero(off.any(axis=1)), np.flatnonzero(off.any(axis=0))
     if 2 * len(channels) < off.shape[1]:
-        return f"the difference is in channel {_few(channels)} of {off.shape[1]} alone"
+        return f"only channel {_few(channels)} of {off.shape[1]} differs"
     if 2 * len(rows) < len(off):
-        return f"the difference is in row {_few(rows)} of {len(off)} alone"
+        return f"only row {_few(rows)} of {len(off)} differs"
     return ""
 
 

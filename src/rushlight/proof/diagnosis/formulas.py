@@ -1,4 +1,4 @@
-"""Why what stands between modules diverges: which activation, product or sum makes either array?"""
+"""Finds why code between submodules diverges: which activation, product or sum gives each of the two arrays?"""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["formulas"]
 
 MAX_SUM = 6
-"""Terms of the longest sum that is tried."""
+"""The largest number of terms in a sum that is tried."""
 
 
 def formulas(module: Module, _given: object, trial: Trial) -> str:
-    """The formulas that make the two sides, if both are found, or what is known of one."""
-    if said := attention(module, trial):
-        return said
+    """The formulas that give the two arrays, or the one that gives the recorded array."""
+    if cause := attention(module, trial):
+        return cause
     theirs, mine = _formula(trial, trial.recorded), _formula(trial, trial.found)
     suffix = f" of {ITS_INPUT}"
     if isinstance(module, Activation) and theirs.endswith(suffix) and mine.endswith(suffix):
@@ -44,9 +44,9 @@ def _formula(trial: Trial, target: NDArray[Any]) -> str:
     for name, values in _candidates(trial.sources, target.shape):
         if trial.fits(values, target):
             return name
-    if said := _sum(trial, target):
-        return said
-    # A branch that is added to the stream.
+    if cause := _sum(trial, target):
+        return cause
+    # A branch that is added to the residual stream.
     stream = next((s.values for s in trial.sources if s.name == ITS_INPUT and s.values.shape == target.shape), None)
     for name, values in _candidates(trial.sources, target.shape) if stream is not None else ():
         if trial.fits(values + stream, target):
@@ -55,7 +55,7 @@ def _formula(trial: Trial, target: NDArray[Any]) -> str:
 
 
 def _candidates(sources: Sequence[Source], shape: tuple[int, ...]) -> Iterator[Source]:
-    """What a line of code between modules may compute of one or two arrays."""
+    """The values that a line of code between submodules may compute from one or two arrays."""
     sources = [Source(name, np.asarray(values, np.float64)) for name, values in sources if values.dtype.kind == "f"]
     for name, values in sources:
         if values.shape == shape:
@@ -78,7 +78,7 @@ def _candidates(sources: Sequence[Source], shape: tuple[int, ...]) -> Iterator[S
 
 
 def _sum(trial: Trial, target: NDArray[Any]) -> str:
-    """The target as a sum of sources, each times a number; empty if it is none."""
+    """The target as a linear combination of sources; empty if it is not one."""
     terms = [source for source in trial.sources if source.values.shape == target.shape][-MAX_SUM:]
     if not terms:
         return ""

@@ -1,6 +1,6 @@
-"""Why a layer diverges: what is wrong with its weight, its bias, its eps, its rows or its window?
+"""Finds why a layer diverges: its weight, bias, eps, rows or window.
 
-Each attempt is a function of the module, of what it was given and of the trial, and says a cause or an empty text.
+Each function takes the module, its recorded input and the trial, and returns a cause or an empty string.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ __all__ = [
 
 EPSILONS = (1e-5, 1e-6, 1e-12, 1e-8, 1e-3, 1e-2)
 MAX_PROBE = 2**26
-"""Elements of the largest weight that is read back through the module that holds it."""
+"""The largest number of elements of a weight that is read back through its module."""
 FAR = 1e4
-"""A row is made this large, so that no eps shows."""
+"""Rows are scaled to this size, so that eps has no effect."""
 
 
 def rows_shifted(module: Embedding, ids: NDArray[Any], trial: Trial) -> str:
-    """Whether the recorded rows are those before or after the ones that were looked up."""
+    """Whether the recorded rows are neighbours of the ones that the port looked up."""
     for step in (-1, 1, -2, 2):
         rows = ids + step
         inside = (rows >= 0) & (rows < module.n_rows)
@@ -55,7 +55,7 @@ def rows_shifted(module: Embedding, ids: NDArray[Any], trial: Trial) -> str:
 
 
 def thirds(_module: Module, _given: object, trial: Trial) -> str:
-    """Whether the parts of the output, queries, keys and values for one, are in another order."""
+    """Whether parts of the output, such as queries, keys and values, are in another order."""
     for n, names in ((3, ("q", "k", "v")), (2, ("the first half", "the second half"))):
         if trial.found.shape[-1] % n:
             continue
@@ -65,30 +65,28 @@ def thirds(_module: Module, _given: object, trial: Trial) -> str:
                 np.concatenate([parts[i] for i in order], axis=-1), trial.recorded
             ):
                 if n == 2:
-                    return "the halves of its output are exchanged"
+                    return "the halves of its output are swapped"
                 moved = [name for i, name in zip(order, names, strict=True) if names[i] != name]
                 if len(moved) == 2:
-                    return f"{moved[0]} and {moved[1]} are exchanged: two of the thirds of its output"
+                    return f"{moved[0]} and {moved[1]} are swapped (two of the thirds of its output)"
                 return "the thirds of its output, q, k and v, are in another order"
     return ""
 
 
 def constant(module: Module, given: NDArray[Any], trial: Trial) -> str:
-    """Whether the difference is the same in every row, as that of a bias is."""
+    """Whether the difference is the same in every row, like that of a bias."""
     difference = trial.recorded.astype(np.float64) - trial.found
     if len(difference) < 2 or not trial.fits(trial.found + difference.mean(axis=0), trial.recorded):
         return ""
     n = int((np.abs(difference.mean(axis=0)) > trial.tolerance * np.abs(trial.recorded).max()).sum())
     bias = _at_zero(module, given)
     if bias is not None and not bias.any():
-        return f"the bias is missing: the recording has one, at {n} of {difference.shape[-1]} channels not zero"
-    return (
-        f"the bias is another one: the difference is the same in every row, in {n} of {difference.shape[-1]} channels"
-    )
+        return f"the bias is missing: the recording has one, non-zero in {n} of {difference.shape[-1]} channels"
+    return f"the bias differs: every row differs by the same values, in {n} of {difference.shape[-1]} channels"
 
 
 def _at_zero(module: Module, given: NDArray[Any]) -> Floats | None:
-    """The bias, as the module has it."""
+    """The module's bias."""
     if isinstance(module, LayerNorm):
         return _call(module, given[:1]) + _call(module, -given[:1])
     if isinstance(module, Convolution):
@@ -97,7 +95,7 @@ def _at_zero(module: Module, given: NDArray[Any]) -> Floats | None:
 
 
 def transposed(module: Linear | Conv1D, given: NDArray[Any], trial: Trial) -> str:
-    """Whether a square weight, the other way round, makes the recorded output, or all of it but the bias."""
+    """Whether the transpose of a square weight gives the recorded output, up to the bias."""
     if module.n_in != module.n_out:
         return ""
     weight, bias = _probed(module)
@@ -106,18 +104,18 @@ def transposed(module: Linear | Conv1D, given: NDArray[Any], trial: Trial) -> st
         return "the weight is transposed"
     rest = trial.recorded - without
     if len(rest) > 1 and trial.fits(without + rest.mean(axis=0), trial.recorded):
-        return "the weight is transposed, and the bias is another one"
+        return "the weight is transposed, and the bias differs"
     return ""
 
 
 def _probed(module: Linear | Conv1D) -> tuple[Floats, Floats]:
-    """(n_in, n_out) weight and (n_out,) bias, as the module computes with them: what it makes of unit vectors."""
+    """The (n_in, n_out) weight and (n_out,) bias that the module computes with: its outputs for unit vectors."""
     bias = _call(module, np.zeros((1, module.n_in)))[0]
     return _call(module, np.eye(module.n_in)) - bias, bias
 
 
 def scaled(_module: Module, _given: object, trial: Trial) -> str:
-    """Whether the recorded output is the port's times a number."""
+    """Whether the recorded output is a multiple of the port's."""
     found, recorded = trial.found.astype(np.float64), trial.recorded.astype(np.float64)
     power = float((found * found).sum())
     factor = float((found * recorded).sum()) / power if power else 0.0
@@ -125,7 +123,7 @@ def scaled(_module: Module, _given: object, trial: Trial) -> str:
 
 
 def rounded(module: Module, given: NDArray[Any], trial: Trial) -> str:
-    """Whether the weights are numbers of 16 bits, and the recorded ones were not."""
+    """Whether the weights are rounded to 16 bits, unlike the recorded ones."""
     if isinstance(module, Embedding):
         weight = np.asarray(trial.found, np.float64)
         slack = 0.0
@@ -140,7 +138,7 @@ def rounded(module: Module, given: NDArray[Any], trial: Trial) -> str:
         step = np.exp2(np.floor(np.log2(np.maximum(np.abs(weight), 1e-30)))) * bits * 2
         off = np.abs(weight - np.round(weight / step) * step)
         if (off <= slack * np.abs(weight).max()).all() and distance(trial.found, trial.recorded).within(size):
-            return f"its weights are {name} numbers, rounded, where the recorded ones were not"
+            return f"its weights are rounded to {name}, unlike the recorded ones"
     return ""
 
 
@@ -150,7 +148,7 @@ def _normalised(x: Floats, eps: float) -> Floats:
 
 
 def _gain_and_bias(module: LayerNorm, given: NDArray[Any]) -> tuple[Floats, Floats]:
-    """The gain and the bias, from what the module makes of a row and of its negative."""
+    """The gain and the bias, from the module's outputs for a row and for its negative."""
     row = given[:1].astype(np.float64)
     row = row * (FAR / max(float(np.abs(row).max()), 1e-30))
     plus, minus = _call(module, row), _call(module, -row)
@@ -159,7 +157,7 @@ def _gain_and_bias(module: LayerNorm, given: NDArray[Any]) -> tuple[Floats, Floa
 
 
 def epsilon(module: LayerNorm, given: NDArray[Any], trial: Trial) -> str:
-    """Whether two values of eps make the recorded output and the port's."""
+    """Whether two values of eps give the recorded output and the port's."""
     x = given.astype(np.float64)
     gain, bias = _gain_and_bias(module, given)
 
@@ -167,7 +165,7 @@ def epsilon(module: LayerNorm, given: NDArray[Any], trial: Trial) -> str:
         def error(eps: float) -> float:
             return distance(_normalised(x, eps) * gain + bias, target).relative
 
-        # The usual values first; else the least error over powers of ten, closer and closer.
+        # The usual values first; otherwise the least error over ever finer powers of ten.
         eps = min((module.eps, *EPSILONS), key=error)
         if not error(eps) <= 2 * trial.tolerance:
             eps = min((10.0 ** (k / 20) for k in range(-280, 41)), key=error)
@@ -182,16 +180,16 @@ def epsilon(module: LayerNorm, given: NDArray[Any], trial: Trial) -> str:
 
 
 def gain_differs(module: LayerNorm, given: NDArray[Any], trial: Trial) -> str:
-    """Whether another gain, and no other bias, makes the recorded output."""
+    """Whether another gain with the same bias gives the recorded output."""
     normal = _normalised(given.astype(np.float64), module.eps)
     bias = _gain_and_bias(module, given)[1]
     power = np.square(normal).sum(axis=0)
     gain = (normal * (trial.recorded - bias)).sum(axis=0) / np.where(power == 0, 1.0, power)
-    return "its weight is another one: the bias is right" if trial.fits(normal * gain + bias, trial.recorded) else ""
+    return "its weight differs; the bias is right" if trial.fits(normal * gain + bias, trial.recorded) else ""
 
 
 def rms(module: LayerNorm, given: NDArray[Any], trial: Trial) -> str:
-    """Whether the recorded norm leaves the mean where it is."""
+    """Whether the recorded norm does not subtract the mean."""
     x = given.astype(np.float64)
     gain, bias = _gain_and_bias(module, given)
     rms = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + module.eps)
@@ -201,7 +199,7 @@ def rms(module: LayerNorm, given: NDArray[Any], trial: Trial) -> str:
 
 
 def window(_module: Convolution, _given: object, trial: Trial) -> str:
-    """Whether the rows are those of a window that begins earlier or later; the ends, where zeros stand, aside."""
+    """Whether the window begins earlier or later than the recorded one; rows at the zero-padded ends are ignored."""
     n = len(trial.found)
     for step in range(1, min(8, n // 2)):
         for found, recorded, way in (
@@ -211,13 +209,13 @@ def window(_module: Convolution, _given: object, trial: Trial) -> str:
             inner = slice(step, -step) if len(found) > 2 * step + 2 else slice(None)
             if trial.fits(found[inner], recorded[inner]):
                 return (
-                    f"its window begins {step} row{'s' if step > 1 else ''} {way} than the recorded one: see `before`"
+                    f"its window begins {step} row{'s' if step > 1 else ''} {way} than the recorded one; check `before`"
                 )
     return ""
 
 
 def _call(module: Module, x: Floats) -> Floats:
-    """What a module without a batch makes of (N, C) values."""
+    """The output of a module that takes no batch, for (N, C) values."""
     given = module.ops.from_numpy(np.ascontiguousarray(x, np.float32))
     called: Any = module
     return np.array(module.ops.to_numpy(called(given)), np.float64)

@@ -1,4 +1,4 @@
-"""A place where a port and its recording part, and whether a formula makes what either has there."""
+"""A pair of arrays, the port's and the recorded one, with the sources from which a formula may explain them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["ITS_INPUT", "Floats", "Source", "Trial"]
 
 ITS_INPUT = "its input"
-"""The name of what the module itself was called with."""
+"""The name of the module's own input."""
 Floats = Any  # NDArray of float64
 
 
 class Source(NamedTuple):
-    """A recorded array that a formula may begin with, and what to call it."""
+    """A recorded array that a formula may use, with its name."""
 
     name: str
     values: NDArray[Any]
@@ -28,13 +28,13 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """A place where the port and the recording part.
+    """A difference between the port and the recording.
 
     Attributes:
-        found, recorded: what the port has there, and what was recorded; of one shape.
-        sources: what was recorded before, of the same module: its input and what the modules inside returned.
-        elsewhere: arrays of the same shape that were recorded anywhere.
-        tolerance: relative; what fits to twice that is taken for equal.
+        found, recorded: the port's array and the recorded one, of the same shape.
+        sources: the module's recorded input, and the recorded outputs of its submodules.
+        elsewhere: recorded outputs of other modules, of the same shape.
+        tolerance: relative; arrays within twice the tolerance count as equal.
     """
 
     found: NDArray[Any]
