@@ -86,4 +86,4 @@ def test_a_name_that_is_neither_a_path_nor_in_the_cache(run, tmp_path, monkeypat
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     code, _, err = run("generate", "my-model", "Once", "--offline")
     assert code == 2
-    assert err.startswith("error: no path my-model exists, and it is not in the cache")
+    assert err.startswith("error: no path my-model exists, and the model is not in the cache")
