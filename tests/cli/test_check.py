@@ -159,7 +159,7 @@ def test_no_data_reads_no_values(rushlight, write, monkeypatch):
         (["./nothing.safetensors"], "no such file"),
         (["{path}", "--architecture", "gpt3"], "no architecture 'gpt3' (expected gpt2)"),
         (["{path}", "--port", "no.py"], "no.py: no such file"),
-        (["{path}", "--port", "no.py", "-a", "gpt2"], "give only one of them"),
+        (["{path}", "--port", "no.py", "-a", "gpt2"], "both an architecture, gpt2, and a port"),
         ([], "SOURCE"),
     ],
 )

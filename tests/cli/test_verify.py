@@ -149,7 +149,7 @@ def test_bad_input(rushlight, arguments, words):
 
 def test_a_recording_of_something_else(rushlight):
     error = bad(rushlight, GPT2, "--golden", ENCODER.with_name("encoder.golden.safetensors"))
-    assert "of another model" in error
+    assert "the recording is of another model" in error
 
 
 def test_a_nan_is_refused_with_the_tensor(rushlight, tmp_path):

@@ -6,11 +6,7 @@ const wrong = new Set(["diverges", "not called"]);
 const name = (module) => module.path || "(model)";
 const number = (value) => (value === 0 ? "0" : value.toExponential(1));
 const runError = (module) => (module.non_finite ? "NaN" : module.relative_error === null ? "–" : number(module.relative_error));
-<<<<<<< HEAD
-const forcedError = (module) => (module.relative_error_alone !== null ? number(module.relative_error_alone) : wrong.has(module.status) ? "NaN" : "–");
-=======
-const aloneError = (module) => (module.teacher_forced_error !== null ? number(module.teacher_forced_error) : wrong.has(module.status) ? "NaN" : "–");
->>>>>>> main
+const forcedError = (module) => (module.teacher_forced_error !== null ? number(module.teacher_forced_error) : wrong.has(module.status) ? "NaN" : "–");
 
 function shape(tag, attributes, text) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -35,11 +31,7 @@ function drawPlot() {
     level(height(10 ** power), "");
     label(`1e${power}`, LEFT - 8, height(10 ** power) + 4, "end");
   }
-<<<<<<< HEAD
-  for (const [limit, text] of [[data.tolerance, "tolerance, teacher-forced"], [data.tolerance_of_the_run, "tolerance, free-running"]]) {
-=======
-  for (const [limit, text] of [[data.tolerance, "tolerance, alone"], [data.free_running_tolerance, "tolerance of the run"]]) {
->>>>>>> main
+  for (const [limit, text] of [[data.tolerance, "tolerance, teacher-forced"], [data.free_running_tolerance, "tolerance, free-running"]]) {
     if (limit === null) continue;
     level(height(limit), "limit");
     label(text, WIDTH - RIGHT, height(limit) - 4, "end");
@@ -60,11 +52,7 @@ function drawPlot() {
   for (const { module, i } of compared) dot(module, i, module.relative_error, "run", `${runError(module)} free-running`);
   data.modules.forEach((module, i) => {
     const bad = wrong.has(module.status);
-<<<<<<< HEAD
-    if (bad || module.relative_error_alone !== null) dot(module, i, module.relative_error_alone, bad ? "bad" : "forced", `${forcedError(module)} teacher-forced`);
-=======
-    if (bad || module.teacher_forced_error !== null) dot(module, i, module.teacher_forced_error, bad ? "bad" : "alone", `${aloneError(module)} alone`);
->>>>>>> main
+    if (bad || module.teacher_forced_error !== null) dot(module, i, module.teacher_forced_error, bad ? "bad" : "forced", `${forcedError(module)} teacher-forced`);
   });
   label(name(data.modules[0]), LEFT, HEIGHT - 8, "start");
   label(name(data.modules.at(-1)), WIDTH - RIGHT, HEIGHT - 8, "end");
