@@ -140,7 +140,7 @@ class Device : public std::enable_shared_from_this<Device> {
   }
 
   // Calls function(row index, row of x, row of the result) for each row, on several threads if there is enough to do.
-  // The result has as many columns as x unless told otherwise.
+  // The result has `columns` columns; -1 is as many as x.
   template <class Function>
   Array each_row(const Array& x, Function&& function, int64_t columns = -1);
 
