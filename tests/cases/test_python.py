@@ -235,7 +235,10 @@ def test_a_patch_that_cannot_work_is_refused_before_anything_runs(model, patches
 
 @pytest.mark.parametrize("made", [lambda x: x[0], lambda x: None, lambda x: "no", lambda x: [[1], [2, 3]]])
 def test_a_patch_of_a_wrong_shape_is_an_error_of_this_package(model, made):
-    with model.patch({"h.0": made}), pytest.raises(RushlightError, match=r"the patch of h\.0 (changed the shape|has to return numbers)"):
+    with (
+        model.patch({"h.0": made}),
+        pytest.raises(RushlightError, match=r"the patch of h\.0 (changed the shape|has to return numbers)"),
+    ):
         model.logits(PROMPT)
     assert isinstance(model.generate(PROMPT, max_tokens=2), Generation)
 
