@@ -72,6 +72,10 @@ class Int8Weight(NamedTuple):
     def shape(self) -> torch.Size:
         return self.values.shape
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.values.nbytes + self.scales.nbytes)
+
 
 class TorchKVCache:
     """Keys and values, each one tensor a layer of (n_places, K, D), BLOCK_SIZE places a block.

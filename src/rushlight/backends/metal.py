@@ -72,6 +72,10 @@ class QuantisedWeight(NamedTuple):
     group: int
     bits: int
 
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
 
 class MLXKVCache:
     """Keys and values, each one array a layer of (n_places, K, D), BLOCK_SIZE places a block.

@@ -32,7 +32,8 @@ Forward = Callable[[Any], Array]
 
 Weight = Any
 """A loaded parameter: packed, quantised or plain, as the backend likes. Opaque on every backend: only operations
-compute with it, and `Backend.weight_values` gives its numbers."""
+compute with it, and `Backend.weight_values` returns its numbers. A matrix has `nbytes`, the memory that
+it takes."""
 
 
 class LogitAdjustments(NamedTuple):

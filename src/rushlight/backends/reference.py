@@ -44,6 +44,10 @@ class ReferenceWeight(OpaqueWeight):
         self.values = values
         self.array = array
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.values.nbytes)
+
 
 class ReferenceKVCache:
     """Keys and values, each (n_layer, n_blocks, K, BLOCK_SIZE, D): zeros, which take memory once they are written."""

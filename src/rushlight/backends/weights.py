@@ -50,6 +50,10 @@ class ArrayWeight(OpaqueWeight):
         self.shape = shape
         self.role = role
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.values.nbytes)
+
     def as_loaded(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """The numbers of `values` -> a copy in the tensor's own shape."""
         if self.role is Role.CONV1D:

@@ -34,6 +34,7 @@ from rushlight.runtime.model import Model
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from rushlight.checkpoint import Tensor
     from rushlight.nn import Module
@@ -112,7 +113,7 @@ def verify(
     return report
 
 
-def _tolerance(weight_dtypes: frozenset[str], recorded_in: str) -> float:
+def _tolerance(weight_dtypes: AbstractSet[str], recorded_in: str) -> float:
     """The tolerance for the dtypes of the port's weights and the dtype of the recording."""
     # A checkpoint's own dtypes are kept without rounding; if one of them is f32, so are keys and values.
     ours = TOLERANCES["f32"] if "f32" in weight_dtypes else max(TOLERANCES[dtype] for dtype in weight_dtypes)
