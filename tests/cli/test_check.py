@@ -163,14 +163,14 @@ def test_no_data_reads_no_values(rushlight, write, monkeypatch):
         ([], "SOURCE"),
     ],
 )
-def test_bad_input_exits_with_2(rushlight, write, arguments, said):
+def test_bad_input_exits_with_2(rushlight, write, arguments, expected):
     path = write()
     done = rushlight("check", *(argument.format(path=path) for argument in arguments))
     assert (done.code, done.out) == (2, "")
-    assert said in done.err
+    assert expected in done.err
 
 
-def test_a_broken_file_exits_with_2(rushlight, tmp_path):
+def test_a_invalid_file_exits_with_2(rushlight, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
     assert rushlight("check", tmp_path).code == 2
 

@@ -48,7 +48,7 @@ def test_auto_is_the_dtype_of_the_checkpoint(dtype):
     assert model.logits("The").dtype == (np.float64 if dtype == "f64" else np.float32)
 
 
-def test_the_tokenizer_beside_the_weights_is_used(folder):
+def test_the_tokenizer_next_to_the_weights_is_used(folder):
     assert rushlight.load(folder).generate("The king", max_tokens=3).text
 
 

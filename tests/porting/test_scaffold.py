@@ -30,7 +30,7 @@ PROMPT = "Once upon a time"
 
 @pytest.fixture
 def ported(tmp_path):
-    """Writes the port of a checkpoint beside it and returns its path."""
+    """Writes the port of a checkpoint, and returns its path and what was written."""
 
     def ported(source):
         with open_headers(source) as checkpoint:
