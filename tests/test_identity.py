@@ -1,4 +1,4 @@
-"""A text is the same, bit for bit, whatever is generated beside it, cached before it, or guessed of it."""
+"""An output is the same, bit for bit, in every batch, with and without the prefix cache and draft tokens."""
 
 import os
 import random
@@ -16,7 +16,7 @@ SETTINGS = [{}, {"temperature": 0.9, "seed": 7}, {"temperature": 1.0, "top_p": 0
 
 
 def alone(model, ids, n, settings):
-    """The tokens by the plainest loop there is: one sequence, one token at a time, no engine."""
+    """The tokens by the simplest loop: one sequence, one token at a time, no engine."""
     sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._allowed)
     context = Context(LanguageModel.of(model.module, model._backend, model.config), len(ids) + n)
     feed, text = ids, []
@@ -43,7 +43,7 @@ def requests(model, n, seed=0, longest=150):
 
 
 def texts(model, asked, **options):
-    """What the engine makes of them, in the order of the requests."""
+    """The outputs of the engine, in the order of the requests."""
     results = dict(model.generate_many(asked, **options))
     return [results[i].ids for i in range(len(asked))]
 
@@ -53,7 +53,7 @@ def expected(model, asked):
 
 
 def fresh_engine(model, **options):
-    """Gives the model an engine that knows nothing yet."""
+    """Gives the model an engine with an empty prefix cache."""
     engine = Engine(LanguageModel.of(model.module, model._backend, model.config), **options)
     model._plain._made = os.getpid(), engine
     return engine
@@ -95,14 +95,14 @@ def test_from_the_prefix_cache_or_not(model, asked, right):
     assert sum(result.stats.cached_tokens > 0 for result in again.values()) > 4
 
 
-def test_after_giving_way_to_others(model, asked, right):
+def test_after_preemption(model, asked, right):
     engine = fresh_engine(model, kv_bytes=9 * model._backend.kv_block_bytes(model.config.kv_shape))
     assert engine.pool.n_blocks == 9
     assert texts(model, asked) == right
 
 
 def repetitive(model, n):
-    """Prompts that lead to guesses, right and wrong ones."""
+    """Prompts that lead to draft tokens, accepted and rejected ones."""
     rng = random.Random(3)
     made = []
     for i in range(n):
@@ -115,7 +115,7 @@ def repetitive(model, n):
 
 @pytest.mark.parametrize("speculate", [None, True])
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "int8"])
-def test_with_guesses_or_without(dtype, speculate, monkeypatch):
+def test_with_draft_tokens_or_without(dtype, speculate, monkeypatch):
     model = rushlight.load(dtype=dtype, threads=1)
     n_rows = []
     engine = fresh_engine(model)
@@ -129,9 +129,9 @@ def test_with_guesses_or_without(dtype, speculate, monkeypatch):
     right = expected(model, asked)
     engine._steps._runner.on_device = count
     for max_active in (1, 3):
-        guessed = [Request(r.prompt, (), {**r.settings, "speculate": speculate}) for r in asked]
+        drafted = [Request(r.prompt, (), {**r.settings, "speculate": speculate}) for r in asked]
         n_rows.clear()
-        assert texts(model, guessed, max_active=max_active) == right
+        assert texts(model, drafted, max_active=max_active) == right
         if speculate and max_active == 1:  # otherwise it depends on the time that steps take
             assert len(n_rows) < 8 * 40
 
@@ -176,15 +176,15 @@ def test_likelihoods_are_the_same_too(model, asked):
 
 def test_with_a_draft_model_or_without(model, asked, right):
     own_draft = rushlight.load(dtype="int4", threads=1)
-    guessing = rushlight.load(dtype="f32", threads=1)
-    guessing.use_draft(own_draft)
+    target = rushlight.load(dtype="f32", threads=1)
+    target.use_draft(own_draft)
     steps = []
-    engine = guessing._plain.engine
+    engine = target._plain.engine
     run = engine._steps._runner.on_device
     engine._steps._runner.on_device = lambda chunks: steps.append(len(chunks)) or run(chunks)
-    guessed = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]
-    assert texts(guessing, guessed, max_active=1) == right[:9]
+    drafted = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]
+    assert texts(target, drafted, max_active=1) == right[:9]
     assert len(steps) < 0.6 * sum(map(len, right[:9]))
-    assert texts(guessing, guessed, max_active=9) == right[:9]
-    assert texts(guessing, asked[:9]) == right[:9]
+    assert texts(target, drafted, max_active=9) == right[:9]
+    assert texts(target, asked[:9]) == right[:9]
     assert engine.pool.n_held == engine._steps.speculation.proposers[-1].pool.n_held == 0
