@@ -166,7 +166,7 @@ def interrupt_at_random(n, seed):
         longest = 1.2 * (time.perf_counter() - start)
         for i in range(n):
             n_surfaced += interrupted(work, 1e-6 + rng.random() * longest)
-            engine = model._plain.engine
+            engine = model._default.engine
             engine.reclaim()
             assert (engine.pool.n_held, engine._live) == (0, set())
             if i % 20 == 0:
@@ -205,5 +205,5 @@ def test_other_threads_continue_when_one_is_interrupted():
     assert set(found) <= {right}
     assert all("interrupted" in error for error in errors)
     assert len(found) + len(errors) == 10
-    model._plain.engine.reclaim()
-    assert model._plain.engine.pool.n_held == 0
+    model._default.engine.reclaim()
+    assert model._default.engine.pool.n_held == 0

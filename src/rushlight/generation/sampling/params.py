@@ -47,8 +47,8 @@ _CHANGE = number(-MAX_LOGIT_CHANGE, MAX_LOGIT_CHANGE)
 _TOP_P = number(0, 1)
 
 
-class SamplingSettings(TypedDict, total=False):
-    """The keywords of `Model.generate`: the fields of `SamplingParams`. All are optional; None is the default."""
+class CompletionSettings(TypedDict, total=False):
+    """The settings of one completion: those of SamplingSettings without `n`, which decides the type of a result."""
 
     max_tokens: int | None
     temperature: float | None
@@ -62,12 +62,17 @@ class SamplingSettings(TypedDict, total=False):
     seed: int | None
     stop_ids: Sequence[int] | None
     ignore_eos: bool | None
-    n: int | None
     logprobs: int | None
     prompt_logprobs: int | None
     speculate: bool | None
     json_schema: Mapping[str, Any] | str | None
     regex: str | None
+
+
+class SamplingSettings(CompletionSettings, total=False):
+    """The keywords of `Model.generate`: the fields of `SamplingParams`. All are optional; None is the default."""
+
+    n: int | None
 
 
 def given(settings: SamplingSettings) -> SamplingSettings:
@@ -182,6 +187,7 @@ class SamplingParams:
         token_ids(),
         "Stop at these tokens too, besides the end-of-text token.",
         aliases="eos_token_id stop_token_ids",
+        in_beam_search=True,
     )
     ignore_eos: bool = setting(
         False,
