@@ -129,9 +129,9 @@ def test_with_speculation_or_without(dtype, speculate, monkeypatch):
     right = expected(model, asked)
     engine._steps._runner.on_device = count
     for max_active in (1, 3):
-        guessed = [Request(r.prompt, (), {**r.settings, "speculate": speculate}) for r in asked]
+        drafted = [Request(r.prompt, (), {**r.settings, "speculate": speculate}) for r in asked]
         n_rows.clear()
-        assert texts(model, guessed, max_active=max_active) == right
+        assert texts(model, drafted, max_active=max_active) == right
         if speculate and max_active == 1:  # otherwise it depends on the time that steps take
             assert len(n_rows) < 8 * 40
 
@@ -176,15 +176,15 @@ def test_logprobs_are_the_same_too(model, asked):
 
 def test_with_a_draft_model_or_without(model, asked, right):
     own_draft = rushlight.load(dtype="int4", threads=1)
-    guessing = rushlight.load(dtype="f32", threads=1)
-    guessing.use_draft(own_draft)
+    target = rushlight.load(dtype="f32", threads=1)
+    target.use_draft(own_draft)
     steps = []
-    engine = guessing._default.engine
+    engine = target._default.engine
     run = engine._steps._runner.on_device
     engine._steps._runner.on_device = lambda chunks: steps.append(len(chunks)) or run(chunks)
-    guessed = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]
-    assert texts(guessing, guessed, max_active=1) == right[:9]
+    drafted = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]
+    assert texts(target, drafted, max_active=1) == right[:9]
     assert len(steps) < 0.6 * sum(map(len, right[:9]))
-    assert texts(guessing, guessed, max_active=9) == right[:9]
-    assert texts(guessing, asked[:9]) == right[:9]
+    assert texts(target, drafted, max_active=9) == right[:9]
+    assert texts(target, asked[:9]) == right[:9]
     assert engine.pool.n_held == engine._steps.speculation.proposers[-1].pool.n_held == 0

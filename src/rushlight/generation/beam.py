@@ -67,7 +67,7 @@ class BeamSearch:
         stops: whether these new tokens end a completion for another reason.
         params: max_tokens, penalties and biases; other fields are ignored.
         allowed: (V,) the tokens that may be chosen; None for all.
-        allowed_first: (V,) the same for the first new token; None if it is no different.
+        allowed_first: (V,) the same for the first new token; None if they are the same.
 
     Raises:
         RequestError: values out of range, all in one message.
