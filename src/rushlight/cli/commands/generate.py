@@ -20,7 +20,7 @@ from rushlight.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from rushlight.generation import SamplingParams
+    from rushlight.generation import SamplingParams, SamplingSettings
     from rushlight.runtime.model import Model
     from rushlight.runtime.result import Beam, Generation, Stats
 
