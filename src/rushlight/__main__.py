@@ -3,6 +3,7 @@
 import os
 
 INTERRUPTED = 130
+"""As in rushlight.cli.exit_codes, which is not imported yet when the first interrupt may arrive."""
 
 try:
     import signal
@@ -11,9 +12,11 @@ except KeyboardInterrupt:
 
 
 def program() -> None:
-    """Run `rushlight.cli.main`; Ctrl-C prints no traceback during imports and at exit either."""
+    """Run `rushlight.cli.main`; Ctrl-C prints no traceback, not even during imports and at exit."""
     try:
-        by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where a shell has it ignored
+        by_default = (
+            signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )  # a shell may have set it to be ignored
         if by_default:
             signal.signal(signal.SIGINT, _quit)
         from rushlight.cli import main

@@ -1,4 +1,4 @@
-"""Batch jobs over padded vocabularies, exchanged models, and results files that claim what they do not hold."""
+"""Batch jobs with padded vocabularies, exchanged models and forged results files."""
 
 import json
 import resource
@@ -39,7 +39,7 @@ def read_results(path):
 
 @pytest.fixture
 def padded(make_gpt2):
-    """A model of 320 rows for 257 tokens; the head of ids 300 and up is the likeliest at every place."""
+    """A model with 320 rows for 257 tokens, whose head prefers ids from 300 on at every position."""
     folder = make_gpt2("padded", vocab_size=320)
     weights = load_file(folder / "model.safetensors")
     weights["transformer.wte.weight"][300:] *= 10
@@ -84,8 +84,8 @@ def test_an_end_of_text_token_without_text_does_not_end_a_chat(make_gpt2):
         assert chat.send("Hello").ids
 
 
-def test_every_error_of_a_line_is_its_own(make_gpt2, tmp_path, monkeypatch):
-    """Also one that is found only where the result is written, and an id that could not be written again."""
+def test_an_error_affects_only_its_line(make_gpt2, tmp_path, monkeypatch):
+    """Also errors while writing the result, and ids that cannot be serialised."""
     model = rushlight.load(make_gpt2())
     monkeypatch.setattr(result_line_module, "MAX_RESULT_BYTES", 4000)
     deep = "[" * 600 + "]" * 600
@@ -119,7 +119,7 @@ def iter_bytes(text):
     return io.BytesIO(text.encode())
 
 
-def test_a_huge_index_takes_no_memory(tmp_path):
+def test_a_huge_index_needs_no_memory(tmp_path):
     path = tmp_path / "o.jsonl"
     records = [
         {"index": index, "request": f"{index + 1:016x}", "job": {"dtype": "f32"}}
@@ -133,12 +133,12 @@ def test_a_huge_index_takes_no_memory(tmp_path):
         assert results.digest(10**12) == f"{10**12 + 1:016x}"
         assert results.digest(1) is None
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown * (1 if sys.platform == "darwin" else 1024) < 200 << 20  # it was 4 GB
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 200 << 20  # an earlier version used 4 GB
 
 
 @pytest.fixture
 def finished(make_gpt2, tmp_path):
-    """A folder with a model of its own, and a job that is done but for its last line, which is cut."""
+    """A folder with a model and a finished job whose last line is truncated."""
     folder = make_gpt2(files={"generation_config.json": {"eos_token_id": 256}})
     write_lines(tmp_path / "in.jsonl", PROMPTS)
     assert batch(folder, "--ordered", cwd=tmp_path).returncode == 0
@@ -176,7 +176,7 @@ def edit(name, before, after):
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_a_resumed_job_names_what_has_changed(finished, tmp_path, change, arguments, changed):
+def test_a_refused_job_names_the_changes(finished, tmp_path, change, arguments, changed):
     folder, out, _ = finished
     if changed == "tokenizer":
         vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
@@ -186,7 +186,7 @@ def test_a_resumed_job_names_what_has_changed(finished, tmp_path, change, argume
     before = out.read_bytes()
     done = batch(folder, "--ordered", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"the results belong to another job; changed since then: {changed}; name another file" in done.stderr
+    assert f"the results belong to another job; changed since then: {changed}; choose another file" in done.stderr
     assert out.read_bytes() == before, "a job that is refused leaves the file as it was"
 
 
@@ -200,16 +200,16 @@ def test_a_job_that_reads_a_pipe_is_refused_before_any_work(finished, tmp_path):
     assert out.read_bytes() == before
 
 
-def test_a_copy_of_the_model_goes_on_with_the_job(finished, tmp_path):
+def test_a_copy_of_the_model_resumes_the_job(finished, tmp_path):
     folder, out, whole = finished
     shutil.copytree(folder, tmp_path / "elsewhere")
     done = batch(tmp_path / "elsewhere", "--ordered", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "1 line done, 2 done before" in done.stderr
+    assert "1 line done, 2 already done" in done.stderr
     assert out.read_bytes() == whole
 
 
-def test_the_port_counts_by_its_content(make_gpt2, tmp_path):
+def test_the_port_is_identified_by_its_content(make_gpt2, tmp_path):
     folder = make_gpt2()
     write_lines(tmp_path / "in.jsonl", PROMPTS)
     port = tmp_path / "port.py"
@@ -219,7 +219,7 @@ def test_the_port_counts_by_its_content(make_gpt2, tmp_path):
     port.rename(tmp_path / "renamed.py")
     again = batch(folder, "--port", tmp_path / "renamed.py", cwd=tmp_path)
     assert again.returncode == 0
-    assert "0 lines done, 3 done before" in again.stderr
+    assert "0 lines done, 3 already done" in again.stderr
     port.write_text(source + "\n# otherwise\n")
     for arguments in (["--port", port], []):
         done = batch(folder, *arguments, cwd=tmp_path)

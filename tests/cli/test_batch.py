@@ -258,4 +258,4 @@ def test_results_go_to_a_file_or_to_stdout(rushlight, folder):
     for path in ("/dev/full", "pipe", "."):
         done = rushlight("batch", "prompts.jsonl", "-o", path)
         assert done.code == 2
-        assert "results go to a regular file; - is standard output" in done.err
+        assert "not a regular file; use - for standard output" in done.err

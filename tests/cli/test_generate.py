@@ -147,10 +147,10 @@ def test_json_of_several_samples_with_logprobs(rushlight, tales):
     record = json.loads(rushlight("generate", "-p", PROMPT, "--json", *flags).out)
     settings = {"max_tokens": 4, "temperature": 1, "logprobs": 1}
     [other] = record["others"]
-    for text in (record, other):
-        expected = tales.generate(PROMPT, seed=text["seed"], **settings)
-        assert (text["text"], text["ids"]) == (expected.text, expected.ids)
-        for entry, (token, logprob, top) in zip(text["logprobs"], expected.logprobs, strict=True):
+    for sample in (record, other):
+        expected = tales.generate(PROMPT, seed=sample["seed"], **settings)
+        assert (sample["text"], sample["ids"]) == (expected.text, expected.ids)
+        for entry, (token, logprob, top) in zip(sample["logprobs"], expected.logprobs, strict=True):
             [(top_id, top_logprob)] = top
             assert entry == {
                 "id": token,

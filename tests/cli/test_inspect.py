@@ -1,4 +1,4 @@
-"""`rushlight inspect`, on checkpoints whose data are holes: only headers are read."""
+"""`rushlight inspect` on sparse checkpoints, since it reads only headers."""
 
 import html
 import io
@@ -20,7 +20,7 @@ from rushlight.loading.inspection import inspect
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 N_PARAMETERS = 124_439_808
-"""GPT-2 small; its tied head counted once."""
+"""The parameters of GPT-2 small, with its tied head counted once."""
 
 BLOCK = {
     "ln_1.weight": (768,),
@@ -39,7 +39,7 @@ BLOCK = {
 
 
 def gpt2_small(prefix="", buffers=False, head=False):
-    """The shapes of GPT-2 small, with what some files have besides."""
+    """The shapes of GPT-2 small, with optional buffers and head."""
     shapes = {f"{prefix}wte.weight": (50257, 768), f"{prefix}wpe.weight": (1024, 768)}
     for i in range(12):
         shapes |= {f"{prefix}h.{i}.{name}": shape for name, shape in BLOCK.items()}
@@ -50,7 +50,7 @@ def gpt2_small(prefix="", buffers=False, head=False):
 
 
 def write(path, shapes, metadata=None, dtype="F32"):
-    """A checkpoint of zeros that take no room on the disk."""
+    """Writes a sparse checkpoint of zeros."""
     header, end = {"__metadata__": metadata} if metadata else {}, 0
     for name, shape in shapes.items():
         begin, end = end, end + math.prod(shape) * (2 if dtype == "BF16" else 4)
@@ -68,14 +68,14 @@ def path(tmp_path):
 
 
 def on_terminal(tree, width, **options):
-    """What a terminal of that width shows, without the colours; and whether there were any."""
+    """The output on a terminal of that width without colours, and whether it had any."""
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=True, color_system="256", _environ={})
     console.print(TreeView(tree, **options), soft_wrap=True)
     return re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue()), "\x1b[" in file.getvalue()
 
 
-def test_gpt2_small_as_it_is_printed(rushlight, path):
+def test_the_output_for_gpt2_small(rushlight, path):
     write(path, gpt2_small(), {"format": "pt"})
     done = rushlight("inspect", path)
     assert (done.code, done.err) == (0, "")
@@ -116,7 +116,7 @@ def test_gpt2_small_as_it_is_printed(rushlight, path):
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 @pytest.mark.parametrize("buffers", [False, True], ids=["", "buffers"])
 @pytest.mark.parametrize("head", [False, True], ids=["", "head"])
-def test_gpt2_small_has_as_many_parameters_however_it_was_saved(path, prefix, buffers, head):
+def test_the_number_of_parameters_does_not_depend_on_the_format(path, prefix, buffers, head):
     path.with_name("config.json").write_text("{}")
     tree = inspect(str(write(path, gpt2_small(prefix, buffers, head))))
     assert (tree.n_parameters, tree.architecture) == (N_PARAMETERS, "gpt2")
@@ -138,7 +138,7 @@ def test_gpt2_small_has_as_many_parameters_however_it_was_saved(path, prefix, bu
     ],
 )
 def test_whether_a_head_is_tied(path, config, same, tied):
-    """The config says it; without one, or with one that is broken, the bytes do."""
+    """By the config; without a valid one by comparing the bytes."""
     table = np.arange(6, dtype=np.float32).reshape(3, 2)
     tensors = {"wte.weight": table, "wpe.weight": table, "h.0.attn.c_attn.weight": np.ones((2, 6), np.float32)}
     save_file(tensors | {"lm_head.weight": table if same else table + 1}, path)
@@ -155,7 +155,7 @@ def test_marks_are_shown(rushlight, path):
     assert re.search(r"lm_head\.weight +F32 +\(50257, 768\) +tied +147\.2 MiB", out)
 
 
-def test_an_architecture_that_nobody_knows(rushlight, path):
+def test_an_unknown_architecture(rushlight, path):
     out = rushlight("inspect", write(path, {"a.weight": (2, 3), "b": ()})).out
     assert out.splitlines()[1] == "7 parameters · 2 tensors · 28 B · F32 · 1 file"
 
@@ -195,14 +195,14 @@ def test_shards_are_one_tree(rushlight, tmp_path):
     assert "h.0.w … h.1.w ×2" in out
 
 
-def test_mixed_dtypes_are_told_by_size(path):
+def test_mixed_dtypes_are_listed_with_sizes(path):
     tensors = {"a": np.zeros((8, 64), np.float16), "b": np.zeros(8, np.float32)}
     save_file(tensors, path)
     assert "F16 1.0 KiB · F32 32 B" in on_terminal(inspect(str(path)), 200)[0]
 
 
 @pytest.mark.parametrize("width", [60, 72, 80, 100, 200])
-def test_a_terminal_is_filled_and_not_overrun(path, width):
+def test_the_table_fits_the_terminal(path, width):
     tree = inspect(str(write(path, gpt2_small(), {"format": "pt"})))
     shown, coloured = on_terminal(tree, width)
     lines = shown.splitlines()
@@ -219,7 +219,7 @@ def test_bars_are_shares_of_all_parameters(path):
     assert [len(bar) for bar in bars] == [18, 6]
 
 
-def test_a_pipe_gets_whole_names_and_no_colour(process, path):
+def test_a_pipe_gets_complete_names_without_colour(process, path):
     name = "a_very_long_name_" * 20 + ".weight"
     write(path, {name: (2,), "b": (3,)})
     done = process(f"$rushlight inspect {path} | cat", env={"COLUMNS": "40", "TERM": "xterm-256color"})
@@ -235,7 +235,7 @@ def test_no_color(path, monkeypatch):
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]", file.getvalue())
 
 
-def test_an_encoding_without_the_signs(process, path):
+def test_an_ascii_encoding(process, path):
     write(path, {"a.0.w": (2,), "a.1.w": (2,), "b.c": (1,), "b.ü": (1,)})
     done = process(f"$rushlight inspect {path}", env={"PYTHONIOENCODING": "ascii"})
     assert done.code == 0
@@ -255,20 +255,20 @@ def test_names_are_escaped(rushlight, path, name):
 
 
 @pytest.mark.parametrize("name", ["[bold red]x[/]", "[/nope]", ":smile:", "[link=file:///etc]x[/link]"])
-def test_names_are_no_markup(rushlight, path, name):
+def test_names_are_not_parsed_as_markup(rushlight, path, name):
     """BAD_INPUTS 12."""
     out = rushlight("inspect", write(path, {name: (2,)})).out
     assert f"└── {name}  F32" in out
 
 
-def test_long_metadata_is_cut_for_people_only(rushlight, path):
+def test_long_metadata_is_cut_only_in_the_table(rushlight, path):
     write(path, {"a": (1,)}, {"note": "x" * 10_000})
     assert max(map(len, rushlight("inspect", path).out.splitlines())) < 400
     assert len(json.loads(rushlight("inspect", path, "--json").out)["metadata"]["note"]) == 10_000
 
 
 def test_deep_names(rushlight, path):
-    """BAD_INPUTS 12: ten thousand dots are no recursion."""
+    """BAD_INPUTS 12: ten thousand dots do not exceed the recursion limit."""
     done = rushlight("inspect", write(path, {"." * 10_000 + end: (1,) for end in "ab"} | {"x." * 99 + "y": (1,)}))
     assert done.code == 0
     assert " characters) " in done.out
@@ -293,14 +293,14 @@ def test_an_empty_checkpoint(rushlight, path):
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\x00" * 100, b"GGUF" + b"\x00" * 100, b"<html></html>" * 9])
-def test_what_is_no_checkpoint(rushlight, path, content):
+def test_invalid_checkpoints(rushlight, path, content):
     path.write_bytes(content)
     done = rushlight("inspect", path)
     assert (done.code, done.out) == (2, "")
     assert re.fullmatch(f"error: {re.escape(str(path))}.*\n", done.err)
 
 
-def test_a_source_must_be_named(rushlight):
+def test_a_source_is_required(rushlight):
     done = rushlight("inspect")
     assert (done.code, done.out) == (2, "")
     assert "SOURCE" in done.err
@@ -323,7 +323,7 @@ def test_human_bytes(n, text):
 
 
 def test_the_screenshot_is_current():
-    """Its words; how Rich draws them may change."""
+    """Compares its text; the rendering by Rich may change."""
 
     def words(svg):
         return "".join(html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)).split()

@@ -30,7 +30,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def url(path):
-    """The file's address, on a server that knows no ranges."""
+    """The URL of the file on a server without range requests."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=path.parent)
     handler.log_message = lambda *_: None
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -56,7 +56,7 @@ def test_stats_are_columns(rushlight, path):
     ("width", "others"),
     [(46, ""), (50, "dtype"), (62, "dtype shape"), (72, "dtype shape parameters"), (76, "dtype shape parameters size")],
 )
-def test_statistics_come_first_on_a_narrow_terminal(path, width, others):
+def test_a_narrow_terminal_keeps_the_statistics(path, width, others):
     with open_checkpoint(path) as checkpoint:
         view = TreeView(module_tree(checkpoint), stats=measure(checkpoint.values()))
     file = io.StringIO()
@@ -66,7 +66,7 @@ def test_statistics_come_first_on_a_narrow_terminal(path, width, others):
     assert table.splitlines()[0].split() == f"name {others} min max mean std NaN Inf".split()
 
 
-def test_progress_is_shown_to_a_person_and_leaves_nothing(path):
+def test_progress_is_shown_on_a_terminal_and_erased(path):
     child = pexpect.spawn(
         sys.executable, ["-m", "rushlight", "inspect", str(path), "--stats"], encoding="utf-8", timeout=30
     )
@@ -97,14 +97,14 @@ def test_a_page_and_json(rushlight, path, tmp_path):
     assert (tmp_path / "out.html").exists()
 
 
-def test_a_page_that_cannot_be_written(rushlight, path, tmp_path):
+def test_an_unwritable_page(rushlight, path, tmp_path):
     done = rushlight("inspect", path, "--html", tmp_path / "none" / "out.html")
     assert done.code == 2
     assert "No such file or directory" in done.err
 
 
 @pytest.mark.parametrize("found", [True, False])
-def test_open_shows_the_page(rushlight, path, monkeypatch, found):
+def test_open_opens_the_page(rushlight, path, monkeypatch, found):
     shown = []
     monkeypatch.setattr("webbrowser.open", lambda address: shown.append(address) or found)
     done = rushlight("inspect", path, "--open")

@@ -49,7 +49,7 @@ def test_a_divergent_port(rushlight, erf_gpt2):
     assert done.code == 1
     assert (
         "✗ h.0.mlp.act is the first module that diverges: it computes gelu_erf where the recording has gelu_tanh"
-        " (1 more diverges by itself)\n"
+        " (1 more diverges independently)\n"
     ) in done.out
     marks = {line.split()[1]: line[0] for line in done.out.splitlines()[1:26]}
     assert marks["h.0.mlp.c_fc"] == "✓"
@@ -149,7 +149,7 @@ def test_bad_input(rushlight, arguments, words):
 
 def test_a_recording_of_something_else(rushlight):
     error = bad(rushlight, GPT2, "--golden", ENCODER.with_name("encoder.golden.safetensors"))
-    assert "recorded of something else" in error
+    assert "the recording is of another model" in error
 
 
 def test_a_nan_is_refused_with_the_tensor(rushlight, tmp_path):
@@ -169,7 +169,7 @@ def test_without_pytorch_the_error_has_the_install_command(rushlight, monkeypatc
     monkeypatch.setitem(sys.modules, "torch", None)
     done = rushlight(*command)
     assert done.code == 2
-    assert "recording needs torch" in done.err
+    assert "recording requires torch" in done.err
     assert "pip install 'rushlight[proof]'" in done.err
     assert list(tmp_path.iterdir()) == []
 
@@ -199,7 +199,7 @@ def test_other_weights_of_the_same_size_fail(rushlight, small_gpt2):
     assert done.code == 1
     assert "✗ greedy ids (transformers): expected [373, 1043, " in done.out
     # The tokenizer is that of GPT-2.
-    assert "✓ the tokens of a text (lm-evaluation-harness)" in done.out
+    assert "✓ token ids of a text (lm-evaluation-harness)" in done.out
     assert done.out.endswith(
         "✗ 15 of 16 known answers are wrong: the port is wrong, or the weights are not OpenAI's,"
         " such as fine-tuned ones\n"

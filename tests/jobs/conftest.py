@@ -1,4 +1,4 @@
-"""The embedded model, loaded once, and jobs over it."""
+"""The embedded model, loaded once, and results of jobs."""
 
 from itertools import islice
 

@@ -1,4 +1,4 @@
-"""Numbers by index, near to one another and far apart."""
+"""The map from indices to digests, with dense and sparse indices."""
 
 import pytest
 

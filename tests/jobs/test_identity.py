@@ -1,4 +1,4 @@
-"""What the results of a job have in common."""
+"""The identity of a job."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from rushlight.jobs import RequestLines, identity
 from rushlight.jobs.identity import changes, job_identity
 
 
-def test_what_is_named(model, tmp_path):
+def test_the_names_of_an_identity(model, tmp_path):
     lines = RequestLines({"max_tokens": 3})
     found = job_identity(model, lines, echo=False)
     assert list(found) == ["settings", "device", "dtype", "arithmetic", "weights", "config", "tokenizer"]
@@ -21,7 +21,7 @@ def test_what_is_named(model, tmp_path):
     assert changes(found, found) == []
 
 
-def test_weights_count_by_every_byte_and_its_place(tmp_path, monkeypatch):
+def test_the_digest_depends_on_every_byte_of_the_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(identity, "_PIECE_BYTES", 1000)
 
     def digest(*contents):
@@ -46,7 +46,7 @@ def test_weights_count_by_every_byte_and_its_place(tmp_path, monkeypatch):
     assert len({digest(whole), *others}) == len(others) + 1
 
 
-def test_weights_that_are_gone(model, monkeypatch, tmp_path):
+def test_missing_weights(model, monkeypatch, tmp_path):
     monkeypatch.setattr(model, "files", (tmp_path / "gone.safetensors",))
     with pytest.raises(SourceError, match=r"gone.safetensors: no such file"):
         job_identity(model, RequestLines({}), echo=False)

@@ -1,4 +1,4 @@
-"""Jobs, with requests that finish one after another and with some that overtake."""
+"""Jobs whose requests finish in order and out of order."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def lines(text):
 
 
 def run(model, path, text=INPUT, *, ordered=False, check=True, seed=0, stop_after=None):
-    """A run of the job; with `stop_after` it is interrupted when so many results are there."""
+    """Runs the job; with `stop_after`, interrupts it after that number of results."""
 
     def progress(summary):
         if summary.n_done + summary.n_failed == stop_after:
@@ -41,7 +41,7 @@ def run(model, path, text=INPUT, *, ordered=False, check=True, seed=0, stop_afte
         return job.run(lines(text), progress)
 
 
-def test_every_line_has_the_text_that_it_has_alone(model, tmp_path):
+def test_every_output_equals_the_solo_output(model, tmp_path):
     out = tmp_path / "out.jsonl"
     summary = run(model, out)
     found = sorted(records(out), key=lambda record: record["index"])
@@ -67,7 +67,7 @@ def test_every_line_has_the_text_that_it_has_alone(model, tmp_path):
     assert summary.tok_s > 0
 
 
-def test_a_line_that_fails_has_its_error_and_the_others_go_on(model, tmp_path):
+def test_a_failed_line_does_not_affect_the_others(model, tmp_path):
     out = tmp_path / "out.jsonl"
     summary = run(model, out, BROKEN)
     assert (summary.n_done, summary.n_failed) == (8, 2)
@@ -79,7 +79,7 @@ def test_a_line_that_fails_has_its_error_and_the_others_go_on(model, tmp_path):
 
 
 @pytest.mark.usefixtures("finishing_in_disorder")
-def test_results_come_as_they_are_finished_or_in_order(model, tmp_path):
+def test_results_are_written_when_finished_or_in_order(model, tmp_path):
     run(model, tmp_path / "out.jsonl", BROKEN)
     run(model, tmp_path / "ordered.jsonl", BROKEN, ordered=True)
     loose, ordered = (tmp_path / name for name in ("out.jsonl", "ordered.jsonl"))
@@ -91,7 +91,7 @@ def test_results_come_as_they_are_finished_or_in_order(model, tmp_path):
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("check", [False, True], ids=["from a pipe", "from a file"])
 @pytest.mark.usefixtures("finishing_in_disorder")
-def test_a_resumed_job_gives_what_an_uninterrupted_one_gives(model, tmp_path, ordered, check):
+def test_a_resumed_job_equals_an_uninterrupted_one(model, tmp_path, ordered, check):
     whole = tmp_path / "whole.jsonl"
     run(model, whole, BROKEN, ordered=ordered)
     for stop_after in (1, 5, 9):
@@ -109,13 +109,13 @@ def test_a_resumed_job_gives_what_an_uninterrupted_one_gives(model, tmp_path, or
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"text": INPUT.replace("hen", "Hen")}, "line 3 of the input is not the request that its result answers"),
-        ({"text": INPUT[INPUT.index("\n") + 1 :]}, "line 1 of the input is not the request"),
+        ({"text": INPUT.replace("hen", "Hen")}, "line 3 of the input has changed since its result was written"),
+        ({"text": INPUT[INPUT.index("\n") + 1 :]}, "line 1 of the input has changed"),
         ({"seed": 1}, "the results belong to another job; changed since then: settings"),
-        ({"text": "".join(INPUT.splitlines(keepends=True)[:4])}, "there are 10 results, .* only 4 of their lines"),
+        ({"text": "".join(INPUT.splitlines(keepends=True)[:4])}, "found 10 results, .* only 4 of their lines"),
     ],
 )
-def test_a_job_that_has_changed_is_refused_before_any_work(model, tmp_path, change, problem):
+def test_a_changed_job_is_refused_before_any_work(model, tmp_path, change, problem):
     out = tmp_path / "out.jsonl"
     run(model, out)
     before = out.read_bytes()
@@ -126,7 +126,7 @@ def test_a_job_that_has_changed_is_refused_before_any_work(model, tmp_path, chan
     assert out.read_bytes() == before
 
 
-def test_what_is_added_to_the_input_is_done(model, tmp_path):
+def test_added_lines_are_generated(model, tmp_path):
     out = tmp_path / "out.jsonl"
     run(model, out)
     summary = run(model, out, INPUT + '\n\n{"prompt": "One more"}')
@@ -135,13 +135,13 @@ def test_what_is_added_to_the_input_is_done(model, tmp_path):
 
 
 @pytest.mark.parametrize(("removed", "ordered_is_refused"), [([3], True), ([9], False), ([8, 9], False)])
-def test_lines_taken_out_of_the_results_are_done_again(model, tmp_path, removed, ordered_is_refused):
+def test_removed_results_are_generated_again(model, tmp_path, removed, ordered_is_refused):
     out = tmp_path / "out.jsonl"
     run(model, out, ordered=True)
     whole = out.read_text().splitlines(keepends=True)
     out.write_text("".join(line for n, line in enumerate(whole) if n not in removed))
     if ordered_is_refused:
-        with pytest.raises(JobError, match=r"not in order, or have a gap; run it without --ordered"):
+        with pytest.raises(JobError, match=r"not in order, or have a gap; run without --ordered"):
             run(model, out, ordered=True)
         run(model, out)
     else:
@@ -151,7 +151,7 @@ def test_lines_taken_out_of_the_results_are_done_again(model, tmp_path, removed,
 
 
 @pytest.mark.usefixtures("finishing_in_disorder")
-def test_results_in_another_order_cannot_be_gone_on_with_in_order(model, tmp_path):
+def test_unordered_results_cannot_be_resumed_in_order(model, tmp_path):
     out = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
         run(model, out, stop_after=4)
@@ -159,7 +159,7 @@ def test_results_in_another_order_cannot_be_gone_on_with_in_order(model, tmp_pat
         run(model, out, ordered=True)
 
 
-def test_lines_are_read_as_there_is_room(model, tmp_path):
+def test_lines_are_read_as_the_batch_has_room(model, tmp_path):
     read = []
 
     def endless():
@@ -176,7 +176,7 @@ def test_lines_are_read_as_there_is_room(model, tmp_path):
         Job(model, RequestLines({"max_tokens": 1}), results, max_active=4).run(endless(), progress)
 
 
-def test_prompts_are_in_the_results_where_asked(model, tmp_path):
+def test_echo_includes_prompts(model, tmp_path):
     with ResultsFile(tmp_path / "out.jsonl") as results:
         job = Job(model, RequestLines({"max_tokens": 1}), results, echo=True)
         job.run(lines('{"prompt": "The “king”"}\n{"prompt": [5, 6]}\n'))

@@ -1,4 +1,4 @@
-"""Lines of bounded length, from a file of any length."""
+"""Reading lines of limited length from a file of any length."""
 
 import io
 
@@ -20,17 +20,17 @@ from rushlight.jobs.lines import MAX_LINE_BYTES
         (b"\xef\xbb\xbf\n", []),
     ],
 )
-def test_lines_that_are_not_blank(data, expected):
+def test_blank_lines_are_skipped(data, expected):
     lines = list(read_lines(io.BytesIO(data)))
     assert [(line.index, line.raw, line.n_bytes) for line in lines] == expected
-    assert all(line.is_whole for line in lines)
+    assert all(line.is_complete for line in lines)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
 @pytest.mark.parametrize("excess", [0, 1, 2, 3, MAX_LINE_BYTES, 2 * MAX_LINE_BYTES + 1])
-def test_a_line_of_any_length_is_one_line(end, excess):
+def test_a_line_that_is_too_long_is_truncated(end, excess):
     data = b"x" * (MAX_LINE_BYTES + excess) + end
     first, *rest = read_lines(io.BytesIO(data + (b"next" if end else b"")))
-    assert (first.index, first.n_bytes, first.is_whole) == (0, len(data), excess == 0)
+    assert (first.index, first.n_bytes, first.is_complete) == (0, len(data), excess == 0)
     assert len(first.raw) <= MAX_LINE_BYTES + 2
     assert [(line.index, line.raw) for line in rest] == ([(1, b"next")] if end else [])

@@ -1,4 +1,4 @@
-"""What a line asks for."""
+"""Parsing the lines of a job."""
 
 import json
 
@@ -14,7 +14,7 @@ def line(content, index=0):
     return Line(index, raw, len(raw) + 1)
 
 
-def test_a_line_says_what_it_likes_and_the_job_the_rest():
+def test_a_line_overrides_the_settings_of_the_job():
     lines = RequestLines({"max_tokens": 7, "temperature": 0.5}, ("stop",), seed=3)
     request, name = lines.parse(line({"prompt": "é", "id": [1, {"a": None}], "temperature": 1, "seed": 9}))
     assert (request.prompt, request.stop, name) == ("é", ("stop",), [1, {"a": None}])
@@ -24,7 +24,7 @@ def test_a_line_says_what_it_likes_and_the_job_the_rest():
     assert request.settings["logit_bias"] == {50: -1.5}
 
 
-def test_a_line_without_a_seed_has_one_by_its_place():
+def test_the_seed_of_a_line_depends_on_its_index():
     def seed(index, job_seed=0, **members):
         request, _ = RequestLines({}, seed=job_seed).parse(line({"prompt": "x", **members}, index))
         return request.settings["seed"]
@@ -34,7 +34,7 @@ def test_a_line_without_a_seed_has_one_by_its_place():
     assert seed(7, 5) == seed(7, 5, temperature=1.0, seed=None)
 
 
-def test_a_line_of_plain_text_is_its_prompt():
+def test_a_plain_text_line_is_a_prompt():
     lines = RequestLines({"max_tokens": 2}, plain_text=True)
     request, name = lines.parse(line(b'{"prompt": "no JSON', 4))
     assert (request.prompt, name) == ('{"prompt": "no JSON', None)
@@ -56,24 +56,24 @@ def test_a_line_of_plain_text_is_its_prompt():
         (b'{"prompt": ' + b"[" * 100_000, "nested too deeply"),
         (b"{}", '"prompt" is missing'),
         (b'{"prompt": null}', '"prompt" is missing'),
-        (b'{"prompt": {"text": "a"}}', "neither text nor ids"),
+        (b'{"prompt": {"text": "a"}}', "must be a string or a list of token ids"),
         (
             b'{"prompt": "a", "max_token": 3, "\\u001b[31m": 1}',
             r'unknown field "max_token", "\\x1b\[31m" \(expected prompt',
         ),
         (b'{"custom_id": "a", "body": {}}', 'unknown field "custom_id", "body"'),
-        (b'{"prompt": "a", "stop": 3}', '"stop" is neither'),
-        (b'{"prompt": "a", "stop": ["a", null]}', '"stop" is neither'),
-        (b'{"prompt": "a", "logit_bias": {"x": 1}}', "a key of logit_bias is not a token id"),
+        (b'{"prompt": "a", "stop": 3}', '"stop" must be'),
+        (b'{"prompt": "a", "stop": ["a", null]}', '"stop" must be'),
+        (b'{"prompt": "a", "logit_bias": {"x": 1}}', "logit_bias keys must be token ids"),
         (b'{"prompt": "' + b"a" * MAX_LINE_BYTES + b'"}', "the line is too long .*8,388,608"),
     ],
 )
-def test_what_is_no_request(raw, problem):
+def test_invalid_requests(raw, problem):
     with pytest.raises(RequestError, match=problem):
         RequestLines({}).parse(line(raw))
 
 
-def test_a_digest_is_of_every_setting():
+def test_the_digest_depends_on_every_setting():
     digests = [
         lines.settings_digest(echo)
         for echo in (False, True)
@@ -89,7 +89,7 @@ def test_a_digest_is_of_every_setting():
     assert all(len(digest) == 16 for digest in digests)
 
 
-def test_an_id_has_a_depth():
+def test_the_nesting_of_an_id_is_limited():
     def nested(depth):
         return line(f'{{"prompt": "a", "id": {"[" * depth + "]" * depth}}}'.encode())
 

@@ -1,4 +1,4 @@
-"""A file of results after whatever ended the job that wrote it."""
+"""Results files after interrupted jobs."""
 
 import json
 
@@ -25,7 +25,7 @@ def written(path, *indices):
     return path.read_bytes()
 
 
-def test_results_are_there_again(tmp_path):
+def test_results_are_read_again(tmp_path):
     path = tmp_path / "out.jsonl"
     data = written(path, 0, 2, 5)
     assert [json.loads(line) for line in data.decode().split("\n")[:-1]] == [record(i) for i in (0, 2, 5)]
@@ -38,7 +38,7 @@ def test_results_are_there_again(tmp_path):
         assert (len(results), results.in_order, results.n_failed) == (4, False, 1)
 
 
-def test_a_cut_line_is_cut_off_wherever_it_is_cut(tmp_path):
+def test_a_truncated_line_is_removed(tmp_path):
     path = tmp_path / "out.jsonl"
     data = written(path, 0, 1)
     end = data.index(b"\n") + 1
@@ -51,7 +51,7 @@ def test_a_cut_line_is_cut_off_wherever_it_is_cut(tmp_path):
         assert path.read_bytes() == data
 
 
-def test_a_cut_line_is_cut_off_at_the_end_of_a_job_that_adds_none(tmp_path):
+def test_a_truncated_line_is_removed_by_a_job_without_results(tmp_path):
     path = tmp_path / "out.jsonl"
     data = written(path, 0)
     path.write_bytes(data + b'{"index": 1, "te')
@@ -63,14 +63,14 @@ def test_a_cut_line_is_cut_off_at_the_end_of_a_job_that_adds_none(tmp_path):
     assert path.read_bytes() == data
 
 
-def test_results_of_two_jobs_in_one_file(tmp_path):
+def test_results_of_two_jobs_are_refused(tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_bytes(written(path, 0) + result(1, job=JOB | {"dtype": "f16"}).raw)
-    with pytest.raises(JobError, match=r"out.jsonl: line 2 is of another job than those before it; .*--force"):
+    with pytest.raises(JobError, match=r"out.jsonl: line 2 belongs to another job than the lines before it; .*--force"):
         ResultsFile(path)
 
 
-def test_a_first_line_that_is_cut(tmp_path):
+def test_a_truncated_first_line(tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_bytes(b'{"ind')
     assert written(path, 0).startswith(b'{"index": 0')
@@ -94,7 +94,7 @@ def test_a_first_line_that_is_cut(tmp_path):
         b'{"index": 1, "requ\n{"index": 1, "request": "0000000000000001"}\n',
     ],
 )
-def test_a_file_of_something_else_is_left_alone(tmp_path, content):
+def test_another_file_is_refused_and_not_changed(tmp_path, content):
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
     with pytest.raises(JobError, match=r"out.jsonl: line \d is not a result of rushlight batch. .*--force"):
@@ -105,16 +105,16 @@ def test_a_file_of_something_else_is_left_alone(tmp_path, content):
     assert path.read_bytes() == b""
 
 
-def test_only_one_process_writes(tmp_path):
+def test_two_processes_cannot_write(tmp_path):
     path = tmp_path / "out.jsonl"
     with ResultsFile(path) as results:
         results.append(result(0))
-        with pytest.raises(JobError, match="another process writes to it"):
+        with pytest.raises(JobError, match="another process is writing to it"):
             ResultsFile(path, force=True)
     assert len(path.read_bytes().splitlines()) == 1
 
 
-def test_what_is_given_up_is_there_until_there_is_something_else(tmp_path):
+def test_old_results_are_kept_until_the_first_new_one(tmp_path):
     path = tmp_path / "out.jsonl"
     before = written(path, 0, 1, 2)
     with pytest.raises(RuntimeError), ResultsFile(path, force=True):
@@ -130,7 +130,7 @@ def test_what_is_given_up_is_there_until_there_is_something_else(tmp_path):
     assert path.read_bytes() == b""
 
 
-def test_a_job_that_came_to_nothing_leaves_no_file(tmp_path):
+def test_a_failed_job_without_results_leaves_no_file(tmp_path):
     path = tmp_path / "out.jsonl"
     with pytest.raises(RuntimeError), ResultsFile(path):
         raise RuntimeError

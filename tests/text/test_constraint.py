@@ -74,7 +74,7 @@ def test_speculation_does_not_change_it(model):
         ({"json_schema": "true"}, "json_schema cannot be used: Expecting object schema"),
         ({"json_schema": 3}, "json_schema is 3"),
         ({"regex": "a" * (2**18 + 1)}, "at most 262,144 Unicode characters"),
-        ({"regex": "a", "json_schema": {}}, "both given"),
+        ({"regex": "a", "json_schema": {}}, "both set"),
     ],
 )
 def test_an_invalid_grammar_is_refused(model, settings, message):

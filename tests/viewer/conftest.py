@@ -1,4 +1,4 @@
-"""Pages in headless Chromium, as a person has them before them."""
+"""Fixtures that open pages in headless Chromium."""
 
 import os
 import shutil
@@ -41,13 +41,13 @@ class Page:
 
 @pytest.fixture
 def phone():
-    """What opens a page as on a phone: a narrow screen, and fingers."""
+    """Browser options of a phone: a narrow touch screen."""
     return PHONE
 
 
 @pytest.fixture
 def open_page(browser, tmp_path):
-    """Opens a page. At the end, it must have asked nothing of any network, and complained of nothing."""
+    """Opens a page, and checks afterwards that it made no requests and logged no errors."""
     pages = []
 
     def run(html, **options):

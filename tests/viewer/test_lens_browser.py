@@ -35,10 +35,10 @@ def test_the_grid_is_blocks_by_positions(tab):
     assert tab.locator("h1").inner_text() == "<b>m</b>"
     assert tab.locator("thead th").all_inner_texts()[1:] == ["·a", "</script>"]
     assert tab.locator("tbody tr").all_inner_texts() == ["h.0\tx\t·z", "h.1\tx\tw"]
-    assert tab.locator("td.settled").all_inner_texts() == ["x"]
+    assert tab.locator("td.agrees").all_inner_texts() == ["x"]
 
 
-def test_surer_is_deeper(tab):
+def test_a_higher_probability_has_a_deeper_colour(tab):
     def lightness(text):
         return tab.get_by_role("gridcell", name=text).evaluate(
             "cell => getComputedStyle(cell).backgroundColor.match(/[\\d.]+/g).slice(0, 3).reduce((a, b) => +a + +b)"
@@ -47,7 +47,7 @@ def test_surer_is_deeper(tab):
     assert lightness("w, 90%") < lightness("x, 75%") < lightness("x, 25%")
 
 
-def test_arrow_keys_choose_and_stop_at_the_edges(tab):
+def test_arrow_keys_select_and_stop_at_the_edges(tab):
     assert chosen(tab) == ("h.1, position 4, after </script>", ["w 90%", "·z 6.3%"])
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("ArrowUp")
@@ -58,7 +58,7 @@ def test_arrow_keys_choose_and_stop_at_the_edges(tab):
     assert tab.locator("td[aria-selected=true]").count() == 1
 
 
-def test_a_click_chooses(tab):
+def test_a_click_selects(tab):
     tab.get_by_role("gridcell", name="x, 75%").click()
     assert chosen(tab) == ("h.1, position 3, after ·a", ["x 75%", "·z 10%"])
 
@@ -70,7 +70,7 @@ def test_light_and_dark(open_page):
     assert tab.evaluate("document.documentElement.dataset.theme") == "light"
 
 
-def test_on_a_phone_it_says_that_there_is_more_at_the_left(open_page, phone):
+def test_on_a_phone_hidden_columns_are_marked(open_page, phone):
     tokens = [{"id": i, "text": f"·token{i}"} for i in range(12)]
     blocks = [{"path": f"h.{i}", "top": [cell((5, "·word", 0.25))] * 12} for i in range(2)]
     tab = open_page(render_page("lens", "t", {**DATA, "tokens": tokens, "blocks": blocks}), **phone).tab
@@ -86,7 +86,7 @@ def test_on_a_phone_it_says_that_there_is_more_at_the_left(open_page, phone):
     assert "40px" in scroller.evaluate("s => getComputedStyle(s).maskImage"), "it fades at the right"
 
 
-def test_on_a_phone_cells_have_room_for_a_finger_and_no_key_is_named(open_page, phone):
+def test_on_a_phone_cells_are_large_and_keys_are_hidden(open_page, phone):
     tab = open_page(render_page("lens", "t", DATA), **phone).tab
     assert tab.locator("td").first.bounding_box()["height"] >= 40
     assert not tab.locator(".keys").is_visible()

@@ -27,7 +27,7 @@ def gpt(n_layer=12):
 
 
 class TreePage:
-    """What a person sees and does there."""
+    """Reads and controls the page."""
 
     def __init__(self, page):
         self.tab = page.tab
@@ -35,12 +35,12 @@ class TreePage:
         self.complaints = page.complaints
 
     def labels(self):
-        """The names in view, with their indent."""
+        """The visible names with their indentation."""
         rows = self.tab.locator("[role=treeitem]").all()
         return ["  " * (int(row.get_attribute("aria-level")) - 1) + row.locator(".label").inner_text() for row in rows]
 
     def active(self):
-        """The name of the row that a screen reader is told of."""
+        """The name of the active row, as a screen reader sees it."""
         row = self.tab.locator(f"#{self.tab.locator('#tree').get_attribute('aria-activedescendant')}")
         assert row.get_attribute("aria-selected") == "true"
         return row.locator(".label").inner_text()
@@ -55,7 +55,7 @@ def show(open_page):
     return lambda shown, stats=None, **options: TreePage(open_page(tree_page(shown, stats), **options))
 
 
-def test_equal_blocks_are_one_and_can_be_each(show):
+def test_equal_blocks_are_folded_and_can_be_unfolded(show):
     page = show(gpt())
     assert page.labels() == [
         "wte.weight", "h.0 … h.11", "  ln_1.weight", "  attn", "    c_attn.weight", "    bias", "  mlp.c_fc.weight",
@@ -89,7 +89,7 @@ def test_folding_by_mouse(show):
     assert len(page.labels()) == 9
 
 
-def test_the_keyboard_alone(show):
+def test_the_keyboard(show):
     page = show(gpt())
     assert page.active() == "wte.weight"
     page.press("ArrowDown", "ArrowRight")
@@ -200,7 +200,7 @@ def test_hostile_names_are_text(show, name):
     assert page.tab.locator("img").count() == 0
 
 
-def test_the_policy_holds_for_what_is_injected(show):
+def test_the_policy_blocks_injected_scripts(show):
     page = show(gpt())
     ran = page.tab.evaluate(
         "() => { const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s);"
@@ -229,7 +229,7 @@ def test_an_empty_checkpoint(show):
     assert page.labels() == []
 
 
-def test_on_a_phone_rows_have_room_for_a_finger_and_no_key_is_named(open_page, phone):
+def test_on_a_phone_rows_are_large_and_keys_are_hidden(open_page, phone):
     tab = open_page(tree_page(gpt()), **phone).tab
     first, second = (tab.locator("[role=treeitem]").nth(i).bounding_box() for i in range(2))
     assert first["height"] == second["y"] - first["y"] == 40

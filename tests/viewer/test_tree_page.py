@@ -1,4 +1,4 @@
-"""The page as text: what is in it, and that it is written whole or not at all."""
+"""The content of the page, and writing it atomically."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def test_the_tree_is_in_the_page():
     }  # fmt: skip
 
 
-def test_statistics_are_in_the_page_if_they_were_taken():
+def test_the_page_has_statistics_if_given():
     stats = {"a": TensorStats(-1.0, 2.0, 0.5, 1.0, 3, 0)}
     held = data(tree_page(tree("a", "b"), stats))
     assert held["hasStats"]
@@ -56,13 +56,13 @@ def test_a_hostile_source_is_escaped_in_the_title():
     assert "<title>&lt;/title&gt;&lt;script&gt;x · rushlight</title>" in page
 
 
-def test_nothing_is_fetched():
+def test_the_page_makes_no_requests():
     page = tree_page(tree("a"))
     assert "default-src 'none'" in page
     assert not re.search(r"https?://|url\(|@import|\bsrc=|\bhref=|unsafe", page)
 
 
-def test_the_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_the_page_is_written_atomically(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left")
 
@@ -76,12 +76,12 @@ def test_the_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_page_is_as_open_to_others_as_any_new_file(tmp_path):
+def test_the_page_has_the_mode_of_a_new_file(tmp_path):
     (tmp_path / "any").touch()
     write_page(tmp_path / "page.html", tree_page(tree("a")))
     assert (tmp_path / "page.html").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_page(tmp_path / "none" / "page.html", tree_page(tree("a")))

@@ -1,4 +1,4 @@
-"""The page of a verification, as a person has it before them."""
+"""The page of a verification in headless Chromium."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def page(activation=None, **options):
     return render_page("verify", "verified", report.to_json())
 
 
-def test_a_port_that_diverges(open_page):
+def test_a_divergent_port(open_page):
     tab = open_page(page("relu")).tab
     assert tab.locator("h1").inner_text() == "<b>model</b>"
     verdict = tab.locator("#verdict")
@@ -30,15 +30,15 @@ def test_a_port_that_diverges(open_page):
     assert tab.locator("#modules tr").count() == 25
     assert tab.locator("tr.diverges .path").all_inner_texts() == ["h.1.mlp.act"]
     assert tab.locator("tr.diverges .cause").inner_text() == "it computes relu where the recording has gelu_tanh"
-    # A dot a module and kind, the one that diverges in its own colour, and a line that leads to it.
+    # A dot per module and kind; the divergent one has its own colour and a line.
     assert tab.locator(".plot circle.run").count() == 25
     assert tab.locator(".plot circle.bad").count() == 1
     assert tab.locator(".plot text.bad").text_content() == "h.1.mlp.act"
-    bad, good = (tab.locator(f".plot circle.{kind}").first.bounding_box() for kind in ("bad", "alone"))
+    bad, good = (tab.locator(f".plot circle.{kind}").first.bounding_box() for kind in ("bad", "forced"))
     assert bad["y"] < good["y"], "larger errors stand higher"
 
 
-def test_a_right_port(open_page):
+def test_an_equal_port(open_page):
     tab = open_page(page()).tab
     assert tab.locator("#verdict").inner_text() == "Equal to the recording"
     assert tab.locator("tr.equal").count() == 25
@@ -46,7 +46,7 @@ def test_a_right_port(open_page):
     assert tab.locator(".plot .bad").count() == 0
 
 
-def test_rounded_weights_have_no_limit_of_the_run(open_page):
+def test_quantised_weights_have_no_free_running_tolerance(open_page):
     tab = open_page(page(device="cpu", dtype="int8"), color_scheme="dark").tab
     assert tab.locator("#verdict").inner_text() == "Equal to the recording"
     assert tab.locator(".plot line.limit").count() == 1
@@ -59,7 +59,7 @@ def test_a_narrow_window(open_page):
     assert opened.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_on_a_phone_the_chart_fades_where_there_is_more(open_page, phone):
+def test_on_a_phone_the_chart_fades_on_hidden_sides(open_page, phone):
     tab = open_page(page(), **phone).tab
     from playwright.sync_api import expect
 
@@ -73,7 +73,7 @@ def test_on_a_phone_the_chart_fades_where_there_is_more(open_page, phone):
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_it_says_what_computed_and_no_path(open_page):
+def test_the_page_names_the_device_and_no_path(open_page):
     html = page(device="reference")
     assert str(FIXTURES) not in html
     assert open_page(html).tab.locator("#facts dd").first.inner_text() == "reference, f32"

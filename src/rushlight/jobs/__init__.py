@@ -1,4 +1,4 @@
-"""Batch jobs: a file of requests in, a file of results out, and what is finished is never done again."""
+"""Batch jobs: generate a file of results from a file of requests, and resume where an earlier run ended."""
 
 from rushlight.jobs.job import Job, Summary
 from rushlight.jobs.lines import Line, read_lines

@@ -1,16 +1,16 @@
-"""The digests of many results by the index of their lines."""
+"""A compact map from line indices to the digests of their results."""
 
 from __future__ import annotations
 
 from array import array
 
 _PAGE = 64
-"""Numbers that are kept together: many, so that a long job takes little more than 8 bytes a line, and few, so that
-results whose indices lie far apart take little more than their lines in the file."""
+"""Numbers per page: many enough that a long job takes little more than 8 bytes per line, few enough that results with
+distant indices take little more memory than their lines in the file."""
 
 
 class Digests:
-    """Numbers above 0 and below 2⁶⁴ by index, in memory that follows how many there are, not how high the indices."""
+    """Numbers from 1 to 2⁶⁴ - 1 by index. Memory grows with their count, not with the indices."""
 
     def __init__(self) -> None:
         self._pages: dict[int, array[int]] = {}
@@ -20,12 +20,12 @@ class Digests:
         return self._n
 
     def get(self, index: int) -> int:
-        """The number of an index; 0 if it has none."""
+        """The number of an index; 0 if there is none."""
         page = self._pages.get(index // _PAGE)
         return page[index % _PAGE] if page else 0
 
     def set(self, index: int, number: int) -> None:
-        """Gives an index its number."""
+        """Sets the number of an index."""
         page = self._pages.setdefault(index // _PAGE, array("Q"))
         if not page:
             page.frombytes(bytes(8 * _PAGE))

@@ -1,4 +1,4 @@
-"""What decides the text of a line besides the line: the model's files, how it computes, and the job's settings."""
+"""The identity of a job: the digests of everything besides the line that determines a result."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ _MOST_THREADS = 16
 def job_identity(
     model: Model, requests: RequestLines, *, echo: bool, port: str | os.PathLike[str] | None = None
 ) -> dict[str, str]:
-    """What the results of one job have in common, by name: words, and digests of what is longer.
+    """What all results of a job have in common, by name: short values as they are, long ones as digests.
 
-    Weights count by every byte of their files, neither by name, place nor time: a copy of a folder is the same model,
-    and weights of the same shape are another.
+    The weights are identified by every byte of their files, not by name, path or time: a copy of a folder is the same
+    model.
 
     Args:
-        model: generates.
-        requests: how lines are read.
-        echo: results hold their prompts.
+        model: the model.
+        requests: parses the lines.
+        echo: whether results include their prompts.
         port: the user's model file.
 
     Raises:
-        CheckpointError, SourceError: a file of the weights cannot be read any more.
-        OSError: another file cannot be.
+        CheckpointError, SourceError: a file of the weights can no longer be read.
+        OSError: another file cannot be read.
     """
-    beside = [] if model.folder is None else [model.folder]
+    folders = [] if model.folder is None else [model.folder]
     return {
         "settings": requests.settings_digest(echo),
-        "device": model.device.partition(":")[0],  # one of several GPUs is as good as another
+        "device": model.device.partition(":")[0],  # which of several GPUs does not matter
         "dtype": model.dtype,
         "arithmetic": model.arithmetic,
         "weights": _weights_digest(model.files),
-        "config": _files_digest(folder / name for folder in beside for name in CONFIG_FILES),
-        "tokenizer": _files_digest(folder / name for folder in beside for name in TOKENIZER_FILES),
+        "config": _files_digest(folder / name for folder in folders for name in CONFIG_FILES),
+        "tokenizer": _files_digest(folder / name for folder in folders for name in TOKENIZER_FILES),
         **({} if port is None else {"port": blake2b(Path(port).read_bytes(), digest_size=8).hexdigest()}),
     }
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The names under which two jobs differ."""
+    """The names whose values differ between two identities."""
     return [name for name in dict.fromkeys(chain(now, before)) if before.get(name) != now.get(name)]
 
 
 def _files_digest(paths: Iterable[Path]) -> str:
-    """16 hex digits of the names and contents of those files that exist."""
+    """The digest, 16 hex digits, of the names and contents of the existing files."""
     digest = blake2b(digest_size=8)
     for path in paths:
         if path.is_file():
@@ -73,7 +73,7 @@ def _files_digest(paths: Iterable[Path]) -> str:
 
 
 def _weights_digest(paths: Iterable[Path]) -> str:
-    """16 hex digits of the contents of large files: of the digests of their pieces, which threads share."""
+    """The digest, 16 hex digits, of the contents of large files, computed in parallel from digests of their pieces."""
     digest = blake2b(digest_size=8)
     pool = ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS))
     try:

@@ -1,4 +1,4 @@
-"""A batch job: the requests that have no result yet, run together, each result written as it comes."""
+"""Runs a batch job: generates the missing results of a file of requests in batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_MESSAGE_CHARS = 2000
 
 
 class Results(Protocol):
-    """Where results go: a `ResultsFile`, or what only passes them on."""
+    """The destination of results: a `ResultsFile`, or stdout."""
 
     last_index: int
     in_order: bool
@@ -41,15 +41,15 @@ class Results(Protocol):
 
 @dataclass(slots=True)
 class Summary:
-    """What a run of a job has done so far.
+    """The progress of a run of a job.
 
     Attributes:
-        n_done: lines that now have a text.
-        n_failed: lines that now have an error.
-        n_skipped: lines whose result was there before.
-        n_bytes: of the input: the lines that have a result, blank lines not counted.
-        prompt_tokens, generated_tokens: of the lines done now.
-        elapsed_s: seconds.
+        n_done: lines with an output from this run.
+        n_failed: lines with an error from this run.
+        n_skipped: lines with a result from an earlier run.
+        n_bytes: bytes of the input lines that have a result, without blank lines.
+        prompt_tokens, generated_tokens: tokens of this run.
+        elapsed_s: duration in seconds.
     """
 
     n_done: int = 0
@@ -62,20 +62,20 @@ class Summary:
 
     @property
     def tok_s(self) -> float:
-        """New tokens a second, of all the texts together."""
+        """Generated tokens per second, over all sequences."""
         return self.generated_tokens / self.elapsed_s if self.elapsed_s else 0.0
 
 
 class Job:
-    """The lines of an input, and the results that they have or are to have.
+    """A batch job over the lines of an input.
 
     Args:
-        model: generates.
-        requests: how lines are read.
-        results: where results go, and which are there.
-        max_active: sequences at once.
-        ordered: keep the order of the input: a result waits for those before it.
-        echo: results hold their prompts.
+        model: the model.
+        requests: parses the lines.
+        results: the destination, with the existing results.
+        max_active: maximum batch size.
+        ordered: whether to write results in the order of the input.
+        echo: whether results include their prompts.
         port: the user's model file, if the model was loaded with one.
     """
 
@@ -92,7 +92,7 @@ class Job:
     ) -> None:
         self.summary = Summary()
         self.identity = job_identity(model, requests, echo=echo, port=port)
-        """What the results have in common, by name: every result holds it under "job"."""
+        """What all results have in common, by name; "job" of every result."""
         self._model = model
         self._requests = requests
         self._results = results
@@ -101,32 +101,32 @@ class Job:
         self._echo = echo
         self._key = blake2b(json.dumps(self.identity, sort_keys=True).encode()).digest()
         self._pending: dict[int, ResultLine | None] = {}
-        """With `ordered`: lines read and not written, in order, each with its result where it has come."""
+        """With `ordered`: the lines that are read but not written, in order, with their results if finished."""
 
     def check(self, lines: Iterable[Line]) -> None:
-        """Compares the results that are there with the whole input, so that what does not fit is told before any work.
+        """Compares the existing results with the entire input before any work.
 
         Raises:
-            JobError: the results are of another job; a result is of another request, or of a line that the input does
-                not have; or the results are not in order, or have a gap, and the job is `ordered`.
+            JobError: the results belong to another job; a result belongs to another request, or to a line that is not
+                in the input; or the job is `ordered`, and the results are not in order or have a gap.
         """
         self._check_identity()
         n_finished = sum(self._is_finished(line) for line in lines)
         if n_finished < len(self._results):
             raise JobError(
-                f"there are {len(self._results):,} results, and the input has only {n_finished:,} of their lines",
+                f"found {len(self._results):,} results, but the input has only {n_finished:,} of their lines",
                 remedy=REMEDY,
             )
 
     def run(self, lines: Iterable[Line], progress: Callable[[Summary], object] | None = None) -> Summary:
-        """Runs the lines that have no result. A line that fails has its error for a result, and the others go on.
+        """Generates the missing results. A line that fails gets its error as the result, and the others continue.
 
         Args:
-            lines: read as there is room for them.
+            lines: the input, read as the batch has room.
             progress: called after each result.
 
         Raises:
-            JobError: as `check`, where that was not asked.
+            JobError: as `check`, if it was not called.
         """
         self._check_identity()
         start, summary = perf_counter(), self.summary
@@ -174,21 +174,21 @@ class Job:
             )
 
     def _is_finished(self, line: Line) -> bool:
-        there = self._results.digest(line.index)
-        if self._ordered and (not self._results.in_order or (there is None and line.index < self._results.last_index)):
+        digest = self._results.digest(line.index)
+        if self._ordered and (not self._results.in_order or (digest is None and line.index < self._results.last_index)):
             raise JobError(
-                "the results that are there are not in order, or have a gap",
-                remedy="run it without --ordered, or begin again with --force",
+                "the existing results are not in order, or have a gap",
+                remedy="run without --ordered, or start over with --force",
             )
-        if there is not None and there != self._digest(line):
+        if digest is not None and digest != self._digest(line):
             raise JobError(
-                f"line {line.index + 1} of the input is not the request that its result answers: it has changed",
+                f"line {line.index + 1} of the input has changed since its result was written",
                 remedy=REMEDY,
             )
-        return there is not None
+        return digest is not None
 
     def _digest(self, line: Line) -> str:
-        """16 hex digits that tell this request from others: of its line and of what the job has in common."""
+        """The digest of a request, 16 hex digits: of its line and of the identity of the job."""
         return blake2b(line.raw, digest_size=8, key=self._key).hexdigest()
 
     def _result(self, line: Line, name: Any, request: Request, generations: Sequence[Generation]) -> ResultLine:
@@ -214,7 +214,7 @@ class Job:
     def _failure(self, line: Line, name: Any, error: RushlightError) -> ResultLine:
         self.summary.n_failed += 1
         message = str(error)
-        if len(message) > MAX_MESSAGE_CHARS:  # it quotes the line
+        if len(message) > MAX_MESSAGE_CHARS:  # it may quote the line
             message = f"{message[:MAX_MESSAGE_CHARS]}... ({len(message):,} characters)"
         return ResultLine.of(
             {**_head(line, name), "error": {"type": error.code, "message": message}, **self._tail(line)}

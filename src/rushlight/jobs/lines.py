@@ -1,4 +1,4 @@
-"""The lines of a file of any length, each of bounded length."""
+"""Reads the lines of a file of any length, with a limit on the length of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 MAX_LINE_BYTES = 8 << 20
-"""Twice the longest prompt: what JSON adds to most texts fits in too."""
+"""Twice the longest prompt, so that its escapes in JSON usually fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,9 @@ class Line:
     """A line of the input.
 
     Attributes:
-        index: its place in the file, from 0; blank lines have one too.
-        raw: its bytes without the line end; of a longer line than MAX_LINE_BYTES, only the beginning.
-        n_bytes: how much of the file it takes.
+        index: its position in the file, from 0, with blank lines counted.
+        raw: its bytes without the line end; a line longer than MAX_LINE_BYTES is truncated.
+        n_bytes: its length in the file.
     """
 
     index: int
@@ -29,15 +29,15 @@ class Line:
     n_bytes: int
 
     @property
-    def is_whole(self) -> bool:
-        """Whether `raw` is all of it."""
+    def is_complete(self) -> bool:
+        """Whether `raw` is the entire line."""
         return len(self.raw) <= MAX_LINE_BYTES
 
 
 def read_lines(file: BinaryIO) -> Iterator[Line]:
-    r"""Every line that is not blank, as it is read. Lines end with \n or \r\n; the last may have no end.
+    r"""Yields the lines that are not blank. Lines end with \n or \r\n; the last line may have no end.
 
-    A byte order mark at the beginning, as some editors on Windows write it, is no part of the first line.
+    A byte order mark at the start, as some editors on Windows write it, is skipped.
     """
     index = 0
     while raw := file.readline(MAX_LINE_BYTES + 2):

@@ -1,15 +1,15 @@
-"""From a line of the input to a request: a JSON object, or a prompt as plain text."""
+"""Parses a line of the input: a JSON object, or a prompt as plain text."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, cast
 
 from rushlight.errors import RequestError, printable_name
 from rushlight.files.strict_json import parse_json_object
-from rushlight.generation import SamplingParams
+from rushlight.generation.sampling.params import SETTINGS
 from rushlight.generation.sampling.philox import seed_of_line
 from rushlight.jobs.lines import MAX_LINE_BYTES
 from rushlight.runtime.request import Request
@@ -20,23 +20,22 @@ if TYPE_CHECKING:
     from rushlight.generation import SamplingSettings
     from rushlight.jobs.lines import Line
 
-SETTINGS = tuple(field.name for field in fields(SamplingParams))
 FIELDS = ("prompt", "id", "stop", *SETTINGS)
 MAX_ID_DEPTH = 64
-"""Of an id, which is written again with the result, and read again when the job is resumed."""
-INTEGERS = ("prompt", "max_tokens", "top_k", "seed", "stop_ids", "n", "logprobs", "prompt_logprobs")
-"""The fields whose numbers are whole; JSON has 2.0 for 2 where a program computed it."""
+"""Nesting of an id, which must be readable again when the job is resumed."""
+INTEGERS = ("prompt", *(name for name, each in SETTINGS.items() if each.range.type is int))
+"""The fields whose numbers are integers; some programs write 2.0 for 2."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLines:
-    """How the lines of a job are read.
+    """Parses the lines of a job.
 
     Attributes:
-        settings: what holds for lines that do not say otherwise.
+        settings: sampling settings of lines that do not set their own.
         stop: the same for stop strings.
-        seed: of the job; a line that has none of its own draws by this and its index, in every run.
-        plain_text: a line is a prompt, not a JSON object.
+        seed: of the job; with the index of a line, it determines the seed of a line without one.
+        plain_text: whether a line is a prompt rather than a JSON object.
     """
 
     settings: SamplingSettings
@@ -45,16 +44,14 @@ class RequestLines:
     plain_text: bool = False
 
     def parse(self, line: Line) -> tuple[Request, Any]:
-        """The request of a line, and the id that it gives itself: any JSON value, None without one.
+        """The request of a line, and its id: any JSON value, or None.
 
-        A field that is null is not given.
-
-        What the model checks, such as the range of a setting, is left to it.
+        A field that is null counts as not given. The model validates the values of settings.
 
         Raises:
-            RequestError: the line is too long, no JSON object, or has unknown fields or no prompt.
+            RequestError: the line is too long, not a JSON object, has unknown fields, or lacks a prompt.
         """
-        if not line.is_whole:
+        if not line.is_complete:
             raise RequestError("the line is too long", expected=f"at most {MAX_LINE_BYTES:,} bytes", found=line.n_bytes)
         if self.plain_text:
             return Request(_text(line.raw), self.stop, self._settings(line, {})), None
@@ -65,10 +62,12 @@ class RequestLines:
         members = {name: _whole(value) if name in INTEGERS else value for name, value in members.items()}
         members = {name: value for name, value in members.items() if value is not None}
         if not isinstance(members.get("prompt"), str | list):
-            raise RequestError('"prompt" is missing' if "prompt" not in members else '"prompt" is neither text nor ids')
+            raise RequestError(
+                '"prompt" is missing' if "prompt" not in members else '"prompt" must be a string or a list of token ids'
+            )
         stop = members.get("stop", self.stop)
         if not isinstance(stop, str) and not all(isinstance(each, str) for each in _list(stop)):
-            raise RequestError('"stop" is neither a text nor a list of texts')
+            raise RequestError('"stop" must be a string or a list of strings')
         settings = {name: value for name, value in members.items() if name in SETTINGS}
         name = members.get("id")
         if _is_deeper(name, MAX_ID_DEPTH):
@@ -76,7 +75,7 @@ class RequestLines:
         return Request(members["prompt"], stop, self._settings(line, settings)), name
 
     def settings_digest(self, *rest: object) -> str:
-        """16 hex digits of these settings, and of what else a job is set to."""
+        """The digest, 16 hex digits, of these settings and the other settings of a job."""
         rules = [dict(self.settings), list(self.stop), self.seed, self.plain_text, *rest]
         return blake2b(json.dumps(rules).encode(), digest_size=8).hexdigest()
 
@@ -97,7 +96,7 @@ def _text(raw: bytes) -> str:
 
 
 def _is_deeper(value: object, most: int) -> bool:
-    """Whether lists and objects are nested more than `most` levels deep."""
+    """Whether lists and objects are nested deeper than `most` levels."""
     level = [value]
     for _ in range(most + 1):
         parts = [part for part in level if isinstance(part, list | dict)]
@@ -112,7 +111,7 @@ def _list(value: object) -> Sequence[object]:
 
 
 def _whole(value: Any) -> Any:
-    """A number without a fraction as an integer; of a list, each."""
+    """Converts a float without a fraction to an integer, also in a list."""
 
     def whole(one: Any) -> Any:
         return int(one) if type(one) is float and one.is_integer() else one
@@ -121,8 +120,8 @@ def _whole(value: Any) -> Any:
 
 
 def _token_id(key: int | str) -> int:
-    """A token id, which as a JSON key is text."""
+    """A token id from a JSON key."""
     try:
         return int(key)
     except ValueError:
-        raise RequestError("a key of logit_bias is not a token id", found=printable_name(str(key))) from None
+        raise RequestError("logit_bias keys must be token ids", found=printable_name(str(key))) from None

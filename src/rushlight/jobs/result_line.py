@@ -1,4 +1,4 @@
-"""A line of the results, written so that it can always be read again."""
+"""A line of the results file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-REMEDY = "name another file with -o, or begin again with --force"
-"""What to do about a results file that a job cannot resume."""
+REMEDY = "choose another file with -o, or start over with --force"
+"""The next step for a results file that a job cannot resume."""
 
 MAX_RESULT_BYTES = 8 * MAX_LINE_BYTES
 """Room for the longest prompt with every character escaped."""
@@ -27,11 +27,11 @@ class ResultLine:
     """The result of a request.
 
     Attributes:
-        index: the place of its line in the input.
-        request: 16 hex digits: the digest of the request that it answers.
-        job: what the results of its job have in common, by name; empty where an earlier version wrote it.
+        index: the index of its line in the input.
+        request: the digest of its request, 16 hex digits.
+        job: the identity of its job; empty if an earlier version wrote it.
         is_error: whether it is an error.
-        raw: the line, with its end.
+        raw: the line with its line end.
     """
 
     index: int
@@ -42,10 +42,10 @@ class ResultLine:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Self:
-        """The line of a record, which begins with "index".
+        """The line of a record, whose first key is "index".
 
         Raises:
-            RequestError: it would be longer than MAX_RESULT_BYTES.
+            RequestError: the line is longer than MAX_RESULT_BYTES.
         """
         raw = json.dumps(record, ensure_ascii=False).encode() + b"\n"
         if len(raw) > MAX_RESULT_BYTES:
@@ -53,13 +53,13 @@ class ResultLine:
                 "the result is too long",
                 expected=f"at most {MAX_RESULT_BYTES:,} bytes",
                 found=f"{len(raw):,}",
-                remedy="ask for fewer samples, tokens or log-probabilities",
+                remedy="request fewer samples, tokens or log-probabilities",
             )
         return cls(record["index"], record["request"], record.get("job", {}), "error" in record, raw)
 
     @classmethod
     def parse(cls, raw: bytes) -> Self | None:
-        """The result that a line holds; None if it does not hold one."""
+        """Parses a line; None if it is not a result."""
         try:
             record = parse_json_object(raw, file="result", error=JobError)
         except JobError:

@@ -1,4 +1,4 @@
-"""The file of results: appended line by line, and understood again after whatever ended the job before."""
+"""The results file of a job: append-only, and recoverable after a crash."""
 
 from __future__ import annotations
 
@@ -16,45 +16,44 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Self
 
 SYNC_S = 5.0
-"""A result is in the system's hands at once, and on the disk at the latest so many seconds and one result later."""
+"""Every result is written immediately; it is synced to disk with the first result after this many seconds."""
 
-_BEGINNING = b'{"index": '
-"""Of every result: what a cut line is told by."""
+_PREFIX = b'{"index": '
+"""Every result starts with it, so a truncated line can be recognised."""
 
 
 class ResultsFile:
-    """Results as lines of JSON, in a file that a later run goes on with.
+    """A file of results as lines of JSON, which a later run can resume.
 
-    Each line is one write, so that a killed process leaves at most the beginning of one. The next result, or the end of
-    a job that adds none, takes its place; a job that is refused leaves the file as it was. Memory: some 10 bytes for
-    each result.
+    Each line is a single write, so a killed process leaves at most one truncated line. The next result replaces it, or
+    the end of a job without new results removes it; a refused job leaves the file unchanged. Memory: about 10 bytes
+    per result.
 
     Args:
-        path: the file; made if there is none.
-        force: begin again, whatever the file holds; it keeps that until there is the first result, or the end of a job
-            that has none.
+        path: the file, created if missing.
+        force: start over; the old content is kept until the first result, or the end of a job without results.
 
     Raises:
-        JobError: it is no regular file, not of a batch job, or damaged elsewhere than at its end; or another process
-            writes to it.
+        JobError: not a regular file, not a results file, or damaged before its last line; or another process is
+            writing to it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         self.path = Path(path)
         self.n_failed = 0
-        """Results that are errors."""
+        """Number of results that are errors."""
         self.last_index = -1
-        """The highest index among the results."""
+        """The highest index of a result."""
         self.in_order = True
-        """Whether the results stand in the order of the input."""
+        """Whether the results are in the order of the input."""
         self.job: Mapping[str, str] | None = None
-        """What the results have in common, by name; None as long as there is no result."""
+        """The identity of the job of the results; None without results."""
         self._digests = Digests()
         self._end: int | None = None
-        """Where the next result goes, if what the file holds from there on is given up."""
+        """Where to truncate the file before the next result, if its end is to be discarded."""
         self._is_new = not self.path.exists()
         if self.path.exists() and not self.path.is_file():
-            raise JobError("results go to a regular file", file=self.path, remedy="- is standard output")
+            raise JobError("not a regular file", file=self.path, remedy="use - for standard output")
         self._file: BinaryIO = self.path.open("a+b", buffering=0)
         try:
             self._lock()
@@ -72,45 +71,45 @@ class ResultsFile:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is None:
-            self._clear()
+            self._truncate()
         self.close()
         if kind is not None and self._is_new and not len(self):
-            self.path.unlink(missing_ok=True)  # nothing came of it, not even an empty job
+            self.path.unlink(missing_ok=True)  # a failed job without results leaves no new file
 
     def __len__(self) -> int:
         return len(self._digests)
 
     def digest(self, index: int) -> str | None:
-        """The digest of the request whose result is there; None if there is none."""
+        """The digest of the request of a result; None if there is no result."""
         number = self._digests.get(index)
         return f"{number:016x}" if number else None
 
     def append(self, result: ResultLine) -> None:
-        """Adds the result of a request."""
-        self._clear()
-        self._note(result)
+        """Appends a result."""
+        self._truncate()
+        self._add(result)
         data = memoryview(result.raw)
         try:
             while data:
                 data = data[self._file.write(data) :]
-        except OSError as error:  # a full disk knows no names
+        except OSError as error:  # the error of a write has no file name
             raise OSError(error.errno, error.strerror, os.fspath(self.path)) from None
         if time.monotonic() - self._synced_s > SYNC_S:
             self._sync()
 
     def close(self) -> None:
-        """Waits until everything is on the disk."""
+        """Syncs the file to disk and closes it."""
         if not self._file.closed:
             self._sync()
             self._file.close()
 
-    def _clear(self) -> None:
-        """Takes out what is given up."""
+    def _truncate(self) -> None:
+        """Removes the end of the file that is to be discarded."""
         if self._end is not None:
             self._file.truncate(self._end)
             self._end = None
 
-    def _note(self, result: ResultLine) -> None:
+    def _add(self, result: ResultLine) -> None:
         if self.job is None:
             self.job = result.job
         self._digests.set(result.index, int(result.request, 16))
@@ -129,15 +128,15 @@ class ResultsFile:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise JobError(
-                "another process writes to it", file=self.path, remedy="wait for it, or name another file"
+                "another process is writing to it", file=self.path, remedy="wait for it, or choose another file"
             ) from None
 
     def _recover(self) -> None:
-        """Reads the results that are there; a last line that was not written to its end is given up."""
+        """Reads the existing results; a truncated last line is to be discarded."""
         end = 0
         for number, raw in enumerate(self._lines(), 1):
-            is_cut = not raw.endswith(b"\n") and len(raw) < MAX_RESULT_BYTES
-            if is_cut and raw[: len(_BEGINNING)] == _BEGINNING[: len(raw)]:
+            is_truncated = not raw.endswith(b"\n") and len(raw) < MAX_RESULT_BYTES
+            if is_truncated and raw[: len(_PREFIX)] == _PREFIX[: len(raw)]:
                 self._end = end
                 return
             result = ResultLine.parse(raw)
@@ -148,8 +147,10 @@ class ResultsFile:
                     remedy=REMEDY,
                 )
             if self.job not in (None, result.job):
-                raise JobError(f"line {number} is of another job than those before it", file=self.path, remedy=REMEDY)
-            self._note(result)
+                raise JobError(
+                    f"line {number} belongs to another job than the lines before it", file=self.path, remedy=REMEDY
+                )
+            self._add(result)
             end += len(raw)
 
     def _lines(self) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Web pages of what rushlight finds out, each one self-contained file."""
+"""Renders results as self-contained web pages."""
 
 from rushlight.viewer.page import render_page, write_page
 from rushlight.viewer.tree import tree_page

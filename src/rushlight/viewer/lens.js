@@ -1,13 +1,13 @@
-// Draws the logit lens in #data: a grid whose cells are chosen with the mouse or the arrow keys.
+// Draws the logit lens in #data: a grid whose cells are selected with the mouse or the arrow keys.
 const percent = (p) => `${(100 * p).toFixed(p < 0.1 ? 1 : 0)}%`;
 const cells = []; // [block][position]
-let chosen = [data.blocks.length - 1, data.tokens.length - 1];
+let selected = [data.blocks.length - 1, data.tokens.length - 1];
 
-function choose(block, position) {
-  const [oldBlock, oldPosition] = chosen;
+function select(block, position) {
+  const [oldBlock, oldPosition] = selected;
   cells[oldBlock][oldPosition].setAttribute("aria-selected", "false");
   cells[oldBlock][oldPosition].tabIndex = -1;
-  chosen = [block, position];
+  selected = [block, position];
   const cell = cells[block][position];
   cell.setAttribute("aria-selected", "true");
   cell.tabIndex = 0;
@@ -35,13 +35,13 @@ function draw() {
     row.append(element("th", "", path));
     cells.push(
       top.map(([best], position) => {
-        const settled = block < data.blocks.length - 1 && best.id === last.top[position][0].id;
-        const cell = element("td", settled ? "settled" : "", best.text);
+        const agrees = block < data.blocks.length - 1 && best.id === last.top[position][0].id;
+        const cell = element("td", agrees ? "agrees" : "", best.text);
         cell.style.setProperty("--p", best.p);
         cell.tabIndex = -1;
         cell.setAttribute("role", "gridcell");
         cell.setAttribute("aria-label", `${path}, after ${data.tokens[position].text}: ${best.text}, ${percent(best.p)}`);
-        cell.addEventListener("focus", () => choose(block, position));
+        cell.addEventListener("focus", () => select(block, position));
         row.append(cell);
         return cell;
       }),
@@ -54,7 +54,7 @@ function draw() {
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 $("lens").addEventListener("keydown", (event) => {
   const step = STEPS[event.key];
-  const cell = step && cells[chosen[0] + step[0]]?.[chosen[1] + step[1]];
+  const cell = step && cells[selected[0] + step[0]]?.[selected[1] + step[1]];
   if (!cell) return;
   event.preventDefault();
   cell.focus();
@@ -63,5 +63,5 @@ $("lens").addEventListener("keydown", (event) => {
 
 draw();
 showMore($("scroller"));
-choose(...chosen);
-cells[chosen[0]][chosen[1]].focus({ preventScroll: false });
+select(...selected);
+cells[selected[0]][selected[1]].focus({ preventScroll: false });

@@ -1,9 +1,8 @@
-"""Self-contained pages: a page's HTML with its style, its script and its data written into it.
+"""Renders self-contained web pages, with the style, script and data inlined.
 
-`frame.html` holds what every page has; `NAME.html`, `NAME.css` and `NAME.js` make the page NAME of it, on top of
-`theme.css` and `theme.js`. A page asks nothing of any network, and its Content-Security-Policy has the browser hold it
-to that: only the style and the script whose hashes it names are run. Names from files reach it as JSON in which no "<"
-is left, and the script shows them as text alone.
+`frame.html` is the frame of every page; `NAME.html`, `NAME.css` and `NAME.js` define the page NAME, on top of
+`theme.css` and `theme.js`. A page makes no network requests: its Content-Security-Policy allows only the style and the
+script with the given hashes. Names from files are embedded as JSON without "<", and the script inserts them as text.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["render_page", "write_page"]
 
-_SLOT = re.compile(r"\{\{(\w+)\}\}")
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
 def render_page(name: str, title: str, data: Any) -> str:
-    """The page `name` as HTML, with its data, which json can write."""
+    """The HTML of the page `name`, with data that is serialisable as JSON."""
     style, script = (_asset(f"theme.{kind}") + _asset(f"{name}.{kind}") for kind in ("css", "js"))
     policy = "; ".join(
         [
@@ -39,7 +38,7 @@ def render_page(name: str, title: str, data: Any) -> str:
             "form-action 'none'",
         ]
     )
-    # In a script element only "</script" and "<!--" mean anything to the parser.
+    # In a script element the parser recognises only "</script" and "<!--".
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "policy": policy,
@@ -49,15 +48,15 @@ def render_page(name: str, title: str, data: Any) -> str:
         "data": text,
         "script": script,
     }
-    # One pass: what stands in a part is never taken for a slot.
-    return _SLOT.sub(lambda slot: parts[slot[1]], _asset("frame.html"))
+    # One pass, so that placeholders inside the parts are not replaced.
+    return _PLACEHOLDER.sub(lambda match: parts[match[1]], _asset("frame.html"))
 
 
 def write_page(path: str | os.PathLike[str], page: str) -> None:
-    """Write a page to `path`, over what is there: whole, or not at all.
+    """Write a page to `path` atomically, replacing an existing file.
 
     Raises:
-        OSError: the folder is not there or not to be written to, or the disk is full; nothing is left behind.
+        OSError: the folder is missing or not writable, or the disk is full; no partial file remains.
     """
     atomic_write(path, page.encode())
 

@@ -1,4 +1,4 @@
-// What every page has: its data, and light or dark. Texts reach a page by textContent or setAttribute, never as HTML.
+// Shared by all pages: the data, and light or dark mode. Text is inserted by textContent or setAttribute, never as HTML.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
@@ -19,7 +19,7 @@ function showFacts(facts) {
   }
 }
 
-// Says on which sides of a scroller there is more than is in view.
+// Marks the sides of a scroller that hide content.
 function showMore(scroller) {
   const update = () => {
     const hidden = scroller.scrollWidth - scroller.clientWidth - scroller.scrollLeft;

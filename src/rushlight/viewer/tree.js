@@ -1,8 +1,8 @@
-// Draws the tree in #data. Every text from the file goes through textContent or setAttribute, never through HTML.
+// Draws the tree in #data. Text from files is inserted by textContent or setAttribute, never as HTML.
 const ROW_PX = matchMedia("(hover: none)").matches ? 40 : 28; // --row in tree.css
 const INDENT_PX = 18;
-const OVERSCAN = 12; // rows beyond the edges, so that a quick scroll shows no gap
-const OPEN_AT_FIRST = 400; // rows; a tree with more starts with its outermost modules
+const OVERSCAN = 12; // rows rendered outside the view, so that fast scrolling shows no gap
+const OPEN_AT_FIRST = 400; // a tree with more rows starts collapsed to its outermost modules
 const STATS = ["min", "max", "mean", "std"];
 const MARKS = { tied: "tied: the same weights as another tensor, counted there", buffer: "buffer: a constant, not counted" };
 
@@ -11,7 +11,7 @@ const MARKS = { tied: "tied: the same weights as another tensor, counted there",
 const count = (n) => n.toLocaleString("en-US");
 const counted = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 
-// Ties go to the even digit, as in the terminal.
+// Rounds half to even, as Python does.
 const TENTHS = { minimumFractionDigits: 1, maximumFractionDigits: 1, roundingMode: "halfEven" };
 const tenths = (n) => n.toLocaleString("en-US", TENTHS);
 
@@ -37,7 +37,7 @@ function figure(value) {
   return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
 }
 
-// The tree: each node learns its parent, its full name, and for tensors what a search looks at
+// The tree: sets the parent, the full name, and the search text of each node
 
 const leaves = [];
 const opened = new Set();
@@ -57,12 +57,12 @@ const opened = new Set();
 
 const hues = new Map(data.dtypes.map(([dtype], i) => [dtype, `var(--hue-${(i % 5) + 1})`]));
 
-// What is visible: `rows` holds one object a line, in order
+// Visible rows: `rows` has one object per line, in order
 
 let rows = [];
 let active = 0;
-let folding = !data.hasStats; // equal blocks are equal in shape, not in values
-let matches = null; // while a search is on: the nodes that match or hold one that does
+let folding = !data.hasStats; // equal blocks have equal shapes, not equal values
+let matches = null; // during a search: the matching nodes and their ancestors
 let closedInSearch = new Set();
 let highlights = [];
 
@@ -92,7 +92,7 @@ function rowsBelow(parent, level, copies, into) {
 
 function refresh(keep = rows[active]?.node) {
   rows = rowsBelow(data, 1, 1, []);
-  // What was selected stays so; if it is out of sight now, what it is in is selected.
+  // Keep the selected row; if it is hidden now, select its nearest visible ancestor.
   for (active = -1; keep && active < 0; keep = keep.parent) active = rows.findIndex((row) => row.node === keep);
   active = Math.max(active, 0);
   $("tree").style.height = `${rows.length * ROW_PX}px`;
@@ -100,7 +100,7 @@ function refresh(keep = rows[active]?.node) {
   draw();
 }
 
-// Drawing: only the rows in view exist as elements
+// Drawing: only rows in view exist as elements
 
 function draw() {
   const first = Math.max(0, Math.floor($("scroller").scrollTop / ROW_PX) - OVERSCAN);
@@ -261,12 +261,12 @@ $("tree").addEventListener("keydown", (event) => {
 
 $("tree").addEventListener("click", (event) => {
   const line = event.target.closest(".row");
-  if (!line || String(getSelection())) return; // a name is being copied
+  if (!line || String(getSelection())) return; // the user is selecting text to copy
   select(Number(line.id.slice("row-".length)));
   toggle(rows[active]);
 });
 
-// Search: every word must be met, by the name or by what the word asks of dtype, shape or mark
+// Search: every word must match the name, or the dtype, shape or mark that it filters by
 
 const FILTERS = {
   dtype: (leaf, value) => leaf.dtype.toLowerCase() === value,

@@ -1,4 +1,4 @@
-"""A module tree as a page: foldable, searchable, with shapes, dtypes, sizes and marks."""
+"""The web page of a module tree: foldable and searchable, with shapes, dtypes, sizes and marks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def tree_page(tree: ModuleTree, stats: Mapping[str, TensorStats] | None = None) -> str:
-    """The page of `tree` as HTML; with the statistics of its tensors by name, if they were taken."""
+    """The HTML page of a tree, with the statistics of its tensors by name if given."""
     return render_page("tree", _name(tree), _data(tree, stats))
 
 
@@ -26,7 +26,7 @@ def _name(tree: ModuleTree) -> str:
 
 
 def _data(tree: ModuleTree, stats: Mapping[str, TensorStats] | None) -> dict[str, Any]:
-    """What tree.js reads. Names are escaped for people, sizes are numbers, shapes are text."""
+    """The data for tree.js: printable names, numeric sizes, and shapes as text."""
     return {
         "source": printable_name(_name(tree)),
         "architecture": tree.architecture,
@@ -42,7 +42,7 @@ def _data(tree: ModuleTree, stats: Mapping[str, TensorStats] | None) -> dict[str
 
 
 def _entries(entries: Sequence[Entry], stats: Mapping[str, TensorStats]) -> dict[str, Any]:
-    """The entries of a module, and the lengths of the runs of equal ones among them."""
+    """The entries of a module, and the lengths of its runs of equal entries."""
     return {
         "entries": [_entry(entry, stats) for entry in entries],
         "runs": [equal.copies for equal in fold(entries)],

@@ -1,12 +1,12 @@
-// Draws the verification in #data: the verdict, each module's error on a logarithmic axis, and the table.
+// Draws the verification in #data: the verdict, the error of each module on a logarithmic axis, and the table.
 const WIDTH = 1080, HEIGHT = 320, LEFT = 48, RIGHT = 12, TOP = 26, BOTTOM = 32;
-const LEAST = -9, MOST = 1; // powers of ten; what is beyond is drawn at the end, and NaN at the top
+const LEAST = -9, MOST = 1; // powers of ten; values beyond are drawn at the ends, NaN at the top
 const wrong = new Set(["diverges", "not called"]);
 
 const name = (module) => module.path || "(model)";
 const number = (value) => (value === 0 ? "0" : value.toExponential(1));
 const runError = (module) => (module.non_finite ? "NaN" : module.relative_error === null ? "–" : number(module.relative_error));
-const aloneError = (module) => (module.teacher_forced_error !== null ? number(module.teacher_forced_error) : wrong.has(module.status) ? "NaN" : "–");
+const forcedError = (module) => (module.teacher_forced_error !== null ? number(module.teacher_forced_error) : wrong.has(module.status) ? "NaN" : "–");
 
 function shape(tag, attributes, text) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -31,7 +31,7 @@ function drawPlot() {
     level(height(10 ** power), "");
     label(`1e${power}`, LEFT - 8, height(10 ** power) + 4, "end");
   }
-  for (const [limit, text] of [[data.tolerance, "tolerance, alone"], [data.free_running_tolerance, "tolerance of the run"]]) {
+  for (const [limit, text] of [[data.tolerance, "tolerance, teacher-forced"], [data.free_running_tolerance, "tolerance, free-running"]]) {
     if (limit === null) continue;
     level(height(limit), "limit");
     label(text, WIDTH - RIGHT, height(limit) - 4, "end");
@@ -49,10 +49,10 @@ function drawPlot() {
     circle.append(shape("title", {}, `${name(module)}: ${text}`));
     svg.append(circle);
   };
-  for (const { module, i } of compared) dot(module, i, module.relative_error, "run", `${runError(module)} as it runs`);
+  for (const { module, i } of compared) dot(module, i, module.relative_error, "run", `${runError(module)} free-running`);
   data.modules.forEach((module, i) => {
     const bad = wrong.has(module.status);
-    if (bad || module.teacher_forced_error !== null) dot(module, i, module.teacher_forced_error, bad ? "bad" : "alone", `${aloneError(module)} alone`);
+    if (bad || module.teacher_forced_error !== null) dot(module, i, module.teacher_forced_error, bad ? "bad" : "forced", `${forcedError(module)} teacher-forced`);
   });
   label(name(data.modules[0]), LEFT, HEIGHT - 8, "start");
   label(name(data.modules.at(-1)), WIDTH - RIGHT, HEIGHT - 8, "end");
@@ -71,7 +71,7 @@ function drawRow(module) {
     layer,
     element("td", "number wide", module.max_abs_error === null ? "–" : number(module.max_abs_error)),
     element("td", "number", runError(module)),
-    element("td", "number", aloneError(module)),
+    element("td", "number", forcedError(module)),
     element("td", "number wide", module.cosine === null ? "–" : module.cosine.toPrecision(6)),
     status,
   );
@@ -93,7 +93,7 @@ if (data.different_weights) facts.push(["weights", data.different_weights.length
 if (data.logits) {
   facts.push(["top-1 agreement", `${(100 * data.logits.top1_agreement).toPrecision(4)} %`]);
   if (data.logits.kl_nats !== null) facts.push(["KL", `${number(data.logits.kl_nats)} nats`]);
-  if (data.logits.greedy_tokens) facts.push(["greedy text", `${data.logits.greedy_tokens_equal} of ${data.logits.greedy_tokens} tokens`]);
+  if (data.logits.greedy_tokens) facts.push(["greedy tokens", `${data.logits.greedy_tokens_equal} of ${data.logits.greedy_tokens} equal`]);
 }
 showFacts(facts);
 drawPlot();

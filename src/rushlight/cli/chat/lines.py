@@ -61,7 +61,7 @@ def _message(line: Line, *, as_json: bool) -> str:
     from rushlight.files.strict_json import parse_json_object
 
     file = f"standard input, line {line.index + 1}"
-    if not line.is_whole:
+    if not line.is_complete:
         raise RequestError("a message is too long", file=file, found=f"{line.n_bytes:,} bytes")
     if not as_json:
         try:

@@ -14,7 +14,7 @@ from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from rushlight.errors import RequestError
-from rushlight.generation.sampling.philox import new_seed, seed_of_text
+from rushlight.generation.sampling.philox import completion_seed, new_seed
 from rushlight.generation.sampling.setting import (
     BOOLEAN,
     Range,
@@ -187,6 +187,7 @@ class SamplingParams:
         token_ids(),
         "Stop at these tokens too, besides the end-of-text token.",
         aliases="eos_token_id stop_token_ids",
+        in_beam_search=True,
     )
     ignore_eos: bool = setting(
         False,
@@ -287,7 +288,7 @@ class SamplingParams:
         """
         seed = new_seed() if self.seed is None else int(self.seed)
         return [
-            replace(self, n=1, seed=seed_of_text(seed, i), prompt_logprobs=self.prompt_logprobs if i == 0 else None)
+            replace(self, n=1, seed=completion_seed(seed, i), prompt_logprobs=self.prompt_logprobs if i == 0 else None)
             for i in range(self.n)
         ]
 

@@ -134,7 +134,7 @@ def token_ids() -> Range:
 
 
 def biases(most: int, bias: Range) -> Range:
-    """A mapping of at most so many token ids to biases."""
+    """A mapping of at most `most` token ids to biases."""
     return Range(
         dict,
         f"at most {most} token ids, each with {bias.expected}",

@@ -40,7 +40,7 @@ __all__ = ["check", "check_checkpoint", "resolve_architecture"]
 def check(
     source: str | os.PathLike[str],
     *,
-    model: str | None = None,
+    architecture: str | None = None,
     port: str | os.PathLike[str] | None = None,
     data: bool = True,
     offline: bool = False,
@@ -50,9 +50,9 @@ def check(
 
     Args:
         source: as `rushlight.inspect` takes it; only the headers of remote files are read.
-        model: the architecture to compare it with, such as "gpt2". By default the one that config.json names, or
+        architecture: the architecture to compare it with, such as "gpt2". By default the one that config.json names, or
             that the tensor names show.
-        port: your own Python file with the model, in place of `model`; it is run.
+        port: your own Python file with the model, in place of `architecture`; it is run.
         data: whether to read the values, to find NaN and Inf and to compare a tied head with its table.
         offline: do not use the network; the hub's cache must hold the files.
         revision: the branch, tag or commit of a hub id.
@@ -60,26 +60,26 @@ def check(
     Raises:
         SourceError, CheckpointError: the source does not lead to a valid checkpoint.
         PortError: the port cannot be used.
-        RequestError: there is no such architecture, or both a model and a port are given.
+        RequestError: there is no such architecture, or both an architecture and a port are given.
     """
-    architecture = resolve_architecture(model, port)
+    expected = resolve_architecture(architecture, port)
     with open_headers(
-        source, offline=offline, revision=revision, allow_missing=partial(tied_heads, architecture=architecture)
+        source, offline=offline, revision=revision, allow_missing=partial(tied_heads, architecture=expected)
     ) as checkpoint:
-        return check_checkpoint(checkpoint, architecture, data=data)
+        return check_checkpoint(checkpoint, expected, data=data)
 
 
-def resolve_architecture(model: str | None, port: str | os.PathLike[str] | None) -> Architecture | None:
+def resolve_architecture(name: str | None, port: str | os.PathLike[str] | None) -> Architecture | None:
     """The architecture that the user names, by its model_type or as a Python file; None if neither is given.
 
     Raises:
         PortError, RequestError: as `check`.
     """
-    if model is not None and port is not None:
-        raise RequestError(f"both an architecture, {model}, and a port are given", remedy="give only one of them")
-    if model is not None and model not in ARCHITECTURES:
-        raise RequestError(f"rushlight has no architecture {model!r}", expected=", ".join(ARCHITECTURES))
-    return ARCHITECTURES[model] if model is not None else load_port(port) if port is not None else None
+    if name is not None and port is not None:
+        raise RequestError(f"both an architecture, {name}, and a port are given", remedy="give only one of them")
+    if name is not None and name not in ARCHITECTURES:
+        raise RequestError(f"rushlight has no architecture {name!r}", expected=", ".join(ARCHITECTURES))
+    return ARCHITECTURES[name] if name is not None else load_port(port) if port is not None else None
 
 
 def is_built_in(architecture: Architecture) -> bool:
