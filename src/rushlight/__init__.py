@@ -4,10 +4,10 @@
 
     model = rushlight.load()                          # or a file, a folder, a hub id
     print(model.generate("Once upon a time"))
-    for piece in model.stream("Once upon a time", temperature=0.8, seed=1):
-        print(piece, end="", flush=True)
+    for text in model.stream("Once upon a time", temperature=0.8, seed=1):
+        print(text, end="", flush=True)
 
-Importing the package loads none of its parts; each comes when it is first used.
+Importing the package imports none of its modules; each is imported on first use.
 """
 
 from __future__ import annotations

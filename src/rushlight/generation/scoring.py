@@ -247,7 +247,7 @@ class Perplexity:
         n_scored: predicted tokens: all but the first of the text, or of each window if windows do not overlap.
         nll_sum: the sum of their negative log-likelihoods, in nats.
         n_bytes: of the text in UTF-8; None if only token ids were given.
-        n_beginning: tokens of the tokenizer's prefix.
+        n_prefix: tokens of the tokenizer's prefix.
         elapsed_s: seconds so far.
     """
 
@@ -258,7 +258,7 @@ class Perplexity:
     n_scored: int = 0
     nll_sum: float = 0.0
     n_bytes: int | None = None
-    n_beginning: int = 0
+    n_prefix: int = 0
     elapsed_s: float = 0.0
     _guide_sum: float = 0.0
     _guide_weight: int = 0
@@ -315,7 +315,7 @@ class Perplexity:
     @property
     def bits_per_byte(self) -> float | None:
         """The nll in bits, times tokens per byte (Gao et al., arXiv:2101.00027, 3.1): comparable across tokenizers."""
-        return self.nll / math.log(2) * (self.n_ids - self.n_beginning) / self.n_bytes if self.n_bytes else None
+        return self.nll / math.log(2) * (self.n_ids - self.n_prefix) / self.n_bytes if self.n_bytes else None
 
     @property
     def tok_s(self) -> float:

@@ -1,1 +1,1 @@
-"""What a user holds: a loaded model, its requests, results and streams."""
+"""Loaded models: generation, streams, scores, traces and the logit lens."""

@@ -388,7 +388,7 @@ class PromptEncoder:
                 yield piece
 
         tokenizer, prefix = self.need_tokenizer("there is text to encode"), self.prefix("there is text to encode")
-        result.n_beginning = len(prefix)
+        result.n_prefix = len(prefix)
         yield from prefix
         yield from self._in_vocabulary(encode_chunks(tokenizer, counted()))
 
