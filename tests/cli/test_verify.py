@@ -199,7 +199,7 @@ def test_other_weights_of_the_same_size_fail(rushlight, small_gpt2):
     assert done.code == 1
     assert "✗ greedy ids (transformers): expected [373, 1043, " in done.out
     # The tokenizer is that of GPT-2.
-    assert "✓ the tokens of a text (lm-evaluation-harness)" in done.out
+    assert "✓ token ids of a text (lm-evaluation-harness)" in done.out
     assert done.out.endswith(
         "✗ 15 of 16 known answers are wrong: the port is wrong, or the weights are not OpenAI's,"
         " such as fine-tuned ones\n"
