@@ -1,4 +1,4 @@
-// Activations: (rows, columns) of float32 in memory.
+// Activations: (rows, columns) of float32.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@ namespace rushlight {
 
 class Device;
 
-// Rows that lie `stride` floats apart, in memory that somebody else owns.
+// A non-owning view of rows that are `stride` floats apart.
 struct View {
   float* data = nullptr;
   int64_t rows = 0;
@@ -18,8 +18,8 @@ struct View {
   float* row(int64_t i) const { return data + i * stride; }
 };
 
-// A view with its memory, which arrays split off one share. Only a Device makes arrays, and every array it computes is
-// whole and contiguous but for the end of its rows, which are padded to whole panels.
+// A view and a share of its memory; the parts of a split array share one buffer. Only a Device makes arrays. An array
+// that it computes is contiguous except for the padding of its rows to whole panels.
 struct Array : View {
   std::shared_ptr<Device> device;
   std::shared_ptr<float> memory;

@@ -43,8 +43,8 @@ void store_kv(const float* k, const float* v, int head_dim, void* key, void* val
   }
 }
 
-// The rows of the cache that are multiplied next, prefetched row by row: the hardware cannot predict where another block
-// lies. Only halves: floats already saturate the memory bandwidth.
+// The rows of the cache that are multiplied next, prefetched row by row: the hardware cannot predict where another
+// block lies. Only halves: floats already saturate the memory bandwidth.
 template <class Element>
 struct Next {
   const Element* rows = nullptr;
@@ -186,8 +186,8 @@ void attention(const AttentionJob& job, int query_begin, int query_end, float* s
                            q + kAttentionQueries * (stride + 2)};
   for (int i = 0; i < n_queries; ++i) {
     const int row = (query_begin + i) / group, head = (query_begin + i) % group;
-    __builtin_memcpy(q + i * stride, job.q + static_cast<size_t>(row) * job.q_stride + static_cast<size_t>(head) * head_dim,
-                     static_cast<size_t>(head_dim) * sizeof(float));
+    const float* from = job.q + static_cast<size_t>(row) * job.q_stride + static_cast<size_t>(head) * head_dim;
+    __builtin_memcpy(q + i * stride, from, static_cast<size_t>(head_dim) * sizeof(float));
     softmax.most[i] = -__builtin_inff();
     softmax.sum[i] = 0;
   }
@@ -215,7 +215,7 @@ void attention(const AttentionJob& job, int query_begin, int query_end, float* s
         ++query;
         continue;
       }
-      if (first_seen(query) >= start + kBlock) break;  // its window begins after the block, as those of all later ones do
+      if (first_seen(query) >= start + kBlock) break;  // its window, and those of later ones, begin after the block
       Visible visible[kTogether];
       int m = 0;
       for (; m < kTogether && query + m < query_end && first_seen(query + m) < start + kBlock; ++m) {
@@ -225,7 +225,8 @@ void attention(const AttentionJob& job, int query_begin, int query_end, float* s
       }
       Next<Element> next_values, next_keys;
       if (first) {
-        next_values = {values + static_cast<size_t>(visible[0].begin) * stride, stride, visible[0].end - visible[0].begin};
+        const int begin = visible[0].begin;
+        next_values = {values + static_cast<size_t>(begin) * stride, stride, visible[0].end - begin};
         if (start + kBlock <= last) next_keys = {block_of(job.keys, block + 1), kBlock, head_dim};
       }
       const int i = query - query_begin;

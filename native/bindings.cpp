@@ -21,6 +21,7 @@
 #include "governor.h"
 #include "isa.h"
 #include "plan.h"
+#include "require.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -51,11 +52,11 @@ std::vector<std::string> names(const std::vector<const Kernels*>& kernels) {
 }
 
 std::shared_ptr<Device> make_device(int n_threads, const std::string& isa, bool exact, bool adapts) {
-  if (n_threads < 1) throw std::invalid_argument("a device needs a thread");
+  require(n_threads >= 1, "threads is ", n_threads, ": expected at least 1");
   for (const Kernels* kernels : available_kernels()) {
     if (kernels->name == isa) return std::make_shared<Device>(n_threads, adapts, *kernels, exact);
   }
-  throw std::invalid_argument("this processor has no " + isa);
+  throw std::invalid_argument("this processor does not support " + isa);
 }
 
 // Values that enter a step from outside, or leave it in the middle, may differ the next time.
@@ -114,8 +115,8 @@ struct Batch {
   Rows rows;
 };
 
-// protocol.py's SamplingRows, with views of the arrays that they hold; nothing is converted, since a converted array would
-// be freed before it is read. The tuples are held: a sequence may make them on access.
+// protocol.py's SamplingRows, with views of the arrays that they hold; nothing is converted, since a converted array
+// would be freed before it is read. The tuples are held: a sequence may make them on access.
 struct SamplingRows {
   explicit SamplingRows(const nb::sequence& rows) {
     for (const nb::handle row : rows) add(tuple_of(row, 7));
@@ -148,7 +149,8 @@ struct SamplingRows {
   // A SamplingRow, or its LogitAdjustments.
   static nb::tuple tuple_of(nb::handle object, size_t size) {
     auto tuple = nb::cast<nb::tuple>(object);
-    if (nb::len(tuple) != size) throw std::invalid_argument("expected a SamplingRow of 7 fields or LogitAdjustments of 3, found a tuple of " + std::to_string(nb::len(tuple)));
+    require(nb::len(tuple) == size, "expected a SamplingRow of 7 fields or LogitAdjustments of 3, found a tuple of ",
+            nb::len(tuple));
     return tuple;
   }
 
@@ -166,7 +168,7 @@ bool satisfies(const Array& array, int flags) {
 }
 
 void check_offset(int64_t offset) {
-  if (offset < 0 || offset > std::numeric_limits<int64_t>::max() / 2) throw std::invalid_argument("not a valid file offset: " + std::to_string(offset));
+  require(offset >= 0 && offset <= std::numeric_limits<int64_t>::max() / 2, "not a valid file offset: ", offset);
 }
 
 // The buffer protocol, by which numpy.asarray(array) is a view.
@@ -210,8 +212,8 @@ PyType_Slot array_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(get_buffe
 
 // Computing with a weight fails where it is written, on every device: see backends/reference.py.
 constexpr const char* kOpaqueWeight =
-    "a weight is opaque: pass it to an operation of self.ops, or read its numbers with self.values(\"weight\"), the name "
-    "being its attribute";
+    "a weight is opaque: pass it to an operation of self.ops, or read its numbers with self.values(\"weight\"), the "
+    "name being its attribute";
 
 // Without an `__array__` that raises, NumPy would make an array of one object.
 template <class Weight>
@@ -248,17 +250,18 @@ NB_MODULE(_native, m) {
     }
   });
 
+  const auto scaled = [](const Array& a, double factor) {
+    return unlocked([&] { return a.device->scale(a, static_cast<float>(factor)); });
+  };
   nb::class_<Array> array(m, "Array", nb::type_slots(array_slots));
-  array.attr("__array_priority__") = 1000.0;  // `numpy.float32(2) * array` calls __rmul__ instead of making a NumPy array
+  array.attr("__array_priority__") = 1000.0;  // so that `numpy.float32(2) * array` calls __rmul__
   array.def_prop_ro("shape", [](const Array& a) { return nb::make_tuple(a.rows, a.columns); })
       .def("__add__", [](const Array& a, const Array& b) { return unlocked([&] { return a.device->add(a, b); }); },
            nb::is_operator())
       .def("__mul__", [](const Array& a, const Array& b) { return unlocked([&] { return a.device->multiply(a, b); }); },
            nb::is_operator())
-      .def("__mul__", [](const Array& a, double b) { return unlocked([&] { return a.device->scale(a, static_cast<float>(b)); }); },
-           nb::is_operator())
-      .def("__rmul__", [](const Array& a, double b) { return unlocked([&] { return a.device->scale(a, static_cast<float>(b)); }); },
-           nb::is_operator());
+      .def("__mul__", scaled, nb::is_operator())
+      .def("__rmul__", scaled, nb::is_operator());
 
   nb::class_<Vector> vector(m, "Vector", nb::is_weak_referenceable());
   vector.def_prop_ro("shape", [](const Vector& v) { return nb::make_tuple(v.n); });
@@ -365,10 +368,8 @@ NB_MODULE(_native, m) {
               bool rows_are_inputs, int64_t first) {
              Source source = {raw.data(), Source::dtype_of(dtype), 0, columns, rows_are_inputs};
              const auto row_bytes = static_cast<size_t>(columns) * Source::item_bytes(source.dtype);
-             if (columns < 1 || columns > std::numeric_limits<int32_t>::max() || raw.size() % row_bytes != 0) {
-               throw std::invalid_argument("expected a whole number of rows of " + std::to_string(columns) + " columns, found " +
-                                           std::to_string(raw.size()) + " bytes");
-             }
+             require(columns > 0 && columns <= std::numeric_limits<int32_t>::max() && raw.size() % row_bytes == 0,
+                     "expected a whole number of rows of ", columns, " columns, found ", raw.size(), " bytes");
              source.rows = static_cast<int64_t>(raw.size() / row_bytes);
              return unlocked([&] { return d.pack(source, first, weight); });
            },
@@ -480,10 +481,8 @@ NB_MODULE(_native, m) {
       .def("split",
            [](Device& d, const Array& x, int64_t n, int64_t groups) {
              const int64_t columns = groups > 0 ? x.columns / groups : 0;
-             if (n < 1 || n > columns || columns % n != 0) {
-               throw std::invalid_argument("the columns cannot be split evenly: " + std::to_string(x.columns) + " into " +
-                                           std::to_string(groups > 1 ? groups * n : n) + " parts");
-             }
+             require(n >= 1 && n <= columns && columns % n == 0, "the columns cannot be split evenly: ", x.columns,
+                     " into ", n, " parts of ", groups, groups == 1 ? " group" : " groups");
              const std::vector<int64_t> sizes(static_cast<size_t>(n), columns / n);
              return unlocked([&] { return d.split(x, sizes, groups); });
            },
@@ -512,9 +511,7 @@ NB_MODULE(_native, m) {
            [](Device& d, const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache,
               int layer, int n_head, float scale, std::optional<int> window, const Vector* slopes,
               std::optional<float> softcap) {
-             if (softcap && !(*softcap > 0)) {
-               throw std::invalid_argument("softcap is " + std::to_string(*softcap) + ": expected a positive number");
-             }
+             require(!softcap || *softcap > 0, "softcap is ", softcap.value_or(0), ": expected a positive number");
              const ScoreOptions options = {window.value_or(kNoWindow), slopes, softcap.value_or(0.0f)};
              return unlocked([&] { return d.attention(q, k, v, rows, cache, layer, n_head, scale, options); });
            },

@@ -1,4 +1,4 @@
-// On which core a thread runs, and how it leaves one.
+// The core that a thread runs on, and moving away from it.
 #pragma once
 
 #if defined(__linux__)
@@ -7,7 +7,7 @@
 
 namespace rushlight {
 
-// The core that the caller runs on at this moment; -1 where that is not known.
+// The core that the caller runs on now; -1 where the operating system does not report it.
 inline int this_core() {
 #if defined(__linux__)
   return sched_getcpu();
@@ -16,11 +16,11 @@ inline int this_core() {
 #endif
 }
 
-// Moves the calling thread to another of the cores that it may use, if there is one; it may be moved back at any time.
+// Moves the calling thread to another of its allowed cores, if there is one. The scheduler may move it back.
 //
-// Linux wakes a thread on the core of the one that wakes it if no core is idle, and leaves two there that take turns in
-// sleeping: to its load balancer they look like one. Where other programs keep every core busy, threads that work for
-// each other end up so, though they may have a core each.
+// If no core is idle, Linux wakes a thread on the core of its waker, and leaves both there: as they sleep alternately,
+// they look like one thread to its load balancer. So when other programs keep every core busy, threads that wait for
+// each other may share one core while others are available.
 inline void leave_core(int core) {
 #if defined(__linux__)
   cpu_set_t all;

@@ -5,30 +5,30 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <stdexcept>
-#include <string>
+#include <ostream>
 
 #include "failure.h"
 #include "plan.h"
+#include "require.h"
 #include "trigonometry.h"
 
 namespace rushlight {
+
+static std::ostream& operator<<(std::ostream& out, const View& x) {
+  return out << "(" << x.rows << ", " << x.columns << ")";
+}
 
 namespace {
 
 constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-constexpr int64_t kLinearRows = 96;      // rows that pass a panel together: whole groups of 1, 2, 3, 4, 6, 8 and 12
-constexpr int64_t kElementsAPart = 8192;  // fewer elements than this are not worth a second thread
+constexpr int64_t kLinearRows = 96;      // rows that share a pass over a panel: a multiple of 1, 2, 3, 4, 6, 8 and 12
+constexpr int64_t kElementsPerPart = 8192;  // fewer elements than this do not justify a second thread
 
-// Of rows, columns, inputs or outputs: kernels count in int, and round up to whole panels.
-constexpr int64_t kMostItems = std::numeric_limits<int32_t>::max() - 64;
+// Rows, columns, inputs or outputs: kernels count in int, and round up to whole panels.
+constexpr int64_t kMaxItems = std::numeric_limits<int32_t>::max() - 64;
 
-void require(bool holds, const std::string& message) {
-  if (!holds) throw std::invalid_argument(message);
-}
-
-// What an operation reads, for the plan that may be recorded.
+// Reports the inputs of an operation to the plan that this thread records, if any.
 template <class... Read>
 void reads(const Read&... what) {
   if (Plan* plan = Plan::recording()) plan->reads(what...);
@@ -43,9 +43,9 @@ KVCache::KVCache(Format format, int n_layer, int n_kv_head, int head_dim, int n_
       head_dim(head_dim),
       n_blocks(n_blocks),
       value_stride(static_cast<size_t>(round_up(head_dim, 16))) {
-  require(n_layer > 0 && n_kv_head > 0 && head_dim > 0 && head_dim <= kMostItems && n_blocks >= 0,
-          "a KV cache of no size");
-  require(static_cast<int>(format) < kKVFormats, "a KV cache in no format of keys and values");
+  require(n_layer > 0 && n_kv_head > 0 && head_dim > 0 && head_dim <= kMaxItems && n_blocks >= 0,
+          "a KV cache needs at least one layer, key/value head and channel");
+  require(static_cast<int>(format) < kKVFormats, "keys and values must be f32 or f16");
   memory = map_pages(checked_product({static_cast<size_t>(n_blocks), static_cast<size_t>(n_layer),
                                       static_cast<size_t>(n_kv_head), key_head() + value_head(), item_bytes()}));
 }
@@ -59,16 +59,17 @@ Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positio
   const int64_t n = static_cast<int64_t>(row_starts.size()) - 1;
   require(n >= 0 && row_starts.front() == 0 && row_starts.back() == static_cast<int64_t>(positions.size()) &&
               static_cast<int64_t>(block_tables.size()) == n * width,
-          "row_starts, positions and block_tables do not fit together");
-  for (int64_t s = 0; s < n; ++s) require(row_starts[s] < row_starts[s + 1], "a sequence without rows");
+          "row_starts, positions and block_tables are inconsistent");
+  for (int64_t s = 0; s < n; ++s) require(row_starts[s] < row_starts[s + 1], "sequence ", s, " has no rows");
   for (int64_t s = 0; s < n; ++s) {
     sequences_.resize(static_cast<size_t>(row_starts[s + 1]), static_cast<int32_t>(s));
     const int32_t position = positions[row_starts[s]];
     const int64_t last = int64_t{position} + row_starts[s + 1] - row_starts[s] - 1;
-    require(position >= 0 && last / kBlock < width && last <= kMostItems, "a position beyond the sequence's blocks");
+    require(position >= 0 && last / kBlock < width && last <= kMaxItems,
+            "position ", position < 0 ? position : last, " is beyond the sequence's blocks");
     for (int64_t j = 0; j <= last / kBlock; ++j) {
       const int32_t block = block_tables[s * width + j];
-      require(block >= 0 && block < n_blocks, "block " + std::to_string(block) + " is not in the cache");
+      require(block >= 0 && block < n_blocks, "block ", block, " is not in the cache");
     }
     positions_.push_back(position);
   }
@@ -78,7 +79,8 @@ Device::Device(int n_threads, bool adapts, const Kernels& kernels, bool exact)
     : kernels_(kernels), exact_(exact), pool_(n_threads, adapts) {}
 
 Weight Device::weight(Format format, int n_in, int n_out) {
-  require(n_in > 0 && n_out > 0 && n_in <= kMostItems && n_out <= kMostItems, "a weight of no size");
+  require(n_in > 0 && n_out > 0 && n_in <= kMaxItems && n_out <= kMaxItems,
+          "a weight of ", n_in, " inputs and ", n_out, " outputs: expected 1 to ", kMaxItems);
   Weight weight = {nullptr, format, n_in, n_out};
   const size_t n_tiles = static_cast<size_t>(weight.n_tiles());
   const size_t bytes = checked_product({weight.tile_bytes(), n_tiles, static_cast<size_t>(weight.n_panels())});
@@ -91,12 +93,12 @@ bool Device::pack(const Source& source, int64_t first, const Weight& weight) {
   const int64_t n_rows = source.rows_are_inputs ? weight.n_in : weight.n_out;
   require(source.columns == (source.rows_are_inputs ? weight.n_out : weight.n_in) && first % kTile == 0 &&
               first >= 0 && source.rows <= n_rows && first <= n_rows - source.rows,
-          "a source that is no part of the weight");
+          "rows ", first, " and on, of ", source.columns, " columns, are not a part of the weight's ", n_rows, " rows");
   return rushlight::pack(source, first, weight, kernels_);
 }
 
 Vector Device::vector(int64_t n) {
-  require(n >= 0 && n <= kMostItems, "a vector of no size");
+  require(n >= 0 && n <= kMaxItems, "a vector of length ", n, ": expected 0 to ", kMaxItems);
   const std::lock_guard lock(arena_mutex_);
   return {arena_.allocate(static_cast<size_t>(round_up(n, kPanel)) * sizeof(float)),
           static_cast<int>(n)};
@@ -123,7 +125,8 @@ std::shared_ptr<float> Device::allocate(size_t floats) {
 }
 
 Array Device::array(int64_t rows, int64_t columns) {
-  require(rows >= 0 && rows <= kMostItems && columns >= 0 && columns <= kMostItems, "an array of too many rows or columns");
+  require(rows >= 0 && rows <= kMaxItems && columns >= 0 && columns <= kMaxItems,
+          "an array has too many rows or columns");
   const int64_t stride = round_up(columns, kPanel);
   const size_t bytes = checked_product({static_cast<size_t>(rows), static_cast<size_t>(stride), sizeof(float)});
   std::shared_ptr<float> memory = allocate(bytes / sizeof(float));
@@ -132,18 +135,18 @@ Array Device::array(int64_t rows, int64_t columns) {
 }
 
 template <class Body>
-void Device::share(int64_t n, int64_t least, double work, const View& out, Body&& body) {
+void Device::share(int64_t n, int64_t min_items, double work, const View& out, Body&& body) {
   OutOfMemory memory;
-  pool_.share(n, least, work, [&](int64_t begin, int64_t end) { memory.watch([&] { body(out, begin, end); }); });
+  pool_.share(n, min_items, work, [&](int64_t begin, int64_t end) { memory.watch([&] { body(out, begin, end); }); });
   memory.raise();
-  if (Plan* plan = Plan::recording()) plan->add(n, least, work, out, std::forward<Body>(body));
+  if (Plan* plan = Plan::recording()) plan->add(n, min_items, work, out, std::forward<Body>(body));
 }
 
 template <class Function>
 Array Device::each_row(const Array& x, Function&& function, int64_t columns) {
   reads(x);
   Array out = array(x.rows, columns < 0 ? x.columns : columns);
-  share(x.rows, kElementsAPart / std::max<int64_t>(x.columns, 1) + 1, out,
+  share(x.rows, kElementsPerPart / std::max<int64_t>(x.columns, 1) + 1, out,
         [in = View(x), function](const View& out, int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) function(i, in.row(i), out.row(i));
         });
@@ -152,24 +155,24 @@ Array Device::each_row(const Array& x, Function&& function, int64_t columns) {
 
 Array Device::embedding(std::span<const int32_t> ids, const Weight& table, int64_t first_row) {
   require(first_row >= 0 && first_row <= table.n_out,
-          "first_row is " + std::to_string(first_row) + ", the table has " + std::to_string(table.n_out) + " rows");
+          "first_row is ", first_row, ", the table has ", table.n_out, " rows");
   const int64_t n_ids = table.n_out - first_row;
   for (const int32_t id : ids) {
-    require(id >= 0 && id < n_ids, "id " + std::to_string(id) + " is beyond the table's " + std::to_string(n_ids) +
-                                       " rows" + (first_row > 0 ? " from row " + std::to_string(first_row) : ""));
+    require(id >= 0 && id < n_ids, "id ", id, " is beyond the table's ", n_ids, " rows from row ", first_row);
   }
   reads(ids, n_ids);
   Array out = array(static_cast<int64_t>(ids.size()), table.n_in);
-  share(out.rows, 8, out, [ids, table, first = static_cast<int>(first_row)](const View& out, int64_t begin, int64_t end) {
+  const auto gather = [ids, table, first = static_cast<int>(first_row)](const View& out, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) table.gather(first + ids[i], out.row(i));
-  });
+  };
+  share(out.rows, 8, out, gather);
   return out;
 }
 
 Array Device::linear(const Array& x, const Weight& weight, const Vector* bias) {
-  require(x.columns == weight.n_in, "x has " + std::to_string(x.columns) + " columns, the weight " +
-                                        std::to_string(weight.n_in) + " inputs");
-  require(bias == nullptr || bias->n == weight.n_out, "the bias is not as long as the outputs");
+  require(x.columns == weight.n_in, "x has ", x.columns, " columns, the weight ", weight.n_in, " inputs");
+  require(bias == nullptr || bias->n == weight.n_out,
+          "the bias does not have ", weight.n_out, " values, one for each output");
   reads(x);
   const LinearKernels& kernels = linear_kernels(weight.format);
   Array out = array(x.rows, weight.n_out);
@@ -182,16 +185,17 @@ Array Device::linear(const Array& x, const Weight& weight, const Vector* bias) {
     prepared = allocate(floats);
     auto* bytes = reinterpret_cast<uint8_t*>(prepared.get());
     input = bytes;
-    share(x.rows, kElementsAPart / std::max<int64_t>(x.columns, 1) + 1, View{prepared.get()},
+    share(x.rows, kElementsPerPart / std::max<int64_t>(x.columns, 1) + 1, View{prepared.get()},
           [&kernels, in = View(x), bytes, input_stride](const View&, int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
               kernels.prepare(in.row(i), static_cast<int>(in.columns), bytes + static_cast<size_t>(i) * input_stride);
             }
           });
   }
-  // Parts go along the panels, so that each thread reads one stretch of the weight; many rows are cut as well.
+  // Parts follow the panels, so that each thread reads contiguous weights; many rows are divided too.
   const int64_t row_parts = std::max<int64_t>((x.rows + kLinearRows - 1) / kLinearRows, 1);
-  const double work = static_cast<double>(x.rows * x.columns) * kPanel / static_cast<double>(kElementsAPart * row_parts);
+  const double work =
+      static_cast<double>(x.rows * x.columns) * kPanel / static_cast<double>(kElementsPerPart * row_parts);
   share(weight.n_panels() * row_parts, 1, work, out,
         [&kernels, weight, bias = bias == nullptr ? Vector{} : *bias, input, input_stride, row_parts](
             const View& out, int64_t begin, int64_t end) {
@@ -229,19 +233,20 @@ Array Device::layer_norm(const Array& x, const Vector& weight, const Vector* bia
 
 Array Device::rms_norm(const Array& x, const Vector& weight, float eps, float offset) {
   require(weight.n > 0 && x.columns % weight.n == 0,
-          "x has " + std::to_string(x.columns) + " columns, not a multiple of the weight's length " +
-              std::to_string(weight.n));
-  return each_row(x, [norm = kernels_.rms_norm, weight, eps, offset, n = x.columns](int64_t, const float* in, float* out) {
-    for (int64_t i = 0; i < n; i += weight.n) norm(in + i, weight.data(), eps, offset, out + i, weight.n);
+          "x has ", x.columns, " columns, not a multiple of the weight's length ", weight.n);
+  return each_row(x, [rms_norm = kernels_.rms_norm, weight, eps, offset, n = x.columns](
+                         int64_t, const float* in, float* out) {
+    for (int64_t i = 0; i < n; i += weight.n) rms_norm(in + i, weight.data(), eps, offset, out + i, weight.n);
   });
 }
 
 Array Device::angles(std::span<const int32_t> positions, const Vector& frequencies, float scale) {
-  for (const int32_t position : positions) require(position >= 0, "position " + std::to_string(position) + " is negative");
+  for (const int32_t position : positions) require(position >= 0, "position ", position, " is negative");
   reads(positions, int64_t{1} << 31);
   Array out = array(static_cast<int64_t>(positions.size()), 2 * int64_t{frequencies.n});
-  const int64_t least = kElementsAPart / 16 / std::max<int64_t>(frequencies.n, 1) + 1;  // each takes as long as 16 sums
-  share(out.rows, least, out, [positions, frequencies, scale](const View& out, int64_t begin, int64_t end) {
+  constexpr int64_t kPerPart = kElementsPerPart / 16;  // an angle takes as long as 16 sums
+  const int64_t min_items = kPerPart / std::max<int64_t>(frequencies.n, 1) + 1;
+  share(out.rows, min_items, out, [positions, frequencies, scale](const View& out, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float* cosines = out.row(i);
       float* sines = cosines + frequencies.n;
@@ -257,12 +262,11 @@ Array Device::angles(std::span<const int32_t> positions, const Vector& frequenci
 
 Array Device::rotary(const Array& x, const Array& angles, int n_head, bool interleaved) {
   require(n_head > 0 && x.columns % n_head == 0,
-          "x has " + std::to_string(x.columns) + " columns, which are not " + std::to_string(n_head) + " equal heads");
+          "x has ", x.columns, " columns, which are not ", n_head, " equal heads");
   require(angles.rows == x.rows, "x and angles differ in rows");
   const int64_t head_dim = x.columns / n_head;
   require(angles.columns % 2 == 0 && angles.columns <= head_dim,
-          "angles have " + std::to_string(angles.columns) + " columns: expected an even number up to the head's " +
-              std::to_string(head_dim) + " channels");
+          "angles have ", angles.columns, " columns: expected an even number up to the head's ", head_dim, " channels");
   reads(angles);
   return each_row(x, [rotary = kernels_.rotary[interleaved ? 1 : 0], angles = View(angles), n_head,
                       head_dim = static_cast<int>(head_dim)](int64_t i, const float* in, float* out) {
@@ -282,7 +286,7 @@ Array Device::exp(const Array& x) {
 }
 
 Array Device::add(const Array& a, const Array& b) {
-  require(a.rows == b.rows && a.columns == b.columns, "the arrays to add differ in shape");
+  require(a.rows == b.rows && a.columns == b.columns, "cannot add arrays of shapes ", a, " and ", b);
   reads(b);
   return each_row(a, [add = kernels_.add, b = View(b)](int64_t i, const float* in, float* out) {
     add(in, b.row(i), out, static_cast<int>(b.columns));
@@ -290,7 +294,7 @@ Array Device::add(const Array& a, const Array& b) {
 }
 
 Array Device::multiply(const Array& a, const Array& b) {
-  require(a.rows == b.rows && a.columns == b.columns, "the arrays to multiply differ in shape");
+  require(a.rows == b.rows && a.columns == b.columns, "cannot multiply arrays of shapes ", a, " and ", b);
   reads(b);
   return each_row(a, [multiply = kernels_.multiply, b = View(b)](int64_t i, const float* in, float* out) {
     multiply(in, b.row(i), out, static_cast<int>(b.columns));
@@ -303,11 +307,12 @@ Array Device::scale(const Array& x, float factor) {
 }
 
 Array Device::take(const Array& x, std::span<const int32_t> rows) {
-  for (const int32_t row : rows) require(row >= 0 && row < x.rows, "there is no row " + std::to_string(row));
+  for (const int32_t row : rows) require(row >= 0 && row < x.rows,
+                                         "there is no row ", row, " in an array of ", x.rows, " rows");
   reads(x);
   reads(rows, x.rows);
   Array out = array(static_cast<int64_t>(rows.size()), x.columns);
-  share(out.rows, kElementsAPart / std::max<int64_t>(x.columns, 1) + 1, out,
+  share(out.rows, kElementsPerPart / std::max<int64_t>(x.columns, 1) + 1, out,
         [in = View(x), rows](const View& out, int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) {
             std::memcpy(out.row(i), in.row(rows[i]), static_cast<size_t>(in.columns) * sizeof(float));
@@ -316,42 +321,43 @@ Array Device::take(const Array& x, std::span<const int32_t> rows) {
   return out;
 }
 
-std::vector<int32_t> Device::sample(const Array& logits, std::span<const SamplingRow> draws) {
-  require(logits.rows == static_cast<int64_t>(draws.size()), "there are as many rows as draws");
-  require(logits.columns > 0, "there are no logits to choose from");
-  for (const SamplingRow& draw : draws) {
-    require(draw.temperature >= 0 && std::isfinite(draw.temperature) && draw.top_k >= 0 && draw.top_p > 0 &&
-                draw.top_p <= 1 && draw.min_p >= 0 && draw.min_p <= 1 && draw.uniform >= 0 && draw.uniform < 1,
-            "temperature, top_k, top_p, min_p or share is out of range");
-    require(draw.ids.size() == draw.factors.size() && draw.ids.size() == draw.offsets.size(),
+std::vector<int32_t> Device::sample(const Array& logits, std::span<const SamplingRow> rows) {
+  require(logits.rows == static_cast<int64_t>(rows.size()),
+          "expected a SamplingRow for each of ", logits.rows, " rows of logits, found ", rows.size());
+  require(logits.columns > 0, "the logits have no columns");
+  for (const SamplingRow& row : rows) {
+    require(row.temperature >= 0 && std::isfinite(row.temperature) && row.top_k >= 0 && row.top_p > 0 &&
+                row.top_p <= 1 && row.min_p >= 0 && row.min_p <= 1 && row.uniform >= 0 && row.uniform < 1,
+            "temperature, top_k, top_p, min_p or uniform is out of range");
+    require(row.ids.size() == row.factors.size() && row.ids.size() == row.offsets.size(),
             "ids, factors and offsets differ in length");
-    require(std::ranges::all_of(draw.ids, [&](int32_t id) { return id >= 0 && id < logits.columns; }),
-            "an id is beyond the logits");
-    require(draw.allowed.empty() || static_cast<int64_t>(draw.allowed.size()) == logits.columns,
-            "it is not said of every token whether it is allowed");
+    require(std::ranges::all_of(row.ids, [&](int32_t id) { return id >= 0 && id < logits.columns; }),
+            "an adjusted id is beyond the logits");
+    require(row.allowed.empty() || static_cast<int64_t>(row.allowed.size()) == logits.columns,
+            "allowed has ", row.allowed.size(), " entries for ", logits.columns, " tokens");
   }
-  std::vector<int32_t> chosen(draws.size());
-  const auto choose_rows = [&](int64_t begin, int64_t end) {
+  std::vector<int32_t> sampled(rows.size());
+  const auto sample_rows = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const std::span row(logits.row(i), static_cast<size_t>(logits.columns));
-      chosen[static_cast<size_t>(i)] = rushlight::sample(row, draws[static_cast<size_t>(i)], kernels_);
+      const std::span values(logits.row(i), static_cast<size_t>(logits.columns));
+      sampled[static_cast<size_t>(i)] = rushlight::sample(values, rows[static_cast<size_t>(i)], kernels_);
     }
   };
   OutOfMemory memory;
-  const int64_t least = kElementsAPart / logits.columns + 1;
-  pool_.share(logits.rows, least, Pool::work_of(least),
-              [&](int64_t begin, int64_t end) { memory.watch([&] { choose_rows(begin, end); }); });
+  const int64_t min_items = kElementsPerPart / logits.columns + 1;
+  pool_.share(logits.rows, min_items, Pool::work_of(min_items),
+              [&](int64_t begin, int64_t end) { memory.watch([&] { sample_rows(begin, end); }); });
   memory.raise();
-  return chosen;
+  return sampled;
 }
 
 Array Device::unfold(const Array& x, std::span<const int32_t> rows, int64_t size) {
   reads(x);
   reads(rows, x.rows);
-  require(size > 0 && size <= kMostItems, "unfold needs at least one row a window");
+  require(size > 0 && size <= kMaxItems, "unfold needs at least one row to put side by side");
   Array out = array(static_cast<int64_t>(rows.size()) / size, size * x.columns);
   for (size_t i = 0; i < rows.size(); ++i) {
-    require(rows[i] >= -1 && rows[i] < x.rows, "there is no row " + std::to_string(rows[i]));
+    require(rows[i] >= -1 && rows[i] < x.rows, "there is no row ", rows[i], " in an array of ", x.rows, " rows");
     float* to = out.row(static_cast<int64_t>(i) / size) + static_cast<int64_t>(i) % size * x.columns;
     if (rows[i] < 0) {
       std::fill_n(to, x.columns, 0.0f);
@@ -364,14 +370,14 @@ Array Device::unfold(const Array& x, std::span<const int32_t> rows, int64_t size
 
 std::vector<Array> Device::split(const Array& x, std::span<const int64_t> sizes, int64_t groups) {
   require(groups > 0 && x.columns % groups == 0,
-          "x has " + std::to_string(x.columns) + " columns, which are not " + std::to_string(groups) + " equal groups");
+          "x has ", x.columns, " columns, which are not ", groups, " equal groups");
   const int64_t group = x.columns / groups;
   int64_t rest = group;
   for (const int64_t size : sizes) {
-    require(size > 0 && size <= rest, "the sizes do not add up to the " + std::to_string(group) + " columns to split");
+    require(size > 0 && size <= rest, "the sizes do not add up to the ", group, " columns to split");
     rest -= size;
   }
-  require(rest == 0, "the sizes do not add up to the " + std::to_string(group) + " columns to split");
+  require(rest == 0, "the sizes do not add up to the ", group, " columns to split");
   std::vector<Array> parts;
   int64_t at = 0;
   for (const int64_t size : sizes) {
@@ -397,29 +403,30 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   const int head_dim = cache.head_dim, n_kv_head = cache.n_kv_head;
   const int64_t n = rows.n_rows();
   require(n_head > 0 && n_head % n_kv_head == 0,
-          "the cache is for another number of heads: " + std::to_string(n_head) + " query heads are not a multiple of " +
-              std::to_string(n_kv_head) + " key/value heads");
+          "the cache is for another number of heads: ", n_head, " query heads are not a multiple of ", n_kv_head,
+          " key/value heads");
   const auto check = [&](const Array& x, const char* name, int heads) {
     require(x.rows == n && x.columns == int64_t{heads} * head_dim,
-            std::string(name) + " do not fit the batch and the cache: expected " + std::to_string(n) + " rows of " +
-                std::to_string(heads) + " heads of " + std::to_string(head_dim) + ", found (" + std::to_string(x.rows) +
-                ", " + std::to_string(x.columns) + ")");
+            name, " do not fit the batch and the cache: expected ", n, " rows of ", heads, " heads of ", head_dim,
+            ", found ", x);
   };
   check(q, "queries", n_head), check(k, "keys", n_kv_head), check(v, "values", n_kv_head);
-  require(layer >= 0 && layer < cache.n_layer && rows.n_blocks() == cache.n_blocks, "another cache's batch or layer");
-  require(cache.memory != nullptr, "a plan's cache is there only while the plan is recorded");
-  require(n * n_head <= kMostItems, "too many rows for " + std::to_string(n_head) + " heads");
-  require(options.window > 0, "window is " + std::to_string(options.window) + ": expected at least 1");
+  require(layer >= 0 && layer < cache.n_layer && rows.n_blocks() == cache.n_blocks,
+          "layer ", layer, " or the batch's rows are not of this cache");
+  require(cache.memory != nullptr, "a plan holds its cache only while it is recorded");
+  require(n * n_head <= kMaxItems, "too many rows for ", n_head, " heads");
+  require(options.window > 0, "window is ", options.window, ": expected at least 1");
   require(options.softcap >= 0 && std::isfinite(options.softcap), "softcap is not a positive number");
   require(options.slopes == nullptr || options.slopes->n == n_head,
-          "expected " + std::to_string(n_head) + " slopes, one for each head");
+          "expected ", n_head, " slopes, one for each head");
   reads(q), reads(k), reads(v), reads(rows, cache);
   const auto store_kv = kernels_.store_kv[static_cast<int>(cache.format)];
   const auto attend = kernels_.attention[static_cast<int>(cache.format)];
 
   // First all keys and values into the cache, then the products: a row may attend to a position of another part.
-  share(n * n_kv_head, kElementsAPart / head_dim + 1, View{},
-        [&rows, &cache, k = View(k), v = View(v), n, layer, head_dim, store_kv](const View&, int64_t begin, int64_t end) {
+  share(n * n_kv_head, kElementsPerPart / head_dim + 1, View{},
+        [&rows, &cache, k = View(k), v = View(v), n, layer, head_dim, store_kv](const View&, int64_t begin,
+                                                                                int64_t end) {
           for (int64_t i = begin; i < end; ++i) {
             const int head = static_cast<int>(i / n), row = static_cast<int>(i % n), s = rows.sequence(row);
             const int position = rows.position(s) + row - rows.begin(s), at = position % kBlock;
@@ -438,7 +445,8 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   for (int s = 0; s < rows.n_sequences(); ++s) {
     positions += static_cast<double>(rows.end(s) - rows.begin(s)) * std::min(rows.position(s) + 1, options.window);
   }
-  const double work = 2 * positions * head_dim * group / n_parts / static_cast<double>(std::max<int64_t>(n, 1) * kElementsAPart);
+  const double work = 2 * positions * head_dim * group / n_parts /
+                      static_cast<double>(std::max<int64_t>(n, 1) * kElementsPerPart);
   share(n * n_kv_head * n_parts, 1, work, out,
         [&rows, &cache, q = View(q), n, layer, head_dim, attend, scale, group, n_parts, window = options.window,
          softcap = options.softcap, slopes = options.slopes == nullptr ? Vector{} : *options.slopes](

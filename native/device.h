@@ -1,4 +1,4 @@
-// The operations of the CPU backend: what is computed, on which rows, by how many threads.
+// The operations of the CPU backend, which divide kernels over rows and threads.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@
 
 namespace rushlight {
 
-// Keys and values of all layers, block after block, so that memory is taken only as blocks are first used. In each block
-// a layer's keys are [head][D][64] and its values [head][64][D padded to whole vectors]; see AttentionJob. Sizes and
+// Keys and values of all layers, block by block, so that a block takes memory when it is first used. In each block a
+// layer's keys are [head][D][64] and its values [head][64][D padded to whole vectors]; see AttentionJob. Sizes and
 // steps count elements of the format.
 struct KVCache {
   KVCache(Format format, int n_layer, int n_kv_head, int head_dim, int n_blocks);
@@ -34,7 +34,7 @@ struct KVCache {
   size_t value_head() const { return value_stride * kBlock; }
   size_t layer_step() const { return static_cast<size_t>(n_kv_head) * (key_head() + value_head()); }
   size_t block_step() const { return static_cast<size_t>(n_layer) * layer_step(); }
-  // Where a layer's keys and values of a head are in a block.
+  // The keys and values of a layer and head in a block.
   uint8_t* keys(int layer, int head, size_t block) const {
     return at(block * block_step() + layer * layer_step() + head * key_head());
   }
@@ -44,11 +44,11 @@ struct KVCache {
   uint8_t* at(size_t element) const { return memory.get() + element * item_bytes(); }
 };
 
-// Which sequence each row of a step belongs to: sequence s has rows row_starts[s] to row_starts[s + 1], the first of them at position
-// positions[row_starts[s]], and its block j is block_tables[s * width + j].
+// Which sequence each row of a step belongs to: sequence s has rows row_starts[s] to row_starts[s + 1], the first of
+// them at position positions[row_starts[s]], and its block j is block_tables[s * width + j].
 class Rows {
  public:
-  // Throws std::invalid_argument where they do not fit together, or a block is missing or not one of n_blocks.
+  // Throws std::invalid_argument if the arrays are inconsistent, or a block is missing or not one of n_blocks.
   Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positions, std::span<const int32_t> block_tables,
        int64_t width, int n_blocks);
 
@@ -74,11 +74,11 @@ struct ScoreOptions {
   float softcap = 0;
 };
 
-// Each operation is done when it returns, and is recorded where this thread records a Plan.
+// Each operation is complete when it returns. If this thread records a Plan, the operation is added to it.
 class Device : public std::enable_shared_from_this<Device> {
  public:
-  // Uses n_threads, or if it adapts as many of them as pay. With `exact`,
-  // results are the same bits on every instruction set, which costs speed where it has faster products.
+  // Uses n_threads or, if it adapts, as many of them as speed up each operation. With `exact`, results are the same
+  // bits on every instruction set, which is slower where one has faster products.
   Device(int n_threads, bool adapts, const Kernels& kernels, bool exact);
 
   int n_threads() const { return pool_.n_threads(); }
@@ -86,13 +86,13 @@ class Device : public std::enable_shared_from_this<Device> {
   // Whether products of weights in this format are the same bits on every instruction set.
   bool is_exact(Format format) const { return linear_kernels(format).prepare == kernels_.exact_of(format).prepare; }
 
-  // What has no valid size or shape throws std::invalid_argument, what is larger than any memory std::bad_alloc.
+  // An invalid size or shape throws std::invalid_argument, a size beyond memory std::bad_alloc.
 
-  // Room for a matrix, to be filled by `pack`.
+  // Memory for a matrix, which `pack` fills.
   Weight weight(Format format, int n_in, int n_out);
-  // Room for n floats.
+  // Memory for n floats.
   Vector vector(int64_t n);
-  // As in load.h, on the caller's thread and on all.
+  // See load.h. `pack` runs on the caller's thread, `load` on all.
   bool pack(const Source& source, int64_t first, const Weight& weight);
   std::vector<LoadProblem> load(std::span<const Load> loads) { return rushlight::load(loads, kernels_, pool_); }
 
@@ -114,32 +114,33 @@ class Device : public std::enable_shared_from_this<Device> {
   Array multiply(const Array& a, const Array& b);
   Array scale(const Array& x, float factor);
   Array take(const Array& x, std::span<const int32_t> rows);
-  // For each row of the result `size` rows of x side by side, or zeros for -1.
+  // Each row of the result is `size` rows of x side by side, with zeros for -1.
   Array unfold(const Array& x, std::span<const int32_t> rows, int64_t size);
   Array attention(const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache, int layer,
                   int n_head, float scale, const ScoreOptions& options);
 
-  // A token for each row of logits, by its draw; see sample.h.
-  std::vector<int32_t> sample(const Array& logits, std::span<const SamplingRow> draws);
+  // Samples a token from each row of logits; see sample.h.
+  std::vector<int32_t> sample(const Array& logits, std::span<const SamplingRow> rows);
 
   // Parts of these sizes, side by side in each of `groups` equal groups of columns. Of one group they are views.
   std::vector<Array> split(const Array& x, std::span<const int64_t> sizes, int64_t groups);
 
-  // The stages of a plan.
+  // Runs the stages of a plan.
   void run(std::span<const Stage> stages) { pool_.run(stages); }
 
  private:
-  // Calls body(out, begin, end) for parts of 0 to n, which write what `out` shows. The body must own what it reads, or
-  // have it from the plan that is recorded; activations it knows as views. `work` is an item's, in parts worth a thread.
+  // Calls body(out, begin, end) for parts of 0 to n, which write to `out`. The body outlives this call in a recorded
+  // plan: it must own what it reads, or refer to the plan's own data; it holds activations as views. `work` is that of
+  // an item, in units that justify a thread.
   template <class Body>
-  void share(int64_t n, int64_t least, double work, const View& out, Body&& body);
+  void share(int64_t n, int64_t min_items, double work, const View& out, Body&& body);
   template <class Body>
-  void share(int64_t n, int64_t least, const View& out, Body&& body) {
-    share(n, least, Pool::work_of(least), out, std::forward<Body>(body));
+  void share(int64_t n, int64_t min_items, const View& out, Body&& body) {
+    share(n, min_items, Pool::work_of(min_items), out, std::forward<Body>(body));
   }
 
-  // Calls function(row index, row of x, row of the result) for each row, on several threads if there is enough to do. The
-  // result has as many columns as x unless told otherwise.
+  // Calls function(row index, row of x, row of the result) for each row, on several threads if there is enough to do.
+  // The result has as many columns as x unless told otherwise.
   template <class Function>
   Array each_row(const Array& x, Function&& function, int64_t columns = -1);
 

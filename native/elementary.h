@@ -5,7 +5,7 @@
 
 namespace rushlight::RUSHLIGHT_ISA {
 
-// e^x: 0 below the least normal number, infinity beyond the greatest.
+// e^x: 0 below the smallest normal number, infinity above the largest float.
 //
 // x = n ln 2 + r with |r| ≤ ln 2 / 2, the product n ln 2 taken off in two parts (Cody and Waite) so that r is exact to
 // the last place; e^r by its Taylor polynomial, whose remainder is below 2^-25 there.
@@ -22,7 +22,7 @@ RUSHLIGHT_INLINE F32 exp(F32 x) {
   p = fma(p, r, broadcast(1.0f / 6));
   p = fma(p, r, broadcast(0.5f));
   p = fma(p, r * r, r) + 1.0f;
-  // 2^n in two factors: n reaches 128, which is no exponent of a float.
+  // 2^n in two factors: n reaches 128, beyond the exponents of a float.
   const I32 whole = __builtin_convertvector(n, I32), half = whole >> 1;
   p = p * as_f32((half + 127) << 23) * as_f32((whole - half + 127) << 23);
   p = select(x < least, F32{}, p);

@@ -1,12 +1,12 @@
-// AVX-512 for a processor without it, so that tests can run its kernels anywhere: the instructions that simd.h and
-// linear.h call by name, as the operations in Intel's Software Developer's Manual, volume 2, define them. Vectors of 64
-// bytes are no matter: the compiler makes them of two. Included instead of the compiler's own header where
-// RUSHLIGHT_EMULATE_AVX512 is defined; RUSHLIGHT_EMULATE_VNNI_BF16 adds what those extensions have.
+// Emulates AVX-512 with AVX2, so that tests can run its kernels on any x86-64 machine: the intrinsics that simd.h and
+// linear.h call, as Intel's Software Developer's Manual, volume 2, defines them. The compiler itself splits vectors of
+// 64 bytes in two. Replaces the compiler's header where RUSHLIGHT_EMULATE_AVX512 is defined;
+// RUSHLIGHT_EMULATE_VNNI_BF16 adds the instructions of those extensions.
 #pragma once
 
 #include <immintrin.h>
 
-// After the header, which would otherwise hold that the compiler may use such instructions.
+// After the header, which would otherwise assume that the compiler may use these instructions.
 #define __AVX512F__ 1
 #if defined(RUSHLIGHT_EMULATE_VNNI_BF16)
 #define __AVX512VNNI__ 1
@@ -18,7 +18,7 @@ namespace rushlight::RUSHLIGHT_ISA {
 
 #define RUSHLIGHT_EMULATED [[gnu::always_inline, maybe_unused]] static inline
 
-// What AVX2 does within each 128 bits, AVX-512 does within each of more of them.
+// Both AVX2 and AVX-512 work within lanes of 128 bits, so that one instruction is two.
 
 struct Floats {
   __m256 low, high;
@@ -80,7 +80,7 @@ RUSHLIGHT_EMULATED __m512i _mm512_maddubs_epi16(__m512i a, __m512i b) {
 using Lanes = uint32_t __attribute__((vector_size(64)));
 using SignedLanes = int32_t __attribute__((vector_size(64)));
 
-// VPDPBUSD: to each lane four products of an unsigned byte of a and a signed byte of b; the sum wraps around.
+// VPDPBUSD: adds to each lane four products of an unsigned byte of a and a signed byte of b; the sum wraps around.
 RUSHLIGHT_EMULATED __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
   auto lanes = reinterpret_cast<Lanes>(sum);
   for (int shift = 24; shift >= 0; shift -= 8) {
@@ -91,14 +91,13 @@ RUSHLIGHT_EMULATED __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b
   return reinterpret_cast<__m512i>(lanes);
 }
 
-// Floats, but for subnormal ones zeros of their sign, which is how bf16 instructions take and give them whatever MXCSR
-// says.
+// Flushes subnormal floats to zeros of their sign, as bf16 instructions do with inputs and results whatever MXCSR says.
 RUSHLIGHT_EMULATED Lanes flushed(Lanes bits) {
   const auto normal = reinterpret_cast<Lanes>((bits & 0x7f800000u) != 0);
   return bits & (normal | 0x80000000u);
 }
 
-// VCVTNEPS2BF16: to nearest, ties to even; a NaN stays one and becomes quiet.
+// VCVTNEPS2BF16: to nearest, ties to even; a NaN becomes a quiet NaN.
 RUSHLIGHT_EMULATED __m256bh _mm512_cvtneps_pbh(__m512 a) {
   const Lanes bits = flushed(reinterpret_cast<Lanes>(a));
   const Lanes nearest = bits + 0x7fffu + (bits >> 16 & 1u);  // of infinity it changes no upper bit
@@ -112,8 +111,8 @@ RUSHLIGHT_EMULATED Lanes fma_flushed(Lanes a, Lanes b, Lanes c) {
   return flushed(reinterpret_cast<Lanes>(_mm512_fmadd_ps(x, y, reinterpret_cast<__m512>(c))));
 }
 
-// VDPBF16PS: to each lane the product of the pair's upper values, then that of the lower ones, each in one rounding. (A
-// result that only rounding lifts to the least normal number would be zero there.)
+// VDPBF16PS: adds to each lane the product of the pair's upper values, then that of the lower ones, each with one
+// rounding. (Not emulated: a result that only rounding lifts to the smallest normal number is flushed to zero.)
 RUSHLIGHT_EMULATED __m512 _mm512_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
   Lanes lanes = flushed(reinterpret_cast<Lanes>(sum));
   const auto x = reinterpret_cast<Lanes>(a), y = reinterpret_cast<Lanes>(b);

@@ -1,4 +1,4 @@
-// Lack of memory in a worker thread, which an exception must not leave, brought to the caller.
+// Carries std::bad_alloc from a worker thread, which an exception must not leave, to the caller.
 #pragma once
 
 #include <atomic>
@@ -8,24 +8,24 @@ namespace rushlight {
 
 class OutOfMemory {
  public:
-  // Calls part(); once memory is lacking, nothing more.
+  // Calls part(), unless an earlier part ran out of memory.
   template <class Part>
   void watch(Part&& part) noexcept {
-    if (lacking_.load(std::memory_order_relaxed)) return;
+    if (failed_.load(std::memory_order_relaxed)) return;
     try {
       part();
     } catch (const std::bad_alloc&) {
-      lacking_.store(true, std::memory_order_relaxed);
+      failed_.store(true, std::memory_order_relaxed);
     }
   }
 
-  // When all parts are over: throws std::bad_alloc if it was lacking in one, and is as new.
+  // After all parts: throws std::bad_alloc if one ran out of memory, and resets.
   void raise() {
-    if (lacking_.exchange(false, std::memory_order_relaxed)) throw std::bad_alloc();
+    if (failed_.exchange(false, std::memory_order_relaxed)) throw std::bad_alloc();
   }
 
  private:
-  std::atomic<bool> lacking_ = false;
+  std::atomic<bool> failed_ = false;
 };
 
 }  // namespace rushlight

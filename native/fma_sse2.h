@@ -1,9 +1,10 @@
 // A fused multiply-add for x86-64 processors without the instruction, from SSE2.
 //
-// In double the product of two floats is exact, and only the sum is rounded. Rounding that to float is a second rounding,
-// which is wrong only where the first has put the sum halfway between two floats, or where the float is subnormal. There,
-// the sum is rounded to odd first, which the last rounding cannot mistake for a tie (Boldo and Melquiond, "Emulation of
-// FMA and correctly rounded sums: proved algorithms using rounding to odd", IEEE Transactions on Computers 57, 2008).
+// In double precision the product of two floats is exact, and only the sum is rounded. Rounding it to float is a second
+// rounding, which is wrong only if the first result lies halfway between two floats, or if the float is subnormal. In
+// those cases the sum is rounded to odd first, so that the second rounding cannot take it for a tie (Boldo and
+// Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", IEEE Transactions
+// on Computers 57, 2008).
 #pragma once
 
 #include <emmintrin.h>
@@ -17,7 +18,7 @@ namespace rushlight::RUSHLIGHT_ISA {
   const __m128d zero = _mm_setzero_pd();
   const __m128i inexact = _mm_castpd_si128(_mm_or_pd(_mm_cmpgt_pd(error, zero), _mm_cmplt_pd(error, zero)));
   const __m128i bits = _mm_castpd_si128(sum);
-  // An even, inexact sum moves towards its error, to the odd number beside it.
+  // An even, inexact sum moves towards its error, to the next odd number.
   const __m128i step = _mm_and_si128(_mm_andnot_si128(bits, _mm_set1_epi64x(1)), inexact);
   const __m128i apart = _mm_srli_epi64(_mm_xor_si128(bits, _mm_castpd_si128(error)), 63);
   const __m128i back = _mm_and_si128(step, apart);
@@ -31,13 +32,13 @@ namespace rushlight::RUSHLIGHT_ISA {
   const __m128d high_product = upper(a) * upper(b), high_addend = upper(c);
   const __m128d low = low_product + low_addend, high = high_product + high_addend;
 
-  // Of each of the four sums the lower and the upper half.
+  // The lower and the upper half of each of the four sums.
   const __m128 lower = _mm_shuffle_ps(_mm_castpd_ps(low), _mm_castpd_ps(high), 0x88);
   const __m128 higher = _mm_shuffle_ps(_mm_castpd_ps(low), _mm_castpd_ps(high), 0xdd);
-  // Halfway: of the 29 bits that a float leaves out the first is set and no other.
+  // Halfway: of the 29 bits that a float drops, only the first is set.
   const __m128i halfway = _mm_cmpeq_epi32(_mm_slli_epi32(_mm_castps_si128(lower), 3), _mm_set1_epi32(INT32_MIN));
-  // Subnormal: the exponent is below a float's least, 0x381 in double, and the number is not zero. The sign is shifted
-  // out, and what is added turns a comparison of unsigned numbers, less 1, into one of signed numbers.
+  // Subnormal: the exponent is below the smallest of a float, 0x381 in double, and the number is not zero. The shift
+  // drops the sign, and the offset turns a comparison of unsigned numbers, less 1, into one of signed numbers.
   constexpr uint32_t kTurn = 0x7fffffffu, kLeast = 2 * 0x38100000u;
   const __m128i turned = _mm_add_epi32(_mm_slli_epi32(_mm_castps_si128(higher), 1), _mm_set1_epi32(kTurn));
   const __m128i subnormal = _mm_cmplt_epi32(turned, _mm_set1_epi32(static_cast<int32_t>(kLeast + kTurn)));

@@ -1,4 +1,4 @@
-// Work without the interpreter's lock, in threads that may outlive the interpreter.
+// Releasing the GIL, in threads that may outlive the interpreter.
 #pragma once
 
 #include <Python.h>
@@ -10,11 +10,11 @@
 
 namespace rushlight {
 
-// Calls what may wait for the interpreter's lock.
+// Calls a function that may wait for the GIL.
 //
-// Once Python is being finalised, it ends every other thread that asks for the lock, by pthread_exit: with glibc that
-// unwinds the stack, and frames that catch every exception, as nanobind's do, or that throw none, abort the process then.
-// So such a thread, a daemon thread, sleeps here for what is left of the process, as Python itself makes it from 3.14 on.
+// While Python finalises, it ends every other thread that requests the GIL by pthread_exit. With glibc that unwinds the
+// stack, and frames that catch every exception (nanobind's) or are noexcept then abort the process. So a daemon thread
+// sleeps here until the process ends, as Python itself does from 3.14 on.
 template <class Call>
 auto or_sleep(Call&& call) {
 #if defined(__GLIBCXX__)
@@ -28,7 +28,7 @@ auto or_sleep(Call&& call) {
 #endif
 }
 
-// While it lives, other Python threads go on.
+// Releases the GIL for its lifetime.
 class Unlocked {
  public:
   Unlocked() : state_(PyEval_SaveThread()) {}

@@ -10,28 +10,28 @@ namespace {
 
 constexpr int64_t kMillisecond = 1'000'000;
 
-// A window is long enough to average what varies from run to run; on a busy machine that is which thread has a core, for
-// slices of about 3 ms (Linux, man 7 sched, and its default base_slice_ns).
-// The first choice is made sooner.
+// A window averages over the variation between runs. On a busy machine that is which thread has a core, in slices of
+// about 3 ms (Linux, man 7 sched, and its default base_slice_ns). The first trial uses short windows.
 constexpr int64_t kShortWindow = 2 * kMillisecond, kLongWindow = 30 * kMillisecond;
-constexpr int kWindowRuns = 3;      // at least, of runs shorter than the window
+constexpr int kWindowRuns = 3;      // minimum number of runs that are shorter than the window
 constexpr int kRounds = 4;          // windows of each in a trial
-constexpr double kClear = 1.3;      // a ratio of costs that needs no more rounds: after one of short windows, two of long
-constexpr double kBetter = 0.97;    // what the number on trial must reach to be taken
-constexpr double kHopeless = 1.5;   // a window may be left when it costs so much more, beyond a slice
+// A ratio of costs that ends a trial early, after one round of short windows or two of long ones.
+constexpr double kClear = 1.3;
+constexpr double kBetter = 0.97;    // the ratio of costs below which the tried number is adopted
+constexpr double kHopeless = 1.5;   // a window is abandoned when it costs this factor and a time slice more
 constexpr int64_t kSlice = 4 * kMillisecond;
 
 constexpr int64_t kFirstInterval = 50 * kMillisecond, kLastInterval = 1000 * kMillisecond;
-constexpr int64_t kTrialShare = 64;  // of the kind's own time: a trial may lose one part in so many
+constexpr int64_t kTrialShare = 64;  // a trial may lose one part in this many of the kind's own time
 
-constexpr int64_t kLongWait = kMillisecond / 2;  // no thread that has a core keeps the others waiting for so long
+constexpr int64_t kLongWait = kMillisecond / 2;  // longer than any thread with a core keeps the others waiting
 constexpr int64_t kDisturbance = 1000 * kMillisecond;
 constexpr int64_t kLongRun = 2 * kMillisecond;
 constexpr int64_t kRecent = 20 * kMillisecond;
 
 }  // namespace
 
-Governor::Governor(int most) : most_(most) { starts_.fill(most); }
+Governor::Governor(int max_threads) : max_threads_(max_threads) { starts_.fill(max_threads); }
 
 Governor::Kind& Governor::kind(const void* what, double work, int64_t now) {
   const int magnitude = std::clamp(std::ilogb(std::max(work, 1e-6)) + 24, 0, 63);
@@ -42,33 +42,33 @@ Governor::Kind& Governor::kind(const void* what, double work, int64_t now) {
     kind.what = what;
     kind.magnitude = magnitude;
     kind.best = starts_[static_cast<size_t>(magnitude)];
-    // Where work of this size was found to do better with fewer, this is taken to be no different for a while.
-    kind.known = kind.best < most_;
+    // If work of this size was faster with fewer threads, assume the same of this kind until its next trial.
+    kind.known = kind.best < max_threads_;
     kind.last_trial = now;
     kind.interval = kFirstInterval;
   }
   return kind;
 }
 
-// One less, two less, four less and so on, and below half of all of them half of what there was: all but one core may be
-// free, or the work too small for most.
+// One, two, four fewer and so on, and below half of all of them half as many: either all but a few cores are free, or
+// the work is too small for most threads.
 int Governor::fewer(int threads) const {
-  const int taken = most_ - threads, next = most_ - std::max(1, 2 * taken);
-  return threads == 1 ? 0 : std::max(next >= most_ / 2 ? next : threads / 2, 1);
+  const int taken = max_threads_ - threads, next = max_threads_ - std::max(1, 2 * taken);
+  return threads == 1 ? 0 : std::max(next >= max_threads_ / 2 ? next : threads / 2, 1);
 }
 
 int Governor::more(int threads) const {
-  int last = most_;
-  if (threads >= most_) return 0;
-  for (int next = most_; next > threads; next = fewer(next)) last = next;
+  int last = max_threads_;
+  if (threads >= max_threads_) return 0;
+  for (int next = max_threads_; next > threads; next = fewer(next)) last = next;
   return last;
 }
 
 int Governor::candidate(Kind& kind, int64_t now) const {
   if (kind.known && (now - kind.last_trial < kind.interval || kind.run_since < kind.run_first)) return 0;
   const int down = fewer(kind.best), up = more(kind.best);
-  // Threads that hardly wait pay, and long runs lose most by a trial. Of all threads' time a busy neighbour takes the same
-  // share from the caller, who does not see it as waiting: little waiting is a sign already.
+  // Threads that hardly wait are worth their cost, and long runs lose the most in a trial. A busy neighbour takes the
+  // same share of the caller's time, which the caller does not see as waiting: so even little waiting is a sign.
   const bool waits = kind.recent_waited * 32 > kind.recent_ns;
   const bool is_long = kind.recent_ns > kLongRun * kind.recent_runs;
   const bool pays = !waits && (kind.known || is_long);
@@ -77,7 +77,7 @@ int Governor::candidate(Kind& kind, int64_t now) const {
 }
 
 int Governor::threads(const void* what, double work, int64_t now) {
-  if (most_ == 1) return 1;
+  if (max_threads_ == 1) return 1;
   Kind& k = kind(what, work, now);
   if (k.other == 0 && (k.other = candidate(k, now)) != 0) {
     k.up = k.other > k.best;
@@ -93,7 +93,7 @@ int64_t Governor::length(const Kind& kind, int64_t now) const {
 }
 
 void Governor::ran(const Run& run) {
-  if (most_ == 1 || run.work <= 0) return;
+  if (max_threads_ == 1 || run.work <= 0) return;
   const int64_t now = run.ended, ns = run.ended - run.began;
   if (run.waited > kLongWait) disturbed_until_ = now + kDisturbance;
   Kind& k = kind(run.what, run.work, now);
@@ -106,7 +106,7 @@ void Governor::ran(const Run& run) {
   if (k.other == 0) return;
 
   const int64_t whole = length(k, now);
-  // The first run of a window may wake threads that slept through the one before.
+  // The first run of a window may wake threads that slept during the previous one.
   const bool wakes = k.window.runs++ == 0 && ns < whole / 4;
   if (!wakes) k.window.work += run.work, k.window.ns += ns;
   if (k.others_turn && k.window.work > 0) {

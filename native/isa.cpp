@@ -28,11 +28,11 @@ bool is_instruction_set(std::string_view name) { return std::ranges::find(kNames
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> found;
 #if defined(RUSHLIGHT_HAS_X86)
-  // The compiler's runtime asks the processor, and the operating system whether it saves the wide registers.
+  // The compiler's runtime checks the processor, and that the operating system saves the wide registers.
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 #if defined(RUSHLIGHT_EMULATE)
-  const bool avx512 = avx2, vnni = avx2;  // what they are compiled to here
+  const bool avx512 = avx2, vnni = avx2;  // the instructions that they are compiled to
 #else
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");

@@ -1,4 +1,4 @@
-// The instruction sets that kernels were compiled for, and which of them this processor has.
+// The instruction sets that kernels are compiled for, and those that this processor supports.
 #pragma once
 
 #include <string_view>
@@ -8,10 +8,10 @@
 
 namespace rushlight {
 
-// Those that can run here, the fastest first. Never empty: the portable one is last.
+// The kernels that can run on this processor, the fastest first. Never empty: the portable ones are last.
 std::vector<const Kernels*> available_kernels();
 
-// Whether `name` is the name of an instruction set at all, here or elsewhere.
+// Whether `name` is the name of an instruction set, on any processor.
 bool is_instruction_set(std::string_view name);
 
 }  // namespace rushlight

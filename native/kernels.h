@@ -1,4 +1,4 @@
-// What each instruction set provides: one table of functions over plain memory. They know no threads and own nothing.
+// The kernels of an instruction set: a table of functions over plain memory, without threads or ownership.
 #pragma once
 
 #include <cstddef>
@@ -9,30 +9,30 @@
 
 namespace rushlight {
 
-// y = x W + bias for some panels and rows. Rows of y have room for whole panels.
+// y = x W + bias for some panels and rows. Rows of y are padded to whole panels.
 struct LinearJob {
   const uint8_t* panels;
   size_t panel_bytes;
   int n_in;
-  const void* x;  // floats, or what `prepare` made of them
+  const void* x;  // floats, or the output of `prepare`
   size_t x_stride_bytes;
   float* y;
   size_t y_stride;
-  const float* bias;  // whole panels, or null
+  const float* bias;  // padded to whole panels, or null
 };
 
 struct LinearKernels {
-  // One row of floats -> the form that `run` reads, of prepared_bytes(n_in); null where `run` reads the floats.
+  // Converts a row of floats to the form that `run` reads, of prepared_bytes(n_in). Null where `run` reads floats.
   void (*prepare)(const float* x, int n_in, void* prepared);
   size_t (*prepared_bytes)(int n_in);
   void (*run)(const LinearJob& job, int panel_begin, int panel_end, int row_begin, int row_end);
-  // A tile of float [32 k][32 o] -> the format's bytes. False if a value is beyond the format's range.
+  // Packs a tile of float [32 k][32 o] in the format. False if a value is beyond the format's range.
   bool (*pack)(const float* tile, uint8_t* packed);
 };
 
-// Attention of one sequence and one key/value head, which a group of query heads shares: query i is head i % group of row
-// i / group. A block has keys [head][D][64] and values [head][64][value_stride], so that both products of attention run
-// along rows. Strides of the cache count elements, which are floats or halves.
+// Attention of one sequence and one key/value head, which a group of query heads shares: query i is head i % group of
+// row i / group. A block has keys [head][D][64] and values [head][64][value_stride], so that both products of attention
+// run along rows. Strides of the cache count elements, which are floats or halves.
 struct AttentionJob {
   const float* q;  // of the sequence's first row and the group's first head
   size_t q_stride;
@@ -54,7 +54,7 @@ struct AttentionJob {
 
 inline constexpr int kBlock = 64;             // positions in a block of the cache
 inline constexpr int kAttentionQueries = 16;  // queries that share a pass over the cache
-inline constexpr int kTogether = 4;           // of them, queries that are multiplied together: a key is loaded once for all
+inline constexpr int kTogether = 4;           // of them, those that are multiplied together, loading a key once
 inline constexpr int kNoWindow = std::numeric_limits<int>::max();
 
 // Keys and values may be in the first of the formats: f32 and f16.
@@ -70,13 +70,13 @@ inline constexpr int kActivations = 7;
 inline constexpr const char* kActivationNames[kActivations] = {"gelu_tanh",  "gelu_erf", "relu", "silu",
                                                                "quick_gelu", "sigmoid",  "tanh"};
 
-inline constexpr int kStretch = 64;
+inline constexpr int kSegment = 64;
 
 struct Kernels {
   const char* name;
   LinearKernels linear[kFormats];
-  // Of bf16 weights, with the activations in f32: the same on every instruction set. Those with instructions for bf16
-  // round the activations to it in `linear`.
+  // bf16 weights with activations in f32: the same bits on every instruction set. Sets with instructions for bf16 round
+  // the activations to it in `linear`.
   LinearKernels exact_bf16;
   void (*add)(const float* a, const float* b, float* out, int n);
   void (*multiply)(const float* a, const float* b, float* out, int n);
@@ -94,9 +94,9 @@ struct Kernels {
   void (*attention[kKVFormats])(const AttentionJob& job, int query_begin, int query_end, float* scratch);
   // exp of n floats, for sampling and for tests.
   void (*exp)(const float* x, float* out, int n);
-  // The greatest of each kStretch of n floats, and of what is left. False if one is NaN.
+  // The maximum of each segment of kSegment floats, the last of which may be shorter. False if a float is NaN.
   bool (*maxima)(const float* x, int n, float* out);
-  // Reads bytes, a multiple of 64, and returns what depends on all of them.
+  // Reads a multiple of 64 bytes and returns a checksum.
   uint32_t (*read)(const uint8_t* from, size_t bytes);
 
   const LinearKernels& exact_of(Format format) const {

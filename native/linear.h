@@ -1,7 +1,7 @@
-// x W for one row or many, over packed panels.
+// GEMM over packed panels: x W for one row or many.
 //
-// Every output is one lane, and its sum over k is one chain of additions in the order of k. How many rows are computed
-// side by side, and where a long k is cut, changes neither the operands nor the order: one row alone has the same bits.
+// Every output is one lane, and its sum over k is one chain of additions in the order of k. The number of rows that are
+// computed together, and the blocking of k, change neither operands nor order: a row has the same bits in any batch.
 #pragma once
 
 #include <utility>
@@ -11,11 +11,11 @@
 
 namespace rushlight::RUSHLIGHT_ISA {
 
-inline constexpr int kVectors = kPanel / kLanes;  // in a panel's row of outputs
+inline constexpr int kVectors = kPanel / kLanes;  // in a panel's 32 outputs
 
-// How far ahead of a single pass memory is asked. Where the hardware's own prefetcher keeps up with the memory (Zen 3),
-// it only has to be helped from the second-level cache to the first, the later the less is computed with a byte; where it
-// does not (Zen 4, measured with the prototypes of these kernels), memory itself has to be asked in time.
+// Prefetch distance of a single pass. Where the hardware prefetcher keeps up with memory (Zen 3), software only helps
+// from the second-level cache to the first, at a distance that shrinks with the arithmetic per byte; where it does not
+// (Zen 4, measured), the distance covers the latency of memory.
 template <Format kFormat>
 inline constexpr size_t kPrefetchBytes = kLanes == 16 ? 4096 : kFormat == Format::kF32 ? 256 : 640;
 
@@ -24,25 +24,25 @@ RUSHLIGHT_INLINE void prefetch(const uint8_t* w) {
   for (size_t i = 0; i < kBytes; i += 64) __builtin_prefetch(w + kPrefetchBytes<kFormat> + i, 0, 3);
 }
 
-// How often a block of weights is passed: once for each group of rows, and for each strip of a panel's outputs that fits
-// in the registers beside so many rows. Of several passes the first fetch the block that comes next.
+// Cache-blocked GEMM: a pass over a weight block multiplies it by one group of rows, for one strip of outputs whose
+// sums fit in the registers. Of several passes, the first `kFetchers` prefetch the next block.
 enum class Pass : uint8_t { kOnly, kFirst, kLater };
 
-// Bytes of weights in a block of several passes: half of a first-level cache.
+// Bytes of weights in a block: half of a first-level cache.
 inline constexpr size_t kBlockBytes = 16384;
 
-// So many passes over a block fetch the block that comes next, each a quarter from its beginning on, so that the memory
-// works while the processor does. Line after line, which the hardware's own prefetcher follows, and a few at a time,
-// since whatever misses the cache waits for a place among what is under way from memory.
+// Passes over a block that prefetch the next block, a quarter each, so that memory transfers overlap with arithmetic.
+// They prefetch lines in sequence, which the hardware prefetcher follows, and a few at a time, because the number of
+// outstanding cache misses is limited.
 inline constexpr int kFetchers = 4;
 
-// Lines to fetch with each so many bytes of weights that are multiplied.
+// Cache lines to prefetch for every kBytes of weights that are multiplied.
 template <size_t kBytes>
 inline constexpr int kLinesAhead = (kBytes / 64 + kFetchers - 1) / kFetchers;
 
-RUSHLIGHT_INLINE void fetch(const uint8_t* line) { __builtin_prefetch(line, 0, 3); }
+RUSHLIGHT_INLINE void prefetch_line(const uint8_t* line) { __builtin_prefetch(line, 0, 3); }
 
-// The most vectors of a panel whose sums, for so many rows, fit in so many registers.
+// The number of a panel's vectors whose sums, for this many rows, fit in this many registers.
 constexpr int strip_of(int rows, int registers) {
   int strip = kVectors;
   while (strip > 1 && strip * rows > registers) strip /= 2;
@@ -50,28 +50,28 @@ constexpr int strip_of(int rows, int registers) {
 }
 
 // A format's kernel provides
-//     kRows     rows side by side, as many as the registers hold
-//     XTile     what a row's 32 activations are stored in
-//     kStrip    vectors of outputs that are computed at a time for kM rows
-//     run       acc[m][s] += x[m][0 to n_k] W of the outputs from vector v on, fetching lines from `ahead` on
+//     kRows     the most rows that are computed together, limited by registers
+//     XTile     the storage of 32 activations of a row
+//     kStrip    vectors of outputs that are computed together for kM rows
+//     run       acc[m][s] += x[m][0 to n_k] W for the outputs from vector v on, prefetching from `ahead` on
 
 // Floats times f32, f16 and bf16: one input at a time.
 template <Format kFormat>
 struct Plain {
-  // With few registers loads are the limit: three rows by a panel's whole width need the fewest. What has to be converted
-  // first is better shared by more rows.
+  // With 16 registers, loads are the bottleneck: three rows by a panel's full width need the fewest. Weights that are
+  // converted first are better shared by more rows.
   static constexpr int kRows = kFormat == Format::kF32 && kRegisters == 16 ? 3 : (kRegisters - 4) / 2;
   using XTile = float[kTile];
 
-  // Beside the sums wait activations or, of many rows, the weights of two vectors, then one of the other side, and what
-  // bf16 is masked with.
+  // Registers besides the sums: activations or, for many rows, two vectors of weights; one operand of the other side;
+  // and the mask of bf16.
   template <int kM>
   static constexpr int kStrip = strip_of(kM, kRegisters - (kM < 4 ? kM : 2) - 1 - (kFormat == Format::kBF16 ? 1 : 0));
 
   template <Pass kPass, int kM, int kS>
   RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* ahead,
                             F32 (&acc)[kM][kS]) {
-    constexpr int kStep = kFormat == Format::kBF16 ? 2 : 1;  // inputs that lie together
+    constexpr int kStep = kFormat == Format::kBF16 ? 2 : 1;  // inputs that are stored together
     constexpr size_t kStepBytes = kTileBytes[static_cast<int>(kFormat)] / kTile * kStep;
     constexpr int kUnrolled = kPass == Pass::kOnly ? kStep : 8;
     constexpr int kInputsALine = kUnrolled / kLinesAhead<kStepBytes / kStep * kUnrolled>;
@@ -83,7 +83,7 @@ struct Plain {
         if constexpr (kPass == Pass::kOnly) {
           prefetch<kFormat, kStepBytes>(w);
         } else if (kPass == Pass::kFirst && i % kInputsALine == 0) {
-          fetch(ahead);
+          prefetch_line(ahead);
           ahead += 64;
         }
         for (int j = 0; j < kStep; ++j) add_input<kPass>(w, j, x + j * sizeof(float), x_stride, acc);
@@ -97,13 +97,13 @@ struct Plain {
  private:
   template <Pass kPass, int kM, int kS>
   RUSHLIGHT_INLINE void add_input(const uint8_t* w, int i, const uint8_t* x, size_t x_stride, F32 (&acc)[kM][kS]) {
-    // The fewer of the two sides wait in registers.
+    // The smaller side stays in registers.
     if constexpr (kM < kS) {
       F32 activation[kM];
       for (int m = 0; m < kM; ++m) activation[m] = broadcast(*reinterpret_cast<const float*>(x + m * x_stride));
       for (int s = 0; s < kS; ++s) {
         F32 weight = load_weights(w, i, s);
-        // Or the compiler loads it for each of two rows, which only a stream that waits for memory does not mind.
+        // Otherwise the compiler loads it once for each row, which costs time unless memory is the bottleneck.
         if constexpr (kPass != Pass::kOnly && kM == 2) keep_in_register(weight);
         for (int m = 0; m < kM; ++m) acc[m][s] = fma(weight, activation[m], acc[m][s]);
       }
@@ -117,7 +117,7 @@ struct Plain {
     }
   }
 
-  // The weights of one input; a bf16 is the upper half of a float, and i says which of the two that lie together.
+  // The weights of one input. A bf16 is the upper half of a float; i selects one of the two inputs of a pair.
   RUSHLIGHT_INLINE F32 load_weights(const uint8_t* w, int i, int s) {
     if constexpr (kFormat == Format::kF32) {
       return load<F32>(w + s * kLanes * 4);
@@ -135,7 +135,7 @@ using F16Kernel = Plain<Format::kF16>;
 
 #if defined(__AVX512BF16__)
 
-// bf16 with the dot product of pairs: the activations are rounded to bf16 too.
+// bf16 by the dot-product instruction of pairs, which takes activations in bf16 too.
 struct BF16Kernel {
   static constexpr int kRows = (kRegisters - 4) / kVectors;
   using XTile = uint16_t[kTile];
@@ -161,7 +161,7 @@ struct BF16Kernel {
       if constexpr (kPass == Pass::kOnly) {
         prefetch<Format::kBF16, kPanel * 4>(w);
       } else if (kPass == Pass::kFirst && k % (kFetchers * 64 / (kPanel * 2)) == 0) {
-        fetch(ahead);
+        prefetch_line(ahead);
         ahead += 64;
       }
       __m512bh weights[kS];
@@ -182,27 +182,27 @@ using BF16Kernel = Plain<Format::kBF16>;
 
 #endif
 
-// A row of activations, quantised in groups of 32 to integers from -kMost to kMost.
+// A row of activations, quantised in groups of 32 to integers from -kMaxQuantized to kMaxQuantized.
 template <int kBits>
 void quantize_row(const float* x, int n_in, void* prepared) {
   auto* group = static_cast<QuantizedGroup<kBits>*>(prepared);
   for (int start = 0; start < n_in; start += kTile, ++group) {
     F32 values[kVectors];
     F32 most = {};
-    PartialSums spoiled;
+    PartialSums not_finite;
     for (int v = 0; v < kVectors; ++v) {
       const int from = start + v * kLanes;
       const int n = n_in - from < 0 ? 0 : n_in - from < kLanes ? n_in - from : kLanes;
       values[v] = n == kLanes ? load<F32>(x + from) : load_n(x + from, n);
       most = max(abs(values[v]), most);
-      spoiled.of[v % kSumVectors] += values[v] * 0.0f;  // NaN if the value is infinite or NaN, which no byte can be
+      not_finite.of[v % kSumVectors] += values[v] * 0.0f;  // NaN if a value is infinite or NaN
     }
     const float greatest = reduce_max(most);
-    // A subnormal scale would have an infinite reciprocal; what it scales is nothing beside any other group.
+    // A subnormal scale would have an infinite reciprocal, and its group adds nothing visible.
     const bool counts = greatest > 1e-30f;
-    group->scale = (counts ? greatest / float{kMost<kBits>} : 0.0f) + reduce_add(spoiled);
+    group->scale = (counts ? greatest / float{kMaxQuantized<kBits>} : 0.0f) + reduce_add(not_finite);
     const bool finite = group->scale == group->scale;
-    const F32 inverse = broadcast(counts ? float{kMost<kBits>} / greatest : 0.0f);
+    const F32 inverse = broadcast(counts ? float{kMaxQuantized<kBits>} / greatest : 0.0f);
     I32 q[kVectors], sum = {};
     for (int v = 0; v < kVectors; ++v) {
       q[v] = __builtin_convertvector(round_small(finite ? values[v] * inverse : F32{}), I32);
@@ -219,7 +219,7 @@ void quantize_row(const float* x, int n_in, void* prepared) {
   }
 }
 
-// int8 and int4: sums of integers within a group of 32, which are exact; one multiply-add of floats for each group.
+// int8 and int4: exact integer sums within a group of 32, then one float multiply-add per group.
 template <int kBits>
 struct Integer {
   static constexpr int kRows = kRegisters / 4;
@@ -242,7 +242,7 @@ struct Integer {
       if constexpr (kPass == Pass::kOnly) {
         prefetch<kFormat, kBytes>(w);
       } else if constexpr (kPass == Pass::kFirst) {
-        for (int i = 0; i < kLinesAhead<kBytes>; ++i, ahead += 64) fetch(ahead);
+        for (int i = 0; i < kLinesAhead<kBytes>; ++i, ahead += 64) prefetch_line(ahead);
       }
       Dot<kBits> dots[kM][kS];
       if constexpr (kBits == 8) {
@@ -301,8 +301,8 @@ struct Integer {
   }
 };
 
-// All outputs of a panel for kM rows over a block, by its pass-th pass and those that follow. From block to block the
-// sums wait in y.
+// All outputs of a panel for kM rows over a block, beginning with the block's pass number `pass`. Between blocks, y
+// holds the sums.
 template <class Kernel, Pass kPass, int kM>
 void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, int pass, float* y,
               size_t y_stride, bool first) {
@@ -327,12 +327,12 @@ using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, in
 template <class Kernel>
 struct Groups {
   int n_passes[Kernel::kRows];  // over a block
-  RunRows alone[Kernel::kRows], first[Kernel::kRows], later[Kernel::kRows];
+  RunRows only[Kernel::kRows], first[Kernel::kRows], later[Kernel::kRows];
 
   template <int... kLess>
   constexpr explicit Groups(std::integer_sequence<int, kLess...>)
       : n_passes{kVectors / Kernel::template kStrip<kLess + 1>...},
-        alone{run_rows<Kernel, Kernel::template kStrip<kLess + 1> == kVectors ? Pass::kOnly : Pass::kFirst,
+        only{run_rows<Kernel, Kernel::template kStrip<kLess + 1> == kVectors ? Pass::kOnly : Pass::kFirst,
                        kLess + 1>...},
         first{run_rows<Kernel, Pass::kFirst, kLess + 1>...},
         later{run_rows<Kernel, Pass::kLater, kLess + 1>...} {}
@@ -348,7 +348,7 @@ inline void add_bias(const float* bias, float* y, size_t y_stride, int n_rows) {
   }
 }
 
-// Of activations, what stays in the second-level cache beside the weights that pass.
+// Bytes of activations that stay in the second-level cache while weights stream through it.
 inline constexpr size_t kActivationBytes = size_t{256} << 10;
 
 template <class Kernel, Format kFormat>
@@ -358,10 +358,10 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
   const int n_rows = row_end - row_begin, n_panels = panel_end - panel_begin;
   const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
   constexpr int kBlockK = static_cast<int>(kBlockBytes / kBytes) * kTile;
-  // In one pass a steady stream over the whole panel is fastest.
+  // With a single pass, one stream over the whole panel is fastest.
   const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1 ? job.n_in : kBlockK;
   const int n_blocks = (job.n_in + block_k - 1) / block_k;
-  // All of a panel while the rows stay in the cache; otherwise a block of all panels while that block of the rows does.
+  // Panel by panel while all rows fit in the cache; otherwise block by block, so that a block of the rows does.
   const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= kActivationBytes;
 
   const int n_steps = n_rows == 0 ? 0 : n_panels * n_blocks;
@@ -375,15 +375,15 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
     const int block = block_of(step), panel = panel_of(step), k = block * block_k;
     const int n_k = job.n_in - k < block_k ? job.n_in - k : block_k;
     const uint8_t* w = weights_of(step);
-    // After the last, what follows it in memory: most often where this thread goes on.
+    // After the last block, the memory that follows it: usually this thread's next part.
     const uint8_t* after = w + kBytes * static_cast<size_t>((n_k + kTile - 1) / kTile);
     const uint8_t* next = step + 1 < n_steps ? weights_of(step + 1) : after;
     const auto* x = static_cast<const uint8_t*>(job.x) + static_cast<size_t>(row_begin) * job.x_stride_bytes +
                     static_cast<size_t>(k / kTile) * sizeof(typename Kernel::XTile);
     float* y = job.y + static_cast<size_t>(row_begin) * job.y_stride + static_cast<size_t>(panel) * kPanel;
-    for (int group = 0, row = 0, pass = 0; group < n_groups; ++group) {  // as even as can be
+    for (int group = 0, row = 0, pass = 0; group < n_groups; ++group) {  // of equal size, or one row more
       const int m = n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
-      const auto& kernels = n_groups == 1 ? kGroups.alone : pass < kFetchers ? kGroups.first : kGroups.later;
+      const auto& kernels = n_groups == 1 ? kGroups.only : pass < kFetchers ? kGroups.first : kGroups.later;
       kernels[m - 1](w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k, next, pass,
                      y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
       row += m;

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kPieceBytes = 1 << 20;
 
-// Rows of a matrix that are read and packed at once: whole tiles, but for the last piece.
+// Rows of a matrix that are read and packed together: whole tiles, except in the last piece.
 struct Piece {
   size_t load;
   int64_t first, rows;
@@ -80,7 +80,8 @@ std::vector<LoadProblem> load(std::span<const Load> loads, const Kernels& kernel
       Source source = loads[i].source;
       const int64_t row_bytes = source.columns * static_cast<int64_t>(Source::item_bytes(source.dtype));
       buffer.resize(std::max(buffer.size(), static_cast<size_t>(rows * row_bytes)));
-      if (!read(loads[i].fd, buffer.data(), static_cast<size_t>(rows * row_bytes), loads[i].offset + first * row_bytes)) {
+      const int64_t offset = loads[i].offset + first * row_bytes;
+      if (!read(loads[i].fd, buffer.data(), static_cast<size_t>(rows * row_bytes), offset)) {
         problems[i] = LoadProblem::kNotRead;
         continue;
       }

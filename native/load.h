@@ -1,4 +1,4 @@
-// Weights from files into panels: each thread reads a piece and packs it while it is in its cache.
+// Loads weights from files into panels: each thread reads a piece and packs it while it is in its cache.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +12,11 @@
 
 namespace rushlight {
 
-// The rows of a source from its row 0 are rows from `first`, a multiple of 32, on of the checkpoint's matrix. Of the
-// pieces of a matrix all but the last have a multiple of 32 rows. False if a value is not finite, or beyond the format.
+// Packs a piece of a checkpoint's matrix, whose first row is row `first` of the matrix. `first` is a multiple of 32,
+// and so is the number of rows, except in the last piece. False if a value is not finite or beyond the format's range.
 bool pack(const Source& source, int64_t first, const Weight& weight, const Kernels& kernels);
 
-// A parameter and where its bytes lie.
+// A parameter and the source of its bytes.
 struct Load {
   std::variant<Weight, Vector> to;
   int fd;
@@ -26,9 +26,9 @@ struct Load {
 
 enum class LoadProblem : uint8_t { kNone, kNotFinite, kNotRead };
 
-// Fills the parameters, all of them, whatever is wrong with some; what is wrong with each. kNotRead: the file ends too
-// soon, or the operating system reports an error. kNotFinite: a value is not finite, or beyond the format. Throws
-// std::bad_alloc where memory to read into is lacking.
+// Fills all parameters, also after a problem with one, and returns the problem of each. kNotRead: the file ends too
+// early, or the operating system reports an error. kNotFinite: a value is not finite, or beyond the format's range.
+// Throws std::bad_alloc if there is no memory to read into.
 std::vector<LoadProblem> load(std::span<const Load> loads, const Kernels& kernels, Pool& pool);
 
 }  // namespace rushlight

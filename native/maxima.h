@@ -1,4 +1,4 @@
-// The greatest value of each stretch of a row: what the choice of a token looks at first.
+// The maximum of each segment of a row of logits, which sampling looks at first.
 #pragma once
 
 #include "kernels.h"
@@ -6,14 +6,14 @@
 
 namespace rushlight::RUSHLIGHT_ISA {
 
-// out[i] = the greatest of x[kStretch i] to x[kStretch (i + 1)], of what is left in the last. False if one is NaN.
+// out[i] = the maximum of segment i of kSegment floats; the last segment may be shorter. False if a float is NaN.
 inline bool maxima(const float* x, int n, float* out) {
   I32 unordered = {};
   int i = 0;
-  for (; i + kStretch <= n; i += kStretch) {
+  for (; i + kSegment <= n; i += kSegment) {
     F32 most = load<F32>(x + i);
     unordered |= most != most;
-    for (int j = kLanes; j < kStretch; j += kLanes) {
+    for (int j = kLanes; j < kSegment; j += kLanes) {
       const F32 next = load<F32>(x + i + j);
       unordered |= next != next;
       most = max(next, most);

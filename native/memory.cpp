@@ -11,10 +11,10 @@ namespace rushlight {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-// Of addresses; memory is taken page by page. At the end of each chunk part of a huge page lies empty.
-constexpr size_t kLeastChunk = size_t{16} << 20, kMostChunk = size_t{256} << 20;
-constexpr size_t kMostKept = size_t{32} << 20;  // bytes of free buffers
-constexpr size_t kMostBytes = size_t{1} << 60;  // room to round up and to count in signed numbers
+// Address space; memory is taken page by page. Part of a huge page at the end of each chunk is unused.
+constexpr size_t kMinChunk = size_t{16} << 20, kMaxChunk = size_t{256} << 20;
+constexpr size_t kMaxCached = size_t{32} << 20;  // bytes in free buffers
+constexpr size_t kMaxBytes = size_t{1} << 60;  // leaves room to round up and to count in signed integers
 
 constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -23,19 +23,19 @@ constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit 
 size_t checked_product(std::initializer_list<size_t> sizes) {
   size_t product = 1;
   for (const size_t size : sizes) {
-    if (size != 0 && product > kMostBytes / size) throw std::bad_alloc();
+    if (size != 0 && product > kMaxBytes / size) throw std::bad_alloc();
     product *= size;
   }
   return product;
 }
 
 std::shared_ptr<uint8_t> map_pages(size_t bytes) {
-  if (bytes > kMostBytes) throw std::bad_alloc();
+  if (bytes > kMaxBytes) throw std::bad_alloc();
   const size_t size = round_up(std::max(bytes, size_t{1}), kHugePage) + kHugePage;
   void* mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
-  madvise(mapped, size, MADV_HUGEPAGE);  // advice: without huge pages all works, slower
+  madvise(mapped, size, MADV_HUGEPAGE);  // advisory: without huge pages everything works, more slowly
 #endif
   const auto address = reinterpret_cast<uintptr_t>(mapped);
   auto* aligned = reinterpret_cast<uint8_t*>(round_up(address, kHugePage));
@@ -45,7 +45,7 @@ std::shared_ptr<uint8_t> map_pages(size_t bytes) {
 std::shared_ptr<uint8_t> Arena::allocate(size_t bytes) {
   const size_t needed = round_up(bytes, 64);
   if (size_ - used_ < needed) {
-    const size_t size = std::max(round_up(needed, kHugePage), std::clamp(2 * mapped_, kLeastChunk, kMostChunk));
+    const size_t size = std::max(round_up(needed, kHugePage), std::clamp(2 * mapped_, kMinChunk, kMaxChunk));
     chunk_ = map_pages(size);
     size_ = size;
     used_ = 0;
@@ -75,7 +75,7 @@ std::shared_ptr<float> BufferCache::allocate(size_t floats) {
 void BufferCache::release(float* buffer, size_t bytes) {
   {
     const std::lock_guard lock(mutex_);
-    if (free_bytes_ + bytes <= kMostKept) {
+    if (free_bytes_ + bytes <= kMaxCached) {
       free_.emplace(bytes, buffer);
       free_bytes_ += bytes;
       return;

@@ -11,16 +11,16 @@
 
 namespace rushlight {
 
-// The product of sizes. Throws std::bad_alloc where it is more than any memory.
+// The product of sizes. Throws std::bad_alloc where it exceeds any address space.
 size_t checked_product(std::initializer_list<size_t> sizes);
 
-// Zeroed memory straight from the operating system, on huge pages where it gives them: the translation of 4 KiB pages
-// would cost a weight stream about a quarter of its bandwidth. Pages are taken when they are first written.
+// Zeroed memory from the operating system, on huge pages where available: address translation of 4 KiB pages costs a
+// weight stream about a quarter of its bandwidth. A page takes memory when it is first written.
 std::shared_ptr<uint8_t> map_pages(size_t bytes);
 
-// Lays blocks of bytes one after another in mapped chunks, so that small weights share huge pages too. Each chunk is twice
-// as large as all before it, within bounds: a small model takes few addresses, which a limit may count. A chunk goes
-// when the last block in it does. Not for use by two threads at once.
+// Allocates blocks consecutively from mapped chunks, so that small weights share huge pages too. Each chunk is twice as
+// large as all before it, within bounds: a small model reserves few addresses, which may be limited. A chunk is freed
+// with its last block. Not thread-safe.
 class Arena {
  public:
   std::shared_ptr<uint8_t> allocate(size_t bytes);
@@ -32,8 +32,8 @@ class Arena {
   size_t mapped_ = 0;
 };
 
-// Memory for activations, aligned to 64 bytes, kept for the next of the same size: a step asks for the same sizes again
-// and again, and fresh pages would be zeroed by the operating system each time.
+// Memory for activations, aligned to 64 bytes and cached by size: every step allocates the same sizes, and the
+// operating system would zero fresh pages each time.
 class BufferCache : public std::enable_shared_from_this<BufferCache> {
  public:
   std::shared_ptr<float> allocate(size_t floats);

@@ -14,7 +14,7 @@ RUSHLIGHT_INLINE bool all_finite(const float* tile) {
   return reduce_max(to_f32(~finite & 1)) == 0.0f;
 }
 
-// What a vector is after it was stored in half precision.
+// Stores a vector in half precision, and returns the rounded values.
 RUSHLIGHT_INLINE F32 through_f16(F32 v, uint8_t* stored) {
   store_f16(stored, v);
   return load_f16(stored);
@@ -42,13 +42,13 @@ inline bool pack_bf16(const float* tile, uint8_t* packed) {
       store(packed + (k / 2 * kPanel + o) * 4, rounded[0] >> 16 | (rounded[1] & 0xffff0000u));
     }
   }
-  // Beyond it, rounding makes infinity.
+  // A larger magnitude rounds to infinity.
   F32 most = {};
   for (int i = 0; i < kTile * kPanel; i += kLanes) most = max(abs(load<F32>(tile + i)), most);
   return all_finite(tile) && reduce_max(most) < 3.3961776e38f;
 }
 
-// Symmetric: scale = greatest / 127, rounded to half before the values are divided by it.
+// Symmetric: scale = maximum / 127, rounded to half before the values are divided by it.
 inline bool pack_int8(const float* tile, uint8_t* packed) {
   for (int o = 0; o < kPanel; o += kLanes) {
     F32 most = {};
@@ -86,7 +86,7 @@ RUSHLIGHT_INLINE F32 squared_error(const float* column, Affine fit) {
   return error;
 }
 
-// The scale and minimum that fit best, by least squares, the nibbles that `fit` rounds to.
+// The scale and minimum that fit the nibbles that `fit` rounds to, by least squares.
 RUSHLIGHT_INLINE Affine refit(const float* column, Affine fit) {
   const F32 inverse = reciprocal(fit.scale);
   F32 q_sum = {}, qq_sum = {}, w_sum = {}, qw_sum = {};
@@ -101,8 +101,8 @@ RUSHLIGHT_INLINE Affine refit(const float* column, Affine fit) {
   return {select(solvable, scale, fit.scale), select(solvable, (w_sum - scale * q_sum) / n, fit.minimum)};
 }
 
-// Scale and minimum by squared error: ranges from the full one to about two thirds of it, each refined by least
-// squares until it settles, then rounded to half.
+// Scale and minimum with the least squared error: candidate ranges from the full one to about two thirds of it, each
+// refined by a few rounds of least squares; the best is rounded to half.
 inline bool pack_int4(const float* tile, uint8_t* packed) {
   if (!all_finite(tile)) return false;
   for (int o = 0; o < kPanel; o += kLanes) {

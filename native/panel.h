@@ -1,8 +1,8 @@
-// How weights lie in memory: the same for every instruction set, for decode and for prefill.
+// The memory layout of weights: the same for every instruction set, for decode and for prefill.
 //
-// A weight of n_out × n_in is cut into panels of 32 outputs, a panel into tiles of 32 inputs, and each tile lies in one
-// piece, so that a panel is one sequential stream and each output is one lane of a vector. Outputs and inputs beyond
-// the last are zeros. A tile is, with k its inputs and o its outputs:
+// A weight of n_out × n_in is divided into panels of 32 outputs, and a panel into tiles of 32 inputs. Each tile is
+// contiguous, so that a panel is one sequential stream and each output is one lane of a vector. Outputs and inputs are
+// padded with zeros. A tile is, with k its inputs and o its outputs:
 //
 //     f32    float [32 k][32 o]
 //     f16    half  [32 k][32 o]
@@ -31,7 +31,7 @@ inline constexpr size_t kInt8Scales = 1024;   // offset of the scales in a tile
 inline constexpr size_t kInt4Scales = 512;
 inline constexpr size_t kInt4Minima = 512 + 64;
 
-// 32 activations of a row as the integer formats multiply them: x ≈ scale · q.
+// 32 activations of a row, quantised for the integer formats: x ≈ scale · q.
 template <int kBits>
 struct QuantizedGroup;
 
@@ -39,14 +39,14 @@ template <>
 struct QuantizedGroup<8> {
   int8_t q[kTile];
   float scale;
-  int32_t sum;  // of -kInt8Zero · q: where a sum of byte · q starts
+  int32_t sum;  // of -kInt8Zero · q: the initial value of a sum of byte · q
 };
 
 template <>
 struct QuantizedGroup<4> {
   int8_t q[kTile];
   float scale;
-  float sum;  // of scale · q: what a minimum is multiplied by
+  float sum;  // of scale · q: the factor of a minimum
 };
 
 }  // namespace rushlight

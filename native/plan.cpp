@@ -77,9 +77,9 @@ Plan::Recording::~Recording() {
   plan_.state_ = State::kRecorded;
 }
 
-void Plan::add(int64_t n, int64_t least, double work, const View& out,
+void Plan::add(int64_t n, int64_t min_items, double work, const View& out,
                std::function<void(const View& out, int64_t begin, int64_t end)> body) {
-  if (n > 0) recorded_.push_back({n, least, work, out, std::move(body), &memory_});
+  if (n > 0) recorded_.push_back({n, min_items, work, out, std::move(body), &memory_});
 }
 
 void Plan::reads(const View& x) {
@@ -101,7 +101,7 @@ void Plan::reads(const Rows& rows, const KVCache& cache) {
 }
 
 Array Plan::finish(const Array& out) {
-  if (state_ != State::kRecorded) throw std::invalid_argument("a plan can be finished only once, after it was recorded");
+  if (state_ != State::kRecorded) throw std::invalid_argument("a plan can be finished only after it was recorded");
   state_ = State::kUnfit;
   // Each run writes its result into new memory, so the last stage must write it, and no other array may be left.
   if (recorded_.empty() || recorded_.back().out.data != out.data || recorded_.back().out.columns != out.columns) {
@@ -119,7 +119,7 @@ Array Plan::finish(const Array& out) {
                          const auto& recorded = *static_cast<const Recorded*>(context);
                          recorded.memory->watch([&] { recorded.body(recorded.out, begin, end); });
                        },
-                       &stage, stage.n, stage.least, stage.work});
+                       &stage, stage.n, stage.min_items, stage.work});
   }
   state_ = State::kFinished;
   return result;

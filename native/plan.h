@@ -20,9 +20,9 @@
 
 namespace rushlight {
 
-// Memory for the activations of one plan. Freed buffers are reused and none is given back, so that the addresses of a step
-// hold for every later one. Which activations share a buffer follows from when the model released them, as in the memory
-// pool of a CUDA graph.
+// Memory for the activations of one plan. Freed buffers are reused and none is given back, so that the addresses of a
+// step hold for every later one. Which activations share a buffer follows from when the model released them, as in the
+// memory pool of a CUDA graph.
 class Workspace : public std::enable_shared_from_this<Workspace> {
  public:
   std::shared_ptr<float> allocate(size_t floats);
@@ -58,10 +58,10 @@ class NotRecordable : public std::runtime_error {
 
 // The stages of a step for one number of rows, in the order in which the device ran them.
 //
-// A device adds each of its operations to the plan that this thread records. What cannot be repeated invalidates the plan:
-// an array that comes from elsewhere, is read in the middle, or is kept after the step. Everything that varies from step
-// to step lies in the plan: the model gets the plan's `ids`, `positions` and `logit_rows`, which it can pass on to
-// operations but not read.
+// A device adds each of its operations to the plan that this thread records. What cannot be repeated invalidates the
+// plan: an array that comes from elsewhere, is read in the middle, or is kept after the step. Everything that varies
+// from step to step lies in the plan: the model gets the plan's `ids`, `positions` and `logit_rows`, which it can pass
+// on to operations but not read.
 class Plan {
  public:
   // With the inputs of the step that will be recorded.
@@ -91,7 +91,7 @@ class Plan {
 
   // For the device.
   std::shared_ptr<float> allocate(size_t floats) { return workspace_->allocate(floats); }
-  void add(int64_t n, int64_t least, double work, const View& out,
+  void add(int64_t n, int64_t min_items, double work, const View& out,
            std::function<void(const View& out, int64_t begin, int64_t end)> body);
   // The first reason is the one that `finish` reports.
   void invalidate(const char* reason) {
@@ -108,13 +108,14 @@ class Plan {
   // NotRecordable if the step cannot be repeated, std::invalid_argument unless a recording has ended.
   Array finish(const Array& out);
 
-  // The result for other inputs, of as many rows. Nothing if the plan is running on another thread, or the inputs do not
-  // fit it or are invalid: the caller then calls the model. Throws std::invalid_argument unless `finish` has returned.
+  // The result for other inputs, of as many rows. Nothing if the plan is running on another thread, or the inputs do
+  // not fit it or are invalid: the caller then calls the model. Throws std::invalid_argument unless `finish` has
+  // returned.
   std::optional<Array> run(const StepInputs& inputs);
 
  private:
   struct Recorded {
-    int64_t n, least;
+    int64_t n, min_items;
     double work;
     View out;
     std::function<void(const View& out, int64_t begin, int64_t end)> body;

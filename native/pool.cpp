@@ -17,9 +17,9 @@ namespace rushlight {
 
 namespace {
 
-constexpr int kSpins = 8000;   // pauses of 15 to 45 ns: what Python does between two steps takes less
-constexpr int kInstant = 64;   // pauses after which a wait is timed: a shorter one costs less than the clock
-constexpr int kPartsEach = 4;  // parts of a thread's share: so that one that is held up leaves work to the others
+constexpr int kSpins = 8000;   // pauses of 15 to 45 ns: longer than Python takes between two steps
+constexpr int kInstant = 64;   // pauses after which a wait is timed: reading the clock costs more than a shorter wait
+constexpr int kPartsEach = 4;  // parts of a thread's share, so that others can take work from a delayed thread
 
 void pause() {
 #if defined(__x86_64__)
@@ -33,8 +33,8 @@ int64_t now_ns() {
   return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// The value, once it is not `old` any more: at once, after a short spin, or woken by `notify`. Adds to `waited` what that
-// took beyond an instant.
+// Returns the value once it differs from `old`: immediately, after a short spin, or woken by `notify`. Adds the time to
+// `waited`, unless it was negligible.
 uint32_t await_change(const std::atomic<uint32_t>& value, uint32_t old, int64_t& waited) {
   int64_t since = 0;
   uint32_t now = old;
@@ -60,53 +60,53 @@ void count_forks() {
 
 }  // namespace
 
-// The workers and what they are told. It is a thing of its own because a forked child cannot join or destroy threads
-// that it does not have: there the crew is left where it is, and a new one made.
-struct Pool::Crew {
+// The worker threads and their shared state. A separate object because a forked child cannot join or destroy threads
+// that it does not have: it abandons this object and makes a new one.
+struct Pool::Workers {
   struct alignas(64) Count {
     std::atomic<int64_t> items = 0;
   };
 
-  // A worker's place. It is called, begins, and is idle again; one that has not begun when all is done, since another
-  // program has its core, is called off.
+  // The state of a worker: called, at work, and idle again. A worker that has not begun when all work is done, because
+  // another program uses its core, is reset to idle.
   enum : uint32_t { kIdle, kCalled, kAtWork, kDismissed };
-  struct alignas(64) Seat {
+  struct alignas(64) Worker {
     std::atomic<uint32_t> state = kIdle;
   };
 
-  std::vector<Seat> seats;  // the caller is number 0 and has none
-  int64_t n_threads = 0;    // of this call, with the caller
+  std::vector<Worker> workers;  // number 0, the caller, is unused
+  int64_t n_threads = 0;        // of this call, including the caller
   std::span<const Stage> stages;
   std::vector<Count> done;   // of each stage
-  std::vector<Count> taken;  // of each stage's share for each thread
-  alignas(64) std::atomic<uint32_t> finished = 0;  // stages that are done
-  alignas(64) std::atomic<bool> alone = false;     // the caller does what is left
+  std::vector<Count> taken;  // of each thread's share of each stage
+  alignas(64) std::atomic<uint32_t> finished = 0;  // completed stages
+  alignas(64) std::atomic<bool> abandoned = false;  // the caller does the remaining work
   std::atomic<int> callers_core = -1;
   std::vector<std::thread> threads;
 
-  // Of as many as can be started: a limit on processes or on memory may leave no room for more.
-  explicit Crew(int most) : seats(static_cast<size_t>(most)) {
-    threads.reserve(seats.size());
+  // Starts as many threads as the limits on processes and memory allow.
+  explicit Workers(int max_threads) : workers(static_cast<size_t>(max_threads)) {
+    threads.reserve(workers.size());
     try {
-      for (size_t i = 1; i < seats.size(); ++i) threads.emplace_back([this, i] { serve(i); });
+      for (size_t i = 1; i < workers.size(); ++i) threads.emplace_back([this, i] { serve(i); });
     } catch (const std::system_error&) {
     }
   }
 
-  ~Crew() {
-    for (Seat& seat : seats) {
-      seat.state.store(kDismissed, std::memory_order_release);
-      seat.state.notify_all();
+  ~Workers() {
+    for (Worker& worker : workers) {
+      worker.state.store(kDismissed, std::memory_order_release);
+      worker.state.notify_all();
     }
     for (std::thread& thread : threads) thread.join();
   }
 
   void serve(size_t self) {
-    std::atomic<uint32_t>& state = seats[self].state;
+    std::atomic<uint32_t>& state = workers[self].state;
     int64_t waited = 0;
     for (;;) {
       if (await_change(state, kIdle, waited) == kDismissed) return;
-      uint32_t called = kCalled;  // and not called off since
+      uint32_t called = kCalled;  // unless the call has ended
       if (!state.compare_exchange_strong(called, kAtWork, std::memory_order_acq_rel)) continue;
       work(static_cast<int>(self), waited, [] {});
       state.store(kIdle, std::memory_order_release);
@@ -123,40 +123,40 @@ struct Pool::Crew {
     for (size_t s = 0; s < stages.size(); ++s) done[s].items.store(0, std::memory_order_relaxed);
     for (size_t i = 0; i < n_shares; ++i) taken[i].items.store(0, std::memory_order_relaxed);
     finished.store(0, std::memory_order_relaxed);
-    alone.store(false, std::memory_order_relaxed);
+    abandoned.store(false, std::memory_order_relaxed);
     callers_core.store(this_core(), std::memory_order_relaxed);
     for (size_t i = 1; i < static_cast<size_t>(n_threads); ++i) {
-      seats[i].state.store(kCalled, std::memory_order_release);
-      seats[i].state.notify_all();
+      workers[i].state.store(kCalled, std::memory_order_release);
+      workers[i].state.notify_all();
     }
   }
 
-  // Returns when no worker is at this call any more.
+  // Returns when no worker is busy with this call.
   void end(int64_t& waited) {
     for (size_t i = 1; i < static_cast<size_t>(n_threads); ++i) {
       uint32_t state = kCalled;
-      if (seats[i].state.compare_exchange_strong(state, kIdle, std::memory_order_acq_rel)) continue;
-      while (state == kAtWork) state = await_change(seats[i].state, kAtWork, waited);
+      if (workers[i].state.compare_exchange_strong(state, kIdle, std::memory_order_acq_rel)) continue;
+      while (state == kAtWork) state = await_change(workers[i].state, kAtWork, waited);
     }
   }
 
-  // Waits for the items that others have taken, not for the others: one that is held up elsewhere holds up nobody.
-  // `between` is called after a wait.
+  // Waits for items that other threads have taken, not for the threads: a delayed thread without an item delays nobody.
+  // Calls `between` after a wait.
   template <class Between>
   void work(int self, int64_t& waited, Between&& between) {
     for (uint32_t s = 0, seen = 0; s < stages.size(); ++s) {
-      keep_apart(self);
+      leave_callers_core(self);
       take_parts(s, self);
       while (seen <= s && s + 1 < stages.size()) {
         seen = await_change(finished, seen, waited);
         between();
       }
-      if (self != 0 && alone.load(std::memory_order_relaxed)) return;
+      if (self != 0 && abandoned.load(std::memory_order_relaxed)) return;
     }
   }
 
-  // A worker leaves the core of the one that it works for.
-  void keep_apart(int self) {
+  // A worker that shares the caller's core moves to another.
+  void leave_callers_core(int self) {
     const int core = this_core(), callers = callers_core.load(std::memory_order_relaxed);
     if (self == 0) {
       if (core != callers) callers_core.store(core, std::memory_order_relaxed);
@@ -165,18 +165,18 @@ struct Pool::Crew {
     }
   }
 
-  // Its own share of the stage first, from beginning to end, so that what a thread reads lies in one piece; then what the
-  // others have left of theirs.
+  // The thread's own share of the stage first, in order, so that it reads contiguous memory; then what is left of
+  // others'.
   void take_parts(uint32_t s, int self) {
     const Stage& stage = stages[s];
-    const int64_t n_shares = std::clamp<int64_t>(stage.n / stage.least, 1, n_threads);
+    const int64_t n_shares = std::clamp<int64_t>(stage.n / stage.min_items, 1, n_threads);
     const int64_t wanted = n_shares * kPartsEach;
-    const int64_t part = std::max(stage.least, (stage.n + wanted - 1) / wanted);
+    const int64_t part = std::max(stage.min_items, (stage.n + wanted - 1) / wanted);
     for (int64_t i = 0; i < n_shares; ++i) {
       const int64_t share = (self + i) % n_shares, first = stage.n * share / n_shares;
       const int64_t last = stage.n * (share + 1) / n_shares;
       std::atomic<int64_t>& items = taken[static_cast<size_t>(s * n_threads + share)].items;
-      while (self == 0 || !alone.load(std::memory_order_relaxed)) {
+      while (self == 0 || !abandoned.load(std::memory_order_relaxed)) {
         const int64_t begin = first + items.fetch_add(part, std::memory_order_relaxed);
         if (begin >= last) break;
         const int64_t end = std::min(begin + part, last);
@@ -192,29 +192,29 @@ struct Pool::Crew {
 
 namespace {
 
-void run_alone(std::span<const Stage> stages) {
+void run_inline(std::span<const Stage> stages) {
   for (const Stage& stage : stages) stage.call(stage.context, 0, stage.n);
 }
 
 }  // namespace
 
 Pool::~Pool() {
-  if (crew_ != nullptr && forks_ == forks.load()) delete crew_;
+  if (workers_ != nullptr && forks_ == forks.load()) delete workers_;
 }
 
 void Pool::run(std::span<const Stage> stages) {
   count_forks();
   if (forks_ != forks.load()) {
-    // A child of the process that used the pool: the workers are not here, and another thread may have held the lock
-    // when it was copied. The thread that forked is the only one, so nobody else is at this.
+    // In a forked child: there are no workers, and another thread may have held the lock during the fork. The forking
+    // thread is the only one here, so resetting is safe.
     forks_ = forks.load();
-    crew_ = nullptr;
+    workers_ = nullptr;
     governor_ = Governor(n_threads_);
     new (&busy_) std::mutex;
   }
   const std::unique_lock lock(busy_, std::try_to_lock);
   if (!lock || n_threads_ == 1) {
-    run_alone(stages);
+    run_inline(stages);
     return;
   }
   Governor::Run run = {};
@@ -226,18 +226,18 @@ void Pool::run(std::span<const Stage> stages) {
     run.threads = governor_.threads(run.what, run.work, run.began);
   }
   if (run.threads == 1) {
-    run_alone(stages);
+    run_inline(stages);
   } else {
-    if (crew_ == nullptr) crew_ = new Crew(n_threads_);
-    Crew& crew = *crew_;
-    run.threads = std::min(run.threads, static_cast<int>(crew.threads.size()) + 1);
-    crew.begin(stages, run.threads);
-    crew.work(0, run.waited, [&] {
+    if (workers_ == nullptr) workers_ = new Workers(n_threads_);
+    Workers& workers = *workers_;
+    run.threads = std::min(run.threads, static_cast<int>(workers.threads.size()) + 1);
+    workers.begin(stages, run.threads);
+    workers.work(0, run.waited, [&] {
       if (adapts_ && run.waited > 0 && Governor::gives_up(run.threads, now_ns() - run.began, run.waited)) {
-        crew.alone.store(true, std::memory_order_relaxed);
+        workers.abandoned.store(true, std::memory_order_relaxed);
       }
     });
-    crew.end(run.waited);
+    workers.end(run.waited);
   }
   if (adapts_) {
     run.ended = now_ns();

@@ -1,4 +1,4 @@
-// Worker threads that share out the parts of operations.
+// Worker threads that share the parts of operations.
 #pragma once
 
 #include <atomic>
@@ -13,27 +13,26 @@
 
 namespace rushlight {
 
-// Items 0 to n, worked at in parts of at least `least` items, in no order and on any threads. Does not own its context.
+// Items 0 to n, processed in parts of at least `min_items`, in any order and on any threads. Does not own its context.
 struct Stage {
   void (*call)(void* context, int64_t begin, int64_t end);
   void* context;
   int64_t n;
-  int64_t least;
+  int64_t min_items;
   double work;  // of an item: proportional to its time among stages of one call
 };
 
-// Threads wait for work by spinning for a few hundred microseconds at most, in which the next step of a decode comes,
-// and then sleep until there is some: a wake-up costs as much as a small operation, and an idle program must not
-// burn a core.
+// Threads wait for work by spinning for a few hundred microseconds, within which the next step of a decode arrives, and
+// then sleep: waking a thread takes as long as a small operation, but an idle program must not burn a core.
 //
-// A pool that adapts gives a call as many threads as pay, by its Governor; the others sleep. Where threads of a call are
-// not scheduled, it goes on with the caller alone.
+// A pool that adapts gives a call the number of threads that its Governor chooses; the others sleep. If threads of a
+// call are not scheduled, the caller finishes it.
 //
-// Any thread may call; while one call uses the workers, others do all of theirs themselves. After a fork the child has
+// Any thread may call. While one call uses the workers, others run on their calling threads. After a fork the child has
 // no workers: the first call there starts new ones.
 class Pool {
  public:
-  // n_threads counts the caller.
+  // n_threads includes the caller.
   Pool(int n_threads, bool adapts) : n_threads_(n_threads), adapts_(adapts), governor_(n_threads) {}
   ~Pool();
   Pool(const Pool&) = delete;
@@ -41,36 +40,36 @@ class Pool {
 
   int n_threads() const { return n_threads_; }
 
-  // The work of an item of which `least` are worth a thread.
-  static double work_of(int64_t least) { return 1.0 / static_cast<double>(least); }
+  // The work of an item, if this many items justify a thread.
+  static double work_of(int64_t min_items) { return 1.0 / static_cast<double>(min_items); }
 
   // Calls body(begin, end) for parts of 0 to n, and returns when all are done.
   template <class Body>
-  void share(int64_t n, int64_t least, double work, Body&& body) {
-    if (n_threads_ == 1 || n <= least) {
+  void share(int64_t n, int64_t min_items, double work, Body&& body) {
+    if (n_threads_ == 1 || n <= min_items) {
       if (n > 0) body(int64_t{0}, n);
       return;
     }
     const Stage stage = {[](void* context, int64_t begin, int64_t end) {
                            (*static_cast<std::remove_reference_t<Body>*>(context))(begin, end);
                          },
-                         const_cast<void*>(static_cast<const void*>(&body)), n, least, work};
+                         const_cast<void*>(static_cast<const void*>(&body)), n, min_items, work};
     run({&stage, 1});
   }
 
-  // Works at stages one after the other: all of one is done before anything of the next begins. The workers are called
-  // once for all of them, and meet between the stages without sleeping.
+  // Runs stages in order, each only after the previous one is complete. The workers are woken once for all of them, and
+  // synchronise between stages without sleeping.
   void run(std::span<const Stage> stages);
 
  private:
-  struct Crew;
+  struct Workers;
 
   const int n_threads_;
   const bool adapts_;
   Governor governor_;
   std::mutex busy_;
-  Crew* crew_ = nullptr;
-  uint64_t forks_ = 0;  // how many forks this process is from the one that started the crew
+  Workers* workers_ = nullptr;
+  uint64_t forks_ = 0;  // the number of forks since the process that started the workers
 };
 
 }  // namespace rushlight

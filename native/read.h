@@ -1,11 +1,11 @@
-// Reading memory and no more: how fast weights could be streamed, if multiplying cost nothing.
+// Reads memory without arithmetic, to measure the bandwidth that products of weights can reach.
 #pragma once
 
 #include "linear.h"
 
 namespace rushlight::RUSHLIGHT_ISA {
 
-// The sum of the words, so that the compiler cannot leave the reading out. `bytes` is a multiple of 64.
+// The sum of the words, so that the compiler cannot eliminate the loads. `bytes` is a multiple of 64.
 inline uint32_t read(const uint8_t* from, size_t bytes) {
   constexpr int kSums = 64 / (kLanes * 4);
   U32 sums[kSums] = {};

@@ -1,4 +1,4 @@
-// The choice of the next token.
+// Samples the next token from a row of logits.
 #pragma once
 
 #include <cstdint>
@@ -8,22 +8,22 @@
 
 namespace rushlight {
 
-// How the token of one row of logits is chosen; see backends/protocol.py.
+// Sampling parameters of one row of logits; see backends/protocol.py.
 struct SamplingRow {
-  double temperature;  // 0: the likeliest token
+  double temperature;  // 0: the most likely token
   int64_t top_k;       // 0: all
   double top_p;        // in (0, 1]
   double min_p;        // in [0, 1]
   double uniform;       // in [0, 1)
-  // First, logits above 0 are divided, others multiplied by their factor, and then shifted by their offset.
+  // Adjustments: logits above 0 are divided, others multiplied by their factor, and then their offset is added.
   std::span<const int32_t> ids;
   std::span<const double> factors, offsets;
-  std::span<const uint8_t> allowed;  // not 0: the token may be chosen; all may if it is empty
+  std::span<const uint8_t> allowed;  // nonzero: the token may be sampled; empty: all may
 };
 
-// The likeliest token, the first of equals; or the one that stands at `share` of the probabilities after temperature,
-// top-k, top-p and min-p, laid one after another in the order of ids: backends/reference.py in native code, with the
-// exponentials of float32. -1 if the greatest logit is NaN or infinite. There is at least one.
-int32_t sample(std::span<const float> logits, const SamplingRow& draw, const Kernels& kernels);
+// The most likely token, the first of equals; or, with a temperature, the token at `uniform` of the cumulative
+// probability in the order of ids, after top-k, top-p and min-p. As backends/reference.py, with exponentials in
+// float32. -1 if the largest logit is NaN or infinite. Expects at least one logit.
+int32_t sample(std::span<const float> logits, const SamplingRow& row, const Kernels& kernels);
 
 }  // namespace rushlight

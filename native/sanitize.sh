@@ -4,30 +4,31 @@
 #     native/sanitize.sh address,undefined [pytest arguments]
 #     native/sanitize.sh thread [pytest arguments]
 #
-# Needs cmake, ninja, nanobind and what the tests need in the Python that PATH has. Builds in build/sanitize-*.
+# Needs cmake, ninja, nanobind and the tests' dependencies in the Python on PATH. Builds in build/sanitize-*.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-sanitizers=${1:?address,undefined or thread}
+sanitizers=${1:?expected address,undefined or thread}
 shift
 build=build/sanitize-${sanitizers//,/-}
 mkdir -p build
-cmake -S . -B "$build" -G Ninja -DRUSHLIGHT_SANITIZE="$sanitizers" -DPython_EXECUTABLE="$(command -v python)" >"$build.log" ||
+cmake -S . -B "$build" -G Ninja -DRUSHLIGHT_SANITIZE="$sanitizers" \
+    -DPython_EXECUTABLE="$(command -v python)" >"$build.log" ||
     { cat "$build.log"; exit 1; }
 cmake --build "$build"
 
-# A package of its own, so that the one that is worked on keeps its fast extension.
+# In a copy of the package, so that the working tree keeps its own extension.
 rm -rf "$build/src"
 cp -r src "$build/src"
 rm -f "$build"/src/rushlight/backends/_native*.so
 cp "$build"/_native*.so "$build/src/rushlight/backends/"
 
-# The runtime must be there before Python is, and the C++ library with it, whose throw it watches.
+# The sanitizer's runtime must load before Python, and so must the C++ library, whose throw it intercepts.
 case $sanitizers in
 thread) runtime=libtsan.so ;;
 *) runtime=libasan.so ;;
 esac
 preload="$(c++ -print-file-name=$runtime) $(c++ -print-file-name=libstdc++.so)"
-# Python itself never frees all it has. PYTHONMALLOC: its own allocator would hide what overruns.
+# No leak detection: Python does not free everything at exit. PYTHONMALLOC: its own allocator would hide overruns.
 LD_PRELOAD=$preload PYTHONMALLOC=malloc PYTHONPATH=$build/src OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
     ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
     TSAN_OPTIONS="die_after_fork=0 exitcode=66" \

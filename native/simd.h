@@ -1,10 +1,10 @@
 // The vector types that kernels are written in, for the instruction set this file is compiled for.
 //
-// Arithmetic, comparison and shifts are the compiler's vector extensions (GCC and Clang); what those cannot say (fused
-// multiply-add, half floats, integer dot products) has one function here per instruction set. Everything lies in the
-// namespace RUSHLIGHT_ISA, because each kernel file is compiled several times into one library: a function of the same
-// name in two sets would be merged by the linker, and a machine could meet instructions it does not have. For the same
-// reason kernels call no inline function of the standard library.
+// Arithmetic, comparison and shifts use the compiler's vector extensions (GCC and Clang). Operations that those lack
+// (fused multiply-add, half floats, integer dot products) have one function here per instruction set. Everything is in
+// the namespace RUSHLIGHT_ISA because each kernel file is compiled several times into one library: the linker would
+// merge functions of the same name, and a machine could execute instructions that it lacks. For the same reason kernels
+// call no inline function of the standard library.
 #pragma once
 
 #include <cstddef>
@@ -39,8 +39,8 @@ using F32 = float __attribute__((vector_size(kLanes * 4)));
 using I32 = int32_t __attribute__((vector_size(kLanes * 4)));
 using U32 = uint32_t __attribute__((vector_size(kLanes * 4)));
 using U16 = uint16_t __attribute__((vector_size(kLanes * 2)));  // half a register: one value for each lane of F32
-using I8 = int8_t __attribute__((vector_size(kLanes)));        // a quarter, likewise
-using U8 = uint8_t __attribute__((vector_size(kLanes * 4)));   // a whole one: four values for each lane
+using I8 = int8_t __attribute__((vector_size(kLanes)));        // a quarter
+using U8 = uint8_t __attribute__((vector_size(kLanes * 4)));   // a full one: four values for each lane
 
 #define RUSHLIGHT_INLINE [[gnu::always_inline]] static inline
 
@@ -56,7 +56,7 @@ RUSHLIGHT_INLINE void store(void* to, V v) {
   __builtin_memcpy(to, &v, sizeof v);
 }
 
-// The compiler may not look through what it has in a register: it computes nothing again, nor in another order.
+// Hides a value's origin from the compiler, so that it neither recomputes the value nor reorders its uses.
 template <class V>
 RUSHLIGHT_INLINE void keep_in_register(V& v) {
 #if defined(__x86_64__)
@@ -75,7 +75,7 @@ RUSHLIGHT_INLINE F32 load_n(const float* from, int n) {
 
 RUSHLIGHT_INLINE void store_n(float* to, F32 v, int n) { __builtin_memcpy(to, &v, static_cast<size_t>(n) * 4); }
 
-RUSHLIGHT_INLINE F32 broadcast(float x) { return x - F32{}; }  // less 0, not plus: -0 + 0 is 0
+RUSHLIGHT_INLINE F32 broadcast(float x) { return x - F32{}; }  // minus 0, not plus: -0 + 0 is 0
 RUSHLIGHT_INLINE I32 broadcast(int32_t x) { return x - I32{}; }
 
 RUSHLIGHT_INLINE F32 to_f32(I32 v) { return __builtin_convertvector(v, F32); }
@@ -95,7 +95,7 @@ RUSHLIGHT_INLINE I32 lane_index() {
   return v;
 }
 
-// a b + c in one rounding, on every instruction set.
+// a b + c with one rounding, on every instruction set.
 RUSHLIGHT_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
@@ -110,7 +110,7 @@ RUSHLIGHT_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #endif
 }
 
-// Sums over a row are 16 partial sums, one for every 16th value, whatever the width of a vector: so every instruction
+// A sum over a row is 16 partial sums, each of every 16th value, whatever the width of a vector: so every instruction
 // set adds the same numbers in the same order.
 inline constexpr int kSumLanes = 16;
 inline constexpr int kSumVectors = kSumLanes / kLanes;
@@ -154,7 +154,7 @@ RUSHLIGHT_INLINE float reduce_max(F32 v) {
 #endif
 }
 
-// As many vectors as hold 32 integers from -128 to 127, as bytes.
+// Stores 32 integers from -128 to 127 as bytes.
 RUSHLIGHT_INLINE void store_bytes(int8_t* to, const I32 (&v)[32 / kLanes]) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
   const auto of = [&](int i) { return reinterpret_cast<__m256i>(v[i]); };
@@ -182,7 +182,7 @@ RUSHLIGHT_INLINE F32 load_f16(const void* from) {
   const U32 half = __builtin_convertvector(load<U16>(from), U32);
   const U32 sign = (half & 0x8000u) << 16;
   const U32 magnitude = half & 0x7fffu;
-  // Moved to its place the exponent lacks 127 - 15; multiplying puts it right and normalises subnormals.
+  // The shifted exponent lacks 127 - 15; the multiplication corrects it and normalises subnormals.
   const F32 finite = as_f32(magnitude << 13) * 0x1p112f;
   const U32 special = (magnitude << 13) | 0x7f800000u;
   const F32 absolute = select(magnitude >= 0x7c00u, as_f32(special), finite);
@@ -197,7 +197,7 @@ RUSHLIGHT_INLINE uint16_t to_f16(float value) {
   const uint32_t sign = bits >> 16 & 0x8000u;
   bits &= 0x7fffffffu;
   if (bits >= 0x47800000u) return static_cast<uint16_t>(sign | (bits > 0x7f800000u ? 0x7e00u : 0x7c00u));
-  if (bits < 0x38800000u) {  // subnormal: adding 0.5 puts the unit of a float where the unit of such a half is
+  if (bits < 0x38800000u) {  // subnormal: adding 0.5 aligns the float's last place with that of the half
     float shifted;
     __builtin_memcpy(&shifted, &bits, 4);
     shifted += 0.5f;
@@ -209,7 +209,7 @@ RUSHLIGHT_INLINE uint16_t to_f16(float value) {
 }
 #endif
 
-// Floats to halves, to nearest, ties to even; infinite beyond the range.
+// Floats to halves, to nearest, ties to even; infinity beyond the range.
 RUSHLIGHT_INLINE void store_f16(void* to, F32 v) {
 #if defined(__AVX512F__)
   store(to, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
@@ -222,7 +222,7 @@ RUSHLIGHT_INLINE void store_f16(void* to, F32 v) {
 #endif
 }
 
-// A row's four activations (signed bytes) beside each other, in the form that DotU8 multiplies by.
+// Four consecutive activations of a row (signed bytes), in the form that Dot multiplies by.
 struct Quad {
 #if defined(__AVX2__)
   I32 bytes;
@@ -241,14 +241,15 @@ RUSHLIGHT_INLINE Quad load_quad(const int8_t* x) {
 #endif
 }
 
-// Activations beside int8 and int4 weights are integers from -kMost to kMost. AVX2 adds two products of an unsigned and a
-// signed byte in 16 bits: beside 8-bit weights they stay within them only up to 64, 255 · 64 · 2 = 32,640. More would have
-// to be multiplied in halves, which takes half as long again; all instruction sets keep to it, for the same results.
+// Activations are quantised to integers from -kMaxQuantized to kMaxQuantized. AVX2 adds two products of an unsigned and
+// a signed byte in 16 bits, which do not overflow with 8-bit weights up to 64: 255 · 64 · 2 = 32,640. A larger range
+// would need a second multiplication, and take half as long again. All instruction sets use the same range, for the
+// same results.
 template <int kBits>
-inline constexpr int kMost = kBits == 8 ? 64 : 127;
+inline constexpr int kMaxQuantized = kBits == 8 ? 64 : 127;
 
-// For each of kLanes outputs the sum of w · x over the 32 values of a group, four at a time, exact: w are unsigned
-// bytes of kBits bits, four beside each other for each output, x signed bytes from -kMost to kMost.
+// For each of kLanes outputs the exact sum of w · x over the 32 values of a group, four at a time: w are unsigned bytes
+// of kBits bits, four consecutive ones for each output, x signed bytes from -kMaxQuantized to kMaxQuantized.
 template <int kBits>
 struct Dot;
 
@@ -276,7 +277,7 @@ using Bytes = __m256i;
 RUSHLIGHT_INLINE Bytes multiply_pairs(Bytes w, Bytes x) { return _mm256_maddubs_epi16(w, x); }
 RUSHLIGHT_INLINE Bytes add_words(Bytes a, Bytes b) {
   Bytes sum = _mm256_add_epi16(a, b);
-  keep_in_register(sum);  // or products are added to each other first, more than there are registers for
+  keep_in_register(sum);  // otherwise products are added to each other first, which needs too many registers
   return sum;
 }
 RUSHLIGHT_INLINE Bytes add_pairs(Bytes a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }

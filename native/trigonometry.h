@@ -11,8 +11,8 @@ struct CosSin {
   float cos, sin;
 };
 
-// Reduces by multiples of π/2 in four parts (Cody and Waite), exact for angles below 2^31, and evaluates the polynomials
-// of FDLIBM's k_cos.c and k_sin.c (Sun Microsystems, 1993) in double precision.
+// Reduces by multiples of π/2 in four parts (Cody and Waite), exact for angles below 2^31, and evaluates the
+// polynomials of FDLIBM's k_cos.c and k_sin.c (Sun Microsystems, 1993) in double precision.
 inline CosSin cos_sin(float angle) {
   const double x = angle;
   if (!(std::abs(x) < 0x1p30)) return {std::cos(angle), std::sin(angle)};

@@ -18,7 +18,7 @@ T read(const uint8_t* from) {
 
 float from_bf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 
-// Moved to its place the exponent lacks 127 - 15; multiplying puts it right and normalises subnormals.
+// The shifted exponent lacks 127 - 15; the multiplication corrects it and normalises subnormals.
 float from_f16(uint16_t half) {
   const uint32_t sign = (half & 0x8000u) << 16, magnitude = (half & 0x7fffu) << 13;
   const float finite = std::bit_cast<float>(magnitude) * 0x1p112f;
@@ -36,7 +36,7 @@ float element(const uint8_t* bytes, Source::Dtype dtype) {
   return 0;
 }
 
-// A run of elements into float, spread `step` apart.
+// Consecutive elements to floats that are `step` apart.
 template <Source::Dtype kDtype>
 void decode(const uint8_t* from, int64_t n, float* to, int64_t step) {
   const size_t size = Source::item_bytes(kDtype);

@@ -1,4 +1,4 @@
-// Parameters as they are placed: vectors of floats, and matrices packed into panels (panel.h).
+// Loaded parameters: vectors of floats, and matrices packed into panels (panel.h).
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace rushlight {
 
-// (C,) floats, zeros up to whole panels.
+// (C,) floats, padded with zeros to whole panels.
 struct Vector {
   std::shared_ptr<uint8_t> memory;
   int n = 0;
@@ -32,11 +32,11 @@ struct Weight {
   }
   size_t bytes() const { return panel_bytes() * static_cast<size_t>(n_panels()); }
 
-  // What the model's weight is for output `output`: its n_in values.
+  // Unpacks the n_in values of one output.
   void gather(int output, float* values) const;
 };
 
-// A rectangle of a checkpoint's matrix as it lies in the file: `rows` × `columns`, row by row.
+// A piece of a checkpoint's matrix in the file's layout: `rows` × `columns`, row by row.
 struct Source {
   enum class Dtype : uint8_t { kF32, kF16, kBF16, kF64 };
 
@@ -46,10 +46,10 @@ struct Source {
   int64_t columns;
   bool rows_are_inputs;  // GPT-2's Conv1D; otherwise rows are outputs
 
-  static Dtype dtype_of(std::string_view name);  // safetensors' words; throws std::invalid_argument
+  static Dtype dtype_of(std::string_view name);  // a safetensors dtype; throws std::invalid_argument
   static size_t item_bytes(Dtype dtype);
 
-  // The tile whose first row and column these are, as float [32 k][32 o], zeros beyond the edges.
+  // The tile that begins at this row and column, as float [32 k][32 o], with zeros beyond the edges.
   void read_tile(int64_t row, int64_t column, float* tile) const;
 };
 

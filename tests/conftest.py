@@ -1,17 +1,17 @@
-"""What holds for every test: the same examples at each run, and no network beyond this machine."""
+"""Settings of all tests: the same examples in every run, and no network beyond this machine."""
 
 import ipaddress
 import os
 import signal
 import sys
 
-# Before NumPy is imported, here and in the processes that tests start: on matrices as small as a test's, the threads
+# Set before NumPy is imported, here and in the processes that tests start: on matrices as small as these, the threads
 # of BLAS only wait for one another.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["NO_PROXY"] = "*"  # the servers that tests start are on this machine
 
-# A shell without job control starts `pytest &` with Ctrl-C ignored, and what ignores it passes that on to the processes
-# that it starts: those of the tests that interrupt them.
+# A shell without job control starts `pytest &` with SIGINT ignored. The processes that tests interrupt would inherit
+# that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -22,7 +22,7 @@ settings.load_profile("repeatable")  # `pytest --hypothesis-profile=default` sea
 
 
 def refuse_the_network(event: str, args: tuple) -> None:
-    """An audit hook: a test that would leave this machine fails at once, also where there is a network."""
+    """An audit hook: a test that connects to another machine fails, even if there is a network."""
     if event == "socket.getaddrinfo":
         host = args[0]
     elif event in {"socket.connect", "socket.sendto"} and isinstance(args[1], tuple):

@@ -1,4 +1,4 @@
-"""A text is the same, bit for bit, whatever is generated beside it, cached before it, or guessed of it."""
+"""Results are bit-identical whatever the batch, the prefix cache, chunking and speculation."""
 
 import os
 import random
@@ -16,8 +16,8 @@ SETTINGS = [{}, {"temperature": 0.9, "seed": 7}, {"temperature": 1.0, "top_p": 0
 
 
 def alone(model, ids, n, settings):
-    """The tokens by the plainest loop there is: one sequence, one token at a time, no engine."""
-    sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._allowed)
+    """The tokens of the plainest loop: one sequence, one token at a time, no engine."""
+    sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._inputs.allowed)
     context = Context(LanguageModel.of(model.module, model._backend, model.config), len(ids) + n)
     feed, text = ids, []
     for _ in range(n):
@@ -29,7 +29,7 @@ def alone(model, ids, n, settings):
 
 
 def requests(model, n, seed=0, longest=150):
-    """n prompts, of which every third begins like another; lengths differ."""
+    """n prompts of different lengths; every third shares a prefix with another."""
     rng = random.Random(seed)
     longest = min(longest, model.context_length // 2)
     shared = [rng.randrange(model.config.vocab_size) for _ in range(longest)]
@@ -43,7 +43,7 @@ def requests(model, n, seed=0, longest=150):
 
 
 def texts(model, asked, **options):
-    """What the engine makes of them, in the order of the requests."""
+    """The engine's results, in the order of the requests."""
     results = dict(model.generate_many(asked, **options))
     return [results[i].ids for i in range(len(asked))]
 
@@ -53,9 +53,9 @@ def expected(model, asked):
 
 
 def fresh_engine(model, **options):
-    """Gives the model an engine that knows nothing yet."""
+    """Gives the model a new engine with an empty cache."""
     engine = Engine(LanguageModel.of(model.module, model._backend, model.config), **options)
-    model._plain._made = os.getpid(), engine
+    model._default._made = os.getpid(), engine
     return engine
 
 
@@ -95,14 +95,14 @@ def test_from_the_prefix_cache_or_not(model, asked, right):
     assert sum(result.stats.cached_tokens > 0 for result in again.values()) > 4
 
 
-def test_after_giving_way_to_others(model, asked, right):
+def test_after_preemption(model, asked, right):
     engine = fresh_engine(model, kv_bytes=9 * model._backend.kv_block_bytes(model.config.kv_shape))
     assert engine.pool.n_blocks == 9
     assert texts(model, asked) == right
 
 
 def repetitive(model, n):
-    """Prompts that lead to guesses, right and wrong ones."""
+    """Prompts that lead to draft tokens, accepted and rejected ones."""
     rng = random.Random(3)
     made = []
     for i in range(n):
@@ -115,7 +115,7 @@ def repetitive(model, n):
 
 @pytest.mark.parametrize("speculate", [None, True])
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "int8"])
-def test_with_guesses_or_without(dtype, speculate, monkeypatch):
+def test_with_speculation_or_without(dtype, speculate, monkeypatch):
     model = rushlight.load(dtype=dtype, threads=1)
     n_rows = []
     engine = fresh_engine(model)
@@ -153,13 +153,13 @@ def test_at_every_dtype_by_any_number_of_threads(dtype):
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
-def test_on_the_reference_too(fixture, dtype):
+def test_on_the_reference_backend_too(fixture, dtype):
     model = rushlight.load(fixture, device="reference", dtype=dtype)
     asked = requests(model, 5, longest=70)
     assert texts(model, asked) == expected(model, asked)
 
 
-def test_likelihoods_are_the_same_too(model, asked):
+def test_logprobs_are_the_same_too(model, asked):
     fresh_engine(model)
     wanted = [
         Request(request.prompt, (), {**request.settings, "logprobs": 1, "prompt_logprobs": 1}) for request in asked[:8]
@@ -179,7 +179,7 @@ def test_with_a_draft_model_or_without(model, asked, right):
     guessing = rushlight.load(dtype="f32", threads=1)
     guessing.use_draft(own_draft)
     steps = []
-    engine = guessing._plain.engine
+    engine = guessing._default.engine
     run = engine._steps._runner.on_device
     engine._steps._runner.on_device = lambda chunks: steps.append(len(chunks)) or run(chunks)
     guessed = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]

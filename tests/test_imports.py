@@ -1,4 +1,4 @@
-"""Importing is cheap: nothing heavy is loaded before it is used."""
+"""Imports are cheap: heavy modules are loaded only when used."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ HEAVY = {"torch", "transformers", "tokenizers", "huggingface_hub", "typer", "ric
 
 
 def modules_loaded_by(code: str) -> set[str]:
-    """The modules that a fresh interpreter has after `code` and had not before."""
+    """The modules that `code` loads in a new interpreter."""
     script = f"import sys; before = set(sys.modules)\n{code}\nprint(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())
@@ -41,7 +41,7 @@ def test_help_loads_only_what_prints_it():
     assert len(loaded) <= 130
 
 
-def test_what_help_loads_is_not_searched_for_garbage():
+def test_help_runs_without_garbage_collection():
     script = f"import gc, sys\n{command('--help')}\nprint(gc.get_freeze_count(), len(gc.get_objects()), gc.isenabled())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     frozen, others, enabled = done.stdout.splitlines()[-1].split()
@@ -49,7 +49,7 @@ def test_what_help_loads_is_not_searched_for_garbage():
     assert enabled == "True"
 
 
-def test_the_way_to_the_first_token_is_short():
+def test_the_first_token_loads_few_modules():
     loaded = modules_loaded_by(command("generate", "--prompt", "Once", "--max-tokens", "1"))
     assert {"numpy", "tokenizers", "typer"} <= loaded
     others = HEAVY - {"numpy", "tokenizers", "typer"} | {"asyncio", "hashlib", "http", "ssl", "rushlight.bench"}

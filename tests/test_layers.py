@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "rushlight"
 
 WIDTH = 26
-"""Columns of the picture that hold names; what they are follows."""
+"""The columns of the picture with the names; descriptions follow."""
 
 # The picture in CONTRIBUTING.md, from the top down. The tests below read it.
 LAYERS = """\
@@ -68,7 +68,7 @@ def part(path: str) -> str:
 
 
 def imports(code: str) -> set[str]:
-    """The dotted names that the code imports anywhere, also inside functions and for types alone."""
+    """The dotted names that the code imports anywhere, including inside functions and for types only."""
     names = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -79,7 +79,7 @@ def imports(code: str) -> set[str]:
 
 
 def problems(path: str, code: str) -> list[str]:
-    """What a file with this path under src/rushlight imports and must not."""
+    """The forbidden imports of a file with this path under src/rushlight."""
     found = []
     for name in sorted(imports(code)):
         library, _, rest = name.partition(".")
@@ -120,7 +120,7 @@ def imported_files(path: str, files: set[str]) -> set[str]:
 
 
 def circles(graph: dict[str, set[str]]) -> list[str]:
-    """The nodes that lie on a circle of `graph`: those that remain when leaves are removed until there are none."""
+    """The nodes on a circle of `graph`, among those that remain when leaves are removed until there are none."""
     graph = {node: set(targets) for node, targets in graph.items()}
     while leaves := {node for node, targets in graph.items() if not targets}:
         graph = {node: targets - leaves for node, targets in graph.items() if node not in leaves}
@@ -173,7 +173,7 @@ def test_a_circle_is_found():
         ("cli/commands/inspect.py", "from safetensors import safe_open"),
     ],
 )
-def test_a_wrong_import_is_found(path, code):
+def test_a_forbidden_import_is_found(path, code):
     assert len(problems(path, code)) == 1
 
 
@@ -191,7 +191,7 @@ def test_a_wrong_import_is_found(path, code):
         ("backends/reference.py", "import numpy as np\nfrom __future__ import annotations"),
     ],
 )
-def test_a_right_import_is_not(path, code):
+def test_an_allowed_import_is_not(path, code):
     assert problems(path, code) == []
 
 
@@ -200,5 +200,5 @@ def test_the_picture_is_the_package():
     assert there == set(ROW)
 
 
-def test_the_picture_is_the_one_contributors_see():
+def test_the_picture_is_the_one_in_contributing():
     assert f"```text\n{LAYERS}```\n" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The names that users may rely on, and what is written about them."""
+"""The public names and their documentation."""
 
 import inspect
 import re
@@ -18,6 +18,7 @@ def test_the_public_names_are_these():
         "AsyncStream",
         "Beam",
         "Chat",
+        "Delta",
         "Generation",
         "Model",
         "Perplexity",
@@ -39,7 +40,7 @@ def test_the_public_names_are_these():
 
 
 def test_what_a_model_file_imports_is_public():
-    """Ports are written against these two: a name that goes or changes breaks users' files."""
+    """Ports import from these two packages: removing or changing a name breaks users' files."""
     assert nn.__all__ == [
         "ACTIVATIONS",
         "Activation",
@@ -89,7 +90,7 @@ def test_what_a_model_file_imports_is_public():
 @pytest.mark.parametrize(
     ("module", "name"), [(module, name) for module in (nn, models) for name in module.__all__], ids=str
 )
-def test_every_name_for_model_files_is_there_and_documented(module, name):
+def test_every_name_for_model_files_exists_and_is_documented(module, name):
     value = getattr(module, name)
     assert not (inspect.isclass(value) or inspect.isfunction(value) or inspect.ismodule(value)) or inspect.getdoc(value)
 
@@ -118,12 +119,14 @@ def test_dir_shows_the_public_names():
 
 
 @pytest.mark.parametrize("name", rushlight.__all__)
-def test_every_public_name_is_there_and_documented(name):
+def test_every_public_name_exists_and_is_documented(name):
     value = getattr(rushlight, name)
     assert name == "__version__" or inspect.getdoc(value)
 
 
-@pytest.mark.parametrize("name", ["Chat", "Model", "Stream", "Generation", "Stats", "Score", "Perplexity", "Beam"])
+@pytest.mark.parametrize(
+    "name", ["Chat", "Model", "Delta", "Stream", "Generation", "Stats", "Score", "Perplexity", "Beam"]
+)
 def test_every_public_method_is_documented(name):
     members = {member: value for member, value in vars(getattr(rushlight, name)).items() if not member.startswith("_")}
     undocumented = [
@@ -134,13 +137,13 @@ def test_every_public_method_is_documented(name):
     assert undocumented == []
 
 
-def test_a_name_that_is_not_there():
+def test_an_unknown_name():
     with pytest.raises(AttributeError, match="has no attribute 'lode'"):
         rushlight.lode  # noqa: B018
 
 
 def drawn(error: type, lead: str = "") -> list[str]:
-    """The classes below an error as its module's docstring draws them."""
+    """The classes below an error, as drawn in the docstring of its module."""
     lines = []
     below = error.__subclasses__()
     for i, child in enumerate(below):
@@ -155,7 +158,7 @@ def test_the_tree_of_errors_is_as_drawn():
     assert tree == ["RushlightError", *drawn(errors.RushlightError)]
 
 
-def test_every_error_has_a_code_of_its_own_and_is_exported():
+def test_every_error_has_a_unique_code_and_is_exported():
     classes = [value for value in vars(errors).values() if isinstance(value, type)]
     codes = [error.code for error in classes]
     assert len(set(codes)) == len(codes)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from rushlight.proof.record import record
     from rushlight.proof.verify import verify
     from rushlight.runtime.lens import lens
-    from rushlight.runtime.model import Model, Request
-    from rushlight.runtime.result import AsyncStream, Beam, Generation, Score, Stats, Stream
+    from rushlight.runtime.model import Model
+    from rushlight.runtime.request import Request
+    from rushlight.runtime.result import Beam, Generation, Score, Stats
+    from rushlight.runtime.streaming import AsyncStream, Delta, Stream
 
 __version__ = "0.1.0"
 
@@ -33,6 +35,7 @@ __all__ = [
     "AsyncStream",
     "Beam",
     "Chat",
+    "Delta",
     "Generation",
     "Model",
     "Perplexity",
@@ -53,17 +56,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncStream": "rushlight.runtime.result",
+    "AsyncStream": "rushlight.runtime.streaming",
     "Beam": "rushlight.runtime.result",
     "Chat": "rushlight.chat",
+    "Delta": "rushlight.runtime.streaming",
     "Generation": "rushlight.runtime.result",
     "Model": "rushlight.runtime.model",
     "Perplexity": "rushlight.generation",
-    "Request": "rushlight.runtime.model",
+    "Request": "rushlight.runtime.request",
     "RushlightError": "rushlight.errors",
     "Score": "rushlight.runtime.result",
     "Stats": "rushlight.runtime.result",
-    "Stream": "rushlight.runtime.result",
+    "Stream": "rushlight.runtime.streaming",
     "check": "rushlight.porting.check",
     "inspect": "rushlight.loading.inspection",
     "lens": "rushlight.runtime.lens",

@@ -1,4 +1,4 @@
-"""Small inputs for the cases: situations that people reported of other tools, made again with random weights."""
+"""Small inputs for the cases: situations that users of other tools reported, recreated with random weights."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 BYTE_SYMBOLS = [*range(33, 127), *range(161, 173), *range(174, 256)]
-"""The bytes that stand for themselves in a byte-level vocabulary; the others follow from U+0100 on."""
+"""The bytes that a byte-level vocabulary spells as themselves; the others follow from U+0100 on."""
 
 MakeGPT2 = Callable[..., Path]
 

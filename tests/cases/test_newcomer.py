@@ -1,4 +1,4 @@
-"""What a newcomer meets: the first commands, what they print, and a first port."""
+"""The first commands of a newcomer, their output, and a first port."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ PREFIXES = '        prefixes=("transformer.",),\n'
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Runs rushlight in an empty folder; returns its exit code and the text of both streams."""
+    """Runs rushlight in an empty folder; returns its exit code and its output."""
     monkeypatch.chdir(tmp_path)
 
     def rushlight_in_folder(*arguments, stdin=""):
@@ -47,14 +47,14 @@ class TestModelAndPrompt:
         assert "expected one model, found 'tales' and SOURCE 'Once'" in err
 
 
-def test_a_port_is_proven_by_a_recording_under_the_names_of_a_class_with_a_prefix(run):
-    """The embedded model's names have none; those of a GPT2LMHeadModel, which is what is recorded, have one."""
+def test_a_recording_with_prefixed_names_verifies_a_port_without(run):
+    """The embedded model's tensor names have no prefix; those of the recorded GPT2LMHeadModel have one."""
     assert run("port", "tales", "-o", "port.py")[0] == 0
     port = rushlight.load("tales", port="port.py")
     assert port.module.rules.canonical("transformer.h.0.mlp.act") == "h.0.mlp.act"
 
 
-def test_a_port_beside_other_heads_is_whole(run, make_gpt2):
+def test_a_port_next_to_other_heads_is_complete(run, make_gpt2):
     folder = make_gpt2()
     path = folder / "model.safetensors"
     save_file(load_file(path) | {"v_head.summary.weight": np.ones((1, 64), np.float32)}, path)
@@ -71,18 +71,18 @@ def test_a_note_is_shown_once(run, make_gpt2):
     assert err.count("no config.json") == 1
 
 
-def test_the_embedded_model_is_called_by_its_name(run):
+def test_the_embedded_model_has_its_name(run):
     code, _, err = run("verify")
     assert (code, "nothing to compare tales with" in err) == (2, True)
 
 
-def test_a_command_to_copy_ends_where_it_ends(run, make_gpt2):
+def test_a_command_to_copy_is_on_a_line_of_its_own(run, make_gpt2):
     folder = make_gpt2(files={"vocab.json": None, "merges.txt": None, "tokenizer.model": "\n"})
     _, out, _ = run("check", folder, "--json")
     assert re.search(r"`python -c .* \S*m`", out)
 
 
-def test_a_name_that_is_neither_a_path_nor_in_the_cache(run, tmp_path, monkeypatch):
+def test_a_name_that_is_neither_a_path_nor_cached(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     code, _, err = run("generate", "my-model", "Once", "--offline")
     assert code == 2

@@ -1,4 +1,4 @@
-"""Processes: daemon threads at exit, too little memory, and results that are printed whole or fail."""
+"""Processes: daemon threads at exit, too little memory, and output that is written in full or fails."""
 
 import json
 import os
@@ -22,15 +22,15 @@ TIMEOUT_S = 60
 
 
 def run_python(code, **kwargs):
-    """Runs code in a process of its own -> the exit code, and what it says on stderr."""
+    """Runs code in another process; returns its exit code and its stderr."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, **kwargs)
     return done.returncode, done.stderr
 
 
 def shell(command, **env):
-    """Runs a command of bash in which `rushlight` is the program."""
+    """Runs a bash command in which `rushlight` is the program."""
     script = f'rushlight() {{ {" ".join(PROGRAM)} "$@"; }}\n{command}'
-    # Python would cut its own files of bytecode short, where a limit on files does.
+    # A limit on file sizes would also truncate the bytecode files that Python writes.
     env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | env
     return subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
 
@@ -43,7 +43,7 @@ def unbuffered(request):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A checkpoint of 9,000 tensors, of which `inspect --json` writes a megabyte."""
+    """A checkpoint of 9,000 tensors, for which `inspect --json` prints a megabyte."""
     path = tmp_path_factory.mktemp("large") / "large.safetensors"
     save_file({f"layers.{i}.mlp.experts.gate_proj.weight": np.zeros(1, np.float16) for i in range(9000)}, path)
     return path
@@ -51,7 +51,7 @@ def large(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(large):
-    """What `inspect --json` writes of it."""
+    """The output of `inspect --json` for it."""
     return subprocess.run(
         [*PROGRAM, "inspect", large, "--json"], capture_output=True, check=True, timeout=TIMEOUT_S
     ).stdout
@@ -80,13 +80,13 @@ time.sleep({seconds})
     ids=["generate", "logits", "stream", "score", "load"],
 )
 @pytest.mark.parametrize("seconds", [0.05, 0.2])
-def test_python_ends_while_a_daemon_thread_computes(work, seconds):
-    """It aborts nothing: Python unwinds a thread that asks for the GIL then, and C++ must not be unwound."""
+def test_python_exits_while_a_daemon_thread_computes(work, seconds):
+    """The process must not abort: at exit Python unwinds threads that request the GIL, and C++ cannot be unwound."""
     assert run_python(DAEMON.format(work=work, seconds=seconds)) == (0, "")
 
 
-def test_python_ends_while_a_forward_is_recorded():
-    """Python code below a frame of C++: the thread is ended there."""
+def test_python_exits_while_a_forward_is_recorded():
+    """The thread ends in Python code that C++ has called."""
     assert run_python(
         """
 import sys, threading, time
@@ -105,7 +105,7 @@ time.sleep(0.1)
     ) == (0, "")
 
 
-def test_a_daemon_thread_that_holds_a_model_is_no_report():
+def test_a_daemon_thread_with_a_model_is_not_reported_as_a_leak():
     code = """
 import rushlight, threading, time
 model = rushlight.load()
@@ -116,8 +116,8 @@ threading.Thread(target=lambda: (model, time.sleep(100)), daemon=True).start()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
 @pytest.mark.parametrize("megabytes", [64, 230, 260, 300, 400, 450, 700, 1000])
-def test_a_limit_on_addresses(megabytes):
-    """The text, or an error that says memory; never a defect. The embedded model of 7 MB fits into 400 MB."""
+def test_a_limit_on_address_space(megabytes):
+    """The text, or an error about memory, but no other failure. The embedded model of 7 MB fits into 400 MB."""
     done = shell(f"ulimit -v {megabytes}000; rushlight generate -p x -n 2", RUSHLIGHT_NUM_THREADS="1")
     assert done.returncode in ((0,) if megabytes >= 400 else (0, 2))
     if done.returncode:
@@ -128,14 +128,14 @@ def test_a_limit_on_addresses(megabytes):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
-def test_more_threads_than_there_are_addresses_for():
+def test_more_threads_than_fit_into_the_address_space():
     done = shell("ulimit -v 350000; rushlight generate -p x -n 2", RUSHLIGHT_NUM_THREADS="64")
     assert (done.returncode, "memory" in done.stderr) in ((0, False), (2, True))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
 def test_a_model_larger_than_the_limit(make_gpt2):
-    """What is needed, and what is there."""
+    """The error states the memory needed and the memory available."""
     folder = make_gpt2(vocab_size=200_000, files={"vocab.json": None, "merges.txt": None})
     code = f"""
 import resource, rushlight
@@ -159,7 +159,7 @@ else:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
-def test_keys_and_values_stay_within_the_limit():
+def test_the_kv_cache_stays_within_the_limit():
     code = """
 import resource, rushlight
 model = rushlight.load()
@@ -191,7 +191,7 @@ def test_shortages_while_loading_are_errors_of_the_library(monkeypatch, error, k
     assert type(raised.value) is kind
 
 
-def test_weights_are_read_where_no_thread_can_be_started(monkeypatch):
+def test_weights_are_read_without_a_thread_if_none_can_be_started(monkeypatch):
     expected = rushlight.load().generate("a", max_tokens=3).ids
 
     def start(_self):
@@ -214,22 +214,22 @@ main(["generate", "-p", "a", "-n", "2"])
     assert "Traceback" not in said
 
 
-def test_a_large_result_into_a_file_that_may_not_grow(large, whole, tmp_path, unbuffered):
+def test_a_large_result_into_a_file_with_a_size_limit(large, whole, tmp_path, unbuffered):
     done = shell(f"ulimit -f 500; rushlight inspect {large} --json > {tmp_path}/out", **unbuffered)
     assert (done.returncode, done.stderr) == (2, "error: standard output: File too large\n")
     assert (tmp_path / "out").read_bytes() == whole[: 500 * 1024]
 
 
-def test_a_large_result_and_a_reader_that_goes_away(large, unbuffered):
+def test_a_large_result_and_a_reader_that_closes_the_pipe(large, unbuffered):
     done = shell(f"rushlight inspect {large} --json | head -c 10; exit ${{PIPESTATUS[0]}}", **unbuffered)
     assert (done.returncode, done.stderr, len(done.stdout)) == (141, "", 10)
 
 
-def test_help_and_a_reader_that_goes_away(unbuffered):
+def test_help_and_a_reader_that_closes_the_pipe(unbuffered):
     assert shell("rushlight --help | true; exit ${PIPESTATUS[0]}", **unbuffered).returncode == 141
 
 
-def test_a_large_result_into_a_pipe_that_does_not_block(large, whole, unbuffered):
+def test_a_large_result_into_a_non_blocking_pipe(large, whole, unbuffered):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     command = subprocess.Popen([*PROGRAM, "inspect", large, "--json"], stdout=writer, env=os.environ | unbuffered)
@@ -263,7 +263,7 @@ def test_a_large_result_into_a_pipe_that_does_not_block(large, whole, unbuffered
         "generate --help",
     ],
 )
-def test_what_cannot_be_printed_is_an_error(make_gpt2, tmp_path, command):
+def test_output_that_cannot_be_written_is_an_error(make_gpt2, tmp_path, command):
     model = make_gpt2()
     text = tmp_path / "text"
     text.write_text("Once upon a time\n", encoding="utf-8")
@@ -277,8 +277,8 @@ def test_what_cannot_be_printed_is_an_error(make_gpt2, tmp_path, command):
 
 
 @pytest.mark.parametrize("command", ["generate -p a -n 3 --stats", "batch $text --text-lines -n 3 -o -"])
-def test_notes_that_cannot_be_written_lose_no_text(tmp_path, command):
-    """The result is whole; the exit code says that something else is not. A stderr that is closed was asked for."""
+def test_notes_that_cannot_be_written_lose_no_output(tmp_path, command):
+    """The output is complete, and the exit code reports the lost notes, unless stderr was closed on purpose."""
     text = tmp_path / "text"
     text.write_text("a\n", encoding="utf-8")
     right = shell(f"rushlight {command}", text=str(text))
@@ -315,7 +315,7 @@ def test_a_golden_file_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_an_interrupt_while_python_imports():
-    """Wherever in the imports it comes: 130, and not a word."""
+    """Exit code 130 without output, at any point of the imports."""
     code = """
 import builtins, os, signal, sys
 real, seen = builtins.__import__, 0
@@ -338,15 +338,15 @@ finally:
         assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
-def test_an_interrupt_that_a_shell_has_ignored_stays_so():
+def test_an_interrupt_that_the_shell_ignores_stays_ignored():
     interrupts = "for i in $(seq 20); do kill -INT $!; sleep 0.01; done"
     done = shell(f"trap '' INT; rushlight generate -p a -n 2 --json & {interrupts}; wait $!")
     assert done.returncode == 0
     assert json.loads(done.stdout)["finish_reason"] == "length"
 
 
-def test_a_file_is_not_put_in_a_pipes_place(tmp_path):
-    """So a user with the rights would replace /dev/null by a page."""
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    """Otherwise a privileged user would replace /dev/null with a page."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     read: list[bytes] = []

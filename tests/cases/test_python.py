@@ -1,4 +1,4 @@
-"""What newcomers and a fuzzer met from Python and in the pages, as it should be: requests, settings, patches, names."""
+"""Cases from newcomers and a fuzzer, in Python and in pages: requests, settings, patches, names."""
 
 import inspect
 import json
@@ -30,7 +30,7 @@ def model():
 # Requests
 
 
-def test_a_str_and_ids_are_requests_and_a_wrong_one_stops_no_other(model):
+def test_str_and_ids_are_requests_and_an_invalid_one_stops_no_other(model):
     ids = model.tokenizer.encode(PROMPT)
     wrong = [
         Request(PROMPT, settings={"x": 1}),
@@ -61,20 +61,20 @@ def test_a_request_takes_settings_by_keyword(model):
 
 
 @pytest.mark.parametrize("requests", [PROMPT, b"The king", 5, None], ids=repr)
-def test_what_are_not_several_prompts_is_said_at_once(model, requests):
+def test_invalid_collections_of_prompts_are_refused_at_once(model, requests):
     with pytest.raises(RequestError, match="use `generate` for one"):
         model.generate_many(requests)
 
 
 @pytest.mark.parametrize("several", [["a b", "c d"], [[1, 2], [3]], np.array([[1, 2]])], ids=repr)
-def test_several_prompts_where_one_is_taken_name_generate_many(model, several):
+def test_several_prompts_in_place_of_one_mention_generate_many(model, several):
     for take in (model.logits, model.generate, model.stream, lambda given: rushlight.lens(model, given)):
         with pytest.raises(RequestError, match="`generate_many` takes several"):
             take(several)
 
 
 @pytest.mark.parametrize("pair", ["ab", ("a", "b", "c"), 5, ("a", 5), (None, "a")], ids=repr)
-def test_what_is_not_a_pair_comes_after_the_scores_before_it(model, pair):
+def test_an_invalid_pair_is_reported_after_the_scores_before_it(model, pair):
     scores = model.score_many([(PROMPT, " was"), pair])
     assert next(scores).ids
     with pytest.raises(RequestError):
@@ -102,7 +102,7 @@ def test_what_is_not_a_pair_comes_after_the_scores_before_it(model, pair):
         ("num_return_sequences", "n"),
     ],
 )
-def test_a_wrong_setting_names_the_one_that_was_meant(model, given, meant):
+def test_an_unknown_setting_suggests_a_similar_one(model, given, meant):
     chat = rushlight.Chat(model, template="{% for m in messages %}{{ m.content }}{% endfor %}")
     for call in (model.generate, model.stream, model.astream, chat.send):
         with pytest.raises(RequestError) as caught:
@@ -110,15 +110,15 @@ def test_a_wrong_setting_names_the_one_that_was_meant(model, given, meant):
         assert str(caught.value) == f"unknown setting {given!r}; did you mean {meant}?"
 
 
-def test_a_setting_that_is_like_none_lists_them_and_no_private_class(model):
-    with pytest.raises(RequestError, match=r"unknown setting 'beams', expected one of max_tokens, temperature, .*, regex") as caught:
+def test_an_unknown_setting_lists_all_without_private_classes(model):
+    with pytest.raises(RequestError, match=r"unknown setting 'beams', .* max_tokens, temperature, .*, regex") as caught:
         model.generate(PROMPT, beams=3)
     assert "SamplingParams" not in str(caught.value)
     [(_, error)] = model.generate_many([Request(PROMPT, settings={"stop": ["x"]})])
     assert "stop is not a setting: pass it as an argument of its own" in str(error)
 
 
-def test_settings_are_in_the_signatures_that_notebooks_complete_from(model):
+def test_settings_are_in_the_signatures_for_completion(model):
     for function in (model.generate, model.stream, model.astream, Request):
         parameters = inspect.signature(function).parameters
         assert {"prompt", "stop", "max_tokens", "temperature", "json_schema"} <= set(parameters)
@@ -126,7 +126,7 @@ def test_settings_are_in_the_signatures_that_notebooks_complete_from(model):
         assert parameters["max_tokens"].default == 100
 
 
-def test_numpys_numbers_are_numbers_without_a_warning(model):
+def test_numpy_numbers_are_accepted_without_a_warning(model):
     settings = {"temperature": 0.5, "top_p": 0.5, "repetition_penalty": 1.5, "max_tokens": 4, "seed": 1}
     expected = model.generate(PROMPT, **settings).ids
     with warnings.catch_warnings():
@@ -139,12 +139,15 @@ def test_numpys_numbers_are_numbers_without_a_warning(model):
                 model.generate(PROMPT, temperature=value)
 
 
-# Errors of this package, not of the interpreter
+# Errors of this package instead of the interpreter
 
 
 @pytest.mark.parametrize("text", [None, 5, b"The king", np.array(3), ["The", 5], [None]], ids=repr)
-def test_perplexity_is_of_text_or_ids(model, text):
-    with pytest.raises(RequestError, match=r"a text is a string, its pieces, or its token ids|a prompt is text"):
+def test_perplexity_takes_text_or_ids(model, text):
+    with pytest.raises(
+        RequestError,
+        match=r"expected a text as a string, an iterable of its pieces, or token ids|expected a prompt as text",
+    ):
         model.perplexity(text)
 
 
@@ -163,12 +166,12 @@ def test_perplexity_is_of_text_or_ids(model, text):
     ],
     ids=str,
 )
-def test_load_says_what_is_wrong_with_an_argument(arguments, error):
+def test_load_reports_an_invalid_argument(arguments, error):
     with pytest.raises(error):
         rushlight.load(**arguments)
 
 
-def test_other_functions_that_take_a_source_say_so_too(model):
+def test_other_functions_with_a_source_report_it_too(model):
     for call in (
         lambda: rushlight.inspect([]),
         lambda: rushlight.open_checkpoint(3),
@@ -179,20 +182,20 @@ def test_other_functions_that_take_a_source_say_so_too(model):
             call()
 
 
-def test_pickling_a_model_says_what_to_do(model):
+def test_pickling_a_model_has_a_remedy(model):
     with pytest.raises(TypeError, match=r"load it again with rushlight\.load"):
         pickle.dumps(model)
 
 
 @pytest.mark.parametrize("key", ["eos_token_id", "pad_token_id", "bos_token_id"])
-def test_minus_one_stands_for_no_token(make_gpt2, key):
+def test_minus_one_means_no_token(make_gpt2, key):
     folder = make_gpt2(**{key: -1})
     model = rushlight.load(folder)
     assert model.eos_ids == (() if key == "eos_token_id" else (256,))
     assert len(model.generate([1, 2], max_tokens=3).ids) == 3
 
 
-def test_a_generation_config_may_say_it_as_well(make_gpt2, caplog):
+def test_minus_one_in_a_generation_config(make_gpt2, caplog):
     folder = make_gpt2(files={"generation_config.json": {"eos_token_id": [-1, 7]}})
     assert rushlight.load(folder).eos_ids == (7,)
     assert "eos_token_id -1 means no token: left out" in caplog.text
@@ -228,7 +231,7 @@ def test_patches_take_patterns_as_traces_do(model):
     ],
     ids=str,
 )
-def test_a_patch_that_cannot_work_is_refused_before_anything_runs(model, patches, said):
+def test_an_invalid_patch_is_refused_before_anything_runs(model, patches, said):
     with pytest.raises(RequestError, match=said), model.patch(patches):
         pytest.fail("it was let in")
 
@@ -250,7 +253,7 @@ def test_a_trace_names_modules_by_paths(model):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_values_of_a_weight_come_from_the_backend_and_not_from_numpy(make_gpt2, device):
+def test_the_values_of_a_weight_come_from_the_backend(make_gpt2, device):
     folder = make_gpt2()
     attn = rushlight.load(folder, device=device).module.h[0].attn.c_attn
     with safe_open(folder / "model.safetensors", "numpy") as file:
@@ -267,7 +270,7 @@ def test_the_values_of_a_weight_come_from_the_backend_and_not_from_numpy(make_gp
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_no_weight_takes_part_in_arithmetic_on_any_device(make_gpt2, device):
+def test_weights_refuse_arithmetic_on_every_device(make_gpt2, device):
     attn = rushlight.load(make_gpt2(), device=device).module.h[0].attn.c_attn
     x = open_backend(device).from_numpy(np.ones((2, 192), np.float32))
     for weight in (attn.bias, attn.weight):
@@ -313,7 +316,7 @@ ARCHITECTURE = Norm
 @pytest.mark.parametrize(
     "gain", ["self.ops.weight_values(self.weight)", "np.asarray(self.weight)", "self.weight", "2.0 * self.weight"]
 )
-def test_a_port_that_reads_a_gain_works_or_fails_alike_on_both_devices(tmp_path, gain):
+def test_a_port_that_reads_a_gain_behaves_the_same_on_both_devices(tmp_path, gain):
     weight, x = np.arange(1, 9, dtype=np.float32), np.arange(16, dtype=np.float32).reshape(2, 8)
     save_file({"weight": weight}, tmp_path / "model.safetensors")
     (tmp_path / "port.py").write_text(RMS_PORT.replace("GAIN", gain))
@@ -331,20 +334,20 @@ def test_a_port_that_reads_a_gain_works_or_fails_alike_on_both_devices(tmp_path,
         assert outcomes == [None, None]
 
 
-# What computed, and the names of what is passed on
+# The device that computed, and names in shared files
 
 
 @pytest.mark.parametrize(
     ("device", "dtype", "computed"),
     [("reference", "f32", "reference"), ("cpu", "f64", "reference"), ("cpu", "f32", "cpu")],
 )
-def test_the_device_is_what_computed(device, dtype, computed):
+def test_the_device_names_what_computed(device, dtype, computed):
     model = rushlight.load(device=device, dtype=dtype)
     assert model.device == computed
     assert repr(model) == f"<Model tales: 3,554,304 parameters, {computed}, {dtype}>"
 
 
-def test_a_checkpoint_is_called_by_its_name_alone(tmp_path, monkeypatch):
+def test_a_checkpoint_is_shown_by_its_name_without_a_path(tmp_path, monkeypatch):
     folder = tmp_path / "gpt2"
     folder.mkdir()
     for name in ("model.safetensors", "other.safetensors"):
@@ -360,7 +363,7 @@ def test_a_checkpoint_is_called_by_its_name_alone(tmp_path, monkeypatch):
     assert display_name(".") == "gpt2"
 
 
-def test_pages_and_reports_hold_no_path(make_gpt2, tmp_path):
+def test_pages_and_reports_contain_no_path(make_gpt2, tmp_path):
     folder = make_gpt2("net")
     page = tree_page(rushlight.inspect(folder))
     assert str(tmp_path) not in page
@@ -369,7 +372,7 @@ def test_pages_and_reports_hold_no_path(make_gpt2, tmp_path):
     assert rushlight.load(folder).name == "net"
 
 
-def test_a_ports_test_holds_no_absolute_path(make_gpt2, tmp_path):
+def test_the_test_of_a_port_contains_no_absolute_path(make_gpt2, tmp_path):
     folder = make_gpt2("net")
     for port, source in (
         (tmp_path / "my_model.py", 'Path(__file__).parent / "net"'),

@@ -1,4 +1,4 @@
-"""Threads follow the machine: numbers beyond its cores, busy neighbours, and figures that they disturb."""
+"""Threads adapt to the machine: more threads than cores, other busy programs, and benchmarks that they disturb."""
 
 import dataclasses
 import json
@@ -32,11 +32,11 @@ def run(capsys):
     return run
 
 
-# How many
+# Number of threads
 
 
-def test_more_threads_than_cores_are_the_cores_and_said(run):
-    """`-t 1024` on two cores took 51 s for 8 tokens."""
+def test_more_threads_than_cores_are_reduced_with_a_note(run):
+    """`-t 1024` on two cores once took 51 s for 8 tokens."""
     code, out, err = run("generate", "-p", "Once", "-n", 2, "-t", 1024)
     assert (code, bool(out)) == (0, True)
     note = "note: using 2 threads instead of 1024: this process may use no more cores"
@@ -44,12 +44,12 @@ def test_more_threads_than_cores_are_the_cores_and_said(run):
     assert err.count("instead of") == 1
 
 
-def test_as_many_threads_as_cores_are_no_matter_to_speak_of(run):
+def test_as_many_threads_as_cores_need_no_note(run):
     code, _, err = run("generate", "-p", "Once", "-n", 2, "-t", 2)
     assert (code, "instead of" in err) == (0, False)
 
 
-def test_in_python_it_is_no_warning(caplog):
+def test_in_python_it_is_not_a_warning(caplog):
     assert open_backend("cpu", threads=1024)._native.threads == 2
     assert not caplog.records
     with caplog.at_level(logging.INFO, "rushlight"):
@@ -65,8 +65,8 @@ def test_only_the_default_adapts(monkeypatch):
     assert threads_for() == Threads(2, adapts=False)
 
 
-def test_the_bits_do_not_depend_on_it(make_gpt2):
-    """While the default tries numbers of threads, too: a prompt's operations, and steps as they are recorded."""
+def test_the_bits_do_not_depend_on_the_threads(make_gpt2):
+    """Not even while the default tries numbers of threads, for the operations of a prompt and for recorded steps."""
     folder = make_gpt2(n_positions=128)
     expected = rushlight.load(folder, threads=1).logits(range(100))
     for model in (rushlight.load(folder), rushlight.load(folder, threads=2)):
@@ -103,13 +103,13 @@ def measurement(shares, disturbed=()):
 
 
 def test_reading_slower_than_the_steps_gives_no_share():
-    """It said "1562 % of what can be read"."""
+    """It once printed "1562 % of what can be read"."""
     assert bandwidth_share(Repeats.of([7.8, 7.9, 7.7]), Repeats.of([0.5, 0.5, 9.0])) is None
     assert bandwidth_share(Repeats.of([8.0, 4.0, 9.0]), Repeats.of([10.0, 5.0, 9.0])) == pytest.approx(0.8)
 
 
-def test_a_share_is_of_the_reading_beside_it():
-    """A machine at half its speed reads half as fast, too."""
+def test_a_share_is_relative_to_the_reading_next_to_it():
+    """A machine at half its speed also reads half as fast."""
     assert bandwidth_share(Repeats.of([9.0, 4.5]), Repeats.of([10.0, 5.0])) == pytest.approx(0.9)
 
 
@@ -123,7 +123,7 @@ def test_the_table_never_has_an_impossible_share(run, monkeypatch):
     assert err == "note: the f32 figures are unreliable: reading is slow\n"
 
 
-def test_json_has_what_disturbed_it(run, monkeypatch):
+def test_json_has_the_disturbances(run, monkeypatch):
     monkeypatch.setattr("rushlight.bench.measure", lambda *_: measurement([None], ("reading is slow",)))
     _, out, _ = run("bench", "--json")
     (measured,) = json.loads(out)["measurements"]
@@ -140,7 +140,7 @@ def test_an_undisturbed_measurement_has_no_note(run, monkeypatch):
 
 
 class Fake:
-    """A clock of which each reading is the next of some values."""
+    """A clock that returns given values in order."""
 
     def __init__(self, *values):
         self.values = list(values)
@@ -159,7 +159,7 @@ def watched(*, wall_s, cpu_s, switches):
 ALIKE = {"prefill": Repeats.of([1.0, 1.1]), "reading": Repeats.of([2.0, 2.2])}
 
 
-def test_a_machine_of_its_own_disturbs_nothing():
+def test_an_idle_machine_disturbs_nothing():
     assert disturbances(watched(wall_s=2.0, cpu_s=1.95, switches=6), ALIKE, computes=True) == ()
 
 
@@ -175,10 +175,10 @@ def test_a_machine_of_its_own_disturbs_nothing():
         ),
     ],
 )
-def test_each_sign_of_other_programs_is_said(watch, samples, words):
+def test_each_sign_of_other_programs_is_reported(watch, samples, words):
     (sign,) = disturbances(watched(**watch), samples, computes=True)
     assert words in sign
 
 
-def test_a_thread_that_waits_for_a_gpu_is_not_held_up():
+def test_a_thread_that_waits_for_a_gpu_is_not_disturbed():
     assert disturbances(watched(wall_s=2.0, cpu_s=0.1, switches=0), ALIKE, computes=False) == ()

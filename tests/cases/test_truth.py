@@ -1,4 +1,4 @@
-"""What rushlight says of a checkpoint is true, and what an author or a caller says is honoured or named."""
+"""Statements about a checkpoint are true, and settings of its author or the caller are applied or named."""
 
 import io
 import json
@@ -30,13 +30,13 @@ MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.
 
 @pytest.fixture
 def weights(make_gpt2):
-    """A random GPT-2's, under the names of GPT2LMHeadModel."""
+    """The weights of a random GPT-2, under the names of GPT2LMHeadModel."""
     return load_file(make_gpt2("base") / "model.safetensors")
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes weights, with a GPT-2's config.json unless that is None, into a folder."""
+    """Writes weights, and a GPT-2's config.json unless it is None, into a folder."""
 
     def write(weights, metadata=None, config=GPT2_CONFIG):
         save_file(
@@ -51,7 +51,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def write_raw(tmp_path):
-    """Writes a file of tensors given as (dtype, bytes), each of one axis."""
+    """Writes a file of one-dimensional tensors, given as (dtype, bytes)."""
     width = {"BF16": 2, "C64": 8}
 
     def write(**tensors):
@@ -89,7 +89,7 @@ def run(capsys, monkeypatch):
 
 
 def as_flax(name, weight):
-    """As FlaxPreTrainedModel names and turns a tensor of GPT-2."""
+    """The name and orientation of a GPT-2 tensor in FlaxPreTrainedModel."""
     if name.endswith(MATRICES):
         return name.removesuffix("weight") + "kernel", weight.T
     if ".ln_" in name and name.endswith("weight"):
@@ -98,7 +98,7 @@ def as_flax(name, weight):
 
 
 def as_tensorflow(name, weight):
-    """As TFPreTrainedModel names and shapes a tensor of GPT-2."""
+    """The name and shape of a GPT-2 tensor in TFPreTrainedModel."""
     name = name.replace(".h.0.", "/h_._0/").replace(".h.1.", "/h_._1/").replace(".", "/").replace("h_/_", "h_._")
     if "/ln_" in name:
         name = name.replace("weight", "gamma").replace("bias", "beta")
@@ -136,7 +136,7 @@ def test_a_port_may_have_the_names_of_flax(write, tmp_path):
 
 
 @pytest.mark.parametrize("metadata", [{"format": "flax"}, {"format": "tf"}, {"format": "pt"}, None])
-def test_names_decide_and_not_the_metadata(write, weights, metadata):
+def test_names_decide_instead_of_the_metadata(write, weights, metadata):
     report = rushlight.check(write(weights, metadata))
     assert report.fits
     assert (report.saved_by is None) == (metadata not in ({"format": "pt"}, None))
@@ -167,7 +167,7 @@ def test_biases_under_other_names_are_not_taken_for_none(write, weights):
     assert not any("bias=False" in finding.why for finding in report.findings)
 
 
-def test_a_fix_names_a_flag_only_if_it_was_given(write, tmp_path):
+def test_advice_names_only_flags_that_were_passed(write, tmp_path):
     folder = write({"a.weight": np.ones((3, 4), np.float32)})
     (by_config,) = [f for f in rushlight.check(folder).findings if f.title == "another model"]
     assert "--architecture" not in by_config.fix
@@ -221,7 +221,7 @@ def test_statistics_of_float8(float8s):
     }
 
 
-def test_what_is_not_read_is_said_to_be_unread(float8s, run):
+def test_tensors_that_are_not_read_are_listed_as_unread(float8s, run):
     report = json.loads(run("inspect", float8s, "--stats", "--json").out)
     assert report["unread"] == ["e.w"]
     assert [tensor["stats"] is None for tensor in report["tensors"]] == [False] * 4 + [True]
@@ -233,7 +233,7 @@ def test_what_is_not_read_is_said_to_be_unread(float8s, run):
     assert "not read" in page.read_text()
 
 
-def test_nan_in_float8_is_found_and_unread_dtypes_are_noted(float8s):
+def test_nan_in_float8_is_found_and_unread_tensors_are_noted(float8s):
     findings = rushlight.check(float8s).findings
     (broken,) = [finding for finding in findings if finding.cause == "values"]
     assert [(each.name, each.detail) for each in broken.evidence] == [
@@ -270,7 +270,7 @@ def test_nan_in_float8_is_found_and_unread_dtypes_are_noted(float8s):
         ),
     ],
 )
-def test_tokens_that_an_author_forbids_are_not_generated(make_gpt2, caplog, file, author, greedy, beams):
+def test_tokens_that_the_author_forbids_are_not_generated(make_gpt2, caplog, file, author, greedy, beams):
     own = {"files": {file: author}} if file != "config.json" else author
     model = rushlight.load(make_gpt2(**own))
     assert model.generate("Hello", max_tokens=8).ids == greedy
@@ -307,7 +307,7 @@ SAMPLED = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0, "typ
         ),
     ],
 )
-def test_what_is_not_applied_is_named_once(make_gpt2, caplog, run, author, note):
+def test_settings_that_are_not_applied_are_named_once(make_gpt2, caplog, run, author, note):
     folder = make_gpt2(files={"generation_config.json": author})
     model = rushlight.load(folder)
     assert model.generate("Hello", max_tokens=3).ids == model.generate("Hello", max_tokens=3).ids == [83, 212, 197]
@@ -319,7 +319,7 @@ def test_what_is_not_applied_is_named_once(make_gpt2, caplog, run, author, note)
     assert (finding.is_problem, note in finding.why) == (False, True)
 
 
-def test_a_note_of_many_settings_is_whole(make_gpt2, run):
+def test_a_note_lists_many_settings_in_full(make_gpt2, run):
     settings = ("min_length", "max_time", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "guidance_scale")
     author = dict.fromkeys((*settings, "exponential_decay_length_penalty", "penalty_alpha", "forced_bos_token_id"), 3)
     author |= {"stop_strings": [f"a string that ends a text, {i}" for i in range(8)]}
@@ -340,7 +340,7 @@ NEUTRAL = {
 
 
 @pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
-def test_what_changes_nothing_is_not_named(make_gpt2, caplog, file):
+def test_settings_without_effect_are_not_named(make_gpt2, caplog, file):
     own = {"files": {file: NEUTRAL}} if file != "config.json" else NEUTRAL
     rushlight.load(make_gpt2(**own))
     assert not caplog.records
@@ -354,14 +354,14 @@ def test_what_changes_nothing_is_not_named(make_gpt2, caplog, file):
         ({"suppress_tokens": [*range(257)]}, "suppress every token"),
     ],
 )
-def test_a_malformed_prohibition_is_an_error(make_gpt2, author, problem):
+def test_malformed_suppressed_tokens_are_an_error(make_gpt2, author, problem):
     folder = make_gpt2(files={"generation_config.json": author})
     with pytest.raises(ConfigError, match="generation_config") as caught:
         rushlight.load(folder)
     assert problem in str(caught.value)
 
 
-def test_an_end_of_minus_one_is_none(make_gpt2):
+def test_an_end_of_text_id_of_minus_one_is_none(make_gpt2):
     assert rushlight.load(make_gpt2(eos_token_id=-1)).eos_ids == ()
     assert rushlight.load(make_gpt2("n", files={"generation_config.json": {"eos_token_id": None}})).eos_ids == (256,)
 
@@ -369,7 +369,7 @@ def test_an_end_of_minus_one_is_none(make_gpt2):
 # null and None
 
 
-def test_null_in_a_line_is_not_given(make_gpt2, tmp_path, run):
+def test_null_in_a_request_line_counts_as_absent(make_gpt2, tmp_path, run):
     folder, lines, results = make_gpt2(), tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     settings = dict.fromkeys(name for name in FIELDS if name != "prompt")
     whole = {"max_tokens": 2.0, "top_k": 0.0, "seed": 7.0, "stop_ids": [5.0], "n": 1.0, "logprobs": 0.0}
@@ -392,7 +392,7 @@ def test_null_in_a_line_is_not_given(make_gpt2, tmp_path, run):
     assert "max_tokens is 2.5" in fraction["error"]["message"]
 
 
-def test_none_in_python_is_not_given(make_gpt2):
+def test_none_in_python_counts_as_absent(make_gpt2):
     model = rushlight.load(make_gpt2())
     nothing = dict.fromkeys(name for name in FIELDS if name not in ("prompt", "id"))
     expected = model.generate("Hello").ids
@@ -405,7 +405,7 @@ def test_none_in_python_is_not_given(make_gpt2):
     assert model.beam_search("Hello", **given) == model.beam_search("Hello", max_tokens=5)
 
 
-def test_none_in_a_chat_is_not_given():
+def test_none_in_a_chat_counts_as_absent():
     settings = {"max_tokens": None, "temperature": None, "stop_ids": None, "stop": None}
     with rushlight.Chat(rushlight.load(), **settings) as chat, rushlight.Chat(rushlight.load()) as plain:
         assert SamplingParams(**chat.settings) == SamplingParams(**plain.settings)
@@ -425,7 +425,7 @@ def test_a_float32_is_a_number(make_gpt2):
 
 @pytest.fixture
 def templates(make_gpt2):
-    """A model whose named templates stand in files of their own and in tokenizer_config.json."""
+    """A model with named templates in separate files and in tokenizer_config.json."""
     files = {
         "additional_chat_templates/tool_use.jinja": "tools{{ messages[0].content }}",
         "additional_chat_templates/rag.jinja": "documents{{ messages[0].content }}",
@@ -488,7 +488,7 @@ def test_blocks_with_an_unknown_module_keep_their_numbers(write, weights):
     assert "self.wpe = Embedding(config.n_positions, config.n_embd)" in text
 
 
-def test_a_vocabulary_is_not_written_as_a_multiple_of_the_width(write):
+def test_a_vocabulary_of_four_times_the_width_is_not_written_as_a_multiple(write):
     norm = {"norm.weight": np.ones(64), "norm.bias": np.ones(64)}
     folder = write({"embed.weight": np.ones((256, 64)), "out.weight": np.ones((256, 64)), **norm}, None, None)
     with open_checkpoint(folder) as checkpoint:
@@ -524,7 +524,7 @@ def golden():
         (np.nan, "expected integers, found float32"),
     ],
 )
-def test_recorded_ids_that_cannot_be_are_an_error(golden, value, problem):
+def test_invalid_recorded_ids_are_an_error(golden, value, problem):
     case = golden.cases[0]
     name = next(call.input for call in case.calls if call.path.endswith("wte"))
     case.tensors[name] = case.tensors[name].astype(np.float32 if isinstance(value, float) else np.int64)
@@ -536,7 +536,7 @@ def test_recorded_ids_that_cannot_be_are_an_error(golden, value, problem):
 
 
 @pytest.mark.parametrize("value", [-1, 2**31, 2**40])
-def test_a_recorded_prompt_is_of_token_ids(golden, tmp_path, value):
+def test_a_recorded_prompt_consists_of_token_ids(golden, tmp_path, value):
     golden.cases[0].ids[0] = value
     write_golden(golden, tmp_path / "golden.safetensors")
     with pytest.raises(GoldenError, match="0/ids holds values that are not token ids"):
@@ -572,4 +572,4 @@ class ARCHITECTURE(PretrainedModel):
 """
 
 
-# Small things
+# Other cases

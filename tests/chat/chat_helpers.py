@@ -1,4 +1,4 @@
-"""What the tests of chats share."""
+"""Shared values of the chat tests."""
 
 IM_START, IM_END = 4094, 4095
 """The ids of ChatML's tokens in the tokenizer of `chatml_json`."""

@@ -1,4 +1,4 @@
-"""The embedded model, as it is and as one that was given ChatML's tokens."""
+"""Fixtures: the embedded model, plain and with ChatML's tokens."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from chat_helpers import IM_END, IM_START
 
 import rushlight
 from rushlight import demo
-from rushlight.chat.sandbox import Renderer
+from rushlight.chat.sandbox import TemplateSandbox
 from rushlight.text import read_tokenizer_json
 
 
@@ -19,7 +19,7 @@ def tales():
 
 @pytest.fixture(scope="session")
 def renderer():
-    with Renderer() as renderer:
+    with TemplateSandbox() as renderer:
         yield renderer
 
 
@@ -39,7 +39,7 @@ def chatml_json() -> dict:
 
 @pytest.fixture
 def folder(tmp_path, chatml_json):
-    """A checkpoint that knows ChatML's tokens and has no template yet."""
+    """A checkpoint with ChatML's tokens and without a template."""
     folder = tmp_path / "model"
     folder.mkdir()
     for name in ("model.safetensors", "config.json"):

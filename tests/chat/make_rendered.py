@@ -1,6 +1,6 @@
-"""Writes rendered.json: what transformers makes of each template and each conversation.
+"""Writes rendered.json: each conversation as transformers renders it with each template.
 
-    python tests/chat/make_rendered.py        # where transformers is: .venv-parity
+    python tests/chat/make_rendered.py        # needs transformers: .venv-parity
 
 The templates are written for these tests in the styles of published ones.
 """

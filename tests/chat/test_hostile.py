@@ -1,4 +1,4 @@
-"""BAD_INPUTS E: whatever a template does, it ends within a second and 128 MB, and the next one is unharmed."""
+"""BAD_INPUTS E: hostile templates end within a second and 128 MB, and the next template is unaffected."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rushlight.chat.sandbox import CPU_S, MEMORY_BYTES, Renderer
+from rushlight.chat.sandbox import CPU_S, MEMORY_BYTES, TemplateSandbox
 from rushlight.errors import TemplateError
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -84,7 +84,7 @@ BURNERS = {
     ),
     "lipsum": "{{ lipsum(n=10**6, min=99, max=100) }}",
 }
-"""More of what only the clock stops, each with its half second."""
+"""Further templates that only the time limit stops, half a second each."""
 
 KNOTS = {
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
@@ -110,7 +110,7 @@ KNOTS = {
 
 
 def run(renderer, template):
-    """The text or the error, the seconds it took, and the peak of the process in bytes, 0 once it is gone."""
+    """The text or the error, the elapsed seconds, and the peak memory of the process in bytes, 0 if it has ended."""
     start = time.perf_counter()
     try:
         [outcome] = renderer.render(template, [MESSAGES], {})
@@ -125,12 +125,12 @@ def run(renderer, template):
 
 
 LIMIT_S = 6
-"""A second on a machine that does nothing else: the processor time is bounded at half of one."""
+"""A second on an idle machine: the limit is half a second of processor time."""
 
 
 @pytest.mark.parametrize("template", ESCAPES.values(), ids=ESCAPES)
-def test_nothing_gets_out(renderer, template):
-    """BAD_INPUTS 49. What the sandbox hides renders as nothing, or is an error."""
+def test_templates_cannot_escape_the_sandbox(renderer, template):
+    """BAD_INPUTS 49. Attributes hidden by the sandbox render empty, or are an error."""
     outcome, _, _ = run(renderer, template)
     if not isinstance(outcome, TemplateError):
         assert outcome in {"", "[Undefined]"}
@@ -148,7 +148,7 @@ def test_time_and_memory_are_bounded(renderer, template):
 
 
 @pytest.mark.parametrize("template", KNOTS.values(), ids=KNOTS)
-def test_what_cannot_be_compiled_or_run_is_an_error(renderer, template):
+def test_templates_that_cannot_be_compiled_or_run_are_an_error(renderer, template):
     """BAD_INPUTS 51."""
     outcome, seconds, peak = run(renderer, template)
     assert isinstance(outcome, TemplateError) or template in {KNOTS["200 nested ifs"], KNOTS["a megabyte of tags"]}
@@ -160,9 +160,9 @@ def test_what_cannot_be_compiled_or_run_is_an_error(renderer, template):
 @pytest.mark.slow
 @pytest.mark.parametrize("template", [*ESCAPES.values(), *GLUTTONS.values(), *BURNERS.values(), *KNOTS.values()])
 def test_a_second_from_a_cold_start(template):
-    """All that a process computes, its start included: less than a second, however busy the machine is."""
+    """The processor time of the process, including its start, is below a second on any machine."""
     before = os.times()
-    with Renderer() as cold:
+    with TemplateSandbox() as cold:
         _, _, peak = run(cold, template)
     after = os.times()
     assert after.children_user - before.children_user + after.children_system - before.children_system < 1
@@ -177,12 +177,12 @@ def test_the_message_of_raise_exception(renderer):
     assert error.value.code == "invalid_chat_template"
 
 
-def test_an_undefined_variable_is_nothing(renderer):
+def test_an_undefined_variable_renders_empty(renderer):
     """BAD_INPUTS 53."""
     assert renderer.render("[{{ nothing }}|{{ messages[0].nothing }}]", [MESSAGES], {}) == ["[|]"]
 
 
-def test_an_error_cannot_drive_the_terminal(renderer):
+def test_an_error_cannot_control_the_terminal(renderer):
     with pytest.raises(TemplateError) as error:
         renderer.render("{{ raise_exception('\x1b[2J' * 1000) }}", [MESSAGES], {})
     assert "\x1b" not in str(error.value)
@@ -192,14 +192,14 @@ def test_an_error_cannot_drive_the_terminal(renderer):
 def test_a_process_that_was_stopped_is_replaced(renderer):
     renderer.render("x", [MESSAGES], {})
     before = renderer._process.pid
-    with pytest.raises(TemplateError, match=f"more than {CPU_S:g} s or 128 MB, and was stopped"):
+    with pytest.raises(TemplateError, match=f"was stopped: it exceeded {CPU_S:g} s or 128 MB"):
         renderer.render(GLUTTONS["nested loops"], [MESSAGES], {})
     assert renderer.render("y", [MESSAGES], {}) == ["y"]
     assert renderer._process.pid != before
 
 
-def test_a_process_that_somebody_killed_is_replaced_for_the_next_question():
-    with Renderer() as renderer:
+def test_a_killed_process_is_replaced_for_the_next_request():
+    with TemplateSandbox() as renderer:
         renderer.render("x", [MESSAGES], {})
         renderer._process.kill()
         renderer._process.wait()
@@ -208,20 +208,20 @@ def test_a_process_that_somebody_killed_is_replaced_for_the_next_question():
         assert renderer.render("y", [MESSAGES], {}) == ["y"]
 
 
-def test_a_process_ends_with_its_renderer():
-    with Renderer() as renderer:
+def test_a_process_ends_with_its_sandbox():
+    with TemplateSandbox() as renderer:
         renderer.render("x", [MESSAGES], {})
         process = renderer._process
     assert process.poll() is not None
 
 
-def test_the_clock_on_the_wall_where_there_is_no_other(monkeypatch):
-    """As on Windows: no timer of processor time."""
+def test_the_wall_clock_limit_without_a_processor_timer(monkeypatch):
+    """As on Windows: without a processor timer."""
     from rushlight.chat import sandbox as render
 
     monkeypatch.setattr(render, "CPU_S", 0)
     monkeypatch.setattr(render, "WALL_S", 0.5)
-    with Renderer() as renderer:
+    with TemplateSandbox() as renderer:
         renderer.render("x", [MESSAGES], {})
         outcome, seconds, _ = run(renderer, GLUTTONS["nested loops"])
     assert isinstance(outcome, TemplateError)
@@ -230,20 +230,20 @@ def test_the_clock_on_the_wall_where_there_is_no_other(monkeypatch):
 
 def test_a_process_that_does_not_start(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with Renderer() as renderer, pytest.raises(TemplateError, match=r"does not start \(found exit code 1\)"):
+    with TemplateSandbox() as renderer, pytest.raises(TemplateError, match=r"does not start \(found exit code 1\)"):
         renderer.render("x", [MESSAGES], {})
 
 
 def test_jinja_is_not_installed(monkeypatch):
     monkeypatch.setattr("rushlight.chat.sandbox.find_spec", lambda name: None)
-    with Renderer() as renderer, pytest.raises(TemplateError, match="need jinja2, which is not installed"):
+    with TemplateSandbox() as renderer, pytest.raises(TemplateError, match="need jinja2, which is not installed"):
         renderer.render("x", [MESSAGES], {})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_process_has_no_environment_no_files_and_no_jinja_is_here(monkeypatch):
+def test_the_process_has_no_environment_and_no_files_and_jinja_stays_in_it(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
-    with Renderer() as renderer:
+    with TemplateSandbox() as renderer:
         renderer.render("x", [MESSAGES], {})
         folder = Path(f"/proc/{renderer._process.pid}")
         assert b"secret" not in (folder / "environ").read_bytes()

@@ -1,4 +1,4 @@
-"""Templates in the styles of published ones are rendered as transformers renders them, byte for byte."""
+"""Templates in the styles of published ones render byte for byte as in transformers."""
 
 import json
 from datetime import datetime
@@ -16,7 +16,7 @@ RECORD = json.loads((HERE / "rendered.json").read_text(encoding="utf-8"))
 NAMES = sorted(path.stem for path in cases.TEMPLATES.glob("*.jinja"))
 
 
-def test_the_record_is_of_these_templates():
+def test_the_record_covers_all_templates():
     assert len(NAMES) >= 50
     assert sorted(RECORD["texts"]) == NAMES
     assert all(list(texts) == list(cases.CONVERSATIONS) for texts in RECORD["texts"].values())
@@ -41,7 +41,7 @@ def test_a_template_renders_as_in_transformers(renderer, template):
 
 
 @pytest.mark.parity
-def test_the_record_is_what_transformers_does():
+def test_the_record_equals_transformers():
     from make_rendered import rendered
 
     live = rendered()

@@ -1,4 +1,4 @@
-"""Conversations in Python: turns, token ids that stay, what is forgotten, files."""
+"""Chat sessions in Python: turns, stable token ids, context overflow, files."""
 
 import json
 import logging
@@ -11,6 +11,7 @@ from chat_helpers import CHATML, IM_END, IM_START
 import rushlight
 from rushlight import Chat
 from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.chat import ConversationEncoder, find_template, turn_end_ids
 from rushlight.errors import ContextLengthError, GenerationError, RequestError, TemplateError, TokenizerError
 
 
@@ -22,7 +23,7 @@ def chat(tales):
 
 @pytest.fixture
 def chatml(tales, monkeypatch, chatml_tokenizer):
-    """A model that knows ChatML's tokens, as far as its tokenizer can."""
+    """A chat whose tokenizer has ChatML's tokens."""
     model = rushlight.load()
     model.tokenizer = chatml_tokenizer
     with Chat(model, template=CHATML, max_tokens=12) as chat:
@@ -47,14 +48,14 @@ def test_a_conversation(chat, tales):
     assert text == f"Be kind.\n\nUser: Who was the king?\nAssistant:{first.text}\nUser: And the queen?\nAssistant:"
 
 
-def test_the_label_of_the_fallback_is_said_once(tales, caplog):
+def test_the_note_of_the_fallback_is_logged_once(tales, caplog):
     with caplog.at_level(logging.WARNING, "rushlight"), Chat(tales, max_tokens=2) as chat:
         chat.send("a")
         chat.send("b")
     assert [record.getMessage()[:26] for record in caplog.records] == ["this model has no chat tem"]
 
 
-def test_pieces_add_up_and_the_answer_enters_when_it_ends(chat):
+def test_a_streamed_answer_is_added_when_it_ends(chat):
     answer = chat.stream("Tell me")
     assert roles(chat) == ["system", "user"]
     pieces = list(answer)
@@ -63,7 +64,7 @@ def test_pieces_add_up_and_the_answer_enters_when_it_ends(chat):
 
 
 def test_role_strings_end_an_answer(tales):
-    """The likeliest text after this is the user's turn, again and again."""
+    """The most likely continuation of these is the user's turn."""
     with Chat(tales, max_tokens=40, logit_bias={199: 50.0}) as chat:
         result = chat.send("Say it")
         assert set(result.text) == {"\n"}
@@ -72,8 +73,8 @@ def test_role_strings_end_an_answer(tales):
 
 
 @pytest.mark.parametrize("make", ["chat", "chatml"])
-def test_token_ids_stay_from_turn_to_turn(make, request):
-    """So that the model's cache finds them: each prompt begins with the last one and its answer as generated."""
+def test_each_prompt_extends_the_previous_ids(make, request):
+    """Each prompt begins with the ids of the previous prompt and of its answer as generated, for the prefix cache."""
     chat = request.getfixturevalue(make)
     last = None
     for text in ["Once upon a time", "And then?", "日本 🕯️"]:
@@ -84,7 +85,7 @@ def test_token_ids_stay_from_turn_to_turn(make, request):
 
 
 def test_the_cache_is_kept_between_turns(tales):
-    """Only what is new is computed, and what does not fill a block of the cache."""
+    """Only new tokens are computed, and those that do not fill a cache block."""
     with Chat(tales, max_tokens=60) as chat:
         first = chat.send(LONG * 4, ignore_eos=True)
         second = chat.send("And then?")
@@ -93,7 +94,7 @@ def test_the_cache_is_kept_between_turns(tales):
     assert second.stats.cached_tokens > 60
 
 
-def test_ids_stay_through_a_stop_string(tales):
+def test_a_prompt_extends_ids_cut_by_a_stop_string(tales):
     with Chat(tales, max_tokens=30) as chat:
         whole = chat.send("Once upon a time").text
         chat.reset()
@@ -113,7 +114,7 @@ def test_ids_stay_through_a_stop_string(tales):
         assert same >= len(first.ids) - 4
 
 
-def test_a_template_that_rewrites_what_was_said_is_followed(chatml, chatml_tokenizer):
+def test_a_template_may_rewrite_earlier_messages(chatml, chatml_tokenizer):
     template = CHATML.replace("{{ m.content }}", "{{ m.content | upper if m.role == 'assistant' else m.content }}")
     with Chat(chatml.model, template=template, max_tokens=6) as chat:
         first = chat.send("Once")
@@ -123,7 +124,7 @@ def test_a_template_that_rewrites_what_was_said_is_followed(chatml, chatml_token
 
 
 def test_the_template_ends_the_answers(chatml):
-    """Its own end of a turn is a stop token, also where no config says so."""
+    """The template's end of turn is a stop token even if no config lists it."""
     assert chatml.model.eos_ids == (0,)
     result = chatml.send("Hi", logit_bias={IM_END: 1000.0})
     assert (result.ids, result.finish_reason) == ([], "stop")
@@ -135,7 +136,7 @@ def test_typed_tokens_are_plain(chatml):
     assert [i for i in result.prompt_ids if i in {IM_START, IM_END}] == [IM_START, IM_END, IM_START]
 
 
-def test_one_message_that_spells_an_earlier_conversation_is_not_taken_for_it(chatml, chatml_tokenizer):
+def test_a_message_that_spells_an_earlier_conversation_is_distinct_from_it(chatml, chatml_tokenizer):
     chatml.send("a")
     chatml.send("b")
     two = chatml.retry().result.prompt_ids
@@ -147,7 +148,7 @@ def test_one_message_that_spells_an_earlier_conversation_is_not_taken_for_it(cha
     assert one.count(IM_START) == 2 < two.count(IM_START)
 
 
-def test_an_answer_that_is_closed_stays_as_far_as_it_came(chat):
+def test_a_closed_answer_keeps_its_text_so_far(chat):
     answer = chat.stream("Tell me")
     said = "".join(islice(answer, 6))
     answer.close()
@@ -157,13 +158,13 @@ def test_an_answer_that_is_closed_stays_as_far_as_it_came(chat):
     assert roles(chat) == ["system", "user", "assistant"]
 
 
-def test_an_answer_that_never_began_takes_its_message_back(chat):
+def test_an_answer_without_text_removes_its_message(chat):
     chat.send("One")
     chat.stream("Two").close()
     assert roles(chat) == ["system", "user", "assistant"]
 
 
-def test_a_new_message_ends_an_answer_that_is_not_read_on(chat):
+def test_a_new_message_closes_an_unfinished_answer(chat):
     assert len(list(islice(chat.stream("Tell me"), 6))) == 6
     chat.send("And?")
     assert roles(chat) == ["system", "user", "assistant", "user", "assistant"]
@@ -182,7 +183,7 @@ def test_ctrl_c_in_an_answer(chat, monkeypatch):
     assert chat.messages[-1] == {"role": "assistant", "content": said}
 
 
-def test_a_failed_answer_leaves_the_conversation_as_it_was(chat, monkeypatch):
+def test_a_failed_answer_leaves_the_conversation_unchanged(chat, monkeypatch):
     chat.send("One")
     before = list(chat.messages)
     answer = chat.stream("Two")
@@ -204,20 +205,20 @@ def test_an_empty_message(chat, text):
 
 
 def test_half_of_a_surrogate_pair(chat):
-    with pytest.raises(RequestError, match="message 2: the content holds half of a surrogate pair"):
+    with pytest.raises(RequestError, match="message 2: the content contains half of a surrogate pair"):
         chat.send("\ud800")
     assert roles(chat) == ["system"]
 
 
 @pytest.mark.parametrize("text", [None, 5, b"Hi"])
-def test_a_message_is_text(chat, text):
-    with pytest.raises(RequestError, match="a message is text"):
+def test_a_message_of_another_type_is_an_error(chat, text):
+    with pytest.raises(RequestError, match="expected the message as str"):
         chat.send(text)
     assert roles(chat) == ["system"]
 
 
 @pytest.mark.parametrize("settings", [{"temperature": -1}, {"max_tokens": "5"}, {"max_tokens": -1}])
-def test_wrong_settings_are_told_before_anything(chat, tales, settings):
+def test_invalid_settings_raise_before_generation(chat, tales, settings):
     [name] = settings
     with pytest.raises(RequestError, match=name):
         chat.send("Hi", **settings)
@@ -226,7 +227,7 @@ def test_wrong_settings_are_told_before_anything(chat, tales, settings):
         Chat(tales, **settings)
 
 
-def test_stop_strings_beside_those_of_the_turns_are_counted_at_once(tales):
+def test_stop_strings_count_together_with_those_of_the_format(tales):
     Chat(tales, stop=["x"] * 13)
     with pytest.raises(RequestError, match=r"too many stop strings .*found 17"):
         Chat(tales, stop=["x"] * 14)
@@ -235,7 +236,7 @@ def test_stop_strings_beside_those_of_the_turns_are_counted_at_once(tales):
 LONG = "Tell me more of it, please, and of the king and of the queen. "
 
 
-def test_the_oldest_turns_are_no_longer_read_and_it_is_said(tales, caplog):
+def test_dropping_the_oldest_turns_is_logged(tales, caplog):
     with Chat(tales, system_prompt="Be kind.", max_tokens=16) as chat:
         results = [chat.send(LONG * 6 + str(i), ignore_eos=True) for i in range(8)]
         for result in results:
@@ -246,39 +247,39 @@ def test_the_oldest_turns_are_no_longer_read_and_it_is_said(tales, caplog):
         n_read = text.count("User:")
         assert len(chat.messages) == 1 + 16
         assert chat.n_forgotten == 16 - 2 * n_read
-        # One more turn would not have fitted.
+        # One more turn would not fit.
         left_out = chat.messages[chat.n_forgotten - 1 : chat.n_forgotten + 1]
         n_left_out = sum(len(tales.tokenizer.encode(message["content"])) for message in left_out)
         assert len(results[-1].prompt_ids) + n_left_out + 16 > 512 - 10
     said = [record.getMessage() for record in caplog.records if "context" in record.getMessage()]
-    assert said == ["the context of 512 tokens is full: the oldest turn is no longer read"] * (8 - n_read)
+    assert said == ["the context of 512 tokens is full: the oldest turn is no longer in the prompt"] * (8 - n_read)
 
 
-def test_the_room_for_the_answer_is_never_more_than_half(tales):
+def test_at_most_half_of_the_context_is_reserved_for_the_answer(tales):
     with Chat(tales, max_tokens=5000) as chat:
         result = chat.send("word " * 200, ignore_eos=True)
         assert result.finish_reason == "context"
         assert len(result.prompt_ids) + len(result.ids) == 512
-        with pytest.raises(ContextLengthError, match="256 beside the 256 kept for the answer"):
+        with pytest.raises(ContextLengthError, match="room for 256: 256 are reserved for the answer"):
             chat.send("word " * 300)
 
 
-def test_a_message_that_cannot_fit_is_refused_with_the_counts(chat, tales):
+def test_a_message_that_does_not_fit_is_an_error_with_the_counts(chat, tales):
     chat.send("One")
     before = list(chat.messages)
     n_tokens = len(tales.tokenizer.encode("Be kind.\n\nUser: " + "word " * 599 + "word\nAssistant:"))
     with pytest.raises(ContextLengthError) as error:
         chat.send("word " * 600)
     assert str(error.value) == (
-        f"the message takes {n_tokens} tokens with the system prompt, and of the context of 512 there are 500 beside "
-        f"the 12 kept for the answer; shorten it by {n_tokens - 500} tokens or more"
+        f"the message takes {n_tokens} tokens with the system prompt, and the context of 512 has room for 500: "
+        f"12 are reserved for the answer; shorten it by {n_tokens - 500} tokens or more"
     )
     assert chat.messages == before
     assert chat.n_forgotten == 0
     chat.send("Two")
 
 
-def test_a_long_conversation_that_is_loaded_is_cut_at_once(tales, tmp_path):
+def test_a_long_loaded_conversation_is_cut_to_fit(tales, tmp_path):
     with Chat(tales, max_tokens=20) as chat:
         chat.messages = [{"role": role, "content": f"{LONG}{i}"} for i in range(150) for role in ("user", "assistant")]
         result = chat.send("Short?")
@@ -297,7 +298,7 @@ def test_retry_and_undo(chat):
     assert again.result.text != first.text
     chat.undo()
     for nothing in (chat.undo, chat.retry):
-        with pytest.raises(RequestError, match="nothing was said yet"):
+        with pytest.raises(RequestError, match="no message yet"):
             nothing()
 
 
@@ -335,15 +336,15 @@ def test_saved_and_loaded(chat, tales, tmp_path):
         ("[]", "not a JSON object"),
         ("{", "not JSON"),
         ('{"format": "rushlight conversation", "version": 2, "messages": []}', "another version"),
-        ('{"format": "rushlight conversation", "version": 1}', "messages are not a list"),
+        ('{"format": "rushlight conversation", "version": 1}', "messages must be a list"),
         (
             '{"format": "rushlight conversation", "version": 1, "messages": [{"role": "wizard", "content": "x"}, 3, '
             '{"role": "user"}, {"role": "user", "content": 1}, {"role": "system", "content": "x"}]}',
-            "message 1: the role is 'wizard'.*message 2: .*message 3: .*message 4: .*not text\n.*message 5: a system",
+            "message 1: the role is 'wizard'.*message 2: .*message 3: .*must be a string\n.*message 5: a system",
         ),
     ],
 )
-def test_files_that_are_no_conversations(chat, tmp_path, content, message):
+def test_files_that_are_not_conversations(chat, tmp_path, content, message):
     import re
 
     path = tmp_path / "talk.json"
@@ -352,7 +353,7 @@ def test_files_that_are_no_conversations(chat, tmp_path, content, message):
         chat.load(path)
     assert roles(chat) == ["system"]
     if "rushlight" not in content:
-        with pytest.raises(RequestError, match="no saved conversation, and it stays"):
+        with pytest.raises(RequestError, match="refusing to overwrite: not a saved conversation"):
             chat.save(path)
         assert path.read_text() == content
 
@@ -364,7 +365,7 @@ def test_a_model_without_a_tokenizer():
         Chat(model)
 
 
-def test_the_clock_stands_still_in_a_conversation(tales):
+def test_the_time_is_fixed_during_a_conversation(tales):
     template = "{{ strftime_now('%Y-%m-%d') }} {{ messages[-1].content }}"
     with Chat(tales, template=template, now=datetime(2024, 2, 29)) as chat:
         assert tales.tokenizer.decode(chat.send("x", max_tokens=1).prompt_ids) == "2024-02-29 x"
@@ -376,9 +377,28 @@ def test_variables_reach_the_template(tales):
         assert tales.tokenizer.decode(chat.send("x", max_tokens=1).prompt_ids) == "t<|endoftext|>x"
 
 
-def test_a_template_that_refuses_the_conversation(tales):
+def test_a_template_that_raises_an_error(tales):
     with Chat(tales, template="{% if messages|length > 1 %}{{ raise_exception('One only') }}{% endif %}x") as chat:
         chat.send("a", max_tokens=1)
         with pytest.raises(TemplateError, match="line 1 of the chat template: One only"):
             chat.send("b", max_tokens=1)
         assert roles(chat) == ["user", "assistant"]
+
+
+def test_a_conversation_can_be_rendered_without_a_session(chatml):
+    model, messages = chatml.model, [{"role": "user", "content": "Who was the king?"}]
+    template = find_template(model, CHATML)
+    ids = ConversationEncoder(model.tokenizer).encode(template.render(messages))
+    end_ids = turn_end_ids(template, model.tokenizer, model.config.vocab_size)
+    answer = model.generate(ids, stop=template.stop, stop_ids=end_ids, max_tokens=12)
+    sent = chatml.send("Who was the king?")
+    assert (answer.prompt_ids, answer.ids, answer.text) == (sent.prompt_ids, sent.ids, sent.text)
+    assert turn_end_ids(find_template(model), model.tokenizer, model.config.vocab_size) == ()
+
+
+def test_a_chat_has_one_answer_per_message(tales, chat):
+    with pytest.raises(RequestError, match=r"one answer per message \(found n 2\)"):
+        Chat(tales, n=2)
+    with pytest.raises(RequestError, match="one answer per message"):
+        chat.send("Hello", n=2)
+    assert roles(chat) == ["system"]

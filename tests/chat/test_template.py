@@ -1,4 +1,4 @@
-"""Where a model's template comes from."""
+"""Finding the chat template of a model."""
 
 import json
 
@@ -14,7 +14,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture
 def model(folder, tales):
-    """A model that says its files are in `folder`."""
+    """A model whose files are in `folder`."""
     model = rushlight.load()
     model.folder = folder
     model.name = str(folder)
@@ -33,11 +33,11 @@ def write(folder, **values):
     (folder / "tokenizer_config.json").write_text(json.dumps(values))
 
 
-def test_a_model_knows_its_folder(folder):
+def test_a_model_has_its_folder(folder):
     assert rushlight.load(folder).folder == folder
 
 
-def test_what_is_given_comes_first(model, folder, tmp_path):
+def test_the_given_template_takes_precedence(model, folder, tmp_path):
     write(folder, chat_template="config")
     (folder / "chat_template.jinja").write_text("beside")
     file = tmp_path / "mine.jinja"
@@ -62,12 +62,12 @@ def test_named_templates(model, folder):
 
 def test_named_templates_without_a_default(model, folder):
     write(folder, chat_template=[{"name": "a", "template": "x"}])
-    with pytest.raises(TemplateError, match=r"no chat template .* is the default \(found a\)"):
+    with pytest.raises(TemplateError, match=r"named chat templates, but no default \(found a\)"):
         find_template(model)
 
 
 @pytest.mark.parametrize("value", [3, [], [3], [{"name": "default"}], {"default": 3}])
-def test_something_that_is_no_template(model, folder, value):
+def test_a_value_that_is_not_a_template(model, folder, value):
     write(folder, chat_template=value)
     if value == []:
         assert isinstance(find_template(model), PlainTurns)
@@ -134,11 +134,11 @@ def test_dialogpt(model, folder, config):
         second = chat.send("b")
         assert second.prompt_ids[: len(first.prompt_ids + first.ids) + 1] == [*first.prompt_ids, *first.ids, 0]
         chat.system_prompt = "x"
-        with pytest.raises(TemplateError, match="no place for a system prompt"):
+        with pytest.raises(TemplateError, match="no roles, and so no system prompt"):
             chat.send("c")
 
 
-def test_gpt2_is_no_dialogpt(model, folder):
+def test_gpt2_is_not_dialogpt(model, folder):
     config = json.loads((folder / "config.json").read_text())
     config["task_specific_params"] = {"text-generation": {"do_sample": True, "max_length": 50}}
     (folder / "config.json").write_text(json.dumps(config))

@@ -101,7 +101,7 @@ class TestPiped:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--chat-template", "nowhere.jinja"], "nowhere.jinja: the chat template cannot be read"),
+            (["--chat-template", "nowhere.jinja"], "nowhere.jinja: cannot read the chat template"),
             (["--load", "nowhere.json"], "nowhere.json"),
             (["--temp", "-1"], "temperature"),
             (["--stop", ""], "stop string"),
@@ -183,7 +183,7 @@ class TestTerminal:
         assert "chat template: plain turns" in shown
         assert "system: Be kind.\nuser: Once upon a time\nassistant: " in shown
         assert "removed: Once upon a time" in user.type("/undo")
-        assert "nothing was said yet" in user.type("/undo")
+        assert "the conversation has no message yet" in user.type("/undo")
         assert "loaded 3 messages" in user.type("/load talk.json")
         assert "user: Once upon a time" in user.type("/show")
         assert "new conversation" in user.type("/clear")

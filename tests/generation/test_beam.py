@@ -1,4 +1,4 @@
-"""Beam search: transformers' answers, an exhaustive search, and the cache that beams share."""
+"""Beam search: equal to transformers, to an exhaustive search, and with shared cache blocks."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ import pytest
 
 import rushlight
 from rushlight.errors import ContextLengthError, GenerationError, MemoryLimitError, RequestError, TokenizerError
-from rushlight.generation import BeamSearch
+from rushlight.generation import BeamSearch, SamplingParams
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RECORDED = json.loads((FIXTURES / "gpt2_beams.json").read_text())["cases"]
@@ -30,7 +30,7 @@ def model(models):
 
 
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: f"{case['fixture']}-{len(case['prompt_ids'])}")
-def test_the_texts_are_those_of_transformers(models, case):
+def test_beams_equal_those_of_transformers(models, case):
     found = models[case["fixture"]].beam_search(
         case["prompt_ids"],
         n_beams=case["num_beams"],
@@ -53,8 +53,8 @@ def total(model, prompt, ids):
 
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0, -1.0])
-def test_with_a_beam_for_every_token_nothing_is_missed(model, length_penalty):
-    """Every text of up to two tokens, tried one by one."""
+def test_with_a_beam_per_token_the_search_is_exhaustive(model, length_penalty):
+    """Compared with every completion of up to two tokens."""
     prompt, vocab_size = [5, 9, 30], model.config.vocab_size
     texts = [(END,), *itertools.product((i for i in range(vocab_size) if i != END), range(vocab_size))]
     assert vocab_size <= 64
@@ -81,8 +81,8 @@ def test_with_a_beam_for_every_token_nothing_is_missed(model, length_penalty):
 
 
 @pytest.mark.parametrize("n_prompt", [1, 62, 63, 64, 65, 127, 128])
-def test_a_beam_has_the_logprob_that_its_text_has_alone(model, n_prompt):
-    """Whatever blocks it shared, took over or computed again, over two ends of blocks."""
+def test_the_logprob_of_a_beam_is_that_of_scoring_it(model, n_prompt):
+    """For shared, inherited and recomputed blocks, across two block boundaries."""
     prompt = [(11 * i) % 60 + 1 for i in range(n_prompt)]
     found = model.beam_search(prompt, n_beams=5, n=5, max_tokens=70, ignore_eos=True)
     assert len({tuple(beam.ids) for beam in found}) == 5
@@ -92,7 +92,7 @@ def test_a_beam_has_the_logprob_that_its_text_has_alone(model, n_prompt):
         assert beam.score == beam.logprob / 70
 
 
-def test_the_best_text_is_likelier_than_the_greedy_one():
+def test_the_best_beam_is_more_likely_than_greedy_decoding():
     model = rushlight.load()
     prompt = "Once upon a time"
     greedy = model.generate(prompt, max_tokens=20)
@@ -103,7 +103,7 @@ def test_the_best_text_is_likelier_than_the_greedy_one():
     assert best.prompt_ids == greedy.prompt_ids
 
 
-def test_a_stop_token_is_counted_and_not_shown(model):
+def test_a_stop_token_is_scored_and_not_part_of_the_text(model):
     ends = [i for i in range(model.config.vocab_size) if i % 3]
     [best] = model.beam_search([5], n_beams=3, max_tokens=9, stop_ids=ends, ignore_eos=True)
     assert best.finish_reason == "stop"
@@ -112,7 +112,7 @@ def test_a_stop_token_is_counted_and_not_shown(model):
     assert best.score == best.logprob / (len(best.ids) + 1)
 
 
-def test_the_context_ends_a_text(model):
+def test_a_full_context_ends_a_beam(model):
     length = model.context_length
     [best] = model.beam_search([5] * (length - 3), n_beams=2, max_tokens=9, ignore_eos=True)
     assert (len(best.ids), best.finish_reason) == (3, "context")
@@ -120,16 +120,16 @@ def test_the_context_ends_a_text(model):
         model.beam_search([5] * length)
 
 
-def test_tokens_that_no_text_has_are_not_chosen():
+def test_tokens_that_are_not_allowed_are_never_chosen():
     model = rushlight.load()
-    model._allowed = np.ones(model.config.vocab_size, np.bool_)
-    model._allowed[[12, 277]] = False
+    model._inputs.allowed = np.ones(model.config.vocab_size, np.bool_)
+    model._inputs.allowed[[12, 277]] = False
     found = model.beam_search("Once upon a time", n_beams=3, n=3, max_tokens=12)
     assert not {12, 277} & {i for beam in found for i in beam.ids}
 
 
-def test_penalties_change_the_logprobs_of_tokens_that_stand_there():
-    """Summed up again from the logits of each text alone."""
+def test_penalties_change_the_logprobs_of_repeated_tokens():
+    """Compared with sums over the logits of each completion."""
     model = rushlight.load()
     prompt = model.tokenizer.encode("Once upon a time there was a king who")
     settings = {"repetition_penalty": 1.2, "presence_penalty": 0.7, "frequency_penalty": 0.3, "logit_bias": {5: -1.0}}
@@ -150,7 +150,7 @@ def test_penalties_change_the_logprobs_of_tokens_that_stand_there():
         assert beam.logprob == pytest.approx(total, rel=1e-9)
 
 
-def test_a_stop_string_ends_a_text_and_is_not_shown():
+def test_a_stop_string_ends_a_beam_and_is_not_part_of_its_text():
     model = rushlight.load()
     prompt = "Once upon a time"
     stop = " the"
@@ -175,20 +175,20 @@ def test_logits_that_are_not_finite(model, monkeypatch):
         model.beam_search([5])
 
 
-def test_memory_is_asked_for_first(model, monkeypatch):
+def test_too_little_memory_is_an_error_before_the_search(model, monkeypatch):
     monkeypatch.setattr(model._backend, "available_bytes", lambda: 100_000, raising=False)
-    with pytest.raises(MemoryLimitError, match=r"3 beams of 59 tokens do not fit .* search with fewer beams"):
+    with pytest.raises(MemoryLimitError, match=r"3 beams of 59 tokens do not fit .* use fewer beams"):
         model.beam_search([5] * 9, n_beams=3, max_tokens=50)
 
 
-def test_what_cannot_be_traced(model):
+def test_a_search_cannot_be_traced(model):
     with model.trace(), pytest.raises(RequestError, match="cannot be traced or patched"):
         model.beam_search([5])
 
 
-def test_all_that_is_wrong_with_a_search_is_told():
+def test_an_error_lists_all_invalid_settings():
     with pytest.raises(RequestError) as error:
-        BeamSearch(n_beams=1, max_tokens=0, length_penalty=math.nan, early_stopping="no")
+        BeamSearch(n_beams=1, params=SamplingParams(max_tokens=0), length_penalty=math.nan, early_stopping="no")
     assert str(error.value).count("should be") == 4
 
 
@@ -214,6 +214,6 @@ def test_all_that_is_wrong_with_a_search_is_told():
         {"logit_bias": {4096: 1.0}},
     ],
 )
-def test_settings_out_of_their_ranges(model, settings):
+def test_settings_out_of_range(model, settings):
     with pytest.raises(RequestError):
         model.beam_search([5], **settings)

@@ -1,4 +1,4 @@
-"""A draft model over the toy model: what it computes, for whom together, and in whose blocks."""
+"""A draft model for the toy model: its rounds, catching up, and its KV blocks."""
 
 import numpy as np
 import pytest
@@ -14,11 +14,11 @@ def prompt_of(n, seed=0):
 
 
 def rows(model):
-    """The rows of each forward so far: of each sequence in it, how many."""
+    """The number of rows of each sequence, for each forward so far."""
     return [np.diff(batch.row_starts).tolist() for batch in model.batches]
 
 
-def test_each_token_is_fed_once_and_what_was_wrong_is_forgotten():
+def test_each_token_is_computed_once_and_rejected_ones_are_replaced():
     draft, model = toy_draft(error=0)
     engine, _ = toy_engine(draft=draft)
     proposer, one = draft_of(engine), sequence([3, 4])
@@ -38,7 +38,7 @@ def test_each_token_is_fed_once_and_what_was_wrong_is_forgotten():
     assert proposer._states == {}
 
 
-def test_all_sequences_of_a_step_are_guessed_for_in_one_forward_a_round():
+def test_a_round_is_one_forward_for_all_sequences():
     draft, model = toy_draft()
     engine, target = toy_engine(draft=draft)
     prompts = [prompt_of(10 + i, i) for i in range(6)]
@@ -62,7 +62,7 @@ def test_all_sequences_of_a_step_are_guessed_for_in_one_forward_a_round():
 @pytest.mark.parametrize(
     "settings", [{}, {"temperature": 0.8, "seed": 4}, {"temperature": 1.0, "presence_penalty": 0.5}]
 )
-def test_the_text_is_the_same_with_and_without(error, settings):
+def test_the_output_is_the_same_with_and_without(error, settings):
     settings = {"seed": 3, **settings}
     plain, _ = toy_engine()
     draft, _ = toy_draft(error)
@@ -77,7 +77,7 @@ def test_the_text_is_the_same_with_and_without(error, settings):
         assert ids_of(read_all(engine, other)) == ids_of(read_all(plain, one))
 
 
-def test_a_long_text_is_caught_up_with_over_several_steps():
+def test_a_long_prompt_is_caught_up_with_over_several_steps():
     draft, model = toy_draft()
     engine, _ = toy_engine(n_blocks=200, draft=draft)
     prompts = [prompt_of(3 * BLOCK_SIZE + 9, i) for i in range(5)]
@@ -90,7 +90,7 @@ def test_a_long_text_is_caught_up_with_over_several_steps():
     assert sum(sum(each) for each in rows(model)) > 5 * len(prompts[0])
 
 
-def test_prompts_that_begin_alike_are_shown_to_the_draft_once():
+def test_a_shared_prefix_is_computed_once():
     draft, model = toy_draft()
     engine, _ = toy_engine(draft=draft)
     shared = prompt_of(2 * BLOCK_SIZE)
@@ -101,7 +101,7 @@ def test_prompts_that_begin_alike_are_shown_to_the_draft_once():
     assert [sum(each) for each in rows(model) if sum(each) > 4] == [len(shared) + 2]
 
 
-def test_a_text_beyond_the_drafts_context_goes_on_without_guesses():
+def test_beyond_the_drafts_context_there_are_no_draft_tokens():
     draft, model = toy_draft(context_length=30)
     engine, _ = toy_engine(draft=draft)
     one = drafted(prompt_of(20), max_tokens=60)
@@ -110,10 +110,10 @@ def test_a_text_beyond_the_drafts_context_goes_on_without_guesses():
     assert max(batch.positions.max() for batch in model.batches) == 29
 
 
-def test_without_blocks_for_all_some_go_without_guesses():
+def test_without_enough_blocks_some_sequences_get_no_draft_tokens():
     draft, model = toy_draft()
     engine, _ = toy_engine(n_blocks=2 * 4, draft=draft)
-    draft_of(engine).pool.allocate()  # three are left, and both texts need two
+    draft_of(engine).pool.allocate()  # three are left, and both sequences need two
     prompts = [prompt_of(BLOCK_SIZE + 5, i) for i in range(2)]
     sequences = [drafted(prompt, max_tokens=50) for prompt in prompts]
     for one in sequences:
@@ -124,22 +124,22 @@ def test_without_blocks_for_all_some_go_without_guesses():
     assert draft_of(engine).pool.n_held == 1
 
 
-def test_who_takes_no_part_in_a_step_gives_way():
+def test_sequences_outside_the_step_lose_their_blocks():
     draft, _ = toy_draft()
     engine, _ = toy_engine(n_blocks=2 * 3, draft=draft)
-    idle = drafted(prompt_of(BLOCK_SIZE + 1), max_tokens=100)
-    engine.submit(idle)
-    while engine.step():  # until its reader keeps it waiting
+    stalled = drafted(prompt_of(BLOCK_SIZE + 1), max_tokens=100)
+    engine.submit(stalled)
+    while engine.step():  # until its consumer is too far behind
         pass
     assert draft_of(engine).pool.n_held == 2
     other = drafted(prompt_of(BLOCK_SIZE + 2, 1), max_tokens=60)
     engine.submit(other)
     assert ids_of(read_all(engine, other)) == expected(prompt_of(BLOCK_SIZE + 2, 1), 60)
-    assert ids_of(read_all(engine, idle)) == expected(prompt_of(BLOCK_SIZE + 1), 100)
+    assert ids_of(read_all(engine, stalled)) == expected(prompt_of(BLOCK_SIZE + 1), 100)
     assert draft_of(engine).pool.n_held == 0
 
 
-def test_cancellation_gives_the_drafts_blocks_back_at_once():
+def test_cancellation_releases_the_drafts_blocks_at_once():
     draft, _ = toy_draft()
     engine, _ = toy_engine(draft=draft)
     one = drafted(prompt_of(100), max_tokens=500)
@@ -151,7 +151,7 @@ def test_cancellation_gives_the_drafts_blocks_back_at_once():
     assert draft_of(engine).pool.n_held == 0
 
 
-def test_its_memory_is_within_the_bound():
+def test_its_memory_counts_within_kv_bytes():
     draft, _ = toy_draft()
     engine, _ = toy_engine(n_blocks=7, draft=draft)
     assert engine.pool.n_blocks == draft_of(engine).pool.n_blocks == 3
@@ -160,7 +160,7 @@ def test_its_memory_is_within_the_bound():
     assert (error.value.need_bytes, error.value.have_bytes) == (5 * 2 * BLOCK_BYTES, 3 * 2 * BLOCK_BYTES)
 
 
-def test_a_draft_that_computes_nothing_finite_guesses_nothing():
+def test_a_draft_with_logits_that_are_not_finite_proposes_nothing():
     draft, _ = toy_draft()
     broken = draft._replace(forward=lambda batch: np.full((len(batch.logit_rows), V), np.nan))
     engine, _ = toy_engine(draft=broken)

@@ -1,4 +1,4 @@
-"""The engine over a toy model: what is computed, when, and in whose blocks."""
+"""The engine over a toy model: batching, KV blocks, preemption, cancellation, errors and threads."""
 
 import threading
 import time
@@ -36,7 +36,7 @@ def prompt_of(n, seed=0):
     return np.random.default_rng(seed).integers(0, V, n).tolist()
 
 
-def test_each_token_is_chosen_from_everything_before_it():
+def test_each_token_depends_on_all_tokens_before_it():
     engine, model = toy_engine()
     [one] = submit(engine, sequence([3, 4]))
     assert ids_of(read_all(engine, one)) == expected([3, 4], 20)
@@ -44,7 +44,7 @@ def test_each_token_is_chosen_from_everything_before_it():
     assert engine.pool.n_held == 0
 
 
-def test_blocks_are_filled_one_after_another():
+def test_a_sequence_spans_several_blocks():
     prompt = prompt_of(BLOCK_SIZE - 2)
     engine, _ = toy_engine()
     [one] = submit(engine, sequence(prompt, max_tokens=3 * BLOCK_SIZE))
@@ -60,7 +60,7 @@ def test_blocks_are_filled_one_after_another():
         ({"max_tokens": 0}, []),
     ],
 )
-def test_what_ends_a_text(options, reasons):
+def test_finish_reasons(options, reasons):
     engine, model = toy_engine()
     [one] = submit(engine, sequence([1, 2], **options))
     assert [token.finish_reason for token in read_all(engine, one)] == reasons
@@ -68,7 +68,7 @@ def test_what_ends_a_text(options, reasons):
     assert one.done
 
 
-def test_a_stop_token_ends_it_and_is_marked():
+def test_a_stop_token_ends_a_sequence():
     ids = expected([3, 4], 20)
     stop = ids[4]
     engine, _ = toy_engine()
@@ -79,7 +79,7 @@ def test_a_stop_token_ends_it_and_is_marked():
 
 
 @pytest.mark.parametrize("max_sequences", [1, 3, 40])
-def test_sequences_that_arrive_at_any_time_run_together(max_sequences):
+def test_sequences_are_batched_whenever_they_arrive(max_sequences):
     engine, model = toy_engine(max_sequences=max_sequences)
     rng = np.random.default_rng(7)
     prompts = [prompt_of(int(n), seed) for seed, n in enumerate(rng.integers(1, 200, 32))]
@@ -98,7 +98,7 @@ def test_sequences_that_arrive_at_any_time_run_together(max_sequences):
     assert engine.pool.n_held == 0
 
 
-def test_a_prompt_that_begins_like_another_computes_only_the_rest():
+def test_a_shared_prefix_is_computed_once():
     engine, model = toy_engine()
     shared = prompt_of(3 * BLOCK_SIZE)
     [first] = submit(engine, sequence([*shared, 1, 2], max_tokens=2))
@@ -109,7 +109,7 @@ def test_a_prompt_that_begins_like_another_computes_only_the_rest():
     assert (second.n_cached, model.n_rows - before) == (3 * BLOCK_SIZE, 1 + 3)
 
 
-def test_a_prompt_that_is_all_known_still_computes_its_last_token():
+def test_a_fully_cached_prompt_still_computes_its_last_token():
     engine, _ = toy_engine()
     prompt = prompt_of(2 * BLOCK_SIZE)
     for n_cached in (0, BLOCK_SIZE):
@@ -118,17 +118,17 @@ def test_a_prompt_that_is_all_known_still_computes_its_last_token():
         assert one.n_cached == n_cached
 
 
-def test_the_text_is_known_as_the_prompt_is():
+def test_outputs_are_cached_like_prompts():
     engine, _ = toy_engine()
     prompt = prompt_of(50)
     [one] = submit(engine, sequence(prompt, max_tokens=100))
-    text = ids_of(read_all(engine, one))
-    [next_turn] = submit(engine, sequence([*prompt, *text, 5], max_tokens=3))
-    assert ids_of(read_all(engine, next_turn)) == expected([*prompt, *text, 5], 3)
+    output = ids_of(read_all(engine, one))
+    [next_turn] = submit(engine, sequence([*prompt, *output, 5], max_tokens=3))
+    assert ids_of(read_all(engine, next_turn)) == expected([*prompt, *output, 5], 3)
     assert next_turn.n_cached == 2 * BLOCK_SIZE
 
 
-def test_a_block_in_the_middle_is_known_only_behind_the_same_beginning():
+def test_a_block_is_shared_only_after_the_same_prefix():
     engine, _ = toy_engine()
     middle = prompt_of(BLOCK_SIZE, 5)
     for seed in (1, 2):
@@ -138,7 +138,7 @@ def test_a_block_in_the_middle_is_known_only_behind_the_same_beginning():
         assert one.n_cached == 0
 
 
-def test_a_prompt_asked_for_several_times_at_once_is_computed_once():
+def test_equal_prompts_submitted_together_are_computed_once():
     engine, model = toy_engine()
     prompt = prompt_of(4 * BLOCK_SIZE + 1)
     sequences = submit(engine, *(sequence(prompt, max_tokens=2) for _ in range(4)))
@@ -148,7 +148,7 @@ def test_a_prompt_asked_for_several_times_at_once_is_computed_once():
     assert model.n_rows == len(prompt) + 3 + 4
 
 
-def test_what_was_not_used_for_longest_makes_room():
+def test_the_least_recently_used_blocks_are_evicted():
     engine, _ = toy_engine(n_blocks=4)
     a, b, c = (prompt_of(BLOCK_SIZE + 1, seed) for seed in range(3))
     found = []
@@ -159,7 +159,7 @@ def test_what_was_not_used_for_longest_makes_room():
     assert found == [0, 0, 1, 0, 0, 0]
 
 
-def test_when_blocks_run_out_the_youngest_gives_way_and_comes_out_the_same():
+def test_the_youngest_is_preempted_and_has_the_same_output():
     engine, model = toy_engine(n_blocks=6)
     prompts = [prompt_of(BLOCK_SIZE + 30, seed) for seed in range(3)]
     sequences = submit(engine, *(sequence(prompt, max_tokens=150) for prompt in prompts))
@@ -177,7 +177,7 @@ def test_when_blocks_run_out_the_youngest_gives_way_and_comes_out_the_same():
     assert engine.pool.n_held == 0
 
 
-def test_a_long_prompt_holds_nobody_up():
+def test_a_long_prompt_does_not_stall_decoding():
     engine, model = toy_engine()
     [short] = submit(engine, sequence([1], max_tokens=30))
     engine.step()
@@ -192,18 +192,18 @@ def test_a_long_prompt_holds_nobody_up():
     assert n_steps == -(-600 // MIXED_ROWS)
 
 
-def test_a_reader_that_does_not_read_costs_nothing_and_holds_nobody_up():
+def test_a_sequence_that_is_not_read_does_not_delay_others():
     engine, _ = toy_engine(n_blocks=4, max_sequences=1)
-    [idle] = submit(engine, sequence([1], max_tokens=200))
+    [stalled] = submit(engine, sequence([1], max_tokens=200))
     while engine.step():
         pass
-    assert len(idle.unread) == MAX_UNREAD
+    assert len(stalled.unread) == MAX_UNREAD
     [other] = submit(engine, sequence(prompt_of(190), max_tokens=50))
     assert ids_of(read_all(engine, other)) == expected(prompt_of(190), 50)
-    assert ids_of(read_all(engine, idle)) == expected([1], 200)
+    assert ids_of(read_all(engine, stalled)) == expected([1], 200)
 
 
-def test_a_cancelled_sequence_gives_its_blocks_back_at_once():
+def test_cancellation_releases_blocks_at_once():
     engine, _ = toy_engine()
     one, other = submit(engine, sequence(prompt_of(100), max_tokens=50), sequence([2], max_tokens=10))
     engine.step()
@@ -215,7 +215,7 @@ def test_a_cancelled_sequence_gives_its_blocks_back_at_once():
     assert engine.pool.n_held == 0
 
 
-def test_a_sequence_cancelled_while_a_step_runs_is_gone_when_it_ends():
+def test_a_sequence_cancelled_during_a_step_is_removed_after_it():
     engine, model = toy_engine()
     [one] = submit(engine, sequence([1, 2]))
     attention = model.ops.attention
@@ -229,7 +229,7 @@ def test_a_sequence_cancelled_while_a_step_runs_is_gone_when_it_ends():
     assert (engine.pool.n_held, list(one.unread), one.done) == (0, [], True)
 
 
-def test_a_full_queue_refuses_or_runs_the_others_first():
+def test_a_full_queue_refuses_or_waits():
     engine, _ = toy_engine(max_waiting=2)
     submit(engine, sequence([1]), sequence([2]))
     with pytest.raises(QueueFullError, match="at most 2"):
@@ -239,16 +239,16 @@ def test_a_full_queue_refuses_or_runs_the_others_first():
     assert ids_of(read_all(engine, third)) == expected([3], 20)
 
 
-def test_threads_that_wait_for_room_each_find_some(monkeypatch):
+def test_threads_that_wait_for_a_full_queue_all_get_through(monkeypatch):
     is_full = Engine.full.fget
     engine, _ = toy_engine(max_waiting=1, max_sequences=2)
-    texts = {}
+    outputs = {}
 
     def ask(thread):
         for i in range(30):
             one = sequence([thread + 1, i % V], max_tokens=3)
             engine.submit(one, wait=True)
-            texts[thread, i] = ids_of(read_all(engine, one))
+            outputs[thread, i] = ids_of(read_all(engine, one))
 
     monkeypatch.setattr(Engine, "full", property(lambda engine: bool(time.sleep(0)) or is_full(engine)))
     threads = [threading.Thread(target=ask, args=(thread,)) for thread in range(6)]
@@ -256,10 +256,10 @@ def test_threads_that_wait_for_room_each_find_some(monkeypatch):
         thread.start()
     for thread in threads:
         thread.join()
-    assert texts == {(thread, i): expected([thread + 1, i % V], 3) for thread in range(6) for i in range(30)}
+    assert outputs == {(thread, i): expected([thread + 1, i % V], 3) for thread in range(6) for i in range(30)}
 
 
-def test_what_cannot_fit_is_refused_with_need_and_have():
+def test_a_sequence_that_cannot_fit_is_refused_with_both_sizes():
     engine, _ = toy_engine(n_blocks=2)
     with pytest.raises(MemoryLimitError, match=r"129 tokens .*raise kv_bytes") as error:
         engine.submit(sequence([1], max_tokens=128))
@@ -268,7 +268,7 @@ def test_what_cannot_fit_is_refused_with_need_and_have():
         toy_engine(n_blocks=10**14)
 
 
-def test_a_sequence_that_goes_wrong_ends_alone():
+def test_a_failing_sequence_does_not_affect_others():
     engine, _ = toy_engine()
     submitted = submit(engine, sequence([1]), sequence([2, 3]), sequence([3]))
     submitted[1].sampler = Sampler(SamplingParams(), V, allowed=np.zeros(V, np.bool_))
@@ -280,7 +280,7 @@ def test_a_sequence_that_goes_wrong_ends_alone():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_prompt_whose_logits_are_not_finite_has_no_likelihoods(value):
+def test_prompt_logprobs_of_logits_that_are_not_finite(value):
     engine, _ = toy_engine()
     run = engine._steps._runner._forward
 
@@ -314,15 +314,15 @@ class Fixed(FixedRate):
 @pytest.mark.parametrize(
     ("settings", "n_calls"), [({}, 1), ({"logprobs": 2}, 1), ({"presence_penalty": 1e-9}, 5), ({"top_k": 3}, 1)]
 )
-def test_a_step_is_chosen_from_in_one_call(settings, n_calls):
-    """But for guesses of a text whose draws follow it: then as many as guesses came true."""
+def test_a_step_is_sampled_in_one_call(settings, n_calls):
+    """Except for draft tokens of a stateful sampler: it takes one call per accepted draft token, and one more."""
     engine, model = toy_engine()
     calls = []
-    choose = model.ops.sample
+    device_sample = model.ops.sample
 
-    def count(logits, draws):
-        calls.append(len(draws))
-        return choose(logits, draws)
+    def count(logits, rows):
+        calls.append(len(rows))
+        return device_sample(logits, rows)
 
     model.ops.sample = count
     right = expected([3, 4], 20)
@@ -335,7 +335,7 @@ def test_a_step_is_chosen_from_in_one_call(settings, n_calls):
         pass
     assert [token.id for token in drafting.unread] == right
     assert [token.id for token in other.unread] == expected([5], 9)
-    # The prompts' step; then one in which four guesses come true and the fifth does not.
+    # The step of the prompts; then one with four accepted draft tokens and a rejected fifth.
     n_rows = 1 + min(15, 20 - 2)
     assert calls[0] == 2
     assert calls[1 : 1 + n_calls] == ([n_rows + 1] if n_calls == 1 else [2, 1, 1, 1, 1])
@@ -343,11 +343,11 @@ def test_a_step_is_chosen_from_in_one_call(settings, n_calls):
         assert all(token.logprob.id == token.logprob.top[0][0] == token.id for token in drafting.unread)
 
 
-def test_a_prompt_in_pieces_is_chosen_from_once():
+def test_a_chunked_prompt_is_sampled_once():
     engine, model = toy_engine(max_rows=50)
     calls = []
-    choose = model.ops.sample
-    model.ops.sample = lambda logits, draws: calls.append(len(draws)) or choose(logits, draws)
+    device_sample = model.ops.sample
+    model.ops.sample = lambda logits, rows: calls.append(len(rows)) or device_sample(logits, rows)
     [one] = submit(engine, sequence(prompt_of(170), max_tokens=2, prompt_logprobs=0))
     assert ids_of(read_all(engine, one)) == expected(prompt_of(170), 2)
     assert len(model.batches) == 5
@@ -356,7 +356,7 @@ def test_a_prompt_in_pieces_is_chosen_from_once():
 
 
 @pytest.mark.parametrize("error", [MemoryError("no more"), LookupError("odd"), KeyboardInterrupt()])
-def test_a_step_that_fails_ends_what_it_ran_and_nothing_more(error):
+def test_a_failing_step_ends_only_its_own_sequences(error):
     engine, model = toy_engine(max_sequences=1)
     ran, waits = submit(engine, sequence([1]), sequence([2]))
     attention = model.ops.attention
@@ -431,8 +431,8 @@ def test_stats_count_draft_tokens():
     assert ids_of(read_all(engine, one)) == right[2:]
 
 
-def test_the_prefix_cache_takes_a_part_of_the_memory_that_is_there():
-    """At least one context, at most four; all of what `kv_bytes` allows."""
+def test_the_prefix_cache_keeps_a_share_of_the_available_memory():
+    """At least one context, at most four; with `kv_bytes`, four."""
 
     def max_evictable(n_blocks, **options):
         _, model = toy_engine(n_blocks=n_blocks, context_length=4 * BLOCK_SIZE)

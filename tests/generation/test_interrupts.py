@@ -1,4 +1,4 @@
-"""An interrupt at any moment surfaces where it is waited for, loses no block, and leaves an engine that works."""
+"""An interrupt at any line surfaces in the waiting thread, leaks no block, and leaves a working engine."""
 
 import random
 import signal
@@ -20,7 +20,7 @@ PROMPTS = [[1, 2], [7] * (BLOCK_SIZE - 3), [5] * (BLOCK_SIZE + 9)]
 NAMES = """block_pool consistency consumer controller draft_model engine prompt_lookup sample_step scheduler sequence
 step""".split()
 CUT_FILES = {str(path) for path in Path(generation.__file__).parent.rglob("*.py") if path.stem in NAMES}
-"""The files whose lines are cut off."""
+"""The files at whose lines an interrupt is raised."""
 
 
 def new_engine():
@@ -30,7 +30,7 @@ def new_engine():
 
 
 def write(engine):
-    """Some texts at once, too many for the blocks."""
+    """Generates several outputs at once, too many for the blocks."""
     consumer = Consumer()
     sequences = [
         drafted(prompt, max_tokens=20 + 5 * i) if i else sequence(prompt, max_tokens=20)
@@ -38,10 +38,10 @@ def write(engine):
     ]
     for one in sequences:
         engine.submit(one, consumer)
-    texts = [ids_of(read_all(engine, one)) for one in sequences]
+    outputs = [ids_of(read_all(engine, one)) for one in sequences]
     for one in sequences:
         engine.cancel(one)
-    return texts
+    return outputs
 
 
 def test_the_files_to_cut_are_there():
@@ -101,7 +101,7 @@ def n_lines():
     return cut.count
 
 
-def test_at_lines_here_and_there():
+def test_at_some_lines():
     count = n_lines()
     cut_off_at(random.Random(1).sample(range(1, count), 12))
 
@@ -112,7 +112,7 @@ def test_at_hundreds_of_lines():
 
 
 def interrupted(work, seconds):
-    """Whether a signal that comes after so long came in time, and surfaced."""
+    """Whether a signal after that many seconds arrived before the end of the work, and surfaced."""
     came = []
 
     def interrupt(*_):
@@ -166,7 +166,7 @@ def interrupt_at_random(n, seed):
         longest = 1.2 * (time.perf_counter() - start)
         for i in range(n):
             n_surfaced += interrupted(work, 1e-6 + rng.random() * longest)
-            engine = model._plain.engine
+            engine = model._default.engine
             engine.reclaim()
             assert (engine.pool.n_held, engine._live) == (0, set())
             if i % 20 == 0:
@@ -174,7 +174,7 @@ def interrupt_at_random(n, seed):
     return n_surfaced
 
 
-def test_by_signals_now_and_then():
+def test_by_some_signals():
     assert interrupt_at_random(25, 1) > 10
 
 
@@ -183,7 +183,7 @@ def test_by_thousands_of_signals():
     assert interrupt_at_random(1000, 2) > 1000
 
 
-def test_others_go_on_when_one_thread_is_interrupted():
+def test_other_threads_continue_when_one_is_interrupted():
     model = rushlight.load(threads=1)
     settings = {"max_tokens": 40, "temperature": 1.0, "seed": 4}
     right = model.generate("The king", **settings).text
@@ -193,7 +193,7 @@ def test_others_go_on_when_one_thread_is_interrupted():
         for _ in range(10):
             try:
                 found.append(model.generate("The king", **settings).text)
-            except GenerationError as error:  # it was in the very step
+            except GenerationError as error:  # its sequence was in the interrupted step
                 errors.append(str(error))
 
     thread = threading.Thread(target=other)
@@ -205,5 +205,5 @@ def test_others_go_on_when_one_thread_is_interrupted():
     assert set(found) <= {right}
     assert all("interrupted" in error for error in errors)
     assert len(found) + len(errors) == 10
-    model._plain.engine.reclaim()
-    assert model._plain.engine.pool.n_held == 0
+    model._default.engine.reclaim()
+    assert model._default.engine.pool.n_held == 0

@@ -10,7 +10,9 @@ from rushlight.generation.sampling.params import MAX_LOGIT_BIASES
 
 
 def test_the_keywords_of_generate_are_the_fields():
-    assert list(SamplingSettings.__annotations__) == [field.name for field in dataclasses.fields(SamplingParams)]
+    assert sorted(SamplingSettings.__annotations__) == sorted(
+        field.name for field in dataclasses.fields(SamplingParams)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rushlight.generation.sampling.philox import new_seed, philox, seed_of_line, seed_of_text, uniform
+from rushlight.generation.sampling.philox import completion_seed, new_seed, philox, seed_of_line, uniform
 
 WORDS = [0, 1, 12345, 2**63, 2**64 - 1]
 
@@ -9,7 +9,7 @@ WORDS = [0, 1, 12345, 2**63, 2**64 - 1]
 @pytest.mark.parametrize("seed", WORDS)
 @pytest.mark.parametrize("position", WORDS)
 def test_the_words_are_numpys(seed, position):
-    """NumPy's Philox is the same function of counter and key; it counts up before it draws."""
+    """NumPy's Philox is the same function of counter and key; it increments the counter first."""
     before = (position - 1) % 2**256
     counter = np.array([before >> 64 * i & 2**64 - 1 for i in range(4)], np.uint64)
     generator = np.random.Philox(counter=counter, key=np.array([seed, 7], np.uint64))
@@ -22,13 +22,13 @@ def test_uniform_numbers_are_of_the_first_word(seed, position):
     assert uniform(seed, position) == (philox((position, 0, 0, 0), (seed, 0))[0] >> 11) * 2.0**-53
 
 
-def test_seeds_that_are_chosen_are_their_own_in_json():
+def test_new_seeds_are_exact_in_json():
     """In JavaScript and jq a number is a double."""
-    seeds = [f(seed, i) for f in (seed_of_text, seed_of_line) for seed in (0, 1, 2**64 - 1) for i in range(1, 100)]
+    seeds = [f(seed, i) for f in (completion_seed, seed_of_line) for seed in (0, 1, 2**64 - 1) for i in range(1, 100)]
     seeds += [new_seed() for _ in range(100)]
     assert len(set(seeds)) == len(seeds)
     assert max(seeds) < 2**53
-    assert seed_of_text(2**64 - 1, 0) == 2**64 - 1
+    assert completion_seed(2**64 - 1, 0) == 2**64 - 1
 
 
 def test_uniform_numbers_fill_the_unit_interval():

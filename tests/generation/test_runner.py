@@ -1,4 +1,4 @@
-"""One sequence run through a model alone."""
+"""One sequence run through a model, in chunks."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from rushlight.generation import Context
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 7, 64, 500])
-def test_feeding_in_chunks_gives_every_logit_once(chunk_rows):
+def test_chunks_give_the_logits_of_every_token(chunk_rows):
     ops = open_backend("reference", "f64")
     ids = np.random.default_rng(1).integers(0, V, 150)
     context = Context(language_model(ToyModel(ops)), 150)

@@ -12,7 +12,7 @@ LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 2.5], np.float32)
 
 
 def take(sampler, position, logits=LOGITS):
-    """The token that comes of the sampler's draw; it then belongs to the text."""
+    """Samples a token, and adds it to the output."""
     [token] = open_backend("reference").sample(np.array(logits, np.float32)[None], [sampler.row(position)])
     sampler.take(token)
     return token
@@ -23,16 +23,16 @@ def sample(logits=LOGITS, prompt_ids=(), position=0, **settings):
 
 
 def kept(logits=LOGITS, **settings):
-    """The tokens that can be drawn."""
+    """The tokens that can be sampled."""
     return np.flatnonzero(probabilities(np.asarray(logits, np.float32), **settings))
 
 
-def test_temperature_0_takes_the_likeliest_and_the_first_of_equals():
+def test_temperature_0_takes_the_most_likely_and_the_first_of_equals():
     assert sample() == 1
     assert sample([0, 5, 5, 1]) == 1
 
 
-def test_top_k_keeps_the_k_likeliest_and_equals_at_the_edge():
+def test_top_k_keeps_the_k_most_likely_and_equals_of_the_last():
     assert kept(top_k=2).tolist() == [1, 4]
     assert kept([2, 1, 1, 0], top_k=2).tolist() == [0, 1, 2]
     assert kept(top_k=10**9).tolist() == kept(top_k=0).tolist() == [0, 1, 2, 3, 4]
@@ -48,7 +48,7 @@ def test_top_p_keeps_the_fewest_that_reach_it():
     assert kept(logits, top_p=1).tolist() == [0, 1, 2, 3]
 
 
-def test_min_p_is_a_share_of_the_likeliest():
+def test_min_p_is_a_share_of_the_most_likely():
     logits = np.log([0.5, 0.3, 0.15, 0.05])
     assert kept(logits, min_p=0.31).tolist() == [0, 1]
     assert kept(logits, min_p=0.29).tolist() == [0, 1, 2]
@@ -61,21 +61,21 @@ def test_temperature_sharpens_and_flattens():
         np.testing.assert_allclose(w, np.exp((LOGITS - 3.0) / temperature), rtol=1e-6)
 
 
-def test_draws_follow_the_probabilities():
+def test_tokens_are_sampled_by_their_probabilities():
     expected = np.exp(LOGITS) / np.exp(LOGITS).sum()
     sampler = Sampler(SamplingParams(temperature=1, seed=5), 5)
     counts = np.bincount([take(sampler, position) for position in range(5000)], minlength=5)
     assert np.abs(counts / 5000 - expected).max() < 4 * np.sqrt(0.25 / 5000)
 
 
-def test_a_draw_depends_on_seed_and_position_alone():
-    draws = [sample(temperature=1, seed=9, position=position) for position in range(50)]
+def test_a_token_depends_on_seed_and_position_only():
+    tokens = [sample(temperature=1, seed=9, position=position) for position in range(50)]
     sampler = Sampler(SamplingParams(temperature=1, seed=9), 5)
-    assert [take(sampler, position) for position in reversed(range(50))] == draws[::-1]
-    assert draws != [sample(temperature=1, seed=10, position=position) for position in range(50)]
+    assert [take(sampler, position) for position in reversed(range(50))] == tokens[::-1]
+    assert tokens != [sample(temperature=1, seed=10, position=position) for position in range(50)]
 
 
-def test_without_a_seed_one_is_drawn_and_told():
+def test_without_a_seed_a_new_one_is_used_and_kept():
     params = SamplingParams(temperature=1)
     first, second = Sampler(params, 5), Sampler(params, 5)
     assert first.seed != second.seed
@@ -83,7 +83,7 @@ def test_without_a_seed_one_is_drawn_and_told():
     assert [take(first, i) for i in range(30)] == [take(again, i) for i in range(30)]
 
 
-def test_the_repetition_penalty_weakens_tokens_of_prompt_and_text():
+def test_the_repetition_penalty_counts_prompt_and_output():
     assert sample(prompt_ids=[1], repetition_penalty=1.3) == 4
     sampler = Sampler(SamplingParams(repetition_penalty=1.3), 5)
     assert [take(sampler, i) for i in range(3)] == [1, 4, 1]
@@ -91,7 +91,7 @@ def test_the_repetition_penalty_weakens_tokens_of_prompt_and_text():
     assert sample([-1.0, -1.1], prompt_ids=[0], repetition_penalty=1.2) == 1
 
 
-def test_presence_and_frequency_penalties_count_the_text_but_not_the_prompt():
+def test_presence_and_frequency_penalties_count_the_output_only():
     assert sample(prompt_ids=[1, 1, 1], presence_penalty=2, frequency_penalty=2) == 1
     once = Sampler(SamplingParams(presence_penalty=0.6), 5)
     assert [take(once, i) for i in range(4)] == [1, 4, 1, 1]
@@ -119,7 +119,7 @@ def test_penalties_and_biases_of_one_token_add_up():
     assert changes == {1: (2.0, 4 - 0.5 - 0.5), 3: (1.0, 9.0), 4: (2.0, 0.0), 0: (2.0, -0.75)}
 
 
-def test_a_draw_follows_the_text_only_where_settings_do():
+def test_a_sampler_is_stateful_only_with_penalties_or_a_constraint():
     for settings in ({}, {"temperature": 1.0, "seed": 1}, {"logit_bias": {2: 1.0}}):
         sampler = Sampler(SamplingParams(**settings), 5, [1, 2])
         before = sampler.row(3)
@@ -130,13 +130,13 @@ def test_a_draw_follows_the_text_only_where_settings_do():
 
 
 @given(st.lists(st.integers(0, 99), max_size=300), st.lists(st.integers(0, 99), max_size=300))
-def test_penalties_count_a_text_of_any_length(prompt, text):
+def test_penalties_count_outputs_of_any_length(prompt, output):
     sampler = Sampler(SamplingParams(repetition_penalty=1.5, frequency_penalty=0.5), 100, prompt)
-    for token in text:
+    for token in output:
         sampler.take(token)
     changes = sampler.row(0).adjustments
     found = {} if changes is None else dict(zip(changes.ids.tolist(), changes.offsets.tolist(), strict=True))
-    assert found == {token: -0.5 * text.count(token) for token in {*prompt, *text}}
+    assert found == {token: -0.5 * output.count(token) for token in {*prompt, *output}}
     assert changes is None or (changes.factors == 1.5).all()
 
 
@@ -153,15 +153,15 @@ class Odd:
         self.taken.append(token)
 
 
-def test_a_constraint_is_asked_anew_for_each_token_and_unused_ids_stay_out():
+def test_a_constraint_is_combined_with_the_allowed_tokens():
     sampler = Sampler(SamplingParams(), 5, allowed=np.array([True, True, True, True, False]), constraint=Odd())
     assert sampler.is_stateful
     assert [take(sampler, i) for i in range(2)] == [1, 3]
     assert not sampler.row(2).allowed.any()
 
 
-def test_ids_without_a_token_are_never_chosen():
+def test_unused_ids_are_never_sampled():
     allowed = np.array([True, False, True, True, False])
     sampler = Sampler(SamplingParams(temperature=2, seed=1), 5, allowed=allowed)
     assert {take(sampler, i) for i in range(200)} == {0, 2, 3}
-    assert sampler.row(0).allowed is allowed  # shared by all texts of a model
+    assert sampler.row(0).allowed is allowed  # shared by all sequences of a model

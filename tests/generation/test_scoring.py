@@ -1,4 +1,4 @@
-"""Windows over a text, and what is made of what they score."""
+"""Sliding windows over a text, and the perplexity computed from them."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_windows_are_those_of_the_guide(n_ids, window):
         assert list(sliding_windows(range(n_ids), window, stride)) == expected
 
 
-def test_a_text_is_read_no_further_than_its_window():
+def test_windows_read_their_text_lazily():
     read = []
     ids = (read.append(i) or i for i in range(10**9))
     steps = sliding_windows(ids, 8, 4)
@@ -37,11 +37,11 @@ def test_a_text_is_read_no_further_than_its_window():
     assert len(read) == 13
 
 
-def test_no_text_has_no_window():
+def test_an_empty_text_has_no_window():
     assert list(sliding_windows([], 4, 2)) == []
 
 
-def test_each_token_counts_once_and_in_the_guide_one_fewer_a_window():
+def test_perplexity_weights_tokens_and_the_guide_windows():
     result = Perplexity(window=4, stride=2)
     assert math.isnan(result.nll)
     assert math.isnan(result.guide_perplexity)
@@ -53,7 +53,7 @@ def test_each_token_counts_once_and_in_the_guide_one_fewer_a_window():
     assert result.guide_perplexity == pytest.approx(math.exp((2.0 * 3 + 6.0 * 1) / 4))
 
 
-def test_bits_per_byte_needs_bytes():
+def test_bits_per_byte_are_none_without_bytes():
     result = Perplexity(window=4, stride=2)
     result.add(3, np.array([-math.log(2), -math.log(8)]))  # 2 bits a token
     assert result.bits_per_byte is None
@@ -61,7 +61,7 @@ def test_bits_per_byte_needs_bytes():
     assert result.bits_per_byte == pytest.approx(2 * 3 / 12)
 
 
-def test_a_perplexity_beyond_a_double_is_infinite():
+def test_a_perplexity_above_the_range_of_a_double_is_infinite():
     result = Perplexity(window=4, stride=2)
     result.add(2, np.array([-1000.0]))
     assert result.perplexity == math.inf

@@ -1,4 +1,4 @@
-"""What is guessed, how much of it, and when."""
+"""Speculative decoding: prompt lookup, the plan of draft tokens, and their verification."""
 
 import random
 
@@ -14,13 +14,13 @@ from rushlight.generation.speculation.suffix_index import SuffixIndex
 
 
 def longest_repeat(ids):
-    """The length of the longest end of ids that stands earlier too, the plain way."""
+    """The length of the longest suffix of ids that also occurs earlier, by brute force."""
     n = len(ids)
     return next((k for k in range(n - 1, 0, -1) if any(ids[i : i + k] == ids[-k:] for i in range(n - k))), 0)
 
 
 @given(st.lists(st.integers(0, 2), max_size=60))
-def test_the_longest_end_that_stood_before(ids):
+def test_the_longest_suffix_that_occurred_before(ids):
     index = SuffixIndex()
     for n, token in enumerate(ids, 1):
         index.append(token)
@@ -30,7 +30,7 @@ def test_the_longest_end_that_stood_before(ids):
         assert ids[end - length : end] == ids[n - length : n]
 
 
-def test_the_index_grows_with_the_text_and_no_faster():
+def test_the_index_is_linear_in_the_sequence():
     for ids in ([1] * 4000, [i % 7 for i in range(4000)], [random.Random(1).randrange(3) for _ in range(4000)]):
         index = SuffixIndex()
         for token in ids:
@@ -39,24 +39,24 @@ def test_the_index_grows_with_the_text_and_no_faster():
         assert sum(map(len, index._edges)) <= 3 * len(ids)
 
 
-def test_a_text_that_repeats_itself_is_guessed_beyond_its_end():
+def test_a_match_at_the_end_continues_into_the_draft_tokens():
     lookup = SequenceLookup()
     lookup.observe([9, 1, 2, 3, 1, 2, 3, 1])
     assert lookup.propose(8) == [2, 3, 1, 2, 3, 1, 2, 3]
 
 
-def test_nothing_is_guessed_of_what_never_stood_before():
+def test_there_are_no_draft_tokens_without_a_match():
     lookup = SequenceLookup()
     assert lookup.observe([1, 2, 3, 4]) == 0
     assert lookup.propose(5) == []
 
 
-def test_guesses_become_likely_as_they_come_true_and_unlikely_as_they_do_not():
+def test_the_acceptance_rate_is_learned():
     lookup = SequenceLookup()
     text = [1, 2, 3] * 6
-    likelihoods = [lookup.observe(text[:n]) for n in range(4, 19)]
-    assert likelihoods[0] == 0
-    assert likelihoods[-1] > 0.7
+    rates = [lookup.observe(text[:n]) for n in range(4, 19)]
+    assert rates[0] == 0
+    assert rates[-1] > 0.7
     rng = random.Random(0)
     noise = []
     for _ in range(300):
@@ -65,7 +65,7 @@ def test_guesses_become_likely_as_they_come_true_and_unlikely_as_they_do_not():
     assert last < 0.6
 
 
-def test_the_best_rows_are_taken_while_they_pay():
+def test_rows_are_added_while_they_pay():
     def flat(n):
         return 1.0 + 0.01 * n
 
@@ -80,7 +80,7 @@ def test_the_best_rows_are_taken_while_they_pay():
     assert mixed[0] > mixed[1]
 
 
-def test_a_draft_pays_for_a_forward_of_all_that_it_guesses_for():
+def test_a_round_of_a_draft_model_is_shared_by_its_sequences():
     def flat(n):
         return 1.0 + 0.01 * n
 
@@ -102,7 +102,7 @@ def test_a_draft_pays_for_a_forward_of_all_that_it_guesses_for():
     assert not beside[1]
 
 
-def test_costs_are_measured_and_forgotten():
+def test_step_costs_are_measured_and_forgotten():
     costs = StepCosts()
     costs.record(1, 1.0)
     assert [costs.estimate(n) for n in (1, 2, 11)] == pytest.approx([1.0, 1.1, 2.0])
@@ -116,7 +116,7 @@ def test_costs_are_measured_and_forgotten():
     assert not costs.is_measured(5)
 
 
-def test_one_step_brings_several_tokens_of_a_text_that_repeats_itself():
+def test_a_repetitive_sequence_gets_several_tokens_per_step():
     prompt = [0, 0, 0, 0]  # and so on, by the model's definition
     engine, model = toy_engine()
     one = sequence(prompt, max_tokens=50, speculate=True)
@@ -126,7 +126,7 @@ def test_one_step_brings_several_tokens_of_a_text_that_repeats_itself():
     assert engine.pool.n_held == 0
 
 
-def test_wrong_guesses_change_nothing():
+def test_rejected_draft_tokens_do_not_change_the_output():
     class Wrong(FixedRate):
         """Some right draft tokens, then wrong ones."""
 
@@ -152,19 +152,19 @@ def test_wrong_guesses_change_nothing():
 
 
 def simulated_s(text, n_prompt, row_s):
-    """What a text takes to write with guesses, where a step takes 1 and each row more takes row_s."""
+    """The time to generate a text with prompt lookup, if a step takes 1 and each row more takes row_s."""
 
     def step_s(n_rows):
         return 1 + row_s * (n_rows - 1)
 
     lookup, n, seconds = SequenceLookup(), n_prompt, 0.0
     while n < len(text):
-        n_guesses = plan_drafts([lookup.observe(text[:n])], [len(text) - n - 1], step_s)[0]
-        guesses = lookup.propose(n_guesses) if n_guesses else []
-        seconds += step_s(1 + len(guesses))
+        n_drafts = plan_drafts([lookup.observe(text[:n])], [len(text) - n - 1], step_s)[0]
+        draft_tokens = lookup.propose(n_drafts) if n_drafts else []
+        seconds += step_s(1 + len(draft_tokens))
         n += 1
-        for guess in guesses:
-            if guess != text[n - 1]:
+        for draft_token in draft_tokens:
+            if draft_token != text[n - 1]:
                 break
             n += 1
     return seconds
@@ -172,14 +172,14 @@ def simulated_s(text, n_prompt, row_s):
 
 @pytest.mark.parametrize("row_s", [0.02, 0.1, 0.3])
 @pytest.mark.parametrize("n_words", [2000, 100, 20])
-def test_a_text_without_hits_takes_hardly_longer(n_words, row_s):
+def test_a_text_without_matches_is_hardly_slower(n_words, row_s):
     rng = random.Random(n_words)
     text = [rng.randrange(n_words) for _ in range(600)]
     assert simulated_s(text, 100, row_s) < 1.03 * 500
 
 
 @pytest.mark.parametrize(("row_s", "gain"), [(0.02, 8), (0.1, 4.5), (0.2, 3)])
-def test_a_text_that_repeats_itself_takes_a_part_of_the_time(row_s, gain):
+def test_a_repetitive_text_is_several_times_faster(row_s, gain):
     text = [i % 13 for i in range(600)]
     assert simulated_s(text, 100, row_s) < 500 / gain
 

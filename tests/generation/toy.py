@@ -1,4 +1,4 @@
-"""A toy model that knows its own history only through the cache, as a real one does."""
+"""A toy model that sees earlier tokens only through the KV cache, as a real one does."""
 
 import numpy as np
 
@@ -12,9 +12,9 @@ BLOCK_BYTES = 2 * 64 * 8
 
 
 class ToyModel:
-    """Says next: a sum over all tokens so far, each with a weight of its place, mod V. It is read off the cache.
+    """Predicts a sum over all tokens so far, each weighted by its position, mod V; read from the KV cache.
 
-    With an `error`, every so many positions it says another token.
+    With an `error` of n, it predicts another token at every n-th position.
     """
 
     def __init__(self, ops, error=0):
@@ -33,7 +33,7 @@ class ToyModel:
 
     @property
     def n_rows(self):
-        """How many it has computed."""
+        """The number of rows computed."""
         return sum(len(batch.ids) for batch in self.batches)
 
 

@@ -33,9 +33,8 @@ class Config(TextConfig):
     hidden_act: str = field.activation("silu")
     eps: float = field.positive(1e-6)
     side: str = field.choice(("left", "right"), "right")
-    pair: tuple[int, int] = field.computed(
-        lambda fields, name, read: (fields.size(name, 3), read["vocab_size"]), (3, 0)
-    )
+    pair: tuple[int, int] = field.computed(lambda fields, name, read: (fields.size(name, 3), read["vocab_size"]))
+    rope_settings: dict = field.computed(lambda fields, name, _: fields.raw(name, {}))
 
 
 SIZES = {
@@ -95,6 +94,12 @@ def test_an_older_key_is_read_where_the_key_is_missing():
 )
 def test_a_wrong_value_is_named(values, said):
     assert said in problem(**values)
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "vocab_size"])
+@pytest.mark.parametrize("value", [0, "x", None])
+def test_defaults_that_follow_from_an_invalid_value_are_not_reported_as_well(key, value):
+    assert problem(**{key: value}).startswith("1 problem in")
 
 
 def test_heads_have_to_divide_the_width_where_no_head_dim_is_declared():
@@ -159,6 +164,11 @@ def test_an_unknown_key_that_looks_like_arithmetic_is_refused(key, value):
 )
 def test_a_value_that_changes_nothing_is_accepted(key, value):
     assert read(**{key: value}) == read()
+
+
+def test_a_key_that_is_read_is_not_refused_for_its_name():
+    assert read(rope_settings={"rope_theta": 1e6}).rope_settings == {"rope_theta": 1e6}
+    assert read().rope_settings == {}
 
 
 def test_other_unknown_keys_are_logged_and_benign_ones_are_not(caplog):

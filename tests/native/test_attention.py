@@ -94,16 +94,16 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_the_same_bits_however_the_sequence_is_cut(isa, kept, threads, group, options):
+def test_the_same_bits_however_the_sequence_is_cut(isa, kept, group, options):
+    """On one thread in one step, and on two threads in chunks and one row at a time."""
     if "slopes" in options:
         options = options | {"slopes": slopes_of(2 * group)}
     qkv = qkv_of(140, 2, group, 10)
     expected = Sequences(_native.Device(1, isa), [qkv], 2 * group, kept, **options).feed_in([[140]], 0.4)[0]
-    device = _native.Device(threads, isa)
-    for steps in ([1] * 140, [64, 76], [63, 1, 1, 75], [17, 50, 73], [5] * 28):
+    device = _native.Device(2, isa)
+    for steps in ([1] * 140, [63, 1, 1, 75], [17, 50, 73]):
         cut = Sequences(device, [qkv], 2 * group, kept, **options).feed_in([steps], 0.4)[0]
         assert np.array_equal(cut, expected)
 

@@ -1,4 +1,4 @@
-"""Input that no backend gives: an error, and never memory that is not the caller's."""
+"""Invalid arguments that no backend passes raise errors, and never read or write out of bounds."""
 
 import gc
 import sys
@@ -27,7 +27,7 @@ def batch(cache, ids=(1, 2), position=0):
     return Batch.of([Chunk(list(ids), position, [0])], cache)
 
 
-def draw(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, uniform=0.5, adjustments=None, allowed=None):
+def sampling_row(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, uniform=0.5, adjustments=None, allowed=None):
     return (temperature, top_k, top_p, min_p, uniform, adjustments, allowed)
 
 
@@ -43,14 +43,14 @@ def draw(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, uniform=0.5, adjustment
         ((64, 96), 64 * 97 * 4, 64, 0),
     ],
 )
-def test_rows_that_are_no_part_of_the_weight(device, shape, n_bytes, columns, first):
-    with pytest.raises(ValueError, match=r"whole number of rows|no part of the weight"):
+def test_rows_outside_the_weight_are_refused(device, shape, n_bytes, columns, first):
+    with pytest.raises(ValueError, match=r"whole number of rows|not a part of the weight"):
         device.pack(device.weight("f32", *shape), raw(n_bytes), "F32", columns, False, first)
 
 
 @pytest.mark.parametrize("shape", [(0, 1), (1, 0), (-1, 1), (2**31 - 1, 1), (1, 2**31 - 1)])
-def test_a_weight_of_no_size(device, shape):
-    with pytest.raises(ValueError, match="no size"):
+def test_a_weight_of_invalid_size_is_refused(device, shape):
+    with pytest.raises(ValueError, match=r"inputs and .* outputs: expected 1 to"):
         device.weight("f32", *shape)
 
 
@@ -63,29 +63,29 @@ def test_a_weight_of_no_size(device, shape):
         lambda d: d.kv_cache("f32", HUGE, HUGE, HUGE, HUGE),
     ],
 )
-def test_more_bytes_than_can_be_counted(device, make):
+def test_a_size_beyond_the_address_space_raises_memory_error(device, make):
     with pytest.raises(MemoryError):
         make(device)
 
 
-def test_an_arena_is_sound_after_it_could_not_grow(device):
+def test_an_arena_is_usable_after_it_could_not_grow(device):
     weight = device.weight("f32", 64, 64)
     with pytest.raises(MemoryError):
         device.weight("f32", 2**20, 2**24)
     values = np.arange(64 * 64, dtype=np.float32)
-    small = [device.weight("f32", 64, 64) for _ in range(3000)]  # more than what was left of the chunk
+    small = [device.weight("f32", 64, 64) for _ in range(3000)]  # more than fit in the rest of the chunk
     for one in (weight, *small):
         assert device.pack(one, values.view(np.uint8), "F32", 64, False, 0)
 
 
 @pytest.mark.parametrize("n", [-1, -(2**40), 2**40])
-def test_a_vector_of_no_size(device, n):
-    with pytest.raises(ValueError, match="no size"):
+def test_a_vector_of_invalid_length_is_refused(device, n):
+    with pytest.raises(ValueError, match=r"a vector of length .*: expected 0 to"):
         device.vector(n)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
-def test_a_small_model_takes_few_addresses():
+def test_a_small_model_reserves_little_address_space():
     def addresses():
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * 4096
 
@@ -100,51 +100,51 @@ def test_a_small_model_takes_few_addresses():
     "wrong",
     [
         (1.0,),
-        draw()[:6],
-        (*draw(), None),
-        draw(adjustments=(np.array([1], np.int32),)),
-        draw(adjustments=(np.array([4], np.int32), np.ones(1), np.zeros(1))),
-        draw(adjustments=(np.array([-1], np.int32), np.ones(1), np.zeros(1))),
-        draw(allowed=np.ones(3, bool)),
-        draw(temperature=-1.0, top_p=0.5),
-        draw(temperature=np.nan),
-        draw(temperature=np.inf),
-        draw(top_k=-1),
-        draw(top_p=0.0),
-        draw(top_p=1.5),
-        draw(min_p=2.0),
-        draw(uniform=1.0),
-        draw(uniform=np.nan),
+        sampling_row()[:6],
+        (*sampling_row(), None),
+        sampling_row(adjustments=(np.array([1], np.int32),)),
+        sampling_row(adjustments=(np.array([4], np.int32), np.ones(1), np.zeros(1))),
+        sampling_row(adjustments=(np.array([-1], np.int32), np.ones(1), np.zeros(1))),
+        sampling_row(allowed=np.ones(3, bool)),
+        sampling_row(temperature=-1.0, top_p=0.5),
+        sampling_row(temperature=np.nan),
+        sampling_row(temperature=np.inf),
+        sampling_row(top_k=-1),
+        sampling_row(top_p=0.0),
+        sampling_row(top_p=1.5),
+        sampling_row(min_p=2.0),
+        sampling_row(uniform=1.0),
+        sampling_row(uniform=np.nan),
     ],
 )
-def test_a_draw_that_is_none(device, wrong):
+def test_an_invalid_sampling_row_is_refused(device, wrong):
     logits = device.array(np.zeros((1, 4), np.float32))
     with pytest.raises(ValueError, match=r"SamplingRow of 7 fields|out of range|beyond the logits|allowed"):
         device.sample(logits, [wrong])
 
 
-def test_draws_that_are_made_as_they_are_asked_for(device):
-    class Draws:
+def test_sampling_rows_that_a_sequence_makes_on_access(device):
+    class Rows:
         def __len__(self):
             return 2
 
         def __getitem__(self, i):
             if i == 2:
                 raise IndexError
-            changes = (np.array([3], np.int32), np.ones(1), np.full(1, 50.0))
-            return draw(0.0, adjustments=changes, allowed=np.array([False, i == 1, False, i == 0]))
+            adjustments = (np.array([3], np.int32), np.ones(1), np.full(1, 50.0))
+            return sampling_row(0.0, adjustments=adjustments, allowed=np.array([False, i == 1, False, i == 0]))
 
     logits = device.array(np.zeros((2, 4), np.float32))
-    assert device.sample(logits, Draws()) == [3, 1]
+    assert device.sample(logits, Rows()) == [3, 1]
 
 
-def test_any_byte_but_0_allows_a_token(device):
+def test_any_byte_except_0_allows_a_token(device):
     allowed = np.array([0, 7, 0, 255], np.uint8).view(bool)
     logits = device.array(np.array([[9, 1, 8, 2]], np.float32))
-    assert device.sample(logits, [draw(0.0, allowed=allowed)]) == [3]
+    assert device.sample(logits, [sampling_row(0.0, allowed=allowed)]) == [3]
 
 
-def test_a_plan_is_run_only_when_it_is_finished(device):
+def test_a_plan_runs_only_after_it_was_finished(device):
     cache = device.kv_cache("f32", 1, 1, 16, 2)
     step = batch(cache)
     table = device.weight("f32", 32, 4)
@@ -160,7 +160,7 @@ def test_a_plan_is_run_only_when_it_is_finished(device):
     new = device.plan(step)
     with pytest.raises(ValueError, match="only after it was finished"):
         new.run(step)
-    with pytest.raises(ValueError, match="after it was recorded"):
+    with pytest.raises(ValueError, match="only after it was recorded"):
         new.finish(device.array(np.zeros((2, 32), np.float32)))
     with pytest.raises(LookupError):
         new.record(fails)
@@ -179,15 +179,15 @@ def test_a_plan_is_run_only_when_it_is_finished(device):
     plan = device.plan(step)
     out = plan.record(forward)
     assert plan.finish(out).shape == (2, 32)
-    with pytest.raises(ValueError, match="finished only once"):
+    with pytest.raises(ValueError, match="only after it was recorded"):
         plan.finish(out)
     assert plan.run(step).shape == (2, 32)
     x = device.array(np.zeros((2, 16), np.float32))
-    with pytest.raises(ValueError, match="only while"):
+    with pytest.raises(ValueError, match="only while it is recorded"):
         device.attention(x, x, x, plan.rows, plan.cache, 0, 1, 1.0)
 
 
-def test_a_batch_that_makes_its_parts_as_they_are_asked_for(device):
+def test_a_batch_that_makes_its_arrays_on_access(device):
     class Fresh:
         ids = property(lambda _: np.array([1, 2], np.int32))
         positions = property(lambda _: np.array([0, 1], np.int32))
@@ -214,13 +214,13 @@ def test_a_batch_that_makes_its_parts_as_they_are_asked_for(device):
         ([0, 65], 65, [[0]]),
     ],
 )
-def test_rows_that_do_not_fit_together(device, row_starts, n_rows, tables):
-    with pytest.raises(ValueError, match=r"fit together|without rows|not in the cache|beyond the sequence"):
+def test_inconsistent_rows_are_refused(device, row_starts, n_rows, tables):
+    with pytest.raises(ValueError, match=r"inconsistent|has no rows|not in the cache|beyond the sequence"):
         device.rows(np.array(row_starts, np.int32), np.arange(n_rows, dtype=np.int32), np.array(tables, np.int32), 2)
 
 
 @pytest.mark.parametrize("offset", [-1, 2**63 - 1])
-def test_an_offset_in_no_file(device, offset):
+def test_an_invalid_file_offset_is_refused(device, offset):
     with pytest.raises(ValueError, match="offset"):
         _native.Load(device.vector(4), 0, offset, "F32")
     with pytest.raises(ValueError, match="offset"):
@@ -233,7 +233,7 @@ def test_a_file_that_cannot_be_read(device):
 
 @pytest.mark.parametrize("name", ["Array", "Vector", "Weight", "KVCache", "Rows", "Ids", "Plan", "Load"])
 @pytest.mark.filterwarnings("ignore:nanobind:RuntimeWarning")
-def test_an_object_that_no_device_made(device, name):
+def test_an_object_that_no_device_made_raises(device, name):
     made = getattr(_native, name)
     empty = made.__new__(made)
     with pytest.raises((TypeError, BufferError)):
@@ -247,7 +247,7 @@ def test_an_object_that_no_device_made(device, name):
 
 
 @pytest.mark.parametrize("columns", [32, 40])
-def test_a_consumer_gets_the_layout_that_it_asks_for(device, columns):
+def test_a_buffer_has_the_requested_layout(device, columns):
     values = np.arange(3 * columns, dtype=np.float32).reshape(3, columns)
     for array, expected in [
         (device.array(values), values),
@@ -271,6 +271,6 @@ def test_arrays_without_elements(device, shape):
         device.split(x, 2**31 - 1)
 
 
-def test_windows_of_no_rows(device):
-    with pytest.raises(ValueError, match="unfold needs at least one row a window"):
+def test_unfolding_no_rows_is_refused(device):
+    with pytest.raises(ValueError, match="unfold needs at least one row to put side by side"):
         device.unfold(device.array(np.zeros((2, 4), np.float32)), np.empty((3, 0), np.int32))

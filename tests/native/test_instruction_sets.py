@@ -214,7 +214,7 @@ def test_a_decoder_with_every_operation_has_the_bits_of_every_other_machine(isa,
     ops = CPUBackend(dtype, threads=2, isa=isa, exact=True)
     model = Modern(ops)
     ids = [int(i) for i in np.random.default_rng(3).integers(0, model.vocab_size, 140)]
-    found = Context(model, ops, model.kv_shape, len(ids)).feed(ids, all_logits=True)
+    found = Context(LanguageModel.of(model, ops, model), len(ids)).feed(ids, all_logits=True)
     assert hashlib.sha256(np.ascontiguousarray(found, "<f4").tobytes()).hexdigest()[:16] == DECODER_DIGESTS[dtype]
 
 

@@ -1,4 +1,4 @@
-"""Everything else that is computed, against float64: norm, activations, attention, sums and views."""
+"""Norms, activations, causal attention, arithmetic and views, compared with float64 formulas."""
 
 import math
 
@@ -81,11 +81,11 @@ FORMULAS = {
     "tanh": math.tanh,
 }
 AT_THE_ENDS = {"sigmoid": [0, 0, 0.5, 1, 1], "tanh": [-1, -1, 0, 1, 1]}
-"""Of what does not go on as x does: the values at -1e12, -1e4, 0, 1e4 and 1e12."""
+"""Activations that do not grow as x does: their values at -1e12, -1e4, 0, 1e4 and 1e12."""
 
 
 def units(result, expected):
-    """How far off, in units of the last place of the expected."""
+    """The largest error in units in the last place of the expected values."""
     expected = np.asarray(expected)
     return (np.abs(result - expected) / np.spacing(np.abs(expected).astype(np.float32))).max()
 
@@ -99,7 +99,7 @@ def test_activations_to_a_few_units_in_the_last_place(device, name):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_are_absolutely_exact_in_their_tails(device, name):
+def test_activations_have_a_small_absolute_error_in_their_tails(device, name):
     x = np.linspace(-60, 60, 2401, dtype=np.float32)[None]
     expected = np.array([[FORMULAS[name](float(value)) for value in np.maximum(x[0], -25)]])
     result = np.asarray(device.activation(device.array(x), name))
@@ -137,7 +137,7 @@ def test_exp(device):
 @pytest.mark.parametrize("t", [1, 2, 63, 64, 65, 197])
 @pytest.mark.parametrize(("n_head", "head_dim"), [(1, 1), (3, 5), (2, 16), (2, 33), (1, 64), (1, 200)])
 def test_attention(device, kept, t, n_head, head_dim):
-    """As exact in every format: the textbook gets keys and values as they are kept."""
+    """With the same tolerance in every format: the textbook gets keys and values as rounded by the cache."""
     q, k, v = (3 * random(t, n_head * head_dim, seed=seed) for seed in range(3))
     scale = 0.5 / math.sqrt(head_dim)
     expected = textbook_attention(q, as_kept(k, kept), as_kept(v, kept), n_head, scale)
@@ -146,14 +146,14 @@ def test_attention(device, kept, t, n_head, head_dim):
 
 
 def every_half():
-    """Each value of f16, as floats, and what lies in the middle between it and the next."""
+    """Every value of f16 as float32, and the midpoint between it and the next."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
     finite = halves[np.isfinite(halves)]
     edges = np.array([65504, 65519.996, 65520, 1e30, np.inf], np.float32)
     return np.concatenate([halves, (finite[:-1] + finite[1:]) / 2, edges, -edges])
 
 
-def test_values_are_kept_to_the_nearest_even_and_never_infinite(device, kept):
+def test_values_are_stored_to_nearest_even_and_never_infinite(device, kept):
     values = np.resize(every_half(), (1, 1 << 17))
     zeros = np.zeros_like(values)
     found = Sequences(device, [(zeros, zeros, values)], 1 << 11, kept).feed_in([[1]], 1.0)[0]
@@ -161,8 +161,8 @@ def test_values_are_kept_to_the_nearest_even_and_never_infinite(device, kept):
 
 
 @pytest.mark.parametrize("beyond", [65520.0, -65520.0, 1e38, -np.inf])
-def test_a_key_beyond_the_format_is_not_taken_for_an_unlikely_one(device, kept, beyond):
-    """An infinite score would vanish in softmax, and leave a text that is quietly another."""
+def test_a_key_beyond_the_format_makes_results_nan(device, kept, beyond):
+    """An infinite score would vanish in softmax and change the output silently."""
     qkv = [random(70, 8, seed=seed) for seed in range(3)]
     qkv[1][66, 5] = beyond
     result = Sequences(device, [qkv], 2, kept).feed_in([[60, 10]], 1e-6)[0]
@@ -190,13 +190,13 @@ def test_attention_is_the_same_bits_however_the_sequence_is_cut(isa, kept, threa
 
 def test_sequences_in_a_batch_do_not_see_each_other(device, kept):
     sequences = [[random(t, 12, seed=10 * t + i) for i in range(3)] for t in (5, 90, 66)]
-    together = Sequences(device, sequences, 3, kept).feed_in([[3, 2], [80, 10], [2, 64]], 0.5)
-    for sequence, result in zip(sequences, together, strict=True):
-        alone = Sequences(device, [sequence], 3, kept).feed_in([[len(sequence[0])]], 0.5)[0]
-        assert np.array_equal(result, alone)
+    batched = Sequences(device, sequences, 3, kept).feed_in([[3, 2], [80, 10], [2, 64]], 0.5)
+    for sequence, result in zip(sequences, batched, strict=True):
+        solo = Sequences(device, [sequence], 3, kept).feed_in([[len(sequence[0])]], 0.5)[0]
+        assert np.array_equal(result, solo)
 
 
-def test_what_was_left_in_the_cache_is_not_seen(device, kept):
+def test_stale_contents_of_the_cache_are_not_seen(device, kept):
     rubbish = [np.full((64, 8), np.nan, np.float32)] * 3
     qkv = [random(64, 8, seed=seed) for seed in range(3)]
     used = Sequences(device, [qkv], 2, kept)
@@ -207,16 +207,16 @@ def test_what_was_left_in_the_cache_is_not_seen(device, kept):
     assert np.array_equal(used.feed_in([[10, 54]], 1.0)[0], fresh.feed_in([[64]], 1.0)[0])
 
 
-def test_a_cache_is_in_floats_of_some_kind(device):
-    with pytest.raises(ValueError, match="no format of keys and values"):
+def test_a_cache_of_integers_is_refused(device):
+    with pytest.raises(ValueError, match="keys and values must be f32 or f16"):
         device.kv_cache("int8", 1, 1, 4, 1)
 
 
 @pytest.mark.parametrize(
     ("starts", "positions", "tables", "message"),
     [
-        ([0, 2], [0], [[0]], "do not fit"),
-        ([0, 0], [], [[0]], "without rows"),
+        ([0, 2], [0], [[0]], "inconsistent"),
+        ([0, 0], [], [[0]], "sequence 0 has no rows"),
         ([0, 1], [64], [[0]], "beyond the sequence's blocks"),
         ([0, 1], [-1], [[0]], "beyond the sequence's blocks"),
         ([0, 1], [0], [[3]], "not in the cache"),
@@ -294,7 +294,7 @@ def test_products_element_by_element(device, n):
     assert np.array_equal(np.asarray(device.array(a) * device.array(b)), a * b)
 
 
-def test_windows_are_rows_side_by_side(device):
+def test_unfold_puts_rows_side_by_side(device):
     x, rows = random(4, 5), np.array([[-1, 0], [0, 1], [3, -1]], np.int32)
     padded = np.vstack([x, np.zeros(5, np.float32)])
     assert np.array_equal(np.asarray(device.unfold(device.array(x), rows)), padded[rows].reshape(3, 10))

@@ -10,7 +10,7 @@ import pytest
 from native_helpers import ArrayTensor, random
 
 from rushlight.backends.batch import Batch, Chunk, KVShape
-from rushlight.backends.cpu import MOST_PLANS, MOST_RECORDED_ROWS, CPUBackend
+from rushlight.backends.cpu import MAX_PLANS, MAX_RECORDED_ROWS, CPUBackend
 from rushlight.backends.protocol import NotRecordableError, Role, SamplingRow
 from rushlight.models.gpt2 import GPT2, GPT2Config
 from rushlight.nn import Activation, bind
@@ -119,16 +119,16 @@ def test_results_do_not_change_when_the_plan_runs_again():
 def test_steps_of_many_rows_are_not_recorded():
     ops = CPUBackend()
     calls = Calls(gpt2(ops))
-    run(ops.capture(calls), ops, [[Chunk([1] * (MOST_RECORDED_ROWS + 1), 0, [0, 1])]] * 4)
+    run(ops.capture(calls), ops, [[Chunk([1] * (MAX_RECORDED_ROWS + 1), 0, [0, 1])]] * 4)
     assert calls.n == 4
 
 
 def test_the_least_recently_used_plan_is_evicted():
     ops = CPUBackend()
     forward = ops.capture(gpt2(ops))
-    for n in range(1, MOST_PLANS + 5):
+    for n in range(1, MAX_PLANS + 5):
         run(forward, ops, [[Chunk([1] * n, 0, [0])]] * 3)
-    assert len(forward._plans) == MOST_PLANS
+    assert len(forward._plans) == MAX_PLANS
 
 
 def logits(model, x, batch):
@@ -250,10 +250,7 @@ class RecordsAnotherModel(GPT2):
     reason = "another step is recorded inside it"
 
     def __call__(self, batch):
-        other = self.ops.capture(self.inner[0])
-        for _ in range(2):
-            out = other(batch_of(self.ops, 3))
-        return logits(self, self.wte(batch.ids), batch) + out
+        return logits(self, self.wte(batch.ids), batch) + next(self.seen_once)(batch_of(self.ops, 3))
 
 
 def batch_of(ops, token):
@@ -287,8 +284,11 @@ def test_a_forward_that_cannot_be_recorded_runs_eagerly_and_is_logged_once(archi
     model = bound(architecture(CONFIG), ops)
     model.outside = model.wte(np.array([5], np.int32))
     model.seeds = itertools.repeat(1)
-    model.inner = [gpt2(ops)]
-    model.other = Calls(ops.capture(model.inner[0]))
+    other = gpt2(ops)
+    model.other = Calls(ops.capture(other))
+    model.seen_once = itertools.cycle([ops.capture(other) for _ in range(20)])  # to be recorded on the next call
+    for _ in range(20):
+        next(model.seen_once)(batch_of(ops, 2))
     for _ in range(3):
         model.other(batch_of(ops, 2))
     forward = ops.capture(model)
@@ -366,7 +366,7 @@ def test_any_other_error_while_recording_propagates():
 class Modern:
     """A decoder of two layers with every operation beside GPT-2's, called directly."""
 
-    n_head, n_kv_head, head_dim, vocab_size = 4, 2, 10, 70
+    n_head, n_kv_head, head_dim, vocab_size, context_length = 4, 2, 10, 70, 200
     kv_shape = KVShape(2, n_kv_head, head_dim)
 
     def __init__(self, ops):

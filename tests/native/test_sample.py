@@ -1,4 +1,4 @@
-"""The native choice of tokens by every instruction set and number of threads, at every length, and what it refuses."""
+"""Native sampling, for every instruction set, number of threads and vocabulary size, and invalid arguments."""
 
 import numpy as np
 import pytest
@@ -25,22 +25,22 @@ SETTINGS = [
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("vocab_size", [1, 7, 31, 32, 33, 1000, 50_257])
-def test_the_draw_is_that_of_the_reference(device, settings, vocab_size):
-    draw = SamplingRow(**{"temperature": 1.0} | settings)
+def test_sampled_tokens_are_those_of_the_reference(device, settings, vocab_size):
+    row = SamplingRow(**{"temperature": 1.0} | settings)
     logits = 3 * random(vocab_size)
-    cumulative = np.cumsum(probabilities(logits, draw.temperature, draw.top_k, draw.top_p, draw.min_p))
-    shares = np.random.default_rng(1).random(40)
+    cumulative = np.cumsum(probabilities(logits, row.temperature, row.top_k, row.top_p, row.min_p))
+    uniforms = np.random.default_rng(1).random(40)
     rows = device.array(np.tile(logits, (40, 1)))
-    for share, token in zip(
-        shares, device.sample(rows, [draw._replace(uniform=share) for share in shares]), strict=True
+    for uniform, token in zip(
+        uniforms, device.sample(rows, [row._replace(uniform=uniform) for uniform in uniforms]), strict=True
     ):
         low, high = (cumulative[token - 1] if token else 0) / cumulative[-1], cumulative[token] / cumulative[-1]
-        # Exactly at the border of two tokens either may come: the exponentials are those of float32.
-        assert low - 1e-6 <= share <= high + 1e-6
+        # Exactly at the border of two tokens either may be sampled: exponentials are computed in float32.
+        assert low - 1e-6 <= uniform <= high + 1e-6
         assert high > low
 
 
-def test_the_likeliest_of_any_number_of_logits_wherever_it_stands(device):
+def test_greedy_sampling_finds_the_maximum_at_any_index(device):
     for vocab_size in range(1, 131):
         logits = random(vocab_size, vocab_size, seed=vocab_size)
         np.fill_diagonal(logits, 9)
@@ -48,46 +48,46 @@ def test_the_likeliest_of_any_number_of_logits_wherever_it_stands(device):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nothing_is_chosen_beside_a_nan_or_an_infinity_wherever_it_stands(device, bad):
+def test_no_token_is_sampled_if_a_logit_is_nan_or_infinite(device, bad):
     for vocab_size in (1, 31, 32, 33, 70):
         logits = random(vocab_size, vocab_size, seed=vocab_size)
         np.fill_diagonal(logits, bad)
-        for draw in (SamplingRow(), SamplingRow(1.0, uniform=0.5)):
-            assert device.sample(device.array(logits), [draw] * vocab_size) == [-1] * vocab_size
+        for row in (SamplingRow(), SamplingRow(1.0, uniform=0.5)):
+            assert device.sample(device.array(logits), [row] * vocab_size) == [-1] * vocab_size
 
 
-def test_any_number_of_threads_chooses_the_same(isa):
+def test_any_number_of_threads_samples_the_same_tokens(isa):
     logits = 3 * random(33, 50_257)
-    changes = LogitAdjustments(np.arange(0, 50_000, 7, dtype=np.int32), np.full(7143, 1.2), np.full(7143, -0.25))
+    adjustments = LogitAdjustments(np.arange(0, 50_000, 7, dtype=np.int32), np.full(7143, 1.2), np.full(7143, -0.25))
     allowed = np.arange(50_257) % 11 != 0
     kinds = [
         SamplingRow(),
         SamplingRow(1.0, uniform=0.7),
-        SamplingRow(0.8, 40, 0.95, 0.02, 0.3, changes),
+        SamplingRow(0.8, 40, 0.95, 0.02, 0.3, adjustments),
         SamplingRow(1.0, allowed=allowed),
     ]
-    draws = [kinds[i % len(kinds)] for i in range(33)]
+    params = [kinds[i % len(kinds)] for i in range(33)]
     found = []
     for threads in (1, 2, 3):
         device = _native.Device(threads, isa)
-        found.append(device.sample(device.array(logits), draws))
+        found.append(device.sample(device.array(logits), params))
     assert found[0] == found[1] == found[2]
-    assert found[0] == [device.sample(device.array(logits[i : i + 1]), [draws[i]])[0] for i in range(33)]
+    assert found[0] == [device.sample(device.array(logits[i : i + 1]), [params[i]])[0] for i in range(33)]
 
 
-def test_what_does_not_fit_is_refused(device):
+def test_invalid_rows_are_refused(device):
     x = device.array(random(2, 5))
     ids, ones = np.array([4], np.int32), np.ones(1)
-    for draws, problem in (
-        ([SamplingRow()], "as many rows as draws"),
+    for params, problem in (
+        ([SamplingRow()], "expected a SamplingRow for each of 2 rows of logits, found 1"),
         ([SamplingRow(adjustments=LogitAdjustments(ids + 1, ones, ones))] * 2, "beyond the logits"),
         ([SamplingRow(adjustments=LogitAdjustments(-ids, ones, ones))] * 2, "beyond the logits"),
         ([SamplingRow(adjustments=LogitAdjustments(ids, ones, np.ones(2)))] * 2, "differ in length"),
-        ([SamplingRow(allowed=np.ones(4, np.bool_))] * 2, "of every token"),
+        ([SamplingRow(allowed=np.ones(4, np.bool_))] * 2, "allowed has 4 entries for 5 tokens"),
     ):
         with pytest.raises(ValueError, match=problem):
-            device.sample(x, draws)
-    with pytest.raises(ValueError, match="no logits"):
+            device.sample(x, params)
+    with pytest.raises(ValueError, match="logits have no columns"):
         device.sample(device.array(random(1, 0)), [SamplingRow()])
-    with pytest.raises(RuntimeError, match="bad_cast"):  # converted, it would be gone when it is read
+    with pytest.raises(RuntimeError, match="bad_cast"):  # a converted array would be freed before it is read
         device.sample(x, [SamplingRow(adjustments=LogitAdjustments(ids.astype(np.int64), ones, ones))] * 2)

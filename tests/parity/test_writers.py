@@ -1,4 +1,4 @@
-"""Checkpoints as PyTorch writes them: the doctor names the writer, and the port computes what the module did."""
+"""Checkpoints saved by PyTorch: check identifies the program, and the port computes what the module did."""
 
 import json
 
@@ -17,12 +17,12 @@ pytestmark = [
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 V, T, C, H, L = 40, 32, 128, 2, 3
 TOLERANCE = 4e-6
-"""Of the logits' largest: as of the other comparisons with PyTorch in float32."""
+"""Relative to the largest logit, as in the other float32 comparisons with PyTorch."""
 
 
 @pytest.fixture(params=["tanh"])
 def nanogpt(torch, request):
-    """nanoGPT's module, with either GELU: the first versions and llm.c have the tanh one, later ones the other."""
+    """nanoGPT's module, with either GELU: tanh in its first versions and in llm.c, erf in later ones."""
 
     class Block(torch.nn.Module):
         def __init__(self):
@@ -43,7 +43,7 @@ def nanogpt(torch, request):
             return x + self.mlp["c_proj"](inner)
 
     class NanoGPT(torch.nn.Module):
-        """GPT-2 under the names, and with the layers, that nanoGPT's model.py has."""
+        """GPT-2 with the names and layers of nanoGPT's model.py."""
 
         def __init__(self):
             super().__init__()
@@ -72,7 +72,7 @@ def nanogpt(torch, request):
 
 @pytest.fixture
 def expected(torch, nanogpt):
-    """What PyTorch computes: (T, V) logits."""
+    """PyTorch's logits, (T, V)."""
     return nanogpt(torch.tensor([IDS]))[0].numpy()
 
 
@@ -82,7 +82,7 @@ def error(model, expected):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_nanogpt_saved_by_save_model(torch, nanogpt, expected, tmp_path, monkeypatch, compiled):
-    """Of the tied table and head it keeps the head alone."""
+    """save_model keeps only the head of the tied table and head."""
     from safetensors.torch import save_model
 
     path = tmp_path / "model.safetensors"

@@ -103,9 +103,9 @@ def test_everything_that_is_wrong_is_said_at_once(rewritten):
         "the tensor 1/ids is missing",
         "1/ids is empty",
         "weights must hold only strings",
-        "cases[0].modules[0]: input and output should be names of tensors",
-        "cases[0].modules[1].eps should be a number",
-        "0/greedy_ids and 0/greedy_margins are not of one length",
+        "cases[0].modules[0]: input and output must be tensor names",
+        "cases[0].modules[1].eps must be a number",
+        "0/greedy_ids and 0/greedy_margins differ in length",
         "the tensor 0/output/transformer.wpe is F64, not F32 or I64",
     ):
         assert problem in message

@@ -61,11 +61,11 @@ def test_f64(golden):
 
 def test_what_is_rounded_decides_the_tolerance():
     """bf16 weights are exact in f32: what they are does not make a wrong port pass."""
-    assert _tolerance("f32", "float32") == _tolerance("f64", "float64") == 1e-5
-    assert _tolerance("bf16/f32", "float32") == 1e-5
-    assert _tolerance("bf16/f16", "float32") == 1e-2  # keys and values are rounded
-    assert _tolerance("bf16", "float32") == _tolerance("f32", "bfloat16") == 1e-2
-    assert _tolerance("int8", "bfloat16") == 5e-2
+    assert _tolerance({"f32"}, "float32") == _tolerance({"f64"}, "float64") == 1e-5
+    assert _tolerance({"bf16", "f32"}, "float32") == 1e-5
+    assert _tolerance({"bf16", "f16"}, "float32") == 1e-2  # keys and values are rounded
+    assert _tolerance({"bf16"}, "float32") == _tolerance({"f32"}, "bfloat16") == 1e-2
+    assert _tolerance({"int8"}, "bfloat16") == 5e-2
 
 
 def test_a_tolerance_of_ones_own(gpt2, golden):

@@ -20,7 +20,7 @@ def softmax(logits):
     return p / p.sum(axis=-1, keepdims=True)
 
 
-def test_the_last_block_says_what_the_model_says(model):
+def test_the_last_block_predicts_what_the_model_predicts(model):
     seen = rushlight.lens(model, TEXT, top_k=7)
     p = softmax(model.logits(TEXT))
     assert seen.blocks == [f"h.{i}" for i in range(6)]
@@ -29,8 +29,8 @@ def test_the_last_block_says_what_the_model_says(model):
     assert np.array_equal(seen.top_probabilities[-1], -np.sort(-p, axis=1)[:, :7])
 
 
-def test_a_block_says_what_the_model_would_without_those_behind_it(model):
-    """Every later block patched to pass on what it was given: the model then ends with block 2."""
+def test_a_block_predicts_what_the_model_would_without_later_blocks(model):
+    """With every later block patched to return its input, the model ends with block 2."""
     seen = rushlight.lens(model, TEXT)
     with model.trace("h.2") as trace:
         model.logits(TEXT)
@@ -39,7 +39,7 @@ def test_a_block_says_what_the_model_would_without_those_behind_it(model):
     assert np.array_equal(seen.top_ids[2], np.argsort(-p, axis=1)[:, :5])
 
 
-def test_the_last_positions_are_the_same_as_of_all(model):
+def test_last_selects_the_last_positions(model):
     ids = list(range(3, 3 + 2 * ROWS_AT_ONCE))
     whole, last = rushlight.lens(model, ids), rushlight.lens(model, ids, last=5)
     assert (whole.first, last.first, last.prompt_ids) == (0, len(ids) - 5, ids)
@@ -48,22 +48,22 @@ def test_the_last_positions_are_the_same_as_of_all(model):
     assert rushlight.lens(model, ids[:3], last=50).top_ids.shape == (6, 3, 5)
 
 
-def test_more_tokens_than_there_are_is_all_of_them(model):
+def test_top_k_is_clamped_to_the_vocabulary(model):
     assert rushlight.lens(model, "fox", top_k=10**6).top_ids.shape[2] == model.config.vocab_size
 
 
 @pytest.mark.parametrize("wrong", [{"top_k": 0}, {"last": 0}])
-def test_a_lens_of_nothing_is_refused(model, wrong):
-    with pytest.raises(RequestError, match="at least one"):
+def test_arguments_below_1_are_an_error(model, wrong):
+    with pytest.raises(RequestError, match="must be 1 or more"):
         rushlight.lens(model, TEXT, **wrong)
 
 
-def test_nothing_to_read_is_refused(model):
+def test_an_empty_prompt_is_an_error(model):
     with pytest.raises(RequestError, match="no tokens"):
         rushlight.lens(model, "")
 
 
-def test_a_model_that_says_nothing_of_its_readout_is_refused(model, monkeypatch):
+def test_a_model_without_readout_is_an_error(model, monkeypatch):
     monkeypatch.delattr(type(model.module), "readout")
-    with pytest.raises(RequestError, match=r"method readout\(x\)"):
+    with pytest.raises(RequestError, match=r"has no method readout"):
         rushlight.lens(model, TEXT)

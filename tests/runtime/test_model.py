@@ -1,4 +1,4 @@
-"""The object that a user holds, with the embedded model."""
+"""`Model` with the embedded model: generation, streams, batches, errors."""
 
 import asyncio
 import gc
@@ -31,12 +31,12 @@ def ids_only():
     return model
 
 
-def test_a_model_says_what_it_is(model):
+def test_repr_and_sizes(model):
     assert repr(model) == "<Model tales: 3,554,304 parameters, cpu, f16>"
     assert (model.context_length, model.config.n_layer, model.eos_ids) == (512, 6, (0,))
 
 
-def test_greedy_text_is_the_likeliest_token_each_time(model):
+def test_greedy_decoding_takes_the_most_likely_token(model):
     result = model.generate(PROMPT, max_tokens=12)
     ids = model.tokenizer.encode(PROMPT)
     for token in result.ids:
@@ -48,7 +48,7 @@ def test_greedy_text_is_the_likeliest_token_each_time(model):
     assert result.stats.prefill_tok_s > 0 < result.stats.decode_tok_s
 
 
-def test_streamed_pieces_add_up_to_the_text(model):
+def test_streamed_text_joins_to_the_text(model):
     stream = model.stream(PROMPT, max_tokens=30)
     assert stream.result.finish_reason is None
     pieces = list(stream)
@@ -58,7 +58,7 @@ def test_streamed_pieces_add_up_to_the_text(model):
     assert stream.result.finish_reason == "length"
 
 
-def test_a_stream_that_is_closed_has_what_came(model):
+def test_a_closed_stream_keeps_its_text_so_far(model):
     stream = model.stream(PROMPT, max_tokens=30)
     first = next(stream)
     stream.close()
@@ -66,7 +66,7 @@ def test_a_stream_that_is_closed_has_what_came(model):
     assert (stream.result.text, stream.result.finish_reason) == (first, None)
 
 
-def test_one_seed_gives_one_text(model):
+def test_a_seed_fixes_the_text(model):
     settings = {"temperature": 0.9, "top_p": 0.95, "max_tokens": 25}
     first = model.generate(PROMPT, **settings)
     assert first.seed is not None
@@ -75,7 +75,7 @@ def test_one_seed_gives_one_text(model):
     assert first.ids == again.ids != other.ids
 
 
-def test_two_streams_at_once_do_not_disturb_each_other(model):
+def test_concurrent_streams_are_independent(model):
     alone = [model.generate(prompt, max_tokens=15, temperature=1, seed=4).ids for prompt in ("The king", "A dog")]
     streams = [model.stream(prompt, max_tokens=15, temperature=1, seed=4) for prompt in ("The king", "A dog")]
     for _ in range(40):
@@ -96,7 +96,7 @@ def test_an_empty_prompt_starts_from_the_end_of_text_token(model):
     assert result.ids == model.generate([0], max_tokens=5).ids
 
 
-def test_a_stop_string_ends_the_text_and_is_not_shown(model):
+def test_a_stop_string_ends_the_text_and_is_not_part_of_it(model):
     whole = model.generate(PROMPT, max_tokens=30)
     stop = whole.text[20:24]
     result = model.generate(PROMPT, max_tokens=30, stop=stop)
@@ -124,13 +124,13 @@ def test_no_step_is_run_after_a_stop_string(model, monkeypatch):
     assert n_steps == len(result.ids) < 30
 
 
-def test_a_stop_string_that_only_begins_is_shown_in_the_end(model):
+def test_the_beginning_of_a_stop_string_is_delivered_at_the_end(model):
     whole = model.generate(PROMPT, max_tokens=8)
     result = model.generate(PROMPT, max_tokens=8, stop=whole.text[-1] + "\x00")
     assert (result.text, result.finish_reason) == (whole.text, "length")
 
 
-def test_a_stop_token_ends_the_text_and_is_no_part_of_it(model):
+def test_a_stop_token_ends_the_text_and_is_not_part_of_it(model):
     whole = model.generate(PROMPT, max_tokens=20)
     stop = whole.ids[7]
     result = model.generate(PROMPT, max_tokens=20, stop_ids=[stop])
@@ -138,7 +138,7 @@ def test_a_stop_token_ends_the_text_and_is_no_part_of_it(model):
     assert (result.text, result.finish_reason) == (model.tokenizer.decode(result.ids), "stop")
 
 
-def test_the_end_of_text_token_ends_it_unless_told_otherwise(model):
+def test_the_end_of_text_token_ends_the_text_unless_ignored(model):
     end = {"logit_bias": {0: 1000.0}}
     stopped = model.generate(PROMPT, max_tokens=4, **end)
     assert (stopped.ids, stopped.text, stopped.finish_reason) == ([], "", "stop")
@@ -146,18 +146,18 @@ def test_the_end_of_text_token_ends_it_unless_told_otherwise(model):
     assert (ignored.ids, ignored.finish_reason) == ([0] * 4, "length")
 
 
-def test_no_tokens_wanted_no_tokens_given(model):
+def test_max_tokens_0_generates_nothing(model):
     result = model.generate(PROMPT, max_tokens=0)
     assert (result.ids, result.text, result.finish_reason) == ([], "", "length")
 
 
-def test_the_context_ends_a_text_that_fills_it(model):
+def test_a_full_context_ends_the_text(model):
     result = model.generate([5] * 505, max_tokens=10**9, ignore_eos=True)
     assert (len(result.ids), result.finish_reason) == (7, "context")
 
 
 @pytest.mark.parametrize("n_tokens", [512, 513, 5000])
-def test_a_prompt_that_leaves_no_room_is_refused_with_the_counts(model, n_tokens):
+def test_a_prompt_that_fills_the_context_is_an_error_with_the_counts(model, n_tokens):
     with pytest.raises(ContextLengthError, match=rf"{n_tokens} tokens.* 512.*shorten it by {n_tokens - 511} ") as error:
         model.generate([5] * n_tokens)
     assert error.value.code == "context_length_exceeded"
@@ -175,20 +175,20 @@ def test_logits_of_every_token(model):
 
 
 @pytest.mark.parametrize("prompt", [[4096], [-1], [3, 10**20]])
-def test_ids_out_of_the_vocabulary_are_refused(model, prompt):
+def test_ids_outside_the_vocabulary_are_an_error(model, prompt):
     for call in (model.generate, model.logits):
         with pytest.raises(RequestError, match=rf"no such token: {prompt[-1]} .*0 to 4095"):
             call(prompt)
 
 
 @pytest.mark.parametrize("prompt", [[1.5], ["a"], [None], [True], 3, None, b"abc", bytearray(b"abc")])
-def test_a_prompt_is_text_or_token_ids(model, prompt):
+def test_a_prompt_of_another_type_is_an_error(model, prompt):
     for call in (model.generate, model.logits):
-        with pytest.raises(RequestError, match="text, or token ids"):
+        with pytest.raises(RequestError, match="expected a prompt as text or token ids"):
             call(prompt)
 
 
-def test_what_is_wrong_is_told_before_the_first_piece(model):
+def test_an_invalid_request_raises_before_the_first_text(model):
     with pytest.raises(RequestError, match="temperature is nan"):
         model.stream(PROMPT, temperature=float("nan"))
     with pytest.raises(RequestError, match="no such token: 4096 "):
@@ -199,7 +199,7 @@ def test_what_is_wrong_is_told_before_the_first_piece(model):
         model.stream(PROMPT, stop="")
 
 
-def test_a_model_without_a_tokenizer_takes_and_gives_ids(model, ids_only):
+def test_a_model_without_a_tokenizer_takes_and_returns_ids(model, ids_only):
     ids = model.tokenizer.encode(PROMPT)
     result = ids_only.generate(ids, max_tokens=5)
     assert (result.ids, result.text) == (model.generate(ids, max_tokens=5).ids, "")
@@ -209,13 +209,13 @@ def test_a_model_without_a_tokenizer_takes_and_gives_ids(model, ids_only):
         ids_only.generate(ids, stop="a")
 
 
-def test_a_backends_own_draws_are_those_of_the_sampler():
+def test_backends_sample_the_same_tokens():
     settings = {"max_tokens": 40, "temperature": 0.9, "top_k": 50, "top_p": 0.95, "min_p": 0.01, "seed": 8}
     native, reference = (rushlight.load(device=device, dtype="f32") for device in ("cpu", "reference"))
     assert native.generate(PROMPT, **settings).text == reference.generate(PROMPT, **settings).text
 
 
-def test_many_requests_come_out_as_each_alone(model):
+def test_many_requests_give_the_output_of_each_by_itself(model):
     prompts = ["Once", "The king was", "", "A dog and a cat", 3.5, "He said", "Two"] * 3
     requests = [
         Request(p, settings={"max_tokens": 5 + i, "temperature": 0.8, "seed": i}) for i, p in enumerate(prompts)
@@ -243,10 +243,10 @@ def test_many_requests_come_out_as_each_alone(model):
             model.generate_many([], max_active=max_active)
 
 
-def test_what_is_no_request_harms_no_other(model):
+def test_an_invalid_request_does_not_stop_the_others(model):
     results = dict(model.generate_many([5, Request("Once", "x", {"max_tokens": 2}), Request("Once", 3)]))
     assert [type(results[i]) for i in range(3)] == [RequestError, rushlight.Generation, RequestError]
-    assert "a prompt is text, or token ids (found int)" in str(results[0])
+    assert "expected a prompt as text or token ids (found int)" in str(results[0])
     assert "must be str (found 3)" in str(results[2])
 
 
@@ -258,29 +258,49 @@ def test_many_requests_end_at_their_own_stop_strings(model):
     assert [results[i].finish_reason for i in range(3)] == ["stop", "stop", "length"]
 
 
-def test_several_texts_of_one_prompt_have_seeds_of_their_own(model):
+def test_n_completions_have_their_own_seeds(model):
     settings = {"max_tokens": 12, "temperature": 1.0}
     prompt = "Once upon a time there was a king " * 12
-    first = model.generate(prompt, n=3, seed=5, **settings)
-    texts = [first, *first.others]
-    assert first.seed == 5
+    texts = model.generate(prompt, n=3, seed=5, **settings)
+    assert texts[0].seed == 5
     assert len({text.text for text in texts}) == 3
     for text in texts:
         assert model.generate(prompt, seed=text.seed, **settings).ids == text.ids
     assert [text.stats.cached_tokens for text in texts] == [0, 64, 64]
-    with pytest.raises(RequestError, match="a stream is of one text"):
-        model.stream(PROMPT, n=2)
 
 
-def test_more_texts_than_the_queue_and_the_memory_hold(monkeypatch):
+def test_with_n_a_result_is_a_list(model):
+    [one] = model.generate(PROMPT, n=1, max_tokens=3)
+    assert one.ids == model.generate(PROMPT, n=None, max_tokens=3).ids
+    results = dict(model.generate_many([PROMPT, Request(PROMPT, n=2), Request(PROMPT, n=1)], max_tokens=3))
+    assert [len(results[i]) if isinstance(results[i], list) else 0 for i in range(3)] == [0, 2, 1]
+    results = dict(model.generate_many([PROMPT, Request(PROMPT, n=3)], n=2, max_tokens=3))
+    assert [len(results[i]) for i in range(2)] == [2, 3]
+
+
+def test_settings_shared_by_many_requests(model):
+    own = {"max_tokens": 4, "stop": "never in it"}
+    requests = [PROMPT, Request(PROMPT, max_tokens=None), Request(PROMPT, **own), Request(PROMPT, settings=5)]
+    shared = {"max_tokens": 12, "temperature": 0.8, "seed": 3, "stop": model.generate(PROMPT, max_tokens=3).text[-2:]}
+    results = dict(model.generate_many(requests, **shared))
+    expected = model.generate(PROMPT, **shared)
+    assert results[0].text == results[1].text == expected.text
+    assert results[2].text == model.generate(PROMPT, **{**shared, **own}).text
+    assert isinstance(results[3], RequestError)
+    for wrong in ({"temperature": -1}, {"max_token": 3}, {"stop": ""}):
+        with pytest.raises(RequestError):
+            model.generate_many([PROMPT], **wrong)
+
+
+def test_more_sequences_than_the_queue_and_the_memory_hold(monkeypatch):
     model = rushlight.load(kv_bytes=2_500_000)
-    engine = model._plain.engine
+    engine = model._default.engine
     monkeypatch.setattr(engine, "_max_waiting", 2)
     settings = {"max_tokens": 80, "temperature": 1.0, "seed": 1}
     requests = [Request(prompt, settings={**settings, "n": 12}) for prompt in (PROMPT, "The king")]
     results = dict(model.generate_many(requests))
     for i, request in enumerate(requests):
-        texts = [results[i], *results[i].others]
+        texts = results[i]
         assert texts[0].ids == model.generate(request.prompt, **settings).ids
         assert [len(text.ids) for text in texts] == [80] * 12
     assert engine.pool.n_held == 0
@@ -317,7 +337,7 @@ def test_logprobs_are_of_the_models_own_logits(model):
     assert model.generate(PROMPT, max_tokens=8, **settings).logprobs is None
 
 
-def test_a_prompt_can_be_scored_without_a_text(model):
+def test_a_prompt_can_be_scored_without_generating(model):
     ids = model.tokenizer.encode("Once upon a time there was a king " * 20)
     result = model.generate(ids, max_tokens=0, prompt_logprobs=0)
     expected = log_softmax(model.logits(ids))
@@ -330,14 +350,14 @@ def test_a_prompt_can_be_scored_without_a_text(model):
     assert len(full.prompt_logprobs) == 512
 
 
-def test_a_forgotten_stream_gives_its_blocks_back(model):
-    pool = model._plain.engine.pool
+def test_a_dropped_stream_frees_its_blocks(model):
+    pool = model._default.engine.pool
     held = pool.n_held
     stream = model.stream([3] * 100, max_tokens=50)
     next(stream)
     assert pool.n_held == held + 2
     del stream
-    model._plain.engine.reclaim()
+    model._default.engine.reclaim()
     assert pool.n_held == held
 
 
@@ -355,10 +375,10 @@ def test_streams_can_be_read_from_an_event_loop(model):
         return await asyncio.gather(*(read(prompt, i * 0.0005) for i, prompt in enumerate(prompts)))
 
     assert asyncio.run(read_all()) == alone
-    assert model._plain.engine.pool.n_held == 0
+    assert model._default.engine.pool.n_held == 0
 
 
-def test_an_asynchronous_stream_that_is_left_gives_its_blocks_back(model):
+def test_an_abandoned_asynchronous_stream_frees_its_blocks(model):
     async def read_some():
         stream = model.astream([3] * 100, max_tokens=300, ignore_eos=True)
         async for _ in stream:
@@ -368,34 +388,34 @@ def test_an_asynchronous_stream_that_is_left_gives_its_blocks_back(model):
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        model._plain.engine.step()
-        return model._plain.engine.pool.n_held
+        model._default.engine.step()
+        return model._default.engine.pool.n_held
 
     assert asyncio.run(read_some()) == 0
     with pytest.raises(RequestError, match="temperature"):
         model.astream(PROMPT, temperature=-1)
 
 
-def test_an_asynchronous_stream_whose_loop_is_closed_gives_its_blocks_back(model):
-    engine = model._plain.engine
+def test_an_asynchronous_stream_of_a_closed_loop_frees_its_blocks(model):
+    engine = model._default.engine
 
     def read_one():
         loop = asyncio.new_event_loop()
         stream = model.astream(PROMPT, max_tokens=300, ignore_eos=True)
         loop.run_until_complete(anext(stream))
-        while any(sequence.runnable for sequence in engine._live):  # it goes on until it waits for its reader
+        while any(sequence.runnable for sequence in engine._live):  # runs until the sequence pauses
             time.sleep(0.01)
         loop.close()
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python says that the stream was not closed
+        warnings.simplefilter("ignore")  # Python warns that the stream was not closed
         read_one()
         gc.collect()
     engine.reclaim()
     assert (engine.pool.n_held, len(engine._live)) == (0, 0)
 
 
-def test_the_thread_of_asynchronous_readers_ends_when_they_have(model):
+def test_the_background_thread_ends_with_its_streams(model):
     async def read():
         return [piece async for piece in model.astream(PROMPT, max_tokens=5)]
 
@@ -406,13 +426,13 @@ def test_the_thread_of_asynchronous_readers_ends_when_they_have(model):
         time.sleep(0.01)
 
 
-def test_a_forked_process_has_an_engine_of_its_own(model):
+def test_a_forked_process_has_its_own_engine(model):
     expected = model.generate(PROMPT, max_tokens=5).text
     stream = model.stream(PROMPT, max_tokens=20)
     next(stream)
     read, write = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks with threads
         child = os.fork()
     if child == 0:
         os.write(write, model.generate(PROMPT, max_tokens=5).text.encode())
@@ -451,4 +471,17 @@ def test_threads_and_event_loops_share_the_engine(model):
     for thread in threads:
         thread.join()
     assert found == dict.fromkeys(range(6), alone)
-    assert model._plain.engine.pool.n_held == 0
+    assert model._default.engine.pool.n_held == 0
+
+
+def test_the_engine_reports_its_load():
+    model = rushlight.load()
+    assert model.engine_stats().n_sampled_tokens == 0
+    deltas = model.stream(PROMPT, n=3, max_tokens=20, temperature=1).deltas()
+    next(deltas)
+    assert model.engine_stats().n_running == 3
+    del deltas
+    model.generate(PROMPT, max_tokens=2)
+    stats = model.engine_stats()
+    assert (stats.n_running, stats.n_waiting, stats.n_blocks_held) == (0, 0, 0)
+    assert stats.n_sampled_tokens >= 5

@@ -1,4 +1,4 @@
-"""How likely a text is, with the embedded model."""
+"""Log-likelihood and perplexity with the embedded model."""
 
 import math
 
@@ -19,7 +19,7 @@ def model():
 
 
 def logprobs(model, ids):
-    """log p of each token but the first, from logits that are all held at once."""
+    """log p of each token but the first, from all logits at once."""
     logits = model.logits(ids[:-1]).astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     return logits[np.arange(len(ids) - 1), ids[1:]] - np.log(np.exp(logits).sum(axis=1))
@@ -36,20 +36,20 @@ def test_a_score_is_the_logprob_of_each_token(model):
     assert model.score(score.prompt_ids, score.ids) == score
 
 
-def test_what_greedy_generation_gives_is_greedy(model):
+def test_the_output_of_greedy_decoding_is_greedy(model):
     ids = model.tokenizer.encode("Once upon a time")
     greedy = model.generate(ids, max_tokens=5).ids
     assert model.score(ids, greedy).is_greedy
     assert not model.score(ids, [*greedy[:-1], greedy[-1] ^ 1]).is_greedy
 
 
-def test_spaces_go_to_the_continuation(model):
+def test_trailing_spaces_move_to_the_continuation(model):
     assert model.score("Once upon a ", "time") == model.score("Once upon a", " time")
     assert model.score("  ", "time") == model.score("", "  time")
 
 
-def test_a_token_may_reach_across(model):
-    """The prompt's own tokens, and the continuation's own: those of the whole do not begin with the prompt's."""
+def test_a_token_may_span_the_boundary(model):
+    """Prompt and continuation are then encoded apart: the joined tokens do not begin with the prompt's."""
     encode = model.tokenizer.encode
     prompt, continuation = "Once upon a ti", "me there was"
     assert encode(prompt) + encode(continuation) != encode(prompt + continuation)
@@ -64,19 +64,23 @@ def test_an_empty_prompt_is_the_end_of_text_token(model):
     assert score == model.score([0], model.tokenizer.encode("Once upon a time"))
 
 
-def test_many_scores_are_those_of_each(model):
+def test_many_scores_equal_single_scores(model):
     pairs = [("The king", " rode"), ("The king", " slept"), ("The king rode", " home"), ("A", " dog"), (TEXT, " And")]
     pairs += [([5] * 200, [6] * 100), ([5] * 200, [7])]
     assert list(model.score_many(pairs)) == [model.score(*pair) for pair in pairs]
 
 
 def steps_of(model, monkeypatch):
-    """The rows of each sequence, step after step, as they will be run from now on."""
+    """A list to which each later step appends the rows of its sequences."""
     steps = []
     forward = model.forward
-    monkeypatch.setattr(
-        model._plain, "forward", lambda batch: steps.append(np.diff(batch.row_starts)) or forward(batch)
-    )
+
+    def counted(batch):
+        steps.append(np.diff(batch.row_starts))
+        return forward(batch)
+
+    language_model = model.language_model._replace(forward=counted)
+    monkeypatch.setattr(model._default, "language_model", language_model)
     return steps
 
 
@@ -92,7 +96,7 @@ def test_pairs_are_scored_several_in_a_step(model, monkeypatch):
     assert sum(map(sum, steps)) == sum(len(prompt) + len(ids) - 1 for prompt, ids in pairs)
 
 
-def test_what_answers_to_one_question_share_is_computed_once(model, monkeypatch):
+def test_a_common_prefix_is_computed_once(model, monkeypatch):
     rng = np.random.default_rng(6)
     questions = [rng.integers(1, 4096, n).tolist() for n in (30, 64, 65, 100, 300)]
     pairs = [(question, [answer, 7]) for question in questions for answer in (3, 4, 5, 6)]
@@ -103,7 +107,7 @@ def test_what_answers_to_one_question_share_is_computed_once(model, monkeypatch)
     assert any(len(step) == 5 for step in steps)
 
 
-def test_pairs_are_read_as_they_are_needed_and_what_was_read_is_not_lost(model):
+def test_pairs_are_read_lazily_and_scored_before_an_error(model):
     read = []
 
     def pairs():
@@ -120,20 +124,20 @@ def test_pairs_are_read_as_they_are_needed_and_what_was_read_is_not_lost(model):
     assert found == list(range(1, 100))
 
 
-def test_memory_for_scores_is_asked_for_first(monkeypatch):
+def test_too_little_memory_is_an_error_before_scoring(monkeypatch):
     model = rushlight.load()
     monkeypatch.setattr(model._backend, "available_bytes", lambda: 100_000, raising=False)
     with pytest.raises(MemoryLimitError, match="1024 tokens do not fit in memory"):
         model.score("Once", " upon")
 
 
-def test_a_continuation_of_more_rows_than_are_held_at_once(model):
+def test_a_continuation_of_more_rows_than_are_in_memory_at_once(model):
     ids = [int(i) for i in np.random.default_rng(0).integers(4096, size=3 * SCORED_ROWS + 2)]
     score = model.score(ids[:1], ids[1:])
     np.testing.assert_allclose(score.logprobs, logprobs(model, ids), rtol=1e-12)
 
 
-def test_what_cannot_be_scored_is_refused(model):
+def test_pairs_that_cannot_be_scored_are_an_error(model):
     with pytest.raises(RequestError, match="the continuation has no tokens"):
         model.score("Once", "")
     with pytest.raises(RequestError, match="no such token: 4096"):
@@ -153,7 +157,7 @@ def test_a_model_without_a_tokenizer_scores_ids():
             call()
 
 
-def test_a_score_is_of_the_model_as_it_is_patched(model):
+def test_a_patch_changes_the_score(model):
     pair = ("Once upon a time", " there was a king")
     before, rows = model.score(*pair), []
 
@@ -171,7 +175,7 @@ def test_a_score_is_of_the_model_as_it_is_patched(model):
 
 
 @pytest.mark.parametrize(("window", "stride"), [(None, None), (64, 64), (64, 24), (40, 9)])
-def test_perplexity_is_the_mean_over_each_tokens_own_window(model, window, stride):
+def test_perplexity_is_the_mean_over_the_window_of_each_token(model, window, stride):
     ids = model.tokenizer.encode(TEXT)
     found = model.perplexity(TEXT, window=window, stride=stride)
     size, step = window or 512, stride or 512
@@ -198,7 +202,7 @@ def test_perplexity_of_text_pieces_and_ids_is_the_same(model):
     assert [result.n_bytes for result in results] == [len(TEXT), len(TEXT), None, None]
 
 
-def test_perplexity_tells_how_far_it_is(model):
+def test_perplexity_reports_progress(model):
     seen = []
     result = model.perplexity(TEXT, window=64, progress=lambda so_far: seen.append((so_far.n_windows, so_far.n_ids)))
     assert seen == [(n + 1, min(64 * (n + 1), result.n_ids)) for n in range(result.n_windows)]

@@ -31,7 +31,7 @@ def test_a_trace_has_every_module_and_changes_no_bit(model):
 
 
 def test_the_parts_add_up(model):
-    """The residual stream, from what was traced alone: exactly, as sums are taken in the same order."""
+    """Traced outputs sum to the residual stream exactly, in the order of the model."""
     with model.trace() as trace:
         model.logits(TEXT)
     x = trace["wte"] + trace["wpe"]
@@ -41,7 +41,7 @@ def test_the_parts_add_up(model):
         assert np.array_equal(x, trace[f"h.{i}"])
 
 
-def test_a_traced_text_is_the_same_and_has_a_row_a_token(model):
+def test_a_trace_of_generation_has_a_row_per_token(model):
     plain = model.generate(TEXT, max_tokens=12, temperature=1.0, seed=3)
     with model.trace("h.*.attn", "lm_head") as trace:
         traced = model.generate(TEXT, max_tokens=12, temperature=1.0, seed=3)
@@ -53,8 +53,7 @@ def test_a_traced_text_is_the_same_and_has_a_row_a_token(model):
     assert np.array_equal(trace["lm_head"], whole[len(plain.prompt_ids) - 1 :])
 
 
-def test_what_was_computed_without_a_trace_is_not_found_again_under_one(model):
-    """Nor under a patch, nor the other way round: the prefix cache is apart."""
+def test_traces_and_patches_have_their_own_prefix_cache(model):
     ids = [*range(3, 3 + 100)]
     plain = model.generate(ids, max_tokens=5)
     with model.trace("h.0") as trace:
@@ -68,7 +67,7 @@ def test_what_was_computed_without_a_trace_is_not_found_again_under_one(model):
     assert patched.ids != plain.ids
 
 
-def test_no_guess_is_traced(model):
+def test_a_trace_has_no_draft_tokens(model):
     ids = [5, 6, 7] * 20
     with model.trace("wte") as trace:
         traced = model.generate(ids, max_tokens=20, speculate=True)
@@ -84,7 +83,7 @@ def test_a_patch_that_changes_nothing_changes_no_bit(model):
 
 
 def test_a_patch_replaces_an_output(model):
-    """Without its head's input nothing is left to tell tokens apart; without a block its residual stream goes on."""
+    """A patched output reaches the later modules and the trace."""
     with model.patch({"h.2": lambda x: 0 * x, "h.3.attn": lambda x: x + 1}), model.trace() as trace:
         model.logits(TEXT)
     assert not trace["h.2"].any()
@@ -96,8 +95,8 @@ def test_a_patch_replaces_an_output(model):
     assert np.array_equal(trace["h.5"], plain["h.4"] + plain["h.5.attn"])
 
 
-def test_activation_patching_carries_a_run_over_into_another(model):
-    """What block 2 put out in one text, in its place in another of the same length: the other's logits follow."""
+def test_activation_patching_transfers_a_run(model):
+    """With the output of block 2 taken from another text of the same length, the logits are those of that text."""
     ids, other = [5, 6, 7, 8], [9, 10, 11, 12]
     with model.trace("h.2") as trace:
         expected = model.logits(other)
@@ -105,7 +104,7 @@ def test_activation_patching_carries_a_run_over_into_another(model):
         assert np.array_equal(model.logits(ids), expected)
 
 
-def test_when_it_is_over_it_is_over(model):
+def test_a_patch_ends_with_its_block(model):
     plain = model.logits(TEXT)
     with pytest.raises(ZeroDivisionError), model.patch({"h.0": lambda x: 1 / 0}):
         model.logits(TEXT)
@@ -120,7 +119,7 @@ def test_other_threads_are_not_traced(model):
     assert len(trace) == 0
 
 
-def test_paths_that_are_none_are_refused_with_the_nearest(model):
+def test_an_unknown_path_is_an_error_with_the_nearest_one(model):
     nearest = r"no such module: 'h\.3\.atn'; did you mean 'h\.3\.attn'"
     with pytest.raises(RequestError, match=nearest), model.patch({"h.3.atn": abs}):
         pass
@@ -132,13 +131,13 @@ def test_paths_that_are_none_are_refused_with_the_nearest(model):
         trace["h.1"]
 
 
-def test_a_patch_of_another_shape_is_refused(model):
+def test_a_patch_that_changes_the_shape_is_an_error(model):
     refused = pytest.raises(RequestError, match=r"the patch of h\.0 changed the shape")
     with model.patch({"h.0": lambda x: x[:1]}), refused:
         model.logits(TEXT)
 
 
-def test_a_trace_reserves_the_memory_of_an_engine_when_a_text_is_asked_for(monkeypatch):
+def test_a_trace_creates_its_engine_on_the_first_generation(monkeypatch):
     model = rushlight.load(kv_bytes=4_000_000)
     made = []
     kv_cache = model._backend.kv_cache

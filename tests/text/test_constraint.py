@@ -41,7 +41,7 @@ def test_json_that_a_schema_accepts(model, schema, settings):
 def test_text_that_a_pattern_matches(model):
     pattern = r"(yes|no), (the|a) [a-z]{3,8}\."
     result = model.generate("He said", regex=pattern, n=4, **SAMPLED)
-    texts = [str(text) for text in (result, *result.others)]
+    texts = [str(text) for text in result]
     assert all(re.fullmatch(pattern, text) for text in texts)
     assert len(set(texts)) > 1
     again = model.generate("He said", regex=pattern, ignore_eos=True, **SAMPLED)
@@ -74,7 +74,7 @@ def test_speculation_does_not_change_it(model):
         ({"json_schema": "true"}, "json_schema cannot be used: Expecting object schema"),
         ({"json_schema": 3}, "json_schema is 3"),
         ({"regex": "a" * (2**18 + 1)}, "at most 262,144 Unicode characters"),
-        ({"regex": "a", "json_schema": {}}, "both given"),
+        ({"regex": "a", "json_schema": {}}, "both set"),
     ],
 )
 def test_an_invalid_grammar_is_refused(model, settings, message):
@@ -99,6 +99,8 @@ def test_it_needs_a_tokenizer_and_an_end_of_text_token():
 
 
 def test_a_token_that_the_grammar_does_not_allow_is_an_error(model):
-    constraint = model._constraint(rushlight.generation.SamplingParams(regex="yes"))
+    constraint = model._inputs.constraint(
+        rushlight.generation.SamplingParams(regex="yes"), model._prompts, model.eos_ids
+    )
     with pytest.raises(GenerationError, match="the grammar cannot be followed"):
         constraint.take(model.tokenizer.encode("no")[0])

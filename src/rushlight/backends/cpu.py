@@ -37,10 +37,10 @@ _COMPUTE_DTYPES = dict.fromkeys(("f32", "f16", "bf16", "int8", "int4"), "f32")
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
-MOST_RECORDED_ROWS = 64
+MAX_RECORDED_ROWS = 64
 """The Python overhead of a step with more rows is small next to its computation."""
 
-MOST_PLANS = 16
+MAX_PLANS = 16
 """Recorded steps of one model, least recently used evicted first: each holds the memory of its activations."""
 
 FILES_AT_ONCE = 64
@@ -294,7 +294,7 @@ class _Captured:
 
     def __call__(self, batch: Batch) -> Array:
         shape = (len(batch.ids), len(batch.logit_rows))
-        if shape[0] > MOST_RECORDED_ROWS or shape[1] == 0:
+        if shape[0] > MAX_RECORDED_ROWS or shape[1] == 0:
             return self._forward(batch)
         if self._version != _version(self._forward):
             self._version = _version(self._forward)
@@ -320,7 +320,7 @@ class _Captured:
                 name = type(self._forward).__name__
                 _log.info("%s cannot be recorded, and runs eagerly, which is slower: %s", name, error)
             return self._forward(batch)
-        if len(plans) > MOST_PLANS:
+        if len(plans) > MAX_PLANS:
             plans.pop(next(iter(plans)), None)
         return out
 

@@ -1,4 +1,4 @@
-"""The two formats of turns that need no template: DialoGPT's, and one for models that never learnt to chat."""
+"""The two conversation formats without a template: DialoGPT's, and one for models that were not trained to chat."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ __all__ = ["EndOfTextTurns", "PlainTurns"]
 
 
 class PlainTurns:
-    """`User:` and `Assistant:` before plain text, for a model without a template.
+    """Plain text with `User:` and `Assistant:` before the turns, for a model without a template.
 
-    What stands between the turns are characters that anybody can type: where no token marks a role, none can be kept
-    from being forged.
+    Roles are marked by ordinary characters, not special tokens, so a message can forge a turn.
     """
 
     name = "plain turns"
@@ -28,14 +27,14 @@ class PlainTurns:
     stop = ("\nUser:", "\nAssistant:", "\nSystem:")
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> Rendered:
-        """The conversation as text, up to where the model speaks."""
+        """The conversation as text, up to the beginning of the answer."""
         return _joined(
             messages, [*(piece for message in messages for piece in _plain_turn(message)), ("Assistant:", "")]
         )
 
 
 class EndOfTextTurns:
-    """Turns that each end with the end-of-text token and name no speaker, as DialoGPT was trained on.
+    """Turns without roles, each followed by the end-of-text token, as in DialoGPT's training data.
 
     Zhang et al., "DialoGPT: Large-Scale Generative Pre-training for Conversational Response Generation",
     arXiv:1911.00536; `{{ message.content }}{{ eos_token }}` in its tokenizer_config.json.
@@ -49,10 +48,10 @@ class EndOfTextTurns:
         self._end = end_of_text
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> Rendered:
-        """The conversation as text. The end of the last turn is also where the model speaks."""
+        """The conversation as text; the end of the last turn is also the beginning of the answer."""
         if any(message["role"] == "system" for message in messages):
             raise TemplateError(
-                "DialoGPT's turns name no roles: there is no place for a system prompt", remedy="leave it out"
+                "DialoGPT's format has no roles, and so no system prompt", remedy="leave out the system prompt"
             )
         return _joined(messages, [piece for turn in messages for piece in (("", turn["content"]), (self._end, ""))])
 
@@ -63,12 +62,12 @@ def _plain_turn(message: Mapping[str, str]) -> list[tuple[str, str]]:
         return [("", content.strip()), ("\n\n", "")]
     if role == "user":
         return [("User: ", content.strip()), ("\n", "")]
-    # An answer begins with the space that the model gave it, so that it keeps its tokens.
+    # An answer keeps the space that the model began it with, so that its tokens stay the same.
     return [("Assistant:" if content[:1].isspace() or not content else "Assistant: ", content), ("\n", "")]
 
 
 def _joined(messages: Sequence[Mapping[str, str]], pieces: list[tuple[str, str]]) -> Rendered:
-    """A text of pieces (what the format writes, what was typed)."""
+    """The text of pieces (text of the format, text of a message)."""
     text, typed = "", []
     for written, content in pieces:
         text += written

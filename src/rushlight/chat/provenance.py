@@ -1,9 +1,9 @@
-"""Which characters of a rendered conversation its template wrote, and which somebody typed.
+"""Finds which characters of a rendered conversation come from its template, and which from its messages.
 
-A special token counts where the template wrote it; typed characters must never become one, whoever puts them together.
-The template may cut, trim and reorder what was typed, so nobody can search the text for the messages. Instead the
-conversation is rendered a second time with every typed character but white space made a `SHADE`: where the two texts
-differ, there it was typed.
+Special tokens are encoded as such only where the template wrote them; typed characters never become one, however the
+template combines them. It may cut, trim and reorder messages, so that searching the text for them finds nothing.
+Instead, the conversation is rendered a second time with a `SHADE` for every typed character but white space: where the
+two texts differ, the characters were typed.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["Rendered", "compare", "shaded"]
 
 SHADE = "\U0010fffd"
-"""A private-use character: to a template a character like any other, and part of no token."""
+"""A private-use character: ordinary to a template, and in no token."""
 
 _TRUSTED_KEYS = frozenset({"role", "type"})
-"""Members whose values are words of the format, not text."""
+"""Members whose values are keywords of the format, not typed text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation as the text that the model is to read.
+    """A conversation as prompt text.
 
     Attributes:
         text: the text.
-        typed: the stretches of it, as (start, end) in order, that the template did not write; None if that cannot be
-            told, since the template writes something else when the messages say something else.
-        strings: what was typed, message by message.
+        typed: the ranges (start, end) of it, in order, that come from messages; None if they are unknown, because the
+            template's own text depends on the text of the messages.
+        strings: the text of the messages.
     """
 
     text: str
@@ -46,7 +46,7 @@ def shaded(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def compare(text: str, shadow: str | None) -> tuple[tuple[int, int], ...] | None:
-    """The stretches of `text` that `shadow` has in `SHADE`, or None where they differ in anything else."""
+    """The ranges of `text` that are `SHADE` in `shadow`; None if the two differ elsewhere."""
     if shadow is None or len(text) != len(shadow):
         return None
     typed = tuple(match.span() for match in re.finditer(f"{SHADE}+", shadow))

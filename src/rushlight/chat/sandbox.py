@@ -1,4 +1,4 @@
-"""Rendering chat templates in bounded time and memory: in a process of their own, which is ended when it takes more."""
+"""Renders chat templates in a sandboxed subprocess with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
-__all__ = ["CPU_S", "MEMORY_BYTES", "WALL_S", "Renderer"]
+__all__ = ["CPU_S", "MEMORY_BYTES", "WALL_S", "TemplateSandbox"]
 
 MEMORY_BYTES = 128_000_000
-"""The address space of the process, Python and Jinja (25 MB) included. Linux holds to it; macOS and Windows do not."""
+"""The address space of the process, including Python and Jinja (25 MB). Enforced on Linux, not on macOS and Windows."""
 CPU_S = 0.5
-"""The processor time of one rendering, where the system has such a timer: a slow machine does not shorten it."""
+"""Processor time of one rendering, if the system has such a timer: independent of the machine's load."""
 WALL_S = 5.0
-"""The time of one rendering by the clock, wherever it runs: what bounds it on Windows."""
-MAX_ANSWER_BYTES = 16 << 20
-"""Two texts of `worker.MAX_TEXT_CHARS`, each character at its longest in JSON."""
+"""Wall-clock time of one rendering, on every system; the only limit on Windows."""
+MAX_REPLY_BYTES = 16 << 20
+"""Two texts of `sandbox_worker.MAX_TEXT_CHARS`, with every character at its longest in JSON."""
 
 WORKER = Path(__file__).with_name("sandbox_worker.py")
-OTHER_TEMPLATE = "give another one with --chat-template FILE, or template= in Python"
+OTHER_TEMPLATE = "use another one: --chat-template FILE, or template= in Python"
 KEPT_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-"""What Python may need to start. The rest, with whatever secrets it holds, stays here."""
+"""Variables that Python may need to start. All others, which may hold secrets, are not passed on."""
 
 
-class Renderer:
-    """A process that renders templates, started at the first need and again after each that had to be ended.
+class TemplateSandbox:
+    """A subprocess that renders templates, started on first use and restarted after it was killed.
 
-    Threads may share it. A context manager: leaving it ends the process, as does the end of this one.
+    Thread-safe. As a context manager it ends the subprocess on exit.
     """
 
     def __init__(self) -> None:
@@ -54,19 +54,19 @@ class Renderer:
         now: datetime | None = None,
         file: str | os.PathLike[str] | None = None,
     ) -> list[str | None]:
-        """The text of each conversation, as transformers 5 renders it; None for one but the first that cannot be.
+        """Renders each conversation as transformers 5 does; None for a later one that fails.
 
         Args:
-            template: Jinja, trusted with nothing.
-            conversations: lists of messages, of plain JSON values; the first is the one that counts.
-            variables: what else the template sees: `add_generation_prompt`, `bos_token`, `tools`, ...
-            now: what `strftime_now` tells; None is the present, local time.
-            file: where the template comes from, for errors.
+            template: Jinja source, untrusted.
+            conversations: lists of messages, as JSON values; an error in the first is raised.
+            variables: further variables of the template: `add_generation_prompt`, `bos_token`, `tools`, ...
+            now: the time for `strftime_now`; None for the current local time.
+            file: the file of the template, for error messages.
 
         Raises:
-            TemplateError: the template is malformed, or raises an error on the first conversation, or takes more than
-                `CPU_S`, `WALL_S`, `MEMORY_BYTES` or `worker.MAX_TEXT_CHARS`.
-            RequestError: a variable is not a value of JSON.
+            TemplateError: the template is malformed, raises an error on the first conversation, or exceeds `CPU_S`,
+                `WALL_S`, `MEMORY_BYTES` or `sandbox_worker.MAX_TEXT_CHARS`.
+            RequestError: a variable is not a JSON value.
         """
         request = {
             "template": template,
@@ -75,24 +75,24 @@ class Renderer:
             "now": (now or datetime.now()).isoformat(),
         }
         try:
-            asked = json.dumps(request).encode() + b"\n"
+            line = json.dumps(request).encode() + b"\n"
         except (RecursionError, TypeError, ValueError) as error:
-            raise RequestError(f"a variable of the chat template is not JSON: {error}", file=file) from None
+            raise RequestError(f"a variable of the chat template is not a JSON value: {error}", file=file) from None
         with self._lock:
-            answer = self._ask(asked)
-        if answer is None:
+            reply = self._exchange(line)
+        if reply is None:
             raise TemplateError(
-                f"the chat template takes more than {CPU_S:g} s or {MEMORY_BYTES // 10**6} MB, and was stopped",
+                f"the chat template was stopped: it exceeded {CPU_S:g} s or {MEMORY_BYTES // 10**6} MB",
                 file=file,
                 remedy=OTHER_TEMPLATE,
             )
-        if "error" in answer:
-            where = f"line {answer['line']} of the chat template" if answer["line"] else "the chat template"
-            raise TemplateError(f"{where}: {answer['error']}", file=file, remedy=OTHER_TEMPLATE)
-        return [None if text is None else str(text) for text in answer["texts"]]
+        if "error" in reply:
+            where = f"line {reply['line']} of the chat template" if reply["line"] else "the chat template"
+            raise TemplateError(f"{where}: {reply['error']}", file=file, remedy=OTHER_TEMPLATE)
+        return [None if text is None else str(text) for text in reply["texts"]]
 
     def close(self) -> None:
-        """Ends the process, if there is one."""
+        """Ends the subprocess, if it is running."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -107,20 +107,20 @@ class Renderer:
     def __del__(self) -> None:
         self.close()
 
-    def _ask(self, request: bytes) -> dict[str, Any] | None:
-        """The process's answer, or None if it ended without one; it is gone then."""
+    def _exchange(self, request: bytes) -> dict[str, Any] | None:
+        """Sends a request and returns the reply; None if the subprocess ended without one."""
         process = self._process or self._start()
         timer = threading.Timer(WALL_S, process.kill)
         timer.start()
-        answer: dict[str, Any] | None = None
+        reply: dict[str, Any] | None = None
         try:
-            line = _exchange(process, request)
+            line = _send(process, request)
             if line.endswith(b"\n"):
-                answer = json.loads(line)
-            return answer
+                reply = json.loads(line)
+            return reply
         finally:
             timer.cancel()
-            if answer is None:  # also if Ctrl-C came in between: what it would say next is not for the next question
+            if reply is None:  # also after Ctrl-C: a late reply must not answer the next request
                 self.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -130,31 +130,31 @@ class Renderer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ},
-            start_new_session=True,  # Ctrl-C at the terminal is not for it
+            start_new_session=True,  # so that Ctrl-C at the terminal does not reach it
         )
         if process.stdout is None or process.stdout.readline() != b"ready\n":
             self.close()
             raise TemplateError(
-                "the process that renders chat templates does not start",
+                "the subprocess for chat templates does not start",
                 found=f"exit code {process.returncode}",
-                remedy=f"check that {sys.executable} runs here",
+                remedy=f"check that {sys.executable} can be run",
             )
         return process
 
 
-def _exchange(process: subprocess.Popen[bytes], request: bytes) -> bytes:
+def _send(process: subprocess.Popen[bytes], request: bytes) -> bytes:
     if process.stdin is None or process.stdout is None:
         return b""
     try:
         process.stdin.write(request)
         process.stdin.flush()
-        return process.stdout.readline(MAX_ANSWER_BYTES)
-    except OSError:  # it ended while the question was put
+        return process.stdout.readline(MAX_REPLY_BYTES)
+    except OSError:  # it ended while receiving the request
         return b""
 
 
 def _jinja_folders() -> list[str]:
-    """Where Jinja and what it needs are installed: all that the process can import beside the standard library."""
+    """The folders of Jinja and its dependency: all that the subprocess can import besides the standard library."""
     folders = dict.fromkeys(
         str(Path(spec.origin).parent.parent)
         for name in ("jinja2", "markupsafe")

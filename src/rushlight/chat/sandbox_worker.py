@@ -1,14 +1,13 @@
-"""The process in which chat templates run: started by path, talked to in lines of JSON, killed when it takes too much.
+"""The subprocess in which `rushlight.chat.sandbox` renders chat templates: JSON lines in, JSON lines out.
 
-A template is a program that comes with a download. Jinja's sandbox keeps it away from Python's internals and bounds
-neither its time nor its memory, so it runs here: with no environment, no files, no more memory and no more processor
-time than it was started with, and nothing but its own text to give back. `rushlight.chat.sandbox` is the other end.
+A template is a program that comes with a download. Jinja's sandbox protects Python's internals but limits neither time
+nor memory, so templates run here: without environment variables or files, and with limits on memory and processor time.
 
-Standard library and Jinja only; nothing of rushlight is imported. Each request is a line
-`{"template", "conversations", "variables", "now"}`, and each answer a line `{"texts"}` or `{"error", "line"}`; before
-the first comes `ready`.
+Started by path; imports only the standard library and Jinja. Prints `ready`, then for each request line
+`{"template", "conversations", "variables", "now"}` a reply line `{"texts"}` or `{"error", "line"}`.
 
-What templates see is what transformers 5 shows them (`utils/chat_template_utils.py`), so that they render the same.
+Templates get the filters, tags and functions of transformers 5 (`utils/chat_template_utils.py`), so that they render
+the same.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_TEXT_CHARS = 1 << 20
-"""The longest rendered conversation, a quarter of a million tokens or so."""
+"""The longest rendered conversation: about a quarter of a million tokens."""
 MAX_ERROR_CHARS = 500
 LATE_IMPORTS = "encodings.ascii encodings.latin_1 encodings.unicode_escape jinja2.constants jinja2.debug pprint".split()
-"""What Jinja and Python import when a template first needs it, a time when no file can be opened any more."""
+"""Modules that Jinja and Python import on first use, when files can no longer be opened."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""The names under which a message's reasoning is passed; the first is the one that templates read."""
+"""The names of a message's reasoning; templates read the first."""
 
 
 def main() -> None:
-    """Serves requests until standard input ends. Arguments: bytes of memory, seconds of processor time, folders."""
+    """Serves requests until standard input ends. Arguments: memory in bytes, processor time in seconds, folders."""
     memory_bytes, cpu_s, *folders = sys.argv[1:]
     sys.path += folders
     environment = chat_environment()
@@ -43,16 +42,16 @@ def main() -> None:
         import_module(module)
     _limit(int(memory_bytes))
     compiled: dict[str, Template] = {}
-    _say("ready")
+    _print("ready")
     for line in sys.stdin.buffer:
         _start_timer(float(cpu_s))
-        answer = _answer(line, environment, compiled)
+        reply = _reply(line, environment, compiled)
         _start_timer(0)
-        _say(json.dumps(answer))
+        _print(json.dumps(reply))
 
 
 def chat_environment() -> ImmutableSandboxedEnvironment:
-    """The sandbox with the tags, filters and functions that templates for transformers may use."""
+    """The Jinja sandbox with the tags, filters and functions of transformers."""
     from jinja2 import nodes
     from jinja2.exceptions import SecurityError, TemplateError
     from jinja2.ext import Extension, loopcontrols
@@ -60,7 +59,7 @@ def chat_environment() -> ImmutableSandboxedEnvironment:
     from jinja2.utils import Namespace
 
     class Generation(Extension):
-        """`{% generation %}` marks what a model is trained on; for the text it is nothing but a scope."""
+        """`{% generation %}` marks training text; for rendering it is only a scope."""
 
         tags: set[str] = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
@@ -73,7 +72,7 @@ def chat_environment() -> ImmutableSandboxedEnvironment:
             return str(caller())
 
     class Dict:
-        """`dict` without the attributes of the class."""
+        """`dict` without the attributes of its class."""
 
         def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
             return dict(*args, **kwargs)
@@ -82,7 +81,7 @@ def chat_environment() -> ImmutableSandboxedEnvironment:
             return dict.fromkeys(*args)
 
     class PlainNamespace(Namespace):
-        """`namespace` without names that begin with an underscore."""
+        """`namespace` without names that start with an underscore."""
 
         def __init__(*args: Any, **kwargs: Any) -> None:
             self, *rest = args
@@ -97,7 +96,7 @@ def chat_environment() -> ImmutableSandboxedEnvironment:
 
     def _refuse_private(name: object) -> None:
         if isinstance(name, str) and name.startswith("_"):
-            raise SecurityError(f"a namespace has no attribute {name!r}: the underscore is reserved")
+            raise SecurityError(f"namespace attribute {name!r} is not allowed: leading underscores are reserved")
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
@@ -118,7 +117,7 @@ def chat_environment() -> ImmutableSandboxedEnvironment:
 def render(
     environment: ImmutableSandboxedEnvironment, compiled: dict[str, Template], request: dict[str, Any]
 ) -> list[str | None]:
-    """The text of each conversation: the first, or whatever error it meets; of the others None where they meet one."""
+    """Renders each conversation; raises the error of the first, and returns None for others that fail."""
     from jinja2.exceptions import TemplateError
 
     source = request["template"]
@@ -131,19 +130,19 @@ def render(
     first, *others = request["conversations"]
     text = template.render(messages=_normalized(first), **request["variables"])
     if len(text) > MAX_TEXT_CHARS:
-        raise TemplateError(f"it writes {len(text):,} characters, and at most {MAX_TEXT_CHARS:,} are taken")
+        raise TemplateError(f"the text has {len(text):,} characters, more than the limit of {MAX_TEXT_CHARS:,}")
     texts: list[str | None] = [text]
     for messages in others:
         try:
             text = template.render(messages=_normalized(messages), **request["variables"])
             texts.append(text if len(text) <= MAX_TEXT_CHARS else None)
-        except Exception:  # whatever it is, the conversation that counts has been rendered
+        except Exception:  # of any kind: the first conversation is rendered
             texts.append(None)
     return texts
 
 
 def _normalized(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages without members that are null, and with their reasoning under the names that templates read."""
+    """The messages without null members, and with their reasoning under the names that templates read."""
     normalized = []
     for message in messages:
         plain = {key: value for key, value in message.items() if value is not None}
@@ -154,18 +153,18 @@ def _normalized(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return normalized
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.buffer.write(line.encode() + b"\n")
     sys.stdout.buffer.flush()
 
 
-def _answer(line: bytes, environment: ImmutableSandboxedEnvironment, compiled: dict[str, Template]) -> dict[str, Any]:
+def _reply(line: bytes, environment: ImmutableSandboxedEnvironment, compiled: dict[str, Template]) -> dict[str, Any]:
     try:
         return {"texts": render(environment, compiled, json.loads(line))}
     except MemoryError:
-        return {"error": "it takes too much memory", "line": None}
+        return {"error": "it needs too much memory", "line": None}
     except RecursionError:
-        return {"error": "it is nested too deeply, or calls itself without end", "line": None}
+        return {"error": "it is nested too deeply or recurses without end", "line": None}
     except Exception as error:  # a template may raise anything
         from jinja2.exceptions import TemplateError
 
@@ -174,7 +173,7 @@ def _answer(line: bytes, environment: ImmutableSandboxedEnvironment, compiled: d
 
 
 def _line(error: BaseException) -> int | None:
-    """The line of the template that an error comes from, if that can be told."""
+    """The line of the template where an error occurred, if known."""
     line = getattr(error, "lineno", None)
     trace = error.__traceback__
     while trace is not None:
@@ -185,7 +184,7 @@ def _line(error: BaseException) -> int | None:
 
 
 def _limit(memory_bytes: int) -> None:
-    """Bounds what this process may take, as far as the system can: memory, files, processes."""
+    """Limits memory, files and processes, as far as the system supports it."""
     with suppress(ImportError):  # Windows has none of it
         import resource
 
@@ -197,13 +196,13 @@ def _limit(memory_bytes: int) -> None:
             ("RLIMIT_NOFILE", 3),
         )
         for name, limit in limits:
-            with suppress(AttributeError, OSError, ValueError):  # macOS knows the first and does not set it
+            with suppress(AttributeError, OSError, ValueError):  # macOS has the first but refuses to set it
                 resource.setrlimit(getattr(resource, name), (limit, limit))
 
 
 def _start_timer(seconds: float) -> None:
-    """Ends this process when it has computed for so long, inside a call of C too; 0 stops the timer."""
-    with suppress(AttributeError):  # Windows has no such timer; the other end has a clock
+    """Kills this process after that much processor time, also inside C code; 0 stops the timer."""
+    with suppress(AttributeError):  # Windows has no such timer; the parent process has a clock
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 

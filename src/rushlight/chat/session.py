@@ -1,4 +1,4 @@
-"""A conversation with a model: turns, answers as they come, and what is done when the context is full."""
+"""Chat sessions: messages, streamed answers, and context overflow."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from bisect import bisect_left
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rushlight.chat.prompt import PromptEncoder
-from rushlight.chat.template import ChatTemplate, find_template
+from rushlight.chat.encoder import ConversationEncoder
+from rushlight.chat.template import ChatTemplate, find_template, turn_end_ids
 from rushlight.chat.transcript import Message, check_messages, read_transcript, write_transcript
-from rushlight.errors import ContextLengthError, RequestError, RushlightError
+from rushlight.errors import ContextLengthError, RequestError
 from rushlight.generation import SamplingParams, given
 from rushlight.text import StopStrings
 
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
     from rushlight.chat.provenance import Rendered
     from rushlight.generation import SamplingSettings
     from rushlight.runtime.model import Model
-    from rushlight.runtime.result import Generation, Stream
+    from rushlight.runtime.result import Generation
+    from rushlight.runtime.streaming import Stream
 
 __all__ = ["MAX_TOKENS", "Answer", "Chat"]
 
 MAX_TOKENS = 256
-"""The longest answer, unless the settings say otherwise."""
+"""The default limit of an answer, in tokens."""
 
 _log = logging.getLogger("rushlight")
 
 
 class Answer:
-    """An answer as it is generated: iterate for its pieces; `result` then holds the whole.
+    """A streamed answer: iterate for its text; `result` then holds the complete answer.
 
-    It enters the conversation when it ends. One that is closed early, or ended by Ctrl-C, enters it as far as it came;
-    if nothing came, the message that it was to answer is taken back.
+    It is added to the conversation when it ends. If closed early, or by Ctrl-C, the text so far is added; if there is
+    none, the message that it answers is removed again.
     """
 
     def __init__(self, stream: Stream, *, keep: Callable[[Generation], None], drop: Callable[[], None]):
@@ -47,7 +48,7 @@ class Answer:
 
     @property
     def prompt_progress(self) -> tuple[int, int]:
-        """(prompt tokens computed or found in the prefix cache so far, all of them); any thread may ask."""
+        """(prompt tokens computed or found in the prefix cache, all prompt tokens); callable from any thread."""
         return self._stream.prompt_progress
 
     def __iter__(self) -> Self:
@@ -68,7 +69,7 @@ class Answer:
             raise
 
     def close(self) -> None:
-        """Ends the answer where it is."""
+        """Ends the answer early."""
         self._stream.close()
         self._end(complete=False)
 
@@ -88,34 +89,33 @@ class Chat:
         chat = rushlight.Chat(model, system_prompt="Answer in one sentence.")
         print(chat.send("What is a rushlight?"))
 
-    Each turn renders the whole conversation by the model's chat template and lets the model go on from there. Before
-    that, room is kept for the answer: max_tokens, or half of the context where that is less. A conversation that
-    leaves no such room loses its oldest turns from what the model reads, each whole, never the system prompt;
-    `messages` keeps them, and the "rushlight" logger says so each time. A single message that does not fit is refused.
-    A conversation is for one thread at a time; several of them may share a model.
+    Each turn renders the entire conversation with the model's chat template, and the model continues it. Room is
+    reserved for the answer: max_tokens, or half of the context if that is less. When a conversation leaves too little
+    room, its oldest turns are dropped from the prompt, each as a whole, and never the system prompt; `messages` keeps
+    them, and the "rushlight" logger reports it each time. A single message that does not fit is an error.
+    A chat is for one thread at a time; several chats may share a model.
 
     Attributes:
         model: the model.
-        messages: what was said, `{"role": ..., "content": ...}` each, the system prompt first.
-        template: how it is written for the model.
+        messages: the conversation as `{"role": ..., "content": ...}`, with the system prompt first.
+        template: the format in which it is rendered.
         settings: the sampling settings of the answers; `stop` holds the caller's stop strings.
-        n_forgotten: how many messages the model no longer reads.
+        n_forgotten: how many of the oldest messages are no longer in the prompt.
 
     Args:
-        model: with a tokenizer.
-        system_prompt: what stands before the conversation; None for nothing.
-        template: a Jinja template, its file, or the name of one of the model's several; None takes the model's
-            default.
-        variables: what the template sees beside the messages: `tools`, `documents`, `enable_thinking`, ...
-        now: the time that the template is told; None is the time at which the chat begins, so that the prompt of each
-            turn begins as the last one did.
-        stop: strings that end an answer, beside those of the template.
-        settings: as for `Model.generate`; max_tokens is 256 unless given, and None is not given.
+        model: a model with a tokenizer.
+        system_prompt: None for none.
+        template: a Jinja template, its file, or the name of one of the model's; None for the model's default.
+        variables: the template's variables besides the messages: `tools`, `documents`, `enable_thinking`, ...
+        now: the time for the template; None for the time at which the chat begins, so that each prompt extends the one
+            before.
+        stop: stop strings besides those of the template.
+        settings: as for `Model.generate`, without `n`; max_tokens is 256 by default.
 
     Raises:
         TokenizerError: the model has no tokenizer.
-        TemplateError: there is no sound template where there should be one.
-        RequestError: a setting is out of its range, or the stop strings are too many or too long.
+        TemplateError: the template is invalid.
+        RequestError: a setting is out of range, or the stop strings are too many or too long.
     """
 
     def __init__(
@@ -129,27 +129,26 @@ class Chat:
         stop: str | Sequence[str] | None = (),
         **settings: Unpack[SamplingSettings],
     ) -> None:
-        tokenizer = model.need_tokenizer("a conversation is text")
+        tokenizer = model.need_tokenizer("a chat needs a tokenizer")
         self.model = model
         self.template = find_template(model, template, variables=variables, now=now or datetime.now())
         self.stop = StopStrings(stop).strings
         self.settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **given(settings)}
-        # Made for what they say is wrong, before anything is asked of the model.
-        SamplingParams.of(self.settings)
+        _sampling_params(self.settings)  # validates
         StopStrings((*self.template.stop, *self.stop))
         self.messages: list[Message] = []
         self.n_forgotten = 0
         self._tokenizer = tokenizer
-        self._prompts = PromptEncoder(tokenizer)
+        self._encoder = ConversationEncoder(tokenizer)
         self._answer: Answer | None = None
-        self._end_ids: tuple[int, ...] | None = None
+        self._stop_ids: tuple[int, ...] | None = None
         self.system_prompt = system_prompt
         if self.template.note:
             _log.warning("%s", self.template.note)
 
     @property
     def system_prompt(self) -> str | None:
-        """What stands before the conversation; setting it leaves the turns as they are."""
+        """The system prompt; setting it does not change the turns."""
         return self.messages[0]["content"] if self._n_head else None
 
     @system_prompt.setter
@@ -159,18 +158,18 @@ class Chat:
         self.messages = check_messages([*head, *self.messages[self._n_head :]])
 
     def send(self, text: str, **settings: Unpack[SamplingSettings]) -> Generation:
-        """The answer to a message.
+        """Sends a message and returns the answer.
 
         Args:
-            text: the message. What spells a special token in it is plain text.
-            settings: for this answer alone, over those of the chat.
+            text: the message. Text in it that spells a special token is plain text.
+            settings: for this answer only; they take precedence over those of the chat.
 
         Raises:
-            ContextLengthError: the message does not fit beside the system prompt and the room for the answer. As after
-                any error, the conversation is as it was.
-            RequestError: the message is empty, no text or not Unicode, or a setting is out of its range.
-            TemplateError: the template refuses the conversation, or takes too much.
-            GenerationError: the logits hold NaN or infinity.
+            ContextLengthError: the message does not fit with the system prompt and the room for the answer. As after
+                any error, the conversation is unchanged.
+            RequestError: the message is empty, not a str or not Unicode, or a setting is out of range.
+            TemplateError: the template raises an error on the conversation, or exceeds a limit.
+            GenerationError: the logits contain NaN or infinity.
         """
         answer = self.stream(text, **settings)
         for _ in answer:
@@ -178,28 +177,28 @@ class Chat:
         return answer.result
 
     def stream(self, text: str, **settings: Unpack[SamplingSettings]) -> Answer:
-        """As `send`, piece by piece. What is wrong is raised here, before the first piece."""
+        """As `send`, as a stream. An invalid message raises here, before the first text."""
         self._close_answer()
         if not isinstance(text, str):
-            raise RequestError("a message is text", found=type(text).__name__)
+            raise RequestError("expected the message as str", found=type(text).__name__)
         if not text.strip():
             raise RequestError("the message is empty")
         return self._reply([*self.messages, {"role": "user", "content": text}], settings)
 
     def retry(self, **settings: Unpack[SamplingSettings]) -> Answer:
-        """Another answer to the last message, in place of the one there is.
+        """Generates another answer to the last message, which replaces the present one.
 
         Raises:
-            RequestError: nothing was said yet; or as `send`.
+            RequestError: there is no message; or as `send`.
         """
         self._close_answer()
         return self._reply(self.messages[: self._last_user() + 1], settings)
 
     def undo(self) -> str:
-        """Takes the last message and its answer back; returns the message.
+        """Removes the last message and its answer; returns the message.
 
         Raises:
-            RequestError: nothing was said yet.
+            RequestError: there is no message.
         """
         self._close_answer()
         at = self._last_user()
@@ -209,33 +208,33 @@ class Chat:
         return text
 
     def reset(self) -> None:
-        """Forgets all that was said; the system prompt stays."""
+        """Removes all messages but the system prompt."""
         self._close_answer()
         del self.messages[self._n_head :]
         self.n_forgotten = 0
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the conversation, with its system prompt, to a JSON file.
+        """Saves the conversation, including the system prompt, to a JSON file.
 
         Raises:
-            RequestError: there is a file that is no saved conversation.
-            OSError: it cannot be written.
+            RequestError: the file exists and is not a saved conversation.
+            OSError: the file cannot be written.
         """
         self._close_answer()
         write_transcript(path, self.messages, model=self.model.name)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Takes the conversation of a file that `save` wrote in place of this one, with its system prompt.
+        """Replaces the conversation, including the system prompt, by one that `save` wrote.
 
         Raises:
-            RequestError, SourceError: it is no such file; the conversation is as it was.
+            RequestError, SourceError: not such a file; the conversation is unchanged.
         """
         messages = read_transcript(path)
         self._close_answer()
         self.messages, self.n_forgotten = messages, 0
 
     def close(self) -> None:
-        """Ends the process that renders the template; it starts again when it is needed."""
+        """Ends the subprocess that renders the template; it restarts on the next message."""
         self._close_answer()
         if isinstance(self.template, ChatTemplate):
             self.template.close()
@@ -257,7 +256,7 @@ class Chat:
         for at in range(len(self.messages) - 1, -1, -1):
             if self.messages[at]["role"] == "user":
                 return at
-        raise RequestError("nothing was said yet")
+        raise RequestError("the conversation has no message yet")
 
     def _close_answer(self) -> None:
         answer, self._answer = self._answer, None
@@ -267,16 +266,16 @@ class Chat:
     def _reply(self, messages: list[Message], overrides: SamplingSettings) -> Answer:
         messages = check_messages(messages)
         settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **given(self.settings), **given(overrides)}
-        reserve = min(SamplingParams.of(settings).max_tokens, self.model.context_length // 2)
+        reserve = min(_sampling_params(settings).max_tokens, self.model.context_length // 2)
         rendered, ids, n_forgotten = self._fitting(messages, self.model.context_length - reserve)
-        settings["stop_ids"] = (*(settings.get("stop_ids") or ()), *self._turn_ends())
+        settings["stop_ids"] = (*(settings.get("stop_ids") or ()), *self._turn_end_ids())
         stream = self.model.stream(ids, stop=(*self.template.stop, *self.stop), **settings)
         before, self.messages = self.messages, messages
         n_before, self.n_forgotten = self.n_forgotten, n_forgotten
 
         def keep(result: Generation) -> None:
             self.messages = [*messages, {"role": "assistant", "content": result.text}]
-            self._prompts.remember(rendered, ids, list(result.ids))
+            self._encoder.remember(rendered, ids, list(result.ids))
 
         def drop() -> None:
             self.messages, self.n_forgotten = before, n_before
@@ -284,7 +283,7 @@ class Chat:
         if n_forgotten > n_before:
             n_turns = sum(m["role"] == "user" for m in messages[self._n_head + n_before : self._n_head + n_forgotten])
             _log.warning(
-                "the context of %d tokens is full: the oldest %s no longer read",
+                "the context of %d tokens is full: the oldest %s no longer in the prompt",
                 self.model.context_length,
                 "turn is" if n_turns == 1 else f"{n_turns} turns are",
                 extra={"each_time": True},
@@ -293,10 +292,10 @@ class Chat:
         return self._answer
 
     def _fitting(self, messages: list[Message], room: int) -> tuple[Rendered, list[int], int]:
-        """The prompt, its ids, and how many of the oldest messages had to be left out for it to fit.
+        """The prompt, its ids, and how many of the oldest messages are left out so that it fits.
 
         Raises:
-            ContextLengthError: the last message does not fit even alone.
+            ContextLengthError: the last message does not fit even without the turns before it.
         """
         head, turns = messages[: self._n_head], messages[self._n_head :]
         starts = [i for i, message in enumerate(turns) if message["role"] == "user" or i == 0]
@@ -304,41 +303,37 @@ class Chat:
 
         def prompt(start: int) -> tuple[Rendered, list[int]]:
             rendered = self.template.render([*head, *turns[start:]])
-            return rendered, self._prompts.encode(rendered)
+            return rendered, self._encoder.encode(rendered)
 
         rendered, ids = prompt(starts[0])
         if len(ids) <= room:
             return rendered, ids, starts[0]
-        # Almost always one turn is enough, and never does leaving one out make the prompt longer.
+        # Bisect: leaving out a turn never makes the prompt longer.
         at = bisect_left(starts, True, lo=1, key=lambda start: len(prompt(start)[1]) <= room)
         if at == len(starts):
             n_needed = len(prompt(starts[-1])[1])
             raise ContextLengthError(
-                f"the message takes {n_needed} tokens{' with the system prompt' if head else ''}, and of the context "
-                f"of {self.model.context_length} there are {room} beside the {self.model.context_length - room} kept "
-                "for the answer",
+                f"the message takes {n_needed} tokens{' with the system prompt' if head else ''}, and the context of "
+                f"{self.model.context_length} has room for {room}: {self.model.context_length - room} are reserved for "
+                "the answer",
                 remedy=f"shorten it by {n_needed - room} tokens or more",
             )
         rendered, ids = prompt(starts[at])
         return rendered, ids, starts[at]
 
-    def _turn_ends(self) -> tuple[int, ...]:
-        """The tokens with which the template ends an answer: those of the checkpoint's config may leave them out."""
-        if self._end_ids is None:
-            self._end_ids = self._find_turn_ends()
-        return self._end_ids
+    def _turn_end_ids(self) -> tuple[int, ...]:
+        if self._stop_ids is None:
+            self._stop_ids = turn_end_ids(self.template, self._tokenizer, self.model.config.vocab_size)
+        return self._stop_ids
 
-    def _find_turn_ends(self) -> tuple[int, ...]:
-        if not isinstance(self.template, ChatTemplate):
-            return ()
-        asked = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-        try:
-            rendered = self.template.render(asked, answer=False)
-        except RushlightError:  # it wants another conversation; then the config's tokens have to do
-            return ()
-        if not rendered.typed:
-            return ()
-        after = rendered.text[rendered.typed[-1][1] :].lstrip()
-        end = max((token for token in self._tokenizer.added_tokens() if after.startswith(token)), key=len, default="")
-        ids = self._tokenizer.encode(end, allow_special=True)
-        return tuple(i for i in ids if i < self.model.config.vocab_size)
+
+def _sampling_params(settings: SamplingSettings) -> SamplingParams:
+    """The settings, validated for a chat.
+
+    Raises:
+        RequestError: a setting is out of range, or n is above 1.
+    """
+    params = SamplingParams.of(settings)
+    if params.n > 1:
+        raise RequestError("a chat has one answer per message", found=f"n {params.n}", remedy="use `Chat.retry`")
+    return params

@@ -1,4 +1,4 @@
-"""Where a model's way of writing a conversation comes from: what the caller gives, or what lies beside the weights."""
+"""Finds a model's chat template, and renders conversations with it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rushlight.chat.formats import EndOfTextTurns, PlainTurns
 from rushlight.chat.provenance import Rendered, compare, shaded
-from rushlight.chat.sandbox import Renderer
+from rushlight.chat.sandbox import TemplateSandbox
 from rushlight.checkpoint import read_json_object
-from rushlight.errors import SourceError, TemplateError, printable_name
+from rushlight.errors import RushlightError, SourceError, TemplateError, printable_name
 from rushlight.files.limits import MAX_TEMPLATE_BYTES, MAX_TOKENIZER_CONFIG_BYTES
 from rushlight.files.text_file import read_text
 
@@ -20,23 +20,24 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rushlight.runtime.model import Model
+    from rushlight.text import Tokenizer
 
-__all__ = ["ChatTemplate", "TurnFormat", "find_template"]
+__all__ = ["ChatTemplate", "TurnFormat", "find_template", "turn_end_ids"]
 
 MORE_TEMPLATES = "additional_chat_templates"
-"""The folder beside the weights where transformers 5 keeps templates under names: tool_use.jinja is `tool_use`."""
+"""The folder next to the weights in which transformers 5 keeps named templates: tool_use.jinja is `tool_use`."""
 
 SPECIAL_TOKENS = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
-"""The special tokens that templates know by name, as transformers 5 passes them."""
+"""The special tokens that transformers 5 passes to templates by name."""
 
 
 class TurnFormat(Protocol):
-    """A way of writing a conversation for a model to read.
+    """A format that renders conversations as prompts.
 
     Attributes:
-        name: what it is, in a few words.
-        note: what is to be said about it before the conversation; None for nothing.
-        stop: strings with which the model would go on to write the other side.
+        name: a short description.
+        note: a warning to show before the conversation; None for none.
+        stop: stop strings: with these the model would begin the user's next turn.
     """
 
     @property
@@ -47,21 +48,23 @@ class TurnFormat(Protocol):
     def stop(self) -> tuple[str, ...]: ...
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> Rendered:
-        """The conversation as text, up to where the model is to speak.
+        """The conversation as text, up to the beginning of the answer.
 
         Raises:
-            TemplateError: the conversation cannot be written so.
+            TemplateError: the format does not support the conversation.
         """
 
 
 class ChatTemplate:
-    """A Jinja template, rendered as transformers renders it, in bounded time and memory.
+    """A Jinja template, rendered as in transformers, in a sandbox with limits on time and memory.
+
+    Rendering is stateless; threads may share a template.
 
     Args:
-        text: the template.
-        variables: what it sees beside the messages, as `bos_token`, `tools`, `documents`; plain JSON values.
-        file: where it comes from, for errors.
-        now: what `strftime_now` tells it; None is the time of each rendering.
+        text: the source of the template.
+        variables: its variables besides the messages, such as `bos_token`, `tools`, `documents`; JSON values.
+        file: its file, for error messages.
+        now: the time for `strftime_now`; None for the time of each rendering.
     """
 
     note = None
@@ -81,15 +84,15 @@ class ChatTemplate:
         self._variables = {"tools": None, "documents": None, **(variables or {})}
         self._file = file
         self._now = now
-        self._renderer = Renderer()
+        self._sandbox = TemplateSandbox()
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> Rendered:
-        """The conversation as text: `add_generation_prompt` is `answer`.
+        """The conversation as text, with `answer` as `add_generation_prompt`.
 
         Raises:
-            TemplateError: the template is malformed, takes too much, or refuses the conversation.
+            TemplateError: the template is malformed, exceeds a limit, or raises an error on the conversation.
         """
-        text, shadow = self._renderer.render(
+        text, shadow = self._sandbox.render(
             self.text,
             [messages, shaded(messages)],
             {**self._variables, "add_generation_prompt": answer},
@@ -97,12 +100,12 @@ class ChatTemplate:
             file=self._file,
         )
         if text is None:
-            raise TemplateError("the chat template gives no text", file=self._file)
+            raise TemplateError("the chat template rendered no text", file=self._file)
         return Rendered(text, compare(text, shadow), tuple(_strings(messages)))
 
     def close(self) -> None:
-        """Ends the process that renders, until it is needed again."""
-        self._renderer.close()
+        """Ends the rendering subprocess until the next rendering."""
+        self._sandbox.close()
 
 
 def find_template(
@@ -112,21 +115,21 @@ def find_template(
     variables: Mapping[str, Any] | None = None,
     now: datetime | None = None,
 ) -> TurnFormat:
-    """How to write a conversation for a model.
+    """The conversation format of a model.
 
-    Looked for in this order: what is `given`; chat_template.jinja beside the weights; the named template `default`;
-    DialoGPT's turns, if the name or the config says that it is one; and plain turns. Named templates are
-    additional_chat_templates/NAME.jinja beside the weights, and `chat_template` in tokenizer_config.json, a text, which
-    is `default`, or a list of objects with name and template.
+    The first of these: the template `given`; chat_template.jinja next to the weights; the named template `default`;
+    DialoGPT's format, if the name or config identifies it; plain turns. Named templates are
+    additional_chat_templates/NAME.jinja next to the weights, and `chat_template` in tokenizer_config.json: a string,
+    which is `default`, or a list of objects with name and template.
 
     Args:
         model: a loaded model.
-        given: a template's text, the name of one of the model's, or a file.
-        variables: what the template sees beside messages and special tokens: `tools`, `enable_thinking`, ...
-        now: what `strftime_now` tells the template; None is the time of each rendering.
+        given: the source of a template, the name of one of the model's, or a file.
+        variables: variables besides messages and special tokens: `tools`, `enable_thinking`, ...
+        now: the time for `strftime_now`; None for the time of each rendering.
 
     Raises:
-        TemplateError: what is given is no template; or a file beside the weights cannot be read as what it should be.
+        TemplateError: `given` is not a template, or a file next to the weights is invalid.
     """
     folder = model.folder
     config = _object(folder, "tokenizer_config.json")
@@ -142,23 +145,23 @@ def find_template(
             text, name = _read(file, named), printable_name(os.fspath(given))
     elif folder is not None and os.path.lexists(folder / "chat_template.jinja"):
         file = folder / "chat_template.jinja"
-        text, name = _read(file, {}), "chat_template.jinja beside the weights"
+        text, name = _read(file, {}), "chat_template.jinja next to the weights"
     elif named:
         if "default" not in named:
             raise TemplateError(
-                "no chat template of the model is the default",
+                "the model has named chat templates, but no default",
                 file=folder,
                 found=", ".join(named),
-                remedy="name one of them with --chat-template, or template= in Python",
+                remedy="choose one with --chat-template, or template= in Python",
             )
         text, name, file = _named("default", named)
     elif _is_dialogpt(model):
         end = _special_tokens(model, config).get("eos_token")
         if end is None:
             raise TemplateError(
-                f"DialoGPT's turns end with the end-of-text token, and no token has the model's id {model.eos_ids[0]}",
+                f"DialoGPT's format needs the end-of-text token, and the tokenizer has no token {model.eos_ids[0]}",
                 file=folder,
-                remedy="name it as eos_token in tokenizer_config.json",
+                remedy="set eos_token in tokenizer_config.json",
             )
         return EndOfTextTurns(end)
     else:
@@ -167,22 +170,38 @@ def find_template(
     return ChatTemplate(text, variables={**tokens, **(variables or {})}, file=file, now=now, name=name)
 
 
+def turn_end_ids(template: TurnFormat, tokenizer: Tokenizer, vocab_size: int) -> tuple[int, ...]:
+    """The tokens with which a template ends an answer, which a checkpoint's config may not list; empty if unknown."""
+    if not isinstance(template, ChatTemplate):
+        return ()
+    example = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    try:
+        rendered = template.render(example, answer=False)
+    except RushlightError:  # it does not support this conversation
+        return ()
+    if not rendered.typed:
+        return ()
+    after = rendered.text[rendered.typed[-1][1] :].lstrip()
+    end = max((token for token in tokenizer.added_tokens() if after.startswith(token)), key=len, default="")
+    return tuple(i for i in tokenizer.encode(end, allow_special=True) if i < vocab_size)
+
+
 def _object(folder: Path | None, name: str) -> dict[str, Any]:
-    """What a JSON file beside the weights holds; nothing if there is none."""
+    """The JSON object in a file next to the weights; empty if the file does not exist."""
     if folder is None or not os.path.lexists(folder / name):
         return {}
     return read_json_object(folder / name, max_bytes=MAX_TOKENIZER_CONFIG_BYTES, error=TemplateError)
 
 
 class _Named(NamedTuple):
-    """A template that the model has under a name: its file, and its text if that is not all that the file holds."""
+    """A named template of the model: its file, and its text unless it is the entire file."""
 
     file: Path | None
     text: str | None = None
 
 
 def _named_templates(config: Mapping[str, Any], folder: Path | None) -> dict[str, _Named]:
-    """The model's templates by name; those with a file of their own stand before those in tokenizer_config.json."""
+    """The model's templates by name; one in its own file takes precedence over one in tokenizer_config.json."""
     file = None if folder is None else folder / "tokenizer_config.json"
     named = {name: _Named(file, text) for name, text in _templates_in(config, folder).items()}
     own = [] if folder is None else sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
@@ -190,16 +209,16 @@ def _named_templates(config: Mapping[str, Any], folder: Path | None) -> dict[str
 
 
 def _named(name: str, named: Mapping[str, _Named]) -> tuple[str, str, Path | None]:
-    """The text of a named template, what to call it, and its file."""
+    """The text of a named template, a description, and its file."""
     file, text = named[name]
     if text is None and file is not None:
-        return _read(file, {}), f"{MORE_TEMPLATES}/{printable_name(file.name)} beside the weights", file
+        return _read(file, {}), f"{MORE_TEMPLATES}/{printable_name(file.name)} next to the weights", file
     where = "chat_template" if name == "default" else f'"{printable_name(name)}"'
     return text or "", f"{where} in tokenizer_config.json", file
 
 
 def _templates_in(config: Mapping[str, Any], folder: Path | None) -> dict[str, str]:
-    """The templates of a tokenizer_config.json by name; a single one is `default`."""
+    """The templates in a tokenizer_config.json by name; a single one is `default`."""
     found = config.get("chat_template")
     if found is None:
         return {}
@@ -213,7 +232,7 @@ def _templates_in(config: Mapping[str, Any], folder: Path | None) -> dict[str, s
         raise TemplateError(
             "chat_template is not a template",
             file=None if folder is None else folder / "tokenizer_config.json",
-            expected="a text, or a list of objects with name and template",
+            expected="a string, or a list of objects with name and template",
         )
     return {member["name"]: member["template"] for member in members}
 
@@ -227,7 +246,7 @@ def _read(path: Path, named: Mapping[str, object]) -> str:
     except SourceError as error:
         names = f", or the name of one of the model's: {', '.join(map(printable_name, named))}" if named else ""
         raise TemplateError(
-            f"the chat template cannot be read: {error.message}",
+            f"cannot read the chat template: {error.message}",
             file=path,
             found=error.found,
             remedy=f"pass a Jinja file, or the template itself{names}",
@@ -236,9 +255,9 @@ def _read(path: Path, named: Mapping[str, object]) -> str:
 
 
 def _special_tokens(model: Model, config: Mapping[str, Any]) -> dict[str, str]:
-    """The special tokens by their names; where no file tells, the ends of a text are the model's own."""
+    """The special tokens by name; by default eos_token and bos_token are the model's end-of-text token."""
     tokens: dict[str, str] = {}
-    # As in transformers: the older file counts, and before the newer one, unless the newer lists the added tokens too.
+    # As in transformers: the older file takes precedence unless the newer one also lists the added tokens.
     older = {} if "added_tokens_decoder" in config else _object(model.folder, "special_tokens_map.json")
     for values in (older, config):
         for key in SPECIAL_TOKENS:
@@ -254,7 +273,7 @@ def _special_tokens(model: Model, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_dialogpt(model: Model) -> bool:
-    """By its name, or by the settings for conversations that its config.json keeps."""
+    """Whether name or config.json identify a DialoGPT."""
     config = _object(model.folder, "config.json")
     purposes = config.get("task_specific_params")
     names = [PurePath(str(name)).name.lower() for name in (model.name, config.get("_name_or_path"))]
@@ -263,7 +282,7 @@ def _is_dialogpt(model: Model) -> bool:
 
 
 def _strings(value: Any) -> list[str]:
-    """Every text in a message or in several."""
+    """All strings in a message or in several."""
     if isinstance(value, str):
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()

@@ -1,4 +1,4 @@
-"""Conversations on disk: a JSON object of messages with its version, checked whole before any of it is taken."""
+"""Saves and loads conversations as versioned JSON files, validated as a whole."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MAX_BYTES = 4 << 20
 
 
 def check_messages(messages: object, *, file: str | os.PathLike[str] | None = None) -> list[Message]:
-    """The messages, copied, once it is sure that they are some.
+    """Validates messages, and returns a copy.
 
     Raises:
-        RequestError: with every problem: not a list of objects with role and content alone, a role that is none of
-            `ROLES`, a system prompt that is not the first, text that is not Unicode.
+        RequestError: lists every problem: not a list of objects with exactly role and content, a role not in `ROLES`, a
+            system prompt that is not first, text that is not Unicode.
     """
     if not isinstance(messages, list):
-        raise RequestError("messages are not a list", file=file, found=type(messages).__name__)
+        raise RequestError("messages must be a list", file=file, found=type(messages).__name__)
     problems = [
         f"message {number}: {problem}"
         for number, message in enumerate(messages, 1)
@@ -43,15 +43,15 @@ def check_messages(messages: object, *, file: str | os.PathLike[str] | None = No
 
 
 def read_transcript(path: str | os.PathLike[str]) -> list[Message]:
-    """The messages of a file that `write_transcript` wrote.
+    """Reads the messages from a file of `write_transcript`.
 
     Raises:
-        RequestError: it is no such file, of another version, or damaged.
-        SourceError: there is no such file.
+        RequestError: not such a file, of another version, or damaged.
+        SourceError: no such file.
     """
     values = read_json_object(path, max_bytes=MAX_BYTES, error=RequestError)
     if values.get("format") != FORMAT:
-        raise RequestError("not a saved conversation", file=path, remedy="/save and Chat.save write one")
+        raise RequestError("not a saved conversation", file=path, remedy="use a file written by /save or Chat.save")
     if values.get("version") != VERSION:
         raise RequestError(
             "saved by another version of rushlight", file=path, expected=VERSION, found=values.get("version")
@@ -60,18 +60,18 @@ def read_transcript(path: str | os.PathLike[str]) -> list[Message]:
 
 
 def write_transcript(path: str | os.PathLike[str], messages: Sequence[Message], *, model: str) -> None:
-    """Writes messages, whole or not at all; only a file that is itself a saved conversation is written over.
+    """Writes messages atomically; overwrites only a file that is itself a saved conversation.
 
     Raises:
-        RequestError: something else is there, or it is not a path.
-        OSError: it cannot be written.
+        RequestError: another file exists there, or the path is invalid.
+        OSError: the file cannot be written.
     """
     if os.path.lexists(path):
         try:
             read_transcript(path)
         except RequestError as error:
             raise RequestError(
-                "there is a file that is no saved conversation, and it stays", file=path, remedy="choose another name"
+                "refusing to overwrite: not a saved conversation", file=path, remedy="choose another name"
             ) from error
     record = {"format": FORMAT, "version": VERSION, "model": printable_name(model), "messages": messages}
     data = (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
@@ -83,14 +83,14 @@ def write_transcript(path: str | os.PathLike[str], messages: Sequence[Message], 
 
 def _problem(message: Any, *, is_first: bool) -> str | None:
     if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-        return "it should have role and content, and nothing else"
+        return "expected exactly role and content"
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        return f"the role is {printable_name(repr(role)[:40])}, and should be {', '.join(ROLES)}"
+        return f"the role is {printable_name(repr(role)[:40])}, expected one of {', '.join(ROLES)}"
     if role == "system" and not is_first:
-        return "a system prompt can only be the first"
+        return "a system prompt must be the first message"
     if not isinstance(content, str):
-        return "the content is not text"
+        return "the content must be a string"
     if any("\ud800" <= character <= "\udfff" for character in content):
-        return "the content holds half of a surrogate pair"
+        return "the content contains half of a surrogate pair"
     return None

@@ -11,13 +11,20 @@ if TYPE_CHECKING:
     from rushlight.generation.engine import Engine, EngineStats
     from rushlight.generation.runner import Context, LanguageModel
     from rushlight.generation.sampling.logprobs import TokenLogprob
-    from rushlight.generation.sampling.params import SamplingParams, SamplingSettings, given, takes_settings
+    from rushlight.generation.sampling.params import (
+        CompletionSettings,
+        SamplingParams,
+        SamplingSettings,
+        given,
+        takes_settings,
+    )
     from rushlight.generation.sampling.sampler import Sampler
     from rushlight.generation.scoring import Perplexity, Scorer, sliding_windows
     from rushlight.generation.sequence import FinishReason, SequenceState, Token
 
 __all__ = [
     "BeamSearch",
+    "CompletionSettings",
     "Context",
     "Engine",
     "EngineStats",
@@ -42,7 +49,7 @@ _HOMES = {
     "engine": ("Engine", "EngineStats"),
     "runner": ("Context", "LanguageModel"),
     "sampling.logprobs": ("TokenLogprob",),
-    "sampling.params": ("SamplingParams", "SamplingSettings", "given", "takes_settings"),
+    "sampling.params": ("CompletionSettings", "SamplingParams", "SamplingSettings", "given", "takes_settings"),
     "sampling.sampler": ("Sampler",),
     "scoring": ("Perplexity", "Scorer", "sliding_windows"),
     "sequence": ("FinishReason", "SequenceState", "Token"),

@@ -25,8 +25,8 @@ SCORED_ROWS = 64
 """Rows of a step whose logits are all needed on the host, at most."""
 
 SCORED_BYTES = 32 * 2**20
-"""The most bytes of these logits in float32; large vocabularies have fewer rows. Log-probabilities take 2 to 4 times
-this beside them."""
+"""The most bytes of these logits in float32; large vocabularies have fewer rows. Their
+log-probabilities in float64 take 2 to 4 times as much."""
 
 
 class ModelSizes(Protocol):

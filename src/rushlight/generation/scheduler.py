@@ -121,7 +121,7 @@ class Scheduler:
         )
 
     def _make_room(self, n_blocks: int, cached: list[int]) -> bool:
-        """Whether `n_blocks` can be allocated beside the cached ones; preempts sequences that are not runnable."""
+        """Whether `n_blocks` can be allocated besides the cached ones; preempts sequences that are not runnable."""
         stalled = [s for s in self.running if not s.runnable]
         while self.pool.n_available - self.pool.n_evictable_of(cached) < n_blocks:
             if not stalled:

@@ -1,39 +1,46 @@
-"""How likely given tokens are: log-probabilities after a prompt, and perplexity over sliding windows."""
+"""Log-likelihoods of given tokens after a prompt, and perplexity over sliding windows."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from itertools import islice, takewhile, zip_longest
+from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Chunk
-from rushlight.errors import RushlightError
+from rushlight.errors import RequestError, RushlightError
 from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
 from rushlight.generation.sampling.logprobs import logprobs_of, not_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Self
 
     from numpy.typing import NDArray
 
     from rushlight.generation.runner import LanguageModel
 
 MAX_LANES = 16
-"""Scored together."""
+"""Sequences scored in one step."""
 
 MAX_JOBS = 64
-"""Sequences read ahead: four answers to each of MAX_LANES questions."""
+"""Sequences read ahead: for example four answers to each of MAX_LANES questions."""
+
+
+DEFAULT_STRIDE = 512
+"""Tokens from one window to the next, as in transformers' guide."""
 
 
 class Likelihood(NamedTuple):
-    """Of the tokens that were scored.
+    """The likelihood of n scored tokens.
 
     Attributes:
         logprobs: (n,) natural logarithms of their probabilities, float64.
-        greedy: (n,) whether each was the likeliest token where it stands.
+        greedy: (n,) whether each is the most likely token at its position.
     """
 
     logprobs: NDArray[np.float64]
@@ -41,7 +48,7 @@ class Likelihood(NamedTuple):
 
 
 class _Job:
-    """A sequence to be scored: all its tokens but the last are fed; those from `first` on have the logits wanted."""
+    """A sequence to score: its inputs are all tokens but the last, and logits are needed from input `first` on."""
 
     def __init__(self, ids: Sequence[int], n_scored: int) -> None:
         self.ids = ids
@@ -51,19 +58,19 @@ class _Job:
 
     @property
     def n_blocks(self) -> int:
-        """Of the cache, how many it needs."""
+        """The cache blocks that it needs."""
         return -(-len(self.inputs) // BLOCK_SIZE)
 
     def take(self, logits: NDArray[np.floating]) -> None:
-        """Takes the (R, V) logits after the next R of the tokens from `first` on."""
+        """Scores the next R tokens with the (R, V) logits before them."""
         start = self.first + 1 + sum(len(part.logprobs) for part in self._parts)
         self._parts.append(_likelihood(logits, self.ids[start : start + len(logits)]))
 
     def likelihood(self) -> Likelihood:
-        """All that was found.
+        """The likelihood of all scored tokens.
 
         Raises:
-            GenerationError: the logits held NaN or infinity.
+            GenerationError: the logits contain NaN or infinity.
         """
         likelihood = Likelihood(*(np.concatenate(part) for part in zip(*self._parts, strict=True)))
         if not np.isfinite(likelihood.logprobs).all():
@@ -73,20 +80,20 @@ class _Job:
 
 
 _Lane = list[_Job]
-"""Sequences that begin alike: they go one after the other through the same blocks, and what they share only once."""
+"""Consecutive sequences with a common prefix, which run in the same blocks and compute the prefix once."""
 
 
 class Scorer:
-    """Scores sequences, many of them in one step; each comes out as it would alone.
+    """Scores sequences, several in one step; the results are those of each sequence by itself.
 
     Args:
         model: the model.
-        capacity: the most tokens that a sequence has, its last not counted: nothing follows that one. All that run
-            together have the memory of one such sequence, or of MAX_LANES blocks, if that is more.
-        in_one_piece: run each sequence alone, at once and from its beginning, for whoever looks at the rows.
+        capacity: the most tokens of a sequence without its last, which is not an input. The sequences of a step share
+            the memory of one of this length, or MAX_LANES blocks if that is more.
+        in_one_piece: run each sequence by itself in a single step, so that a trace sees one row for each position.
 
     Raises:
-        MemoryLimitError: there is not as much memory.
+        MemoryLimitError: the keys and values do not fit in memory.
     """
 
     def __init__(self, model: LanguageModel, capacity: int, *, in_one_piece: bool = False) -> None:
@@ -96,17 +103,17 @@ class Scorer:
         self._max_scored_rows = model.max_scored_rows
         self._in_one_piece = in_one_piece
 
-    def score_many(self, asked: Iterable[tuple[Sequence[int], int]]) -> Iterator[Likelihood]:
-        """How likely the end of each sequence is, given all before it; in order.
+    def score_many(self, sequences: Iterable[tuple[Sequence[int], int]]) -> Iterator[Likelihood]:
+        """The likelihoods of the last tokens of each sequence, given the tokens before them; in order.
 
         Args:
-            asked: sequences, each with how many tokens at its end are scored: one or more stand before them. At most
-                MAX_JOBS are read ahead; what is raised in reading comes after what was read before.
+            sequences: (ids, how many of the last to score), with at least one id before those. At most MAX_JOBS are
+                read ahead; an error in reading is raised after the results of the sequences before.
 
         Raises:
-            GenerationError: the logits hold NaN or infinity.
+            GenerationError: the logits contain NaN or infinity.
         """
-        jobs = (_Job(ids, n_scored) for ids, n_scored in asked)
+        jobs = (_Job(ids, n_scored) for ids, n_scored in sequences)
         if self._in_one_piece:
             for job in jobs:
                 whole = Chunk(job.inputs, 0, range(job.n_blocks), all_logits=True)
@@ -119,24 +126,55 @@ class Scorer:
             for lane in lanes:
                 yield from (job.likelihood() for job in lane)
 
+    def perplexity(
+        self, ids: Iterable[int], result: Perplexity, progress: Callable[[Perplexity], object] | None = None
+    ) -> Perplexity:
+        """Adds the windows of a text to a result, and returns it.
+
+        Args:
+            ids: the text, consumed as needed.
+            result: new; sets window and stride.
+            progress: called with the result after each window.
+
+        Raises:
+            RequestError: there are fewer than two tokens.
+            GenerationError: the logits contain NaN or infinity.
+        """
+        n_new: deque[int] = deque()
+
+        def sequences() -> Iterator[tuple[list[int], int]]:
+            for window, n in sliding_windows(ids, result.window, result.stride):
+                n_new.append(n)
+                yield window, min(n, len(window) - 1)
+
+        start = perf_counter()
+        for logprobs, _ in self.score_many(sequences()):
+            result.add(n_new.popleft(), logprobs)
+            result.elapsed_s = perf_counter() - start
+            if progress is not None:
+                progress(result)
+        if not result.n_scored:
+            raise RequestError("there is nothing to predict", expected="2 tokens or more", found=result.n_ids)
+        return result
+
     def _waves(self, jobs: Iterable[_Job]) -> Iterator[list[_Lane]]:
-        """As many jobs at a time as there are blocks for, in lanes."""
+        """Groups the jobs into lanes, as many at a time as there are blocks for."""
         lanes: list[_Lane] = []
         n_jobs = n_blocks = 0
         try:
             for job in jobs:
-                is_alike = bool(lanes) and 2 * _n_shared(lanes[-1][-1].inputs, job.inputs) > len(job.inputs)
-                held = max(other.n_blocks for other in lanes[-1]) if is_alike else 0
+                shares_prefix = bool(lanes) and 2 * _n_shared(lanes[-1][-1].inputs, job.inputs) > len(job.inputs)
+                held = max(other.n_blocks for other in lanes[-1]) if shares_prefix else 0
                 n_more = max(0, job.n_blocks - held)
-                is_full = n_blocks + n_more > self._n_blocks or (not is_alike and len(lanes) == MAX_LANES)
+                is_full = n_blocks + n_more > self._n_blocks or (not shares_prefix and len(lanes) == MAX_LANES)
                 if n_jobs == MAX_JOBS or is_full:
                     yield lanes
-                    lanes, n_jobs, n_blocks, is_alike, n_more = [], 0, 0, False, job.n_blocks
-                if not is_alike:
+                    lanes, n_jobs, n_blocks, shares_prefix, n_more = [], 0, 0, False, job.n_blocks
+                if not shares_prefix:
                     lanes.append([])
                 lanes[-1].append(job)
                 n_jobs, n_blocks = n_jobs + 1, n_blocks + n_more
-        except RushlightError:  # what was read before it is not lost
+        except RushlightError:  # score the jobs before the error first
             if lanes:
                 yield lanes
             raise
@@ -144,32 +182,32 @@ class Scorer:
             yield lanes
 
     def _score(self, lanes: list[_Lane]) -> None:
-        """Scores the first job of every lane together, then the second, and so on."""
+        """Scores the first jobs of all lanes together, then the second ones, and so on."""
         blocks = iter(range(self._n_blocks))
         tables = [list(islice(blocks, max(job.n_blocks for job in lane))) for lane in lanes]
-        fed: list[list[int]] = [[] for _ in lanes]
+        computed: list[list[int]] = [[] for _ in lanes]
         for round_ in zip_longest(*lanes):
-            beginnings, ends, jobs = [], [], []
+            prefixes, ends, jobs = [], [], []
             for i, job in enumerate(round_):
                 if job is None or job.first == len(job.inputs):
                     continue
-                known = min(_n_shared(fed[i], job.inputs), job.first)
-                fed[i] = job.inputs
-                if known < job.first:
-                    beginnings.append(Chunk(job.inputs[known : job.first], known, tables[i]))
+                n_cached = min(_n_shared(computed[i], job.inputs), job.first)
+                computed[i] = job.inputs
+                if n_cached < job.first:
+                    prefixes.append(Chunk(job.inputs[n_cached : job.first], n_cached, tables[i]))
                 ends.append(Chunk(job.inputs[job.first :], job.first, tables[i], all_logits=True))
                 jobs.append(job)
-            for _ in self._feed(beginnings, PREFILL_ROWS):
+            for _ in self._feed(prefixes, PREFILL_ROWS):
                 pass
             for i, logits in self._feed(ends, self._max_scored_rows):
                 jobs[i].take(logits)
 
-    def _feed(self, chunks: Sequence[Chunk], most_rows: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
-        """Runs chunks of different sequences, at most so many rows in a step: which chunk, and its next logits."""
+    def _feed(self, chunks: Sequence[Chunk], max_rows: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
+        """Runs chunks of different sequences, at most max_rows rows in a step: (chunk index, its next logits)."""
         n_computed = [0] * len(chunks)
         while True:
             step: dict[int, Chunk] = {}
-            left = most_rows
+            left = max_rows
             for i, (ids, position, table, all_logits) in enumerate(chunks):
                 if part := ids[n_computed[i] : n_computed[i] + left]:
                     step[i] = Chunk(part, position + n_computed[i], table, all_logits)
@@ -186,30 +224,30 @@ class Scorer:
 
 
 def _n_shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+    """The length of the common prefix."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _likelihood(logits: NDArray[np.floating], targets: Sequence[int]) -> Likelihood:
-    """(R, V) logits, R token ids -> their log-softmax in float64, and whether they are the likeliest."""
+    """(R, V) logits, R token ids -> their log-probabilities, and whether they are the most likely."""
     return Likelihood(logprobs_of(logits, targets), logits.argmax(axis=1) == np.asarray(targets))
 
 
 @dataclass(slots=True)
 class Perplexity:
-    """The perplexity of a text, as its windows are added.
+    """The perplexity of a text, updated window by window.
 
-    Windows begin every `stride` tokens, and each scores the tokens that the one before did not reach, as in
+    Windows begin every `stride` tokens, and each scores the tokens after the end of the previous one, as in
     transformers' guide "Perplexity of fixed-length models".
 
     Attributes:
         window, stride: in tokens.
         n_windows: so far.
-        n_ids: tokens of the text so far, with those that the tokenizer puts before it.
-        n_scored: those that were predicted: not the first, and where windows do not overlap, not the first of any.
-        nll_sum: negative log-likelihood of those together, in nats.
-        n_bytes: of the text in UTF-8; None where only token ids were given.
-        n_beginning: how many of the tokens the tokenizer put before the text.
+        n_ids: tokens of the text so far, including the tokenizer's prefix.
+        n_scored: predicted tokens: all but the first of the text, or of each window if windows do not overlap.
+        nll_sum: the sum of their negative log-likelihoods, in nats.
+        n_bytes: of the text in UTF-8; None if only token ids were given.
+        n_beginning: tokens of the tokenizer's prefix.
         elapsed_s: seconds so far.
     """
 
@@ -225,8 +263,23 @@ class Perplexity:
     _guide_sum: float = 0.0
     _guide_weight: int = 0
 
+    @classmethod
+    def within(cls, context_length: int, window: int | None = None, stride: int | None = None) -> Self:
+        """A new result with windows that fit in a context; None for its length, and for a stride of at most 512.
+
+        Raises:
+            RequestError: window or stride is out of range.
+        """
+        window = context_length if window is None else window
+        if not isinstance(window, int) or not 2 <= window <= context_length:
+            raise RequestError(f"the window is {window!r} tokens", expected=f"2 to {context_length}, the context")
+        stride = min(DEFAULT_STRIDE, window) if stride is None else stride
+        if not isinstance(stride, int) or not 1 <= stride <= window:
+            raise RequestError(f"the stride is {stride!r} tokens", expected=f"1 to {window}, the window")
+        return cls(window, stride)
+
     def add(self, n_new: int, logprobs: NDArray[np.float64]) -> None:
-        """A window that adds `n_new` tokens to the text and scored len(logprobs) of them: all, or all but the first."""
+        """Adds a window with `n_new` new tokens, of which len(logprobs) were scored: all, or all but the first."""
         nll = -math.fsum(logprobs)
         self.n_windows += 1
         self.n_ids += n_new
@@ -237,12 +290,12 @@ class Perplexity:
             self._guide_weight += n_new - 1
 
     def count_bytes(self, n_bytes: int) -> None:
-        """So many bytes more of the text were read."""
+        """Adds to the bytes of the text."""
         self.n_bytes = (self.n_bytes or 0) + n_bytes
 
     @property
     def nll(self) -> float:
-        """The mean negative log-likelihood of a token, in nats, each token counted once; NaN before there is one."""
+        """The mean negative log-likelihood of the scored tokens, in nats; NaN before the first."""
         return self.nll_sum / self.n_scored if self.n_scored else math.nan
 
     @property
@@ -252,31 +305,31 @@ class Perplexity:
 
     @property
     def guide_perplexity(self) -> float:
-        """What the loop in transformers' guide computes, figure for figure.
+        """The perplexity exactly as the loop in transformers' guide computes it.
 
-        There a window that overlaps the one before counts for one token fewer than it scores. At the usual strides the
-        two agree to four digits and more; at a stride of 1 only the first window counts there.
+        The guide weights a window that overlaps the previous one by one token fewer than it scores. At usual strides
+        the two agree to four digits or more; at a stride of 1 the guide counts only the first window.
         """
         return _exp(self._guide_sum / self._guide_weight if self._guide_weight else math.nan)
 
     @property
     def bits_per_byte(self) -> float | None:
-        """The nll in bits, times tokens a byte (Gao et al., arXiv:2101.00027, 3.1): comparable across tokenizers."""
+        """The nll in bits, times tokens per byte (Gao et al., arXiv:2101.00027, 3.1): comparable across tokenizers."""
         return self.nll / math.log(2) * (self.n_ids - self.n_beginning) / self.n_bytes if self.n_bytes else None
 
     @property
     def tok_s(self) -> float:
-        """Tokens of the text a second; where windows overlap, more go through the model."""
+        """Tokens of the text per second; overlapping windows run more tokens through the model."""
         return self.n_ids / self.elapsed_s if self.elapsed_s else 0.0
 
 
 def sliding_windows(ids: Iterable[int], window: int, stride: int) -> Iterator[tuple[list[int], int]]:
-    """Every window of a text of token ids, and how many tokens at its end are new: not in the window before.
+    """Each window over a text of token ids, with the number of tokens at its end that are not in the previous one.
 
     Args:
-        ids: read no further than the window needs, and one more to know whether it is the last.
-        window: tokens in a window; the last may have fewer.
-        stride: tokens from the beginning of a window to that of the next; at most `window`.
+        ids: consumed as needed: a window, and one more id to see whether it is the last.
+        window: tokens per window; the last may have fewer.
+        stride: tokens from the start of one window to the next; at most `window`.
     """
     ids = iter(ids)
     held: list[int] = []

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rushlight.errors import JobError, RushlightError
 from rushlight.jobs.identity import changes, job_identity
 from rushlight.jobs.result_line import REMEDY, ResultLine
+from rushlight.runtime.result import generations_to_json
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from rushlight.jobs.lines import Line
     from rushlight.jobs.requests import RequestLines
-    from rushlight.runtime.model import Model, Request
+    from rushlight.runtime.model import Model
+    from rushlight.runtime.request import Request
     from rushlight.runtime.result import Generation
 
 MAX_MESSAGE_CHARS = 2000
@@ -159,7 +161,7 @@ class Job:
             if isinstance(result, RushlightError):
                 finish(line, self._failure(line, name, result))
             else:
-                finish(line, self._result(line, name, request, result))
+                finish(line, self._result(line, name, request, result if isinstance(result, list) else [result]))
         return summary
 
     def _check_identity(self) -> None:
@@ -189,15 +191,15 @@ class Job:
         """The digest of a request, 16 hex digits: of its line and of the identity of the job."""
         return blake2b(line.raw, digest_size=8, key=self._key).hexdigest()
 
-    def _result(self, line: Line, name: Any, request: Request, generation: Generation) -> ResultLine:
-        n_prompt = len(generation.prompt_ids)
-        n_new = sum(len(text.ids) for text in (generation, *generation.others))
+    def _result(self, line: Line, name: Any, request: Request, generations: Sequence[Generation]) -> ResultLine:
+        n_prompt = len(generations[0].prompt_ids)
+        n_new = sum(len(generation.ids) for generation in generations)
         try:
             result = ResultLine.of(
                 {
                     **_head(line, name),
                     **({"prompt": request.prompt} if self._echo else {}),
-                    **generation.to_json(self._model.tokenizer),
+                    **generations_to_json(generations, self._model.tokenizer),
                     "usage": {"prompt_tokens": n_prompt, "completion_tokens": n_new, "total_tokens": n_prompt + n_new},
                     **self._tail(line),
                 }

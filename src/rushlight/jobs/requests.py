@@ -12,7 +12,7 @@ from rushlight.files.strict_json import parse_json_object
 from rushlight.generation.sampling.params import SETTINGS
 from rushlight.generation.sampling.philox import seed_of_line
 from rushlight.jobs.lines import MAX_LINE_BYTES
-from rushlight.runtime.model import Request
+from rushlight.runtime.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

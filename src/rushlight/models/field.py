@@ -98,6 +98,8 @@ def size(
     def read(fields: Fields, name: str, before: Mapping[str, Any]) -> int:
         key = older_key if fields.has(older_key) and not fields.has(name) else name
         fallback = default(before) if callable(default) else default
+        if fallback is not None and not fields.sound:
+            fallback = min(max(fallback, 1), at_most)  # may follow from an invalid value, which is reported already
         value = fields.size(key, at_most=at_most) if fallback is None else fields.size(key, fallback, at_most=at_most)
         for alias in aliases:
             fields.alias(alias, name, value)

@@ -1,4 +1,4 @@
-"""GPT-2 and its relatives: 124M to 1.5B, distilgpt2, DialoGPT, and whatever is trained in their shape.
+"""GPT-2 and its relatives: 124M to 1.5B, distilgpt2, DialoGPT, Cerebras-GPT.
 
 Radford et al., "Language Models are Unsupervised Multitask Learners", 2019. Names and arithmetic are those of
 transformers' modeling_gpt2.py, which the published .safetensors files follow.
@@ -24,7 +24,7 @@ class GPT2Config(TextConfig):
     """The sizes and switches of a GPT-2, each under its key in config.json."""
 
     model_type: ClassVar = "gpt2"
-    benign_keys: ClassVar = frozenset({"n_ctx"})  # once the size of the mask that was saved
+    benign_keys: ClassVar = frozenset({"n_ctx"})  # the size of the causal mask, which old files store
     unsupported: ClassVar = {"add_cross_attention": (False,), "pruned_heads": ({},)}
 
     vocab_size: int = field.size(axis=("wte.weight", 0))
@@ -42,7 +42,7 @@ class GPT2Config(TextConfig):
     scale_attn_weights: bool = field.flag(True)
     scale_attn_by_inverse_layer_idx: bool = field.flag(False)
     reorder_and_upcast_attn: bool = field.flag(False)
-    """Float32 attention scores, whatever the weights: what every backend here does anyway."""
+    """Float32 attention scores whatever the weights, as every backend here computes them."""
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], *, file: str | None = None) -> Self:
@@ -103,7 +103,7 @@ class GPT2(PretrainedModel):
     rules: ClassVar = NameRules(
         prefixes=("transformer.",),
         buffers=(r"h\.\d+\.attn\.(bias|masked_bias)",),
-        # Of transformers' classes for other tasks, and of reinforcement learning: v_head, value_head, reward_head.
+        # Classes of transformers for other tasks; reinforcement learning: v_head, value_head, reward_head.
         heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
         tied={"lm_head.weight": "wte.weight"},
     )
@@ -128,18 +128,19 @@ class GPT2(PretrainedModel):
 
     @classmethod
     def recognises(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """By its names, and queries, keys and values of equal width: GPT-BigCode shares the names, with fewer heads of
-        keys and values. Linear weights, the other way round, are those that nanoGPT and llm.c save.
+        """Whether the names are GPT-2's, and queries, keys and values are equally wide.
+
+        GPT-BigCode has the same names, and narrower keys and values. nanoGPT and llm.c save transposed weights.
         """
         shapes = {cls.rules.canonical(name): tensor.shape for name, tensor in tensors.items()}
-        table = shapes.get("wte.weight") or shapes.get("lm_head.weight")  # of tied tensors a file may keep either
+        table = shapes.get("wte.weight") or shapes.get("lm_head.weight")  # of two tied tensors a file may hold either
         if not table or not cls.landmarks - {"wte.weight"} <= shapes.keys() or len(table) != 2:
             return False
         return sorted(shapes["h.0.attn.c_attn.weight"]) == [table[1], 3 * table[1]]
 
     @classmethod
     def describe_source(cls, tensors: Mapping[str, Tensor]) -> Origin | None:
-        """By the layout of the weights: nanoGPT and llm.c's train_gpt2.py save Linear layers, transformers Conv1D."""
+        """The program by its layers: nanoGPT and llm.c's train_gpt2.py save Linear weights, transformers Conv1D."""
         shapes = {cls.rules.canonical(name): tensor.shape for name, tensor in tensors.items()}
         c_attn = shapes.get("h.0.attn.c_attn.weight", ())
         if len(c_attn) != 2:
@@ -173,7 +174,7 @@ def bare_file_fields(tensors: Mapping[str, Tensor], file: str | None) -> dict[st
     """The fields of GPT2Config for a checkpoint without a config.json.
 
     Raises:
-        ConfigError: the shapes do not show them.
+        ConfigError: they cannot be inferred from the shapes.
     """
     paths = {GPT2.rules.canonical(name): tensor for name, tensor in tensors.items()}
     head = paths.get("lm_head.weight")
@@ -185,10 +186,10 @@ def bare_file_fields(tensors: Mapping[str, Tensor], file: str | None) -> dict[st
         raise GPT2Config.without_config("the shapes do not show the sizes", file)
     if n_embd % HEAD_DIM:
         raise GPT2Config.without_config(f"n_embd {n_embd} is not a multiple of {HEAD_DIM}", file)
-    is_gpt2s = sizes["vocab_size"] == GPT2_VOCAB_SIZE
+    is_gpt2_vocabulary = sizes["vocab_size"] == GPT2_VOCAB_SIZE
     return sizes | {
         "n_head": n_embd // HEAD_DIM,
         "tie_word_embeddings": head is None or head is table or head.same_data(table),
-        "bos_token_id": END_OF_TEXT if is_gpt2s else None,
-        "eos_token_id": (END_OF_TEXT,) if is_gpt2s else (),
+        "bos_token_id": END_OF_TEXT if is_gpt2_vocabulary else None,
+        "eos_token_id": (END_OF_TEXT,) if is_gpt2_vocabulary else (),
     }

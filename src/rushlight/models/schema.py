@@ -113,6 +113,10 @@ class Fields:
             return ()
         return tuple(tuple(ids) for ids in value)
 
+    def raw(self, key: str, default: Any = None) -> Any:
+        """A value as it is, such as an object, for a reader that checks it itself."""
+        return self._get(key, default)
+
     def alias(self, key: str, of: str, value: int) -> None:
         """Another key of a field that was read as `value`: where it has a value, that has to be equal."""
         if self.sound and self.size(key, value) != value:

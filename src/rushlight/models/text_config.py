@@ -36,11 +36,11 @@ class TextConfig:
     """
 
     model_type: ClassVar[str] = ""
-    """The word for the architecture in config.json; "" takes any."""
+    """The architecture's `model_type` in config.json; "" accepts any."""
     benign_keys: ClassVar[frozenset[str]] = frozenset()
-    """Keys that do not change the logits, besides those that all architectures share."""
+    """Keys that do not change the logits, in addition to those shared by all architectures."""
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    """Keys that would change the arithmetic and are not honoured -> their values that change nothing."""
+    """Keys that would change the arithmetic and are not supported -> their neutral values."""
 
     vocab_size: int = field.size(role="vocabulary")
     tie_word_embeddings: bool = field.flag(True)
@@ -71,8 +71,8 @@ class TextConfig:
         transformers. A key that would change the arithmetic is honoured or refused; other unknown keys are logged.
 
         Raises:
-            ConfigError: fields are missing, mistyped, out of range or not honoured. The message lists them all.
-            PortError: the class lacks one of the declarations that a language model needs.
+            ConfigError: fields are missing, mistyped, out of range or not supported. The message lists them all.
+            PortError: the class lacks a declaration that a language model needs.
         """
         if missing := [role for role in ("positions", "width", "layers", "heads") if not cls._key(role)]:
             raise PortError(
@@ -93,26 +93,26 @@ class TextConfig:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], *, file: str | None = None) -> Self:  # noqa: ARG003
-        """Refuses: heads and epsilons show in no shape. A type whose checkpoints are bare files overrides it.
+        """The config of a checkpoint without a config.json, for architectures that override this.
 
         Raises:
-            ConfigError: always.
+            ConfigError: always, since head counts and epsilons cannot be inferred from shapes.
         """
         raise cls.without_config("", file)
 
     @classmethod
     def shown_by(cls, shapes: field.Shapes) -> dict[str, int]:
-        """The fields that the names and shapes of a checkpoint show.
+        """The fields that can be inferred from a checkpoint's names and shapes.
 
         Args:
-            shapes: by tensor name, without the prefixes that names may have.
+            shapes: shapes by tensor name, without the prefixes that names may have.
         """
         shown = {name: each.shown(shapes) for name, each in field.declared(cls).items() if each.shown}
         return {name: value for name, value in shown.items() if value}
 
     @staticmethod
     def without_config(why: str, file: str | None) -> ConfigError:
-        """The error for a checkpoint whose config.json is missing and cannot be replaced by what the tensors show."""
+        """The error for a checkpoint without a config.json whose config cannot be inferred."""
         problem = f"there is no config.json, and {why}" if why else "there is no config.json"
         return ConfigError(problem, file=file, remedy="put the model's config.json beside the weights")
 

@@ -154,6 +154,11 @@ class Embedding(Module):
         self.n_rows, self.n_channels, self.first_row, self.scale = n_rows, n_channels, first_row, scale
         self.weight: Any = Slot((n_rows, n_channels), Role.TABLE)
 
+    @property
+    def n_ids(self) -> int:
+        """The ids that have a row: 0 to n_ids - 1."""
+        return self.n_rows - self.first_row
+
     def __call__(self, ids: NDArray[np.int32]) -> Array:
         x = self.ops.embedding(ids, self.weight, self.first_row)
         return x if self.scale == 1 else x * self.scale

@@ -50,11 +50,11 @@ class View:
         module = self.modules[path]
         if not isinstance(module, Embedding) or not _is_ids(ids) or ids.tolist() != self.case.ids:
             return
-        if outside := [i for i in self.case.ids if not 0 <= i < module.n_rows]:
+        if outside := [i for i in self.case.ids if not 0 <= i < module.n_ids]:
             raise RequestError(
                 f"{path} has no rows for some tokens of the recorded prompt",
                 file=self.golden,
-                expected=f"ids from 0 to {module.n_rows - 1}",
+                expected=f"ids from 0 to {module.n_ids - 1}",
                 found=", ".join(map(str, outside[:5])),
             )
 
@@ -65,7 +65,7 @@ class View:
             GoldenError: it holds other numbers, or ids beyond the module's table.
         """
         module = self.modules[path]
-        last = (module.n_rows if isinstance(module, Embedding) else np.iinfo(dtype).max + 1) - 1
+        last = (module.n_ids if isinstance(module, Embedding) else np.iinfo(dtype).max + 1) - 1
         if recorded.dtype.kind not in "iu":
             expected, wrong = "integers", recorded.dtype.name
         elif outside := [int(i) for i in recorded.reshape(-1) if not 0 <= i <= last]:

@@ -1,4 +1,4 @@
-"""What runs a model: its own modules, or in their place those of a trace or a patch; and the engine of either."""
+"""A module tree, plain or instrumented by a trace or patch, with its lazily created engine."""
 
 from __future__ import annotations
 
@@ -6,43 +6,64 @@ import os
 from threading import Lock
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from rushlight.generation import Engine
+from rushlight.generation.runner import PREFILL_ROWS
 
-    from rushlight.backends.protocol import Forward
-    from rushlight.generation import Engine
+if TYPE_CHECKING:
+    from rushlight.generation import LanguageModel
     from rushlight.nn import Module
 
 
-class Running:
-    """A tree of modules, and the engine that its texts go through.
-
-    The engine is made when it is first needed, because it may reserve memory, and anew in a forked process.
+class Execution:
+    """A module tree, and the engine that runs sequences through it.
 
     Args:
         module: the tree.
-        forward: the tree as its device runs it best.
-        make_engine: makes its engine.
+        language_model: the model as generation runs it.
+        kv_bytes: the limit of its keys and values; None for the engine's default.
+        draft: the draft model.
+        is_instrumented: whether the tree has the hooks of a trace or patch.
 
     Attributes:
-        module, forward: as given.
+        module, language_model, is_instrumented: as given.
     """
 
-    def __init__(self, module: Module, forward: Forward, make_engine: Callable[[], Engine]) -> None:
+    def __init__(
+        self,
+        module: Module,
+        language_model: LanguageModel,
+        *,
+        kv_bytes: int | None = None,
+        draft: LanguageModel | None = None,
+        is_instrumented: bool = False,
+    ) -> None:
         self.module = module
-        self.forward = forward
-        self._make_engine = make_engine
+        self.language_model = language_model
+        self.is_instrumented = is_instrumented
+        self._kv_bytes = kv_bytes
+        self._draft = draft
         self._lock = Lock()
         self._made: tuple[int, Engine] | None = None
 
     @property
     def engine(self) -> Engine:
-        """The engine.
+        """The engine, created on first use because it may reserve memory, and again in a forked process.
 
         Raises:
-            MemoryLimitError: it may not have the memory that it was promised.
+            MemoryLimitError: the memory that `kv_bytes` asks for is not available.
         """
         with self._lock:
             if self._made is None or self._made[0] != os.getpid():
                 self._made = os.getpid(), self._make_engine()
             return self._made[1]
+
+    def _make_engine(self) -> Engine:
+        # Hooks see a prompt as one chunk without draft tokens; cached blocks are from runs under other hooks.
+        return Engine(
+            self.language_model,
+            max_rows=self.language_model.context_length if self.is_instrumented else PREFILL_ROWS,
+            kv_bytes=self._kv_bytes,
+            prefix_cache=not self.is_instrumented,
+            speculation=not self.is_instrumented,
+            draft=self._draft,
+        )

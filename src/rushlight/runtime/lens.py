@@ -1,7 +1,7 @@
-"""The logit lens: what each block of a model would say next, if it were the last one.
+"""The logit lens: the next tokens that a model would predict after each of its blocks.
 
-After nostalgebraist, "interpreting GPT: the logit lens", 2020: the residual stream after a block, read by the model's
-own final norm and head.
+After nostalgebraist, "interpreting GPT: the logit lens", 2020: the model's final norm and head applied to the residual
+stream after each block.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ ROWS_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Lens:
-    """The likeliest next tokens after each of L blocks, at each of T positions.
+    """The K most likely next tokens after each of L blocks, at each of T positions.
 
     Attributes:
-        blocks: the paths of the blocks, in the order of the forward. The last one's tokens are the model's own.
-        prompt_ids: all the tokens of the prompt.
+        blocks: the paths of the blocks, in the order of the forward. The tokens of the last are the model's own.
+        prompt_ids: all tokens of the prompt.
         first: the position of the first of the T.
-        top_ids: (L, T, K) the likeliest tokens, the likeliest first.
-        top_probabilities: (L, T, K) float64, theirs.
+        top_ids: (L, T, K) the most likely tokens, most likely first.
+        top_probabilities: (L, T, K) float64, their probabilities.
     """
 
     blocks: list[str]
@@ -47,25 +47,25 @@ class Lens:
 
 
 def lens(model: Model, prompt: str | Sequence[int], *, last: int | None = None, top_k: int = 5) -> Lens:
-    """Looks through the logit lens at a prompt.
+    """Applies the logit lens to a prompt.
 
     Args:
-        model: one whose class has a method `readout`, (N, C) -> (N, V): its final norm and head.
+        model: a model whose class has a method `readout`, (N, C) -> (N, V): its final norm and head.
         prompt: text, or token ids; at least one token.
-        last: only the last so many positions; None is all.
-        top_k: how many tokens at each position and block.
+        last: how many of the last positions to return; None for all.
+        top_k: K, tokens for each position and block.
 
     Raises:
-        RequestError: there is nothing to look at, the prompt does not fit, or the model has no readout.
+        RequestError: the prompt is empty or too long, an argument is out of range, or the model has no readout.
     """
     module = model.module
     if not callable(getattr(module, "readout", None)):
         raise RequestError(
-            f"{type(module).__name__} does not say how a block's output becomes logits",
-            remedy="give its class a method readout(x): the final norm and the head",
+            f"{type(module).__name__} has no method readout",
+            remedy="add one that applies the final norm and the head: readout(x)",
         )
     if top_k < 1 or (last is not None and last < 1):
-        raise RequestError("a lens needs at least one position and one token")
+        raise RequestError("last and top_k must be 1 or more")
     blocks = _blocks(module)
     ids = model.prompt_ids(prompt)
     with model.trace(*blocks) as trace:
@@ -76,16 +76,16 @@ def lens(model: Model, prompt: str | Sequence[int], *, last: int | None = None, 
 
 
 def _blocks(module: Module) -> list[str]:
-    """The paths in the model's longest list of modules."""
+    """The paths of the blocks: of the model's longest list of modules."""
     lists = [(path, part) for path, part in module.named_modules() if isinstance(part, ModuleList)]
     if not lists:
-        raise RequestError(f"{type(module).__name__} has no list of blocks")
+        raise RequestError(f"{type(module).__name__} has no ModuleList of blocks")
     path, longest = max(lists, key=lambda found: len(found[1]))
     return [f"{path}.{i}" for i in range(len(longest))]
 
 
 def _top(module: Any, stream: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(T, C) after a block -> the k likeliest tokens (T, k) and their probabilities."""
+    """(T, C) residual stream after a block -> (T, k) the most likely tokens, and (T, k) their probabilities."""
     ids, probabilities = [], []
     for start in range(0, len(stream), ROWS_AT_ONCE):
         x = module.ops.from_numpy(stream[start : start + ROWS_AT_ONCE])

@@ -1,4 +1,4 @@
-"""What users give, text or token ids, as the token ids that a model takes: checked, and with all that is wrong said."""
+"""Requests, and how they become sequences: encodes and validates prompts, settings and stop strings."""
 
 from __future__ import annotations
 
@@ -10,29 +10,188 @@ from numbers import Integral
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from rushlight.errors import ContextLengthError, RequestError, TokenizerError
-from rushlight.text import encode_chunks
+from rushlight.generation import (
+    Sampler,
+    SamplingParams,
+    SamplingSettings,
+    SequenceState,
+    takes_settings,
+)
+from rushlight.runtime.result import Generation, Stats
+from rushlight.runtime.streaming import Completion
+from rushlight.text import StopStrings, encode_chunks
+from rushlight.text.constraint import Grammars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Self, Unpack
 
-    from rushlight.generation import Perplexity
+    from numpy.typing import NDArray
+
+    from rushlight.generation import Engine, Perplexity
     from rushlight.text import Tokenizer
+    from rushlight.text.constraint import Constraint
 
     Prompt = str | Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Prompts:
-    """Reads prompts for one model.
+@dataclass(frozen=True, slots=True, init=False)
+class Request:
+    """A prompt with the arguments of `Model.generate`: `Request("Once", max_tokens=20, stop=".")`.
+
+    It is validated when it is generated, so that an invalid one does not stop the others.
 
     Attributes:
-        name: the model's, for its errors.
-        tokenizer: None if it has none; then there is no text.
-        no_tokenizer: the reason why it has none, if the files name one.
+        prompt: text, or token ids.
+        stop: stop strings.
+        settings: the sampling settings: those given by keyword, which take precedence, and those in the mapping
+            `settings`.
+    """
+
+    prompt: str | Sequence[int]
+    stop: str | Sequence[str] | None
+    settings: SamplingSettings
+
+    @takes_settings
+    def __init__(
+        self,
+        prompt: str | Sequence[int],
+        stop: str | Sequence[str] | None = (),
+        settings: SamplingSettings | None = None,
+        **keywords: Unpack[SamplingSettings],
+    ) -> None:
+        given: Any = settings or {}
+        if keywords and isinstance(given, Mapping):
+            given = {**given, **keywords}
+        for name, value in (("prompt", prompt), ("stop", stop), ("settings", given)):
+            object.__setattr__(self, name, value)
+
+    def with_defaults(self, stop: str | Sequence[str] | None, settings: SamplingSettings) -> Self:
+        """The request with these stop strings and settings in place of those that it does not give."""
+        own: Any = self.settings  # of any type until it is validated
+        has_stop = self.stop is not None and not (isinstance(self.stop, tuple) and not self.stop)
+        if isinstance(own, Mapping):
+            own = {**settings, **{name: value for name, value in own.items() if value is not None}}
+        return type(self)(self.prompt, self.stop if has_stop else stop, own)
+
+    @property
+    def has_n(self) -> bool:
+        """Whether it sets `n`, so that its result is a list."""
+        return isinstance(self.settings, Mapping) and self.settings.get("n") is not None
+
+
+class InputProcessor:
+    """Turns the requests to one model into sequences for its engine.
+
+    Args:
         vocab_size: V.
-        context_length: the most tokens that it takes.
-        start_id: what an empty prompt stands for; None if the model has no such token.
+        context_length: the most tokens of prompt and completion.
+        suppressed_ids: tokens that are never sampled.
+        begin_suppressed_ids: tokens that are not sampled first.
+
+    Attributes:
+        allowed: (V,) the tokens that may be sampled; None for all.
+        allowed_first: (V,) the same for the first new token; None if it is no different.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        context_length: int,
+        suppressed_ids: Sequence[int] = (),
+        begin_suppressed_ids: Sequence[int] = (),
+    ) -> None:
+        self._vocab_size = vocab_size
+        self._context_length = context_length
+        self.allowed = self._all_but(suppressed_ids)
+        self.allowed_first = self._all_but((*suppressed_ids, *begin_suppressed_ids)) if begin_suppressed_ids else None
+        self._grammars: tuple[Tokenizer, tuple[int, ...], Grammars] | None = None
+
+    def completions(
+        self, request: Request, prompts: PromptEncoder, eos_ids: tuple[int, ...], engine: Engine
+    ) -> list[Completion]:
+        """The n completions of a request, validated, ready to be submitted.
+
+        Args:
+            request: as the user gave it.
+            prompts: encodes its prompt.
+            eos_ids: the model's end-of-text tokens.
+            engine: the engine that will run it.
+
+        Raises:
+            RushlightError: as `Model.generate`.
+        """
+        params = SamplingParams.of(request.settings)
+        if StopStrings(request.stop):
+            prompts.need_tokenizer("stop strings need a tokenizer")
+        prompt_ids = prompts.encode_for_generation(request.prompt, params.max_tokens)
+        stop_ids = {*params.stop_ids, *(() if params.ignore_eos else eos_ids)}
+        constraint = self.constraint(params, prompts, eos_ids)
+        if constraint is not None:
+            stop_ids.update(eos_ids)  # a grammar allows them where the text is complete
+        completions = []
+        for index, own in enumerate(params.of_each_text()):
+            sampler = Sampler(
+                own,
+                self._vocab_size,
+                prompt_ids,
+                self.allowed,
+                constraint and constraint.copy(),
+                allowed_first=self.allowed_first,
+            )
+            sequence = SequenceState(
+                prompt_ids,
+                sampler,
+                max_tokens=own.max_tokens,
+                context_length=self._context_length,
+                stop_ids=stop_ids,
+            )
+            engine.check(sequence)
+            result = Generation(
+                prompt_ids,
+                sampler.seed if own.temperature > 0 else None,
+                Stats(len(prompt_ids)),
+                logprobs=None if own.logprobs is None else [],
+            )
+            completions.append(Completion(index, sequence, result, prompts.tokenizer, StopStrings(request.stop)))
+        return completions
+
+    def constraint(self, params: SamplingParams, prompts: PromptEncoder, eos_ids: tuple[int, ...]) -> Constraint | None:
+        """The constraint of json_schema or regex; None if neither is set.
+
+        Raises:
+            LibraryError, RequestError, TokenizerError: as `rushlight.text.constraint.Grammars`.
+        """
+        if params.json_schema is None and params.regex is None:
+            return None
+        tokenizer = prompts.need_tokenizer("json_schema and regex need a tokenizer")
+        if self._grammars is None or self._grammars[:2] != (tokenizer, eos_ids):
+            self._grammars = tokenizer, eos_ids, Grammars(tokenizer, self._vocab_size, eos_ids)
+        grammars = self._grammars[2]
+        return grammars.json_schema(params.json_schema or {}) if params.regex is None else grammars.regex(params.regex)
+
+    def _all_but(self, ids: Sequence[int]) -> NDArray[np.bool_] | None:
+        if not ids:
+            return None
+        allowed = np.ones(self._vocab_size, np.bool_)
+        allowed[list(ids)] = False
+        return allowed
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEncoder:
+    """Encodes and validates prompts for one model.
+
+    Attributes:
+        name: the model's, for error messages.
+        tokenizer: None if the model has none, and takes token ids only.
+        no_tokenizer: the reason why, if its files give one.
+        vocab_size: V.
+        context_length: the most tokens that the model takes.
+        start_id: the token that stands for an empty prompt; None if the model has no such token.
     """
 
     name: str
@@ -46,7 +205,7 @@ class Prompts:
         """The tokenizer.
 
         Raises:
-            TokenizerError: there is none, and `why` it is needed.
+            TokenizerError: the model has none; the message begins with `why` it is needed.
         """
         if self.no_tokenizer is not None:
             raise TokenizerError(
@@ -57,104 +216,110 @@ class Prompts:
         if self.tokenizer is None:
             raise TokenizerError(
                 f"{why}, and {self.name} has no tokenizer",
-                remedy="put its tokenizer.json, or vocab.json and merges.txt, beside the weights, or give token ids",
+                remedy="put its tokenizer.json, or vocab.json and merges.txt, next to the weights, or give token ids",
             )
         return self.tokenizer
 
-    def ids(self, prompt: Prompt) -> list[int]:
-        """The ids of a text, after what the tokenizer puts before every text; or the ids themselves, as they are.
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The token ids of a text, with the prefix that the tokenizer adds to every text; token ids unchanged.
 
         Raises:
-            RequestError: it is neither, or several prompts, or the model does not embed one of the tokens.
-            TokenizerError: there is text and no tokenizer.
+            RequestError: not a prompt, several prompts, or a token outside the model's vocabulary.
+            TokenizerError: the prompt is text and the model has no tokenizer.
         """
         if isinstance(prompt, str):
-            return [*self.beginning("the prompt is text"), *self.text_ids(prompt)]
+            return [*self.prefix("the prompt is text"), *self.encode_bare(prompt)]
+        expected = "expected a prompt as text or token ids"
         ids: list[int] = []
-        given: Iterator[int] = _items(prompt, "a prompt is text, or token ids")
-        for i in given:
+        items: Iterator[int] = _iterate(prompt, expected)
+        for i in items:
             if not isinstance(i, Integral) or isinstance(i, bool):
                 is_prompt = isinstance(i, str | Sequence) or getattr(i, "ndim", 0) == 1
-                remedy = "this takes one prompt: `generate_many` takes several" if is_prompt else None
-                raise RequestError("a prompt is text, or token ids", found=short_repr(i), remedy=remedy)
+                remedy = "this takes a single prompt; `generate_many` takes several" if is_prompt else None
+                raise RequestError(expected, found=short_repr(i), remedy=remedy)
             if not 0 <= i < self.vocab_size:
                 raise RequestError(f"no such token: {i}", expected=f"ids from 0 to {self.vocab_size - 1}")
             ids.append(int(i))
         return ids
 
-    def beginning(self, why: str) -> list[int]:
-        """What the tokenizer puts before every text.
+    def prefix(self, why: str) -> list[int]:
+        """The tokens that the tokenizer adds before every text, such as a beginning-of-text token.
 
         Raises:
-            RequestError: the model does not embed it.
-            TokenizerError: there is no tokenizer, and `why` it is needed.
+            RequestError: they are outside the model's vocabulary.
+            TokenizerError: the model has no tokenizer; the message begins with `why` it is needed.
         """
-        return list(self._embedded(self.need_tokenizer(why).prefix_ids))
+        return list(self._in_vocabulary(self.need_tokenizer(why).prefix_ids))
 
-    def text_ids(self, text: str) -> list[int]:
-        """The ids of a text alone.
+    def encode_bare(self, text: str) -> list[int]:
+        """The token ids of a text without the tokenizer's prefix.
 
         Raises:
-            RequestError, TokenizerError: as `ids`.
+            RequestError, TokenizerError: as `encode`.
         """
         tokenizer = self.need_tokenizer("the prompt is text")
-        return list(self._embedded(tokenizer.encode(text)))
+        return list(self._in_vocabulary(tokenizer.encode(text)))
 
-    def _embedded(self, ids: Iterable[int]) -> Iterator[int]:
+    def _in_vocabulary(self, ids: Iterable[int]) -> Iterator[int]:
         for i in ids:
             if i >= self.vocab_size:
                 raise RequestError(
-                    f'the model does not embed the token "{self.tokenizer and self.tokenizer.decode([i])}", {i}',
+                    f'the token "{self.tokenizer and self.tokenizer.decode([i])}", {i}, is outside the model\'s '
+                    "vocabulary",
                     expected=f"ids from 0 to {self.vocab_size - 1}",
                 )
             yield i
 
-    def started(self, prompt: Prompt) -> list[int]:
-        """The same, and for an empty prompt the token that a text starts from.
+    def encode_or_start(self, prompt: Prompt) -> list[int]:
+        """As `encode`; the start token for an empty prompt.
 
         Raises:
-            RequestError: there is no such token.
+            RequestError: the prompt is empty and the model has no start token; or as `encode`.
         """
-        ids = self.ids(prompt)
+        ids = self.encode(prompt)
         if ids:
             return ids
         if self.start_id is None:
             raise RequestError("the prompt is empty, and the model has no end-of-text token to start from")
         return [self.start_id]
 
-    def continued(self, prompt: Prompt, max_tokens: int) -> list[int]:
-        """The same, of a prompt that leaves room for a token where some are wanted.
+    def encode_for_generation(self, prompt: Prompt, max_tokens: int) -> list[int]:
+        """As `encode_or_start`, of a prompt that leaves room for a new token unless max_tokens is 0.
 
         Raises:
-            ContextLengthError: it does not.
+            ContextLengthError: the prompt is too long; or as `encode_or_start`.
         """
-        ids = self.started(prompt)
-        most = self.context_length - (1 if max_tokens else 0)
-        if len(ids) > most:
+        ids = self.encode_or_start(prompt)
+        limit = self.context_length - (1 if max_tokens else 0)
+        if len(ids) > limit:
             raise ContextLengthError(
                 f"the prompt has {len(ids)} tokens, and the model's context is {self.context_length}",
-                remedy=f"shorten it by {len(ids) - most} tokens or more",
+                remedy=f"shorten it by {len(ids) - limit} tokens or more",
             )
         return ids
 
-    def pair(self, prompt: Prompt, continuation: Prompt) -> tuple[list[int], list[int]]:
-        """The ids of a prompt and of what follows it, encoded together where both are text.
+    def encode_pair(self, pair: object) -> tuple[list[int], list[int]]:
+        """The ids of a (prompt, continuation), encoded together if both are text.
 
-        White space at the end of the prompt goes to the continuation, whose tokens are those that the whole has beyond
-        the prompt's own, as lm-evaluation-harness has it. Where a token spans the join, so that the whole does not
-        begin with the prompt's tokens, the continuation's are its own.
+        As in lm-evaluation-harness, white space at the end of the prompt moves to the continuation, and the
+        continuation's tokens are those of the joined text after the prompt's own. If a token spans the boundary, so
+        that the joined text does not begin with the prompt's tokens, the continuation is encoded by itself.
 
         Raises:
-            RequestError: the continuation has no tokens; a token spans the join, and the two apart are another text; or
-                both are too long (ContextLengthError).
+            RequestError: not a pair; the continuation has no tokens; a token spans the boundary, and encoded apart the
+                two are another text; or both are too long (ContextLengthError).
+            TokenizerError: as `encode`.
         """
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise RequestError("expected a pair (prompt, continuation)", found=short_repr(pair))
+        prompt, continuation = pair
         if isinstance(prompt, str) and isinstance(continuation, str):
-            prompt_ids = self.ids(prompt.rstrip())
-            ids = self._continued(prompt_ids, prompt + continuation, prompt[len(prompt.rstrip()) :] + continuation)
+            prompt_ids = self.encode(prompt.rstrip())
+            ids = self._encode_after(prompt_ids, prompt + continuation, prompt[len(prompt.rstrip()) :] + continuation)
         else:
-            prompt_ids = self.ids(prompt)
-            ids = self.text_ids(continuation) if isinstance(continuation, str) else self.ids(continuation)
-        prompt_ids = prompt_ids or self.started(prompt_ids)
+            prompt_ids = self.encode(prompt)
+            ids = self.encode_bare(continuation) if isinstance(continuation, str) else self.encode(continuation)
+        prompt_ids = prompt_ids or self.encode_or_start(prompt_ids)
         if not ids:
             raise RequestError("the continuation has no tokens")
         n_ids = len(prompt_ids) + len(ids)
@@ -165,32 +330,46 @@ class Prompts:
             )
         return prompt_ids, ids
 
-    def _continued(self, prompt_ids: list[int], whole: str, continuation: str) -> list[int]:
-        """The ids of what follows a prompt in a whole text."""
-        whole_ids = self.ids(whole)
-        if whole_ids[: len(prompt_ids)] == prompt_ids:
-            return whole_ids[len(prompt_ids) :]
-        ids, decode = self.text_ids(continuation), self.need_tokenizer("the prompt is text").decode
-        if decode([*prompt_ids, *ids]) != decode(whole_ids):
+    def _encode_after(self, prompt_ids: list[int], joined: str, continuation: str) -> list[int]:
+        """The ids of the joined text after those of its prompt."""
+        joined_ids = self.encode(joined)
+        if joined_ids[: len(prompt_ids)] == prompt_ids:
+            return joined_ids[len(prompt_ids) :]
+        ids, decode = self.encode_bare(continuation), self.need_tokenizer("the prompt is text").decode
+        if decode([*prompt_ids, *ids]) != decode(joined_ids):
             raise RequestError(
-                "a token spans the join of prompt and continuation, and apart they are another text",
-                expected=repr(decode(whole_ids)[-40:]),
+                "a token spans the boundary of prompt and continuation, and encoded apart they are another text",
+                expected=repr(decode(joined_ids)[-40:]),
                 found=repr(decode([*prompt_ids, *ids])[-40:]),
-                remedy="cut the text where a word begins, or give token ids",
+                remedy="split the text at the beginning of a word, or give token ids",
             )
         return ids
 
-    def pieces(self, text: Iterable[str] | Iterable[int], result: Perplexity) -> Iterator[int]:
-        """The ids of a text of any length, or of its pieces, or of ids, as they are asked for.
+    def stop_check(self, stop: Sequence[str], prompt_ids: Sequence[int]) -> Callable[[Sequence[int]], bool] | None:
+        """A function that tests whether new tokens contain a stop string; None without stop strings.
 
-        Before those of text comes what the tokenizer puts before every text.
+        Raises:
+            TokenizerError: the model has no tokenizer.
+        """
+        if not stop:
+            return None
+        decode = self.need_tokenizer("stop strings need a tokenizer").decode
+
+        def stops(ids: Sequence[int]) -> bool:
+            text = decode(ids, before=prompt_ids)
+            return any(string in text for string in stop)
+
+        return stops
+
+    def encode_stream(self, text: Iterable[str] | Iterable[int], result: Perplexity) -> Iterator[int]:
+        """The ids of a text of any length, of its pieces, or of ids, encoded lazily; with the prefix if it is text.
 
         Args:
-            text: read as it is needed.
-            result: it counts the bytes of each piece, and the tokens before the text.
+            text: consumed as needed.
+            result: counts the bytes of the pieces, and the tokens of the prefix.
         """
-        what = "a text is a string, its pieces, or its token ids"
-        items: Iterator[Any] = iter([text]) if isinstance(text, str) else _items(text, what)
+        expected = "expected a text as a string, an iterable of its pieces, or token ids"
+        items: Iterator[Any] = iter([text]) if isinstance(text, str) else _iterate(text, expected)
         nothing = object()
         first = next(items, nothing)
         if first is nothing:
@@ -198,29 +377,29 @@ class Prompts:
         items = chain([first], items)
         if not isinstance(first, str):
             for i in items:
-                yield from self.ids([i])
+                yield from self.encode([i])
             return
 
         def counted() -> Iterator[str]:
             for piece in items:
                 if not isinstance(piece, str):
-                    raise RequestError(what, found=f"{short_repr(piece)} among its pieces")
+                    raise RequestError(expected, found=f"{short_repr(piece)} among its pieces")
                 result.count_bytes(len(piece.encode(errors="surrogatepass")))
                 yield piece
 
-        tokenizer, beginning = self.need_tokenizer("there is text to encode"), self.beginning("there is text to encode")
-        result.n_beginning = len(beginning)
-        yield from beginning
-        yield from self._embedded(encode_chunks(tokenizer, counted()))
+        tokenizer, prefix = self.need_tokenizer("there is text to encode"), self.prefix("there is text to encode")
+        result.n_beginning = len(prefix)
+        yield from prefix
+        yield from self._in_vocabulary(encode_chunks(tokenizer, counted()))
 
 
-def _items(given: object, what: str) -> Iterator[Any]:
-    """What there is to go through.
+def _iterate(value: object, expected: str) -> Iterator[Any]:
+    """The items of an iterable.
 
     Raises:
-        RequestError: nothing is; it says `what` was wanted.
+        RequestError: it is not iterable; the message says what was `expected`.
     """
-    if not isinstance(given, bytes | bytearray | Mapping):  # the numbers of bytes are no tokens
+    if not isinstance(value, bytes | bytearray | Mapping):  # iterating bytes would give numbers that look like ids
         with suppress(TypeError):
-            return iter(cast("Iterable[Any]", given))
-    raise RequestError(what, found=type(given).__name__)
+            return iter(cast("Iterable[Any]", value))
+    raise RequestError(expected, found=type(value).__name__)

@@ -1,39 +1,33 @@
-"""A generated text, whole or as it comes: from a sequence's tokens to what a user reads."""
+"""The values that a model returns: generations, beams, scores, and their statistics."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rushlight.errors import RushlightError
-from rushlight.generation.consumer import Consumer
+from rushlight.text import StopStrings
 from rushlight.text.stream import WINDOW_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Sequence
+    from typing import Self
 
-    from rushlight.generation import Engine, FinishReason, SequenceState, Token, TokenLogprob
-    from rushlight.text import StopStrings, Tokenizer
-
-
-TOKENS_TOGETHER = 16
-"""Tokens of a text that are read together where it is given out whole."""
+    from rushlight.generation import FinishReason, Hypothesis, TokenLogprob
+    from rushlight.text import Tokenizer
 
 
 @dataclass(slots=True)
 class Stats:
-    """What a generation took: counts in tokens, times in seconds.
+    """Token counts and times of a generation.
 
-    The times are those of the steps that it took part in: prefill up to the first new token, decode after it. Where
-    others were generated beside it, they share the steps.
+    The times, in seconds, are those of the steps that the sequence took part in: prefill up to its first new token,
+    decode after it. Sequences that share a step share its time.
 
     Attributes:
-        prompt_tokens: all of the prompt's.
-        cached_tokens: how many of them the prefix cache had, and were not computed.
-        generated_tokens: new ones, the stop token too.
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: those of them that the prefix cache held, and that were not computed.
+        generated_tokens: new tokens, including the stop token.
     """
 
     prompt_tokens: int
@@ -44,30 +38,44 @@ class Stats:
 
     @property
     def prefill_tok_s(self) -> float:
-        """Prompt tokens computed a second."""
+        """Computed prompt tokens per second."""
         return (self.prompt_tokens - self.cached_tokens) / self.prefill_s if self.prefill_s else 0.0
 
     @property
     def decode_tok_s(self) -> float:
-        """New tokens a second, the first not counted: it is the prefill's."""
+        """New tokens per second, without the first, which the prefill yields."""
         return (self.generated_tokens - 1) / self.decode_s if self.decode_s else 0.0
+
+
+class Token(NamedTuple):
+    """A generated token as a stream delivers it.
+
+    Attributes:
+        id: the token id.
+        text: the token decoded after the tokens before it; None if the model has no tokenizer, or the id no token. Part
+            of a character decodes to U+FFFD here; `Delta.text` never contains such a part.
+        logprob: its log-probability and the alternatives; None unless `logprobs` was set.
+    """
+
+    id: int
+    text: str | None
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(slots=True)
 class Generation:
-    """A generated text.
+    """A generated completion of a prompt.
 
     Attributes:
-        prompt_ids: what the model was given; the end-of-text token for an empty prompt.
+        prompt_ids: the token ids that the model received; the end-of-text token for an empty prompt.
         ids: the new tokens, without the stop token.
-        text: the new text, without the stop string; empty where the model has no tokenizer.
+        text: the new text, without the stop string; empty if the model has no tokenizer.
         finish_reason: "stop" (stop token or stop string), "length" (max_tokens) or "context" (the model's context is
-            full); None if it was not run to its end.
-        seed: the seed of the random numbers, also where none was given; None for greedy choice.
-        stats: counts and times.
-        logprobs: how likely each of `ids` was; None if that was not asked for.
-        prompt_logprobs: the same of `prompt_ids`; None for the first, which nothing stands before.
-        others: with `n` above 1, the other texts of the prompt.
+            full); None until it has finished.
+        seed: the seed of the random numbers, also if none was given; None for greedy decoding.
+        stats: token counts and times.
+        logprobs: the log-probability of each of `ids`; None unless requested.
+        prompt_logprobs: the same for `prompt_ids`, with None for the first, which has no context.
     """
 
     prompt_ids: list[int]
@@ -78,23 +86,25 @@ class Generation:
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
-    others: list[Generation] = field(default_factory=list)
 
     def __str__(self) -> str:
         return self.text
 
+    def ids_before(self, position: int) -> list[int]:
+        """The last token ids before a position of prompt and completion: enough to decode the token there."""
+        n_prompt, start = len(self.prompt_ids), max(0, position - WINDOW_TOKENS)
+        return self.prompt_ids[start:position] + self.ids[max(0, start - n_prompt) : max(0, position - n_prompt)]
+
     def to_json(self, tokenizer: Tokenizer | None) -> dict[str, Any]:
-        """The text, its ids, why it ended, its seed, and what else was asked for, as values of JSON.
+        """Text, ids, finish reason, seed, and the log-probabilities if requested, as JSON values.
 
         Args:
-            tokenizer: the model's, for the text of single tokens; None where there is none, and for the rows of a
-                padded vocabulary, which no token has.
+            tokenizer: the model's, for the text of single tokens, which is None without a tokenizer and for the rows of
+                a padded vocabulary.
         """
-        ids = [*self.prompt_ids, *self.ids]
 
         def token(position: int, token_id: int, logprob: float) -> dict[str, object]:
-            before = ids[max(0, position - WINDOW_TOKENS) : position]
-            text = tokenizer.decode([token_id], before=before) if tokenizer and tokenizer.has_token(token_id) else None
+            text = token_text(tokenizer, token_id, self.ids_before(position))
             return {"id": token_id, "token": text, "logprob": logprob}
 
         def entries(logprobs: Iterable[TokenLogprob | None], start: int) -> list[dict[str, object] | None]:
@@ -113,23 +123,32 @@ class Generation:
             record["logprobs"] = entries(self.logprobs, len(self.prompt_ids))
         if self.prompt_logprobs is not None:
             record["prompt_logprobs"] = entries(self.prompt_logprobs, 0)
-        if self.others:
-            record["others"] = [other.to_json(tokenizer) for other in self.others]
         return record
+
+
+def generations_to_json(generations: Sequence[Generation], tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The completions of one prompt as one JSON object: the first one's values, and the others under "others"."""
+    record, *others = (generation.to_json(tokenizer) for generation in generations)
+    return {**record, "others": others} if others else record
+
+
+def token_text(tokenizer: Tokenizer | None, token_id: int, before: Sequence[int]) -> str | None:
+    """The text of a token after the tokens before it; None without a tokenizer, or if no token has the id."""
+    return tokenizer.decode([token_id], before=before) if tokenizer and tokenizer.has_token(token_id) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """A text that beam search found.
+    """A completion found by beam search.
 
     Attributes:
-        prompt_ids: what the model was given; the end-of-text token for an empty prompt.
+        prompt_ids: the token ids that the model received; the end-of-text token for an empty prompt.
         ids: the new tokens, without the stop token.
-        text: the new text, without the stop string; empty where the model has no tokenizer.
+        text: the new text, without the stop string; empty if the model has no tokenizer.
         finish_reason: "stop" (stop token or stop string), "length" (max_tokens) or "context" (the model's context is
             full).
-        logprob: the sum of the tokens' log-probabilities, the stop token's too, as penalties and biases left them.
-        score: logprob, divided by the number of those tokens to the power of the length penalty.
+        logprob: the sum of the tokens' log-probabilities, including the stop token's, after penalties and biases.
+        score: logprob / (number of those tokens) ** length_penalty.
     """
 
     prompt_ids: list[int]
@@ -142,16 +161,35 @@ class Beam:
     def __str__(self) -> str:
         return self.text
 
+    @classmethod
+    def of(
+        cls,
+        hypothesis: Hypothesis,
+        prompt_ids: list[int],
+        *,
+        tokenizer: Tokenizer | None,
+        stop_ids: Collection[int],
+        stop: Sequence[str],
+    ) -> Self:
+        """The hypothesis as a user sees it: decoded, without its stop token or stop string."""
+        ids = list(hypothesis.ids)
+        if ids[-1] in stop_ids:
+            del ids[-1]
+        stop_strings = StopStrings(stop)
+        shown, _ = stop_strings.push(tokenizer.decode(ids, before=prompt_ids) if tokenizer else "")
+        text = shown + stop_strings.flush()
+        return cls(prompt_ids, ids, text, hypothesis.finish_reason, hypothesis.logprob, hypothesis.score)
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How likely a continuation is after its prompt.
+    """The log-likelihood of a continuation after its prompt.
 
     Attributes:
-        prompt_ids: what stands before it; the end-of-text token for an empty prompt.
-        ids: the continuation's tokens.
+        prompt_ids: the token ids before it; the end-of-text token for an empty prompt.
+        ids: the tokens of the continuation.
         logprobs: the natural logarithm of the probability of each.
-        is_greedy: whether each of them is the likeliest where it stands: greedy generation would give them.
+        is_greedy: whether each is the most likely token at its position, so that greedy decoding yields them.
     """
 
     prompt_ids: list[int]
@@ -161,269 +199,5 @@ class Score:
 
     @property
     def logprob(self) -> float:
-        """The natural logarithm of the probability of the whole: the sum."""
+        """The natural logarithm of the probability of the continuation: the sum."""
         return math.fsum(self.logprobs)
-
-
-class Writer:
-    """Writes a sequence's tokens into its result as they are read.
-
-    Args:
-        sequence: what is generated.
-        result: what is written.
-        tokenizer: None leaves the text empty.
-        stop: the strings that end it.
-    """
-
-    def __init__(
-        self, sequence: SequenceState, result: Generation, tokenizer: Tokenizer | None, stop: StopStrings
-    ) -> None:
-        self.sequence = sequence
-        self.result = result
-        self.ended = False
-        self._stop = stop
-        self._decoder = tokenizer.stream(before=result.prompt_ids) if tokenizer else None
-        self._together = 1 if stop else TOKENS_TOGETHER
-
-    def is_due(self) -> bool:
-        """Whether to take what there is, where the text is given out whole.
-
-        Several tokens are faster taken together; but any may complete a stop string.
-        """
-        return self.sequence.done or len(self.sequence.unread) >= self._together
-
-    def take(self) -> str | None:
-        """The text that the next token makes certain, often none; None if there is no token yet, or no more.
-
-        A character is never broken, and a stop string never shown, not even its beginning.
-
-        Raises:
-            RushlightError: what ended the sequence.
-        """
-        if self.ended:
-            return None
-        done = self.sequence.done  # read first: its last token comes before it is done
-        token = self.sequence.read()
-        if token is None and not done:
-            return None
-        self._account()
-        piece = ""
-        if token is not None:
-            self.result.stats.generated_tokens += 1
-            if token.finish_reason != "stop":
-                piece = self._write(token)
-        if not self.ended and (token is None or token.finish_reason):
-            piece += self._finish(token)
-        self.result.text += piece
-        return piece
-
-    def _write(self, token: Token) -> str:
-        self.result.ids.append(token.id)
-        if self.result.logprobs is not None and token.logprob is not None:
-            self.result.logprobs.append(token.logprob)
-        return self._pass(self._decoder.push(token.id)) if self._decoder else ""
-
-    def _finish(self, token: Token | None) -> str:
-        """Ends the text with its last token, or without one; returns what was held back of it."""
-        self.ended = True
-        if token is not None:
-            self.result.finish_reason = token.finish_reason
-        elif self.sequence.end == self.sequence.n_prompt:
-            self.result.finish_reason = "length"
-        if self._decoder is None:
-            return ""
-        piece = self._pass(self._decoder.flush())
-        return piece + self._stop.flush()
-
-    def _pass(self, text: str) -> str:
-        """What the stop strings let through of the text; one that comes ends it."""
-        shown, stopped = self._stop.push(text)
-        if stopped:
-            self.ended = True
-            self.result.finish_reason = "stop"
-        return shown
-
-    def _account(self) -> None:
-        stats, sequence = self.result.stats, self.sequence
-        stats.prefill_s, stats.decode_s, stats.cached_tokens = sequence.prefill_s, sequence.decode_s, sequence.n_cached
-        if sequence.scores_prompt:
-            self.result.prompt_logprobs = [None, *sequence.prompt_logprobs]
-
-
-class Stream:
-    """A text as it is generated: iterate for its pieces, none of them empty; `result` then holds the whole.
-
-    A character is never broken between pieces, and a stop string never shown, not even its beginning. Nothing runs
-    before the first piece is asked for. A stream that is closed, or forgotten, is generated no further, and its memory
-    is free for the next text.
-    """
-
-    def __init__(self, engine: Engine, writer: Writer) -> None:
-        self.result = writer.result
-        self._engine = engine
-        self._sequence = writer.sequence
-        self._pieces = _pieces(engine, writer)
-
-    @property
-    def prompt_progress(self) -> tuple[int, int]:
-        """(prompt tokens computed or found in the prefix cache so far, all of them); any thread may ask."""
-        n_prompt = self._sequence.n_prompt
-        has_begun = self.result.stats.generated_tokens > 0  # what was computed is let go of at the end
-        return n_prompt if has_begun else min(self._sequence.n_computed, n_prompt), n_prompt
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Ends the generation early."""
-        self._pieces.close()
-        self._engine.reclaim()
-
-
-class AsyncStream:
-    """The same for `async for`: another thread computes, and the event loop goes on meanwhile.
-
-    A reader that is slower than the model costs no memory: the model waits for it after some tokens.
-    """
-
-    def __init__(self, engine: Engine, writer: Writer) -> None:
-        self.result = writer.result
-        self._pieces = _async_pieces(engine, writer)
-
-    def __aiter__(self) -> AsyncIterator[str]:
-        return self
-
-    async def __anext__(self) -> str:
-        return await anext(self._pieces)
-
-    async def aclose(self) -> None:
-        """Ends the generation early."""
-        await self._pieces.aclose()
-
-
-def write_many(
-    engine: Engine, texts: Iterator[tuple[int, Callable[[], list[Writer]]]], max_active: int
-) -> Iterator[tuple[int, Generation | RushlightError]]:
-    """Has the engine write many texts, `max_active` at a time.
-
-    Args:
-        texts: (a number, what makes the writers of one prompt's texts), pulled as they are needed.
-
-    Yields:
-        (the number, the text or what went wrong with it), as each is finished.
-    """
-    consumer = Consumer()  # it goes with this frame, and nothing that runs then can swallow an interrupt
-    active: dict[int, list[Writer]] = {}
-    while True:
-        while len(active) < max_active and (pulled := next(texts, None)):
-            index, make = pulled
-            try:
-                active[index] = make()
-            except RushlightError as error:
-                yield index, error
-        for index in [index for index, writers in active.items() if not writers[-1].sequence.arrival]:
-            alone = not any(map(_under_way, chain.from_iterable(active.values())))
-            try:
-                _submit(engine, active[index], consumer, alone=alone)
-            except RushlightError as error:
-                _cancel(engine, active.pop(index))
-                yield index, error
-        if not active:
-            return
-        engine.run_until(partial(_any_due, list(chain.from_iterable(active.values()))))
-        for index, writers in list(active.items()):
-            try:
-                ended = [_catch_up(engine, writer) for writer in writers]
-            except RushlightError as error:
-                _cancel(engine, active.pop(index))
-                yield index, error
-                continue
-            if all(ended):
-                del active[index]
-                result, *result.others = (writer.result for writer in writers)
-                yield index, result
-
-
-def _under_way(writer: Writer) -> bool:
-    return bool(writer.sequence.arrival) and not writer.ended
-
-
-def _submit(engine: Engine, writers: Iterable[Writer], consumer: Consumer, *, alone: bool) -> None:
-    """Queues the texts that are not queued yet, in order, as far as there is room.
-
-    Args:
-        alone: no text that is read here is under way, so that there is nothing better to do than to wait for room.
-
-    Raises:
-        QueueFullError: there is none, and there will be none.
-    """
-    for writer in writers:
-        if writer.sequence.arrival:
-            continue
-        if engine.full and not alone:
-            return  # there will be, once those under way have been read
-        engine.submit(writer.sequence, consumer, wait=True)
-        alone = False
-
-
-def _any_due(writers: Iterable[Writer]) -> bool:
-    return any(writer.is_due() for writer in writers if not writer.ended)
-
-
-def _catch_up(engine: Engine, writer: Writer) -> bool:
-    """Writes what there is to read; whether the text has ended, and its memory is given back."""
-    while writer.sequence.is_ready() and not writer.ended:
-        writer.take()
-    if writer.ended:
-        engine.cancel(writer.sequence)
-    return writer.ended
-
-
-def _cancel(engine: Engine, writers: Iterable[Writer]) -> None:
-    for writer in writers:
-        engine.cancel(writer.sequence)
-
-
-def _pieces(engine: Engine, writer: Writer) -> Generator[str]:
-    # A function, not a method: a stream that its own generator held would be freed late.
-    sequence, consumer = writer.sequence, Consumer()
-    engine.submit(sequence, consumer, wait=True)
-    while not writer.ended:
-        engine.run_until(sequence.is_ready)
-        if piece := writer.take():
-            yield piece
-    engine.cancel(sequence)
-
-
-async def _async_pieces(engine: Engine, writer: Writer) -> AsyncGenerator[str]:
-    import asyncio  # half a hundred modules, which the way to a first token does without
-
-    # The reader goes with this frame, also where a loop that was closed cannot bring it to its end.
-    sequence, ready, consumer = writer.sequence, asyncio.Event(), Consumer()
-    loop = asyncio.get_running_loop()
-
-    def notify() -> None:
-        try:
-            loop.call_soon_threadsafe(ready.set)
-        except RuntimeError:  # the event loop was closed over its head
-            engine.cancel(sequence)
-
-    sequence.notify = notify
-    try:
-        engine.submit(sequence, consumer)
-        engine.run_in_background()
-        while not writer.ended:
-            stalled = not sequence.runnable
-            piece = writer.take()
-            if stalled and sequence.runnable:
-                engine.run_in_background()
-            if piece:
-                yield piece
-            elif piece is None:
-                await ready.wait()
-                ready.clear()
-    finally:
-        engine.cancel(sequence)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import tokenizers
 
-    from rushlight.text.tokenizer_settings import AddedToken
+    from rushlight.text.vocabulary import AddedToken
 
 __all__ = ["add_tokens", "library_errors", "prefix_ids", "set_prefix_space"]
 

@@ -14,39 +14,20 @@ from typing import TYPE_CHECKING
 from rushlight.errors import TokenizerError
 from rushlight.files.limits import MAX_TOKENIZER_CONFIG_BYTES
 from rushlight.text.files import read_tokenizer_object
-from rushlight.text.vocabulary import check_id
+from rushlight.text.vocabulary import AddedToken, check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from typing import Any
 
-__all__ = ["AddedToken", "TokenizerSettings", "class_name", "read_settings"]
+__all__ = ["TokenizerSettings", "class_name", "read_settings"]
 
 NAMES = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
 """The keys of the special tokens that have a role."""
 EXTRA = ("additional_special_tokens", "extra_special_tokens")
 """The keys that list further special tokens; transformers 5 writes the second, also as an object."""
 CONFIG = "tokenizer_config.json"
-
-
-@dataclass(frozen=True, slots=True)
-class AddedToken:
-    """A token that is recognised in a text before the text is split into words.
-
-    Attributes:
-        content: its text.
-        id: its id; None if no file states one: then it is the vocabulary's, or the next one.
-        special: whether it is a special token.
-        flags: those of lstrip, rstrip, normalized and single_word (tokenizers library) that the file sets.
-        file: the file that lists it, for errors.
-    """
-
-    content: str
-    id: int | None = None
-    special: bool = True
-    flags: Mapping[str, bool] = field(default_factory=dict)
-    file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""Checks that every token of a vocabulary has one id of its own, and merges added tokens into vocabularies."""
+"""Added tokens; merges them into vocabularies, and checks that every token has one id of its own."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from itertools import count
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING
@@ -11,12 +12,30 @@ from rushlight.errors import TokenizerError, printable_name
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     import tokenizers
 
-    from rushlight.text.tokenizer_settings import AddedToken
+__all__ = ["AddedToken", "check_id", "check_not_renumbered", "checked_vocab_size", "with_added_tokens"]
 
-__all__ = ["check_id", "check_not_renumbered", "checked_vocab_size", "with_added_tokens"]
+
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """A token that is recognised in a text before the text is split into words.
+
+    Attributes:
+        content: its text.
+        id: its id; None if no file states one: then it is the vocabulary's, or the next one.
+        special: whether it is a special token.
+        flags: those of lstrip, rstrip, normalized and single_word (tokenizers library) that the file sets.
+        file: the file that lists it, for errors.
+    """
+
+    content: str
+    id: int | None = None
+    special: bool = True
+    flags: Mapping[str, bool] = field(default_factory=dict)
+    file: Path | None = None
 
 
 def check_id(token: str, token_id: object, file: str | os.PathLike[str] | None) -> int:

@@ -89,6 +89,7 @@ def generate(
 ) -> None:
     """Continue a prompt and stream the output."""
     from rushlight.generation.sampling.params import SamplingParams
+    from rushlight.runtime.result import generations_to_json
     from rushlight.text.stop import StopStrings
 
     name, prompt = model_and_prompt(source, argument, model, prompt)
@@ -117,11 +118,12 @@ def generate(
 
     if params.n > 1:
         with status(f"generating {params.n} outputs"):
-            result = loaded.generate(prompt, stop=stop or (), **settings)
+            generated = loaded.generate(prompt, stop=stop or (), **settings)
+        outputs = generated if isinstance(generated, list) else [generated]
         _note_request(name, params)
     else:
         stream = loaded.stream(prompt, stop=stop or (), **settings)
-        result = stream.result
+        outputs = stream.results
         _note_request(name, params)
         pieces = timed(with_prompt_progress(stream))
         if as_json:
@@ -129,9 +131,9 @@ def generate(
                 pass
         else:
             print_text(prompt if echo else "", pieces)
-    outputs = [result, *result.others]
     if as_json:
-        record = result.to_json(loaded.tokenizer)
+        record = generations_to_json(outputs, loaded.tokenizer)
+        result = outputs[0]
         rates = {"prefill_tok_s": result.stats.prefill_tok_s, "decode_tok_s": result.stats.decode_tok_s}
         record = {"model": loaded.name, "prompt": prompt, **record, "stats": asdict(result.stats) | rates | times}
         out_json(record)
@@ -194,7 +196,7 @@ def _check_beams(beams: int | None, params: SamplingParams, flags: dict[str, boo
         raise typer.BadParameter(
             f"beam search finds the most likely output and does not support {', '.join(refused)}", param_hint="--beams"
         )
-    BeamSearch(n_beams=beams, max_tokens=params.max_tokens)
+    BeamSearch(n_beams=beams, params=params)
 
 
 def _beam_search(

@@ -14,7 +14,7 @@ from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from rushlight.errors import RequestError
-from rushlight.generation.sampling.philox import new_seed, seed_of_text
+from rushlight.generation.sampling.philox import completion_seed, new_seed
 from rushlight.generation.sampling.setting import (
     BOOLEAN,
     Range,
@@ -47,8 +47,8 @@ _CHANGE = number(-MAX_LOGIT_CHANGE, MAX_LOGIT_CHANGE)
 _TOP_P = number(0, 1)
 
 
-class SamplingSettings(TypedDict, total=False):
-    """The keywords of `Model.generate`: the fields of `SamplingParams`. All are optional; None is the default."""
+class CompletionSettings(TypedDict, total=False):
+    """The settings of one completion: those of SamplingSettings without `n`, which decides the type of a result."""
 
     max_tokens: int | None
     temperature: float | None
@@ -62,12 +62,17 @@ class SamplingSettings(TypedDict, total=False):
     seed: int | None
     stop_ids: Sequence[int] | None
     ignore_eos: bool | None
-    n: int | None
     logprobs: int | None
     prompt_logprobs: int | None
     speculate: bool | None
     json_schema: Mapping[str, Any] | str | None
     regex: str | None
+
+
+class SamplingSettings(CompletionSettings, total=False):
+    """The keywords of `Model.generate`: the fields of `SamplingParams`. All are optional; None is the default."""
+
+    n: int | None
 
 
 def given(settings: SamplingSettings) -> SamplingSettings:
@@ -283,7 +288,7 @@ class SamplingParams:
         """
         seed = new_seed() if self.seed is None else int(self.seed)
         return [
-            replace(self, n=1, seed=seed_of_text(seed, i), prompt_logprobs=self.prompt_logprobs if i == 0 else None)
+            replace(self, n=1, seed=completion_seed(seed, i), prompt_logprobs=self.prompt_logprobs if i == 0 else None)
             for i in range(self.n)
         ]
 

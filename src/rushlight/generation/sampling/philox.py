@@ -1,4 +1,4 @@
-"""Counter-based random numbers: the same seed and position give the same number, whatever ran before or beside.
+"""Counter-based random numbers: a number depends on its seed and position only.
 
 Philox 4x64-10, from Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -13,19 +13,19 @@ _MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
 _KEY_STEPS = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 
 _LANE_BITS = 128
-"""Of a word in an integer of several: as many as its product with another may have."""
+"""The bits of a lane in an integer of several words: as many as the product of two words has."""
 
 _TOGETHER = 32
-"""Positions whose numbers are computed together, which takes eight times as long as for one."""
+"""Positions whose numbers are computed at once, which takes eight times as long as for one."""
 
 _KEPT = 512
-"""How many times so many numbers are kept: some for each text that is being written."""
+"""Groups of _TOGETHER numbers that are cached: some for each running sequence."""
 
 
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int], n: int = 1) -> tuple[int, int, int, int]:
     """Four random 64-bit words for a 256-bit counter and a 128-bit key, each given in 64-bit words.
 
-    For n counters at once, each word of them, given and returned, is an integer with one counter's every _LANE_BITS.
+    For n counters at once, each word, given and returned, is an integer that has one counter's word every _LANE_BITS.
     """
     ones = sum(1 << _LANE_BITS * i for i in range(n))
     words = ones * _MASK
@@ -40,28 +40,28 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int], n: int = 1)
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) with 53 random bits, for the token drawn at `position` under `seed`, both below 2⁶⁴."""
+    """A number in [0, 1) with 53 random bits, for the token sampled at `position` with `seed`, both below 2⁶⁴."""
     return _uniforms(seed, position // _TOGETHER)[position % _TOGETHER]
 
 
 @lru_cache(_KEPT)
 def _uniforms(seed: int, i: int) -> list[float]:
-    """Those for the i-th _TOGETHER positions."""
+    """The numbers of the i-th group of _TOGETHER positions."""
     positions = sum(i * _TOGETHER + lane << _LANE_BITS * lane for lane in range(_TOGETHER))
     words = philox((positions, 0, 0, 0), (seed, 0), _TOGETHER)[0]
     return [(words >> _LANE_BITS * lane + 11 & 2**53 - 1) * 2.0**-53 for lane in range(_TOGETHER)]
 
 
 def new_seed() -> int:
-    """A seed by chance, below 2⁵³ as all that are chosen here: a number of JSON that is read back the same anywhere."""
+    """A random seed, below 2⁵³ as every seed made here: every JSON reader reads it back exactly."""
     return int.from_bytes(os.urandom(8), "little") >> 11
 
 
-def seed_of_text(seed: int, i: int) -> int:
-    """The seed of the i-th text of one prompt: that of the first is the one given."""
+def completion_seed(seed: int, i: int) -> int:
+    """The seed of the i-th completion of one prompt; the first has the given seed."""
     return philox((i, 0, 0, 0), (seed, 1))[0] >> 11 if i else seed
 
 
 def seed_of_line(seed: int, i: int) -> int:
-    """The seed of the i-th prompt of many."""
-    return philox((i, 1, 0, 0), (seed, 0))[0] >> 11  # the draws themselves have 0 there
+    """The seed of the i-th of many prompts."""
+    return philox((i, 1, 0, 0), (seed, 0))[0] >> 11  # the numbers for sampling have 0 there

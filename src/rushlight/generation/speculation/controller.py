@@ -1,6 +1,6 @@
 """Speculative decoding: draft tokens are verified as extra rows of one step.
 
-A draft token is accepted exactly when it is the token that the sampler draws from the model's logits at that position,
+A draft token is accepted exactly when it is the token sampled from the model's logits at that position,
 with the sequence's settings and seed. So the output never changes, greedy or sampled (Leviathan et al.,
 arXiv:2211.17192, preserve the distribution; here every token is preserved). The number of draft tokens follows from
 recent acceptance rates and from measured step times.

@@ -10,10 +10,12 @@ from pathlib import Path
 from rushlight.checkpoint import display_name
 from rushlight.porting.scaffold.source_text import one_line, string_literal
 
-__all__ = ["USAGE", "Scaffold", "port_test"]
+__all__ = ["TO_WRITE", "USAGE", "Scaffold", "port_test"]
 
 USAGE = ("    rushlight check SOURCE --port FILE", "    rushlight generate SOURCE --port FILE -p TEXT")
 """How to run a port, for its docstring."""
+
+TO_WRITE = "It has a slot for every tensor; complete it where it says TO WRITE."
 
 CHECKPOINT_VARIABLE = "CHECKPOINT"
 """The environment variable that holds the checkpoint's path where a port's test cannot use a relative one."""

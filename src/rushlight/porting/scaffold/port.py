@@ -12,12 +12,14 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import read_config
+from rushlight.checkpoint.dtypes import FLOAT_DTYPES
 from rushlight.errors import PortError
 from rushlight.models import TextConfig
 from rushlight.porting.check.checker import Checker
 from rushlight.porting.check.names import find_architecture
-from rushlight.porting.scaffold.built_in import WIDTH, MismatchError, SourceFile, layer_changes, port_of_built_in
+from rushlight.porting.scaffold.built_in import MismatchError, layer_changes, port_of_built_in
 from rushlight.porting.scaffold.files import USAGE, Scaffold, port_test
+from rushlight.porting.scaffold.model_file import WIDTH, ModelFile
 from rushlight.porting.scaffold.source_text import one_line
 from rushlight.porting.scaffold.variant import VariantWriter
 from rushlight.porting.scaffold.writer import Writer
@@ -53,7 +55,7 @@ def scaffold(checkpoint: Checkpoint, file: str | os.PathLike[str] = "my_model.py
     return _of_built_in(checker, architecture, path)
 
 
-def _of_built_in(checker: Checker, architecture: Architecture, file: Path) -> Scaffold:
+def _of_built_in(checker: Checker, architecture: Architecture, path: Path) -> Scaffold:
     """The port of a checkpoint of a built-in architecture, or of a variant of one."""
     checkpoint = checker.checkpoint
     prefixes = _prefixes(checker, architecture)
@@ -63,12 +65,13 @@ def _of_built_in(checker: Checker, architecture: Architecture, file: Path) -> Sc
     else:
         config = architecture.config_type.from_tensors(checker.tensors, file=checkpoint.source)
     model = architecture(config)
-    own = {path.partition(".")[0] for path, _ in model.named_slots()}
+    own = {name.partition(".")[0] for name, _ in model.named_slots()}
     shapes = {}
     for tensor in checkpoint.values():
-        path = rules.canonical(tensor.name)
-        if not rules.ignored(tensor.name) and (path.partition(".")[0] in own or not rules.other_head(path)):
-            shapes[path] = tensor.shape
+        name = rules.canonical(tensor.name)
+        is_weight = tensor.dtype in FLOAT_DTYPES and not rules.ignored(tensor.name)
+        if is_weight and (name.partition(".")[0] in own or not rules.other_head(name)):
+            shapes[name] = tensor.shape
     if config.tie_word_embeddings:
         for head, table in rules.tied.items():  # of two tied tensors a file may hold either
             for stored, other in ((head, table), (table, head)):
@@ -87,14 +90,15 @@ def _of_built_in(checker: Checker, architecture: Architecture, file: Path) -> Sc
         ) from error
     docstring = _docstring(checker, architecture)
     if changes is not None:
-        module = port_of_built_in(architecture, model, changes, prefixes, docstring)
+        module = port_of_built_in(model, changes, prefixes, docstring)
         if module is not None:
-            return Scaffold(module, port_test(checkpoint.source, file, computes_logits=True), ())
-    source = SourceFile.of(model)
-    source.set_prefixes(type(model).__name__, prefixes, architecture.rules.prefixes)
-    source.set_docstring([*docstring, "", "Complete it where it says TO WRITE."])
+            return Scaffold(module, port_test(checkpoint.source, path, computes_logits=True), ())
     sizes = config.shown_by(shapes) if isinstance(config, TextConfig) else {}
-    return VariantWriter(checkpoint, shapes, model=model, sizes=sizes, source=source.text()).scaffold(file)
+    file = ModelFile.of(model)
+    writer = VariantWriter(
+        checkpoint, shapes, model=model, sizes=sizes, file=file, prefixes=prefixes, docstring=docstring
+    )
+    return writer.scaffold(path)
 
 
 def _docstring(checker: Checker, architecture: Architecture) -> list[str]:

@@ -10,9 +10,9 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
-from rushlight.porting.scaffold.built_in import SourceFile, with_layer_imports
-from rushlight.porting.scaffold.files import Scaffold, port_test
+from rushlight.porting.scaffold.files import TO_WRITE, Scaffold, port_test
 from rushlight.porting.scaffold.infer import SQUARE
+from rushlight.porting.scaffold.model_file import with_layer_imports
 from rushlight.porting.scaffold.source_text import room_for
 from rushlight.porting.scaffold.tree import number
 from rushlight.porting.scaffold.writer import Writer
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rushlight.checkpoint import Checkpoint
     from rushlight.nn import Module
+    from rushlight.porting.scaffold.model_file import ModelFile
     from rushlight.porting.scaffold.tree import Node
 
 __all__ = ["VariantWriter"]
@@ -36,7 +37,9 @@ class VariantWriter(Writer):
         weights: the shapes of its weights, by attribute path.
         model: the built-in model that it is a variant of.
         sizes: the fields of the model's config that shapes show, and their values.
-        source: the source of the built-in model's file, with the port's docstring and prefixes.
+        file: the built-in model's file.
+        prefixes: the prefixes of the checkpoint's names.
+        docstring: the first lines of the port's docstring.
     """
 
     def __init__(
@@ -46,10 +49,13 @@ class VariantWriter(Writer):
         *,
         model: Module,
         sizes: Mapping[str, int],
-        source: str,
+        file: ModelFile,
+        prefixes: tuple[str, ...],
+        docstring: list[str],
     ) -> None:
         self.modules = dict(model.named_modules())
-        self.file = SourceFile(source)
+        self.file = file.with_prefixes(type(model).__name__, prefixes)
+        self.docstring = docstring
         self.shown = sizes
         super().__init__(checkpoint, [*weights.items()])
         self.taken |= {name for name in self.file.names if name not in self.file.classes}
@@ -125,5 +131,6 @@ class VariantWriter(Writer):
         self.class_of(self.root)
         own = {type(module).__name__ for module in self.modules.values()} & self.file.classes.keys()
         self.file.set_classes(self.classes, replaced=own, before=self.root_name)
-        test = port_test(self.checkpoint.source, file, computes_logits=False)
+        self.file.set_docstring([*self.docstring, *(["", TO_WRITE] if self.to_write else [])])
+        test = port_test(self.checkpoint.source, file, computes_logits=not self.to_write)
         return Scaffold(with_layer_imports(self.file.text()), test, tuple(self.to_write))

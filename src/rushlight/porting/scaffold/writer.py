@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rushlight.checkpoint import read_config
 from rushlight.checkpoint.dtypes import FLOAT_DTYPES
 from rushlight.errors import ConfigError
-from rushlight.porting.scaffold.files import USAGE, Scaffold, port_test
+from rushlight.porting.scaffold.files import TO_WRITE, USAGE, Scaffold, port_test
 from rushlight.porting.scaffold.infer import Layer, conv1d_by_majority, infer_layer, is_head_name
 from rushlight.porting.scaffold.source_text import (
     WIDTH,
@@ -315,7 +315,7 @@ class Config:
             [
                 f'"""A port of {one_line(Path(self.checkpoint.source).name)}, written by `rushlight port`.',
                 "",
-                "It has a slot for every tensor; complete it where it says TO WRITE.",
+                TO_WRITE,
                 "",
                 *USAGE,
                 '"""',

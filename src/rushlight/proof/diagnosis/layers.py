@@ -44,9 +44,9 @@ def rows_shifted(module: Embedding, ids: NDArray[Any], trial: Trial) -> str:
     """Whether the recorded rows are neighbours of the ones that the port looked up."""
     for step in (-1, 1, -2, 2):
         rows = ids + step
-        inside = (rows >= 0) & (rows < module.n_rows)
+        inside = (rows >= 0) & (rows < module.n_ids)
         if inside.any():
-            other = module.ops.to_numpy(module(np.clip(rows, 0, module.n_rows - 1).astype(np.int32)))
+            other = module.ops.to_numpy(module(np.clip(rows, 0, module.n_ids - 1).astype(np.int32)))
             if trial.fits(np.asarray(other)[inside], trial.recorded[inside]):
                 return f"its rows are shifted: row i + {step} is the recorded row i".replace("+ -", "- ") + (
                     "; positions off by one" if abs(step) == 1 else ""
