@@ -39,14 +39,14 @@ def test_more_threads_than_cores_are_reduced_with_a_note(run):
     """`-t 1024` on two cores once took 51 s for 8 tokens."""
     code, out, err = run("generate", "-p", "Once", "-n", 2, "-t", 1024)
     assert (code, bool(out)) == (0, True)
-    note = "note: computing with 2 threads in place of 1024: this process may use no more cores"
+    note = "note: using 2 threads instead of 1024: this process may use no more cores"
     assert note in err.splitlines()
-    assert err.count("in place of") == 1
+    assert err.count("instead of") == 1
 
 
 def test_as_many_threads_as_cores_need_no_note(run):
     code, _, err = run("generate", "-p", "Once", "-n", 2, "-t", 2)
-    assert (code, "in place of" in err) == (0, False)
+    assert (code, "instead of" in err) == (0, False)
 
 
 def test_in_python_it_is_not_a_warning(caplog):

@@ -529,7 +529,7 @@ def test_invalid_recorded_ids_are_an_error(golden, value, problem):
     name = next(call.input for call in case.calls if call.path.endswith("wte"))
     case.tensors[name] = case.tensors[name].astype(np.float32 if isinstance(value, float) else np.int64)
     case.tensors[name].flat[0] = value
-    with pytest.raises(GoldenError, match="wte cannot be called with what was recorded") as caught:
+    with pytest.raises(GoldenError, match="the recorded input of wte is invalid") as caught:
         verify(rushlight.load(FIXTURES / "gpt2" / "gelu_new"), golden)
     assert problem in str(caught.value)
     assert name in str(caught.value)
@@ -539,7 +539,7 @@ def test_invalid_recorded_ids_are_an_error(golden, value, problem):
 def test_a_recorded_prompt_consists_of_token_ids(golden, tmp_path, value):
     golden.cases[0].ids[0] = value
     write_golden(golden, tmp_path / "golden.safetensors")
-    with pytest.raises(GoldenError, match="0/ids holds numbers that are not token ids"):
+    with pytest.raises(GoldenError, match="0/ids holds values that are not token ids"):
         read_golden(tmp_path / "golden.safetensors")
 
 
@@ -548,7 +548,7 @@ def test_a_recorded_prompt_beyond_a_modules_table_is_an_error(golden, write, tmp
     port.write_text(PORT_OF_A_TABLE)
     module = rushlight.load_module(write({"wte.weight": np.ones((5, 4), np.float32)}, None, None), port=port)
     golden.cases = [Case([1, 5], None, [Call("wte", "", None, None, None)])]
-    with pytest.raises(RequestError, match=r"wte has no row .*expected ids from 0 to 4, found 5"):
+    with pytest.raises(RequestError, match=r"wte has no rows .*expected ids from 0 to 4, found 5"):
         verify(module, golden)
 
 
