@@ -140,7 +140,7 @@ def test_arguments_that_are_not_utf8(flag, problem):
 def test_chat_variables_and_files_that_are_not_json_or_paths(model, tmp_path):
     with (
         rushlight.Chat(model, template="{{ x }}", variables={"x": object()}) as chat,
-        pytest.raises(RequestError, match="a variable of the chat template is not JSON"),
+        pytest.raises(RequestError, match="a variable of the chat template is not a JSON value"),
     ):
         chat.send("a")
     with pytest.raises(RequestError, match="not a path"):

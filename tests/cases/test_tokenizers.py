@@ -428,7 +428,7 @@ def test_no_other_tokenizer_replaces_the_models(
     assert model.tokenizer is None
     with pytest.raises(TokenizerError, match=problem):
         model.generate("Olá mundo")
-    with pytest.raises(TokenizerError, match="a conversation is text"):
+    with pytest.raises(TokenizerError, match="a chat needs a tokenizer"):
         rushlight.Chat(model)
     assert len(model.generate([1, 2], max_tokens=2).ids) == 2  # ids need no tokenizer
     report = rushlight.check(make_gpt2("checked", vocab_size=50257, files=files), data=False)
@@ -513,7 +513,7 @@ def test_dialogpt_without_an_end_of_text_token(make_gpt2: MakeGPT2) -> None:
         vocab_size=300, eos_token_id=299, bos_token_id=299, task_specific_params={"conversational": {"max_length": 9}}
     )
     with pytest.raises(
-        TemplateError, match=r"no token has the model's id 299; name it as eos_token in tokenizer_config"
+        TemplateError, match=r"the tokenizer has no token 299; set eos_token in tokenizer_config"
     ):
         rushlight.Chat(rushlight.load(folder))
 
