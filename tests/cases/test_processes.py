@@ -177,8 +177,8 @@ model.generate("a", max_tokens=2)
     [
         (MemoryError(), MemoryLimitError, "the model does not fit in memory"),
         (ImportError("x.so: failed to map segment from shared object"), MemoryLimitError, "does not fit in memory"),
-        (RuntimeError("can't start new thread"), ThreadLimitError, "a thread cannot be started"),
-        (RuntimeError("Resource temporarily unavailable"), ThreadLimitError, "a thread cannot be started"),
+        (RuntimeError("can't start new thread"), ThreadLimitError, "cannot start a thread"),
+        (RuntimeError("Resource temporarily unavailable"), ThreadLimitError, "cannot start a thread"),
     ],
 )
 def test_shortages_while_loading_are_errors_of_the_library(monkeypatch, error, kind, text):

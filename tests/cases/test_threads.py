@@ -39,7 +39,7 @@ def test_more_threads_than_cores_are_the_cores_and_said(run):
     """`-t 1024` on two cores took 51 s for 8 tokens."""
     code, out, err = run("generate", "-p", "Once", "-n", 2, "-t", 1024)
     assert (code, bool(out)) == (0, True)
-    note = "note: computing with 2 threads in place of 1024: this process may use no more cores"
+    note = "note: using 2 threads instead of 1024: this process may use no more cores"
     assert note in err.splitlines()
     assert err.count("in place of") == 1
 

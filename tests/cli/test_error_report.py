@@ -77,7 +77,7 @@ def test_a_defect_is_not_taken_for_bad_input(failing, error):
         (MemoryError(), "not_enough_memory", "memory"),
         (ImportError("x.so: failed to map segment from shared object"), "not_enough_memory", "memory"),
         (OSError(12, "Cannot allocate memory"), "not_enough_memory", "memory"),
-        (RuntimeError("can't start new thread"), "no_more_threads", "a thread cannot be started"),
+        (RuntimeError("can't start new thread"), "no_more_threads", "cannot start a thread"),
     ],
 )
 def test_too_little_memory_or_threads_is_bad_input(failing, error, code, word):
