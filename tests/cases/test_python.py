@@ -111,7 +111,8 @@ def test_an_unknown_setting_suggests_a_similar_one(model, given, meant):
 
 
 def test_an_unknown_setting_lists_all_without_private_classes(model):
-    with pytest.raises(RequestError, match=r"unknown setting 'beams', expected one of max_tokens, temperature, .*, regex") as caught:
+    expected = r"unknown setting 'beams', expected one of max_tokens, temperature, .*, regex"
+    with pytest.raises(RequestError, match=expected) as caught:
         model.generate(PROMPT, beams=3)
     assert "SamplingParams" not in str(caught.value)
     [(_, error)] = model.generate_many([Request(PROMPT, settings={"stop": ["x"]})])

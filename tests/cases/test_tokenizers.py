@@ -512,9 +512,7 @@ def test_dialogpt_without_an_end_of_text_token(make_gpt2: MakeGPT2) -> None:
     folder = make_gpt2(
         vocab_size=300, eos_token_id=299, bos_token_id=299, task_specific_params={"conversational": {"max_length": 9}}
     )
-    with pytest.raises(
-        TemplateError, match=r"the tokenizer has no token 299; set eos_token in tokenizer_config"
-    ):
+    with pytest.raises(TemplateError, match=r"the tokenizer has no token 299; set eos_token in tokenizer_config"):
         rushlight.Chat(rushlight.load(folder))
 
 
