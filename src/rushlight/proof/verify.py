@@ -206,9 +206,16 @@ def _notes(view: View, checkpoint: Mapping[str, Tensor] | None, rules: NameRules
     ]
     if missing:
         notes.append(f"recorded modules that the port does not have: {', '.join(first_ten(missing))}")
-    unrecorded = [path for path, module in view.modules.items() if path not in view.calls and "__call__" in dir(module)]
+    unrecorded = [
+        path
+        for path, module in view.modules.items()
+        if path not in view.calls and path not in view.not_comparable and "__call__" in dir(module)
+    ]
     if unrecorded:
         notes.append(f"modules of the port that were not recorded: {', '.join(first_ten(unrecorded))}")
+    if view.not_comparable:
+        names = ", ".join(first_ten(view.not_comparable))
+        notes.append(f"rotary angles, which are compared only through the attention that uses them: {names}")
     if checkpoint is None:
         notes.append("the weights were not compared with the recorded ones")
     return notes

@@ -64,7 +64,7 @@ def attention(module: Module, trial: Trial) -> str:
     declared = getattr(module, "n_head", None)
     heads = [h for h in range(1, min(c, 64) + 1) if c % h == 0 and n * n * h <= MAX_SCORES]
     heads.sort(key=lambda h: h != declared)
-    layer = getattr(module, "layer", 0)
+    layer = number if isinstance(number := getattr(module, "layer", None), int) else 0
 
     def fits(way: _Attention, target: NDArray[Any]) -> bool:
         return trial.fits(_attend(parts, way), target)
