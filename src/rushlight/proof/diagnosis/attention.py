@@ -48,7 +48,8 @@ MASKS = ("causal", "no", "a causal mask that also shows the next token", "a caus
 def attention(module: Module, trial: Trial) -> str:
     """How two variants of attention differ that give the port's array and the recorded one; empty if none do.
 
-    Queries, keys and values are the thirds of a recorded output, or three outputs of the same shape.
+    Queries, keys and values are the thirds of a recorded output, or three outputs of the same shape. Grouped keys and
+    rotary embeddings are not tried.
     """
     if trial.recorded.ndim != 2:
         return ""
