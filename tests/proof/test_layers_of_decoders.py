@@ -138,7 +138,7 @@ def first(decoder, golden):
     return report.first.path, report.first.cause
 
 
-def test_the_right_port_passes(decoder, golden):
+def test_a_correct_port_passes(decoder, golden):
     report = verify(decoder, golden)
     assert report.failures == []
     assert {result.status for result in report.modules} == {"equal"}

@@ -71,4 +71,4 @@ def port(
     write_err(printable_line(f"wrote {module} and {test}"))
     if written.to_write:
         names = ", ".join(first_ten(written.to_write))
-        write_err(f"all tensors are bound; still to write is the forward of: {names}")
+        write_err(f"all tensors are bound; still to write: the forward of {names}")
