@@ -105,7 +105,7 @@ def decoder(tmp_path):
 
 
 class Recording(PromptRun):
-    """Records a port as `rushlight.record` records PyTorch, with the rotary angles as transformers returns them."""
+    """Records a port in the shapes of transformers: its rotary angles, and (T, H, D) for a norm of every head."""
 
     def __init__(self, model):
         self.case = Case(IDS, None, [])
@@ -120,6 +120,8 @@ class Recording(PromptRun):
         if running.path == "rotary_emb":
             cosines = arrays["output"][:, :2]
             arrays = {"output": np.concatenate([cosines, cosines], axis=-1)}
+        elif running.path.endswith("q_norm"):
+            arrays = {kind: array.reshape(len(IDS), 4, 4) for kind, array in arrays.items()}
         names = {kind: f"0/{kind}/{running.call}" for kind, array in arrays.items() if array is not None}
         self.case.tensors |= {names[kind]: arrays[kind] for kind in names}
         eps = getattr(self.view.modules[running.path], "eps", None)

@@ -1,7 +1,7 @@
 """Ten defects in checkpoints and ports that no check of names and shapes finds: verify names the module and the cause.
 
-The digests of the weights would reveal many of them at once. Here the weights are not compared, so that the outputs have
-to show the defect; test_verify.py tests the digests.
+The digests of the weights would reveal many of them at once. Here the weights are not compared, so that the outputs
+have to show the defect; test_verify.py tests the digests.
 """
 
 import math

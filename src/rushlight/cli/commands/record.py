@@ -78,7 +78,7 @@ def record(
             "--dtype",
             metavar="NAME",
             rich_help_panel=MODEL,
-            help="The dtype of PyTorch: float32, bfloat16 or float16.",
+            help="The dtype of PyTorch: float32, float64, bfloat16 or float16.",
         ),
     ] = "float32",
     offline: Offline = False,
