@@ -94,7 +94,7 @@ class InputProcessor:
 
     Attributes:
         allowed: (V,) the tokens that may be sampled; None for all.
-        allowed_first: (V,) the same for the first new token; None if it is no different.
+        allowed_first: (V,) the same for the first new token; None if it is the same.
     """
 
     def __init__(
