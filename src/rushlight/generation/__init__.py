@@ -15,12 +15,12 @@ if TYPE_CHECKING:
         CompletionSettings,
         SamplingParams,
         SamplingSettings,
-        given,
         takes_settings,
+        without_none,
     )
     from rushlight.generation.sampling.sampler import Sampler
     from rushlight.generation.scoring import Perplexity, Scorer, sliding_windows
-    from rushlight.generation.sequence import FinishReason, SequenceState, Token
+    from rushlight.generation.sequence import FinishReason, SampledToken, SequenceState
 
 __all__ = [
     "BeamSearch",
@@ -32,34 +32,34 @@ __all__ = [
     "Hypothesis",
     "LanguageModel",
     "Perplexity",
+    "SampledToken",
     "Sampler",
     "SamplingParams",
     "SamplingSettings",
     "Scorer",
     "SequenceState",
-    "Token",
     "TokenLogprob",
-    "given",
     "sliding_windows",
     "takes_settings",
+    "without_none",
 ]
 
-_HOMES = {
+_LAZY_IMPORTS = {
     "beam": ("BeamSearch", "Hypothesis"),
     "engine": ("Engine", "EngineStats"),
     "runner": ("Context", "LanguageModel"),
     "sampling.logprobs": ("TokenLogprob",),
-    "sampling.params": ("CompletionSettings", "SamplingParams", "SamplingSettings", "given", "takes_settings"),
+    "sampling.params": ("CompletionSettings", "SamplingParams", "SamplingSettings", "without_none", "takes_settings"),
     "sampling.sampler": ("Sampler",),
     "scoring": ("Perplexity", "Scorer", "sliding_windows"),
-    "sequence": ("FinishReason", "SequenceState", "Token"),
+    "sequence": ("FinishReason", "SequenceState", "SampledToken"),
 }
 
 
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    for home, names in _HOMES.items():
+    for home, names in _LAZY_IMPORTS.items():
         if name in names:
             value = getattr(import_module(f"{__name__}.{home}"), name)
             globals()[name] = value

@@ -43,12 +43,12 @@ class BlockPool:
         n_blocks: the number of blocks.
         max_evictable: how many evictable blocks are kept before they are reused instead of blocks never used. Memory is
             taken from the machine at a block's first use, so this bounds what past prompts cost.
-        shares: whether there is a prefix cache.
+        has_prefix_cache: whether there is a prefix cache.
     """
 
-    def __init__(self, n_blocks: int, max_evictable: int, *, shares: bool = True) -> None:
+    def __init__(self, n_blocks: int, max_evictable: int, *, has_prefix_cache: bool = True) -> None:
         self.n_blocks = n_blocks
-        self.shares = shares
+        self.has_prefix_cache = has_prefix_cache
         self._max_evictable = max_evictable
         self.reset()
 
@@ -141,7 +141,7 @@ class BlockPool:
 
     def cache_full_blocks(self, table: BlockTable) -> None:
         """Caches the blocks that a sequence has filled since the last call."""
-        while self.shares and (table.n_cached_blocks + 1) * BLOCK_SIZE <= table.n_computed:
+        while self.has_prefix_cache and (table.n_cached_blocks + 1) * BLOCK_SIZE <= table.n_computed:
             j = table.n_cached_blocks
             parent_id = self.prefix_id(table.blocks[j - 1]) if j else ROOT_ID
             tokens = table.ids[j * BLOCK_SIZE : (j + 1) * BLOCK_SIZE]

@@ -92,7 +92,7 @@ class Engine:
     Args:
         model: the model.
         max_sequences: the most sequences in a step.
-        max_rows: the most prompt tokens in a step.
+        max_prefill_rows: the most prompt tokens in a step.
         max_waiting: the most sequences in the queue.
         kv_bytes: the most memory that keys and values may take; None is the memory of `max_sequences` full contexts, or
             half of the available memory if that is less. Memory is taken from the machine when it is first used.
@@ -113,7 +113,7 @@ class Engine:
         model: LanguageModel,
         *,
         max_sequences: int = MAX_SEQUENCES,
-        max_rows: int = PREFILL_ROWS,
+        max_prefill_rows: int = PREFILL_ROWS,
         max_waiting: int = MAX_WAITING,
         kv_bytes: int | None = None,
         prefix_cache: bool = True,
@@ -133,13 +133,13 @@ class Engine:
         if kv_bytes is None:
             share = int(allowed * CACHED_SHARE) // self._block_bytes
             max_evictable = min(max_evictable, max(share, context_blocks))
-        self.pool = BlockPool(n_blocks, max_evictable, shares=prefix_cache)
+        self.pool = BlockPool(n_blocks, max_evictable, has_prefix_cache=prefix_cache)
         proposers: list[Proposer] = [PromptLookup()] if speculation else []
         if draft is not None:
             proposers.append(DraftModelProposer(draft, n_blocks, max_evictable))
         self._consistency = Consistency()
         self._steps = StepRunner(model, self.pool, proposers, self._consistency)
-        self._scheduler = Scheduler(self.pool, max_sequences, max_rows, model.max_scored_rows)
+        self._scheduler = Scheduler(self.pool, max_sequences, max_prefill_rows, model.max_scored_rows)
         self._max_waiting = max_waiting
         self._arrivals = count(1)
         # The thread that has the turn may touch the scheduler and its sequences; the lock guards what is below it. It

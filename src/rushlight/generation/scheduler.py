@@ -35,7 +35,7 @@ class Scheduler:
     Args:
         pool: the blocks.
         max_sequences: the most sequences in a step.
-        max_rows: the most prompt tokens in a step.
+        max_prefill_rows: the most prompt tokens in a step.
         max_scored_rows: the most prompt tokens in a step of a sequence that needs logits for each of them.
 
     Attributes:
@@ -44,9 +44,11 @@ class Scheduler:
         n_cached_tokens: prompt tokens found in the prefix cache, of all sequences so far.
     """
 
-    def __init__(self, pool: BlockPool, max_sequences: int, max_rows: int, max_scored_rows: int = SCORED_ROWS) -> None:
+    def __init__(
+        self, pool: BlockPool, max_sequences: int, max_prefill_rows: int, max_scored_rows: int = SCORED_ROWS
+    ) -> None:
         self.pool = pool
-        self.max_rows = max_rows
+        self.max_prefill_rows = max_prefill_rows
         self.max_scored_rows = max_scored_rows
         self.max_sequences = max_sequences
         self.waiting: list[SequenceState] = []
@@ -78,7 +80,7 @@ class Scheduler:
         self._admit()
         active = [s for s in self.running if s.runnable][: self.max_sequences]
         rows = {s: 1 for s in active if s.n_pending == 1}
-        left = min(self.max_rows, MIXED_ROWS) if rows else self.max_rows
+        left = min(self.max_prefill_rows, MIXED_ROWS) if rows else self.max_prefill_rows
         for s in active:
             if s.n_pending > 1 and left > 0:
                 rows[s] = min(s.n_pending, left, self.max_scored_rows if s.scores_prompt else left)
@@ -114,7 +116,7 @@ class Scheduler:
 
     def _is_being_computed(self, sequence: SequenceState, end: int) -> bool:
         """Whether a running sequence will soon fill a block with the same tokens up to position `end`."""
-        if end >= len(sequence.ids) or sequence.scores_prompt or not self.pool.shares:
+        if end >= len(sequence.ids) or sequence.scores_prompt or not self.pool.has_prefix_cache:
             return False
         return any(
             s.n_computed < end <= len(s.ids) and s.runnable and s.ids[:end] == sequence.ids[:end] for s in self.running

@@ -90,18 +90,18 @@ class Scorer:
         model: the model.
         capacity: the most tokens of a sequence without its last, which is not an input. The sequences of a step share
             the memory of one of this length, or MAX_LANES blocks if that is more.
-        in_one_piece: run each sequence by itself in a single step, so that a trace sees one row for each position.
+        single_step: run each sequence by itself in a single step, so that a trace sees one row for each position.
 
     Raises:
         MemoryLimitError: the keys and values do not fit in memory.
     """
 
-    def __init__(self, model: LanguageModel, capacity: int, *, in_one_piece: bool = False) -> None:
+    def __init__(self, model: LanguageModel, capacity: int, *, single_step: bool = False) -> None:
         self._n_blocks = max(-(-capacity // BLOCK_SIZE), MAX_LANES)
         require_room(self._n_blocks, model, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
         self._runner = ModelRunner(model, self._n_blocks)
         self._max_scored_rows = model.max_scored_rows
-        self._in_one_piece = in_one_piece
+        self._single_step = single_step
 
     def score_many(self, sequences: Iterable[tuple[Sequence[int], int]]) -> Iterator[Likelihood]:
         """The likelihoods of the last tokens of each sequence, given the tokens before them; in order.
@@ -114,7 +114,7 @@ class Scorer:
             GenerationError: the logits contain NaN or infinity.
         """
         jobs = (_Job(ids, n_scored) for ids, n_scored in sequences)
-        if self._in_one_piece:
+        if self._single_step:
             for job in jobs:
                 whole = Chunk(job.inputs, 0, range(job.n_blocks), all_logits=True)
                 for _, logits in self._feed([whole], len(job.inputs)):

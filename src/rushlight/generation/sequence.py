@@ -27,7 +27,7 @@ MAX_UNREAD = 64
 """Tokens that a sequence generates ahead of its consumer."""
 
 
-class Token(NamedTuple):
+class SampledToken(NamedTuple):
     """A sampled token.
 
     Attributes:
@@ -99,7 +99,7 @@ class SequenceState:
         self.n_sampled = 0
         self.blocks: list[int] = []
         self.n_cached_blocks = 0
-        self.unread: deque[Token] = deque()
+        self.unread: deque[SampledToken] = deque()
         self.prompt_logprobs: list[TokenLogprob] = []
         self.done = self.end == self.n_prompt and not self.scores_prompt
         self.error: Exception | None = None
@@ -194,14 +194,14 @@ class SequenceState:
             if len(self.ids) == self.end:
                 reason = self._reason_at_end
         self.n_sampled += 1
-        self.unread.append(Token(token, reason, logprob))
+        self.unread.append(SampledToken(token, reason, logprob))
         self.done = reason is not None
 
     def fail(self, error: Exception) -> None:
         """Ends it with an error."""
         self.error, self.done = error, True
 
-    def read(self) -> Token | None:
+    def read(self) -> SampledToken | None:
         """The next sampled token; None if there is none yet, or no more.
 
         Raises:

@@ -75,7 +75,7 @@ class SamplingSettings(CompletionSettings, total=False):
     n: int | None
 
 
-def given(settings: SamplingSettings) -> SamplingSettings:
+def without_none(settings: SamplingSettings) -> SamplingSettings:
     """The settings that are not None."""
     return cast("SamplingSettings", {name: value for name, value in settings.items() if value is not None})
 
@@ -281,7 +281,7 @@ class SamplingParams:
             raise RequestError("; ".join(unknown))
         return cls(**settings)
 
-    def of_each_text(self) -> list[SamplingParams]:
+    def per_completion(self) -> list[SamplingParams]:
         """The parameters of each of the n samples, with a seed each; the first has the given seed.
 
         Only the first sample returns the log-probabilities of the prompt.

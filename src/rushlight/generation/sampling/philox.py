@@ -62,6 +62,6 @@ def completion_seed(seed: int, i: int) -> int:
     return philox((i, 0, 0, 0), (seed, 1))[0] >> 11 if i else seed
 
 
-def seed_of_line(seed: int, i: int) -> int:
+def request_seed(seed: int, i: int) -> int:
     """The seed of the i-th of many prompts."""
     return philox((i, 1, 0, 0), (seed, 0))[0] >> 11  # the numbers for sampling have 0 there
