@@ -1,6 +1,6 @@
 """Generation: runs sequences through a language model in batches and samples their tokens. Independent of text.
 
-The parts are imported when they are first used: `--help` reads the sampling settings without NumPy.
+Each name is imported on first use, so that `--help` can read the sampling settings without NumPy.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ _LAZY_IMPORTS = {
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    for home, names in _LAZY_IMPORTS.items():
+    for module, names in _LAZY_IMPORTS.items():
         if name in names:
-            value = getattr(import_module(f"{__name__}.{home}"), name)
+            value = getattr(import_module(f"{__name__}.{module}"), name)
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
