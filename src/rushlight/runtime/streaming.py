@@ -14,8 +14,7 @@ from rushlight.runtime.result import Token, token_text
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 
-    from rushlight.generation import Engine, FinishReason, SequenceState
-    from rushlight.generation import Token as SampledToken
+    from rushlight.generation import Engine, FinishReason, SampledToken, SequenceState
     from rushlight.runtime.result import Generation
     from rushlight.text import StopStrings, Tokenizer
 
