@@ -54,7 +54,7 @@ REFERENCES = ("transformers", "rushlight")
 """The first of these that runs in float32 gives the logits to compare with."""
 
 NARROW = Shape(n_embd=64, n_head=1, n_positions=512, vocab_size=256)
-"""As many calls a step as GPT2_SMALL and next to no arithmetic: measures the overhead of a step."""
+"""As many calls per step as GPT2_SMALL, but hardly any arithmetic: measures the overhead of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
