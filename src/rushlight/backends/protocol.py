@@ -36,6 +36,11 @@ compute with it, and `Backend.weight_values` returns its numbers. A matrix has `
 it takes."""
 
 
+def version_of(forward: Forward) -> int:
+    """A number that changes when the forward's modules do; see `rushlight.nn.Module`. Plain functions do not change."""
+    return getattr(forward, "version", 0)
+
+
 class LogitAdjustments(NamedTuple):
     """Logit adjustments applied before sampling: l becomes (l / factor if l > 0 else l * factor) + offset.
 
@@ -75,10 +80,11 @@ class SamplingRow(NamedTuple):
     allowed: NDArray[np.bool_] | None = None
 
 
-class NotRecordableError(Exception):
+class NotRecordableError(BaseException):
     """Raised while a step is being recorded, by whatever needs a value that is only known when the step runs.
 
-    `Backend.capture` logs its message once, at INFO, and runs the forward eagerly from then on.
+    `Backend.capture` logs its message once, at INFO, and runs the forward eagerly from then on. Not an Exception: a
+    forward that handles exceptions would otherwise be recorded the way it runs after one.
     """
 
 
