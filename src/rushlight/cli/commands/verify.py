@@ -44,16 +44,16 @@ def verify(
     golden: Annotated[
         Path | None,
         typer.Option(
-            "--golden", "-g", metavar="FILE", rich_help_panel=RECORDING, help="A recording by `rushlight record`."
+            "--golden", "-g", metavar="FILE", rich_help_panel=RECORDING, help="A recording made by `rushlight record`."
         ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
             "--against",
-            metavar="NAME",
+            metavar="transformers",
             rich_help_panel=RECORDING,
-            help="transformers: record now, which needs the [proof] extra.",
+            help="Record with transformers now; needs the [proof] extra.",
         ),
     ] = None,
     text: Texts = None,
@@ -77,9 +77,9 @@ def verify(
 ) -> None:
     """Compare a model with PyTorch, module by module. Exit code 1 if they differ.
 
-    Needs PyTorch only for --against. Names the first module that diverges, and its cause if one is found. Without a
-    recording, OpenAI's GPT-2 124M is compared with published results. Computes in f32, whatever the dtype of the
-    checkpoint; --dtype verifies another.
+    Needs PyTorch only for --against. Names the first module that diverges, and its cause if it can be found. Without a
+    recording, OpenAI's GPT-2 124M is compared with published results. Computes in f32 unless --dtype selects another
+    dtype.
     """
     from rushlight import demo
     from rushlight.checkpoint import display_name, open_checkpoint

@@ -16,6 +16,7 @@ from rushlight.checkpoint import read_config
 from rushlight.checkpoint.dtypes import FLOAT_DTYPES
 from rushlight.errors import PortError
 from rushlight.models import TextConfig
+from rushlight.models.tied import has_tied_heads
 from rushlight.porting.check.checker import Checker
 from rushlight.porting.check.names import find_architecture
 from rushlight.porting.scaffold.built_in import MismatchError, layer_changes, port_of_built_in
@@ -73,7 +74,7 @@ def _of_built_in(checker: Checker, architecture: Architecture, path: Path) -> Sc
         is_weight = tensor.dtype in FLOAT_DTYPES and not rules.ignored(tensor.name)
         if is_weight and (name.partition(".")[0] in own or not rules.other_head(name)):
             shapes[name] = tensor.shape
-    if config.tie_word_embeddings:
+    if has_tied_heads(architecture, config):
         for head, table in rules.tied.items():  # of two tied tensors a file may hold either
             for stored, other in ((head, table), (table, head)):
                 if stored in shapes:
