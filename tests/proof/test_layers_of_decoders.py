@@ -195,7 +195,7 @@ def test_a_spoiled_layer_is_named(decoder, golden, path, changes, expected):
 
 def test_wrong_frequencies_diverge_where_they_are_used(decoder, golden):
     decoder.module.rotary_emb.scale = 0.5
-    assert first(decoder, golden)[0] == "layers.0"
+    assert first(decoder, golden) == ("layers.0", "it passes another input to o_proj")
 
 
 def test_a_submodule_may_have_the_name_layer():
