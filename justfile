@@ -1,4 +1,4 @@
-# Recipes for working on rushlight. `just` alone lints and tests; `just --list` shows the rest.
+# Recipes for working on rushlight. `just` lints and tests; `just --list` lists the recipes.
 
 export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
 

@@ -104,7 +104,7 @@ class Batch:
         )
 
     @classmethod
-    def whole(cls, ids: Sequence[int]) -> Batch:
+    def of_sequence(cls, ids: Sequence[int]) -> Batch:
         """One entire sequence, for models that cache no keys and values."""
         return cls.of([Chunk(ids, 0, (), all_logits=True)], cache=None)
 
@@ -130,15 +130,3 @@ class Batch:
         for s, blocks in enumerate(self.block_tables):
             start, stop = int(self.row_starts[s]), int(self.row_starts[s + 1])
             yield Span(slice(start, stop), int(self.positions[start]), blocks)
-
-
-def part_sizes(n_channels: int, sizes: int | Sequence[int]) -> list[int]:
-    """The sizes of the parts that `Backend.split` makes of a group of channels.
-
-    Raises:
-        ValueError: they do not add up to the channels.
-    """
-    parts = [n_channels // sizes] * sizes if isinstance(sizes, int) else list(sizes)
-    if sum(parts) != n_channels:
-        raise ValueError(f"split: expected sizes that add up to {n_channels}, found {parts}")
-    return parts

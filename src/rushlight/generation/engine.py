@@ -137,6 +137,8 @@ class Engine:
         proposers: list[Proposer] = [PromptLookup()] if speculation else []
         if draft is not None:
             proposers.append(DraftModelProposer(draft, n_blocks, max_evictable))
+        self._model = model
+        self._version = model.version
         self._consistency = Consistency()
         self._steps = StepRunner(model, self.pool, proposers, self._consistency)
         self._scheduler = Scheduler(self.pool, max_sequences, max_prefill_rows, model.max_scored_rows)
@@ -229,6 +231,7 @@ class Engine:
         """Load and totals. While a step runs, they may mix values from before and after it."""
         pool, steps = self.pool, self._steps
         with self._lock:
+            self._update_unless_running()  # sequences whose consumer was collected are still counted otherwise
             n_held, n_cached = pool.n_held, pool.n_evictable
             return EngineStats(
                 n_waiting=len(self._submitted) + len(self._scheduler.waiting),
@@ -341,8 +344,12 @@ class Engine:
         self._steps.speculation.forget(sequence)
 
     def _ensure_consistent(self) -> None:
-        """Rebuilds state that an interrupt left inconsistent: recomputes all sequences, to the same bits."""
-        if self._consistency.holds:
+        """Computes all sequences again if an interrupt left the state inconsistent, or the model has changed.
+
+        After an interrupt, the recomputed bits are the same.
+        """
+        version = self._model.version
+        if self._consistency.holds and version == self._version:
             return
         with self._lock, self._consistency:
             for sequence in self._live:
@@ -352,6 +359,7 @@ class Engine:
             self._steps.speculation.reset()
             self._live = {sequence for sequence in self._live if not sequence.done}
             self._async &= self._live
+            self._version = version
 
     def _step(self) -> bool:
         """Runs a step in this thread, which has the turn; False if no sequence can advance."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
+from rushlight.backends.protocol import version_of
 from rushlight.errors import MemoryLimitError
 from rushlight.host.memory import naming_shortages, out_of_memory
 
@@ -61,6 +62,11 @@ class LanguageModel(NamedTuple):
     def of(cls, forward: Forward, backend: Backend, sizes: ModelSizes) -> LanguageModel:
         """A forward with the sizes of its config."""
         return cls(forward, backend, sizes.kv_shape, sizes.context_length, sizes.vocab_size)
+
+    @property
+    def version(self) -> int:
+        """Changes when the model's modules do: keys and values computed before are then another model's."""
+        return version_of(self.forward)
 
     @property
     def kv_block_bytes(self) -> int:

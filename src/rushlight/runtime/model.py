@@ -315,7 +315,7 @@ class Model:
                 found=short_repr(requests),
                 remedy="put them in a list, or use `generate` for one",
             )
-        if not isinstance(max_active, int) or max_active < 1:
+        if not isinstance(max_active, int) or isinstance(max_active, bool) or max_active < 1:
             raise RequestError(f"max_active is {max_active!r}, expected an integer of at least 1")
         SamplingParams.of(settings)
         StopStrings(stop)

@@ -108,7 +108,7 @@ class Completion:
         return True
 
     def next_piece(self) -> Piece | None:
-        """The addition to the result since the last piece; None if it has no text and is not the last."""
+        """The addition to the result since the last piece; None if there is nothing to deliver yet."""
         start, first = self._n_chars, self._n_ids
         n_chars, n_ids = len(self.result.text), len(self.result.ids)
         if n_chars == start and not self.finished and (self._decoder is not None or n_ids == first):

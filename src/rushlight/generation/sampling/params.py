@@ -115,7 +115,7 @@ class SamplingParams:
     top_k: int = setting(
         0,
         integer(0),
-        "Sample from the K most likely tokens; 0 is all.",
+        "Sample from the K most likely tokens; 0 means all.",
         metavar="K",
         flags="--top-k",
         group="Sampling",
@@ -139,7 +139,7 @@ class SamplingParams:
     repetition_penalty: float = setting(
         1.0,
         number(1 / MAX_ADJUSTMENT, MAX_ADJUSTMENT),
-        "Penalise tokens of the prompt and the output by the factor X; 1 is none.",
+        "Penalise tokens of the prompt and the output by the factor X; 1 means none.",
         metavar="X",
         flags="--repetition-penalty",
         group="Sampling",
@@ -200,7 +200,7 @@ class SamplingParams:
     n: int = setting(
         1,
         integer(1, MAX_SAMPLES),
-        "Generate N outputs of the prompt, each with its own seed.",
+        "Generate N outputs for the prompt, each with its own seed.",
         metavar="N",
         flags="--samples",
         group="Sampling",
@@ -226,7 +226,7 @@ class SamplingParams:
     speculate: bool | None = setting(
         None,
         BOOLEAN,
-        "Use speculative decoding, which does not change the output. Default: where it is measured to be faster.",
+        "Use speculative decoding, which does not change the output. Default: where it has been measured to be faster.",
         flags="--speculate/--no-speculate",
         group="Model",
     )

@@ -66,8 +66,7 @@ class DraftModelProposer:
     """A draft model with a KV cache for the sequences of one engine.
 
     A sequence gets blocks when it first gets draft tokens. If none are available, sequences without draft tokens in
-    this step lose theirs; if that is not enough, the sequence gets no draft tokens. Prompts share the blocks of equal
-    prefixes.
+    this step lose theirs; if that is not enough, the sequence gets no draft tokens. Equal prefixes share blocks.
 
     Args:
         model: the draft model.

@@ -1,7 +1,8 @@
 """Scaffolds a port: a Python file with the model under a checkpoint's own names, and a test that loads it.
 
 For a built-in architecture it is the architecture's own file, fitted to the checkpoint. For any other model it has a
-module for every module of the checkpoint, with the layers that names and shapes show; their forward is left to write.
+module for every module of the checkpoint, with the layers inferred from names and shapes, and leaves the forward to
+write.
 """
 
 from __future__ import annotations
