@@ -115,7 +115,7 @@ class PromptRun(ABC):
         ids = view.case.ids
         blocks = range(-(-len(ids) // BLOCK_SIZE))
         cache = None if kv_shape is None else view.ops.kv_cache(kv_shape, len(blocks))
-        tree: Any = tapped(view.module, self._end, enter=self._begin)
+        tree: Any = tapped(view.module, self._end, pre_hook=self._begin)
         with np.errstate(all="ignore"):  # overflow shows in the outputs
             tree(Batch.of([Chunk(ids, 0, blocks, all_logits=True)], cache))
 
