@@ -34,7 +34,7 @@ def command(*arguments: str) -> str:
     )
 
 
-def test_help_loads_only_what_prints_it():
+def test_help_loads_only_the_modules_that_print_it():
     loaded = modules_loaded_by(command("--help"))
     assert "typer" in loaded
     assert loaded & (HEAVY - {"typer"} | {"logging", "json", "dataclasses"}) == set()

@@ -16,6 +16,6 @@ def test_another_host_name_is_not_looked_up():
         socket.getaddrinfo("example.org", 80)
 
 
-def test_this_machine_may_be_reached():
+def test_localhost_is_reachable():
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname(), timeout=5).close()

@@ -5,7 +5,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from backend_helpers import alibi_slopes, attend, attend_step, litter, random, rounded, textbook_attention
+from backend_helpers import (
+    alibi_slopes,
+    attend,
+    attend_step,
+    fill_with_stale_values,
+    random,
+    rounded,
+    textbook_attention,
+)
 
 from rushlight.backends import open_backend
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
@@ -127,7 +135,7 @@ def test_blocks_behind_the_window_are_not_read(ops, close, grouped, n):
     for start, stop in steps:
         batch = Batch.of([Chunk([0] * (stop - start), start, table)], cache)
         result = attend_step(ops, [x[start:stop] for x in (q, k, v)], batch, N_HEAD, 0.3, window=window)
-        litter(ops, cache, table[:2], N_KV_HEAD, HEAD_DIM)
+        fill_with_stale_values(ops, cache, table[:2], N_KV_HEAD, HEAD_DIM)
     close(ops.from_numpy(result), textbook_attention(q, k, v, N_HEAD, 0.3, window=window)[-n:])
 
 
@@ -162,7 +170,7 @@ HEADS_THAT_DO_NOT_FIT = {
 @pytest.mark.parametrize(
     ("n_head", "q", "k", "v", "n_kv_head"), HEADS_THAT_DO_NOT_FIT.values(), ids=HEADS_THAT_DO_NOT_FIT
 )
-def test_heads_that_do_not_fit_are_refused(ops, n_head, q, k, v, n_kv_head):
+def test_mismatched_heads_are_refused(ops, n_head, q, k, v, n_kv_head):
     batch = Batch.of([Chunk(range(3), 0, [0])], ops.kv_cache(KVShape(1, n_kv_head, 4), 1))
     q, k, v = (ops.from_numpy(random(*shape)) for shape in (q, k, v))
     with pytest.raises(ValueError, match=r"not a multiple of|do not fit the batch and the cache"):

@@ -156,7 +156,7 @@ def test_activations_in_a_product(torch, plain, kernels, name):
     assert kernels.linear(fused._replace(x=x * np.nan)).isnan().all()
 
 
-def test_rows_are_the_same_bits_from_two_to_sixteen(torch, kernels):
+def test_rows_are_bit_identical_in_batches_of_two_to_sixteen(torch, kernels):
     norm = Norm(torch.randn(200, device=ON), torch.randn(200, device=ON), 1e-5)
     fused = Fused(torch.randn(16, 200, device=ON), norm, torch.randn(40, 200, device=ON), activation="relu")
     whole = kernels.linear(fused)
@@ -345,7 +345,7 @@ def test_sampling_waits_for_the_device_once(torch, monkeypatch):
     assert waits == ["tolist"]
 
 
-def test_the_mask_of_a_model_is_sent_once(torch, monkeypatch):
+def test_the_token_mask_of_a_model_is_copied_to_the_device_once(torch, monkeypatch):
     ops = open_backend("torch-cpu" if ON == "cpu" else ON)
     allowed, sent = np.arange(7) < 5, []
     original = ops._sent

@@ -128,7 +128,7 @@ def test_an_unsupported_dtype_is_never_replaced(dtype):
 
 @pytest.mark.devices
 @pytest.mark.parametrize(("device", "dtype"), [("torch-cpu", "int4"), ("torch-cpu", "f64"), ("mlx-cpu", "f64")])
-def test_nor_is_one_that_a_library_does_not_support(device, dtype):
+def test_a_dtype_that_the_library_does_not_support_is_never_replaced(device, dtype):
     with pytest.raises(DtypeError, match=f"the {device} backend does not support dtype {dtype} .*bf16"):
         open_backend(device, dtype)
 
@@ -182,10 +182,10 @@ class Driver:
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def probe_gpus(monkeypatch):
     """`asked(driver)`: what is found where the driver is this one; None is a machine without one."""
 
-    def asked(driver):
+    def probe_gpus(driver):
         def load(name):
             if driver is None:
                 raise OSError(f"{name}: cannot open shared object file")
@@ -198,11 +198,11 @@ def asked(monkeypatch):
         finally:
             installed._gpus.cache_clear()
 
-    return asked
+    return probe_gpus
 
 
-def test_the_driver_lists_its_gpus(asked):
-    assert asked(Driver([H100, T4])) == (H100, T4)
+def test_the_driver_lists_its_gpus(probe_gpus):
+    assert probe_gpus(Driver([H100, T4])) == (H100, T4)
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_the_driver_lists_its_gpus(asked):
         (Driver(), "the NVIDIA driver finds no GPU"),
     ],
 )
-def test_why_there_is_no_gpu(asked, driver, why):
-    assert why in asked(driver)
+def test_the_reason_for_a_missing_gpu_is_reported(probe_gpus, driver, why):
+    assert why in probe_gpus(driver)
 
 
 LOADED = """
@@ -234,7 +234,7 @@ def test_no_library_is_imported_before_its_device_is_opened():
 
 
 @pytest.mark.devices
-def test_no_library_is_loaded_where_they_are_installed_either():
+def test_no_installed_library_is_imported_before_its_device_is_opened():
     assert installed.torch()
     assert installed.mlx()
     test_no_library_is_imported_before_its_device_is_opened()

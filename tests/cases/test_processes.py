@@ -50,7 +50,7 @@ def large(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(large):
+def full_output(large):
     """The output of `inspect --json` for it."""
     return subprocess.run(
         [*PROGRAM, "inspect", large, "--json"], capture_output=True, check=True, timeout=TIMEOUT_S
@@ -214,10 +214,10 @@ main(["generate", "-p", "a", "-n", "2"])
     assert "Traceback" not in said
 
 
-def test_a_large_result_into_a_file_with_a_size_limit(large, whole, tmp_path, unbuffered):
+def test_a_large_result_into_a_file_with_a_size_limit(large, full_output, tmp_path, unbuffered):
     done = shell(f"ulimit -f 500; rushlight inspect {large} --json > {tmp_path}/out", **unbuffered)
     assert (done.returncode, done.stderr) == (2, "error: standard output: File too large\n")
-    assert (tmp_path / "out").read_bytes() == whole[: 500 * 1024]
+    assert (tmp_path / "out").read_bytes() == full_output[: 500 * 1024]
 
 
 def test_a_large_result_and_a_reader_that_closes_the_pipe(large, unbuffered):
@@ -229,7 +229,7 @@ def test_help_and_a_reader_that_closes_the_pipe(unbuffered):
     assert shell("rushlight --help | true; exit ${PIPESTATUS[0]}", **unbuffered).returncode == 141
 
 
-def test_a_large_result_into_a_non_blocking_pipe(large, whole, unbuffered):
+def test_a_large_result_into_a_non_blocking_pipe(large, full_output, unbuffered):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     command = subprocess.Popen([*PROGRAM, "inspect", large, "--json"], stdout=writer, env=os.environ | unbuffered)
@@ -240,7 +240,7 @@ def test_a_large_result_into_a_non_blocking_pipe(large, whole, unbuffered):
         time.sleep(0.002)
     os.close(reader)
     assert command.wait(TIMEOUT_S) == 0
-    assert read == whole
+    assert read == full_output
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_an_interrupt_that_the_shell_ignores_stays_ignored():
     assert json.loads(done.stdout)["finish_reason"] == "length"
 
 
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+def test_a_pipe_is_written_to_instead_of_replaced(tmp_path):
     """Otherwise a privileged user would replace /dev/null with a page."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

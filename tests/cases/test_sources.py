@@ -143,7 +143,7 @@ def test_a_commit_that_is_a_path_is_not_followed(make_gpt2, hub, tmp_path, commi
 @pytest.mark.parametrize(
     "name", ["../x.safetensors", "a/../../x.safetensors", "/tmp/x.safetensors", "a\\x.safetensors"]
 )
-def test_a_hub_index_names_no_other_place(make_gpt2, hub, name):  # noqa: F811
+def test_a_hub_index_cannot_name_files_outside_the_repository(make_gpt2, hub, name):  # noqa: F811
     folder = make_gpt2()
     (folder / "model.safetensors").unlink()
     (folder / INDEX).write_text(json.dumps({"weight_map": {"wte.weight": name}}))
@@ -230,7 +230,7 @@ def test_300_shards_need_few_descriptors(make_gpt2):
 
 
 @pytest.mark.parametrize("how", ["rewritten", "cut", "replaced"])
-def test_a_shard_that_is_not_kept_open_must_stay_the_same(make_gpt2, how):
+def test_a_shard_that_changes_while_closed_is_an_error(make_gpt2, how):
     with rushlight.open_checkpoint(many_shards(make_gpt2())) as checkpoint:
         tensor = checkpoint["transformer.wte.weight"]
         before, content = tensor.read(), tensor.file.read_bytes()

@@ -125,7 +125,7 @@ def test_unused_ids_are_never_sampled(make_gpt2: MakeGPT2) -> None:
     ],
     ids=["added_tokens.json", "special_tokens_map.json", "names", "added_tokens_decoder", "tokenizer.json"],
 )
-def test_which_tokens_there_are(make_gpt2: MakeGPT2, files: dict, added: dict) -> None:
+def test_has_token_finds_exactly_the_added_tokens(make_gpt2: MakeGPT2, files: dict, added: dict) -> None:
     tokenizer = rushlight.load(make_gpt2(vocab_size=300, files=files)).tokenizer
     found = {i: tokenizer.decode([i]) for i in range(257, 300) if tokenizer.has_token(i)}
     assert found == {i: content for i, (content, _) in added.items()}
@@ -310,7 +310,7 @@ def test_a_stop_string_at_the_first_token(old_king: Path) -> None:
     assert (beam.ids, beam.text) == ([9], "")
 
 
-def test_on_the_command_line(old_king: Path, tmp_path: Path) -> None:
+def test_generate_on_the_command_line(old_king: Path, tmp_path: Path) -> None:
     generated = run("generate", old_king, "-p", "the king", "-n", "6")
     assert generated.stdout.strip() == "the king old old old old old old"
     (tmp_path / "in.jsonl").write_text('{"prompt": "the king"}\n')
@@ -386,7 +386,7 @@ def test_decoding_continues_where_the_prompt_ends(tmp_path: Path, decoder: decod
         assert "".join([*map(stream.push, new), stream.flush()]) == text
 
 
-def test_the_bytes_of_a_character_on_both_sides(tmp_path: Path) -> None:
+def test_a_character_split_between_prompt_and_output(tmp_path: Path) -> None:
     pieces = "a <0xE4> <0xBD> <0xA0>".split()
     library = Library(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, "a"))
     library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
@@ -435,7 +435,7 @@ def test_no_other_tokenizer_replaces_the_models(
     assert [finding for finding in report.findings if "the tokenizer cannot be read" in finding.title]
 
 
-def test_a_bare_folder_has_gpt2s(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bare_folder_gets_the_gpt2_tokenizer(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_gpt2(vocab_size=50257, files={**NO_SLOW, "tokenizer_config.json": GPT2})
     with caplog.at_level(logging.WARNING, "rushlight"):
         model = rushlight.load(folder)
@@ -478,8 +478,8 @@ def test_a_prefix_id_beyond_the_table(make_gpt2: MakeGPT2) -> None:
     post = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 257)])
     model = rushlight.load(make_gpt2(files={**NO_SLOW, "tokenizer.json": byte_level("<s>", post=post)}))
     problem = 'the token "<s>", 257, is outside the model.s vocabulary .expected ids from 0 to 256'
-    asked = model.generate, model.stream, model.beam_search, model.logits, model.perplexity
-    for ask in (*asked, lambda text: model.score(text, "b")):
+    methods = model.generate, model.stream, model.beam_search, model.logits, model.perplexity
+    for ask in (*methods, lambda text: model.score(text, "b")):
         with pytest.raises(RequestError, match=problem):
             ask("Hi")
     assert model.generate([72, 105], max_tokens=1).prompt_ids == [72, 105]
@@ -585,7 +585,7 @@ PAGE = "<!DOCTYPE html><html><body>404</body></html>"
 
 @pytest.mark.parametrize(("content", "kind"), [(POINTER, "a Git LFS pointer"), (PAGE, "an HTML page")])
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer_config.json", "config.json"])
-def test_a_download_that_is_something_else(make_gpt2: MakeGPT2, name: str, content: str, kind: str) -> None:
+def test_a_downloaded_file_that_is_not_a_tokenizer(make_gpt2: MakeGPT2, name: str, content: str, kind: str) -> None:
     folder = make_gpt2()
     (folder / name).write_text(content)
     with pytest.raises(ConfigError if name == "config.json" else TokenizerError, match=rf"{name}: not .* but {kind}"):

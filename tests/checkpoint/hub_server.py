@@ -60,9 +60,9 @@ class FakeHub:
 
     def bodies(self) -> list[str]:
         """The files whose bodies were asked for, in order; `requests` starts anew."""
-        asked = [request for request in self.requests if request.startswith("GET") and "/resolve/" in request]
+        downloads = [request for request in self.requests if request.startswith("GET") and "/resolve/" in request]
         self.requests.clear()
-        return [request.rpartition("/")[2] for request in asked]
+        return [request.rpartition("/")[2] for request in downloads]
 
 
 def etag(name: str, content: bytes) -> str:

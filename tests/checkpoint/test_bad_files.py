@@ -197,12 +197,12 @@ def test_a_bare_pickle_is_named_and_not_unpickled(path, tmp_path, protocol):
     assert not canary.exists()
 
 
-def test_a_message_quotes_nothing_of_a_local_file(path):
+def test_an_error_message_does_not_quote_a_local_file(path):
     path.write_bytes(b'{"error": "secret' + b"x" * 10_000 + b'"}')
     assert "secret" not in str(refusal(path))
 
 
-def test_a_message_quotes_the_start_of_a_servers_text(path):
+def test_an_error_message_quotes_the_start_of_a_server_response(path):
     start = b'{"error": "\x1b[31m' + b"x" * 500
     kind = sniff(start, path, quote=True)
     assert kind.name == rf"""JSON, such as a server's error message: {start[:QUOTED_BYTES].decode()}""".replace(

@@ -40,7 +40,7 @@ class Server:
     files: dict[str, bytes] = field(default_factory=dict)
     answer: object = None
     ranges: bool = True
-    asked: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    received: list[tuple[str, str | None, str | None]] = field(default_factory=list)
     sent: int = 0
 
     def __post_init__(self):
@@ -57,9 +57,9 @@ class Server:
         self.server.server_close()
         self.thread.join()
 
-    def asked_bytes(self):
+    def requested_bytes(self):
         """The sum of the lengths of all ranges."""
-        edges = [asked[1].removeprefix("bytes=").split("-") for asked in self.asked]
+        edges = [received[1].removeprefix("bytes=").split("-") for received in self.received]
         return sum(int(last) + 1 - int(first) for first, last in edges)
 
 
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self.owner.asked.append((self.path, self.headers["Range"], self.headers["Authorization"]))
+        self.owner.received.append((self.path, self.headers["Range"], self.headers["Authorization"]))
         try:
             if self.owner.answer:
                 self.owner.answer(self)
@@ -145,7 +145,7 @@ def test_only_one_range_is_requested_and_no_weights(server):
     tree = rushlight.inspect(f"{server.url}/m.safetensors")
     assert [(t.name, t.dtype, t.shape) for t in tree.tensors] == [("a", "F32", (50_000,)), ("b", "F16", (2, 3))]
     assert (tree.files, tree.metadata) == (("m.safetensors",), {"format": "pt"})
-    assert [asked[:2] for asked in server.asked] == [("/m.safetensors", f"bytes=0-{FIRST_BYTES - 1}")]
+    assert [received[:2] for received in server.received] == [("/m.safetensors", f"bytes=0-{FIRST_BYTES - 1}")]
     assert server.sent == FIRST_BYTES < len(SMALL)
 
 
@@ -153,8 +153,8 @@ def test_a_long_header_takes_a_second_range_without_overlap(server):
     server.files["/m.safetensors"] = MANY
     assert len(names(f"{server.url}/m.safetensors")) == 2_000
     header_end = 8 + int.from_bytes(MANY[:8], "little")
-    assert len(server.asked) == 2
-    assert server.asked_bytes() == server.sent == header_end
+    assert len(server.received) == 2
+    assert server.requested_bytes() == server.sent == header_end
 
 
 @pytest.mark.parametrize("content", [SMALL, MANY], ids=["small", "many"])
@@ -162,7 +162,7 @@ def test_a_server_without_ranges_gets_one_request(server, content):
     server.ranges = False
     server.files["/m.safetensors"] = content
     assert names(f"{server.url}/m.safetensors")
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 def test_a_server_without_ranges_is_disconnected_after_the_header(server):
@@ -194,7 +194,7 @@ def test_weights_cannot_be_read(server):
 def test_weights_are_not_loaded_from_a_url(server):
     with pytest.raises(SourceError, match="is a URL: weights are not loaded from URLs"):
         rushlight.load(f"{server.url}/m.safetensors")
-    assert server.asked == []
+    assert server.received == []
 
 
 def test_shards_of_an_index(server):
@@ -211,10 +211,10 @@ def test_shards_of_an_index(server):
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "https://evil.example/x.safetensors", "/x.safetensors", "x.bin"])
-def test_an_index_names_no_other_place(server, name):
+def test_an_index_cannot_name_files_outside_its_folder(server, name):
     server.files["/index.json"] = json.dumps({"weight_map": {"a": name}}).encode()
     assert "only .safetensors files in its own folder" in refusal(f"{server.url}/index.json", FormatError).remedy
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 def test_a_local_model_does_not_import_network_libraries():
@@ -243,8 +243,8 @@ def test_the_token_is_sent_only_to_the_hub(server, other, monkeypatch):
     server.answer = redirect(f"{other.url}/m.safetensors")
     names(f"{server.url}/m.safetensors")
     names(f"{other.url}/m.safetensors")
-    assert [asked[2] for asked in server.asked] == ["Bearer hf_secret"]
-    assert [asked[2] for asked in other.asked] == [None, None]
+    assert [received[2] for received in server.received] == ["Bearer hf_secret"]
+    assert [received[2] for received in other.received] == [None, None]
 
 
 def test_a_redirect_back_to_the_hub_does_not_restore_the_token(server, other, monkeypatch):
@@ -258,13 +258,13 @@ def test_a_redirect_back_to_the_hub_does_not_restore_the_token(server, other, mo
     )
     other.answer = redirect(f"{server.url}/end.safetensors")
     names(f"{server.url}/m.safetensors")
-    assert [asked[2] for asked in server.asked] == ["Bearer hf_secret", None]
+    assert [received[2] for received in server.received] == ["Bearer hf_secret", None]
 
 
 def test_redirects_have_a_limit(server):
     server.answer = redirect("/again")
     assert "redirects more than 5 times" in refusal(f"{server.url}/m.safetensors").message
-    assert len(server.asked) == 6
+    assert len(server.received) == 6
 
 
 @pytest.mark.parametrize("location", ["ftp://127.0.0.1/x", "http://192.0.2.1/x", "https://u:p@192.0.2.1/", "file:///x"])
@@ -278,7 +278,7 @@ def test_a_redirect_from_https_to_http_is_refused(server, monkeypatch):
     monkeypatch.setattr(remote_http, "_connection", lambda parts, s: http.client.HTTPConnection(host, port, timeout=s))
     server.answer = redirect(f"{server.url}/m.safetensors")
     assert "from https to http" in refusal("https://example.org/m.safetensors").message
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 def test_a_redirect_without_a_location(server):
@@ -309,7 +309,7 @@ def test_urls_that_are_not_fetched(url, message):
 def test_a_url_takes_neither_offline_nor_a_revision(server):
     assert "offline" in refusal(f"{server.url}/m.safetensors", offline=True).message
     assert "revision" in refusal(f"{server.url}/m.safetensors", revision="main").message
-    assert server.asked == []
+    assert server.received == []
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_another_range_than_requested(server, content_range):
 
 
 def test_a_file_that_changes_between_two_ranges(server):
-    server.answer = lambda handler: handler.file(MANY, {"ETag": f'"{len(server.asked)}"'})
+    server.answer = lambda handler: handler.file(MANY, {"ETag": f'"{len(server.received)}"'})
     assert "changed while it was being read" in refusal(f"{server.url}/m.safetensors", TruncatedError).message
 
 
@@ -404,7 +404,7 @@ def test_a_stated_size_of_an_index_is_not_fetched(server):
         206, b"{" * FIRST_BYTES, {"Content-Range": f"bytes 0-{FIRST_BYTES - 1}/{10**12}"}
     )
     assert "too large" in refusal(f"{server.url}/index.json", FormatError).message
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 @pytest.mark.parametrize("part", ["status", "header", "body"])

@@ -73,7 +73,7 @@ def test_two_models(rushlight, bare_gpt2):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_settings_are_passed_on(rushlight, tales, plain, flags, settings):
+def test_settings_reach_the_model(rushlight, tales, plain, flags, settings):
     """Each changes the output."""
     settings = {"max_tokens": 20} | settings
     done = rushlight("generate", "-p", PROMPT, "-n", 20, "--no-echo", *flags)
@@ -81,7 +81,7 @@ def test_settings_are_passed_on(rushlight, tales, plain, flags, settings):
     assert done.out != f"{plain}\n"
 
 
-def test_device_and_dtype_are_passed_on(rushlight):
+def test_device_and_dtype_reach_the_loader(rushlight):
     assert rushlight("generate", "-p", PROMPT, "-n", 2, "--device", "cpu", "--dtype", "f64").code == 0
     assert "tpu" in rushlight("generate", "-p", PROMPT, "--device", "tpu").err
     assert "f31" in rushlight("generate", "-p", PROMPT, "--dtype", "f31").err

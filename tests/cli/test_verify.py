@@ -143,7 +143,7 @@ def test_nothing_to_compare_with(rushlight):
     ],
     ids=str,
 )
-def test_bad_input(rushlight, arguments, words):
+def test_bad_input_exits_with_2(rushlight, arguments, words):
     assert words in " ".join(bad(rushlight, GPT2, *arguments).replace("│", " ").split())
 
 

@@ -159,7 +159,7 @@ def test_the_least_recently_used_blocks_are_evicted():
     assert found == [0, 0, 1, 0, 0, 0]
 
 
-def test_the_youngest_is_preempted_and_has_the_same_output():
+def test_the_youngest_sequence_is_preempted_and_its_output_is_unchanged():
     engine, model = toy_engine(n_blocks=6)
     prompts = [prompt_of(BLOCK_SIZE + 30, seed) for seed in range(3)]
     sequences = submit(engine, *(sequence(prompt, max_tokens=150) for prompt in prompts))
@@ -192,7 +192,7 @@ def test_a_long_prompt_does_not_stall_decoding():
     assert n_steps == -(-600 // MIXED_ROWS)
 
 
-def test_a_sequence_that_is_not_read_does_not_delay_others():
+def test_an_unread_sequence_does_not_delay_others():
     engine, _ = toy_engine(n_blocks=4, max_sequences=1)
     [stalled] = submit(engine, sequence([1], max_tokens=200))
     while engine.step():
@@ -203,7 +203,7 @@ def test_a_sequence_that_is_not_read_does_not_delay_others():
     assert ids_of(read_all(engine, stalled)) == expected([1], 200)
 
 
-def test_cancellation_releases_blocks_at_once():
+def test_cancellation_releases_blocks_immediately():
     engine, _ = toy_engine()
     one, other = submit(engine, sequence(prompt_of(100), max_tokens=50), sequence([2], max_tokens=10))
     engine.step()
@@ -280,7 +280,7 @@ def test_a_failing_sequence_does_not_affect_others():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_prompt_logprobs_of_logits_that_are_not_finite(value):
+def test_prompt_logprobs_of_non_finite_logits_are_an_error(value):
     engine, _ = toy_engine()
     run = engine._steps._runner._forward
 

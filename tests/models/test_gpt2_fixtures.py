@@ -40,7 +40,7 @@ def test_greedy_ends_at_the_end_of_text_token(recording):
 
 
 @pytest.mark.parametrize("recording", ["mask_buffers"], indirect=True)
-def test_greedy_ends_where_the_context_does(recording):
+def test_greedy_ends_at_the_context_length(recording):
     model = rushlight.load(recording.folder)
     assert len(recording.ids) == model.context_length
     result = model.generate(recording.prompt_ids, max_tokens=1000, ignore_eos=True)

@@ -128,7 +128,7 @@ def test_attention_masked_wrongly(recording, edit, sees, monkeypatch):
 
 
 @pytest.mark.parametrize("recording", ["long_prompt"], indirect=True)
-def test_without_a_mistake_the_model_is_right(recording, edit, monkeypatch):
+def test_the_unmutated_model_passes(recording, edit, monkeypatch):
     monkeypatch.setattr(ReferenceBackend, "attention", attention_with_mask(lambda i, j: j <= i))
     edit.tensors["transformer.wpe.weight"] = edit.tensors["transformer.wpe.weight"].T.copy().T
     assert recording.error(edit.load(device="reference")) < recording.tolerance["f32"]

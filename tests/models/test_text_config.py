@@ -64,7 +64,7 @@ def test_defaults_may_follow_from_other_fields():
     assert (config.tie_word_embeddings, config.bos_token_id, config.eos_token_id) == (False, None, ())
 
 
-def test_what_a_decoder_needs_follows_from_the_roles():
+def test_kv_shape_and_context_length_follow_from_the_roles():
     config = read(num_key_value_heads=2, head_dim=10)
     assert config.kv_shape == KVShape(n_layer=2, n_kv_head=2, head_dim=10)
     assert config.context_length == 9
@@ -181,7 +181,7 @@ def test_other_unknown_keys_are_logged_and_benign_ones_are_not(caplog):
 # What the tensors show
 
 
-def test_sizes_that_shapes_show():
+def test_sizes_are_inferred_from_shapes():
     shapes = {"embed.weight": (50, 24), "up.weight": (31, 24), "layers.0.a": (1,), "layers.1.a": (1,), "x.7.a": (1,)}
     expected = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 31}
     assert Config.shown_by(shapes) == expected

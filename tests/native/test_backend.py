@@ -52,7 +52,7 @@ def load(name, ops):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_logits_are_those_of_transformers(isa, name, dtype):
+def test_logits_equal_those_of_transformers(isa, name, dtype):
     ops = CPUBackend(dtype, threads=2, isa=isa)
     model, config = load(name, ops)
     expected = load_file(FIXTURES / name / "expected.safetensors")
@@ -63,7 +63,7 @@ def test_logits_are_those_of_transformers(isa, name, dtype):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_greedy_text_is_that_of_transformers(isa, name):
+def test_greedy_output_equals_that_of_transformers(isa, name):
     ops = CPUBackend("f32", threads=2, isa=isa)  # as it was recorded
     model, config = load(name, ops)
     expected = load_file(FIXTURES / name / "expected.safetensors")
@@ -75,7 +75,7 @@ def test_greedy_text_is_that_of_transformers(isa, name):
 
 
 @pytest.mark.parametrize("threads", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
-def test_solo_batched_chunked_and_cached_are_the_same_bits(isa, weights, threads):
+def test_solo_batched_chunked_and_cached_runs_are_bit_identical(isa, weights, threads):
     ops = CPUBackend(weights, threads=threads, isa=isa)
     model, config = load("long_prompt", ops)
     ids = load_file(FIXTURES / "long_prompt" / "expected.safetensors")["prompt_ids"].tolist()
@@ -172,7 +172,7 @@ def test_the_requested_dtype_is_used(dtype):
     assert ops.load_weight(ArrayTensor(random(40, 40)), Role.CONV1D).format == dtype
 
 
-def test_weights_that_are_not_finite_are_named():
+def test_non_finite_weights_are_named():
     with pytest.raises(NonFiniteError, match="test: a weight is not a finite f16 number"):
         CPUBackend("f16").load_weight(ArrayTensor(np.full((3, 3), 1e6)), Role.LINEAR)
     with pytest.raises(NonFiniteError, match="test: a weight is not a finite f32 number"):

@@ -128,7 +128,7 @@ def test_one_core_is_one_thread():
     assert machine.share(1) == 1
 
 
-def test_the_caller_finishes_a_run_alone_only_if_it_mostly_waits():
+def test_the_caller_finishes_a_run_by_itself_only_if_it_mostly_waits():
     gives_up = _native.Governor.gives_up
     assert not gives_up(2, 100 * MS, 40 * MS)
     assert not gives_up(2, 4 * MS, 3 * MS)  # one slice may pass

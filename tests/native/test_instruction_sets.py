@@ -170,7 +170,7 @@ def test_a_multiply_add_rounds_once(isa):
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["auto", *FORMATS])
-def test_logits_of_whole_models(other, name, dtype):
+def test_logits_of_entire_models(other, name, dtype):
     found = []
     for each in (other, "portable"):
         ops = CPUBackend(dtype, threads=2, isa=each, exact=True)
@@ -193,7 +193,7 @@ DIGESTS = {
 
 
 @pytest.mark.parametrize("dtype", DIGESTS)
-def test_logits_are_those_of_every_other_machine(isa, dtype, monkeypatch):
+def test_logits_equal_those_of_other_machines(isa, dtype, monkeypatch):
     monkeypatch.setenv("RUSHLIGHT_ISA", isa)
     logits = rushlight.load(dtype=dtype, exact=True).logits(PROMPT)
     assert hashlib.sha256(np.ascontiguousarray(logits, "<f4").tobytes()).hexdigest()[:16] == DIGESTS[dtype]
@@ -210,7 +210,7 @@ DECODER_DIGESTS = {
 
 
 @pytest.mark.parametrize("dtype", DECODER_DIGESTS)
-def test_a_decoder_with_every_operation_has_the_bits_of_every_other_machine(isa, dtype):
+def test_a_decoder_with_every_operation_equals_other_machines(isa, dtype):
     ops = CPUBackend(dtype, threads=2, isa=isa, exact=True)
     model = Modern(ops)
     ids = [int(i) for i in np.random.default_rng(3).integers(0, model.vocab_size, 140)]
@@ -218,7 +218,7 @@ def test_a_decoder_with_every_operation_has_the_bits_of_every_other_machine(isa,
     assert hashlib.sha256(np.ascontiguousarray(found, "<f4").tobytes()).hexdigest()[:16] == DECODER_DIGESTS[dtype]
 
 
-def test_sampled_text_is_that_of_every_other_machine(isa, monkeypatch):
+def test_sampled_text_equals_that_of_other_machines(isa, monkeypatch):
     monkeypatch.setenv("RUSHLIGHT_ISA", isa)
     result = rushlight.load(device="cpu").generate(PROMPT, max_tokens=16, temperature=0.9, top_p=0.9, top_k=200, seed=7)
     assert result.text == ", the first he had always said, was found that the wrecks"

@@ -50,7 +50,7 @@ def test_every_number_of_rows(device, isa, weights, rows):
 
 
 @pytest.mark.parametrize("n_in", [191, 193, 385, 700, 1100])
-def test_a_row_has_the_same_bits_in_any_batch(device, weights, n_in):
+def test_a_row_is_bit_identical_in_any_batch(device, weights, n_in):
     """Inputs cut into blocks, panel by panel and, of 97 rows of 700 and more, block by block."""
     weight, bias, x = place(device, random(n_in, 100), weights), device.vector(random(100, seed=2)), random(97, n_in)
     alone = [np.asarray(device.linear(device.array(x[i : i + 1]), weight, bias))[0] for i in range(0, 97, 12)]
@@ -89,7 +89,7 @@ def test_activations_at_odd_addresses(device, isa, weights, offset):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (31, 33), (70, 40)])
-def test_weights_are_rounded_as_little_as_their_format_allows(device, weights, shape):
+def test_weight_rounding_is_within_the_precision_of_the_format(device, weights, shape):
     matrix = random(*shape)
     groups = np.pad(matrix, ((0, -shape[0] % 32), (0, 0))).reshape(-1, 32, shape[1])
     greatest = np.abs(groups).max(1)
@@ -178,7 +178,7 @@ def test_reading_touches_every_byte(device, weights):
     assert device.read(place(device, matrix, weights)) != before
 
 
-def test_shapes_that_do_not_fit_are_refused(device):
+def test_mismatched_shapes_are_refused(device):
     weight = place(device, random(8, 5), "f32")
     with pytest.raises(ValueError, match="8 inputs"):
         device.linear(device.array(random(1, 9)), weight, None)
@@ -192,5 +192,5 @@ def test_shapes_that_do_not_fit_are_refused(device):
         device.weight("int3", 8, 5)
 
 
-def test_formats_are_all_tested():
+def test_every_format_is_tested():
     assert _native.Device(1, "portable").weight(FORMATS[-1], 32, 32).nbytes == 640

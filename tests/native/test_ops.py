@@ -22,7 +22,7 @@ def test_layer_norm(device, n):
 
 
 @pytest.mark.parametrize("n", EVERY_LENGTH)
-def test_layer_norm_without_bias_is_that_with_zeros(device, n):
+def test_layer_norm_without_bias_equals_one_with_zeros(device, n):
     x, weight = device.array(3 * random(4, n) + 5), device.vector(random(n, seed=1))
     zeros = device.vector(np.zeros(n, np.float32))
     without, with_zeros = (np.asarray(device.layer_norm(x, weight, bias, 1e-5)) for bias in (None, zeros))
@@ -182,7 +182,7 @@ def test_attention_scores_far_apart_do_not_overflow(device):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("steps", [[1] * 70, [69, 1], [7] * 10, [64, 6], [17, 53]])
-def test_attention_is_the_same_bits_however_the_sequence_is_cut(isa, kept, threads, steps):
+def test_attention_is_bit_identical_in_any_chunks(isa, kept, threads, steps):
     qkv = [random(70, 10, seed=seed) for seed in range(3)]
     cut = Sequences(_native.Device(threads, isa), [qkv], 2, kept).feed_in([steps], 0.4)[0]
     assert np.array_equal(cut, Sequences(_native.Device(1, isa), [qkv], 2, kept).feed_in([[70]], 0.4)[0])
@@ -274,7 +274,7 @@ def test_split_into_groups_that_are_not_equal_is_refused(device):
         device.split(x, [2, 2], groups=4)
 
 
-def test_embedding_from_a_row_on(device):
+def test_embedding_from_a_later_row(device):
     table = place(device, random(8, 20), "f32")
     ids = np.array([0, 3, 17], np.int32)
     shifted = np.asarray(device.embedding(ids, table, 2))

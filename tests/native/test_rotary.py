@@ -92,7 +92,7 @@ def test_rotary_of_a_part_of_a_projection(device):
     assert np.array_equal(np.asarray(device.rotary(part, angles, 1)), np.asarray(expected))
 
 
-def test_rotary_refuses_arguments_that_do_not_fit(device):
+def test_rotary_refuses_mismatched_arguments(device):
     x = device.array(random(3, 24))
     three = np.arange(3, dtype=np.int32)
     with pytest.raises(ValueError, match="24 columns, which are not 5 equal heads"):

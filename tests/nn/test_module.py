@@ -35,7 +35,7 @@ def test_a_module_list_is_a_sequence():
     assert [*blocks] == [blocks[0], blocks[1]]
 
 
-def test_the_tree_prints_as_pytorch_prints_it():
+def test_repr_of_a_tree_is_like_pytorchs():
     assert repr(Toy()).splitlines() == [
         "Toy",
         "  (wte): Embedding(10, 4)",

@@ -59,7 +59,7 @@ def test_the_port_of_a_built_in_architecture_is_its_own_file(ported):
     assert written.to_write == ()
 
 
-def test_a_port_generates_what_the_built_in_model_does(ported):
+def test_a_port_generates_the_same_output_as_the_built_in_model(ported):
     path, _ = ported(demo.folder())
     for dtype in ("bf16", "int8"):
         ours = rushlight.load(dtype=dtype)
@@ -86,7 +86,7 @@ def test_linear_weights_and_wrapped_names(nanogpt, ported, tale, prefix):
     assert rushlight.check(nanogpt.folder, port=path).fits
 
 
-def test_only_what_the_checkpoint_stores_differently_is_edited(nanogpt, ported):
+def test_only_differences_of_the_checkpoint_are_edited(nanogpt, ported):
     _, written = ported(nanogpt.prefix("net.").write())
     changes = [" ".join(line.split()) for line in changed_lines(written)]
     for old, new in [
@@ -140,7 +140,7 @@ def test_a_checkpoint_without_biases(nanogpt, ported):
         {"layer_norm_epsilon": 1e-3},
     ],
 )
-def test_a_port_computes_what_the_config_asks_for(tales, ported, changes):
+def test_a_port_honours_the_config(tales, ported, changes):
     path, _ = ported(tales.write())
     plain = rushlight.load(tales.folder, port=path).logits(PROMPT)
     tales.config |= changes
@@ -168,7 +168,7 @@ def test_a_config_that_does_not_match_the_tensors_is_referred_to_check(tales, po
         ported(tales.write())
 
 
-def test_only_the_modules_of_a_variant_that_differ_are_left_to_write(tales, ported):
+def test_only_the_differing_modules_of_a_variant_are_left_to_write(tales, ported):
     tales.tensors["h.0.attn.gate.weight"] = np.ones((192, 192), np.float32)
     path, written = ported(tales.write())
     assert written.to_write == ("Attention",)

@@ -71,7 +71,7 @@ def test_a_checkpoint_is_not_a_golden_file(gpt2):
     assert "rushlight record" in str(caught.value)
 
 
-def test_no_such_file(gpt2, tmp_path):
+def test_a_missing_file(gpt2, tmp_path):
     with pytest.raises(SourceError):
         verify(gpt2, tmp_path / "none.safetensors")
 

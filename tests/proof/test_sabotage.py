@@ -102,13 +102,13 @@ def test_a_checkpoint_that_was_spoiled(spoiled, spoil, expected, device):
     assert named(spoiled.report(weights=False, device=device)) == expected
 
 
-def test_one_nan_is_not_loaded(spoiled):
+def test_a_single_nan_is_refused_on_load(spoiled):
     spoiled.tensors["h.1.mlp.c_fc.weight"][3, 5] = np.nan
     with pytest.raises(NonFiniteError, match=r"h\.1\.mlp\.c_fc\.weight: a weight is not a finite f32 number"):
         spoiled.report(device="cpu")
 
 
-def test_one_nan_in_a_loaded_model(spoiled):
+def test_a_single_nan_in_a_loaded_model(spoiled):
     spoiled.tensors["h.1.mlp.c_fc.weight"][3, 5] = np.nan
     path, cause = named(spoiled.report(weights=False, device="reference"))
     assert path == "h.1.mlp.c_fc"
