@@ -16,7 +16,7 @@ SETTINGS = [{}, {"temperature": 0.9, "seed": 7}, {"temperature": 1.0, "top_p": 0
 
 
 def solo(model, ids, n, settings):
-    """The tokens of the plainest loop: one sequence, one token at a time, no engine."""
+    """Returns the tokens of the simplest loop: one sequence, one token at a time, no engine."""
     sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._inputs.allowed)
     context = Context(LanguageModel.of(model.module, model._backend, model.config), len(ids) + n)
     feed, text = ids, []
@@ -29,7 +29,7 @@ def solo(model, ids, n, settings):
 
 
 def make_requests(model, n, seed=0, longest=150):
-    """n prompts of different lengths; every third shares a prefix with another."""
+    """Returns n requests of different lengths; every third shares a prefix with another."""
     rng = random.Random(seed)
     longest = min(longest, model.context_length // 2)
     shared = [rng.randrange(model.config.vocab_size) for _ in range(longest)]
@@ -43,7 +43,7 @@ def make_requests(model, n, seed=0, longest=150):
 
 
 def outputs(model, requests, **options):
-    """The engine's results, in the order of the requests."""
+    """Returns the output ids of the engine, in the order of the requests."""
     results = dict(model.generate_many(requests, **options))
     return [results[i].ids for i in range(len(requests))]
 
@@ -102,7 +102,7 @@ def test_after_preemption(model, requests, expected_ids):
 
 
 def repetitive(model, n):
-    """Prompts that lead to draft tokens, accepted and rejected ones."""
+    """Returns prompts that lead to accepted and rejected draft tokens."""
     rng = random.Random(3)
     made = []
     for i in range(n):

@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "rushlight"
 WIDTH = 26
 """The columns of the picture with the names; descriptions follow."""
 
-# The picture in CONTRIBUTING.md, from the top down. The tests below read it.
+# The picture in CONTRIBUTING.md, from the top down, which the tests below parse.
 LAYERS = """\
 cli/                      commands/ one file a command; options, terminal, exit codes
 bench/     jobs/          how fast a model runs here; files of requests and results
@@ -33,7 +33,7 @@ errors.py                 the exception tree
 """
 
 INDEPENDENT = {"generation", "nn", "checkpoint", "text"}
-"""None of these imports another, whatever their rows."""
+"""None of these imports another one, whatever their rows."""
 
 LIBRARIES = {
     "numpy": tuple(
@@ -54,7 +54,7 @@ LIBRARIES = {
 
 
 def rows() -> list[list[str]]:
-    """The picture's names, row by row: ["cli"], ["bench", "jobs"], ["__init__"], ... ["errors"]."""
+    """Returns the names in the picture, row by row: ["cli"], ["bench", "jobs"], ["__init__"], ... ["errors"]."""
     return [re.findall(r"(\w+)(?:/|\.py)(?=\s)", line[:WIDTH]) for line in LAYERS.splitlines()]
 
 

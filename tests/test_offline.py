@@ -1,4 +1,4 @@
-"""The guard in conftest.py: a test cannot leave this machine."""
+"""The guard in conftest.py: tests cannot connect to other machines."""
 
 import socket
 

@@ -143,7 +143,7 @@ def test_an_unknown_name():
 
 
 def drawn(error: type, lead: str = "") -> list[str]:
-    """The classes below an error, as drawn in the docstring of its module."""
+    """Returns the subclasses of an error, as drawn in the docstring of its module."""
     lines = []
     below = error.__subclasses__()
     for i, child in enumerate(below):

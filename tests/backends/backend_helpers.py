@@ -1,4 +1,4 @@
-"""What the tests of the backends share: tensors in memory, textbook attention, sequences in steps over a cache."""
+"""Helpers for the backend tests: tensors in memory, textbook attention, chunked sequences over a KV cache."""
 
 from itertools import pairwise
 
@@ -30,7 +30,7 @@ def random(*shape, seed=0):
 
 
 def rounded(ops, values):
-    """The values as the device keeps them."""
+    """Returns the values as the device rounds them."""
     return ops.to_numpy(ops.from_numpy(values))
 
 
@@ -92,7 +92,7 @@ def attend(ops, sequences, steps, n_head, scale, **options):
 
 
 def attend_step(ops, qkv, batch, n_head, scale, **options):
-    """One call of `Backend.attention`, on layer 1, from and to NumPy."""
+    """Calls `Backend.attention` once, on layer 1, with NumPy arrays in and out."""
     if options.get("slopes") is not None:
         options["slopes"] = constant(ops, options["slopes"])
     q, k, v = map(ops.from_numpy, qkv)
@@ -100,7 +100,7 @@ def attend_step(ops, qkv, batch, n_head, scale, **options):
 
 
 def fill_with_stale_values(ops, cache, blocks, n_kv_head, head_dim):
-    """Fills blocks of the cache with the keys and values, NaN among them, of a finished sequence."""
+    """Fills cache blocks with the stale keys and values of a finished sequence, NaN included."""
     n = len(blocks) * BLOCK_SIZE
     stale = np.full((n, n_kv_head * head_dim), 1e4, np.float32)
     stale[::2] = np.nan

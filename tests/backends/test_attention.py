@@ -1,4 +1,4 @@
-"""Attention of every backend against the textbook's in float64: heads, windows, slopes, softcaps, chunks, batches."""
+"""Attention of every backend against the textbook formula in float64: heads, options, chunks, batches."""
 
 import math
 import tracemalloc
@@ -36,7 +36,7 @@ def options(request):
 
 @pytest.fixture
 def grouped(request):
-    """`grouped(t)`: one sequence's queries of 6 heads, and keys and values of 2."""
+    """`grouped(t)`: the queries of one sequence with 6 heads, and its keys and values with 2."""
 
     def grouped(t, seed=0):
         sizes = (N_HEAD, N_KV_HEAD, N_KV_HEAD)
@@ -70,7 +70,7 @@ def test_windows_slopes_and_softcaps(ops, close, grouped, options, t):
 
 
 def test_decode_steps_with_options(ops, close, grouped, options):
-    """A prompt, then one row at a time over the edge of a block."""
+    """A prompt, then one row at a time across a block boundary."""
     q, k, v = (rounded(ops, x) for x in grouped(2 * BLOCK_SIZE + 3))
     steps = [2 * BLOCK_SIZE - 3, *[1] * 6]
     result = attend(ops, [(q, k, v)], [steps], N_HEAD, 0.3, **options)[0]
@@ -126,7 +126,7 @@ def test_sequences_in_a_batch_do_not_see_each_other_with_options(subject, ops, g
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_blocks_behind_the_window_are_not_read(ops, close, grouped, n):
-    """Their keys and values may be gone: other sequences have written them."""
+    """Other sequences may have overwritten their keys and values."""
     t, window = 3 * BLOCK_SIZE + 9, 20
     q, k, v = (rounded(ops, x) for x in grouped(t))
     shape, table = KVShape(2, N_KV_HEAD, HEAD_DIM), [3, 1, 4, 2]

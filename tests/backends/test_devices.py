@@ -1,4 +1,4 @@
-"""Which devices a machine has, the errors about the others, and which one is opened."""
+"""Available devices, the errors for unavailable ones, and the choice of `auto`."""
 
 import ctypes
 import logging
@@ -18,7 +18,7 @@ H100, T4 = GPU("NVIDIA H100 80GB HBM3", 80 << 30), GPU("Tesla T4", 15 << 30)
 
 @pytest.fixture
 def machine(monkeypatch):
-    """`machine(...)`: what the probes find there, whatever this machine is."""
+    """`machine(...)`: sets the results of the probes, independent of this machine."""
 
     def machine(*, system="Linux", cpu="x86_64", kernel="", gpus="no NVIDIA driver found", torch=None, mlx=None):
         monkeypatch.setattr(platform, "system", lambda: system)
@@ -160,7 +160,7 @@ def test_mlx_needs_its_library(tmp_path, monkeypatch):
 
 
 class Driver:
-    """The NVIDIA driver of a machine with these GPUs."""
+    """A fake NVIDIA driver with these GPUs."""
 
     def __init__(self, gpus=(), error=0):
         self.gpus, self.error = gpus, error
@@ -183,7 +183,7 @@ class Driver:
 
 @pytest.fixture
 def probe_gpus(monkeypatch):
-    """`asked(driver)`: what is found where the driver is this one; None is a machine without one."""
+    """`probe_gpus(driver)`: the GPUs found with this driver; None stands for a machine without a driver."""
 
     def probe_gpus(driver):
         def load(name):

@@ -1,4 +1,4 @@
-"""The dtype policy: what each weight is stored in, what is computed in, and what is displayed."""
+"""The dtype policy: the dtypes of weights and of the computation, and the label to display."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_vectors_follow_the_activations_and_constants_are_f32():
         resolved = policy(requested)
         assert resolved.keep(F16, Role.VECTOR) == expected
         assert resolved.keep(F16, Role.CONSTANT) == "f32"
-        assert resolved.weight_dtypes == {"f32" if requested == "auto" else requested}  # they are not matrices
+        assert resolved.weight_dtypes == {"f32" if requested == "auto" else requested}  # vectors are not quantised
 
 
 def test_an_unsupported_dtype_is_an_error_that_lists_the_others():

@@ -1,4 +1,4 @@
-"""Models on every backend: transformers' logits, and the same ones whatever else is in the batch."""
+"""Models on every backend: logits equal those of transformers, whatever else is in the batch."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_greedy_tokens_equal_those_of_transformers(subject, run, name):
     logits = model.logits(model.ids + model.continuation[:-1], forward=model.captured)[len(model.ids) - 1 :]
     if subject.dtype in {"f32", "f64"}:
         assert logits.argmax(1).tolist() == model.continuation
-    # A rounded model may prefer another token that is nearly as likely.
+    # A quantised model may prefer another token that is nearly as likely.
     taken = logits[np.arange(len(logits)), model.continuation]
     assert (logits.max(1) - taken <= 2 * subject.logits_error * np.abs(logits).max(1)).all()
 
@@ -98,7 +98,7 @@ def test_batched_sequences_equal_solo_ones(subject, run, captured):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_decode_steps_of_any_number_of_rows(subject, run, n):
-    """Different lengths, across the edge of a block; each row's logits are those of its sequence solo."""
+    """Different lengths, across a block boundary; each row's logits equal those of its sequence solo."""
     model = run("long_prompt")
     sequences = [(model.ids + model.continuation)[s : s + 62 + 7 * s] for s in range(n)]
     cache = model.cache(3 * n)

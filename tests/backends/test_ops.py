@@ -1,4 +1,4 @@
-"""Every operation of every backend, but for attention and sampling, against its textbook form in float64."""
+"""Every operation of every backend but attention and sampling, compared with its formula in float64."""
 
 import math
 
@@ -104,7 +104,7 @@ def test_non_finite_weights_are_named(subject, ops):
 
 @pytest.mark.parametrize("role", [Role.VECTOR, Role.LINEAR])
 def test_the_reference_backend_refuses_arithmetic_with_weights(role):
-    """As packed weights do: a port that computes with one fails where it is written."""
+    """Like packed weights: a port that computes with one fails during development."""
     ops = open_backend("reference")
     weight = ops.load_weight(ArrayTensor(random(*SHAPES[role])), role)
     x = random(2, 70)
@@ -176,7 +176,7 @@ def test_activations_follow_their_formulas(ops, close, name):
 
 def test_activations_stay_finite_at_the_ends_of_the_range(ops):
     x = ops.from_numpy(np.array([[-1e12, -1e4, 1e4, 1e12]]))
-    if not np.isfinite(ops.to_numpy(x)).all():  # half precision has no such numbers
+    if not np.isfinite(ops.to_numpy(x)).all():  # out of the range of half precision
         x = ops.from_numpy(np.array([[-6e4, -1e4, 1e4, 6e4]]))
     ends = ops.to_numpy(x)[0]
     for name in ACTIVATIONS:
@@ -219,7 +219,7 @@ def test_split_by_sizes_and_groups(ops, n, sizes, groups):
 
 
 def test_split_parts_can_be_used_in_other_operations(ops, close):
-    """They may be views, whose rows are not next to one another."""
+    """The parts may be views, whose rows are not contiguous."""
     x, weight, gain = rounded(ops, random(3, 24)), random(5, 8, seed=1), random(4, seed=2)
     for sizes, groups in (([6, 8, 10], 1), ([4, 4], 3)):
         part = ops.split(ops.from_numpy(x), sizes, groups=groups)[1]
@@ -236,7 +236,7 @@ def test_split_parts_can_be_used_in_other_operations(ops, close):
 
 
 def textbook_angles(positions, frequencies, scale=1.0):
-    """Of the float32 product, in float64."""
+    """Cosines and sines of the float32 product, in float64."""
     angle = (positions.astype(np.float32)[:, None] * frequencies).astype(np.float64)
     return scale * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
 

@@ -24,13 +24,13 @@ SETTINGS = [
 
 
 def logits_of(ops, n, v, seed=0):
-    """Logits on the device, and their values there."""
+    """Returns logits on the device, and their values as rounded by it."""
     x = ops.from_numpy(3 * np.random.default_rng(seed).standard_normal((n, v)).astype(np.float32))
     return x, np.array(ops.to_numpy(x))
 
 
 def is_sampled_correctly(logits_row, row, token):
-    """Whether a token lies at the row's uniform number; at the border of two, either may: exponentials are rounded."""
+    """Whether the row's uniform number selects a token; at a border either may be, as exponentials are rounded."""
     if row.temperature == 0:
         return token == logits_row.argmax()
     reached = np.cumsum(probabilities(logits_row, row.temperature, row.top_k, row.top_p, row.min_p))
@@ -69,7 +69,7 @@ def test_greedy_ties_go_to_the_first_token(ops):
 
 
 def all_sampled(ops, logits_row, n=60, **settings):
-    """The tokens that can be sampled from a row of logits."""
+    """Returns the tokens that can be sampled from a row of logits."""
     uniforms = np.linspace(0, 0.9999, n)
     x = ops.from_numpy(np.tile(np.array(logits_row, np.float32), (n, 1)))
     return set(ops.sample(x, [SamplingRow(**{"temperature": 1.0} | settings, uniform=uniform) for uniform in uniforms]))

@@ -396,7 +396,7 @@ TEXT = (
 
 
 def screen(written):
-    """The visible rows, without erased words."""
+    """Returns the visible rows, without erased words."""
     while match := re.search("\x1b\\[(\\d+)D\x1b\\[K", written):
         before, columns = written[: match.start()], int(match[1])
         while columns > 0:

@@ -28,7 +28,7 @@ def run(tmp_path, monkeypatch):
 
 
 class TestModelAndPrompt:
-    """`llm -m MODEL PROMPT` is a habit."""
+    """Users of llm are used to `llm -m MODEL PROMPT`."""
 
     @pytest.mark.parametrize("arguments", [["-m", "tales", "Once"], ["tales", "Once"], ["-m", "tales", "-p", "Once"]])
     def test_a_prompt_argument_next_to_the_model_flag(self, run, arguments):

@@ -37,7 +37,7 @@ def shell(command, **env):
 
 @pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
 def unbuffered(request):
-    """PYTHONUNBUFFERED."""
+    """With and without PYTHONUNBUFFERED."""
     return {"PYTHONUNBUFFERED": request.param}
 
 
@@ -117,7 +117,7 @@ threading.Thread(target=lambda: (model, time.sleep(100)), daemon=True).start()
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
 @pytest.mark.parametrize("megabytes", [64, 230, 260, 300, 400, 450, 700, 1000])
 def test_a_limit_on_address_space(megabytes):
-    """The text, or an error about memory, but no other failure. The embedded model of 7 MB fits into 400 MB."""
+    """Either text or an out-of-memory error, and no other failure. The embedded model of 7 MB fits into 400 MB."""
     done = shell(f"ulimit -v {megabytes}000; rushlight generate -p x -n 2", RUSHLIGHT_NUM_THREADS="1")
     assert done.returncode in ((0,) if megabytes >= 400 else (0, 2))
     if done.returncode:
@@ -315,7 +315,7 @@ def test_a_golden_file_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_an_interrupt_while_python_imports():
-    """Exit code 130 without output, at any point of the imports."""
+    """The exit code is 130, without output, at any point of the imports."""
     code = """
 import builtins, os, signal, sys
 real, seen = builtins.__import__, 0

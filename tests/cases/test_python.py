@@ -139,7 +139,7 @@ def test_numpy_numbers_are_accepted_without_a_warning(model):
                 model.generate(PROMPT, temperature=value)
 
 
-# Errors of this package instead of the interpreter
+# Errors of this package instead of errors of Python
 
 
 @pytest.mark.parametrize("text", [None, 5, b"The king", np.array(3), ["The", 5], [None]], ids=repr)

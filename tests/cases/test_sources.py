@@ -1,4 +1,4 @@
-"""Cases of sources: shards, other heads, unused config keys, a hub that is out of reach."""
+"""Cases of sources: shards, other heads, unused config keys, an unreachable hub."""
 
 import json
 import shutil
@@ -203,7 +203,7 @@ def test_any_other_listed_tensor_must_exist(make_gpt2):
 FEW = """
     import resource, sys
     import rushlight
-    model = rushlight.load(sys.argv[1])  # what is imported first opens files of its own
+    model = rushlight.load(sys.argv[1])  # imported modules open files of their own first
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     assert len(rushlight.inspect(sys.argv[1]).files) == 300
     assert rushlight.check(sys.argv[1]).fits
@@ -325,7 +325,7 @@ def test_a_tensor_that_the_model_may_need_is_never_left_out(make_gpt2, name, sha
     assert not rushlight.check(folder).fits
 
 
-# A hub that is out of reach
+# An unreachable hub
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def test_prefix_ids(
     result = model.generate("Hi", max_tokens=6)
     assert (result.prompt_ids, result.ids) == (prompt_ids, ids)
     assert model.generate("", max_tokens=1).prompt_ids == prompt_ids[:1]
-    assert model.generate([72, 105], max_tokens=1).prompt_ids == [72, 105]  # ids are left alone
+    assert model.generate([72, 105], max_tokens=1).prompt_ids == [72, 105]  # ids are not changed
     assert model.stream("Hi").result.prompt_ids == prompt_ids
     assert model.beam_search("Hi", n_beams=2, max_tokens=2)[0].prompt_ids == prompt_ids
     assert model.score("Hi", "!").prompt_ids == prompt_ids
@@ -231,7 +231,7 @@ def test_perplexity_as_in_the_guide_with_a_prefix(make_gpt2: MakeGPT2) -> None:
 
 
 def test_tokens_after_a_text_are_left_out(make_gpt2: MakeGPT2) -> None:
-    """A model is to continue the text, and an end-of-text token would end it."""
+    """A model should continue the text, and an end-of-text token would end it."""
     post = processors.BertProcessing(("</s>", 258), ("<s>", 257))
     files = {"tokenizer.json": byte_level("<s>", "</s>", post=post), "tokenizer_config.json": FILE}
     model = rushlight.load(make_gpt2(vocab_size=259, files=files))
@@ -297,7 +297,7 @@ def test_a_new_word_has_its_space(old_king: Path) -> None:
     assert [beam.text for beam in model.beam_search("the king", n_beams=2, max_tokens=1)] == [" old"]
     many = model.generate("the king", max_tokens=2, n=3, temperature=0.5, seed=1)
     assert all(each.text.startswith((" ", "s", "<unk>")) for each in many)
-    assert model.generate("", max_tokens=1, logit_bias={9: 1000.0}).text == "old"  # nothing stands before it
+    assert model.generate("", max_tokens=1, logit_bias={9: 1000.0}).text == "old"  # there is no text before it
     record = model.generate("the king", max_tokens=1, logprobs=1).to_json(model.tokenizer)
     assert record["logprobs"][0]["token"] == record["logprobs"][0]["top"][0]["token"] == " old"
 
@@ -326,7 +326,7 @@ def test_an_answer_of_a_chat_has_its_space(old_king: Path) -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with rushlight.Chat(model, template=template, max_tokens=2) as chat:
         assert chat.send("the king").text == " old old"
-        # Text after an answer is in the middle of a text, so that no space is put before it.
+        # Text after an answer is not at the start of the text, so that no space is added before it.
         assert chat.send("s").prompt_ids == [1, 2, 9, 9, 8]
 
 
@@ -396,7 +396,7 @@ def test_a_character_split_between_prompt_and_output(tmp_path: Path) -> None:
     assert tokenizer.decode([0], before=[0, 1, 2]) == "a"
 
 
-# Which tokenizer a folder has
+# The tokenizer of a folder
 
 
 @pytest.mark.parametrize(
@@ -536,7 +536,7 @@ def test_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> None:
         model.generate("the A")
     with pytest.raises(RequestError, match="no token for 'é'"):
         model.tokenizer.encode("é", allow_special=True)
-    assert model.tokenizer.encode("aÉ\n") == [0, 29, 30]  # an added token is found as a whole
+    assert model.tokenizer.encode("aÉ\n") == [0, 29, 30]  # an added token matches as a unit
 
 
 def test_decoding_with_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> None:
@@ -552,7 +552,7 @@ def test_a_vocabulary_of_another_kind(make_gpt2: MakeGPT2, vocab: dict) -> None:
         rushlight.load(make_gpt2(vocab_size=300, files={"vocab.json": vocab}))
 
 
-# A token over the join of prompt and continuation
+# A token that spans the end of the prompt
 
 
 def test_the_continuation_after_a_token_over_the_join() -> None:

@@ -1,4 +1,4 @@
-"""Statements about a checkpoint are true, and settings of its author or the caller are applied or named."""
+"""Reports about a checkpoint are accurate, and every setting of its author or the caller is applied or named."""
 
 import io
 import json

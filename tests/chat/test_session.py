@@ -64,7 +64,7 @@ def test_a_streamed_answer_is_added_when_it_ends(chat):
 
 
 def test_role_strings_end_an_answer(tales):
-    """The most likely continuation of these is the user's turn."""
+    """The most likely continuation of these messages is the user's next turn."""
     with Chat(tales, max_tokens=40, logit_bias={199: 50.0}) as chat:
         result = chat.send("Say it")
         assert set(result.text) == {"\n"}
@@ -85,7 +85,7 @@ def test_each_prompt_extends_the_previous_ids(make, request):
 
 
 def test_the_cache_is_kept_between_turns(tales):
-    """Only new tokens are computed, and those that do not fill a cache block."""
+    """Only new tokens and those in an incomplete cache block are computed."""
     with Chat(tales, max_tokens=60) as chat:
         first = chat.send(LONG * 4, ignore_eos=True)
         second = chat.send("And then?")
@@ -124,7 +124,7 @@ def test_a_template_may_rewrite_earlier_messages(chatml, chatml_tokenizer):
 
 
 def test_the_template_ends_the_answers(chatml):
-    """The template's end of turn is a stop token even if no config lists it."""
+    """The end-of-turn token of the template is a stop token even if no config lists it."""
     assert chatml.model.eos_ids == (0,)
     result = chatml.send("Hi", logit_bias={IM_END: 1000.0})
     assert (result.ids, result.finish_reason) == ([], "stop")

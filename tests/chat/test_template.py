@@ -1,4 +1,4 @@
-"""Finding the chat template of a model."""
+"""Looking up the chat template of a model."""
 
 import json
 

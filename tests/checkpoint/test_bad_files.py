@@ -57,7 +57,7 @@ def path(tmp_path):
     return tmp_path / "model.safetensors"
 
 
-# Row 1
+# Files that are too short
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"abc", b"{}", b"\x02\0\0\0\0\0\0", bytes(8), bytes(9), bytes(40)])
@@ -69,7 +69,7 @@ def test_a_file_without_a_header_is_too_short(path, content):
     assert "download" in error.remedy
 
 
-# Row 2
+# Stated sizes that are too large
 
 
 @pytest.mark.parametrize("n_bytes", [100_000_001, 2**63, 2**64 - 1])
@@ -95,7 +95,7 @@ def test_stated_tensors_beyond_the_file_allocate_nothing(path):
     assert "4,611,686,018,427,387,904" in error.message
 
 
-# Rows 13 to 15: other formats, by name
+# Other formats, named in the error
 
 
 class Bomb:
@@ -224,7 +224,7 @@ def test_an_unknown_format_is_refused_without_naming_one(path, content):
     assert "not a safetensors file" in refusal(path).message
 
 
-# Row 16
+# Paths that are not regular files
 
 
 def test_a_pipe_is_refused_and_does_not_block(path):
@@ -262,7 +262,7 @@ def test_a_pipe_that_replaces_a_file_does_not_block(path, monkeypatch):
     assert refusal(path).found == "a named pipe"
 
 
-# Row 17
+# Broken links and unreadable files
 
 
 def test_a_loop_of_links_is_refused(path):
@@ -287,7 +287,7 @@ def test_an_unreadable_file_is_refused(path, monkeypatch):
     assert "cannot be opened: Permission denied" in refusal(path).message
 
 
-# Row 18: changes to an open file
+# Changes to an open file
 
 
 def written(path: Path, weights=WEIGHTS) -> Path:

@@ -32,8 +32,8 @@ class Server:
     """Serves `files`, {path: content}; `answer`, if set, is called with each request's handler instead.
 
     Attributes:
-        ranges: whether ranges are honoured.
-        asked: (path, Range, Authorization) of each request.
+        ranges: whether range requests are honoured.
+        received: (path, Range, Authorization) of each request.
         sent: bytes of bodies that were written, or are about to be.
     """
 
@@ -58,7 +58,7 @@ class Server:
         self.thread.join()
 
     def requested_bytes(self):
-        """The sum of the lengths of all ranges."""
+        """Returns the sum of the lengths of all requested ranges."""
         edges = [received[1].removeprefix("bytes=").split("-") for received in self.received]
         return sum(int(last) + 1 - int(first) for first, last in edges)
 
@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         for start in range(0, len(body), 4096):
             piece = body[start : start + 4096]
-            self.owner.sent += len(piece)  # before the client can have it
+            self.owner.sent += len(piece)  # before the client can receive it
             self.wfile.write(piece)
 
 
@@ -166,7 +166,7 @@ def test_a_server_without_ranges_gets_one_request(server, content):
 
 
 def test_a_server_without_ranges_is_disconnected_after_the_header(server):
-    def endless(handler):  # a file of a gigabyte, as the header says
+    def endless(handler):  # a file of a gigabyte according to the header
         info = {"a": {"dtype": "U8", "shape": [10**9 - 8 - 100], "data_offsets": [0, 10**9 - 108]}}
         start = (100).to_bytes(8, "little") + json.dumps(info).encode().ljust(100)
         handler.send_response(200)
@@ -180,7 +180,7 @@ def test_a_server_without_ranges_is_disconnected_after_the_header(server):
     server.answer = endless
     assert names(f"{server.url}/m.safetensors") == ["a"]
     time.sleep(0.2)
-    assert server.sent < 20_000_000  # what the buffers between two sockets hold
+    assert server.sent < 20_000_000  # the buffers between two sockets
 
 
 def test_weights_cannot_be_read(server):
@@ -409,7 +409,7 @@ def test_a_stated_size_of_an_index_is_not_fetched(server):
 
 @pytest.mark.parametrize("part", ["status", "header", "body"])
 def test_slow_responses_are_aborted_at_a_deadline(server, monkeypatch, part):
-    """A byte now and then keeps every timeout of the socket from expiring."""
+    """The server sends single bytes, so that no socket timeout expires."""
 
     def drip(handler):
         if part != "status":

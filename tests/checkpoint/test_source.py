@@ -1,4 +1,4 @@
-"""The sources that a user can name, and what opening them reads."""
+"""Opening sources by name: paths, folders, hub ids, and the bytes that opening reads."""
 
 import json
 import os
@@ -19,7 +19,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures" / "gpt2"
 
 @pytest.fixture(autouse=True)
 def hub_requests(monkeypatch):
-    """The models requested from a hub that has none."""
+    """Replaces the hub with an empty one, and returns the list of requested models."""
     requests = []
 
     def download(name, **_):
@@ -123,7 +123,7 @@ def test_a_sidecar_is_a_path_or_none(tmp_path):
     with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
         assert checkpoint.sidecar("config.json") == tmp_path / "config.json"
         assert checkpoint.sidecar("tokenizer.json") is None
-        assert checkpoint.sidecar("vocab.json") == tmp_path / "vocab.json"  # a broken link is there, and broken
+        assert checkpoint.sidecar("vocab.json") == tmp_path / "vocab.json"  # the link exists, but is broken
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_short_read_is_continued(tmp_path, monkeypatch):
         assert checkpoint["a"].read().tolist() == list(range(100))
 
 
-# Sources that do not
+# Sources that do not open
 
 
 @pytest.mark.parametrize(

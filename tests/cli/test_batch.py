@@ -157,7 +157,7 @@ def many(n):
 
 @pytest.fixture
 def waiting(folder):
-    """Starts a job whose input pipe stays open; returns the process once there are three results."""
+    """Starts a job whose input pipe stays open, and returns the process once there are three results."""
     children = []
 
     def start(prompts, *arguments):

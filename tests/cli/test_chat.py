@@ -21,7 +21,7 @@ READY = "\x1b\\[\\?2004h> "
 
 @pytest.fixture
 def piped(rushlight):
-    """Runs `rushlight chat` with the lines of stdin."""
+    """Runs `rushlight chat` with these lines on stdin."""
 
     def run(*arguments, stdin):
         return rushlight("chat", "--temp", "0", "-n", "6", *arguments, stdin=stdin.encode())
@@ -133,12 +133,12 @@ class User:
         )
 
     def wait(self, pattern=READY):
-        """The output up to the pattern, by default the next input prompt."""
+        """Returns the output up to the pattern, by default the next input prompt."""
         self.child.expect(pattern)
         return self.child.before.replace("\r", "")
 
     def type(self, text):
-        """Types a line; returns the output up to the next input prompt."""
+        """Types a line, and returns the output up to the next input prompt."""
         self.child.sendline(text)
         return self.wait()
 
@@ -271,7 +271,7 @@ class TestTerminal:
         assert "secret" not in file.read_text()
 
     def test_a_paste_where_python_has_no_readline(self, user_at, tmp_path):
-        """As on Windows, and similar to libedit: lines that arrive at once are one message."""
+        """Windows has no readline, and libedit is similar: lines that arrive at once are one message."""
         script = tmp_path / "bare.py"
         script.write_text("import sys; sys.modules['readline'] = None\nfrom rushlight.cli import main\nmain()\n")
         user = user_at(program=(str(script),))

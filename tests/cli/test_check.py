@@ -42,7 +42,7 @@ def transposed_blocks(name, tensor):
 
 @pytest.fixture
 def compiled(write):
-    """nanoGPT's weights in a compiled model: two causes."""
+    """nanoGPT's weights in a compiled model: two causes at once."""
     return write(lambda name: f"_orig_mod.transformer.{name}", transposed_blocks)
 
 

@@ -18,7 +18,7 @@ def tales():
 
 @pytest.fixture(scope="module")
 def plain(tales):
-    """Twenty tokens with the default settings."""
+    """The output for twenty tokens with the default settings."""
     return str(tales.generate(PROMPT, max_tokens=20))
 
 
@@ -74,7 +74,7 @@ def test_two_models(rushlight, bare_gpt2):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_settings_reach_the_model(rushlight, tales, plain, flags, settings):
-    """Each changes the output."""
+    """Each setting changes the output."""
     settings = {"max_tokens": 20} | settings
     done = rushlight("generate", "-p", PROMPT, "-n", 20, "--no-echo", *flags)
     assert done.out == f"{tales.generate(PROMPT, **settings)}\n"
@@ -226,7 +226,6 @@ def test_a_prompt_flag_is_exact_and_ignores_stdin(rushlight, tales):
 
 @pytest.mark.parametrize("stdin", [b"", b"\n"])
 def test_an_empty_prompt_starts_from_the_end_of_text_token(rushlight, tales, stdin):
-    """BAD_INPUTS 37."""
     done = rushlight("generate", "-n", 3, stdin=stdin)
     assert (done.code, done.out) == (0, f"{tales.generate('', max_tokens=3)}\n")
 
@@ -238,20 +237,17 @@ def test_no_prompt_at_a_terminal(rushlight):
 
 
 def test_a_surrogate_in_the_prompt(rushlight):
-    """BAD_INPUTS 34."""
     done = rushlight("generate", "-p", "a\udcffb")
     assert (done.code, done.out) == (2, "")
     assert "character 2" in done.err.splitlines()[-1]
 
 
 def test_nul_round_trips(rushlight):
-    """BAD_INPUTS 35."""
     assert rushlight("generate", "-n", 1, stdin=b"a\0b").out.startswith("a\0b")
 
 
 @pytest.mark.parametrize(("stdin", "offset"), [(b"caf\xe9", 3), (b"a\xc3", 1), (b"\xed\xa0\x80", 0)])
 def test_stdin_that_is_not_utf8(rushlight, stdin, offset):
-    """BAD_INPUTS 35."""
     done = rushlight("generate", stdin=stdin)
     assert (done.code, done.out) == (2, "")
     assert done.err == (
@@ -260,7 +256,7 @@ def test_stdin_that_is_not_utf8(rushlight, stdin, offset):
 
 
 def test_a_prompt_of_10_mb(rushlight):
-    """BAD_INPUTS 38: refused by its size, from stdin and from the flag."""
+    """The prompt is refused by its size, from stdin and from the flag."""
     prompt = "x" * 10_000_000
     for done in (rushlight("generate", stdin=prompt.encode()), rushlight("generate", "-p", prompt)):
         assert (done.code, done.out) == (2, "")
@@ -268,14 +264,12 @@ def test_a_prompt_of_10_mb(rushlight):
 
 
 def test_a_prompt_longer_than_the_context(rushlight, tales):
-    """BAD_INPUTS 39."""
     done = rushlight("generate", "-p", "word " * tales.context_length)
     assert (done.code, done.out) == (2, "")
     assert str(tales.context_length) in done.err
 
 
 def test_special_token_text_is_text(rushlight, tales):
-    """BAD_INPUTS 40."""
     record = json.loads(rushlight("generate", "-p", "<|endoftext|>", "-n", 1, "--json").out)
     assert record["stats"]["prompt_tokens"] > 1
 
@@ -314,7 +308,6 @@ def test_special_token_text_is_text(rushlight, tales):
     ids=lambda flags: " ".join(flags)[:40],
 )
 def test_invalid_settings_are_refused(rushlight, flags):
-    """BAD_INPUTS 41, 42, 44, 45, 46."""
     done = rushlight("generate", "-p", PROMPT, *flags)
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
@@ -327,7 +320,7 @@ def test_settings_are_validated_before_loading(rushlight):
 
 
 def test_huge_settings_are_clamped(rushlight, bare_gpt2):
-    """BAD_INPUTS 41, 43: max_tokens to the context, top_k to the vocabulary."""
+    """max_tokens is clamped to the context, top_k to the vocabulary."""
     flags = ["--ignore-eos", "--temp", "1", "--seed", "1"]
     done = rushlight("generate", bare_gpt2, "-p", PROMPT, "-n", 10**30, "--top-k", 10**30, "--json", *flags)
     record = json.loads(done.out)
@@ -348,7 +341,6 @@ def test_threads_do_not_change_the_output(rushlight):
 
 @pytest.mark.parametrize("threads", ["0", "-1", "1000000"])
 def test_an_invalid_number_of_threads(rushlight, threads):
-    """BAD_INPUTS 74."""
     done = rushlight("generate", "-p", PROMPT, "--threads", threads)
     assert (done.code, done.out) == (2, "")
     assert f"threads is '{threads}'" in done.err

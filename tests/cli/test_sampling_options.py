@@ -99,7 +99,7 @@ def test_the_documentation_lists_every_flag():
 
 
 def test_a_new_setting_needs_only_a_field(monkeypatch):
-    """A new setting gets a flag, validation and documentation from its field."""
+    """A new setting gets its flag, validation and documentation from its field."""
 
     @dataclasses.dataclass(frozen=True)
     class More:

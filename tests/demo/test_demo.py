@@ -64,7 +64,7 @@ def test_the_tokenizer_fits() -> None:
     assert tokenizer.vocabulary()["<|endoftext|>"] == CONFIG["eos_token_id"] == CONFIG["bos_token_id"]
     text = "Once upon a time there was a rushlight — “so bright”, said the cat. 猫"
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert tokenizer.encode(" the") == tokenizer.encode(" the king")[:1]  # it has learnt words
+    assert tokenizer.encode(" the") == tokenizer.encode(" the king")[:1]  # the tokenizer has merged entire words
 
 
 def test_the_checkpoint_is_small() -> None:

@@ -1,4 +1,4 @@
-"""Text files: read in full up to a limit, and nothing but text is accepted."""
+"""Text files: read in full up to a limit; anything but UTF-8 text is refused."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Beam search: equal to transformers, to an exhaustive search, and with shared cache blocks."""
+"""Beam search: equal to transformers and to an exhaustive search, with shared cache blocks."""
 
 import itertools
 import json
@@ -54,7 +54,7 @@ def total(model, prompt, ids):
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0, -1.0])
 def test_with_a_beam_per_token_the_search_is_exhaustive(model, length_penalty):
-    """Compared with every completion of up to two tokens."""
+    """Compared with the scores of every completion of up to two tokens."""
     prompt, vocab_size = [5, 9, 30], model.config.vocab_size
     texts = [(END,), *itertools.product((i for i in range(vocab_size) if i != END), range(vocab_size))]
     assert vocab_size <= 64
@@ -82,7 +82,7 @@ def test_with_a_beam_per_token_the_search_is_exhaustive(model, length_penalty):
 
 @pytest.mark.parametrize("n_prompt", [1, 62, 63, 64, 65, 127, 128])
 def test_the_logprob_of_a_beam_equals_its_score(model, n_prompt):
-    """For shared, inherited and recomputed blocks, across two block boundaries."""
+    """Covers shared, inherited and recomputed blocks, across two block boundaries."""
     prompt = [(11 * i) % 60 + 1 for i in range(n_prompt)]
     found = model.beam_search(prompt, n_beams=5, n=5, max_tokens=70, ignore_eos=True)
     assert len({tuple(beam.ids) for beam in found}) == 5

@@ -13,7 +13,7 @@ def tokens(seed, n_blocks=1):
 
 
 def table_of(pool, ids):
-    """A sequence that has computed all these tokens, with its full blocks cached."""
+    """Returns the blocks of a sequence that has computed these tokens, with the full ones cached."""
     n_blocks = -(-len(ids) // BLOCK_SIZE)
     table = SimpleNamespace(
         ids=ids, n_computed=len(ids), n_cached_blocks=0, blocks=[pool.allocate() for _ in range(n_blocks)]

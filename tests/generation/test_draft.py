@@ -1,4 +1,4 @@
-"""A draft model for the toy model: its rounds, catching up, and its KV blocks."""
+"""A draft model for the toy model: rounds, catching up, and KV blocks."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def prompt_of(n, seed=0):
 
 
 def rows(model):
-    """The number of rows of each sequence, for each forward so far."""
+    """Returns the number of rows of each sequence for each forward so far."""
     return [np.diff(batch.row_starts).tolist() for batch in model.batches]
 
 

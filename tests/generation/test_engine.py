@@ -173,7 +173,7 @@ def test_the_youngest_sequence_is_preempted_and_its_output_is_unchanged():
                 finished.append(one)
     assert [one.got for one in sequences] == [expected(prompt, 150) for prompt in prompts]
     assert finished == list(sequences)
-    assert model.n_rows > sum(len(one.ids) for one in sequences)  # something was computed again
+    assert model.n_rows > sum(len(one.ids) for one in sequences)  # preempted sequences were recomputed
     assert engine.pool.n_held == 0
 
 
@@ -210,7 +210,7 @@ def test_cancellation_releases_blocks_immediately():
     assert engine.pool.n_held == 3
     engine.cancel(one)
     assert engine.pool.n_held == 1
-    engine.cancel(one)  # it may have ended already
+    engine.cancel(one)  # it may already have finished
     assert ids_of(read_all(engine, other)) == expected([2], 10)
     assert engine.pool.n_held == 0
 
@@ -315,7 +315,7 @@ class Fixed(FixedRate):
     ("settings", "n_calls"), [({}, 1), ({"logprobs": 2}, 1), ({"presence_penalty": 1e-9}, 5), ({"top_k": 3}, 1)]
 )
 def test_a_step_is_sampled_in_one_call(settings, n_calls):
-    """Except for draft tokens of a stateful sampler: it takes one call per accepted draft token, and one more."""
+    """A stateful sampler with draft tokens is the exception: a call for each accepted draft token, and one more."""
     engine, model = toy_engine()
     calls = []
     device_sample = model.ops.sample
@@ -335,7 +335,7 @@ def test_a_step_is_sampled_in_one_call(settings, n_calls):
         pass
     assert [token.id for token in drafting.unread] == right
     assert [token.id for token in other.unread] == expected([5], 9)
-    # The step of the prompts; then one with four accepted draft tokens and a rejected fifth.
+    # The step of the prompts, then one with four accepted draft tokens and a rejected fifth.
     n_rows = 1 + min(15, 20 - 2)
     assert calls[0] == 2
     assert calls[1 : 1 + n_calls] == ([n_rows + 1] if n_calls == 1 else [2, 1, 1, 1, 1])
@@ -432,7 +432,7 @@ def test_stats_count_draft_tokens():
 
 
 def test_the_prefix_cache_keeps_a_share_of_the_available_memory():
-    """At least one context, at most four; with `kv_bytes`, four."""
+    """The cache holds at least one context, and at most four; with `kv_bytes`, four."""
 
     def max_evictable(n_blocks, **options):
         _, model = toy_engine(n_blocks=n_blocks, context_length=4 * BLOCK_SIZE)

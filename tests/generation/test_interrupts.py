@@ -30,7 +30,7 @@ def new_engine():
 
 
 def write(engine):
-    """Generates several outputs at once, too many for the blocks."""
+    """Generates several outputs at once, more than fit in the blocks."""
     consumer = Consumer()
     sequences = [
         drafted(prompt, max_tokens=20 + 5 * i) if i else sequence(prompt, max_tokens=20)
@@ -112,7 +112,7 @@ def test_an_interrupt_at_hundreds_of_lines():
 
 
 def interrupted(work, seconds):
-    """Whether a signal after that many seconds arrived before the end of the work, and surfaced."""
+    """Returns whether a signal sent after that many seconds arrived during the work, and surfaced."""
     came = []
 
     def interrupt(*_):

@@ -23,7 +23,7 @@ def sample(logits=LOGITS, prompt_ids=(), position=0, **settings):
 
 
 def kept(logits=LOGITS, **settings):
-    """The tokens that can be sampled."""
+    """Returns the tokens that can be sampled."""
     return np.flatnonzero(probabilities(np.asarray(logits, np.float32), **settings))
 
 
@@ -141,7 +141,7 @@ def test_penalties_count_outputs_of_any_length(prompt, output):
 
 
 class Odd:
-    """A constraint: every token is odd, and none is taken twice."""
+    """A constraint: every token is odd, and none occurs twice."""
 
     def __init__(self):
         self.taken = []

@@ -9,7 +9,7 @@ from rushlight.generation import Perplexity, sliding_windows
 
 
 def guide_windows(n_ids, window, stride):
-    """The loop of transformers' guide: (begin, end, new) of each window."""
+    """Returns (begin, end, new) of each window, by the loop of transformers' guide."""
     previous_end = 0
     for begin in range(0, n_ids, stride):
         end = min(begin + window, n_ids)

@@ -1,4 +1,4 @@
-"""Speculative decoding: prompt lookup, the plan of draft tokens, and their verification."""
+"""Speculative decoding: prompt lookup, the number of draft tokens, and their verification."""
 
 import random
 
@@ -97,9 +97,9 @@ def test_a_round_of_a_draft_model_is_shared_by_its_sequences():
     together = plan_drafts([0.8] * 8, [100] * 8, flat, [cheap] * 8)
     assert sorted(together) == list(range(8))
     assert not plan_drafts([0.8] * 8, [100] * 8, flat, [linear] * 8)
-    beside = plan_drafts([0.9, 0.5], [9, 9], flat, [None, slow])
-    assert beside[0] > 3
-    assert not beside[1]
+    drafts = plan_drafts([0.9, 0.5], [9, 9], flat, [None, slow])
+    assert drafts[0] > 3
+    assert not drafts[1]
 
 
 def test_step_costs_are_measured_and_expire():
@@ -117,7 +117,7 @@ def test_step_costs_are_measured_and_expire():
 
 
 def test_a_repetitive_sequence_gets_several_tokens_per_step():
-    prompt = [0, 0, 0, 0]  # and so on, by the model's definition
+    prompt = [0, 0, 0, 0]  # as the model continues, by its definition
     engine, model = toy_engine()
     one = sequence(prompt, max_tokens=50, speculate=True)
     engine.submit(one)
@@ -128,7 +128,7 @@ def test_a_repetitive_sequence_gets_several_tokens_per_step():
 
 def test_rejected_draft_tokens_do_not_change_the_output():
     class Wrong(FixedRate):
-        """Some right draft tokens, then wrong ones."""
+        """Proposes some correct draft tokens, then wrong ones."""
 
         def propose(self, limits):
             return {one: self.some(expected(one.ids, n), rng.randrange(n + 1)) for one, n in limits.items()}
@@ -152,7 +152,7 @@ def test_rejected_draft_tokens_do_not_change_the_output():
 
 
 def simulated_s(text, n_prompt, row_s):
-    """The time to generate a text with prompt lookup, if a step takes 1 and each row more takes row_s."""
+    """Returns the time to generate a text with prompt lookup, if a step takes 1 s and each further row row_s."""
 
     def step_s(n_rows):
         return 1 + row_s * (n_rows - 1)
@@ -185,7 +185,7 @@ def test_repetitive_output_is_several_times_faster(row_s, gain):
 
 
 class Named(FixedRate):
-    """Proposes one token, its own, for every sequence, and keeps what it was asked."""
+    """Proposes the same token for every sequence, and records its calls."""
 
     def __init__(self, token, rate):
         super().__init__(rate)

@@ -1,4 +1,4 @@
-"""A step by itself: no engine, no queue, no threads."""
+"""A single step, without engine, queue or threads."""
 
 import numpy as np
 import pytest

@@ -28,7 +28,7 @@ def lines(text):
 
 
 def run(model, path, text=INPUT, *, ordered=False, check=True, seed=0, stop_after=None):
-    """Runs the job; with `stop_after`, interrupts it after that number of results."""
+    """Runs the job, and interrupts it after `stop_after` results if given."""
 
     def progress(summary):
         if summary.n_done + summary.n_failed == stop_after:

@@ -6,7 +6,7 @@ import pytest
 from rushlight.checkpoint import Tensor
 from rushlight.errors import BindError
 
-pytestmark = pytest.mark.parametrize("recording", ["gelu_new"], indirect=True)  # any would do
+pytestmark = pytest.mark.parametrize("recording", ["gelu_new"], indirect=True)  # an arbitrary one
 
 C = 18  # n_embd
 V = 61  # vocab_size

@@ -13,7 +13,7 @@ from rushlight.errors import BindError, ConfigError, FormatError
 from rushlight.models.gpt2 import GPT2, GPT2Config
 
 ONE = pytest.mark.parametrize("recording", ["gelu_new"], indirect=True)
-"""For tests that any checkpoint serves."""
+"""For tests that work with any checkpoint."""
 
 SIZES = {"vocab_size": 50257, "n_positions": 1024}
 
@@ -195,7 +195,7 @@ def test_all_problems_are_reported_at_once(edit, refused):
 @ONE
 @pytest.mark.parametrize("key", ["n_embd", "n_head", "vocab_size"])
 def test_one_invalid_size_is_one_problem(edit, refused, key):
-    """Values that are compared with it are not reported as well."""
+    """Values that are checked against it are not reported as well."""
     edit.config[key] = 0
     assert "1 problem in" in str(refused(edit.write(), ConfigError))
 

@@ -1,6 +1,6 @@
-"""Wrong models, which have to fail the comparison with the recordings: a test that passes them proves nothing.
+"""Wrong models must fail the comparison with the recordings; a comparison that passes them would prove nothing.
 
-Each is what a plausible slip in a port computes, and each passes every check of names and shapes.
+Each mutation is a plausible mistake of a port, and passes every check of names and shapes.
 """
 
 import numpy as np
@@ -97,7 +97,7 @@ def test_a_tensor_of_zeros(recording, edit):
 
 
 def attention_with_mask(sees):
-    """Textbook attention of one prompt, in which row i sees position j if `sees(i, j)`."""
+    """Textbook attention of one prompt in which row i attends to position j if `sees(i, j)`."""
 
     def attention(self, q, k, v, batch, *, layer, n_head, scale):
         n, c = q.shape

@@ -1,4 +1,4 @@
-"""Users' model files: what they have to define, and the errors if they do not."""
+"""Users' model files: the required definitions, and the errors if they are missing."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""The registry imports architectures when they are looked up, and model_type in config.json decides which it is."""
+"""The registry imports architectures when they are looked up, and model_type in config.json selects one."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A config is declared once: reading, inference from shapes, the KV cache's shape and its name follow."""
+"""A config is declared once; reading, inference from shapes, KV shape and repr follow from the declaration."""
 
 import logging
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rushlight.nn import KVShape
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TextConfig):
-    """A config with what architectures differ in: grouped keys, a head_dim, aliases, fields computed from others."""
+    """A config with the variations of architectures: grouped keys, head_dim, aliases, computed fields."""
 
     model_type: ClassVar = "toy"
     benign_keys: ClassVar = frozenset({"colour"})
@@ -155,7 +155,7 @@ def test_an_unknown_key_that_looks_like_arithmetic_is_refused(key, value):
         ("sliding_window", None),
         ("use_sliding_window", False),
         ("residual_multiplier", 1.0),
-        ("attention_bias", True),  # the tensors show it
+        ("attention_bias", True),  # inferred from the tensors
         ("attention_dropout", 0.1),
         ("attention_probs_dropout_prob", 0.1),
         ("attention_softmax_in_fp32", True),
@@ -178,7 +178,7 @@ def test_other_unknown_keys_are_logged_and_benign_ones_are_not(caplog):
     assert record.getMessage().endswith("ignored unknown keys: n_friends")
 
 
-# What the tensors show
+# Sizes inferred from the tensors
 
 
 def test_sizes_are_inferred_from_shapes():

@@ -17,7 +17,7 @@ def qkv_of(t, n_kv_head, group, head_dim, size=2.0):
 
 
 def slopes_of(n_head):
-    """ALiBi's for a power of two heads, and something like it for others."""
+    """Returns ALiBi's slopes for a power of two heads, and similar ones for other numbers."""
     return (2.0 ** (-8.0 * np.arange(1, n_head + 1) / n_head)).astype(np.float32)
 
 
@@ -97,7 +97,7 @@ OPTIONS = [
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_results_are_bit_identical_in_any_chunks(isa, kept, group, options):
-    """On one thread in one step, and on two threads in chunks and one row at a time."""
+    """Compares one step on one thread with chunks and single rows on two threads."""
     if "slopes" in options:
         options = options | {"slopes": slopes_of(2 * group)}
     qkv = qkv_of(140, 2, group, 10)
@@ -129,13 +129,13 @@ def test_a_group_has_the_bits_of_repeated_keys(device, kept, group):
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_positions_before_the_window_may_hold_nan(device, kept, window, group):
-    """In blocks that were freed, and in the visible block: a probability of 0 times NaN would be NaN."""
+    """NaN may be in freed blocks and in the visible block; a probability of 0 times NaN would be NaN."""
     n = 200
     q, k, v = qkv_of(n, 1, group, 8)
     expected = Sequences(device, [(q, k, v)], group, kept, window=window).feed_in([[n]], 0.3)[0]
     sequence = Sequences(device, [(q, k, v)], group, kept, window=window)
     sequence.feed([(0, n - 10)], 0.3)
-    lost = n - 10 - window + 1  # the first position that the next row sees
+    lost = n - 10 - window + 1  # the first position visible to the next row
     if lost > 0:
         rubbish = [np.full((lost, x.shape[1]), np.nan, np.float32) for x in (q, k, v)]
         sequence.sequences = [rubbish]

@@ -1,4 +1,4 @@
-"""Invalid arguments that no backend passes raise errors, and never read or write out of bounds."""
+"""Invalid arguments, which no backend passes, raise errors instead of reading or writing out of bounds."""
 
 import gc
 import sys

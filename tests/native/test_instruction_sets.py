@@ -1,4 +1,4 @@
-"""Every instruction set computes the same bits, here and on the machines where the digests below were taken."""
+"""Every instruction set computes the same bits, here and on the machines where the digests were recorded."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from rushlight.nn import ACTIVATIONS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "gpt2"
 OTHERS = ISAS[:-1]
-"""The sets that are compared with `portable`. Empty on a processor without any."""
+"""The instruction sets that are compared with `portable`; empty on a processor without any."""
 
 LENGTHS = [*range(1, 50), 63, 64, 65, 100, 192, 200, 768]
 
@@ -29,7 +29,7 @@ def on(isa, *, exact=True):
 
 
 def assert_same(compute, isa):
-    """compute(device) gives the same bits on a set as on the portable one, NaN for NaN."""
+    """Asserts that compute(device) gives the same bits as on `portable`, NaN for NaN."""
     np.testing.assert_array_equal(compute(on(isa)), compute(on("portable")))
 
 
@@ -129,7 +129,7 @@ def test_attention_of_groups_windows_slopes_and_soft_caps(other, kept, group, op
 
 
 def nearest_float32(exact):
-    """A Fraction, rounded once, ties to even."""
+    """Returns a Fraction rounded once to float32, ties to even."""
     near = np.float32(float(exact))
     around = [np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf))]
     finite = [value for value in around if np.isfinite(value)]
@@ -164,7 +164,7 @@ def test_a_multiply_add_rounds_once(isa):
         row = device.array(np.array([[1, activation]], np.float32))
         found.append(np.asarray(device.linear(row, place(device, matrix, "f32"), None))[0, 0])
     np.testing.assert_array_equal(np.array(found), np.array(expected))
-    assert (np.array(found) != w * x + c).any()  # two roundings would be seen
+    assert (np.array(found) != w * x + c).any()  # two roundings would show
 
 
 @pytest.mark.parametrize("other", OTHERS)

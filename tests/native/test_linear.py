@@ -19,7 +19,7 @@ STORED = {"f32": 0.0, "f16": 2**-11, "bf16": 2**-8, "int8": 0.6 / 127, "int4": 0
 
 
 def quantized(x, most):
-    """Activations as the integer formats see them: integers up to `most` in groups of 32, times the group's scale."""
+    """Returns activations quantised as in the integer formats: groups of 32 integers up to `most`, times a scale."""
     padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 32)))
     padded = padded.reshape(len(x), padded.shape[1] // 32, 32)
     greatest = np.abs(padded).max(-1, keepdims=True)
@@ -28,7 +28,7 @@ def quantized(x, most):
 
 
 def seen(x, weights, isa):
-    """The activations that a product multiplies by."""
+    """Returns the activations as rounded by a product with these weights."""
     if weights.startswith("int"):
         return quantized(x, 64 if weights == "int8" else 127)
     return rounded_to_bf16(x) if weights == "bf16" and isa == "avx512vnni" else x

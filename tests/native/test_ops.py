@@ -38,7 +38,7 @@ def test_rms_norm(device, n, offset, n_groups):
     expected = groups / np.sqrt(np.square(groups).mean(-1, keepdims=True) + eps) * (offset + weight)
     result = np.asarray(device.rms_norm(device.array(x), device.vector(weight), eps, offset)).reshape(4, n_groups, n)
     assert np.abs(result - expected).max() <= 1e-6 * max(1, np.abs(expected).max())
-    for g in range(n_groups):  # the same bits as of the group by itself
+    for g in range(n_groups):  # bit-identical to a norm of the group by itself
         part = device.array(np.ascontiguousarray(x[:, g * n : (g + 1) * n]))
         assert np.array_equal(np.asarray(device.rms_norm(part, device.vector(weight), eps, offset)), result[:, g])
 
@@ -94,7 +94,7 @@ def units(result, expected):
 def test_activations_to_a_few_units_in_the_last_place(device, name):
     x = np.linspace(-4, 12, 4801, dtype=np.float32)[None]
     expected = [[FORMULAS[name](float(value)) for value in x[0]]]
-    # The exponent of a small result is a rounded number of about 10, which is ten units of its own.
+    # The exponent of a small result is a rounded number of about 10, which is ten units in its last place.
     assert units(np.asarray(device.activation(device.array(x), name)), expected) <= 32
 
 
@@ -162,7 +162,7 @@ def test_values_are_stored_to_nearest_even_and_never_infinite(device, kept):
 
 @pytest.mark.parametrize("beyond", [65520.0, -65520.0, 1e38, -np.inf])
 def test_a_key_beyond_the_format_makes_results_nan(device, kept, beyond):
-    """An infinite score would vanish in softmax and change the output silently."""
+    """An infinite score would vanish in softmax, and change the output silently."""
     qkv = [random(70, 8, seed=seed) for seed in range(3)]
     qkv[1][66, 5] = beyond
     result = Sequences(device, [qkv], 2, kept).feed_in([[60, 10]], 1e-6)[0]

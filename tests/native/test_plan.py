@@ -1,4 +1,4 @@
-"""Captured forwards: recorded once for a shape and repeated, with the same results and the same errors."""
+"""Captured forwards: recorded once for a shape and replayed with the same results and errors."""
 
 import itertools
 import logging
@@ -170,7 +170,7 @@ class Branches(GPT2):
 
 
 class HandlesExceptions(GPT2):
-    """Computes something else after any exception."""
+    """Catches any exception, and computes something else."""
 
     reason = "ids, positions and logit_rows have no values while a step is recorded"
 
@@ -216,7 +216,7 @@ class UsesOtherNumbers(GPT2):
 
 
 class MakesAnArray(GPT2):
-    """Numbers that differ from step to step."""
+    """Creates an array whose numbers differ between steps."""
 
     reason = "makes an array from values in host memory"
 
@@ -379,7 +379,7 @@ def test_any_other_error_while_recording_propagates():
 
 
 class Modern:
-    """A decoder of two layers with every operation beside GPT-2's, called directly."""
+    """A two-layer decoder with every operation that GPT-2 does not use."""
 
     n_head, n_kv_head, head_dim, vocab_size, context_length = 4, 2, 10, 70, 200
     kv_shape = KVShape(2, n_kv_head, head_dim)

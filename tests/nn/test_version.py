@@ -11,7 +11,7 @@ PROMPT = "Once upon a time"
 
 
 class Calls:
-    """A captured forward, and how often its model is called, which is whenever a step is not repeated from a plan."""
+    """A captured forward that counts the calls of its model; a step replayed from a plan does not call it."""
 
     def __init__(self, model):
         self.module, self.ops, self.n = model.module, model.module.ops, 0
@@ -28,7 +28,7 @@ class Calls:
         return self.module(batch)
 
     def steps(self, n):
-        """How many of n decode steps called the model."""
+        """Returns how many of n decode steps called the model."""
         before = self.n
         for _ in range(n):
             self.forward(Batch.of([Chunk([7], self.position, [0])], self.cache))

@@ -1,4 +1,4 @@
-"""Recording live: GPT-2s of transformers, modules of one's own, and what cannot be recorded."""
+"""Recording with PyTorch: GPT-2s of transformers, custom modules, and inputs that cannot be recorded."""
 
 import pytest
 
@@ -109,7 +109,7 @@ def test_a_custom_module(toy, torch, tmp_path):
     assert len(case.greedy_ids) == 5
     assert [call.path for call in case.calls] == ["embed", "act", "act#2", "drop", "head", ""]
     calls = {call.path: call for call in case.calls}
-    # What works in place is recorded as it was before and after.
+    # Modules that work in place are recorded with the values before and after.
     assert case.input(calls["act"]).min() < 0
     assert case.output(calls["act"]).min() == 0
     assert calls["drop"].output == calls["drop"].input == calls["act#2"].output

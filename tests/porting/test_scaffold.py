@@ -30,7 +30,7 @@ PROMPT = "Once upon a time"
 
 @pytest.fixture
 def ported(tmp_path):
-    """Writes the port of a checkpoint, and returns its path and what was written."""
+    """Writes the port of a checkpoint, and returns its path and the scaffold."""
 
     def ported(source):
         with open_headers(source) as checkpoint:
@@ -47,7 +47,7 @@ def ported(tmp_path):
 
 
 def changed_lines(written, model_file=gpt2):
-    """The lines of a port that its architecture's file does not have, and those that it lacks, without docstrings."""
+    """Returns the diff between the file of an architecture and a port, without docstrings."""
     ours = inspect.getsource(model_file).partition('"""\n\nfrom')[2].splitlines()
     theirs = written.module.partition('"""\n\nfrom')[2].splitlines()
     return [line for line in difflib.ndiff(ours, theirs) if line[:2] in {"+ ", "- "}]
@@ -111,7 +111,7 @@ def test_an_untied_head(tales, ported):
 
 
 def test_masks_and_no_config(nanogpt, ported, tale):
-    """As llm.c writes them."""
+    """llm.c writes checkpoints like this."""
     for i in range(6):
         nanogpt.tensors[f"transformer.h.{i}.attn.bias"] = np.tri(512, dtype=np.float32)[None, None]
     nanogpt.config = None
@@ -178,7 +178,7 @@ def test_only_the_differing_modules_of_a_variant_are_left_to_write(tales, ported
 
 
 def test_a_variant_with_linear_weights(nanogpt, ported):
-    """The square weights are transposed as the others are."""
+    """The square weights are transposed like the others."""
     nanogpt.tensors["transformer.h.0.attn.gate.weight"] = np.ones((192, 192), np.float32)
     _, written = ported(nanogpt.write())
     assert written.to_write == ("Attention",)
@@ -201,7 +201,7 @@ def test_a_variant_with_other_layers_in_one_block_is_complete(tales, ported, tal
 
 
 def test_model_type_takes_precedence_over_names(tales, ported):
-    """GPT-BigCode has every name of GPT-2, and computes something else."""
+    """GPT-BigCode has every tensor name of GPT-2, but computes something else."""
     tales.config["model_type"] = "gpt_bigcode"
     _, written = ported(tales.write())
     assert "GptBigcode" in written.to_write

@@ -55,7 +55,7 @@ def test_the_contents(golden):
     call = next(call for call in golden.cases[0].calls if call.path == "transformer.h.0.ln_1")
     assert call.repr.startswith("LayerNorm((18,), eps=1e-05")
     assert call.eps == 1e-5
-    # Attention's output is that of its dropout, and of its projection: kept once.
+    # Attention, its projection and its dropout have the same output, which is stored once.
     kept = {call.path: call.output for call in golden.cases[0].calls}
     assert kept["transformer.h.0.attn"] == "0/output/transformer.h.0.attn.c_proj"
 

@@ -19,7 +19,7 @@ GPT2 = Path(__file__).parents[1] / "fixtures" / "gpt2" / "gelu_new"
 
 
 def named(report):
-    """The first divergent module and the cause; a report that names one never passes."""
+    """Returns the first divergent module and the cause; a report that names one never passes."""
     assert not report.passed
     assert report.failures
     assert report.first is not None
@@ -125,7 +125,7 @@ def test_a_nan_in_a_row_that_no_prompt_uses_is_found_by_the_digests(spoiled):
     ]
 
 
-# The same in ports: the checkpoint is right, and the code is wrong.
+# The same in ports: the checkpoint is correct, and the code is wrong.
 
 
 def with_attention(model, attention):
@@ -175,7 +175,7 @@ ATTENTIONS = {
 @pytest.mark.parametrize(("attention", "cause"), ATTENTIONS.values(), ids=ATTENTIONS)
 def test_attention_in_a_port(golden, attention, cause):
     for case in golden.cases:
-        case.greedy_ids = []  # the textbook's attention keeps nothing for the next token
+        case.greedy_ids = []  # textbook attention does not fill the KV cache
     model = rushlight.load(GPT2, device="reference")
     report = verify(with_attention(model, attention), golden)
     if cause is None:
@@ -185,7 +185,7 @@ def test_attention_in_a_port(golden, attention, cause):
 
 
 def rewrite(model, path, call):
-    """One module of the model computes something else from here on."""
+    """Makes one module of the model compute something else."""
     module = dict(model.module.named_modules())[path]
     module.__class__ = type(type(module).__name__, (type(module),), {"__call__": call})
 

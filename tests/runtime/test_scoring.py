@@ -19,7 +19,7 @@ def model():
 
 
 def logprobs(model, ids):
-    """log p of each token but the first, from all logits at once."""
+    """Returns log p of each token but the first, from all logits at once."""
     logits = model.logits(ids[:-1]).astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     return logits[np.arange(len(ids) - 1), ids[1:]] - np.log(np.exp(logits).sum(axis=1))

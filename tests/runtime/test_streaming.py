@@ -46,7 +46,7 @@ def read_async(model, *args, **settings):
 
 
 def n_held(model):
-    """The blocks and the sequences that the engine holds, once no step is running."""
+    """Returns the numbers of blocks and sequences that the engine holds, once no step is running."""
     engine = model._default.engine
     engine.step()
     return engine.pool.n_held, len(engine._live)

@@ -83,7 +83,7 @@ def test_an_identity_patch_does_not_change_the_output(model):
 
 
 def test_a_patch_replaces_an_output(model):
-    """A patched output reaches the later modules and the trace."""
+    """A patched output is passed to later modules and to the trace."""
     with model.patch({"h.2": lambda x: 0 * x, "h.3.attn": lambda x: x + 1}), model.trace() as trace:
         model.logits(TEXT)
     assert not trace["h.2"].any()

@@ -1,4 +1,4 @@
-"""Texts in chunks: read unchanged, and encoded with the tokens of the whole text."""
+"""Reading and encoding a text in chunks gives the same tokens as encoding it at once."""
 
 import io
 import random

@@ -1,4 +1,4 @@
-"""Stop strings: compared with the definition for all ways to cut a text, and invalid ones refused."""
+"""Stop strings: compared with their definition for every way to split a text; invalid ones are refused."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Streaming decode: the pieces add up to the whole, come as early as possible, and take linear work."""
+"""Streaming decode: pieces join to the decoded text, are emitted as early as possible, and take linear work."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ DECODERS = {
     "Gemma": {"type": "Sequence", "decoders": [REPLACE, BYTES, FUSE]},
     "Strip": {"type": "Sequence", "decoders": [REPLACE, STRIP]},
     "nested": {"type": "Sequence", "decoders": [{"type": "Sequence", "decoders": [REPLACE, BYTES]}]},
-    # These need the whole text.
+    # These decoders need the entire text.
     "CTC": {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True},
     "Strip of two": {"type": "Sequence", "decoders": [REPLACE, FUSE, {**STRIP, "start": 2}]},
     "Replace across tokens": {"type": "Sequence", "decoders": [FUSE, {**REPLACE, "pattern": {"String": "ab"}}]},
@@ -109,7 +109,7 @@ def test_pieces_of_any_decoder_join_to_the_decoded_text(
         ("Metaspace", ["▁a", "b", "▁a"], ["a", "b", " a", ""]),
         ("BPEDecoder", ["b</w>", "c"], ["b", " c", ""]),
         ("Llama", ["▁a", "▁a", "<0xE2>", "<0x82>", "<0xAC>", "b"], ["a", " a", "", "", "", "€b", ""]),
-        ("Llama", ["<0x41>", "", "", "▁a"], ["", "A", "", " a", ""]),  # the space to strip is not this one
+        ("Llama", ["<0x41>", "", "", "▁a"], ["", "A", "", " a", ""]),  # another space is stripped
         ("Llama", ["<0xE2>", "<0x82>"], ["", "", "\N{REPLACEMENT CHARACTER}" * 2]),
         # The first byte is valid, but the run of bytes is not: the library then decodes none of it.
         ("Gemma", ["<0x41>", "<0xFF>", "c"], ["", "", "\N{REPLACEMENT CHARACTER}" * 2 + "c", ""]),

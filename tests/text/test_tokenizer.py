@@ -1,4 +1,4 @@
-"""Encoding and decoding: texts survive the round trip, or are refused."""
+"""Encoding and decoding: text round-trips, or is refused."""
 
 import time
 from collections.abc import Callable

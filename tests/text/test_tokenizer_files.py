@@ -1,4 +1,4 @@
-"""Tokenizer files that are missing, broken or hostile: each is one TokenizerError that names the file."""
+"""Missing, broken or hostile tokenizer files: each raises one TokenizerError that names the file."""
 
 import base64
 import json
