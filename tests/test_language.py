@@ -45,7 +45,7 @@ def relapses(text: str) -> list[str]:
     ]
 
 
-def test_the_terms_are_those_of_the_field():
+def test_sources_follow_the_glossary():
     files = sources()
     assert {path.suffix for path in files} == {".py", ".pyi", ".cpp", ".h", ".md"}
     found = [f"{path.relative_to(ROOT)}: {each}" for path in files for each in relapses(path.read_text("utf-8"))]
@@ -67,12 +67,12 @@ def test_the_terms_are_those_of_the_field():
         "whoever asks",
     ],
 )
-def test_a_relapse_is_found(text):
+def test_discouraged_wording_is_found(text):
     assert relapses(text)
 
 
 @pytest.mark.parametrize(
     "text", ["is no longer valid", "there is no one left", "recommended", "a sit-in", "is not a file"]
 )
-def test_plain_words_pass(text):
+def test_plain_wording_passes(text):
     assert relapses(text) == []

@@ -132,7 +132,7 @@ def test_adjustments_are_applied_before_sampling(ops):
     assert np.array_equal(ops.to_numpy(x), logits)  # the logits stay unchanged
 
 
-def test_a_penalty_weakens_a_negative_logit_too(ops):
+def test_a_penalty_also_lowers_a_negative_logit(ops):
     logits = ops.from_numpy(np.array([[-1.0, -1.125], [1.125, 1.0]], np.float32))
     adjustments = LogitAdjustments(np.array([0], np.int32), np.array([1.25]), np.array([0.0]))
     assert ops.sample(logits, [SamplingRow(adjustments=adjustments)] * 2) == [1, 1]

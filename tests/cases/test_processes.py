@@ -277,7 +277,7 @@ def test_output_that_cannot_be_written_is_an_error(make_gpt2, tmp_path, command)
 
 
 @pytest.mark.parametrize("command", ["generate -p a -n 3 --stats", "batch $text --text-lines -n 3 -o -"])
-def test_notes_that_cannot_be_written_lose_no_output(tmp_path, command):
+def test_unwritable_notes_do_not_lose_output(tmp_path, command):
     """The output is complete, and the exit code reports the lost notes, unless stderr was closed on purpose."""
     text = tmp_path / "text"
     text.write_text("a\n", encoding="utf-8")

@@ -95,7 +95,7 @@ def test_a_mask_of_another_size_does_not_shorten_the_context(make_gpt2):
     ],
     ids=["unsloth", "gpt", "subfolders", "dots"],
 )
-def test_a_hub_index_decides_what_is_downloaded(make_gpt2, hub, names):  # noqa: F811
+def test_a_hub_index_decides_which_files_are_downloaded(make_gpt2, hub, names):  # noqa: F811
     expected = text(make_gpt2("plain"))
     folder = make_gpt2()
     (folder / "weights").mkdir()

@@ -73,21 +73,21 @@ def test_a_file_without_a_header_is_too_short(path, content):
 
 
 @pytest.mark.parametrize("n_bytes", [100_000_001, 2**63, 2**64 - 1])
-def test_a_stated_length_out_of_range_allocates_nothing(path, n_bytes):
+def test_an_out_of_range_length_does_not_allocate(path, n_bytes):
     path.write_bytes(struct.pack("<Q", n_bytes) + b'{"a":1}')
     error = refusal(path)
     assert isinstance(error, FormatError)
     assert error.found == f"{n_bytes:,}"
 
 
-def test_a_stated_length_beyond_the_file_allocates_nothing(path):
+def test_a_length_beyond_the_file_does_not_allocate(path):
     path.write_bytes(struct.pack("<Q", 99_999_999) + b'{"a":1}')
     error = refusal(path)
     assert isinstance(error, TruncatedError)
     assert (error.expected, error.found) == ("at least 100,000,007 bytes", "15")
 
 
-def test_stated_tensors_beyond_the_file_allocate_nothing(path):
+def test_tensors_beyond_the_file_do_not_allocate(path):
     header = b'{"a":{"dtype":"U8","shape":[4611686018427387904],"data_offsets":[0,4611686018427387904]}}'
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     error = refusal(path)

@@ -197,7 +197,7 @@ def test_weights_are_not_loaded_from_a_url(server):
     assert server.received == []
 
 
-def test_shards_of_an_index(server):
+def test_the_shards_of_an_index_are_opened(server):
     shards = {f"m-0000{i}-of-00003.safetensors": {f"t{i}": np.zeros(40_000, np.float32)} for i in (1, 2, 3)}
     server.files |= {f"/x/{name}": save(tensors) for name, tensors in shards.items()}
     weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
@@ -281,7 +281,7 @@ def test_a_redirect_from_https_to_http_is_refused(server, monkeypatch):
     assert len(server.received) == 1
 
 
-def test_a_redirect_without_a_location(server):
+def test_a_redirect_without_a_location_is_an_error(server):
     server.answer = lambda handler: handler.send(302, b"")
     assert "redirects without a Location" in refusal(f"{server.url}/m.safetensors").message
 
@@ -302,11 +302,11 @@ def test_a_redirect_without_a_location(server):
         ("https://huggingface.co/openai-community/gpt2", "the page of a model"),
     ],
 )
-def test_urls_that_are_not_fetched(url, message):
+def test_unsupported_urls_are_refused(url, message):
     assert message in refusal(url).message
 
 
-def test_a_url_takes_neither_offline_nor_a_revision(server):
+def test_a_url_with_offline_or_a_revision_is_refused(server):
     assert "offline" in refusal(f"{server.url}/m.safetensors", offline=True).message
     assert "revision" in refusal(f"{server.url}/m.safetensors", revision="main").message
     assert server.received == []
@@ -315,7 +315,7 @@ def test_a_url_takes_neither_offline_nor_a_revision(server):
 @pytest.mark.parametrize(
     ("status", "remedy"), [(401, "sign-in"), (403, "sign-in"), (404, "URL"), (429, "wait"), (500, "later")]
 )
-def test_a_refusal_has_a_remedy(server, status, remedy):
+def test_an_error_status_has_a_remedy(server, status, remedy):
     server.answer = lambda handler: handler.send(status, b"<html>")
     error = refusal(f"{server.url}/m.safetensors")
     assert error.message == f"the server answered {status}"
@@ -323,7 +323,7 @@ def test_a_refusal_has_a_remedy(server, status, remedy):
     assert error.file == f"{server.url}/m.safetensors"
 
 
-def test_an_empty_file(server):
+def test_an_empty_file_is_an_error(server):
     server.files["/m.safetensors"] = b""
     assert "empty" in refusal(f"{server.url}/m.safetensors", TruncatedError).message
     server.ranges = False
@@ -331,7 +331,7 @@ def test_an_empty_file(server):
 
 
 @pytest.mark.parametrize("ranges", [False, True])
-def test_a_file_truncated_on_the_server(server, ranges):
+def test_a_file_truncated_on_the_server_is_an_error(server, ranges):
     server.ranges = ranges
     server.files["/m.safetensors"] = SMALL[:-1]
     error = refusal(f"{server.url}/m.safetensors", TruncatedError)
@@ -340,7 +340,7 @@ def test_a_file_truncated_on_the_server(server, ranges):
 
 
 @pytest.mark.parametrize("status", [200, 206])
-def test_a_connection_that_breaks(server, status):
+def test_a_broken_connection_is_an_error(server, status):
     content_range = {"Content-Range": f"bytes 0-{FIRST_BYTES - 1}/{len(SMALL)}"} if status == 206 else {}
     length = FIRST_BYTES if status == 206 else len(SMALL)
     server.answer = lambda handler: handler.send(status, SMALL[:40], content_range, length=length)
@@ -361,20 +361,20 @@ def test_a_connection_that_breaks(server, status):
         "bytes 0-65535/99999999999999999999999",
     ],
 )
-def test_another_range_than_requested(server, content_range):
+def test_a_range_other_than_the_requested_one_is_an_error(server, content_range):
     headers = {} if content_range is None else {"Content-Range": content_range}
     server.answer = lambda handler: handler.send(206, SMALL[:FIRST_BYTES], headers)
     assert "another range" in refusal(f"{server.url}/m.safetensors").message
 
 
-def test_a_file_that_changes_between_two_ranges(server):
+def test_a_file_that_changes_between_two_ranges_is_an_error(server):
     server.answer = lambda handler: handler.file(MANY, {"ETag": f'"{len(server.received)}"'})
     assert "changed while it was being read" in refusal(f"{server.url}/m.safetensors", TruncatedError).message
 
 
 @pytest.mark.parametrize("ranges", [False, True])
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream"])
-def test_an_html_page(server, ranges, kind):
+def test_an_html_page_is_an_error(server, ranges, kind):
     server.ranges = ranges
     page = b"<!doctype html><html>" + b" " * 1000
     server.answer = lambda handler: handler.file(page, {"Content-Type": kind})
@@ -393,13 +393,13 @@ def test_an_unknown_size_is_refused(server):
 
 
 @pytest.mark.parametrize("claimed", [10**8 + 1, 2**63, 2**64 - 1])
-def test_a_stated_size_is_not_fetched(server, claimed):
+def test_an_oversized_header_is_not_fetched(server, claimed):
     server.files["/m.safetensors"] = claimed.to_bytes(8, "little") + b"{" + bytes(200_000)
     assert "out of range" in refusal(f"{server.url}/m.safetensors", FormatError).message
     assert server.sent <= FIRST_BYTES
 
 
-def test_a_stated_size_of_an_index_is_not_fetched(server):
+def test_an_oversized_index_is_not_fetched(server):
     server.answer = lambda handler: handler.send(
         206, b"{" * FIRST_BYTES, {"Content-Range": f"bytes 0-{FIRST_BYTES - 1}/{10**12}"}
     )
@@ -428,13 +428,13 @@ def test_slow_responses_are_aborted_at_a_deadline(server, monkeypatch, part):
     assert 0.3 < time.monotonic() - started < 3
 
 
-def test_an_unreachable_server(server):
+def test_an_unreachable_server_is_an_error(server):
     server.close()
     error = refusal(f"{server.url}/m.safetensors")
     assert "cannot be reached" in error.message
 
 
-def test_a_response_that_is_not_http(server):
+def test_a_response_that_is_not_http_is_an_error(server):
     server.answer = lambda handler: handler.wfile.write(b"SSH-2.0-OpenSSH\r\n")
     assert "not valid HTTP" in refusal(f"{server.url}/m.safetensors").message
 
@@ -466,7 +466,7 @@ def test_a_hub_model_in_the_cache_is_read_there(hub):
     assert hub.requests == []
 
 
-def test_a_hub_model_offline_and_not_in_the_cache(hub):
+def test_a_hub_model_offline_and_not_in_the_cache_is_an_error(hub):
     hub.repos["owner/name"] = {"model.safetensors": SMALL}
     assert "not in the cache" in refusal("owner/name", offline=True).message
     assert hub.requests == []

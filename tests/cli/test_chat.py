@@ -30,7 +30,7 @@ def piped(rushlight):
 
 
 class TestPiped:
-    def test_one_turn_per_line(self, piped):
+    def test_each_line_of_stdin_is_a_turn(self, piped):
         done = piped(stdin="Once upon a time\n\nAnd then?\r\n")
         assert done.code == 0
         assert "\x1b" not in done.out
@@ -57,7 +57,7 @@ class TestPiped:
         assert "error: the message takes" in done.err
         assert done.out == piped(stdin="Once\nAnd?\n").out
 
-    def test_a_line_that_is_not_utf8(self, rushlight):
+    def test_a_line_that_is_not_utf8_exits_with_2(self, rushlight):
         done = rushlight("chat", "-n", "2", stdin=b"Once\n\xff\xfe\n")
         assert done.code == 2
         assert "error: standard input, line 2: byte 0: a message is not UTF-8" in done.err
@@ -75,11 +75,11 @@ class TestPiped:
     def test_slash_commands_are_messages_in_a_pipe(self, piped):
         assert piped(stdin="/exit\nOnce\n").out.count("\n") >= 2
 
-    def test_empty_input(self, piped):
+    def test_empty_input_prints_nothing(self, piped):
         done = piped(stdin="")
         assert (done.code, done.out) == (0, "")
 
-    def test_stats(self, piped):
+    def test_stats_are_printed_after_a_turn(self, piped):
         done = piped("--stats", stdin="Once\n")
         assert re.search(
             r"^prompt \d+ tokens \(0 cached\).* 6 tokens at .*; finish reason: length$", done.err, re.MULTILINE
@@ -108,7 +108,7 @@ class TestPiped:
             (["gpt2", "--model", "other", "-p", "Once"], "expected one model"),
         ],
     )
-    def test_bad_arguments(self, rushlight, arguments, message):
+    def test_bad_arguments_exit_with_2(self, rushlight, arguments, message):
         done = rushlight("chat", *arguments, stdin=b"Once\n")
         assert done.code == 2
         assert message in done.err

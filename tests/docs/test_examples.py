@@ -108,7 +108,7 @@ def runnable(document: Path):
 
 
 @pytest.mark.parametrize("document", [runnable(document) for document in DOCUMENTS])
-def test_examples_do_what_the_document_shows(document, folder):
+def test_examples_produce_the_documented_output(document, folder):
     namespace = {"__name__": "__main__"}
     wrong = []
     for block in blocks(document.read_text(encoding="utf-8")):
@@ -129,7 +129,7 @@ def test_examples_do_what_the_document_shows(document, folder):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_inside_the_repository_lead_somewhere(document):
+def test_links_inside_the_repository_exist(document):
     links = re.findall(
         r"\]\((?!https?:)([^)#]+)[^)]*\)|src=\"(?!https?:)([^\"]+)\"", document.read_text(encoding="utf-8")
     )

@@ -131,13 +131,13 @@ def cancel_at_random(n, seed):
     assert not engine.step()
 
 
-def test_a_thousand_cancellations_leak_no_block():
+def test_a_thousand_cancellations_do_not_leak_blocks():
     for _ in cancel_at_random(1000, 1):
         pass
 
 
 @pytest.mark.slow
-def test_ten_thousand_cancellations_leak_no_memory():
+def test_ten_thousand_cancellations_do_not_leak_memory():
     sizes = []
     tracemalloc.start()
     for engine, _ in cancel_at_random(10_000, 2):

@@ -146,7 +146,7 @@ def test_rows_of_outputs_pack_as_the_transposed_matrix(device, weights):
 
 
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
-def test_a_weight_that_is_not_finite_is_found(device, weights, rubbish):
+def test_a_non_finite_weight_is_reported(device, weights, rubbish):
     matrix = random(40, 40)
     matrix[33, 39] = rubbish
     weight = device.weight(weights, 40, 40)
@@ -154,14 +154,14 @@ def test_a_weight_that_is_not_finite_is_found(device, weights, rubbish):
 
 
 @pytest.mark.parametrize(("stored", "value"), [("f16", 65520.0), ("bf16", 3.4e38), ("int8", 1e7), ("int4", 1e5)])
-def test_a_weight_beyond_its_format_is_found(device, stored, value):
+def test_a_weight_beyond_the_range_of_its_format_is_reported(device, stored, value):
     matrix = random(40, 40)
     matrix[1, 2] = value
     weight = device.weight(stored, 40, 40)
     assert not device.pack(weight, matrix.reshape(-1).view(np.uint8), "F32", 40, True, 0)
 
 
-def test_a_row_that_is_not_finite_does_not_change_others(device, weights):
+def test_a_non_finite_row_does_not_affect_others(device, weights):
     x = random(4, 40)
     x[1, 3], x[2, 39] = np.nan, np.inf
     weight = place(device, random(40, 33), weights)

@@ -138,7 +138,7 @@ def test_an_invalid_tolerance(gpt2, golden, tolerance):
         verify(gpt2, golden, tolerance=tolerance)
 
 
-def test_the_digests_are_those_of_the_checkpoint(golden):
+def test_the_digests_equal_those_of_the_checkpoint(golden):
     folder = Path(__file__).parents[1] / "fixtures" / "gpt2" / "gelu_new"
     with rushlight.open_checkpoint(folder) as checkpoint:
         digests = tensor_digests(checkpoint)
