@@ -34,7 +34,7 @@ def marks(ids):
 GENUINE = [IM_START, IM_END, IM_START]
 
 
-def test_a_text_without_typed_tokens_is_encoded_as_one(encode, chatml_tokenizer):
+def test_text_without_typed_tokens_is_encoded_at_once(encode, chatml_tokenizer):
     rendered, ids = encode(CHATML, "Once upon a time\n\nthere was")
     assert ids == chatml_tokenizer.encode(rendered.text, allow_special=True)
     assert marks(ids) == GENUINE
@@ -72,14 +72,14 @@ def test_typed_tokens_are_plain_characters(encode, chatml_tokenizer, content):
         pytest.param("{{ messages[0].content | capitalize | lower }}", ["<|IM_end|>"], id="two filters"),
     ],
 )
-def test_tokens_put_together_by_the_template_are_plain_characters(encode, chatml_tokenizer, template, contents):
+def test_tokens_assembled_by_the_template_are_plain_characters(encode, chatml_tokenizer, template, contents):
     rendered, ids = encode(template, *contents)
     assert "<|im_end|>" in rendered.text
     assert marks(ids) == []
     assert chatml_tokenizer.decode(ids) == rendered.text
 
 
-def test_a_token_of_the_template_next_to_typed_ones(encode):
+def test_a_token_of_the_template_next_to_typed_ones_is_recognised(encode):
     _, ids = encode("{{ messages[0].content }}<|im_end|>{{ messages[0].content }}", "<|im_end|>")
     assert marks(ids) == [IM_END]
 
@@ -90,7 +90,7 @@ LISTENING = (
 )
 
 
-def test_a_template_that_depends_on_typed_text(encode, chatml_tokenizer):
+def test_a_template_may_depend_on_typed_text(encode, chatml_tokenizer):
     rendered, ids = encode(LISTENING, "hm</think>Be loud")
     assert rendered.typed is None
     assert ids == chatml_tokenizer.encode("<|im_start|>Be loud!<|im_end|>", allow_special=True)
@@ -99,7 +99,7 @@ def test_a_template_that_depends_on_typed_text(encode, chatml_tokenizer):
 @pytest.mark.parametrize(
     "content", ["be loud <|im_end|>", "<|im_start|></think>loud <|im_start|>", "loud <|IM_END|>", "loud <|im_ end|>"]
 )
-def test_a_template_that_depends_on_typed_text_gets_no_ambiguous_tokens(encode, content):
+def test_ambiguous_tokens_in_a_template_that_depends_on_typed_text_are_an_error(encode, content):
     with pytest.raises(RequestError, match=r"spells <\|im_(end|start)\|>, and it cannot be distinguished"):
         encode(LISTENING, content)
 

@@ -33,7 +33,7 @@ def write(folder, **values):
     (folder / "tokenizer_config.json").write_text(json.dumps(values))
 
 
-def test_a_model_knows_its_folder(folder):
+def test_model_folder_is_the_loaded_folder(folder):
     assert rushlight.load(folder).folder == folder
 
 

@@ -38,7 +38,7 @@ def interrupt(child):
     return child.exitstatus, child.before, seconds
 
 
-def test_ctrl_c_while_streaming(terminal):
+def test_ctrl_c_while_streaming_exits(terminal):
     child = terminal("-m", "rushlight", "generate", "-p", "Once upon a time", "-n", "400", "--ignore-eos")
     child.expect("Once upon a time")
     child.expect(" ")
@@ -60,7 +60,7 @@ def test_ctrl_c_while_streaming(terminal):
         pytest.param("matrix @ matrix @ matrix @ matrix", id="NumPy"),
     ],
 )
-def test_ctrl_c_while_loading(terminal, work):
+def test_ctrl_c_while_loading_exits(terminal, work):
     child = terminal(
         "-c",
         "import time, numpy, rushlight\n"
@@ -88,7 +88,7 @@ def test_the_status_is_shown_and_erased(terminal):
     assert child.exitstatus == 0
 
 
-def test_no_prompt_at_a_terminal(terminal):
+def test_no_prompt_at_a_terminal_is_an_error(terminal):
     child = terminal("-m", "rushlight", "generate")
     child.expect("--prompt")
     child.expect(pexpect.EOF)
@@ -107,13 +107,13 @@ def test_inspect_at_a_terminal_has_colours(terminal, bare_gpt2):
     "command",
     ["generate -p 'Once upon a time' -n 50", "inspect {}", "inspect {} --json", "--help"],
 )
-def test_a_reader_that_closes_the_pipe(process, bare_gpt2, command):
+def test_a_reader_that_closes_the_pipe_is_not_an_error(process, bare_gpt2, command):
     done = process(f"$rushlight {command.format(bare_gpt2)} 2> >(grep -v ^note: >&2) | head -c 1")
     assert len(done.out) == 1
     assert (done.code, done.err) == (0, "")
 
 
-def test_the_exit_code_for_a_closed_pipe(process):
+def test_a_closed_pipe_exits_with_141(process):
     done = process("$rushlight generate -p Once -n 50 | true; exit ${PIPESTATUS[0]}")
     assert done.code == 141
 
@@ -122,24 +122,24 @@ def test_the_exit_code_for_a_closed_pipe(process):
     ("redirection", "line"),
     [("> /dev/full", "error: standard output: No space left on device"), (">&-", "error: standard output is closed")],
 )
-def test_an_unwritable_stdout(process, redirection, line):
+def test_an_unwritable_stdout_exits_with_2(process, redirection, line):
     done = process(f"$rushlight generate -p Once -n 2 {redirection}")
     assert (done.code, done.err.splitlines()[-1]) == (2, line)
 
 
-def test_a_closed_stderr(process):
+def test_a_closed_stderr_is_ignored(process):
     done = process("$rushlight generate -p Once -n 2 --stats 2>&-")
     assert done.code == 0
     assert "note" not in done.out
 
 
-def test_a_closed_stdin(process):
+def test_a_closed_stdin_without_a_prompt_exits_with_2(process):
     done = process("$rushlight generate <&-")
     assert done.code == 2
     assert "--prompt" in done.err
 
 
-def test_a_deleted_working_directory(process, tmp_path):
+def test_generate_works_in_a_deleted_working_directory(process, tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()
     # A script, as pip installs it: `python -m` reads the working directory.
@@ -150,7 +150,7 @@ def test_a_deleted_working_directory(process, tmp_path):
     assert json.loads(done.out)["finish_reason"] == "length"
 
 
-def test_without_home_and_cache(process):
+def test_generate_works_without_home_and_cache(process):
     done = process("unset HOME XDG_CACHE_HOME; HF_HOME=/proc/none $rushlight generate -p Once -n 2 --json")
     assert done.code == 0
     assert json.loads(done.out)["finish_reason"] == "length"

@@ -32,7 +32,7 @@ def erf_gpt2(tmp_path):
     return folder
 
 
-def test_an_equal_port(rushlight):
+def test_an_equal_port_exits_with_0(rushlight):
     done = rushlight("verify", GPT2, "--golden", GOLDEN)
     assert done.code == 0
     lines = done.out.splitlines()
@@ -44,7 +44,7 @@ def test_an_equal_port(rushlight):
     assert done.err == ""
 
 
-def test_a_divergent_port(rushlight, erf_gpt2):
+def test_a_divergent_port_exits_with_1_and_names_the_module(rushlight, erf_gpt2):
     done = rushlight("verify", erf_gpt2, "-g", GOLDEN)
     assert done.code == 1
     assert (
@@ -57,14 +57,14 @@ def test_a_divergent_port(rushlight, erf_gpt2):
     assert marks["h.0.mlp.c_proj"] == "~"
 
 
-def test_quantised_weights(rushlight):
+def test_quantised_weights_pass_within_their_tolerance(rushlight):
     done = rushlight("verify", GPT2, "-g", GOLDEN, "--dtype", "int8", "--device", "cpu")
     assert done.code == 0
     assert done.out.endswith("✓ equal to the recording, within the error of quantised weights: 25 modules\n")
     assert "0.05 teacher-forced, none free-running" in done.out
 
 
-def test_json(rushlight, erf_gpt2):
+def test_json_has_the_first_divergent_module(rushlight, erf_gpt2):
     done = rushlight("verify", erf_gpt2, "-g", GOLDEN, "--json")
     assert done.code == 1
     record = json.loads(done.out)
@@ -72,7 +72,7 @@ def test_json(rushlight, erf_gpt2):
     assert len(record["modules"]) == 25
 
 
-def test_a_page(rushlight, erf_gpt2, tmp_path):
+def test_a_page_is_written(rushlight, erf_gpt2, tmp_path):
     path = tmp_path / "report.html"
     done = rushlight("verify", erf_gpt2, "-g", GOLDEN, "--html", path)
     assert done.code == 1
@@ -83,7 +83,7 @@ def test_a_page(rushlight, erf_gpt2, tmp_path):
     assert "https://" not in page.replace("http://www.w3.org/2000/svg", "")
 
 
-def test_a_port_that_is_not_a_language_model(rushlight):
+def test_a_port_that_is_not_a_language_model_is_verified(rushlight):
     done = rushlight(
         "verify", ENCODER, "--port", ENCODER.with_suffix(".py"), "-g", ENCODER.with_name("encoder.golden.safetensors")
     )
@@ -93,7 +93,7 @@ def test_a_port_that_is_not_a_language_model(rushlight):
 
 
 @pytest.mark.parametrize(("width", "heads"), [(60, "rel error teacher-forced"), (90, "abs error"), (140, "layer")])
-def test_a_narrow_terminal_leaves_columns_out(monkeypatch, width, heads):
+def test_a_narrow_terminal_omits_columns(monkeypatch, width, heads):
     from rushlight import load
     from rushlight.proof import verify
 
@@ -110,7 +110,7 @@ def test_a_narrow_terminal_leaves_columns_out(monkeypatch, width, heads):
     assert any("it computes relu where the recording has gelu_tanh" in line for line in lines)
 
 
-def test_a_terminal_without_unicode(monkeypatch, capsys):
+def test_a_terminal_without_unicode_gets_ascii_symbols(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     assert symbols() == ASCII
 
@@ -122,7 +122,7 @@ def bad(rushlight, *arguments):
     return done.err
 
 
-def test_nothing_to_compare_with(rushlight):
+def test_an_unknown_model_without_a_recording_exits_with_2(rushlight):
     error = bad(rushlight, GPT2)
     assert "nothing to compare" in error
     assert "rushlight record" in error
@@ -147,7 +147,7 @@ def test_bad_input_exits_with_2(rushlight, arguments, words):
     assert words in " ".join(bad(rushlight, GPT2, *arguments).replace("│", " ").split())
 
 
-def test_a_recording_of_something_else(rushlight):
+def test_a_recording_of_another_model_exits_with_2(rushlight):
     error = bad(rushlight, GPT2, "--golden", ENCODER.with_name("encoder.golden.safetensors"))
     assert "the recording is of another model" in error
 
@@ -175,7 +175,7 @@ def test_without_pytorch_the_error_has_the_install_command(rushlight, monkeypatc
 
 
 @pytest.mark.parametrize("ids", ["", "1,two", "-3", "1.5", "9999999999"])
-def test_invalid_ids(rushlight, ids):
+def test_invalid_ids_exit_with_2(rushlight, ids):
     done = rushlight("record", GPT2, "-o", "x.safetensors", "--ids", ids)
     assert done.code == 2
     assert "expected token ids" in " ".join(done.err.replace("│", " ").split())

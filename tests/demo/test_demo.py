@@ -39,7 +39,7 @@ def gpt2_shapes(*, n_layer: int, n_embd: int, n_positions: int, vocab_size: int)
 def test_every_tensor_is_present_in_f16() -> None:
     sizes = {key: CONFIG[key] for key in ("n_layer", "n_embd", "n_positions", "vocab_size")}
     with safe_open(WEIGHTS, framework="np") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - the file is not a mapping
         assert {name: slice_.get_shape() for name, slice_ in slices.items()} == gpt2_shapes(**sizes)
         assert {slice_.get_dtype() for slice_ in slices.values()} == {"F16"}
 

@@ -70,7 +70,7 @@ def test_a_checkpoint_of_transformers_is_identified(tales, prefix, writer):
     assert writer in report.saved_by
 
 
-def test_masks_are_a_note(tales):
+def test_mask_buffers_are_a_note(tales):
     for i in range(6):
         tales.tensors[f"h.{i}.attn.bias"] = np.tri(4, dtype=bool)[None, None]
     report = tales.check()
@@ -104,7 +104,7 @@ def test_a_stored_tied_head_is_a_note(tales):
         ("net.transformer.", "another module"),
     ],
 )
-def test_a_prefix(tales, fixed, prefix, word):
+def test_a_name_prefix_is_one_problem(tales, fixed, prefix, word):
     report = tales.prefix(prefix).check()
     problem = only_problem(report)
     assert (problem.cause, len(problem.tensors)) == ("prefix", 76)
@@ -113,7 +113,7 @@ def test_a_prefix(tales, fixed, prefix, word):
     assert fixed(tales, report)
 
 
-def test_compiled_submodules(tales, fixed):
+def test_prefixes_of_compiled_submodules_are_one_problem(tales, fixed):
     tales.tensors = {name.replace(".attn.", "._orig_mod.attn."): tensor for name, tensor in tales.tensors.items()}
     report = tales.check()
     problem = only_problem(report)
@@ -121,7 +121,7 @@ def test_compiled_submodules(tales, fixed):
     assert fixed(tales, report)
 
 
-def test_nanogpt(nanogpt, fixed):
+def test_a_nanogpt_checkpoint_is_fixed_by_transposing(nanogpt, fixed):
     report = nanogpt.check()
     problem = only_problem(report)
     assert problem.cause == "transposed"
@@ -152,7 +152,7 @@ def test_square_weights_are_undetermined_if_only_some_others_are_transposed(tale
     assert "attn.c_proj" not in report.script
 
 
-def test_llmc(nanogpt, fixed):
+def test_an_llmc_checkpoint_is_fixed(nanogpt, fixed):
     for i in range(6):
         nanogpt.tensors[f"transformer.h.{i}.attn.bias"] = np.tri(512, dtype=np.float32)[None, None]
     table = nanogpt.tensors["transformer.wte.weight"]
@@ -167,7 +167,7 @@ def test_llmc(nanogpt, fixed):
     assert fixed(nanogpt, report)
 
 
-def test_a_padded_vocabulary_of_gpt2_without_a_tokenizer(tales):
+def test_a_padded_gpt2_vocabulary_without_a_tokenizer_fits(tales):
     tales.tensors["wte.weight"] = np.ones((50304, 192), np.float32)
     tales.config["vocab_size"] = 50304
     (tales.folder / "tokenizer.json").unlink()
@@ -178,7 +178,7 @@ def test_a_padded_vocabulary_of_gpt2_without_a_tokenizer(tales):
     assert "50,257" in note.why
 
 
-def test_nanogpt_without_biases(nanogpt, monkeypatch):
+def test_a_nanogpt_checkpoint_without_biases_is_identified(nanogpt, monkeypatch):
     nanogpt.tensors = {name: tensor for name, tensor in nanogpt.tensors.items() if not name.endswith(".bias")}
     report = nanogpt.check()
     assert causes(report) == ["transposed", "biases"]
@@ -191,7 +191,7 @@ def test_nanogpt_without_biases(nanogpt, monkeypatch):
     assert rushlight.check("fixed.safetensors").fits
 
 
-def test_a_table_stored_only_under_its_heads_name(nanogpt, fixed):
+def test_a_tied_table_may_be_stored_under_the_name_of_the_head(nanogpt, fixed):
     del nanogpt.tensors["transformer.wte.weight"]
     report = nanogpt.check()
     assert causes(report) == ["transposed"]
@@ -199,13 +199,13 @@ def test_a_table_stored_only_under_its_heads_name(nanogpt, fixed):
     assert fixed(nanogpt, report)
 
 
-def test_a_block_is_missing(tales):
+def test_a_missing_block_is_one_problem(tales):
     tales.tensors = {name: tensor for name, tensor in tales.tensors.items() if not name.startswith("h.3.")}
     problem = only_problem(tales.check())
     assert (problem.cause, problem.title) == ("blocks", "blocks are missing: h.3")
 
 
-def test_unexpected_blocks(tales, fixed):
+def test_unexpected_blocks_are_one_problem(tales, fixed):
     tales.tensors |= {
         name.replace("h.0.", "h.40."): tensor for name, tensor in tales.tensors.items() if name.startswith("h.0.")
     }
@@ -241,13 +241,13 @@ def test_a_config_of_another_model_is_one_problem(tales, changes, expected):
     assert_load_raises(tales)
 
 
-def test_a_config_that_is_not_json(tales):
+def test_a_config_that_is_not_json_is_one_problem(tales):
     tales.write()
     (tales.folder / "config.json").write_text("{")
     assert only_problem(rushlight.check(tales.folder)).cause == "config"
 
 
-def test_no_config_and_a_width_that_64_does_not_divide(tales):
+def test_without_a_config_the_width_must_be_a_multiple_of_64(tales):
     tales.config = None
     tales.tensors["wte.weight"] = np.zeros((10, 100), np.float32)
     tales.tensors["h.0.attn.c_attn.weight"] = np.zeros((100, 300), np.float32)
@@ -256,14 +256,14 @@ def test_no_config_and_a_width_that_64_does_not_divide(tales):
     assert "100 is not a multiple of 64" in problem.why
 
 
-def test_an_invalid_generation_config(tales):
+def test_an_invalid_generation_config_is_one_problem(tales):
     tales.write()
     (tales.folder / "generation_config.json").write_text('{"eos_token_id": "end"}')
     assert only_problem(rushlight.check(tales.folder)).cause == "config"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_and_inf(tales, value):
+def test_nan_and_inf_are_reported_with_their_count(tales, value):
     tales.tensors["h.2.mlp.c_fc.bias"] = np.where(np.arange(768) < 3, value, 0).astype(np.float32)
     problem = only_problem(tales.check())
     assert (problem.cause, problem.tensors) == ("values", ("h.2.mlp.c_fc.bias",))
@@ -282,21 +282,21 @@ def test_data_false_reads_no_values(tales, monkeypatch):
     ]
 
 
-def test_a_tied_head_that_differs(tales):
+def test_a_tied_head_that_differs_from_the_table_is_a_problem(tales):
     tales.tensors["lm_head.weight"] = tales.tensors["wte.weight"] * 2
     problem = only_problem(tales.check())
     assert (problem.cause, problem.tensors) == ("tie", ("lm_head.weight",))
     assert "tie_word_embeddings" in problem.fix
 
 
-def test_an_untied_head_that_is_missing(tales):
+def test_a_missing_untied_head_is_a_problem(tales):
     tales.config["tie_word_embeddings"] = False
     problem = only_problem(tales.check())
     assert problem.cause == "tie"
     assert "lm_head.weight is missing" in problem.title
 
 
-def test_a_quantised_dtype(tales):
+def test_a_quantised_dtype_is_a_problem(tales):
     tales.tensors["h.0.mlp.c_fc.weight"] = tales.tensors["h.0.mlp.c_fc.weight"].astype(np.int8)
     problem = only_problem(tales.check())
     assert (problem.cause, problem.tensors) == ("dtype", ("h.0.mlp.c_fc.weight",))
@@ -309,7 +309,7 @@ def test_other_float_dtypes_are_notes(tales):
     assert notes(report).count("dtype") == 2
 
 
-def test_missing_unexpected_and_shape(tales):
+def test_missing_unexpected_and_misshapen_tensors_are_reported(tales):
     del tales.tensors["ln_f.bias"]
     tales.tensors["pooler.weight"] = np.ones((3, 3), np.float32)
     tales.tensors["h.1.ln_1.weight"] = np.ones(7, np.float32)
@@ -320,27 +320,27 @@ def test_missing_unexpected_and_shape(tales):
 
 
 @pytest.mark.parametrize("name", ["h.0.attn.rotary.inv_freq", "embeddings.position_ids", "bn.num_batches_tracked"])
-def test_buffers_of_other_models(tales, fixed, name):
+def test_buffers_of_other_models_are_removed_by_the_script(tales, fixed, name):
     tales.tensors[name] = np.zeros(4, np.float32)
     report = tales.check()
     assert only_problem(report).cause == "buffers"
     assert fixed(tales, report)
 
 
-def test_a_tensor_with_and_without_prefix(tales):
+def test_a_tensor_with_and_without_the_prefix_is_a_duplicate(tales):
     tales.tensors["transformer.ln_f.bias"] = tales.tensors["ln_f.bias"]
     problem = only_problem(tales.check())
     assert (problem.cause, problem.tensors) == ("duplicate", ("transformer.ln_f.bias",))
     assert "ln_f.bias" in problem.evidence[0].detail
 
 
-def test_two_tensors_with_the_same_name_after_a_fix(tales):
+def test_tensors_with_the_same_name_after_a_fix_are_duplicates(tales):
     tales.tensors = {f"module.{name}": tensor for name, tensor in tales.tensors.items()}
     tales.tensors["ln_f.bias"] = tales.tensors["module.ln_f.bias"]
     assert sorted(causes(tales.check())) == ["duplicate", "prefix"]
 
 
-def test_a_tokenizer_that_is_too_large_or_invalid(tales):
+def test_an_oversized_or_invalid_tokenizer_is_a_problem(tales):
     tales.tensors["wte.weight"] = tales.tensors["wte.weight"][:4000]
     tales.config["vocab_size"] = 4000
     problem = only_problem(tales.check())
@@ -373,7 +373,7 @@ def test_dissimilar_names_are_not_paired(tales):
 # Several causes
 
 
-def test_everything_at_once(nanogpt):
+def test_all_causes_are_reported_at_once(nanogpt):
     """A cause that is hidden by another one is found as well."""
     nanogpt.prefix("module._orig_mod.")
     tensors = nanogpt.tensors
@@ -434,7 +434,7 @@ def test_only_the_header_of_a_remote_checkpoint_is_read(nanogpt, monkeypatch):
         ("model.layers.0.mlp.up_proj.qweight", "GPTQ"),
     ],
 )
-def test_a_known_family(tales, name, expected):
+def test_a_known_family_is_named(tales, name, expected):
     tales.tensors, tales.config = {name: np.ones((4, 4), np.float32)}, None
     report = tales.check()
     problem = only_problem(report)
@@ -466,7 +466,7 @@ def test_model_type_takes_precedence_over_names(tales, model_type):
     assert_load_raises(tales)
 
 
-def test_names_alone_are_not_enough_without_a_config(tales):
+def test_matching_names_are_not_enough_without_a_config(tales):
     """GPT-BigCode with one head of keys and values: c_attn is narrower than GPT-2's."""
     tales.config = None
     for i in range(6):
