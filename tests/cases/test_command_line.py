@@ -82,13 +82,13 @@ def tty(capsys, monkeypatch):
 class TestTales:
     """The embedded model has a name."""
 
-    def test_in_python(self):
+    def test_the_name_works_in_python(self):
         assert library.load("tales").name == "tales"
         assert library.inspect("tales").source == "tales"
         with library.open_checkpoint("tales") as checkpoint:
             assert checkpoint.folder == demo.folder()
 
-    def test_a_path_of_that_name_comes_first(self, make_gpt2, monkeypatch):
+    def test_a_path_of_that_name_takes_precedence(self, make_gpt2, monkeypatch):
         folder = make_gpt2("tales")
         monkeypatch.chdir(folder.parent)
         with library.open_checkpoint("tales") as checkpoint:
@@ -101,7 +101,7 @@ class TestTales:
             with pytest.raises(SourceError, match="no such file or folder"):
                 library.open_checkpoint(source)
 
-    def test_it_has_no_revisions(self):
+    def test_a_revision_of_the_embedded_model_is_an_error(self):
         with pytest.raises(SourceError, match="tales is the embedded model"):
             library.open_checkpoint("tales", revision="main")
 
@@ -116,7 +116,7 @@ class TestTales:
             ("port", ["-o", "-"]),
         ],
     )
-    def test_by_argument_or_flag(self, run, command, flags):
+    def test_the_name_works_as_argument_or_flag(self, run, command, flags):
         by_argument = run(command, "tales", *flags, stdin=b"a\n")
         by_flag = run(command, "-m", "tales", *flags, stdin=b"a\n")
         assert by_argument[0] == 0
@@ -125,7 +125,7 @@ class TestTales:
         assert "no model given" not in by_argument[2]
 
     @pytest.mark.parametrize("which", [["tales"], ["--model", "tales"]])
-    def test_where_times_are_printed(self, run, tmp_path, which):
+    def test_the_name_works_for_commands_that_print_times(self, run, tmp_path, which):
         text = tmp_path / "text.txt"
         text.write_text("Once upon a time", encoding="utf-8")
         assert json.loads(run("eval", *which, "--text", text, "--json")[1])["model"] == "tales"
@@ -135,13 +135,13 @@ class TestTales:
         code, _, err = run("verify", *which)
         assert (code, "nothing to compare tales with" in err) == (2, True)
 
-    def test_batch(self, run, tmp_path):
+    def test_the_name_works_for_batch(self, run, tmp_path):
         prompts, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
         prompts.write_text('{"prompt": "a"}\n', encoding="utf-8")
         assert run("batch", prompts, "-o", results, "-m", "tales", "-n", "2")[0] == 0
         assert json.loads(results.read_text(encoding="utf-8"))["finish_reason"] == "length"
 
-    def test_shell_completion_lists_it_with_paths(self, tmp_path, monkeypatch):
+    def test_shell_completion_lists_the_name_with_paths(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "tame").mkdir()
         (tmp_path / "other.safetensors").touch()
@@ -153,20 +153,20 @@ class TestTales:
 class TestPrompts:
     """A prompt is the second argument, or -p."""
 
-    def test_as_an_argument(self, run):
+    def test_the_prompt_may_be_an_argument(self, run):
         by_flag = run("generate", "tales", "-p", PROMPT, "-n", "3")
         assert run("generate", "tales", PROMPT, "-n", "3") == by_flag
         assert by_flag[1].startswith(PROMPT)
         assert run("lens", "tales", "a", "--json") == run("lens", "tales", "-p", "a", "--json")
 
-    def test_the_first_message_of_a_chat(self, run):
+    def test_the_prompt_is_the_first_message_of_a_chat(self, run):
         flags = ["tales", "-n", "3", "--temp", "0"]
         expected = run("chat", *flags, stdin=b"One\nTwo\n")
         assert run("chat", *flags[:1], "One", *flags[1:], stdin=b"Two\n") == expected
         assert run("chat", *flags, "-p", "One", stdin=b"Two\n") == expected
         assert expected[1].count("\n") >= 2
 
-    def test_the_first_message_on_a_terminal_and_bye(self, tmp_path):
+    def test_a_first_message_on_a_terminal_is_escaped(self, tmp_path):
         child = pexpect.spawn(
             sys.executable,
             ["-m", "rushlight", "chat", "tales", "Once\x1b[2J", "--temp", "0", "-n", "3", "--no-history"],
@@ -182,21 +182,21 @@ class TestPrompts:
         child.close()
         assert child.exitstatus == 0
 
-    def test_given_twice(self, run):
+    def test_a_prompt_given_twice_is_an_error(self, run):
         for command in ("generate", "chat", "lens"):
             code, out, err = run(command, "tales", "a", "-p", "b", stdin=b"")
             assert (code, out) == (2, "")
             assert "--prompt: the prompt is given twice" in err
 
     @pytest.mark.parametrize("stdin", [None, b"text"])
-    def test_in_place_of_the_source(self, run, stdin):
+    def test_a_prompt_in_place_of_the_source_is_an_error(self, run, stdin):
         for command in ("generate", "chat", "lens"):
             code, out, err = run(command, "Once upon a time", stdin=stdin)
             assert (code, out, err.count("\n")) == (2, "", 1)
             assert "'Once upon a time' is neither an existing path" in err
             assert "-p" in err
 
-    def test_a_word_in_place_of_the_source(self, run):
+    def test_a_word_in_place_of_the_source_is_an_error(self, run):
         code, _, err = run("generate", "Hello")
         assert code == 2
         assert "'Hello' was read as SOURCE: write the prompt after it" in err
@@ -221,7 +221,7 @@ class TestUsage:
             (["\x1b[2J\n"], r"no such command '\x1b[2J\n' (see"),
         ],
     )
-    def test_wrong_usage(self, run, arguments, line):
+    def test_wrong_usage_is_a_one_line_error(self, run, arguments, line):
         code, out, err = run(*arguments)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert err.startswith(f"error: {line}")
@@ -233,7 +233,7 @@ class TestUsage:
         assert err.startswith("error: ")
         assert "no model given" in run("generate", "-p", "a", "-n", "1")[2]
 
-    def test_the_architecture_of_check(self, run):
+    def test_check_accepts_an_architecture(self, run):
         assert run("check", "tales", "--architecture", "gpt2")[0] == 0
         assert run("check", "-m", "tales", "-a", "gpt2")[0] == 0
         code, _, err = run("check", "tales", "--model", "gpt2")
@@ -251,17 +251,17 @@ class TestUsage:
 class TestFinishReason:
     """Notes about the finish reason."""
 
-    def test_on_a_terminal(self, at_terminal):
+    def test_is_shown_on_a_terminal(self, at_terminal):
         assert at_terminal("generate", "tales", "a", "-n", "3", columns=60).endswith(
             "\nnote: stopped after 3 tokens (--max-tokens)\n"
         )
 
-    def test_not_in_a_pipe(self, run):
+    def test_is_not_shown_in_a_pipe(self, run):
         assert run("generate", "tales", "a", "-n", "3")[2] == ""
         assert run("generate", "tales", "a", "-n", "3", "--json")[2] == ""
 
     @pytest.mark.parametrize("flags", [[], ["--json"], ["--samples", "2", "--temp", "1", "--seed", "1"]])
-    def test_always_if_a_constraint_may_be_violated(self, run, flags):
+    def test_is_always_shown_if_a_constraint_may_be_violated(self, run, flags):
         code, _, err = run("generate", "tales", "a", "-n", "3", "--regex", "(la )+end", *flags)
         expected = "note: stopped after 3 tokens (--max-tokens): the output may not match the pattern\n"
         assert (code, err) == (0, expected)
@@ -286,7 +286,7 @@ class TestTerminal:
         flags = ["chat", "tales", "--temp", "0", "-n", "3", *self.ESCAPES]
         assert r"\x1b\x1b\x1b" in at_terminal(*flags, program=(script,))
 
-    def test_the_original_command_line_too(self, at_terminal, tmp_path):
+    def test_the_original_command_line_escapes_text(self, at_terminal, tmp_path):
         for path in demo.folder().iterdir():
             if path.suffix in {".json", ".safetensors"}:
                 shutil.copy(path, tmp_path)
@@ -351,7 +351,7 @@ class TestPromptProgress:
     """The status during a long prefill."""
 
     @pytest.mark.parametrize(("seconds", "is_shown"), [(0.2, True), (0.0, False)])
-    def test_on_a_terminal(self, tty, monkeypatch, seconds, is_shown):
+    def test_is_shown_on_a_terminal(self, tty, monkeypatch, seconds, is_shown):
         monkeypatch.setattr(prompt_progress, "DELAY_S", 0.02)
         written = tty()
         pieces = with_prompt_progress(SlowStream(seconds))
@@ -361,19 +361,19 @@ class TestPromptProgress:
         assert shown.endswith(terminal.ERASE_LINE if is_shown else "")
         assert list(pieces) == ["b"]
 
-    def test_not_in_a_pipe(self, capsys, monkeypatch):
+    def test_is_not_shown_in_a_pipe(self, capsys, monkeypatch):
         monkeypatch.setattr(prompt_progress, "DELAY_S", 0.0)
         assert list(with_prompt_progress(SlowStream(0.05))) == ["a", "b"]
         assert capsys.readouterr().err == ""
 
-    def test_it_counts_the_tokens_of_the_prompt(self):
+    def test_counts_the_tokens_of_the_prompt(self):
         stream = library.load().stream(PROMPT, max_tokens=4)
         total = len(stream.result.prompt_ids)
         assert stream.prompt_progress == (0, total)
         list(stream)
         assert stream.prompt_progress == (total, total)
 
-    def test_an_error_erases_it(self, tty, monkeypatch):
+    def test_an_error_erases_the_status(self, tty, monkeypatch):
         class Failing(SlowStream):
             def __iter__(self):
                 time.sleep(0.2)
@@ -410,7 +410,7 @@ class TestWordWrap:
     """Rows break between words, independent of the pieces."""
 
     @pytest.mark.parametrize("columns", [4, 11, 24, 80])
-    def test_rows(self, columns):
+    def test_rows_fit_the_terminal(self, columns):
         rows = wrapped(TEXT, columns).split("\n")
         assert all(cells(row.expandtabs(8)) < columns for row in rows if columns > 8 or "\t" not in row)
         assert "".join(wrapped(TEXT, columns).split()) == "".join(TEXT.split())

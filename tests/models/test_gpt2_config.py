@@ -28,7 +28,7 @@ SIZES = {"vocab_size": 50257, "n_positions": 1024}
         ({"n_embd": 1600, "n_layer": 48, "n_head": 25}, 1_557_611_200),
     ],
 )
-def test_every_published_size_without_allocating_it(config, n_parameters):
+def test_every_published_size_builds_without_allocating(config, n_parameters):
     tracemalloc.start()
     model = GPT2(GPT2Config.from_json(SIZES | config))
     counted = sum(slot.n_elements for name, slot in model.named_slots() if name not in GPT2.rules.tied)
@@ -38,7 +38,7 @@ def test_every_published_size_without_allocating_it(config, n_parameters):
     assert peak_bytes < 2**21
 
 
-def test_parameters_of_a_loaded_model(recording):
+def test_a_loaded_model_counts_its_parameters(recording):
     rows = recording.config["vocab_size"] + recording.config["n_positions"]
     c, f = recording.config["n_embd"], recording.config["n_inner"] or 4 * recording.config["n_embd"]
     block = (3 * c * c + 3 * c) + (c * c + c) + (c * f + f) + (f * c + c) + 4 * c
@@ -67,7 +67,7 @@ def test_parameters_of_a_loaded_model(recording):
     ],
     ids=lambda part: repr(part)[:24],
 )
-def test_not_a_json_object(edit, refused, text, said):
+def test_a_config_that_is_not_a_json_object_is_an_error(edit, refused, text, said):
     path = edit.folder / "config.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     error = refused(edit.folder, ConfigError)
@@ -237,7 +237,7 @@ def test_n_ctx_is_read_where_n_positions_is_missing(recording, edit):
 
 
 @ONE
-def test_several_end_of_text_tokens(recording, edit):
+def test_any_of_several_end_of_text_tokens_ends_the_output(recording, edit):
     (edit.folder / "generation_config.json").unlink()
     later = recording.greedy_ids[3]
     edit.config["eos_token_id"] = [recording.config["eos_token_id"], later]
@@ -326,7 +326,7 @@ def test_a_bare_file_with_another_head_dim_needs_its_config(edit, refused):
     assert "config.json" in error.remedy
 
 
-def test_a_bare_file_of_another_architecture(tmp_path, refused):
+def test_a_bare_file_of_another_architecture_is_an_error(tmp_path, refused):
     save_file({"model.layers.0.self_attn.q_proj.weight": np.zeros((4, 4), np.float32)}, tmp_path / "x.safetensors")
     error = refused(tmp_path, FormatError)
     assert "gpt2" in str(error)

@@ -36,7 +36,7 @@ def rewritten(golden, tmp_path):
     return rewritten
 
 
-def test_a_round_trip(golden, tmp_path):
+def test_a_recording_round_trips_through_a_file(golden, tmp_path):
     path, again = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     write_golden(golden, path)
     write_golden(read_golden(path), again)
@@ -45,7 +45,7 @@ def test_a_round_trip(golden, tmp_path):
     assert read_golden(path).metadata() == golden.metadata()
 
 
-def test_the_contents(golden):
+def test_a_recording_has_versions_config_and_cases(golden):
     assert golden.model == "GPT2LMHeadModel"
     assert golden.dtype == "float32"
     assert set(golden.made_with) >= {"torch", "transformers"}
@@ -71,24 +71,24 @@ def test_a_checkpoint_is_not_a_golden_file(gpt2):
     assert "rushlight record" in str(caught.value)
 
 
-def test_a_missing_file(gpt2, tmp_path):
+def test_a_missing_file_is_an_error(gpt2, tmp_path):
     with pytest.raises(SourceError):
         verify(gpt2, tmp_path / "none.safetensors")
 
 
-def test_not_a_safetensors_file(gpt2, tmp_path):
+def test_a_file_that_is_not_safetensors_is_an_error(gpt2, tmp_path):
     path = tmp_path / "golden.safetensors"
     path.write_text("<!doctype html><html></html>")
     with pytest.raises(FormatError, match="HTML"):
         verify(gpt2, path)
 
 
-def test_another_version(rewritten):
+def test_an_unsupported_format_version_is_an_error(rewritten):
     message = rewritten(lambda contents, _: contents.update(version=2))
     assert "unsupported version of the golden file format (expected 1, found 2)" in message
 
 
-def test_every_problem_is_reported_at_once(rewritten):
+def test_all_problems_are_reported_at_once(rewritten):
     def change(contents, tensors):
         del contents["dtype"], tensors["1/ids"]
         contents["weights"] = {"wte.weight": 3}
@@ -112,28 +112,28 @@ def test_every_problem_is_reported_at_once(rewritten):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"version": NaN}', '{"version": 1, "version": 1}'])
-def test_metadata_that_is_not_strict_json(gpt2, tmp_path, text):
+def test_metadata_that_is_not_strict_json_is_an_error(gpt2, tmp_path, text):
     path = tmp_path / "golden.safetensors"
     save_file({"x": np.zeros(1, np.float32)}, path, {KEY: text})
     with pytest.raises(GoldenError):
         verify(gpt2, path)
 
 
-def test_a_recording_of_another_model(gpt2, golden):
+def test_a_recording_of_another_model_is_an_error(gpt2, golden):
     for case in golden.cases:
         case.calls = [call.__class__(f"encoder.{i}", "", None, None, call.output) for i, call in enumerate(case.calls)]
     with pytest.raises(GoldenError, match="no module in common with the port"):
         verify(gpt2, golden)
 
 
-def test_a_prompt_that_the_model_cannot_take(gpt2, golden):
+def test_a_prompt_outside_the_vocabulary_is_an_error(gpt2, golden):
     golden.cases[0].ids[0] = 61
     with pytest.raises(RequestError, match="no such token: 61"):
         verify(gpt2, golden)
 
 
 @pytest.mark.parametrize("tolerance", [0, -1, float("nan"), float("inf")])
-def test_an_invalid_tolerance(gpt2, golden, tolerance):
+def test_an_invalid_tolerance_is_an_error(gpt2, golden, tolerance):
     with pytest.raises(RequestError, match="invalid tolerance"):
         verify(gpt2, golden, tolerance=tolerance)
 

@@ -22,26 +22,26 @@ def added(token: str, token_id: int) -> dict:
     return {"content": token, "id": token_id, **flags}
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"tokenizer\.json: no such file") as caught:
         read_tokenizer_json(tmp_path / "tokenizer.json")
     assert caught.value.file == str(tmp_path / "tokenizer.json")
     assert "a vocab.json and a merges.txt" in str(caught.value)
 
 
-def test_a_path_with_nul() -> None:
+def test_a_path_with_nul_is_an_error() -> None:
     with pytest.raises(TokenizerError, match="not a path: embedded null byte"):
         read_tokenizer_json("a\0b")
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
-def test_not_a_regular_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_only_a_regular_file_is_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "tokenizer.json")
     with pytest.raises(TokenizerError, match="not a regular file"):
         read_tokenizer_json(tmp_path / "tokenizer.json")
 
 
-def test_a_file_that_is_too_large(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").touch()
     os.truncate(tmp_path / "tokenizer.json", 1 << 30)
     with pytest.raises(TokenizerError, match=r"too large \(expected at most 67,108,864 bytes, found 1,073,741,824\)"):
@@ -67,26 +67,26 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "not JSON"),
     ],
 )
-def test_not_a_tokenizer(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_json_that_is_not_a_tokenizer_is_an_error(tmp_path: Path, content: bytes, problem: str) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(TokenizerError, match=rf"tokenizer\.json: {problem}"):
         read_tokenizer_json(tmp_path / "tokenizer.json")
 
 
-def test_two_tokens_with_one_id(fields: dict, load: Load) -> None:
+def test_two_tokens_with_the_same_id_are_an_error(fields: dict, load: Load) -> None:
     fields["model"]["vocab"]["\x1b[31m"] = 256
     with pytest.raises(TokenizerError, match=r'"he" and "\\x1b\[31m" have the same id 256'):
         load(fields)
 
 
-def test_an_added_token_with_the_id_of_another(fields: dict, load: Load) -> None:
+def test_an_added_token_with_the_id_of_another_token_is_an_error(fields: dict, load: Load) -> None:
     fields["added_tokens"].append(added("<x>", 256))
     with pytest.raises(TokenizerError, match='"he" and "<x>" have the same id 256'):
         load(fields)
 
 
 @pytest.mark.parametrize("token_id", [260, 10**9])
-def test_an_added_token_whose_id_the_library_would_replace(fields: dict, load: Load, token_id: int) -> None:
+def test_an_added_token_whose_id_the_library_would_replace_is_an_error(fields: dict, load: Load, token_id: int) -> None:
     fields["added_tokens"].append(added("<x>", 259))
     assert load(fields).vocab_size == 260
     fields["added_tokens"][-1]["id"] = token_id
@@ -94,7 +94,7 @@ def test_an_added_token_whose_id_the_library_would_replace(fields: dict, load: L
         load(fields)
 
 
-def test_an_id_far_beyond_the_others_costs_nothing_and_does_not_fit(fields: dict, load: Load) -> None:
+def test_an_id_far_beyond_the_others_loads_but_does_not_fit_the_model(fields: dict, load: Load) -> None:
     fields["model"]["vocab"]["extra"] = 10**9
     tokenizer = load(fields)
     assert tokenizer.decode([10**9]) == "extra"
@@ -102,7 +102,7 @@ def test_an_id_far_beyond_the_others_costs_nothing_and_does_not_fit(fields: dict
         tokenizer.check_fits(259)
 
 
-def test_a_panic_while_loading(fields: dict, load: Load) -> None:
+def test_a_panic_while_loading_is_an_error(fields: dict, load: Load) -> None:
     fields["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\xff" * 4).decode()}
     with pytest.raises(TokenizerError, match="not a tokenizer: Precompiled"):
         load(fields)
@@ -114,7 +114,7 @@ def read_from(folder: Path, vocab: object, merges: str) -> Tokenizer:
     return read_vocab_merges(folder / "vocab.json", folder / "merges.txt")
 
 
-def test_vocab_and_merges_without_an_end_of_text_token(tmp_path: Path) -> None:
+def test_vocab_and_merges_may_lack_an_end_of_text_token(tmp_path: Path) -> None:
     vocab = {token: i for i, token in enumerate([*SYMBOLS, "he"])}
     tokenizer = read_from(tmp_path, vocab, "#version: 0.2\nh e\n")
     assert tokenizer.encode("he") == [256]
@@ -135,18 +135,18 @@ def test_vocab_and_merges_without_an_end_of_text_token(tmp_path: Path) -> None:
         ({"he": 256}, "h", r"merges\.txt: line 1 is not a merge"),
     ],
 )
-def test_invalid_vocab_and_merges(tmp_path: Path, change: dict, merges: str, problem: str) -> None:
+def test_invalid_vocab_and_merges_are_an_error(tmp_path: Path, change: dict, merges: str, problem: str) -> None:
     vocab = {token: i for i, token in enumerate(SYMBOLS)}
     with pytest.raises(TokenizerError, match=problem):
         read_from(tmp_path, vocab | change, merges)
 
 
-def test_a_vocabulary_that_is_not_byte_level(tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_not_byte_level_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r'not a byte-level BPE vocabulary .found the token "a</w>"'):
         read_from(tmp_path, {"a": 0, "a</w>": 1}, "")
 
 
-def test_missing_merges(tmp_path: Path) -> None:
+def test_missing_merges_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(SYMBOLS)}))
     with pytest.raises(TokenizerError, match=r"merges\.txt: no such file"):
         read_vocab_merges(tmp_path / "vocab.json", tmp_path / "merges.txt")
