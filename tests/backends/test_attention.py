@@ -107,7 +107,7 @@ def test_chunks_do_not_change_a_sequence_with_options(subject, ops, grouped, opt
     assert subject.same(chunked, entire)
 
 
-def test_sequences_in_a_batch_do_not_see_each_other(subject, ops):
+def test_sequences_in_a_batch_are_independent(subject, ops):
     a, b, c = ([random(t, 12, seed=10 * t + i) for i in range(3)] for t in (5, 90, 66))
     batched = attend(ops, [a, b, c], [[4, 1], [89, 1], [2, 64]], 3, 0.5)
     for sequence, result in zip((a, b, c), batched, strict=True):
@@ -115,7 +115,7 @@ def test_sequences_in_a_batch_do_not_see_each_other(subject, ops):
         assert subject.same(result, solo)
 
 
-def test_sequences_in_a_batch_do_not_see_each_other_with_options(subject, ops, grouped, options):
+def test_sequences_in_a_batch_are_independent_with_options(subject, ops, grouped, options):
     """Decode rows of different lengths and a prompt chunk, in one step."""
     a, b, c = (grouped(t, seed=10 * t) for t in (5, 140, 66))
     batched = attend(ops, [a, b, c], [[4, 1], [139, 1], [2, 64]], N_HEAD, 0.5, **options)

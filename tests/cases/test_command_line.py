@@ -166,7 +166,7 @@ class TestPrompts:
         assert run("chat", *flags, "-p", "One", stdin=b"Two\n") == expected
         assert expected[1].count("\n") >= 2
 
-    def test_a_first_message_on_a_terminal_is_escaped(self, tmp_path):
+    def test_a_first_message_on_a_terminal_is_escaped_and_bye_quits(self, tmp_path):
         child = pexpect.spawn(
             sys.executable,
             ["-m", "rushlight", "chat", "tales", "Once\x1b[2J", "--temp", "0", "-n", "3", "--no-history"],

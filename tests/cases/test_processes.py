@@ -116,7 +116,7 @@ threading.Thread(target=lambda: (model, time.sleep(100)), daemon=True).start()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
 @pytest.mark.parametrize("megabytes", [64, 230, 260, 300, 400, 450, 700, 1000])
-def test_a_limit_on_address_space(megabytes):
+def test_a_limit_on_address_space_is_an_out_of_memory_error(megabytes):
     """Either text or an out-of-memory error, and no other failure. The embedded model of 7 MB fits into 400 MB."""
     done = shell(f"ulimit -v {megabytes}000; rushlight generate -p x -n 2", RUSHLIGHT_NUM_THREADS="1")
     assert done.returncode in ((0,) if megabytes >= 400 else (0, 2))
@@ -128,13 +128,13 @@ def test_a_limit_on_address_space(megabytes):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
-def test_more_threads_than_fit_into_the_address_space():
+def test_too_many_threads_for_the_address_space_are_an_out_of_memory_error():
     done = shell("ulimit -v 350000; rushlight generate -p x -n 2", RUSHLIGHT_NUM_THREADS="64")
     assert (done.returncode, "memory" in done.stderr) in ((0, False), (2, True))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
-def test_a_model_larger_than_the_limit(make_gpt2):
+def test_a_model_larger_than_the_limit_is_an_error(make_gpt2):
     """The error states the memory needed and the memory available."""
     folder = make_gpt2(vocab_size=200_000, files={"vocab.json": None, "merges.txt": None})
     code = f"""
@@ -201,7 +201,7 @@ def test_weights_are_read_without_a_thread_if_none_can_be_started(monkeypatch):
     assert rushlight.load().generate("a", max_tokens=3).ids == expected
 
 
-def test_a_command_without_threads():
+def test_a_command_runs_without_threads():
     code = """
 import sys, threading
 def start(self): raise RuntimeError("can't start new thread")
@@ -214,22 +214,22 @@ main(["generate", "-p", "a", "-n", "2"])
     assert "Traceback" not in said
 
 
-def test_a_large_result_into_a_file_with_a_size_limit(large, full_output, tmp_path, unbuffered):
+def test_a_file_size_limit_truncates_output_and_exits_with_2(large, full_output, tmp_path, unbuffered):
     done = shell(f"ulimit -f 500; rushlight inspect {large} --json > {tmp_path}/out", **unbuffered)
     assert (done.returncode, done.stderr) == (2, "error: standard output: File too large\n")
     assert (tmp_path / "out").read_bytes() == full_output[: 500 * 1024]
 
 
-def test_a_large_result_and_a_reader_that_closes_the_pipe(large, unbuffered):
+def test_a_reader_that_closes_the_pipe_of_a_large_result_exits_with_141(large, unbuffered):
     done = shell(f"rushlight inspect {large} --json | head -c 10; exit ${{PIPESTATUS[0]}}", **unbuffered)
     assert (done.returncode, done.stderr, len(done.stdout)) == (141, "", 10)
 
 
-def test_help_and_a_reader_that_closes_the_pipe(unbuffered):
+def test_a_reader_that_closes_the_pipe_of_help_exits_with_141(unbuffered):
     assert shell("rushlight --help | true; exit ${PIPESTATUS[0]}", **unbuffered).returncode == 141
 
 
-def test_a_large_result_into_a_non_blocking_pipe(large, full_output, unbuffered):
+def test_a_large_result_is_written_in_full_to_a_non_blocking_pipe(large, full_output, unbuffered):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     command = subprocess.Popen([*PROGRAM, "inspect", large, "--json"], stdout=writer, env=os.environ | unbuffered)
@@ -314,7 +314,7 @@ def test_a_golden_file_that_cannot_be_written_is_named(tmp_path):
     assert error.value.filename == str(tmp_path / "none" / "golden.safetensors")
 
 
-def test_an_interrupt_while_python_imports():
+def test_an_interrupt_during_imports_exits_with_130():
     """The exit code is 130, without output, at any point of the imports."""
     code = """
 import builtins, os, signal, sys
@@ -359,6 +359,6 @@ def test_a_pipe_is_written_to_instead_of_replaced(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
-def test_a_page_for_a_pipe(make_gpt2):
+def test_a_page_can_be_written_to_a_pipe(make_gpt2):
     done = shell(f"rushlight inspect {make_gpt2()} --html /dev/fd/1 | head -c 15")
     assert done.stdout == "<!doctype html>"

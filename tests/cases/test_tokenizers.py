@@ -68,7 +68,7 @@ def old_king(make_gpt2: MakeGPT2) -> Path:
 # Added tokens
 
 
-def test_added_tokens_json(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureFixture) -> None:
+def test_added_tokens_json_is_read(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_gpt2(
         vocab_size=259, files={"added_tokens.json": ADDED, "tokenizer_config.json": {**GPT2, "chat_template": TURNS}}
     )
@@ -163,7 +163,7 @@ def test_a_character_named_as_padding_stays_a_character(make_gpt2: MakeGPT2) -> 
         ),
     ],
 )
-def test_invalid_files(make_gpt2: MakeGPT2, files: dict, problem: str) -> None:
+def test_invalid_tokenizer_files_are_an_error(make_gpt2: MakeGPT2, files: dict, problem: str) -> None:
     with pytest.raises(TokenizerError, match=problem):
         rushlight.load(make_gpt2(vocab_size=300, files=files))
 
@@ -196,7 +196,7 @@ def test_invalid_files(make_gpt2: MakeGPT2, files: dict, problem: str) -> None:
     ],
     ids=["post_processor", "add_bos_token"],
 )
-def test_prefix_ids(
+def test_prefix_ids_start_the_prompt(
     make_gpt2: MakeGPT2, files: dict, vocab_size: int, n_positions: int, prompt_ids: list[int], ids: list[int]
 ) -> None:
     model = rushlight.load(make_gpt2(vocab_size=vocab_size, n_positions=n_positions, files=files))
@@ -276,7 +276,7 @@ MERGED = {
     ],
     ids=["slow", "slow, false", "slow, none", "over the file", "over the file, false", "the file alone"],
 )
-def test_add_prefix_space(make_gpt2: MakeGPT2, files: dict, ids: list[int]) -> None:
+def test_add_prefix_space_is_honoured(make_gpt2: MakeGPT2, files: dict, ids: list[int]) -> None:
     model = rushlight.load(make_gpt2(vocab_size=259, files=files))
     assert model.generate("Hi is", max_tokens=1).prompt_ids == ids
 
@@ -333,7 +333,7 @@ def test_an_answer_of_a_chat_has_its_space(old_king: Path) -> None:
 WORDS = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n你\n好\n##cc\n秋\n##s\n.\nking\n"
 
 
-def test_bert_vocabulary(make_gpt2: MakeGPT2) -> None:
+def test_a_bert_vocabulary_is_read(make_gpt2: MakeGPT2) -> None:
     """A Chinese GPT-2 with BERT's vocab.txt: `[CLS]` begins a text, and the `[SEP]` after it is left out."""
     files = {**NO_SLOW, "vocab.txt": WORDS, "tokenizer_config.json": {"tokenizer_class": "BertTokenizer"}}
     model = rushlight.load(make_gpt2(vocab_size=12, seed=2, eos_token_id=3, bos_token_id=2, files=files))
@@ -343,7 +343,7 @@ def test_bert_vocabulary(make_gpt2: MakeGPT2) -> None:
     assert model.tokenizer.encode("KINGs 你x。") == [11, 9, 5, 1, 1]
 
 
-def test_bert_vocabulary_by_config_json(make_gpt2: MakeGPT2) -> None:
+def test_a_bert_tokenizer_is_recognised_by_config_json(make_gpt2: MakeGPT2) -> None:
     files = {**NO_SLOW, "vocab.txt": WORDS, "tokenizer_config.json": {"do_lower_case": False}}
     folder = make_gpt2(vocab_size=12, eos_token_id=3, tokenizer_class="BertTokenizer", bos_token_id=2, files=files)
     assert rushlight.load(folder).tokenizer.encode("KING king") == [1, 11]
@@ -465,7 +465,7 @@ def test_an_added_token_beyond_the_table(make_gpt2: MakeGPT2, caplog: pytest.Log
     assert model.generate("a", max_tokens=5, regex="[ab]{3}").text.strip("ab") == ""
 
 
-def test_an_added_token_beyond_the_table_in_a_prompt(make_gpt2: MakeGPT2) -> None:
+def test_an_added_token_beyond_the_table_in_a_prompt_is_an_error(make_gpt2: MakeGPT2) -> None:
     model = rushlight.load(make_gpt2(files={"added_tokens.json": {"<x>": 257}}))
     problem = 'the token "<x>", 257, is outside the model.s vocabulary .expected ids from 0 to 256'
     for ask in (model.generate, model.logits, lambda text: model.score(text, "b"), model.perplexity):
@@ -474,7 +474,7 @@ def test_an_added_token_beyond_the_table_in_a_prompt(make_gpt2: MakeGPT2) -> Non
     assert model.generate("a", max_tokens=1).text
 
 
-def test_a_prefix_id_beyond_the_table(make_gpt2: MakeGPT2) -> None:
+def test_a_prefix_id_beyond_the_table_is_an_error(make_gpt2: MakeGPT2) -> None:
     post = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 257)])
     model = rushlight.load(make_gpt2(files={**NO_SLOW, "tokenizer.json": byte_level("<s>", post=post)}))
     problem = 'the token "<s>", 257, is outside the model.s vocabulary .expected ids from 0 to 256'
@@ -508,7 +508,7 @@ def test_a_chat_without_an_end_of_text_token(make_gpt2: MakeGPT2) -> None:
     assert model.generate("Hi", max_tokens=3, logprobs=20).to_json(model.tokenizer)["logprobs"]
 
 
-def test_dialogpt_without_an_end_of_text_token(make_gpt2: MakeGPT2) -> None:
+def test_dialogpt_without_an_end_of_text_token_is_an_error(make_gpt2: MakeGPT2) -> None:
     folder = make_gpt2(
         vocab_size=300, eos_token_id=299, bos_token_id=299, task_specific_params={"conversational": {"max_length": 9}}
     )
@@ -547,7 +547,7 @@ def test_decoding_with_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> N
 
 
 @pytest.mark.parametrize("vocab", [{"a": 0, "a</w>": 1}, {"▁": 0, "a": 1}, {"é": 0, "日": 1}])
-def test_a_vocabulary_of_another_kind(make_gpt2: MakeGPT2, vocab: dict) -> None:
+def test_a_vocabulary_that_is_not_byte_level_is_an_error(make_gpt2: MakeGPT2, vocab: dict) -> None:
     with pytest.raises(TokenizerError, match=r"vocab.json: not a byte-level BPE vocabulary .found the token"):
         rushlight.load(make_gpt2(vocab_size=300, files={"vocab.json": vocab}))
 
@@ -585,14 +585,14 @@ PAGE = "<!DOCTYPE html><html><body>404</body></html>"
 
 @pytest.mark.parametrize(("content", "kind"), [(POINTER, "a Git LFS pointer"), (PAGE, "an HTML page")])
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer_config.json", "config.json"])
-def test_a_downloaded_file_that_is_not_a_tokenizer(make_gpt2: MakeGPT2, name: str, content: str, kind: str) -> None:
+def test_a_downloaded_file_of_another_kind_is_an_error(make_gpt2: MakeGPT2, name: str, content: str, kind: str) -> None:
     folder = make_gpt2()
     (folder / name).write_text(content)
     with pytest.raises(ConfigError if name == "config.json" else TokenizerError, match=rf"{name}: not .* but {kind}"):
         rushlight.load(folder)
 
 
-def test_a_tokenizer_of_a_newer_library(make_gpt2: MakeGPT2) -> None:
+def test_a_tokenizer_of_a_newer_library_suggests_an_upgrade(make_gpt2: MakeGPT2) -> None:
     tokenizer = byte_level()
     tokenizer["pre_tokenizer"] = {"type": "OfTomorrow"}
     with pytest.raises(TokenizerError, match=r"tokenizer.json: not a tokenizer: .*pip install --upgrade tokenizers"):

@@ -52,7 +52,7 @@ def labels(entries):
     return found
 
 
-def test_gpt2_small():
+def test_gpt2_small_folds_into_one_run_of_blocks():
     tree = ModuleTree.build(gpt2_small())
     assert tree.n_parameters == N_PARAMETERS
     assert tree.nbytes == 4 * N_PARAMETERS
@@ -101,13 +101,13 @@ def test_a_block_that_differs_is_not_folded():
         pytest.param(lambda name, dtype, shape, nbytes: (name + "_g", dtype, shape, nbytes), id="name"),
     ],
 )
-def test_blocks_that_differ_in_one_tensor(change):
+def test_blocks_that_differ_in_one_tensor_are_not_folded(change):
     one = block("h.1")
     tree = ModuleTree.build([*block("h.0"), *one[:-1], change(*one[-1]), *block("h.2")])
     assert [f.copies for f in fold(tree.root.entries)] == [1, 1, 1]
 
 
-def test_blocks_that_differ_in_a_mark():
+def test_blocks_that_differ_in_a_mark_are_not_folded():
     tree = ModuleTree.build([*block("h.0"), *block("h.1")], marks={"h.1.ln.bias": "buffer"})
     assert [f.copies for f in fold(tree.root.entries)] == [1, 1]
 
@@ -133,7 +133,7 @@ def test_numbered_modules_next_to_others_and_nested():
     ]
 
 
-def test_modules_of_one_tensor_fold_too():
+def test_modules_of_one_tensor_are_folded():
     tree = ModuleTree.build([f32(f"heads.{i}.weight", 4) for i in range(20)])
     assert labels(tree.root.entries) == [("heads.0.weight", "heads.19.weight", 20)]
 
@@ -144,7 +144,7 @@ def test_numbers_inside_names_do_not_count():
     assert all(f.copies == 1 for f in fold(tree.root.entries))
 
 
-def test_a_name_that_is_a_tensor_and_a_module():
+def test_a_name_may_be_a_tensor_and_a_module():
     tree = ModuleTree.build([f32("a", 1), f32("a.b", 2), f32("a.c", 3), f32("a.b.c", 4), f32("a.b.d", 5)])
     assert labels(tree.root.entries) == ["a", ["a", ["b", "c", ["b", ["c", "d"]]]]]
     assert tree.n_parameters == 15
@@ -157,7 +157,7 @@ def test_empty_names_and_parts():
     assert [t.name for t in tree.tensors] == names
 
 
-def test_no_tensors():
+def test_a_tree_without_tensors_is_empty():
     tree = ModuleTree.build([])
     assert (tree.n_parameters, tree.nbytes, tree.root.entries) == (0, 0, ())
 
@@ -171,7 +171,7 @@ def test_ten_thousand_dots():
 
 
 @pytest.mark.slow
-def test_two_hundred_thousand_tensors_take_seconds():
+def test_two_hundred_thousand_tensors_fold_in_seconds():
     tensors = [f32(f"model.layers.{i // 10}.e.{i}.w", 2, 2) for i in range(200_000)]
     start = time.process_time()
     tree = ModuleTree.build(tensors)

@@ -36,14 +36,14 @@ def test_debug_shows_the_traceback_before_it(failing):
         assert done.code == 2
 
 
-def test_debug_before_the_command(rushlight, tmp_path):
+def test_debug_is_accepted_before_the_command(rushlight, tmp_path):
     done = rushlight("--debug", "inspect", tmp_path / "none")
     assert done.code == 2
     assert "Traceback" in done.err
     assert done.err.splitlines()[-1].startswith("error: ")
 
 
-def test_json_reports_the_error_on_stdout_too(failing):
+def test_json_also_reports_the_error_on_stdout(failing):
     done = failing(RequestError("too long"), "--json")
     assert json.loads(done.out) == {"error": {"code": "invalid_request", "message": "too long"}}
     assert (done.code, done.err) == (2, "error: too long\n")
@@ -57,7 +57,7 @@ def test_json_reports_the_error_on_stdout_too(failing):
         (OSError("odd"), "odd"),
     ],
 )
-def test_a_system_error(failing, error, line):
+def test_a_system_error_is_one_line(failing, error, line):
     assert failing(error) == (2, "", f"error: {line}\n")
 
 
@@ -114,7 +114,7 @@ def test_log_messages_are_notes_on_stderr(rushlight, monkeypatch):
     ],
     ids=" ".join,
 )
-def test_wrong_usage(rushlight, arguments):
+def test_wrong_usage_exits_with_2(rushlight, arguments):
     done = rushlight(*arguments)
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err

@@ -17,7 +17,7 @@ def text(tmp_path):
     return path
 
 
-def test_the_record_is_the_perplexity_of_the_model(rushlight, text):
+def test_json_has_the_perplexity_of_the_model(rushlight, text):
     done = rushlight("eval", "--text", text, "--window", "64", "--stride", "16", "--json")
     assert (done.code, done.err) == (0, "")
     record = json.loads(done.out)
@@ -45,7 +45,7 @@ def test_an_infinite_perplexity_is_null(rushlight, text, monkeypatch):
     assert json.loads(done.out, parse_constant=pytest.fail)["perplexity"] is None
 
 
-def test_the_table(rushlight, text):
+def test_the_table_has_the_perplexity(rushlight, text):
     done = rushlight("eval", "--text", text)
     assert (done.code, done.err) == (0, "")
     lines = dict(line.split("  ", 1) for line in done.out.splitlines())
@@ -54,7 +54,7 @@ def test_the_table(rushlight, text):
     assert lines["tokens"].strip() == f"{result.n_ids} in {len(TEXT.encode())} bytes"
 
 
-def test_text_from_a_pipe(rushlight, text):
+def test_text_may_come_from_a_pipe(rushlight, text):
     piped = rushlight("eval", "--text", "-", "--json", stdin=TEXT.encode())
     named = rushlight("eval", "--text", text, "--json")
     assert json.loads(piped.out)["nll"] == json.loads(named.out)["nll"]

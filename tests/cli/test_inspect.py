@@ -137,7 +137,7 @@ def test_the_number_of_parameters_does_not_depend_on_the_format(path, prefix, bu
         ('{"tie_word_embeddings": "yes"}', True, True),
     ],
 )
-def test_whether_a_head_is_tied(path, config, same, tied):
+def test_a_tied_head_is_marked(path, config, same, tied):
     """The config decides; without a valid one, the bytes are compared."""
     table = np.arange(6, dtype=np.float32).reshape(3, 2)
     tensors = {"wte.weight": table, "wpe.weight": table, "h.0.attn.c_attn.weight": np.ones((2, 6), np.float32)}
@@ -155,13 +155,13 @@ def test_marks_are_shown(rushlight, path):
     assert re.search(r"lm_head\.weight +F32 +\(50257, 768\) +tied +147\.2 MiB", out)
 
 
-def test_an_unknown_architecture(rushlight, path):
+def test_a_checkpoint_of_an_unknown_architecture_is_shown(rushlight, path):
     out = rushlight("inspect", write(path, {"a.weight": (2, 3), "b": ()})).out
     assert out.splitlines()[1] == "7 parameters · 2 tensors · 28 B · F32 · 1 file"
 
 
 @pytest.mark.parametrize(("depth", "lines"), [(0, 0), (1, 4), (2, 10)])
-def test_depth(rushlight, path, depth, lines):
+def test_depth_limits_the_tree(rushlight, path, depth, lines):
     out = rushlight("inspect", write(path, gpt2_small()), "--depth", depth).out
     assert len(out.splitlines()) == 2 + (2 + lines if lines else 0)
 
@@ -176,7 +176,7 @@ def test_full_shows_every_block(rushlight, path):
     assert "×" not in out
 
 
-def test_json(rushlight, path):
+def test_json_is_the_tree(rushlight, path):
     write(path, gpt2_small(buffers=True), {"format": "pt"})
     record = json.loads(rushlight("inspect", path, "--json").out)
     assert record == inspect(str(path)).to_json()
@@ -228,14 +228,14 @@ def test_a_pipe_gets_complete_names_without_colour(process, path):
     assert "│" not in done.out.splitlines()[-1]
 
 
-def test_no_color(path, monkeypatch):
+def test_no_color_is_honoured(path, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     file = io.StringIO()
     Console(file=file, force_terminal=True, color_system="256").print(TreeView(inspect(str(write(path, gpt2_small())))))
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]", file.getvalue())
 
 
-def test_an_ascii_encoding(process, path):
+def test_an_ascii_encoding_gets_ascii_lines(process, path):
     write(path, {"a.0.w": (2,), "a.1.w": (2,), "b.c": (1,), "b.ü": (1,)})
     done = process(f"$rushlight inspect {path}", env={"PYTHONIOENCODING": "ascii"})
     assert done.code == 0
@@ -259,13 +259,13 @@ def test_names_are_not_parsed_as_markup(rushlight, path, name):
     assert f"└── {name}  F32" in out
 
 
-def test_long_metadata_is_cut_only_in_the_table(rushlight, path):
+def test_long_metadata_is_truncated_only_in_the_table(rushlight, path):
     write(path, {"a": (1,)}, {"note": "x" * 10_000})
     assert max(map(len, rushlight("inspect", path).out.splitlines())) < 400
     assert len(json.loads(rushlight("inspect", path, "--json").out)["metadata"]["note"]) == 10_000
 
 
-def test_deep_names(rushlight, path):
+def test_deep_names_are_shown(rushlight, path):
     """Ten thousand dots do not exceed the recursion limit."""
     done = rushlight("inspect", write(path, {"." * 10_000 + end: (1,) for end in "ab"} | {"x." * 99 + "y": (1,)}))
     assert done.code == 0
@@ -285,12 +285,12 @@ def test_zero_dimensions_and_scalars_are_shown(rushlight, path):
     assert re.search(r"one +F32 +\(\) +1 +4 B", out)
 
 
-def test_an_empty_checkpoint(rushlight, path):
+def test_an_empty_checkpoint_is_shown(rushlight, path):
     assert rushlight("inspect", write(path, {})).out.splitlines()[1:] == ["0 parameters · 0 tensors · 0 B · 1 file"]
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\x00" * 100, b"GGUF" + b"\x00" * 100, b"<html></html>" * 9])
-def test_invalid_checkpoints(rushlight, path, content):
+def test_invalid_checkpoints_exit_with_2(rushlight, path, content):
     path.write_bytes(content)
     done = rushlight("inspect", path)
     assert (done.code, done.out) == (2, "")

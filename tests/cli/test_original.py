@@ -29,7 +29,7 @@ def test_a_bare_file_is_enough(rushlight, bare_gpt2, expected, monkeypatch, flag
     assert [word in done.err for word in ("config.json", "tokenizer")] == [True, True]
 
 
-def test_a_missing_file(rushlight, tmp_path):
+def test_a_missing_file_exits_with_2(rushlight, tmp_path):
     done = rushlight("-m", tmp_path / "model.safetensors", "-d", "cpu", "-p", "x")
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"error: {tmp_path / 'model.safetensors'}: no such file")

@@ -70,7 +70,7 @@ def test_results_of_two_jobs_are_refused(tmp_path):
         ResultsFile(path)
 
 
-def test_a_truncated_first_line(tmp_path):
+def test_a_truncated_first_line_is_removed(tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_bytes(b'{"ind')
     assert written(path, 0).startswith(b'{"index": 0')
@@ -105,7 +105,7 @@ def test_another_file_is_refused_and_not_changed(tmp_path, content):
     assert path.read_bytes() == b""
 
 
-def test_two_processes_cannot_write(tmp_path):
+def test_two_processes_cannot_write_to_one_file(tmp_path):
     path = tmp_path / "out.jsonl"
     with ResultsFile(path) as results:
         results.append(result(0))

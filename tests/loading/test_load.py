@@ -31,7 +31,7 @@ def test_no_source_is_the_embedded_model():
 
 
 @pytest.mark.parametrize("kv_bytes", [-1, 1e8, "1 GB"])
-def test_an_invalid_kv_bytes(kv_bytes):
+def test_an_invalid_kv_bytes_is_an_error(kv_bytes):
     with pytest.raises(RequestError, match=r"kv_bytes must be an integer"):
         rushlight.load(kv_bytes=kv_bytes)
 

@@ -38,30 +38,30 @@ def test_groups_of_query_heads_share_keys(device, kept, group, n_kv_head):
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_every_size_of_head(device, kept, head_dim):
+def test_every_head_dim(device, kept, head_dim):
     check(device, kept, 70, 2, 3, head_dim, window=40, softcap=5.0)
 
 
 @pytest.mark.parametrize("t", [1, 63, 64, 65, 128, 129, 197])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_windows(device, kept, window, t):
+def test_a_window_limits_attention(device, kept, window, t):
     check(device, kept, t, 2, 1, 10, window=window)
 
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("window", WINDOWS)
-def test_windows_of_groups(device, kept, window, group):
+def test_a_window_limits_attention_of_query_groups(device, kept, window, group):
     check(device, kept, 140, 1, group, 8, window=window)
 
 
 @pytest.mark.parametrize("n_head", [1, 3, 8])
 @pytest.mark.parametrize("t", [1, 64, 150])
-def test_slopes(device, kept, t, n_head):
+def test_alibi_slopes_are_added(device, kept, t, n_head):
     check(device, kept, t, n_head, 1, 16, slopes=slopes_of(n_head))
 
 
 @pytest.mark.parametrize("softcap", [0.5, 5.0, 50.0])
-def test_softcap(device, kept, softcap):
+def test_a_softcap_bounds_scores(device, kept, softcap):
     check(device, kept, 100, 2, 2, 20, softcap=softcap)
 
 
@@ -110,7 +110,7 @@ def test_results_are_bit_identical_in_any_chunks(isa, kept, group, options):
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("window", [None, *WINDOWS])
-def test_sequences_in_a_batch_do_not_see_each_other(device, kept, group, window):
+def test_sequences_in_a_batch_are_independent(device, kept, group, window):
     sequences = [qkv_of(t, 2, group, 12, size=1 + t / 50) for t in (5, 130, 66)]
     batched = Sequences(device, sequences, 2 * group, kept, window=window).feed_in([[3, 2], [80, 50], [2, 64]], 0.5)
     for sequence, result in zip(sequences, batched, strict=True):
@@ -119,7 +119,7 @@ def test_sequences_in_a_batch_do_not_see_each_other(device, kept, group, window)
 
 
 @pytest.mark.parametrize("group", [1, 3, 4])
-def test_a_group_has_the_bits_of_repeated_keys(device, kept, group):
+def test_grouped_keys_are_bit_identical_to_repeated_keys(device, kept, group):
     q, k, v = qkv_of(100, 2, group, 16)
     repeated = [np.repeat(x.reshape(100, 2, 16), group, axis=1).reshape(100, -1) for x in (k, v)]
     shared = Sequences(device, [(q, k, v)], 2 * group, kept).feed_in([[100]], 0.3)[0]

@@ -35,7 +35,7 @@ def assert_same(compute, isa):
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("n_in", [1, 2, 31, 33, 64, 515, 1100])
-def test_products(other, weights, n_in):
+def test_products_are_bit_identical(other, weights, n_in):
     matrix, x, bias = random(n_in, 100), 3 * random(17, n_in, seed=1), random(100, seed=2)
 
     def compute(device):
@@ -49,7 +49,7 @@ def test_products(other, weights, n_in):
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("n", LENGTHS)
-def test_layer_norm(other, n):
+def test_layer_norm_is_bit_identical(other, n):
     x, weight, bias = 3 * random(5, n) + 5, random(n, seed=1), random(n, seed=2)
     assert_same(
         lambda device: np.asarray(device.layer_norm(device.array(x), device.vector(weight), device.vector(bias), 1e-5)),
@@ -59,7 +59,7 @@ def test_layer_norm(other, n):
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("n", LENGTHS)
-def test_rms_norm(other, n):
+def test_rms_norm_is_bit_identical(other, n):
     x, weight = 3 * random(5, 2 * n) + 1, random(n, seed=1)
     for offset in (0.0, 1.0):
         assert_same(
@@ -72,7 +72,7 @@ def test_rms_norm(other, n):
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("n", LENGTHS)
-def test_layer_norm_without_bias_and_product_with_a_number(other, n):
+def test_layer_norm_without_bias_and_products_with_numbers_are_bit_identical(other, n):
     x, weight = 3 * random(5, n) + 5, random(n, seed=1)
     assert_same(
         lambda device: np.asarray(device.layer_norm(device.array(x), device.vector(weight), None, 1e-5) * 0.22), other
@@ -84,7 +84,7 @@ def test_layer_norm_without_bias_and_product_with_a_number(other, n):
 @pytest.mark.parametrize(
     ("head_dim", "n_rotated"), [(2, 2), (5, 4), (20, 20), (20, 10), (64, 64), (80, 26), (256, 128)]
 )
-def test_rotary(other, head_dim, n_rotated, interleaved):
+def test_rotary_is_bit_identical(other, head_dim, n_rotated, interleaved):
     x, frequencies = random(9, 3 * head_dim), np.geomspace(1, 1e-4, n_rotated // 2).astype(np.float32)
     positions = np.array([0, 1, 5, 63, 64, 511, 4_095, 131_071, 1_000_003], np.int32)
 
@@ -97,7 +97,7 @@ def test_rotary(other, head_dim, n_rotated, interleaved):
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_activations_and_exp(other):
+def test_activations_and_exp_are_bit_identical(other):
     x = np.concatenate([random(40_001) * 10, np.linspace(-110, 110, 40_001, dtype=np.float32), [np.inf, -np.inf, 0]])
     x = x.astype(np.float32)[None]
     for name in ACTIVATIONS:
@@ -107,7 +107,7 @@ def test_activations_and_exp(other):
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize(("n_head", "head_dim"), [(1, 1), (3, 5), (2, 16), (2, 33), (1, 64), (1, 200)])
-def test_attention(other, kept, n_head, head_dim):
+def test_attention_is_bit_identical(other, kept, n_head, head_dim):
     qkv = [3 * random(150, n_head * head_dim, seed=seed) for seed in range(3)]
     assert_same(lambda device: Sequences(device, [qkv], n_head, kept).feed_in([[1, 1, 15, 60, 73]], 0.3)[0], other)
 
@@ -117,7 +117,7 @@ def test_attention(other, kept, n_head, head_dim):
 @pytest.mark.parametrize(
     "options", [{}, {"window": 3}, {"window": 64, "slopes": True}, {"softcap": 4.0}, {"window": 65, "softcap": 4.0}]
 )
-def test_attention_of_groups_windows_slopes_and_soft_caps(other, kept, group, options):
+def test_attention_with_options_is_bit_identical(other, kept, group, options):
     slopes = {"slopes": np.geomspace(0.5, 0.004, 2 * group).astype(np.float32)} if "slopes" in options else {}
     qkv = [3 * random(150, width, seed=seed) for seed, width in enumerate((40 * group, 40, 40))]
     assert_same(
@@ -170,7 +170,7 @@ def test_a_multiply_add_rounds_once(isa):
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["auto", *FORMATS])
-def test_logits_of_entire_models(other, name, dtype):
+def test_logits_of_entire_models_are_bit_identical(other, name, dtype):
     found = []
     for each in (other, "portable"):
         ops = CPUBackend(dtype, threads=2, isa=each, exact=True)

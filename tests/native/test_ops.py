@@ -13,7 +13,7 @@ EVERY_LENGTH = [*range(1, 34), 63, 64, 65, 100]
 
 
 @pytest.mark.parametrize("n", EVERY_LENGTH)
-def test_layer_norm(device, n):
+def test_layer_norm_equals_the_formula(device, n):
     x, weight, bias = 3 * random(4, n) + 5, random(n, seed=1), random(n, seed=2)
     x64 = x.astype(np.float64)
     expected = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + 1e-5) * weight + bias
@@ -32,7 +32,7 @@ def test_layer_norm_without_bias_equals_one_with_zeros(device, n):
 @pytest.mark.parametrize("n_groups", [1, 3])
 @pytest.mark.parametrize("offset", [0.0, 1.0])
 @pytest.mark.parametrize("n", EVERY_LENGTH)
-def test_rms_norm(device, n, offset, n_groups):
+def test_rms_norm_equals_the_formula(device, n, offset, n_groups):
     x, weight, eps = 3 * random(4, n_groups * n) + 1, random(n, seed=1), 1e-5
     groups = x.astype(np.float64).reshape(4, n_groups, n)
     expected = groups / np.sqrt(np.square(groups).mean(-1, keepdims=True) + eps) * (offset + weight)
@@ -43,13 +43,13 @@ def test_rms_norm(device, n, offset, n_groups):
         assert np.array_equal(np.asarray(device.rms_norm(part, device.vector(weight), eps, offset)), result[:, g])
 
 
-def test_rms_norm_of_columns_that_are_not_whole_groups_is_refused(device):
+def test_rms_norm_of_incomplete_groups_is_refused(device):
     with pytest.raises(ValueError, match="x has 10 columns, not a multiple of the weight's length 4"):
         device.rms_norm(device.array(random(2, 10)), device.vector(random(4)), 1e-5)
 
 
 @pytest.mark.parametrize("n", EVERY_LENGTH)
-def test_product_with_a_number(device, n):
+def test_arrays_multiply_by_a_number(device, n):
     x = random(3, n)
     for number in (0.22, -3, 25.298221281347036, np.float32(0.1), np.float64(0.1), True):
         expected = x * np.float32(number)
@@ -58,14 +58,14 @@ def test_product_with_a_number(device, n):
 
 
 @pytest.mark.parametrize("other", ["2", None, [2.0], 2j])
-def test_product_with_something_else_is_refused(device, other):
+def test_arrays_do_not_multiply_by_other_types(device, other):
     for multiply in (lambda x: x * other, lambda x: other * x):
         with pytest.raises(TypeError):
             multiply(device.array(random(3, 4)))
 
 
 @pytest.mark.parametrize("n", EVERY_LENGTH)
-def test_sum(device, n):
+def test_arrays_add(device, n):
     a, b = random(3, n), random(3, n, seed=1)
     assert np.array_equal(np.asarray(device.array(a) + device.array(b)), a + b)
 
@@ -91,7 +91,7 @@ def units(result, expected):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_to_a_few_units_in_the_last_place(device, name):
+def test_activations_are_accurate_to_a_few_units_in_the_last_place(device, name):
     x = np.linspace(-4, 12, 4801, dtype=np.float32)[None]
     expected = [[FORMULAS[name](float(value)) for value in x[0]]]
     # The exponent of a small result is a rounded number of about 10, which is ten units in its last place.
@@ -109,7 +109,7 @@ def test_activations_have_a_small_absolute_error_in_their_tails(device, name):
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("n", EVERY_LENGTH)
-def test_activations_of_every_length(device, name, n):
+def test_activations_do_not_depend_on_the_length(device, name, n):
     x = random(2, n)
     whole = np.asarray(device.activation(device.array(x), name))
     each = [
@@ -125,7 +125,7 @@ def test_activations_at_the_ends_of_the_range(device):
         np.testing.assert_allclose(np.asarray(device.activation(x, name)), expected, rtol=1e-6, atol=1e-36)
 
 
-def test_exp(device):
+def test_exp_is_accurate_to_units_in_the_last_place(device):
     x = np.linspace(-87, 88, 20011, dtype=np.float32)[None]
     assert units(np.asarray(device.exp(device.array(x))), np.exp(x.astype(np.float64))) <= 1.5
     edges = np.array([[-np.inf, -200, -88, 0, 89, 200, np.inf, np.nan]], np.float32)
@@ -136,7 +136,7 @@ def test_exp(device):
 
 @pytest.mark.parametrize("t", [1, 2, 63, 64, 65, 197])
 @pytest.mark.parametrize(("n_head", "head_dim"), [(1, 1), (3, 5), (2, 16), (2, 33), (1, 64), (1, 200)])
-def test_attention(device, kept, t, n_head, head_dim):
+def test_attention_equals_the_formula(device, kept, t, n_head, head_dim):
     """With the same tolerance in every format: the textbook gets keys and values as rounded by the cache."""
     q, k, v = (3 * random(t, n_head * head_dim, seed=seed) for seed in range(3))
     scale = 0.5 / math.sqrt(head_dim)
@@ -188,7 +188,7 @@ def test_attention_is_bit_identical_in_any_chunks(isa, kept, threads, steps):
     assert np.array_equal(cut, Sequences(_native.Device(1, isa), [qkv], 2, kept).feed_in([[70]], 0.4)[0])
 
 
-def test_sequences_in_a_batch_do_not_see_each_other(device, kept):
+def test_sequences_in_a_batch_are_independent(device, kept):
     sequences = [[random(t, 12, seed=10 * t + i) for i in range(3)] for t in (5, 90, 66)]
     batched = Sequences(device, sequences, 3, kept).feed_in([[3, 2], [80, 10], [2, 64]], 0.5)
     for sequence, result in zip(sequences, batched, strict=True):
@@ -196,7 +196,7 @@ def test_sequences_in_a_batch_do_not_see_each_other(device, kept):
         assert np.array_equal(result, solo)
 
 
-def test_stale_contents_of_the_cache_are_not_seen(device, kept):
+def test_stale_contents_of_the_cache_are_not_read(device, kept):
     rubbish = [np.full((64, 8), np.nan, np.float32)] * 3
     qkv = [random(64, 8, seed=seed) for seed in range(3)]
     used = Sequences(device, [qkv], 2, kept)
@@ -289,7 +289,7 @@ def test_embedding_from_a_later_row(device):
 
 
 @pytest.mark.parametrize("n", EVERY_LENGTH)
-def test_products_element_by_element(device, n):
+def test_arrays_multiply_elementwise(device, n):
     a, b = random(3, n), random(3, n, seed=1)
     assert np.array_equal(np.asarray(device.array(a) * device.array(b)), a * b)
 

@@ -23,7 +23,7 @@ def test_angles_are_correctly_rounded(device, frequencies, scale):
     assert np.array_equal(np.asarray(angles), expected_angles(positions, frequencies, scale))
 
 
-def test_angles_close_to_multiples_of_a_quarter_turn(device):
+def test_angles_near_multiples_of_a_quarter_turn_are_correctly_rounded(device):
     """The reduced angle cancels almost completely there, so that all parts of π/2 matter."""
     near = (np.arange(1, 2**22, 997) * (np.pi / 2)).astype(np.float32)
     frequencies = np.concatenate([np.nextafter(near, np.float32(0)), near, np.nextafter(near, np.float32(np.inf))])
@@ -60,7 +60,7 @@ HEADS = [(1, 2, 2), (3, 5, 4), (2, 8, 8), (3, 10, 6), (2, 20, 10), (2, 64, 64), 
 
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(("n_head", "head_dim", "n_rotated"), HEADS)
-def test_rotary(device, n_head, head_dim, n_rotated, interleaved):
+def test_rotary_equals_the_formula(device, n_head, head_dim, n_rotated, interleaved):
     x = random(7, n_head * head_dim)
     frequencies = np.linspace(0.01, 1, n_rotated // 2, dtype=np.float32)
     angles = device.angles(np.arange(7, dtype=np.int32) * 11, device.vector(frequencies))
@@ -83,7 +83,7 @@ def test_rotary(device, n_head, head_dim, n_rotated, interleaved):
     assert np.array_equal(np.concatenate(each), result)
 
 
-def test_rotary_of_a_part_of_a_projection(device):
+def test_rotary_of_a_strided_view(device):
     """Queries are usually a view whose row stride exceeds the row length."""
     x = random(5, 48)
     angles = device.angles(np.arange(5, dtype=np.int32), device.vector(LLAMA[:8]))

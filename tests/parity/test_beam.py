@@ -31,7 +31,7 @@ def theirs_found(torch, model, prompt, *, n_beams, n, **settings):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_random_models(torch, random_gpt2, tmp_path, seed):
+def test_beams_of_random_models_equal_transformers(torch, random_gpt2, tmp_path, seed):
     rng = np.random.default_rng(seed)
     vocab_size = int(rng.integers(12, 90))
     theirs = random_gpt2(seed, n_layer=2, n_head=2, n_embd=32, vocab_size=vocab_size, n_positions=200)
@@ -75,7 +75,7 @@ def test_random_models(torch, random_gpt2, tmp_path, seed):
 
 
 @pytest.mark.parametrize("prompt", ["Once upon a time", "The king said to the fox", "Far away"])
-def test_the_embedded_model(torch, transformers, prompt):
+def test_beams_of_the_embedded_model_equal_transformers(torch, transformers, prompt):
     theirs = transformers.GPT2LMHeadModel.from_pretrained(demo.folder(), dtype=torch.float32).eval()
     ours = rushlight.load(dtype="f32")
     for early_stopping in (False, True):
@@ -95,7 +95,7 @@ def test_the_embedded_model(torch, transformers, prompt):
 
 @pytest.mark.parametrize("early_stopping", [False, True, "never"])
 @pytest.mark.parametrize("stop", [[" the"], ["s", "and a"], [". "], ["never in it"]])
-def test_stop_strings(torch, transformers, stop, early_stopping):
+def test_beams_with_stop_strings_equal_transformers(torch, transformers, stop, early_stopping):
     theirs = transformers.GPT2LMHeadModel.from_pretrained(demo.folder(), dtype=torch.float32).eval()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(demo.folder() / "tokenizer.json"))
     ours = rushlight.load(dtype="f32")

@@ -64,7 +64,7 @@ def assert_same(torch, theirs, ours, prompt, steps):
 
 
 @pytest.mark.parametrize("seed", range(21))
-def test_random_configs(torch, random_gpt2, tmp_path, seed):
+def test_random_configs_equal_transformers(torch, random_gpt2, tmp_path, seed):
     config, dtype, shard_size = draw(seed)
     theirs = random_gpt2(seed, **config)
     theirs.to(getattr(torch, dtype)).save_pretrained(tmp_path, max_shard_size=shard_size)
@@ -73,7 +73,7 @@ def test_random_configs(torch, random_gpt2, tmp_path, seed):
     assert assert_same(torch, theirs.float(), ours, prompt, steps=60) >= 10
 
 
-def test_the_shape_of_gpt2_small(torch, random_gpt2, tmp_path):
+def test_the_shape_of_gpt2_small_equals_transformers(torch, random_gpt2, tmp_path):
     theirs = random_gpt2(0)
     theirs.save_pretrained(tmp_path)
     ours = rushlight.load(tmp_path)

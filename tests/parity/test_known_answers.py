@@ -13,7 +13,7 @@ import rushlight
 from rushlight.proof.known_answers import is_gpt2_124m, known_answers
 
 
-def test_the_known_answers():
+def test_published_results_are_reproduced():
     source = os.environ.get("RUSHLIGHT_GPT2")
     if not source:
         pytest.skip("RUSHLIGHT_GPT2 does not name the weights of GPT-2 124M")

@@ -18,7 +18,7 @@ def folder(random_gpt2, tmp_path):
     return tmp_path / "gpt2"
 
 
-def test_record_and_verify(folder, tmp_path, torch):
+def test_a_recording_verifies_its_checkpoint(folder, tmp_path, torch):
     path = tmp_path / "golden.safetensors"
     from rushlight.proof.record import write_golden
 
@@ -40,7 +40,7 @@ def test_recording_twice_writes_the_same_file(folder, torch):
     assert len(one.cases[0].greedy_ids) == 16, "the context has 40 positions"
 
 
-def test_recorded_in_bfloat16(folder, torch):
+def test_a_bfloat16_recording_verifies_its_checkpoint(folder, torch):
     golden = record_source(str(folder), ids=[[1, 2, 3, 4, 5]], dtype="bfloat16")
     with rushlight.open_checkpoint(folder) as checkpoint:
         report = verify(rushlight.load(folder), golden, checkpoint=checkpoint)
@@ -62,17 +62,17 @@ def test_weights_that_transformers_would_initialise_randomly_are_an_error(folder
         record_source(str(folder), ids=[[1]])
 
 
-def test_ids_beyond_the_vocabulary(folder, torch):
+def test_ids_beyond_the_vocabulary_are_an_error(folder, torch):
     with pytest.raises(RecordError, match="no such token: 61"):
         record_source(str(folder), ids=[[61]])
 
 
-def test_text_without_a_tokenizer(folder, torch):
+def test_text_without_a_tokenizer_is_an_error(folder, torch):
     with pytest.raises(RecordError, match="no tokenizer for the text"):
         record_source(str(folder), texts=["hello"])
 
 
-def test_a_file_without_config(folder, torch):
+def test_a_file_without_config_is_an_error(folder, torch):
     (folder / "config.json").unlink()
     with pytest.raises(RecordError, match=r"needs a config\.json"):
         record_source(str(folder), ids=[[1]])
@@ -96,7 +96,7 @@ def toy(torch):
     return Toy()
 
 
-def test_a_custom_module(toy, torch, tmp_path):
+def test_a_custom_module_is_recorded(toy, torch, tmp_path):
     path = tmp_path / "golden.safetensors"
     toy.train()
     rushlight.record(toy, [[1, 2, 3], [4]], path, greedy=5)
@@ -117,7 +117,7 @@ def test_a_custom_module(toy, torch, tmp_path):
 
 
 @pytest.mark.parametrize("inputs", [[1, 2, 3], [[1, 2, 3]], "tensor", "batch", "dict"])
-def test_the_forms_of_a_prompt(toy, torch, inputs):
+def test_prompts_may_be_lists_tensors_or_dicts(toy, torch, inputs):
     forms = {"tensor": torch.tensor([1, 2, 3]), "batch": torch.tensor([[1, 2, 3]])}
     forms["dict"] = {"ids": forms["batch"]}
     golden = rushlight.record(toy, forms[inputs] if isinstance(inputs, str) else inputs)
@@ -135,11 +135,11 @@ def test_invalid_modules_are_an_error(torch):
         rushlight.record(lambda ids: ids, [1, 2])
 
 
-def test_a_module_that_fails_on_the_prompt(toy):
+def test_a_module_that_raises_on_the_prompt_is_an_error(toy):
     with pytest.raises(RecordError, match="Toy raises IndexError"):
         rushlight.record(toy, [11])
 
 
-def test_greedy_tokens_need_logits(torch):
+def test_greedy_tokens_require_logits(torch):
     with pytest.raises(RecordError, match="greedy tokens require logits"):
         rushlight.record(torch.nn.Sequential(torch.nn.Embedding(5, 3), torch.nn.Flatten()), [1, 2], greedy=2)

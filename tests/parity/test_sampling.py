@@ -46,7 +46,7 @@ def warped(torch, transformers, logits, settings):
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_probabilities(torch, transformers, settings):
+def test_probabilities_equal_transformers(torch, transformers, settings):
     for logits in some_logits():
         expected = warped(torch, transformers, logits, settings)
         found = probabilities(logits, **settings)
@@ -55,7 +55,7 @@ def test_probabilities(torch, transformers, settings):
 
 
 @pytest.mark.parametrize("penalty", [0.6, 1.0, 1.2, 3.0])
-def test_repetition_penalty(torch, transformers, penalty):
+def test_repetition_penalty_equals_transformers(torch, transformers, penalty):
     """Greedy decoding with constant logits: each token is penalised once it was generated."""
     rng = np.random.default_rng(1)
     ops = open_backend("reference", "f64")

@@ -37,7 +37,7 @@ def guide(torch, model, ids, max_length, stride):
 
 
 @pytest.mark.parametrize(("n_ids", "window", "stride"), [(700, 96, 96), (700, 96, 32), (333, 50, 7), (40, 96, 64)])
-def test_perplexity_of_a_random_model(torch, random_gpt2, tmp_path, n_ids, window, stride):
+def test_perplexity_of_a_random_model_equals_transformers(torch, random_gpt2, tmp_path, n_ids, window, stride):
     theirs = random_gpt2(3, n_layer=2, n_head=3, n_embd=48, vocab_size=97, n_positions=96)
     theirs.save_pretrained(tmp_path)
     ids = np.random.default_rng(n_ids).integers(97, size=n_ids).tolist()
@@ -48,7 +48,7 @@ def test_perplexity_of_a_random_model(torch, random_gpt2, tmp_path, n_ids, windo
     assert found.perplexity == pytest.approx(once, rel=RELATIVE)
 
 
-def test_perplexity_of_the_embedded_model(torch, transformers):
+def test_perplexity_of_the_embedded_model_equals_transformers(torch, transformers):
     theirs = transformers.GPT2LMHeadModel.from_pretrained(demo.folder(), dtype=torch.float32).eval()
     ours = rushlight.load(dtype="f32")
     text = "Once upon a time there was a king who had three sons, and the youngest was called Boots. " * 60
@@ -61,7 +61,7 @@ def test_perplexity_of_the_embedded_model(torch, transformers):
         assert found.perplexity == pytest.approx(once, rel=RELATIVE)
 
 
-def test_scores(torch, transformers):
+def test_scores_equal_transformers(torch, transformers):
     theirs = transformers.GPT2LMHeadModel.from_pretrained(demo.folder(), dtype=torch.float32).eval()
     ours = rushlight.load(dtype="f32")
     for prompt, continuation in [("Once upon a time", " there was a king"), ("The wolf said", ", “Let me in!”")]:

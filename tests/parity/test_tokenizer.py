@@ -33,7 +33,7 @@ def random_texts():
         yield "".join(rng.choice(rng.choice(mixed)) for _ in range(rng.randint(0, 60)))
 
 
-def test_encode_and_decode(theirs):
+def test_encode_and_decode_equal_transformers(theirs):
     ours = gpt2_tokenizer()
     for text in random_texts():
         ids = theirs.encode(text, split_special_tokens=True)
@@ -42,14 +42,14 @@ def test_encode_and_decode(theirs):
         assert ours.decode(ids) == theirs.decode(ids, clean_up_tokenization_spaces=False) == text
 
 
-def test_decode_ids_that_are_not_text(theirs):
+def test_decoding_of_random_ids_equals_transformers(theirs):
     ours, rng = gpt2_tokenizer(), random.Random(1)
     for _ in range(2000):
         ids = rng.choices(range(50257), k=rng.randint(0, 12))
         assert ours.decode(ids) == theirs.decode(ids, clean_up_tokenization_spaces=False)
 
 
-def test_every_token(theirs):
+def test_every_token_equals_transformers(theirs):
     ours = gpt2_tokenizer()
     assert ours.vocab_size == len(theirs) == 50257
     for i in range(50257):

@@ -81,7 +81,7 @@ def error(model, expected):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_nanogpt_saved_by_save_model(torch, nanogpt, expected, tmp_path, monkeypatch, compiled):
+def test_check_and_port_of_nanogpt_saved_by_save_model(torch, nanogpt, expected, tmp_path, monkeypatch, compiled):
     """save_model keeps only the head of the tied table and head."""
     from safetensors.torch import save_model
 
@@ -97,7 +97,7 @@ def test_nanogpt_saved_by_save_model(torch, nanogpt, expected, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(("nanogpt", "compiled"), [("tanh", True), ("none", False)], indirect=["nanogpt"])
-def test_a_port_of_nanogpts_state_dict(torch, nanogpt, expected, tmp_path, compiled):
+def test_check_and_port_of_a_nanogpt_state_dict(torch, nanogpt, expected, tmp_path, compiled):
     from safetensors.torch import save_file
 
     state = (torch.compile(nanogpt) if compiled else nanogpt).state_dict()

@@ -78,7 +78,7 @@ def test_the_test_of_a_port_passes(ported, monkeypatch):
 
 
 @pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module._orig_mod.", "my.net."])
-def test_linear_weights_and_wrapped_names(nanogpt, ported, tale, prefix):
+def test_a_port_of_linear_weights_and_wrapped_names_generates_the_same_output(nanogpt, ported, tale, prefix):
     path, written = ported(nanogpt.prefix(prefix).write())
     assert "Conv1D(" not in written.module
     assert written.to_write == ()
@@ -156,7 +156,7 @@ def test_a_smaller_model_of_its_kind(tales, ported):
     assert rushlight.load(tales.write(), port=path).config.n_layer == 2
 
 
-def test_a_table_stored_only_under_its_heads_name(nanogpt, ported, tale):
+def test_a_tied_table_may_be_stored_under_the_name_of_the_head(nanogpt, ported, tale):
     del nanogpt.tensors["transformer.wte.weight"]
     path, _ = ported(nanogpt.write())
     assert rushlight.load(nanogpt.folder, port=path).generate(PROMPT, max_tokens=20).text == tale

@@ -40,7 +40,7 @@ def test_a_recording_round_trips_through_a_file(golden, tmp_path):
     path, again = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     write_golden(golden, path)
     write_golden(read_golden(path), again)
-    assert path.read_bytes() == again.read_bytes(), "there is no date in it, and no order that changes"
+    assert path.read_bytes() == again.read_bytes(), "a recording contains no date, and its order is stable"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
     assert read_golden(path).metadata() == golden.metadata()
 

@@ -53,7 +53,7 @@ def test_a_correct_port_passes(encoder):
     assert any("blocks.0.glu.gate" in note for note in report.notes)
 
 
-def test_a_window_that_begins_too_early(encoder):
+def test_a_shifted_convolution_window_is_identified(encoder):
     conv = encoder.blocks[0].conv
     wrong = Convolution(12, 12, 3, before=2)
     wrong.weight, wrong.bias = conv.weight, conv.bias
@@ -64,7 +64,7 @@ def test_a_window_that_begins_too_early(encoder):
     )
 
 
-def test_another_activation_of_the_gate(encoder):
+def test_another_activation_of_the_gate_is_identified(encoder):
     put(encoder, "blocks.1.glu.gate", Activation("tanh"))
     assert first(encoder) == (
         "blocks.1.glu",
@@ -77,7 +77,7 @@ def rewrite(module, call):
     module.__class__ = type(type(module).__name__, (type(module),), {"__call__": call})
 
 
-def test_swapped_halves_of_a_glu(encoder):
+def test_swapped_halves_of_a_glu_are_identified(encoder):
     def call(self, x):
         a, b = self.ops.split(x, 2)
         return b * self.gate(a)
@@ -90,19 +90,19 @@ def test_swapped_halves_of_a_glu(encoder):
     )
 
 
-def test_a_missing_residual(encoder):
+def test_a_missing_residual_is_identified(encoder):
     rewrite(encoder.blocks[0], lambda self, x, batch: self.proj(self.glu(self.fc(self.conv(self.norm(x), batch)))))
     assert first(encoder) == ("blocks.0", "it computes proj where the recording has its input + proj")
 
 
-def test_a_missing_bias_of_a_convolution(encoder):
+def test_a_missing_bias_of_a_convolution_is_identified(encoder):
     encoder.blocks[1].conv.bias = None
     path, cause = first(encoder)
     assert path == "blocks.1.conv"
     assert cause.startswith("the bias is missing")
 
 
-def test_two_swapped_layers_of_the_same_shape(encoder):
+def test_swapped_layers_of_the_same_shape_are_located(encoder):
     one, other = encoder.blocks
     one.proj, other.proj = other.proj, one.proj
     path, _ = first(encoder)

@@ -90,14 +90,14 @@ CHECKPOINTS = {
 
 @pytest.mark.parametrize("device", ["cpu", "reference"])
 @pytest.mark.parametrize(("config", "expected"), CONFIGS.values(), ids=CONFIGS)
-def test_a_config_that_is_not_honoured(spoiled, config, expected, device):
+def test_a_config_that_is_not_honoured_is_identified(spoiled, config, expected, device):
     spoiled.config |= config
     assert named(spoiled.report(weights=False, device=device)) == expected
 
 
 @pytest.mark.parametrize("device", ["cpu", "reference"])
 @pytest.mark.parametrize(("spoil", "expected"), CHECKPOINTS.values(), ids=CHECKPOINTS)
-def test_a_checkpoint_that_was_spoiled(spoiled, spoil, expected, device):
+def test_a_corrupted_checkpoint_is_identified(spoiled, spoil, expected, device):
     spoil(spoiled.tensors)
     assert named(spoiled.report(weights=False, device=device)) == expected
 
@@ -108,7 +108,7 @@ def test_a_single_nan_is_refused_on_load(spoiled):
         spoiled.report(device="cpu")
 
 
-def test_a_single_nan_in_a_loaded_model(spoiled):
+def test_a_single_nan_in_a_loaded_model_is_located(spoiled):
     spoiled.tensors["h.1.mlp.c_fc.weight"][3, 5] = np.nan
     path, cause = named(spoiled.report(weights=False, device="reference"))
     assert path == "h.1.mlp.c_fc"
@@ -173,7 +173,7 @@ ATTENTIONS = {
 
 
 @pytest.mark.parametrize(("attention", "cause"), ATTENTIONS.values(), ids=ATTENTIONS)
-def test_attention_in_a_port(golden, attention, cause):
+def test_wrong_attention_in_a_port_is_identified(golden, attention, cause):
     for case in golden.cases:
         case.greedy_ids = []  # textbook attention does not fill the KV cache
     model = rushlight.load(GPT2, device="reference")
@@ -248,7 +248,7 @@ PORTS = {
 
 
 @pytest.mark.parametrize(("path", "call", "expected"), PORTS.values(), ids=PORTS)
-def test_a_port_that_computes_something_else(golden, path, call, expected):
+def test_wrong_arithmetic_in_a_port_is_identified(golden, path, call, expected):
     model = rushlight.load(GPT2, device="reference")
     rewrite(model, path, call)
     assert named(verify(model, golden)) == expected

@@ -101,7 +101,7 @@ def test_a_text_that_cannot_be_split_is_encoded_at_once(tmp_path, changes):
         list(encode_chunks(tokenizer, [" word" * (MAX_PROMPT_BYTES // 10)] * 3))
 
 
-def test_a_stretch_without_a_space_is_bounded(gpt2):
+def test_text_without_a_space_is_limited(gpt2):
     with pytest.raises(RequestError, match="of text without a space cannot be split"):
         list(encode_chunks(gpt2, ("x" * (1 << 18) for _ in range(10**6))))
 
@@ -125,6 +125,6 @@ def test_invalid_utf8_is_refused_with_its_offset(data, offset):
     assert (error.value.file, error.value.offset) == ("a.txt", offset)
 
 
-def test_a_file_that_ends_inside_a_character():
+def test_a_file_that_ends_inside_a_character_is_an_error():
     with pytest.raises(RequestError, match="not UTF-8"):
         list(read_chunks(io.BytesIO("aé".encode()[:-1]), "a.txt"))

@@ -38,7 +38,7 @@ def test_the_vocabulary_written_as_json_is_the_published_file() -> None:
     assert len(merges) == 50_000
 
 
-def test_sizes(tokenizer: Tokenizer) -> None:
+def test_the_vocabulary_has_the_published_size(tokenizer: Tokenizer) -> None:
     assert tokenizer.vocab_size == 50_257
     assert tokenizer.encode("<|endoftext|>", allow_special=True) == [50_256]
     assert tokenizer.has_token(50_256)
@@ -47,7 +47,7 @@ def test_sizes(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["text"][:20] or "empty")
-def test_known_answers(tokenizer: Tokenizer, case: dict) -> None:
+def test_known_answers_are_reproduced(tokenizer: Tokenizer, case: dict) -> None:
     assert tokenizer.encode(case["text"]) == case["ids"]
     assert tokenizer.decode(case["ids"]) == case["text"]
 

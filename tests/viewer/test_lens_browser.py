@@ -63,7 +63,7 @@ def test_a_click_selects(tab):
     assert chosen(tab) == ("h.1, position 3, after ·a", ["x 75%", "·z 10%"])
 
 
-def test_light_and_dark(open_page):
+def test_colours_follow_the_color_scheme(open_page):
     tab = open_page(render_page("lens", "t", DATA), color_scheme="dark").tab
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
     tab.get_by_role("button", name="Dark").click()

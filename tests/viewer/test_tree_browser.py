@@ -66,7 +66,7 @@ def test_equal_blocks_are_folded_and_can_be_unfolded(show):
     assert [label for label in page.labels() if label.startswith("h.")][:3] == ["h.0", "h.1", "h.2"]
 
 
-def test_totals_shares_and_marks(show):
+def test_totals_shares_and_marks_are_shown(show):
     page = show(gpt())
     n_parameters = 100 * 8 + 12 * (8 + 8 * 24 + 8 * 32) + 8
     assert f"{n_parameters:,}" in page.tab.locator("#facts").inner_text()
@@ -78,7 +78,7 @@ def test_totals_shares_and_marks(show):
     assert width == pytest.approx(12 * 456 / n_parameters, abs=0.02)
 
 
-def test_folding_by_mouse(show):
+def test_a_click_folds_and_unfolds(show):
     page = show(gpt())
     page.row("attn").click()
     assert "    bias" not in page.labels()
@@ -89,7 +89,7 @@ def test_folding_by_mouse(show):
     assert len(page.labels()) == 9
 
 
-def test_the_keyboard(show):
+def test_arrow_keys_move_and_fold(show):
     page = show(gpt())
     assert page.active() == "wte.weight"
     page.press("ArrowDown", "ArrowRight")
@@ -113,7 +113,7 @@ def test_the_keyboard(show):
     assert page.tab.locator("#detail").inner_text().startswith("lm_head.weight · F32 (100, 8) · tied")
 
 
-def test_search_by_the_keyboard(show):
+def test_search_works_by_keyboard(show):
     page = show(gpt())
     page.press("/")
     page.tab.keyboard.type("h.7 c_attn")
@@ -133,14 +133,14 @@ def test_search_by_the_keyboard(show):
     ("query", "found"),
     [("mark:tied", 1), ("mark:buffer", 12), ("shape:24", 12), ("dtype:f32 LN_", 13), ("dtype:BF16", 0), ("zzz", 0)],
 )
-def test_filters(show, query, found):
+def test_search_filters_the_tree(show, query, found):
     page = show(gpt())
     page.tab.fill("#search", query)
     assert page.tab.locator("#found").inner_text() == f"{found} of 51 tensors"
     assert page.tab.locator("#nothing").is_visible() == (found == 0)
 
 
-def test_dtypes_filter_by_a_click(show):
+def test_clicking_a_dtype_filters(show):
     mixed = ModuleTree.build([("a", "F32", (4,), 16), ("b", "BF16", (2,), 4)], source="m")
     page = show(mixed)
     page.tab.get_by_role("button", name="BF16").click()
@@ -150,7 +150,7 @@ def test_dtypes_filter_by_a_click(show):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark(show, scheme):
+def test_colours_follow_the_color_scheme(show, scheme):
     page = show(gpt(), color_scheme=scheme)
 
     def brightness():
@@ -213,7 +213,7 @@ def test_the_policy_blocks_injected_scripts(show):
     page.complaints.clear()
 
 
-def test_statistics(show):
+def test_statistics_are_shown(show):
     shown = tree({"h.0.w": (4,), "h.1.w": (4,)})
     stats = {"h.0.w": TensorStats(-1.5, 2.0, 0.25, 1.0, 0, 0), "h.1.w": TensorStats(None, None, None, None, 3, 1)}
     page = show(shown, stats)
@@ -223,7 +223,7 @@ def test_statistics(show):
     assert "3 NaN, 1 Inf" in page.tab.locator("#detail").inner_text()
 
 
-def test_an_empty_checkpoint(show):
+def test_an_empty_checkpoint_is_shown(show):
     page = show(tree({}))
     page.press("ArrowDown", "ArrowRight", "End", "/", "Escape", "Enter")
     assert page.labels() == []
