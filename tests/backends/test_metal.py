@@ -42,9 +42,9 @@ STEPS = [(0, 70, [3, 58]), (70, 1, [3, 58]), (0, 2, [25]), (71, 1, [3, 58, 40]),
 def test_a_cache_grows_as_blocks_are_used_and_keeps_its_contents(captured):
     ops = open_backend(ON, "f32")
     shape = KVShape(2, 2, 4)
-    grown, whole = ops.kv_cache(shape, 60), ops.kv_cache(shape, 60)
-    whole.reserve(Batch.of([Chunk([0], 59 * BLOCK_SIZE, range(60))], whole))
-    assert len(grown.keys[0]) < len(whole.keys[0]) == 61 * BLOCK_SIZE
+    grown, full = ops.kv_cache(shape, 60), ops.kv_cache(shape, 60)
+    full.reserve(Batch.of([Chunk([0], 59 * BLOCK_SIZE, range(60))], full))
+    assert len(grown.keys[0]) < len(full.keys[0]) == 61 * BLOCK_SIZE
     values = np.random.default_rng(0).standard_normal((60, 2 * BLOCK_SIZE, 8)).astype(np.float32)
 
     def outputs(cache):
@@ -58,7 +58,7 @@ def test_a_cache_grows_as_blocks_are_used_and_keeps_its_contents(captured):
             results.append(ops.to_numpy(run(Batch.of([Chunk([0] * n, position, table, all_logits=True)], cache))))
         return results
 
-    for found, expected in zip(outputs(grown), outputs(whole), strict=True):
+    for found, expected in zip(outputs(grown), outputs(full), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 

@@ -209,9 +209,9 @@ threading.Thread.start = start
 from rushlight.cli import main
 main(["generate", "-p", "a", "-n", "2"])
 """
-    code, said = run_python(code)
+    code, message = run_python(code)
     assert code == 0
-    assert "Traceback" not in said
+    assert "Traceback" not in message
 
 
 def test_a_file_size_limit_truncates_output_and_exits_with_2(large, full_output, tmp_path, unbuffered):

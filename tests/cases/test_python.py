@@ -221,7 +221,7 @@ def test_patches_accept_the_same_patterns_as_traces(model):
 
 
 @pytest.mark.parametrize(
-    ("patches", "said"),
+    ("patches", "message"),
     [
         ({"h.0.attn": np.zeros(3)}, r"the patch of 'h\.0\.attn' is not a function \(found ndarray\)"),
         ({"h.*.attn": 5}, "is not a function"),
@@ -231,8 +231,8 @@ def test_patches_accept_the_same_patterns_as_traces(model):
     ],
     ids=str,
 )
-def test_an_invalid_patch_is_refused_before_anything_runs(model, patches, said):
-    with pytest.raises(RequestError, match=said), model.patch(patches):
+def test_an_invalid_patch_is_refused_before_anything_runs(model, patches, message):
+    with pytest.raises(RequestError, match=message), model.patch(patches):
         pytest.fail("it was let in")
 
 

@@ -372,14 +372,14 @@ def test_an_end_of_text_id_of_minus_one_is_none(make_gpt2):
 def test_null_in_a_request_line_counts_as_absent(make_gpt2, tmp_path, run):
     folder, lines, results = make_gpt2(), tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     settings = dict.fromkeys(name for name in FIELDS if name != "prompt")
-    whole = {"max_tokens": 2.0, "top_k": 0.0, "seed": 7.0, "stop_ids": [5.0], "n": 1.0, "logprobs": 0.0}
+    integral_settings = {"max_tokens": 2.0, "top_k": 0.0, "seed": 7.0, "stop_ids": [5.0], "n": 1.0, "logprobs": 0.0}
     lines.write_text(
         "".join(
             json.dumps(line) + "\n"
             for line in (
                 {"prompt": "Hello"},
                 {"prompt": "Hello", **settings},
-                {"prompt": [72.0, 101.0, 108, 108, 111], **whole},
+                {"prompt": [72.0, 101.0, 108, 108, 111], **integral_settings},
                 {"prompt": "Hello", "max_tokens": 2.5},
             )
         )

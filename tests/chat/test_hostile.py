@@ -43,7 +43,7 @@ ESCAPES = {
     "do tag": "{% do messages %}",
 }
 
-GLUTTONS = {
+EXPENSIVE = {
     "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "loops that write": "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}",
     "repeat": "{{ 'x' * 10**10 }}",
@@ -86,7 +86,7 @@ BURNERS = {
 }
 """More templates that only the time limit stops, after half a second each."""
 
-KNOTS = {
+COMPLEX = {
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "recursive loop": "{% for m in messages recursive %}{{ loop([m]) }}{% endfor %}",
     "3,000 brackets": "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
@@ -137,7 +137,7 @@ def test_templates_cannot_escape_the_sandbox(renderer, template):
     assert run(renderer, "{{ messages[0].content }}")[0] == "hello"
 
 
-@pytest.mark.parametrize("template", GLUTTONS.values(), ids=GLUTTONS)
+@pytest.mark.parametrize("template", EXPENSIVE.values(), ids=EXPENSIVE)
 def test_time_and_memory_are_bounded(renderer, template):
     outcome, seconds, peak = run(renderer, template)
     assert isinstance(outcome, TemplateError) or len(outcome) < 1 << 20
@@ -146,18 +146,18 @@ def test_time_and_memory_are_bounded(renderer, template):
     assert run(renderer, "{{ messages[0].content }}")[0] == "hello"
 
 
-@pytest.mark.parametrize("template", KNOTS.values(), ids=KNOTS)
+@pytest.mark.parametrize("template", COMPLEX.values(), ids=COMPLEX)
 def test_templates_that_cannot_be_compiled_or_run_are_an_error(renderer, template):
     """Two of them are merely large, and may render."""
     outcome, seconds, peak = run(renderer, template)
-    assert isinstance(outcome, TemplateError) or template in {KNOTS["200 nested ifs"], KNOTS["a megabyte of tags"]}
+    assert isinstance(outcome, TemplateError) or template in {COMPLEX["200 nested ifs"], COMPLEX["a megabyte of tags"]}
     assert seconds < LIMIT_S
     assert peak <= MEMORY_BYTES
     assert run(renderer, "{{ messages[0].content }}")[0] == "hello"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("template", [*ESCAPES.values(), *GLUTTONS.values(), *BURNERS.values(), *KNOTS.values()])
+@pytest.mark.parametrize("template", [*ESCAPES.values(), *EXPENSIVE.values(), *BURNERS.values(), *COMPLEX.values()])
 def test_a_second_from_a_cold_start(template):
     """The CPU time of the renderer process, including its start, is below a second on any machine."""
     before = os.times()
@@ -190,7 +190,7 @@ def test_a_process_that_was_stopped_is_replaced(renderer):
     renderer.render("x", [MESSAGES], {})
     before = renderer._process.pid
     with pytest.raises(TemplateError, match=f"was stopped: it exceeded {CPU_S:g} s or 128 MB"):
-        renderer.render(GLUTTONS["nested loops"], [MESSAGES], {})
+        renderer.render(EXPENSIVE["nested loops"], [MESSAGES], {})
     assert renderer.render("y", [MESSAGES], {}) == ["y"]
     assert renderer._process.pid != before
 
@@ -220,7 +220,7 @@ def test_the_wall_clock_limit_without_a_cpu_timer(monkeypatch):
     monkeypatch.setattr(render, "WALL_S", 0.5)
     with TemplateSandbox() as renderer:
         renderer.render("x", [MESSAGES], {})
-        outcome, seconds, _ = run(renderer, GLUTTONS["nested loops"])
+        outcome, seconds, _ = run(renderer, EXPENSIVE["nested loops"])
     assert isinstance(outcome, TemplateError)
     assert seconds < LIMIT_S
 

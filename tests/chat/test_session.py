@@ -96,9 +96,9 @@ def test_the_cache_is_kept_between_turns(tales):
 
 def test_a_prompt_extends_ids_cut_by_a_stop_string(tales):
     with Chat(tales, max_tokens=30) as chat:
-        whole = chat.send("Once upon a time").text
+        complete = chat.send("Once upon a time").text
         chat.reset()
-        stop = whole[-10:-6]
+        stop = complete[-10:-6]
         first = chat.send("Once upon a time", max_tokens=30)
         chat.reset()
         chat.stop = (stop,)
@@ -150,9 +150,9 @@ def test_a_message_that_spells_an_earlier_conversation_is_distinct_from_it(chatm
 
 def test_a_closed_answer_keeps_its_text_so_far(chat):
     answer = chat.stream("Tell me")
-    said = "".join(islice(answer, 6))
+    streamed = "".join(islice(answer, 6))
     answer.close()
-    assert chat.messages[-1] == {"role": "assistant", "content": said}
+    assert chat.messages[-1] == {"role": "assistant", "content": streamed}
     assert list(answer) == []
     answer.close()
     assert roles(chat) == ["system", "user", "assistant"]
@@ -172,7 +172,7 @@ def test_a_new_message_closes_an_unfinished_answer(chat):
 
 def test_ctrl_c_during_an_answer_keeps_its_text_so_far(chat, monkeypatch):
     answer = chat.stream("Tell me")
-    said = "".join(islice(answer, 6))
+    streamed = "".join(islice(answer, 6))
 
     def interrupted(self):
         raise KeyboardInterrupt
@@ -180,7 +180,7 @@ def test_ctrl_c_during_an_answer_keeps_its_text_so_far(chat, monkeypatch):
     monkeypatch.setattr(type(answer._stream), "__next__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         next(answer)
-    assert chat.messages[-1] == {"role": "assistant", "content": said}
+    assert chat.messages[-1] == {"role": "assistant", "content": streamed}
 
 
 def test_a_failed_answer_leaves_the_conversation_unchanged(chat, monkeypatch):
@@ -251,8 +251,8 @@ def test_dropping_the_oldest_turns_is_logged(tales, caplog):
         left_out = chat.messages[chat.n_forgotten - 1 : chat.n_forgotten + 1]
         n_left_out = sum(len(tales.tokenizer.encode(message["content"])) for message in left_out)
         assert len(results[-1].prompt_ids) + n_left_out + 16 > 512 - 10
-    said = [record.getMessage() for record in caplog.records if "context" in record.getMessage()]
-    assert said == ["the context of 512 tokens is full: the oldest turn is no longer in the prompt"] * (8 - n_read)
+    notes = [record.getMessage() for record in caplog.records if "context" in record.getMessage()]
+    assert notes == ["the context of 512 tokens is full: the oldest turn is no longer in the prompt"] * (8 - n_read)
 
 
 def test_at_most_half_of_the_context_is_reserved_for_the_answer(tales):

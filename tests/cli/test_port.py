@@ -76,7 +76,7 @@ def test_an_unwritten_forward_is_reported_and_raises(rushlight, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("x = block(x, batch)", "x = blok(x, batch)", "raises NameError: name 'blok' is not defined"),
         ("self.h = ", "self.h = config.n_block or ", "raises AttributeError: 'GPT2Config' object has no attribute"),
@@ -84,21 +84,21 @@ def test_an_unwritten_forward_is_reported_and_raises(rushlight, tmp_path):
         ("ARCHITECTURE = GPT2", "", "ARCHITECTURE is not defined"),
     ],
 )
-def test_an_error_in_the_file_names_its_line(rushlight, port, old, new, said):
+def test_an_error_in_the_file_names_its_line(rushlight, port, old, new, message):
     text = port.read_text()
     line = text[: text.index(old)].count("\n") + 1
     port.write_text(text.replace(old, new))
     done = rushlight("generate", demo.folder(), "--port", port, "-p", PROMPT)
     assert done.code == 2
-    assert said in done.err
-    assert f"line {line} " in done.err or "not defined" in said
+    assert message in done.err
+    assert f"line {line} " in done.err or "not defined" in message
     assert "defect" not in done.err
     assert "Traceback" not in done.err
     assert "Traceback" in rushlight("generate", demo.folder(), "--port", port, "-p", PROMPT, "--debug").err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["port", "./nothing", "-o", "x.py"], "no such file"),
         (["port", str(demo.folder()), "-o", "model.txt"], "output must end in .py"),
@@ -106,9 +106,9 @@ def test_an_error_in_the_file_names_its_line(rushlight, port, old, new, said):
         (["generate", str(demo.folder()), "--port", "x.py", "-p", "x"], "x.py: no such file"),
     ],
 )
-def test_wrong_usage_exits_with_2(rushlight, tmp_path, monkeypatch, arguments, said):
+def test_wrong_usage_exits_with_2(rushlight, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     done = rushlight(*arguments)
     assert (done.code, done.out) == (2, "")
-    assert said in done.err
+    assert message in done.err
     assert list(tmp_path.iterdir()) == []

@@ -52,7 +52,7 @@ def test_a_loaded_model_counts_its_parameters(recording):
 
 @ONE
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"n_layer": 2', "not JSON"),
         ("", "not JSON"),
@@ -67,12 +67,12 @@ def test_a_loaded_model_counts_its_parameters(recording):
     ],
     ids=lambda part: repr(part)[:24],
 )
-def test_a_config_that_is_not_a_json_object_is_an_error(edit, refused, text, said):
+def test_a_config_that_is_not_a_json_object_is_an_error(edit, refused, text, message):
     path = edit.folder / "config.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     error = refused(edit.folder, ConfigError)
     assert error.file == str(path)
-    assert said in str(error)
+    assert message in str(error)
 
 
 @ONE

@@ -52,7 +52,7 @@ def test_an_edited_file_is_read_again(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "ARCHITECTURE is not defined"),
         ("x = 1\ny = (\n", "line 2 is not Python: '(' was never closed"),
@@ -76,18 +76,20 @@ def test_an_edited_file_is_read_again(write):
         ),
     ],
 )
-def test_an_error_names_the_file_and_the_line(write, text, said):
+def test_an_error_names_the_file_and_the_line(write, text, message):
     path = write(text)
     with pytest.raises(PortError) as caught:
         load_port(path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(("make", "said"), [(lambda path: None, "no such file"), (lambda path: path.mkdir(), "folder")])
-def test_a_missing_file_is_refused(tmp_path, make, said):
+@pytest.mark.parametrize(
+    ("make", "message"), [(lambda path: None, "no such file"), (lambda path: path.mkdir(), "folder")]
+)
+def test_a_missing_file_is_refused(tmp_path, make, message):
     make(tmp_path / "my_model.py")
-    with pytest.raises(PortError, match=said):
+    with pytest.raises(PortError, match=message):
         load_port(tmp_path / "my_model.py")
 
 

@@ -79,7 +79,7 @@ def test_an_older_key_is_read_where_the_key_is_missing():
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"d_model": 25}, "d_model is 25 and hidden_size is 24"),
         ({"num_key_value_heads": 3}, "num_key_value_heads is 3, which does not divide num_attention_heads 4"),
@@ -92,8 +92,8 @@ def test_an_older_key_is_read_where_the_key_is_missing():
         ({"num_hidden_layers": 5000}, "num_hidden_layers is 5000"),
     ],
 )
-def test_a_wrong_value_is_named(values, said):
-    assert said in problem(**values)
+def test_a_wrong_value_is_named(values, message):
+    assert message in problem(**values)
 
 
 @pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "vocab_size"])

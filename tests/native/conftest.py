@@ -15,8 +15,8 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("isa", ISAS)
     if "weights" in metafunc.fixturenames:
         metafunc.parametrize("weights", FORMATS)
-    if "kept" in metafunc.fixturenames:
-        metafunc.parametrize("kept", KV_FORMATS)
+    if "kv_format" in metafunc.fixturenames:
+        metafunc.parametrize("kv_format", KV_FORMATS)
 
 
 @pytest.fixture(autouse=True)

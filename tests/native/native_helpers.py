@@ -30,10 +30,10 @@ def rounded_to_bf16(x):
     return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
 
 
-def as_kept(x, kept):
+def as_cached(x, kv_format):
     """Returns keys or values as rounded by a cache of this format, with NaN where they are no longer finite."""
     with np.errstate(over="ignore"):
-        rounded = x if kept == "f32" else x.astype(np.float16).astype(np.float32)
+        rounded = x if kv_format == "f32" else x.astype(np.float16).astype(np.float32)
     return np.where(np.isfinite(x) & np.isfinite(rounded), rounded, np.float32(np.nan))
 
 
@@ -63,7 +63,7 @@ class Sequences:
         options: window, slopes (an array) and softcap of the attention.
     """
 
-    def __init__(self, device, sequences, n_head, kept="f32", **options):
+    def __init__(self, device, sequences, n_head, kv_format="f32", **options):
         self.device, self.sequences, self.n_head = device, sequences, n_head
         if options.get("slopes") is not None:
             options["slopes"] = device.vector(options["slopes"])
@@ -71,7 +71,7 @@ class Sequences:
         q, k, _ = sequences[0]
         head_dim = q.shape[1] // n_head
         n_blocks = [-(-len(q) // 64) for q, _, _ in sequences]
-        self.cache = device.kv_cache(kept, 2, k.shape[1] // head_dim, head_dim, sum(n_blocks) + 1)
+        self.cache = device.kv_cache(kv_format, 2, k.shape[1] // head_dim, head_dim, sum(n_blocks) + 1)
         free = list(range(sum(n_blocks), 0, -1))  # in descending order
         self.tables = np.full((len(sequences), max(n_blocks)), -1, np.int32)
         for table, n in zip(self.tables, n_blocks, strict=True):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from native_helpers import Sequences, _native, as_kept, random, textbook_attention
+from native_helpers import Sequences, _native, as_cached, random, textbook_attention
 
 GROUPS = [1, 2, 3, 4, 7, 9]
 WINDOWS = [1, 3, 63, 64, 65]
@@ -21,65 +21,65 @@ def slopes_of(n_head):
     return (2.0 ** (-8.0 * np.arange(1, n_head + 1) / n_head)).astype(np.float32)
 
 
-def check(device, kept, t, n_kv_head, group, head_dim, steps=None, **options):
+def check(device, kv_format, t, n_kv_head, group, head_dim, steps=None, **options):
     qkv = qkv_of(t, n_kv_head, group, head_dim)
     scale = 0.5 / math.sqrt(head_dim)
     n_head = n_kv_head * group
     q, k, v = qkv
-    expected = textbook_attention(q, as_kept(k, kept), as_kept(v, kept), n_head, scale, **options)
-    result = Sequences(device, [qkv], n_head, kept, **options).feed_in([steps or [t]], scale)[0]
+    expected = textbook_attention(q, as_cached(k, kv_format), as_cached(v, kv_format), n_head, scale, **options)
+    result = Sequences(device, [qkv], n_head, kv_format, **options).feed_in([steps or [t]], scale)[0]
     assert np.abs(result - expected).max() <= 4e-6 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("n_kv_head", [1, 3])
-def test_groups_of_query_heads_share_keys(device, kept, group, n_kv_head):
-    check(device, kept, 131, n_kv_head, group, 20)
+def test_groups_of_query_heads_share_keys(device, kv_format, group, n_kv_head):
+    check(device, kv_format, 131, n_kv_head, group, 20)
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_every_head_dim(device, kept, head_dim):
-    check(device, kept, 70, 2, 3, head_dim, window=40, softcap=5.0)
+def test_every_head_dim(device, kv_format, head_dim):
+    check(device, kv_format, 70, 2, 3, head_dim, window=40, softcap=5.0)
 
 
 @pytest.mark.parametrize("t", [1, 63, 64, 65, 128, 129, 197])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_a_window_limits_attention(device, kept, window, t):
-    check(device, kept, t, 2, 1, 10, window=window)
+def test_a_window_limits_attention(device, kv_format, window, t):
+    check(device, kv_format, t, 2, 1, 10, window=window)
 
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("window", WINDOWS)
-def test_a_window_limits_attention_of_query_groups(device, kept, window, group):
-    check(device, kept, 140, 1, group, 8, window=window)
+def test_a_window_limits_attention_of_query_groups(device, kv_format, window, group):
+    check(device, kv_format, 140, 1, group, 8, window=window)
 
 
 @pytest.mark.parametrize("n_head", [1, 3, 8])
 @pytest.mark.parametrize("t", [1, 64, 150])
-def test_alibi_slopes_are_added(device, kept, t, n_head):
-    check(device, kept, t, n_head, 1, 16, slopes=slopes_of(n_head))
+def test_alibi_slopes_are_added(device, kv_format, t, n_head):
+    check(device, kv_format, t, n_head, 1, 16, slopes=slopes_of(n_head))
 
 
 @pytest.mark.parametrize("softcap", [0.5, 5.0, 50.0])
-def test_a_softcap_bounds_scores(device, kept, softcap):
-    check(device, kept, 100, 2, 2, 20, softcap=softcap)
+def test_a_softcap_bounds_scores(device, kv_format, softcap):
+    check(device, kv_format, 100, 2, 2, 20, softcap=softcap)
 
 
-def test_all_options_combined(device, kept):
-    check(device, kept, 150, 2, 3, 20, window=70, slopes=slopes_of(6), softcap=3.0)
+def test_all_options_combined(device, kv_format):
+    check(device, kv_format, 150, 2, 3, 20, window=70, slopes=slopes_of(6), softcap=3.0)
 
 
-def test_a_window_as_long_as_the_sequence_equals_no_window(device, kept):
+def test_a_window_as_long_as_the_sequence_equals_no_window(device, kv_format):
     qkv = qkv_of(150, 1, 2, 16)
-    plain = Sequences(device, [qkv], 2, kept).feed_in([[150]], 0.3)[0]
+    plain = Sequences(device, [qkv], 2, kv_format).feed_in([[150]], 0.3)[0]
     for window in (150, 151, 2**31 - 1):
-        assert np.array_equal(Sequences(device, [qkv], 2, kept, window=window).feed_in([[150]], 0.3)[0], plain)
+        assert np.array_equal(Sequences(device, [qkv], 2, kv_format, window=window).feed_in([[150]], 0.3)[0], plain)
 
 
-def test_a_window_of_one_returns_the_value_of_each_row(device, kept):
+def test_a_window_of_one_returns_the_value_of_each_row(device, kv_format):
     qkv = qkv_of(70, 2, 2, 16)
-    result = Sequences(device, [qkv], 4, kept, window=1).feed_in([[70]], 0.3)[0]
-    own = as_kept(qkv[2], kept).reshape(70, 2, 16)
+    result = Sequences(device, [qkv], 4, kv_format, window=1).feed_in([[70]], 0.3)[0]
+    own = as_cached(qkv[2], kv_format).reshape(70, 2, 16)
     assert np.array_equal(result.reshape(70, 4, 16), np.repeat(own, 2, axis=1))
 
 
@@ -96,60 +96,62 @@ OPTIONS = [
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_results_are_bit_identical_in_any_chunks(isa, kept, group, options):
+def test_results_are_bit_identical_in_any_chunks(isa, kv_format, group, options):
     """Compares one step on one thread with chunks and single rows on two threads."""
     if "slopes" in options:
         options = options | {"slopes": slopes_of(2 * group)}
     qkv = qkv_of(140, 2, group, 10)
-    expected = Sequences(_native.Device(1, isa), [qkv], 2 * group, kept, **options).feed_in([[140]], 0.4)[0]
+    expected = Sequences(_native.Device(1, isa), [qkv], 2 * group, kv_format, **options).feed_in([[140]], 0.4)[0]
     device = _native.Device(2, isa)
     for steps in ([1] * 140, [63, 1, 1, 75], [17, 50, 73]):
-        cut = Sequences(device, [qkv], 2 * group, kept, **options).feed_in([steps], 0.4)[0]
+        cut = Sequences(device, [qkv], 2 * group, kv_format, **options).feed_in([steps], 0.4)[0]
         assert np.array_equal(cut, expected)
 
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("window", [None, *WINDOWS])
-def test_sequences_in_a_batch_are_independent(device, kept, group, window):
+def test_sequences_in_a_batch_are_independent(device, kv_format, group, window):
     sequences = [qkv_of(t, 2, group, 12, size=1 + t / 50) for t in (5, 130, 66)]
-    batched = Sequences(device, sequences, 2 * group, kept, window=window).feed_in([[3, 2], [80, 50], [2, 64]], 0.5)
+    batched = Sequences(device, sequences, 2 * group, kv_format, window=window).feed_in(
+        [[3, 2], [80, 50], [2, 64]], 0.5
+    )
     for sequence, result in zip(sequences, batched, strict=True):
-        solo = Sequences(device, [sequence], 2 * group, kept, window=window).feed_in([[len(sequence[0])]], 0.5)[0]
+        solo = Sequences(device, [sequence], 2 * group, kv_format, window=window).feed_in([[len(sequence[0])]], 0.5)[0]
         assert np.array_equal(result, solo)
 
 
 @pytest.mark.parametrize("group", [1, 3, 4])
-def test_grouped_keys_are_bit_identical_to_repeated_keys(device, kept, group):
+def test_grouped_keys_are_bit_identical_to_repeated_keys(device, kv_format, group):
     q, k, v = qkv_of(100, 2, group, 16)
     repeated = [np.repeat(x.reshape(100, 2, 16), group, axis=1).reshape(100, -1) for x in (k, v)]
-    shared = Sequences(device, [(q, k, v)], 2 * group, kept).feed_in([[100]], 0.3)[0]
-    assert np.array_equal(shared, Sequences(device, [(q, *repeated)], 2 * group, kept).feed_in([[100]], 0.3)[0])
+    shared = Sequences(device, [(q, k, v)], 2 * group, kv_format).feed_in([[100]], 0.3)[0]
+    assert np.array_equal(shared, Sequences(device, [(q, *repeated)], 2 * group, kv_format).feed_in([[100]], 0.3)[0])
 
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("window", WINDOWS)
-def test_positions_before_the_window_may_hold_nan(device, kept, window, group):
+def test_positions_before_the_window_may_hold_nan(device, kv_format, window, group):
     """NaN may be in freed blocks and in the visible block; a probability of 0 times NaN would be NaN."""
     n = 200
     q, k, v = qkv_of(n, 1, group, 8)
-    expected = Sequences(device, [(q, k, v)], group, kept, window=window).feed_in([[n]], 0.3)[0]
-    sequence = Sequences(device, [(q, k, v)], group, kept, window=window)
+    expected = Sequences(device, [(q, k, v)], group, kv_format, window=window).feed_in([[n]], 0.3)[0]
+    sequence = Sequences(device, [(q, k, v)], group, kv_format, window=window)
     sequence.feed([(0, n - 10)], 0.3)
     lost = n - 10 - window + 1  # the first position visible to the next row
     if lost > 0:
-        rubbish = [np.full((lost, x.shape[1]), np.nan, np.float32) for x in (q, k, v)]
-        sequence.sequences = [rubbish]
+        stale = [np.full((lost, x.shape[1]), np.nan, np.float32) for x in (q, k, v)]
+        sequence.sequences = [stale]
         sequence.feed([(0, lost)], 0.3)
     sequence.sequences = [(q, k, v)]
     assert np.array_equal(sequence.feed([(n - 10, n)], 0.3)[0], expected[-10:])
 
 
-def test_positions_after_the_row_may_hold_nan(device, kept):
+def test_positions_after_the_row_may_hold_nan(device, kv_format):
     qkv = qkv_of(64, 2, 3, 8)
-    sequence = Sequences(device, [[np.full_like(x, np.nan) for x in qkv]], 6, kept, window=9)
+    sequence = Sequences(device, [[np.full_like(x, np.nan) for x in qkv]], 6, kv_format, window=9)
     sequence.feed([(0, 64)], 1.0)
     sequence.sequences = [qkv]
-    fresh = Sequences(device, [qkv], 6, kept, window=9)
+    fresh = Sequences(device, [qkv], 6, kv_format, window=9)
     assert np.array_equal(sequence.feed_in([[10, 54]], 1.0)[0], fresh.feed_in([[64]], 1.0)[0])
 
 

@@ -46,7 +46,7 @@ class Machine:
 
     def speed(self, what=16):
         used = [each for each in self.used if each[0] == what]
-        return sum(alone for _, _, alone, _ in used) / sum(time for _, _, _, time in used)
+        return sum(single for _, _, single, _ in used) / sum(time for _, _, _, time in used)
 
     def share(self, *threads):
         """Returns the share of runs that used these numbers of threads."""

@@ -107,9 +107,9 @@ def test_activations_and_exp_are_bit_identical(other):
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize(("n_head", "head_dim"), [(1, 1), (3, 5), (2, 16), (2, 33), (1, 64), (1, 200)])
-def test_attention_is_bit_identical(other, kept, n_head, head_dim):
+def test_attention_is_bit_identical(other, kv_format, n_head, head_dim):
     qkv = [3 * random(150, n_head * head_dim, seed=seed) for seed in range(3)]
-    assert_same(lambda device: Sequences(device, [qkv], n_head, kept).feed_in([[1, 1, 15, 60, 73]], 0.3)[0], other)
+    assert_same(lambda device: Sequences(device, [qkv], n_head, kv_format).feed_in([[1, 1, 15, 60, 73]], 0.3)[0], other)
 
 
 @pytest.mark.parametrize("other", OTHERS)
@@ -117,13 +117,13 @@ def test_attention_is_bit_identical(other, kept, n_head, head_dim):
 @pytest.mark.parametrize(
     "options", [{}, {"window": 3}, {"window": 64, "slopes": True}, {"softcap": 4.0}, {"window": 65, "softcap": 4.0}]
 )
-def test_attention_with_options_is_bit_identical(other, kept, group, options):
+def test_attention_with_options_is_bit_identical(other, kv_format, group, options):
     slopes = {"slopes": np.geomspace(0.5, 0.004, 2 * group).astype(np.float32)} if "slopes" in options else {}
     qkv = [3 * random(150, width, seed=seed) for seed, width in enumerate((40 * group, 40, 40))]
     assert_same(
-        lambda device: Sequences(device, [qkv], 2 * group, kept, **options | slopes).feed_in([[1, 1, 15, 60, 73]], 0.3)[
-            0
-        ],
+        lambda device: Sequences(device, [qkv], 2 * group, kv_format, **options | slopes).feed_in(
+            [[1, 1, 15, 60, 73]], 0.3
+        )[0],
         other,
     )
 

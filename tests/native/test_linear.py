@@ -53,10 +53,10 @@ def test_every_number_of_rows(device, isa, weights, rows):
 def test_a_row_is_bit_identical_in_any_batch(device, weights, n_in):
     """Inputs cut into blocks, panel by panel and, of 97 rows of 700 and more, block by block."""
     weight, bias, x = place(device, random(n_in, 100), weights), device.vector(random(100, seed=2)), random(97, n_in)
-    alone = [np.asarray(device.linear(device.array(x[i : i + 1]), weight, bias))[0] for i in range(0, 97, 12)]
+    solo = [np.asarray(device.linear(device.array(x[i : i + 1]), weight, bias))[0] for i in range(0, 97, 12)]
     for n_rows in (13, 97):
         together = np.asarray(device.linear(device.array(x[:n_rows]), weight, bias))
-        assert np.array_equal(together[::12], alone[: len(together[::12])])
+        assert np.array_equal(together[::12], solo[: len(together[::12])])
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -84,8 +84,8 @@ def test_activations_at_odd_addresses(device, isa, weights, offset):
     parts = device.split(device.array(wide), 3)
     weight = place(device, random(offset, 40), weights)
     for part, columns in zip(parts, np.split(wide, 3, axis=1), strict=True):
-        alone = device.linear(device.array(np.ascontiguousarray(columns)), weight, None)
-        assert np.array_equal(np.asarray(device.linear(part, weight, None)), np.asarray(alone))
+        solo = device.linear(device.array(np.ascontiguousarray(columns)), weight, None)
+        assert np.array_equal(np.asarray(device.linear(part, weight, None)), np.asarray(solo))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (31, 33), (70, 40)])
@@ -132,8 +132,8 @@ def test_a_weight_packed_in_pieces_is_the_same(device, weights):
     for first in (0, 32, 96):
         rows = matrix[first : {0: 32, 32: 96, 96: 100}[first]]
         assert device.pack(pieces, rows.reshape(-1).view(np.uint8), "F32", 50, True, first)
-    whole = place(device, matrix, weights)
-    results = [np.asarray(device.linear(device.array(x), weight, None)) for weight in (pieces, whole)]
+    entire = place(device, matrix, weights)
+    results = [np.asarray(device.linear(device.array(x), weight, None)) for weight in (pieces, entire)]
     assert np.array_equal(*results)
 
 
@@ -145,10 +145,10 @@ def test_rows_of_outputs_pack_as_the_transposed_matrix(device, weights):
     assert np.array_equal(*results)
 
 
-@pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
-def test_a_non_finite_weight_is_reported(device, weights, rubbish):
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf])
+def test_a_non_finite_weight_is_reported(device, weights, garbage):
     matrix = random(40, 40)
-    matrix[33, 39] = rubbish
+    matrix[33, 39] = garbage
     weight = device.weight(weights, 40, 40)
     assert not device.pack(weight, matrix.reshape(-1).view(np.uint8), "F32", 40, True, 0)
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from native_helpers import Sequences, as_kept, place, random, textbook_attention
+from native_helpers import Sequences, as_cached, place, random, textbook_attention
 
 from rushlight.backends import _native
 from rushlight.nn import ACTIVATIONS
@@ -111,11 +111,11 @@ def test_activations_have_a_small_absolute_error_in_their_tails(device, name):
 @pytest.mark.parametrize("n", EVERY_LENGTH)
 def test_activations_do_not_depend_on_the_length(device, name, n):
     x = random(2, n)
-    whole = np.asarray(device.activation(device.array(x), name))
+    entire = np.asarray(device.activation(device.array(x), name))
     each = [
         [np.asarray(device.activation(device.array(value.reshape(1, 1)), name))[0, 0] for value in row] for row in x
     ]
-    assert np.array_equal(whole, np.array(each, np.float32))
+    assert np.array_equal(entire, np.array(each, np.float32))
 
 
 def test_activations_at_the_ends_of_the_range(device):
@@ -136,12 +136,12 @@ def test_exp_is_accurate_to_units_in_the_last_place(device):
 
 @pytest.mark.parametrize("t", [1, 2, 63, 64, 65, 197])
 @pytest.mark.parametrize(("n_head", "head_dim"), [(1, 1), (3, 5), (2, 16), (2, 33), (1, 64), (1, 200)])
-def test_attention_equals_the_formula(device, kept, t, n_head, head_dim):
+def test_attention_equals_the_formula(device, kv_format, t, n_head, head_dim):
     """With the same tolerance in every format: the textbook gets keys and values as rounded by the cache."""
     q, k, v = (3 * random(t, n_head * head_dim, seed=seed) for seed in range(3))
     scale = 0.5 / math.sqrt(head_dim)
-    expected = textbook_attention(q, as_kept(k, kept), as_kept(v, kept), n_head, scale)
-    result = Sequences(device, [(q, k, v)], n_head, kept).feed_in([[t]], scale)[0]
+    expected = textbook_attention(q, as_cached(k, kv_format), as_cached(v, kv_format), n_head, scale)
+    result = Sequences(device, [(q, k, v)], n_head, kv_format).feed_in([[t]], scale)[0]
     assert np.abs(result - expected).max() <= 4e-6 * np.abs(expected).max()
 
 
@@ -153,21 +153,21 @@ def every_half():
     return np.concatenate([halves, (finite[:-1] + finite[1:]) / 2, edges, -edges])
 
 
-def test_values_are_stored_to_nearest_even_and_never_infinite(device, kept):
+def test_values_are_stored_to_nearest_even_and_never_infinite(device, kv_format):
     values = np.resize(every_half(), (1, 1 << 17))
     zeros = np.zeros_like(values)
-    found = Sequences(device, [(zeros, zeros, values)], 1 << 11, kept).feed_in([[1]], 1.0)[0]
-    np.testing.assert_array_equal(found, as_kept(values, kept))
+    found = Sequences(device, [(zeros, zeros, values)], 1 << 11, kv_format).feed_in([[1]], 1.0)[0]
+    np.testing.assert_array_equal(found, as_cached(values, kv_format))
 
 
 @pytest.mark.parametrize("beyond", [65520.0, -65520.0, 1e38, -np.inf])
-def test_a_key_beyond_the_format_makes_results_nan(device, kept, beyond):
+def test_a_key_beyond_the_format_makes_results_nan(device, kv_format, beyond):
     """An infinite score would vanish in softmax, and change the output silently."""
     qkv = [random(70, 8, seed=seed) for seed in range(3)]
     qkv[1][66, 5] = beyond
-    result = Sequences(device, [qkv], 2, kept).feed_in([[60, 10]], 1e-6)[0]
-    lost = np.isnan(as_kept(qkv[1], kept)[66, 5])
-    assert lost == (kept == "f16" or np.isinf(beyond))
+    result = Sequences(device, [qkv], 2, kv_format).feed_in([[60, 10]], 1e-6)[0]
+    lost = np.isnan(as_cached(qkv[1], kv_format)[66, 5])
+    assert lost == (kv_format == "f16" or np.isinf(beyond))
     assert np.isfinite(result[:66]).all()
     assert np.isfinite(result[:, :4]).all()
     assert (np.isnan(result[66:, 4:]) == lost).all()
@@ -182,28 +182,28 @@ def test_attention_scores_far_apart_do_not_overflow(device):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("steps", [[1] * 70, [69, 1], [7] * 10, [64, 6], [17, 53]])
-def test_attention_is_bit_identical_in_any_chunks(isa, kept, threads, steps):
+def test_attention_is_bit_identical_in_any_chunks(isa, kv_format, threads, steps):
     qkv = [random(70, 10, seed=seed) for seed in range(3)]
-    cut = Sequences(_native.Device(threads, isa), [qkv], 2, kept).feed_in([steps], 0.4)[0]
-    assert np.array_equal(cut, Sequences(_native.Device(1, isa), [qkv], 2, kept).feed_in([[70]], 0.4)[0])
+    cut = Sequences(_native.Device(threads, isa), [qkv], 2, kv_format).feed_in([steps], 0.4)[0]
+    assert np.array_equal(cut, Sequences(_native.Device(1, isa), [qkv], 2, kv_format).feed_in([[70]], 0.4)[0])
 
 
-def test_sequences_in_a_batch_are_independent(device, kept):
+def test_sequences_in_a_batch_are_independent(device, kv_format):
     sequences = [[random(t, 12, seed=10 * t + i) for i in range(3)] for t in (5, 90, 66)]
-    batched = Sequences(device, sequences, 3, kept).feed_in([[3, 2], [80, 10], [2, 64]], 0.5)
+    batched = Sequences(device, sequences, 3, kv_format).feed_in([[3, 2], [80, 10], [2, 64]], 0.5)
     for sequence, result in zip(sequences, batched, strict=True):
-        solo = Sequences(device, [sequence], 3, kept).feed_in([[len(sequence[0])]], 0.5)[0]
+        solo = Sequences(device, [sequence], 3, kv_format).feed_in([[len(sequence[0])]], 0.5)[0]
         assert np.array_equal(result, solo)
 
 
-def test_stale_contents_of_the_cache_are_not_read(device, kept):
-    rubbish = [np.full((64, 8), np.nan, np.float32)] * 3
+def test_stale_contents_of_the_cache_are_not_read(device, kv_format):
+    stale = [np.full((64, 8), np.nan, np.float32)] * 3
     qkv = [random(64, 8, seed=seed) for seed in range(3)]
-    used = Sequences(device, [qkv], 2, kept)
-    used.sequences = [rubbish]
+    used = Sequences(device, [qkv], 2, kv_format)
+    used.sequences = [stale]
     used.feed([(0, 64)], 1.0)
     used.sequences = [qkv]
-    fresh = Sequences(device, [qkv], 2, kept)
+    fresh = Sequences(device, [qkv], 2, kv_format)
     assert np.array_equal(used.feed_in([[10, 54]], 1.0)[0], fresh.feed_in([[64]], 1.0)[0])
 
 
