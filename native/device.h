@@ -18,7 +18,7 @@
 namespace rushlight {
 
 // Keys and values of all layers, block by block, so that a block takes memory when it is first used. In each block a
-// layer's keys are [head][D][64] and its values [head][64][D padded to whole vectors]; see AttentionJob. Sizes and
+// layer's keys are [head][D][64] and its values [head][64][D padded to full vectors]; see AttentionJob. Sizes and
 // steps count elements of the format.
 struct KVCache {
   KVCache(Format format, int n_layer, int n_kv_head, int head_dim, int n_blocks);
