@@ -1,7 +1,9 @@
 """Attention of every backend against the textbook's in float64: heads, windows, slopes, softcaps, chunks, batches."""
 
+import math
 import tracemalloc
 
+import numpy as np
 import pytest
 from backend_helpers import alibi_slopes, attend, attend_step, litter, random, rounded, textbook_attention
 
@@ -127,3 +129,41 @@ def test_blocks_behind_the_window_are_not_read(ops, close, grouped, n):
         result = attend_step(ops, [x[start:stop] for x in (q, k, v)], batch, N_HEAD, 0.3, window=window)
         litter(ops, cache, table[:2], N_KV_HEAD, HEAD_DIM)
     close(ops.from_numpy(result), textbook_attention(q, k, v, N_HEAD, 0.3, window=window)[-n:])
+
+
+WRONG_ARGUMENTS = {
+    "no window": ({"window": 0}, "window is 0: expected at least 1"),
+    "a negative window": ({"window": -1}, "window is -1: expected at least 1"),
+    "no softcap": ({"softcap": 0.0}, "softcap is"),
+    "a negative softcap": ({"softcap": -1.0}, "softcap is"),
+    "a softcap that is not a number": ({"softcap": math.nan}, "softcap is"),
+    "an infinite softcap": ({"softcap": math.inf}, "softcap is"),
+    "one slope": ({"slopes": np.ones(1, np.float32)}, "expected 4 slopes, one for each head"),
+    "more slopes than heads": ({"slopes": np.ones(8, np.float32)}, "expected 4 slopes, one for each head"),
+}
+
+
+@pytest.mark.parametrize(("options", "problem"), WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
+def test_invalid_options_are_refused(ops, options, problem):
+    with pytest.raises(ValueError, match=problem):
+        attend(ops, [(random(3, 16), random(3, 8), random(3, 8))], [[3]], 4, 0.5, **options)
+
+
+HEADS_THAT_DO_NOT_FIT = {
+    "key heads that do not divide the query heads": (6, (3, 24), (3, 16), (3, 16), 4),
+    "more key heads than query heads": (2, (3, 8), (3, 16), (3, 16), 4),
+    "query heads that do not divide the channels": (5, (3, 24), (3, 12), (3, 12), 3),
+    "keys of fewer heads than the cache's": (4, (3, 16), (3, 8), (3, 8), 4),
+    "keys of fewer rows": (4, (3, 16), (1, 8), (1, 8), 2),
+    "values of more heads than the keys'": (4, (3, 16), (3, 8), (3, 16), 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("n_head", "q", "k", "v", "n_kv_head"), HEADS_THAT_DO_NOT_FIT.values(), ids=HEADS_THAT_DO_NOT_FIT
+)
+def test_heads_that_do_not_fit_are_refused(ops, n_head, q, k, v, n_kv_head):
+    batch = Batch.of([Chunk(range(3), 0, [0])], ops.kv_cache(KVShape(1, n_kv_head, 4), 1))
+    q, k, v = (ops.from_numpy(random(*shape)) for shape in (q, k, v))
+    with pytest.raises(ValueError, match=r"not a multiple of|do not fit the batch and the cache"):
+        ops.attention(q, k, v, batch, layer=0, n_head=n_head, scale=1.0)

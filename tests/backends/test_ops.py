@@ -309,3 +309,70 @@ def test_arrays_multiply_by_a_number(ops, close, number):
     residual = rounded(ops, random(3, 5, seed=3))
     close(ops.from_numpy(residual) + product * number, residual + expected)
     close(ops.activation(product * number, "relu"), np.maximum(expected, 0))
+
+
+WRONG_SHAPES = {
+    "columns that the weight does not have": lambda ops, x: ops.layer_norm(x, vector(ops, [1.0] * 5), None, 1e-5),
+    "a norm's weight of one value": lambda ops, x: ops.layer_norm(x, vector(ops, [1.0]), None, 1e-5),
+    "a norm's bias of one value": lambda ops, x: ops.layer_norm(x, vector(ops, [1.0] * 12), vector(ops, [1.0]), 1e-5),
+    "groups of channels that do not divide": lambda ops, x: ops.rms_norm(x, vector(ops, [1.0] * 5), 1e-5),
+    "a group wider than the row": lambda ops, x: ops.rms_norm(x, vector(ops, [1.0] * 24), 1e-5),
+    "no parts": lambda ops, x: ops.split(x, 0),
+    "a negative number of parts": lambda ops, x: ops.split(x, -3),
+    "no sizes": lambda ops, x: ops.split(x, []),
+    "parts that do not divide": lambda ops, x: ops.split(x, 5),
+    "sizes that add up to less": lambda ops, x: ops.split(x, [4, 4]),
+    "sizes that add up to more": lambda ops, x: ops.split(x, [8, 8]),
+    "a size of 0": lambda ops, x: ops.split(x, [0, 12]),
+    "a negative size": lambda ops, x: ops.split(x, [-4, 16]),
+    "groups that do not divide": lambda ops, x: ops.split(x, 1, groups=5),
+    "no groups": lambda ops, x: ops.split(x, 3, groups=0),
+    "negative groups": lambda ops, x: ops.split(x, 3, groups=-2),
+    "parts that do not divide a group": lambda ops, x: ops.split(x, 4, groups=2),
+    "more angles than channels": lambda ops, x: ops.rotary(x, ops.from_numpy(random(3, 8)), 2),
+    "an odd number of angles": lambda ops, x: ops.rotary(x, ops.from_numpy(random(3, 3)), 2),
+    "angles of one row": lambda ops, x: ops.rotary(x, ops.from_numpy(random(1, 4)), 2),
+    "heads that do not divide": lambda ops, x: ops.rotary(x, ops.from_numpy(random(3, 2)), 5),
+    "no heads": lambda ops, x: ops.rotary(x, ops.from_numpy(random(3, 2)), 0),
+}
+
+
+@pytest.mark.parametrize("call", WRONG_SHAPES.values(), ids=WRONG_SHAPES)
+def test_shapes_that_do_not_fit_are_refused(ops, call):
+    with pytest.raises(ValueError, match=r"columns|differ in|sizes|evenly"):
+        call(ops, ops.from_numpy(random(3, 12)))
+
+
+WRONG_NUMBERS = {
+    "an id beyond the table": (lambda ops, x, table: ops.embedding(ids(10), table), "beyond the table's 10 rows"),
+    "a negative id": (lambda ops, x, table: ops.embedding(ids(-1), table), "beyond the table's 10 rows"),
+    "an id beyond the table after its first row": (
+        lambda ops, x, table: ops.embedding(ids(8), table, 2),
+        "beyond the table's 8 rows from row 2",
+    ),
+    "a first row beyond the table": (lambda ops, x, table: ops.embedding(ids(0), table, 11), "first_row is 11"),
+    "a negative first row": (lambda ops, x, table: ops.embedding(ids(3), table, -1), "first_row is -1"),
+    "a row beyond the array": (lambda ops, x, table: ops.take(x, ids(3)), "an array of 3 rows"),
+    "a negative row": (lambda ops, x, table: ops.take(x, ids(-1)), "an array of 3 rows"),
+    "a row to unfold beyond the array": (lambda ops, x, table: ops.unfold(x, ids(3)[None]), "an array of 3 rows"),
+    "a row to unfold before the padding": (lambda ops, x, table: ops.unfold(x, ids(-2)[None]), "an array of 3 rows"),
+    "a negative position": (lambda ops, x, table: ops.angles(ids(-1), constant(ops, [1.0])), "negative"),
+    "an unknown activation": (lambda ops, x, table: ops.activation(x, "gelu"), "no such activation: gelu"),
+    "a weight of another width": (lambda ops, x, table: ops.linear(x, ops.tie(table), None), "x has 12 columns"),
+    "a bias of one value": (
+        lambda ops, x, table: ops.linear(ops.from_numpy(random(3, 4)), ops.tie(table), vector(ops, [1.0])),
+        "bias does not have 10 values",
+    ),
+}
+
+
+def ids(*numbers):
+    return np.array(numbers, np.int32)
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize(("call", "problem"), WRONG_NUMBERS.values(), ids=WRONG_NUMBERS)
+def test_numbers_out_of_range_are_refused(device, call, problem):
+    ops = open_backend(device, "f32")
+    with pytest.raises(ValueError, match=problem):
+        call(ops, ops.from_numpy(random(3, 12)), ops.load_weight(ArrayTensor(random(10, 4)), Role.TABLE))

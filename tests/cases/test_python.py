@@ -115,7 +115,7 @@ def test_an_unknown_setting_lists_all_without_private_classes(model):
         model.generate(PROMPT, beams=3)
     assert "SamplingParams" not in str(caught.value)
     [(_, error)] = model.generate_many([Request(PROMPT, settings={"stop": ["x"]})])
-    assert "stop is not a setting: pass it as an argument of its own" in str(error)
+    assert "stop is not a setting: pass it as a separate argument" in str(error)
 
 
 def test_settings_are_in_the_signatures_for_completion(model):

@@ -120,3 +120,30 @@ def test_changed_results_are_those_of_the_change(first):
         block.attn.scale = 0.0
     assert before != after == fresh.generate(PROMPT, max_tokens=8, ignore_eos=True).ids
     assert np.array_equal(first.logits(PROMPT), fresh.logits(PROMPT))
+
+
+def test_keys_and_values_from_before_a_change_are_not_used(first):
+    prompt = [5, 6, 7, 8] * 40
+    fresh = rushlight.load(device="cpu")
+    first.generate(prompt, max_tokens=1)
+    assert first.engine_stats().n_blocks_cached > 0
+    for model in (first, fresh):
+        model.module.h[0].attn.scale = 0.0
+    changed, right = (model.generate(prompt, max_tokens=4, logprobs=3) for model in (first, fresh))
+    assert changed.logprobs == right.logprobs
+    assert changed.stats.cached_tokens == 0
+
+
+def test_a_running_sequence_continues_with_the_changed_model(first):
+    fresh = rushlight.load(device="cpu")
+    stream = first.stream(PROMPT, max_tokens=20, ignore_eos=True, logprobs=1)
+    next(stream)
+    before = list(stream.result.ids)
+    for model in (first, fresh):
+        model.module.h[0].attn.scale = 0.0
+    list(stream)
+    right = fresh.generate(
+        [*stream.result.prompt_ids, *before], max_tokens=20 - len(before), ignore_eos=True, logprobs=1
+    )
+    assert stream.result.ids == before + right.ids
+    assert stream.result.logprobs[len(before) :] == right.logprobs

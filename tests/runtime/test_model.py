@@ -238,7 +238,7 @@ def test_many_requests_give_the_output_of_each_by_itself(model):
         else:
             alone = model.generate(prompts[i], **requests[i].settings)
             assert (result.text, result.ids, result.finish_reason) == (alone.text, alone.ids, alone.finish_reason)
-    for max_active in (0, 2.5, "many"):
+    for max_active in (0, 2.5, "many", True):
         with pytest.raises(RequestError, match="max_active"):
             model.generate_many([], max_active=max_active)
 

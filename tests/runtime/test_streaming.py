@@ -153,6 +153,8 @@ def test_leaving_a_stream_cancels_all_its_sequences(model, leave):
         del stream, deltas
     else:
         del deltas, stream
+    stats = model.engine_stats()
+    assert (stats.n_waiting, stats.n_running, stats.n_blocks_held) == (0, 0, 0)
     assert n_held(model) == (0, 0)
 
 

@@ -130,15 +130,3 @@ class Batch:
         for s, blocks in enumerate(self.block_tables):
             start, stop = int(self.row_starts[s]), int(self.row_starts[s + 1])
             yield Span(slice(start, stop), int(self.positions[start]), blocks)
-
-
-def part_sizes(n_channels: int, sizes: int | Sequence[int]) -> list[int]:
-    """The sizes of the parts that `Backend.split` makes of a group of channels.
-
-    Raises:
-        ValueError: they do not add up to the channels.
-    """
-    parts = [n_channels // sizes] * sizes if isinstance(sizes, int) else list(sizes)
-    if sum(parts) != n_channels:
-        raise ValueError(f"split: expected sizes that add up to {n_channels}, found {parts}")
-    return parts

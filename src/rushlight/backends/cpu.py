@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from rushlight.backends import _native
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.dtypes import DtypePolicy
-from rushlight.backends.protocol import FileTensor, NotRecordableError, Role, version
+from rushlight.backends.protocol import FileTensor, NotRecordableError, Role, version_of
 from rushlight.errors import DeviceError, NonFiniteError
 from rushlight.host.memory import available_bytes
 from rushlight.host.threads import threads_for
@@ -290,14 +290,19 @@ class _Captured:
         self._seen: set[tuple[int, int]] = set()
         self._recordable = True
         self._logged = ""
-        self._version = version(forward)
+        self._version = version_of(forward)
+
+    @property
+    def version(self) -> int:
+        """That of the forward."""
+        return version_of(self._forward)
 
     def __call__(self, batch: Batch) -> Array:
         shape = (len(batch.ids), len(batch.logit_rows))
         if shape[0] > MAX_RECORDED_ROWS or shape[1] == 0:
             return self._forward(batch)
-        if self._version != version(self._forward):
-            self._version = version(self._forward)
+        if self._version != version_of(self._forward):
+            self._version = version_of(self._forward)
             self._plans, self._seen, self._recordable = {}, set(), True
         if (plan := self._plans.get(shape)) is not None:
             self._plans.pop(shape, None)

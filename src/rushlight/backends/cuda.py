@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812, PyTorch's own name for it
 from torch.nn.attention.bias import causal_lower_right
 
-from rushlight.backends.batch import BLOCK_SIZE, part_sizes
+from rushlight.backends.arguments import check_attention, check_norm, check_rotary, part_sizes
+from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.device_step import (
     Captured,
     HostStep,
@@ -221,11 +222,14 @@ class TorchBackend:
         return self._fuse((normed or Fused(value_of(x)))._replace(weight=weight.values, bias=_values(bias)))
 
     def layer_norm(self, x: Array, weight: ArrayWeight, bias: ArrayWeight | None, eps: float) -> Array:
-        return self._fuse(Fused(value_of(x), Norm(weight.values, _values(bias), eps)))
+        x = value_of(x)
+        check_norm(x, len(weight.values), None if bias is None else len(bias.values))
+        return self._fuse(Fused(x, Norm(weight.values, _values(bias), eps)))
 
     def rms_norm(self, x: Array, weight: ArrayWeight, eps: float, offset: float = 0.0) -> Array:
         x, norm = value_of(x), Norm(weight.values, None, eps, offset, rms=True)
         n_channels = len(weight.values)
+        check_norm(x, n_channels, grouped=True)
         if x.shape[1] == n_channels:
             return self._fuse(Fused(x, norm))
         return _normed(x.unflatten(1, (-1, n_channels)), norm).flatten(1)
@@ -243,7 +247,7 @@ class TorchBackend:
 
     def split(self, x: Array, sizes: int | Sequence[int], *, groups: int = 1) -> Sequence[torch.Tensor]:
         x = value_of(x)
-        sizes = part_sizes(x.shape[1] // groups, sizes)
+        sizes = part_sizes(x.shape[1], sizes, groups)
         if groups == 1:
             parts: Sequence[torch.Tensor] = x.split(sizes, dim=1)
             return parts
@@ -263,6 +267,7 @@ class TorchBackend:
         return torch.cat([angle.cos(), angle.sin()], 1) * scale
 
     def rotary(self, x: Array, angles: torch.Tensor, n_head: int, *, interleaved: bool = False) -> torch.Tensor:
+        check_rotary(x, angles, n_head)
         heads, n_rotated = value_of(x).unflatten(1, (n_head, -1)), angles.shape[1]  # (N, H, D)
         rotated, rest = heads[:, :, :n_rotated].float(), heads[:, :, n_rotated:]
         cos, sin = angles[:, None].chunk(2, dim=2)
@@ -287,8 +292,10 @@ class TorchBackend:
     ) -> torch.Tensor:
         step = self._steps.of(batch)
         keys, values = batch.cache.keys[layer], batch.cache.values[layer]
-        head_dim = value_of(q).shape[1] // n_head
-        q, k, v = (value_of(x).unflatten(1, (-1, head_dim)).to(keys.dtype) for x in (q, k, v))  # (N, H or K, D)
+        n_slopes = None if slopes is None else len(slopes.values)
+        cached = keys.shape[-2:]
+        check_attention(q, k, v, cached, n_head=n_head, window=window, n_slopes=n_slopes, softcap=softcap)
+        q, k, v = (value_of(x).unflatten(1, (-1, cached[1])).to(keys.dtype) for x in (q, k, v))  # (N, H or K, D)
         scoring = Scoring(scale, window, _values(slopes), softcap)
 
         def decode(rows: Any) -> torch.Tensor:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch
-from rushlight.backends.protocol import NotRecordableError, version
+from rushlight.backends.protocol import NotRecordableError, version_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -215,7 +215,7 @@ class Recordings(Generic[Recording]):
         A forward's recordings are dropped when its modules change. `record` receives any other recording of this cache,
         or None.
         """
-        now = version(forward)
+        now = version_of(forward)
         if self._made.get(forward, (now,))[0] != now:
             del self._made[forward]
         made = self._made.setdefault(forward, (now, {}))[1]
@@ -245,12 +245,17 @@ class Captured:
         self._device = device
         self._eager_version: int | None = None
 
+    @property
+    def version(self) -> int:
+        """That of the forward."""
+        return version_of(self._forward)
+
     def __call__(self, batch: Batch) -> Array:
-        if self._eager_version != version(self._forward):  # a changed module may be recordable
+        if self._eager_version != version_of(self._forward):  # a changed module may be recordable
             try:
                 return self._run(batch)
             except NotRecordableError as reason:
-                self._eager_version = version(self._forward)
+                self._eager_version = version_of(self._forward)
                 _log.info("%s runs this model without recorded steps: %s", self._device, reason)
         return self._run_eagerly(batch)
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE, part_sizes
+from rushlight.backends.arguments import check_attention, check_norm, check_rotary, part_sizes
+from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.device_step import (
     Captured,
     HostStep,
@@ -212,9 +213,11 @@ class MLXBackend:
         return x @ values.T if bias is None else mx.addmm(bias.values, x, values.T)
 
     def layer_norm(self, x: mx.array, weight: ArrayWeight, bias: ArrayWeight | None, eps: float) -> mx.array:
+        check_norm(x, weight.values.size, None if bias is None else bias.values.size)
         return mx.fast.layer_norm(x, weight.values, None if bias is None else bias.values, eps)
 
     def rms_norm(self, x: mx.array, weight: ArrayWeight, eps: float, offset: float = 0.0) -> mx.array:
+        check_norm(x, weight.values.size, grouped=True)
         gain = weight.values.astype(mx.float32) + offset
         groups = x.reshape(len(x), -1, gain.size).astype(mx.float32)
         return mx.fast.rms_norm(groups, gain, eps).reshape(x.shape).astype(x.dtype)
@@ -224,7 +227,7 @@ class MLXBackend:
 
     def split(self, x: mx.array, sizes: int | Sequence[int], *, groups: int = 1) -> Sequence[mx.array]:
         n = len(x)
-        cuts = np.cumsum(part_sizes(x.shape[1] // groups, sizes))[:-1].tolist()
+        cuts = np.cumsum(part_sizes(x.shape[1], sizes, groups))[:-1].tolist()
         return [part.reshape(n, -1) for part in mx.split(x.reshape(n, groups, -1), cuts, axis=2)]
 
     def take(self, x: mx.array, rows: NDArray[np.int32] | mx.array) -> mx.array:
@@ -240,6 +243,7 @@ class MLXBackend:
         return mx.concatenate([mx.cos(angle), mx.sin(angle)], axis=1) * scale
 
     def rotary(self, x: mx.array, angles: mx.array, n_head: int, *, interleaved: bool = False) -> mx.array:
+        check_rotary(x, angles, n_head)
         n, n_rotated = angles.shape
         heads, half = x.reshape(n, n_head, -1), n_rotated // 2  # (N, H, D)
         rotated, rest = heads[:, :, :n_rotated].astype(mx.float32), heads[:, :, n_rotated:]
@@ -270,8 +274,10 @@ class MLXBackend:
         if not isinstance(batch, Step):
             cache.reserve(batch)
         step = self._steps.of(batch)
-        head_dim, kv_type = q.shape[1] // n_head, cache.keys[layer].dtype
-        q, k, v = (x.reshape(len(x), -1, head_dim).astype(kv_type) for x in (q, k, v))  # (N, H or K, D)
+        cached, kv_type = cache.keys[layer].shape[-2:], cache.keys[layer].dtype
+        n_slopes = None if slopes is None else len(slopes.values)
+        check_attention(q, k, v, cached, n_head=n_head, window=window, n_slopes=n_slopes, softcap=softcap)
+        q, k, v = (x.reshape(len(x), -1, cached[1]).astype(kv_type) for x in (q, k, v))  # (N, H or K, D)
         keys, values = cache.keys[layer], cache.values[layer]
         keys[step.places], values[step.places] = k, v
         scoring = Scoring(scale, window, None if slopes is None else slopes.values, softcap)

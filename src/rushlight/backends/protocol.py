@@ -31,15 +31,15 @@ Forward = Callable[[Any], Array]
 """A model: a `Batch` of N rows -> (R, V) logits on the device."""
 
 
-def version(forward: Forward) -> int:
-    """A number that grows when a module of the forward changes, see `rushlight.nn.Module`; 0 for a plain function."""
-    return getattr(forward, "version", 0)
-
-
 Weight = Any
 """A loaded parameter: packed, quantised or plain, as the backend likes. Opaque on every backend: only operations
-compute with it, and `Backend.weight_values` returns its numbers. A matrix has `nbytes`, the memory that
-it takes."""
+compute with it, and `Backend.weight_values` returns its numbers. A matrix has `nbytes`, the memory that it
+takes."""
+
+
+def version_of(forward: Forward) -> int:
+    """A number that grows when a module of the forward changes, see `rushlight.nn.Module`; 0 for a plain function."""
+    return getattr(forward, "version", 0)
 
 
 class LogitAdjustments(NamedTuple):
@@ -81,10 +81,11 @@ class SamplingRow(NamedTuple):
     allowed: NDArray[np.bool_] | None = None
 
 
-class NotRecordableError(Exception):
+class NotRecordableError(BaseException):
     """Raised while a step is being recorded, by whatever needs a value that is only known when the step runs.
 
-    `Backend.capture` logs its message once, at INFO, and runs the forward eagerly from then on.
+    `Backend.capture` logs its message once, at INFO, and runs the forward eagerly from then on. Not an Exception: a
+    forward that handles exceptions would otherwise be recorded the way it runs after one.
     """
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE, part_sizes
+from rushlight.backends.arguments import check_attention, check_norm, check_rotary, part_sizes, require
+from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.dtypes import check_dtype
 from rushlight.backends.protocol import Role
 from rushlight.backends.weights import OpaqueWeight
@@ -108,47 +109,61 @@ class ReferenceBackend:
     # Operations
 
     def embedding(self, ids: NDArray[np.int32], table: ReferenceWeight, first_row: int = 0) -> Floats:
+        n_rows = len(table.array)
+        require(0 <= first_row <= n_rows, f"first_row is {first_row}, the table has {n_rows} rows")
+        beyond = _outside(ids, 0, n_rows - first_row)
+        require(not beyond, f"ids {beyond} are beyond the table's {n_rows - first_row} rows from row {first_row}")
         return table.array[first_row + ids]
 
     def linear(self, x: Floats, weight: ReferenceWeight, bias: ReferenceWeight | None) -> Floats:
+        n_in, n_out = weight.array.shape
+        require(x.shape[1] == n_in, f"x has {x.shape[1]} columns, the weight {n_in} inputs")
+        require(bias is None or bias.array.size == n_out, f"the bias does not have {n_out} values, one for each output")
         # One vector-matrix product a row: a matrix-matrix product sums in an order that depends on the number of rows.
         y = np.matmul(x[:, None, :], weight.array)[:, 0, :]
         return y if bias is None else y + bias.array
 
     def layer_norm(self, x: Floats, weight: ReferenceWeight, bias: ReferenceWeight | None, eps: float) -> Floats:
+        check_norm(x, weight.array.size, None if bias is None else bias.array.size)
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = np.square(centred).mean(axis=-1, keepdims=True)
         y = centred / np.sqrt(variance + self._float(eps)) * weight.array
         return y if bias is None else y + bias.array
 
     def rms_norm(self, x: Floats, weight: ReferenceWeight, eps: float, offset: float = 0.0) -> Floats:
+        check_norm(x, weight.array.size, grouped=True)
         groups = x.reshape(len(x), -1, weight.array.size)
         mean_square = np.square(groups).mean(axis=-1, keepdims=True)
         y = groups / np.sqrt(mean_square + self._float(eps)) * (self._float(offset) + weight.array)
         return y.reshape(x.shape)
 
     def activation(self, x: Floats, name: str) -> Floats:
+        require(name in ACTIVATION_FUNCTIONS, f"no such activation: {name}")
         return ACTIVATION_FUNCTIONS[name](x)
 
     def split(self, x: Floats, sizes: int | Sequence[int], *, groups: int = 1) -> list[Floats]:
         n = len(x)
-        grouped = x.reshape(n, groups, -1)
-        cuts = np.cumsum(part_sizes(grouped.shape[2], sizes))[:-1]
-        return [part.reshape(n, -1) for part in np.split(grouped, cuts, axis=2)]
+        cuts = np.cumsum(part_sizes(x.shape[1], sizes, groups))[:-1]
+        return [part.reshape(n, -1) for part in np.split(x.reshape(n, groups, -1), cuts, axis=2)]
 
     def take(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
+        _check_rows(x, rows, 0)
         return x[rows]
 
     def unfold(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
+        _check_rows(x, rows, -1)
         return np.where(rows[:, :, None] >= 0, x[rows], self._float(0)).reshape(len(rows), -1)
 
     def angles(self, positions: NDArray[np.int32], frequencies: ReferenceWeight, scale: float = 1.0) -> Floats:
+        negative = _outside(positions, 0, 2**31)
+        require(not negative, f"positions {negative} are negative")
         # PyTorch's rounding, at float64 too: the product of two float32, then the cosine of that float32 number.
         product = positions.astype(np.float32)[:, None] * frequencies.array.astype(np.float32)
         angle = product.astype(np.float64)
         return (np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * scale).astype(self._float)
 
     def rotary(self, x: Floats, angles: Floats, n_head: int, *, interleaved: bool = False) -> Floats:
+        check_rotary(x, angles, n_head)
         half = angles.shape[1] // 2
         cos, sin = angles[:, None, :half], angles[:, None, half:]
         y = x.reshape(len(x), n_head, -1).copy()  # (N, H, D)
@@ -173,7 +188,14 @@ class ReferenceBackend:
         slopes: ReferenceWeight | None = None,
         softcap: float | None = None,
     ) -> Floats:
-        n, head_dim = len(q), q.shape[1] // n_head
+        n_layer, _, n_kv_head, _, head_dim = batch.cache.keys.shape
+        require(0 <= layer < n_layer, f"layer {layer} is not of this cache, which has {n_layer}")
+        bias = None if slopes is None else slopes.array
+        n_slopes = None if bias is None else bias.size
+        check_attention(
+            q, k, v, (n_kv_head, head_dim), n_head=n_head, window=window, n_slopes=n_slopes, softcap=softcap
+        )
+        n = len(q)
         q, k, v = (x.reshape(n, -1, head_dim) for x in (q * self._float(scale), k, v))
         out = np.empty_like(q)
         keys, values = batch.cache.keys[layer], batch.cache.values[layer]
@@ -187,7 +209,7 @@ class ReferenceBackend:
                 keys,
                 values,
                 window,
-                None if slopes is None else slopes.array,
+                bias,
                 softcap,
             )
         return out.reshape(n, -1)
@@ -200,6 +222,17 @@ class ReferenceBackend:
 
     def to_numpy(self, x: Floats) -> Floats:
         return np.asarray(x)
+
+
+def _outside(numbers: NDArray[np.int32], least: int, end: int) -> list[int]:
+    """The first few numbers that are not in the range: as indices, NumPy would count negative ones from the end."""
+    outside: list[int] = numbers[(numbers < least) | (numbers >= end)][:4].tolist()
+    return outside
+
+
+def _check_rows(x: Floats, rows: NDArray[np.int32], least: int) -> None:
+    missing = _outside(rows, least, len(x))
+    require(not missing, f"there are no rows {missing} in an array of {len(x)} rows")
 
 
 def _attend(

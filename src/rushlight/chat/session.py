@@ -11,7 +11,7 @@ from rushlight.chat.encoder import ConversationEncoder
 from rushlight.chat.template import ChatTemplate, find_template, turn_end_ids
 from rushlight.chat.transcript import Message, check_messages, read_transcript, write_transcript
 from rushlight.errors import ContextLengthError, RequestError
-from rushlight.generation import SamplingParams, given
+from rushlight.generation import SamplingParams, without_none
 from rushlight.text import StopStrings
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Chat:
         self.model = model
         self.template = find_template(model, template, variables=variables, now=now or datetime.now())
         self.stop = StopStrings(stop).strings
-        self.settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **given(settings)}
+        self.settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **without_none(settings)}
         _sampling_params(self.settings)  # validates
         StopStrings((*self.template.stop, *self.stop))
         self.messages: list[Message] = []
@@ -265,7 +265,11 @@ class Chat:
 
     def _reply(self, messages: list[Message], overrides: SamplingSettings) -> Answer:
         messages = check_messages(messages)
-        settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **given(self.settings), **given(overrides)}
+        settings: SamplingSettings = {
+            "max_tokens": MAX_TOKENS,
+            **without_none(self.settings),
+            **without_none(overrides),
+        }
         reserve = min(_sampling_params(settings).max_tokens, self.model.context_length // 2)
         rendered, ids, n_forgotten = self._fitting(messages, self.model.context_length - reserve)
         settings["stop_ids"] = (*(settings.get("stop_ids") or ()), *self._turn_end_ids())

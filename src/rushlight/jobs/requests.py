@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rushlight.errors import RequestError, printable_name
 from rushlight.files.strict_json import parse_json_object
 from rushlight.generation.sampling.params import SETTINGS
-from rushlight.generation.sampling.philox import seed_of_line
+from rushlight.generation.sampling.philox import request_seed
 from rushlight.jobs.lines import MAX_LINE_BYTES
 from rushlight.runtime.request import Request
 
@@ -82,7 +82,7 @@ class RequestLines:
     def _settings(self, line: Line, given: dict[str, Any]) -> SamplingSettings:
         settings: dict[str, Any] = {**self.settings, **given}
         if settings.get("seed") is None:
-            settings["seed"] = seed_of_line(self.seed, line.index)
+            settings["seed"] = request_seed(self.seed, line.index)
         if isinstance(settings.get("logit_bias"), dict):
             settings["logit_bias"] = {_token_id(key): value for key, value in settings["logit_bias"].items()}
         return cast("SamplingSettings", settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rushlight.checkpoint import read_config
 from rushlight.errors import ConfigError, FormatError
 from rushlight.loading.families import PORT_IT, family
-from rushlight.models import ARCHITECTURES, recognise
+from rushlight.models import ARCHITECTURES, TextConfig, recognise
 
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
@@ -51,15 +51,16 @@ def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[
             remedy=found.fix if found else f"`rushlight inspect` shows the names, and {PORT_IT}",
         )
     config = recognised.config_type.from_tensors(checkpoint, file=checkpoint.source)
-    _log.warning(
-        "no config.json: assuming %s with %s, from the shapes; context %d, vocabulary %d, head_dim %d, %s head",
-        recognised.model_type,
-        config,
-        config.context_length,
-        config.vocab_size,
-        config.kv_shape.head_dim,
-        "tied" if config.tie_word_embeddings else "untied",
-    )
+    if isinstance(config, TextConfig):
+        _log.warning(
+            "no config.json: assuming %s with %s, from the shapes; context %d, vocabulary %d, head_dim %d, %s head",
+            recognised.model_type,
+            config,
+            config.context_length,
+            config.vocab_size,
+            config.heads.dim,
+            "tied" if config.tie_word_embeddings else "untied",
+        )
     return recognised, config
 
 

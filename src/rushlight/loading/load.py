@@ -18,7 +18,7 @@ from rushlight.loading.background import BackgroundCall
 from rushlight.loading.identify import identify
 from rushlight.loading.sidecars import generation_config, load_tokenizer
 from rushlight.models import TextConfig, load_port
-from rushlight.models.tied import tied_heads
+from rushlight.models.tied import has_tied_heads, tied_heads
 from rushlight.nn import bind
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _bind(
             checkpoint,
             ops,
             rules=architecture.rules,
-            tie=bool(architecture.rules.tied) and config.tie_word_embeddings,
+            tie=has_tied_heads(architecture, config),
             title=f"{module.describe()} ({config})",
             file=checkpoint.source,
             finish=finish,

@@ -9,7 +9,7 @@ from rushlight.nn import Module, NameRules
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rushlight.nn import KVShape, Tensor
+    from rushlight.nn import Tensor
 
 __all__ = ["GPT2_VOCAB_SIZE", "Architecture", "Config", "Origin", "PretrainedModel"]
 
@@ -18,23 +18,10 @@ GPT2_VOCAB_SIZE = 50257
 
 
 class Config(Protocol):
-    """The settings of a model; a language model's is a `TextConfig`.
+    """The config of any model; that of a language model derives from `TextConfig`.
 
-    A port of something else needs the two class methods, and `tie_word_embeddings` if its rules name a tied head.
+    `tie_word_embeddings`, if a config has it, states whether the heads that the model's rules name are tied.
     """
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def context_length(self) -> int: ...
-    @property
-    def kv_shape(self) -> KVShape: ...
-    @property
-    def tie_word_embeddings(self) -> bool: ...
-    @property
-    def bos_token_id(self) -> int | None: ...
-    @property
-    def eos_token_id(self) -> tuple[int, ...]: ...
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, file: str | None = None) -> Self:

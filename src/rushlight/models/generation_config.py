@@ -18,8 +18,6 @@ from rushlight.models.schema import Fields
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rushlight.models.architecture import Config
-
 __all__ = ["GENERATION_KEYS", "GenerationConfig"]
 
 _PLAIN: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -96,18 +94,23 @@ class GenerationConfig:
     file: str = "generation_config.json"
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], config: Config, *, file: str) -> GenerationConfig:
+    def from_json(
+        cls, values: Mapping[str, Any], *, vocab_size: int, eos_token_id: tuple[int, ...], file: str
+    ) -> GenerationConfig:
         """Reads a generation_config.json, or the generation keys of a config.json, as transformers does.
 
-        If it has no eos_token_id, that of config.json is used, as in vLLM; transformers would generate up to the
-        maximum length.
+        Args:
+            values: the members of the file.
+            vocab_size: V; token ids beyond it are dropped.
+            eos_token_id: config.json's, used if the file has none, as in vLLM; transformers would generate up to the
+                maximum length.
+            file: its path, for error messages.
 
         Raises:
             ConfigError: keys are mistyped, or suppress every token. The message lists them all.
         """
         fields = Fields(values, file)
-        vocab_size = config.vocab_size
-        ends = fields.token_ids("eos_token_id", vocab_size) or config.eos_token_id
+        ends = fields.token_ids("eos_token_id", vocab_size) or eos_token_id
         never = fields.token_ids("suppress_tokens", vocab_size)
         at_first = fields.token_ids("begin_suppress_tokens", vocab_size)
         words = fields.token_sequences("bad_words_ids")

@@ -12,7 +12,7 @@ import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
 from rushlight.errors import GoldenError, RequestError
-from rushlight.nn import Embedding, NameRules, tapped
+from rushlight.nn import Embedding, NameRules, Rotary, tapped
 from rushlight.proof.compare import Distance, distance, oriented
 from rushlight.proof.diagnosis.causes import why_input, why_output
 from rushlight.proof.diagnosis.trial import ITS_INPUT, Source, Trial
@@ -38,7 +38,11 @@ class View:
         self.modules = dict(module.named_modules())
         self.case = case
         self.tolerance = tolerance
-        self.calls = {rules.canonical(call.path): call for call in case.calls}
+        # transformers' rotary module returns cosines and sines separately, each twice: for both halves of a head.
+        self.not_comparable = [path for path, part in self.modules.items() if isinstance(part, Rotary)]
+        """The modules that are not compared, because PyTorch's counterparts return arrays in another layout."""
+        calls = {rules.canonical(call.path): call for call in case.calls}
+        self.calls = {name: call for name, call in calls.items() if name.partition("#")[0] not in self.not_comparable}
         """By path; a module's second and later calls have "#2", "#3", ... appended."""
 
     def check_prompt(self, path: str, ids: Any) -> None:

@@ -61,7 +61,7 @@ class Execution:
         # Hooks see a prompt as one chunk without draft tokens; cached blocks are from runs under other hooks.
         return Engine(
             self.language_model,
-            max_rows=self.language_model.context_length if self.is_instrumented else PREFILL_ROWS,
+            max_prefill_rows=self.language_model.context_length if self.is_instrumented else PREFILL_ROWS,
             kv_bytes=self._kv_bytes,
             prefix_cache=not self.is_instrumented,
             speculation=not self.is_instrumented,

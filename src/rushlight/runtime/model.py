@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from rushlight.backends.protocol import Backend, Forward
     from rushlight.generation import CompletionSettings, EngineStats
-    from rushlight.models import Config
+    from rushlight.models import TextConfig
     from rushlight.nn import Module
     from rushlight.nn.tap import Hook
     from rushlight.nn.trace import Patch
@@ -75,7 +75,7 @@ class Model:
         self,
         *,
         module: Module,
-        config: Config,
+        config: TextConfig,
         backend: Backend,
         tokenizer: Tokenizer | None,
         name: str,
@@ -316,8 +316,8 @@ class Model:
                 found=short_repr(requests),
                 remedy="put them in a list, or use `generate` for one",
             )
-        if not isinstance(max_active, int) or max_active < 1:
-            raise RequestError(f"max_active is {max_active!r}: it should be a whole number, 1 or more")
+        if not isinstance(max_active, int) or isinstance(max_active, bool) or max_active < 1:
+            raise RequestError(f"max_active is {max_active!r}, expected an integer of at least 1")
         SamplingParams.of(settings)
         StopStrings(stop)
         execution = self._current
@@ -596,4 +596,4 @@ class Model:
 
     def _scorer(self, capacity: int) -> Scorer:
         self._require_causal()
-        return Scorer(self.language_model, capacity, in_one_piece=self._current.is_instrumented)
+        return Scorer(self.language_model, capacity, single_step=self._current.is_instrumented)

@@ -94,7 +94,7 @@ class InputProcessor:
 
     Attributes:
         allowed: (V,) the tokens that may be sampled; None for all.
-        allowed_first: (V,) the same for the first new token; None if it is no different.
+        allowed_first: (V,) the same for the first new token; None if they are the same.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class InputProcessor:
         if constraint is not None:
             stop_ids.update(eos_ids)  # a grammar allows them where the text is complete
         completions = []
-        for index, own in enumerate(params.of_each_text()):
+        for index, own in enumerate(params.per_completion()):
             sampler = Sampler(
                 own,
                 self._vocab_size,

@@ -14,8 +14,7 @@ from rushlight.runtime.result import Token, token_text
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 
-    from rushlight.generation import Engine, FinishReason, SequenceState
-    from rushlight.generation import Token as SampledToken
+    from rushlight.generation import Engine, FinishReason, SampledToken, SequenceState
     from rushlight.runtime.result import Generation
     from rushlight.text import StopStrings, Tokenizer
 
@@ -109,7 +108,7 @@ class Completion:
         return True
 
     def next_piece(self) -> Piece | None:
-        """What was added to the result since the last piece; None while that is no text and not the end."""
+        """What was added to the result since the last piece; None if there is no text yet, unless it has finished."""
         start, first = self._n_chars, self._n_ids
         n_chars, n_ids = len(self.result.text), len(self.result.ids)
         if n_chars == start and not self.finished and (self._decoder is not None or n_ids == first):

@@ -191,14 +191,14 @@ def _check_known(checkpoint: Checkpoint, shown: str) -> None:
 
 
 def _known_answers(model: Model | Module, as_json: bool) -> bool:
-    """Prints the known answers of GPT-2 124M; returns whether all are correct."""
+    """Prints the comparison with published results of GPT-2 124M; returns whether all agree."""
     from rushlight.cli.views.verification import answers_view
     from rushlight.proof.known_answers import known_answers
     from rushlight.runtime.model import Model
 
     if not isinstance(model, Model):
-        raise RequestError("the known answers need a language model, and this port is not one")
-    with status("computing the known answers"):
+        raise RequestError("the published results are those of a language model, and this port is not one")
+    with status("comparing with published results"):
         answers = list(known_answers(model))
     passed = all(answer.right for answer in answers)
     if as_json:
