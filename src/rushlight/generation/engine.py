@@ -157,7 +157,7 @@ class Engine:
         self._async: set[SequenceState] = set()  # sequences of asynchronous consumers
         self._thread: threading.Thread | None = None
 
-    def check(self, sequence: SequenceState) -> None:
+    def check_capacity(self, sequence: SequenceState) -> None:
         """Checks that the KV cache can hold the sequence at its longest.
 
         Raises:
@@ -184,7 +184,7 @@ class Engine:
             MemoryLimitError: the KV cache cannot hold it.
             QueueFullError: the queue is full; with `wait`, and no sequence can advance. Nothing was queued.
         """
-        self.check(sequence)
+        self.check_capacity(sequence)
 
         def queued() -> bool:
             if self.full:
@@ -321,7 +321,7 @@ class Engine:
             return
         self._turn_of = threading.get_ident()  # garbage collection may call `cancel` at any line below
         try:
-            self._ensure_consistent()
+            self._ensure_valid_state()
             with self._consistency:
                 while self._submitted:
                     self._scheduler.add(self._submitted.popleft())
@@ -343,10 +343,10 @@ class Engine:
         self._async.discard(sequence)
         self._steps.speculation.forget(sequence)
 
-    def _ensure_consistent(self) -> None:
-        """Computes all sequences again if an interrupt left the state inconsistent, or the model has changed.
+    def _ensure_valid_state(self) -> None:
+        """Recomputes all sequences if an interrupt left the state inconsistent, or if the model has changed.
 
-        After an interrupt, the recomputed bits are the same.
+        After an interrupt, the bits are the same.
         """
         version = self._model.version
         if self._consistency.holds and version == self._version:
@@ -363,7 +363,7 @@ class Engine:
 
     def _step(self) -> bool:
         """Runs a step in this thread, which has the turn; False if no sequence can advance."""
-        self._ensure_consistent()
+        self._ensure_valid_state()
         with self._consistency:
             rows = self._scheduler.next_rows()
         if not rows:

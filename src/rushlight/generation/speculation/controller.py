@@ -64,7 +64,7 @@ class SpeculationController:
         forced = [i for i, sequence in enumerate(sequences) if sequence.speculate]
         if not any(rates) and not forced:
             return {}
-        limits = [sequence.n_spare for sequence in sequences]
+        limits = [sequence.max_draft_tokens for sequence in sequences]
         counts: Counter[int] = Counter()
         if self.costs.is_measured(len(sequences)):
             rounds_s = [None if proposer is None else proposer.round_s for proposer in proposers]
