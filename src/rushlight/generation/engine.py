@@ -257,12 +257,12 @@ class Engine:
                 self._turn_of = None
             self.reclaim()
 
-    def run_until(self, wanted: Callable[[], bool]) -> None:
-        """Runs steps, or waits while another thread does, until `wanted()` holds or no sequence can advance."""
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        """Runs steps, or waits for a thread that does, until `condition()` is true or no sequence can advance."""
         me = threading.get_ident()
         while True:
             try:
-                if not (self._take_turn(wanted) and self._step()):
+                if not (self._take_turn(condition) and self._step()):
                     return
             finally:
                 if self._turn_of == me:
@@ -284,12 +284,12 @@ class Engine:
                 self._thread = thread
 
     def _run_async(self) -> None:
-        def wanted() -> bool:
+        def has_work() -> bool:
             return self._turn_of is None and any(s.runnable for s in self._async)
 
         while True:
             with self._lock:
-                if not self._turn.wait_for(wanted, LINGER_S) and not any(s.runnable for s in self._async):
+                if not self._turn.wait_for(has_work, LINGER_S) and not any(s.runnable for s in self._async):
                     self._thread = None
                     return
                 if self._turn_of is not None:
@@ -301,11 +301,11 @@ class Engine:
                 self._turn_of = None
                 self.reclaim()
 
-    def _take_turn(self, wanted: Callable[[], bool]) -> bool:
-        """Waits for the turn; False, without the turn, once `wanted()` holds."""
+    def _take_turn(self, condition: Callable[[], bool]) -> bool:
+        """Waits for the turn; returns False without the turn once `condition()` is true."""
         me = threading.get_ident()
         with self._lock:
-            while not wanted():
+            while not condition():
                 if self._submitted or self._to_remove:
                     self._update_unless_running()  # an interrupt may have prevented it at the end of the last turn
                 # If this thread still has the turn, an interrupt prevented its release.

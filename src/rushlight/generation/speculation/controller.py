@@ -80,12 +80,12 @@ class SpeculationController:
         return {sequence: tokens for sequence, tokens in drafts.items() if tokens}
 
     def forget(self, sequence: SequenceState) -> None:
-        """Releases what the proposers keep for a sequence that has ended."""
+        """Releases the proposers' state of a sequence that has ended."""
         for proposer in self.proposers:
             proposer.forget(sequence)
 
     def reset(self) -> None:
-        """Releases everything that the proposers keep."""
+        """Releases all state of the proposers."""
         for proposer in self.proposers:
             proposer.reset()
 
