@@ -206,7 +206,8 @@ class TeacherForced(PromptRun):
             caller = self._stack[-2]
             if not self._judge(caller.path, distance(given, recorded)):
                 cause = why_input(self.view.modules[caller.path], self._trial(caller, given, recorded, running.call))
-                self._diverge(caller.path, f"before {_inside(running.call, caller.path)}", cause)
+                inner = _inside(running.call, caller.path)
+                self._diverge(caller.path, f"before {inner}" if cause else f"it passes another input to {inner}", cause)
         if _is_ids(args[0]):
             return (recorded.astype(args[0].dtype), *args[1:])
         return (self.view.ops.from_numpy(np.ascontiguousarray(recorded, np.float32)), *args[1:])
