@@ -101,14 +101,14 @@ class TextConfig:
         raise cls.without_config("", file)
 
     @classmethod
-    def shown_by(cls, shapes: field.Shapes) -> dict[str, int]:
+    def infer_sizes(cls, shapes: field.Shapes) -> dict[str, int]:
         """The fields that can be inferred from a checkpoint's names and shapes.
 
         Args:
             shapes: shapes by tensor name, without prefixes such as `transformer.`.
         """
-        shown = {name: each.shown(shapes) for name, each in field.declared(cls).items() if each.shown}
-        return {name: value for name, value in shown.items() if value}
+        inferred = {name: each.infer(shapes) for name, each in field.declared(cls).items() if each.infer}
+        return {name: value for name, value in inferred.items() if value}
 
     @staticmethod
     def without_config(why: str, file: str | None) -> ConfigError:
@@ -136,5 +136,5 @@ class TextConfig:
         """Adds a problem if the heads do not divide the width, or the key/value heads do not divide the heads."""
         divisors = [("kv_heads", "heads")] if cls._key("head_dim") else [("heads", "width"), ("kv_heads", "heads")]
         for divisor, of in ((cls._key(a), cls._key(b)) for a, b in divisors):
-            if fields.sound and divisor and of and read[of] % read[divisor]:
+            if fields.is_valid and divisor and of and read[of] % read[divisor]:
                 fields.problem(f"{divisor} is {read[divisor]}, which does not divide {of} {read[of]}")

@@ -149,7 +149,7 @@ class InputProcessor:
                 context_length=self._context_length,
                 stop_ids=stop_ids,
             )
-            engine.check(sequence)
+            engine.check_capacity(sequence)
             result = Generation(
                 prompt_ids,
                 sampler.seed if own.temperature > 0 else None,
