@@ -80,7 +80,7 @@ class Module:
 
     @property
     def version(self) -> int:
-        """Grows when an attribute is set anywhere in this module's tree, once the tree is bound.
+        """Grows when an attribute is set or deleted anywhere in this module's tree, once the tree is bound.
 
         What a backend has recorded of a module stays valid while this stays the same. Other trees do not count, nor do
         tapped copies of this one.
@@ -92,6 +92,11 @@ class Module:
         for version in self._versions:
             version.n_changes += 1
             self.track(version)  # a module that was just put in
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        for version in self._versions:
+            version.n_changes += 1
 
     def track(self, version: Version) -> None:
         """Count changes of this module and all inside it in `version`."""
@@ -136,8 +141,18 @@ class Module:
         """The numbers of a bound parameter of this module, such as "weight", in the shape that its tensor has; a copy.
 
         Weights are packed for their device, and only operations compute with them; this is how to read one.
+
+        Raises:
+            PortError: the attribute is not a loaded parameter.
         """
-        return self.ops.weight_values(getattr(self, name))
+        weight = getattr(self, name)
+        if weight is None or isinstance(weight, Slot | Constant):
+            raise PortError(
+                f"{type(self).__name__}.{name} has no values",
+                expected="a loaded parameter",
+                found="None" if weight is None else "one that is not loaded yet",
+            )
+        return self.ops.weight_values(weight)
 
     def __repr__(self) -> str:
         """The tree in PyTorch's format, one line a module."""
@@ -164,8 +179,9 @@ class ModuleList(Module):
             yield str(i), module
 
     def set_child(self, name: str, child: Module) -> None:
-        i = int(name)
-        self._modules = [*self._modules[:i], child, *self._modules[i + 1 :]]  # another tree may share the list
+        modules = self._modules.copy()  # another tree may share the list
+        modules[int(name)] = child
+        self._modules = modules
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._modules)
