@@ -1,4 +1,4 @@
-# Recipes for working on rushlight. `just` alone lints and tests; `just --list` shows the rest.
+# Recipes for working on rushlight. `just` lints and tests; `just --list` lists the recipes.
 
 export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
 
@@ -14,32 +14,32 @@ setup:
 test *args:
     pytest {{ args }}
 
-# What CI holds of the code's form: rules, format, types.
+# Check rules, format and types, as CI does.
 lint:
     ruff check .
     ruff format --check .
     mypy
 
-# Mend what can be mended of it.
+# Fix what ruff can fix, and format.
 format:
     ruff check --fix .
     ruff format .
 
-# Compare with PyTorch, in an environment of its own.
+# Compare with PyTorch, in a separate environment.
 parity *args:
     test -d .venv-parity || python3 -m venv .venv-parity
     .venv-parity/bin/pip install --quiet torch==2.13.0
     .venv-parity/bin/pip install --quiet -e '.[test,proof]'
     .venv-parity/bin/pytest -m parity {{ args }}
 
-# Compute with PyTorch, MLX and Triton, on their CPU devices or on a GPU, in an environment of its own.
+# Test the PyTorch, MLX and Triton backends, on their CPU devices or on a GPU, in a separate environment.
 devices *args:
     test -d .venv-devices || python3 -m venv .venv-devices
     .venv-devices/bin/pip install --quiet torch==2.13.0
     .venv-devices/bin/pip install --quiet triton -e '.[test,proof,cuda,metal]'
     .venv-devices/bin/pytest -m devices {{ args }}
 
-# Compare with other runtimes, in an environment of its own, on a machine that does nothing else.
+# Compare with other runtimes, in a separate environment; needs an otherwise idle machine.
 bench *args:
     test -d .venv-bench || python3 -m venv .venv-bench
     .venv-bench/bin/pip install --quiet torch==2.13.0
@@ -48,7 +48,7 @@ bench *args:
     .venv-bench/bin/pip install --quiet .
     .venv-bench/bin/python -m benchmarks {{ args }}
 
-# Write the generated pages again.
+# Regenerate docs/cli.md.
 docs:
     python docs/make_cli.py
 
@@ -60,6 +60,6 @@ ci:
 sanitize which="address,undefined":
     native/sanitize.sh {{ which }}
 
-# Build the AVX-512 kernels of AVX2 instructions and test them, where the processor has no AVX-512.
+# Build the AVX-512 kernels from AVX2 instructions and test them, on a processor without AVX-512.
 emulate *args:
     native/emulate.sh {{ args }}

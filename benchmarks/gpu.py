@@ -45,7 +45,7 @@ TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class GPUConfig:
-    """What to measure.
+    """The workload to measure.
 
     Attributes:
         device: a device of rushlight that PyTorch computes on.

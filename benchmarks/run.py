@@ -41,7 +41,7 @@ LOGITS_TOLERANCE = {"f32": 0.002, "f16": 0.004, "bf16": 0.03, "int8": 0.14, "int
 """Root mean square of the difference from the reference's logits, in standard deviations of the logits.
 
 At least twice the largest difference observed. llama.cpp keeps keys and values in f16, which shows in f32;
-CTranslate2's int8 has one scale a row, where others have one for 32 weights.
+CTranslate2's int8 has one scale per row, the others one per 32 weights.
 """
 
 GAP_TOLERANCE = {"f32": 0.01, "f16": 0.02, "bf16": 0.1, "int8": 0.4, "int4": 1.5}
@@ -54,12 +54,12 @@ REFERENCES = ("transformers", "rushlight")
 """The first of these that runs in float32 gives the logits to compare with."""
 
 NARROW = Shape(n_embd=64, n_head=1, n_positions=512, vocab_size=256)
-"""As many calls a step as GPT2_SMALL and next to no arithmetic: measures the overhead of a step."""
+"""As many calls per step as GPT2_SMALL, but hardly any arithmetic: measures the overhead of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What to measure, and the folder that keeps the checkpoints."""
+    """The workload to measure, and the folder that keeps the checkpoints."""
 
     work: Path
     runtimes: tuple[str, ...] = tuple(PEERS)
@@ -223,7 +223,7 @@ class BenchmarkRun:
         self.record["own"]["bandwidth_gb_s"] = {dtype: Repeats.of(values).to_json() for dtype, values in read.items()}
 
     def _own(self, handles: dict[tuple[str, str], Handle]) -> None:
-        """Measures what only rushlight has, with the model loaded: memory, engine, sampling."""
+        """Measures rushlight's memory, engine and sampling, with the model loaded."""
         own = self.record["own"]
         own["memory"] = {}
         for (name, dtype), handle in handles.items():

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 def installed_bytes(*names: str) -> int | None:
     """Bytes of distributions and their dependencies without extras; None if one is not installed, or editable."""
-    if not all(map(_is_whole, names)):
+    if not all(map(_is_measurable, names)):
         return None
     seen: dict[str, Distribution] = {}
     waiting = list(names)
@@ -28,8 +28,8 @@ def installed_bytes(*names: str) -> int | None:
     return sum(map(_bytes, seen.values()))
 
 
-def _is_whole(name: str) -> bool:
-    """Whether it is installed, and not as an editable working copy (PEP 610)."""
+def _is_measurable(name: str) -> bool:
+    """Whether a distribution is installed with its files, not as an editable working copy (PEP 610)."""
     try:
         origin = distribution(name).read_text("direct_url.json") or ""
     except PackageNotFoundError:

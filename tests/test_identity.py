@@ -81,9 +81,9 @@ def test_in_batches_in_any_order_of_arrival(model, asked, right, n):
     assert texts(model, [asked[i] for i in order], max_active=n) == [right[i] for i in order]
 
 
-@pytest.mark.parametrize("max_rows", [1, 7, 63, 64, 65, 300, 512])
-def test_in_chunks_of_any_size(model, asked, right, max_rows):
-    fresh_engine(model, max_rows=max_rows)
+@pytest.mark.parametrize("max_prefill_rows", [1, 7, 63, 64, 65, 300, 512])
+def test_in_chunks_of_any_size(model, asked, right, max_prefill_rows):
+    fresh_engine(model, max_prefill_rows=max_prefill_rows)
     assert texts(model, asked[:6]) == right[:6]
 
 
@@ -144,7 +144,7 @@ def test_at_every_dtype_by_any_number_of_threads(dtype):
     for threads in (1, 2, 3):
         model = rushlight.load(dtype=dtype, threads=threads)
         asked = requests(model, 5, seed=1)
-        fresh_engine(model, max_rows=(512, 65, 7)[threads - 1])
+        fresh_engine(model, max_prefill_rows=(512, 65, 7)[threads - 1])
         found += [texts(model, asked), texts(model, asked)]  # the second time from the prefix cache
         if threads == 1:
             right = expected(model, asked)

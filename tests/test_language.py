@@ -36,7 +36,7 @@ def sources() -> list[Path]:
 
 def relapses(text: str) -> list[str]:
     """What of RELAPSES a text contains: the name, and the line that it is on."""
-    joined = re.sub(r"\n\s*(?:#|//)?\s*", lambda match: "\n" + " " * (len(match[0]) - 1), text)
+    joined = re.sub(r"^[ \t]*(?:#|//)", lambda match: " " * len(match[0]), text, flags=re.MULTILINE)
     return [
         f"line {joined.count(chr(10), 0, match.start()) + 1}: {name}: {' '.join(match[0].split())}"
         for name, pattern in RELAPSES.items()

@@ -1,7 +1,7 @@
 """llama.cpp through llama-cpp-python: its C functions for the timing, its `Llama` class for the first token.
 
 The GGUF names and keys are those of llama.cpp's conversion/gpt2.py; other types than float32 are made by llama.cpp's
-own quantiser, so they are what its users run (Q4_0 keeps the table, which is the head too, in 6 bits).
+own quantiser, so they are what its users run (Q4_0 keeps the tied embedding table in 6 bits).
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Runtime:
         return np.ctypeslib.as_array(c.llama_get_logits(context), (len(rows), self._vocab_size))
 
     def _context(self, n_sequences: int) -> Any:
-        """The cached context for a batch size, with the parameters of llama-cpp-python otherwise."""
+        """The cached context for a batch size; other parameters are those of llama-cpp-python."""
         if n_sequences not in self._contexts:
             params = self._c.llama_context_default_params()
             params.n_seq_max = n_sequences
@@ -182,7 +182,7 @@ class Runtime:
 
 
 def first_token(path: str, _dtype: str, threads: int) -> None:
-    """As the documentation of llama-cpp-python shows it."""
+    """Follows the documentation of llama-cpp-python."""
     from llama_cpp import Llama
 
     model = Llama(path, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)

@@ -3,7 +3,7 @@
     rushlight generate facebook/opt-125m --port examples/opt/opt.py -p "My name is"
 
 Names and arithmetic are those of transformers' modeling_opt.py. What differs from GPT-2: the tensor names, Linear in
-place of Conv1D, separate projections of queries, keys and values, ReLU, and positions that are counted from 2.
+place of Conv1D, separate projections of queries, keys and values, ReLU, and a position table that starts at row 2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FIRST_POSITION = 2
 class OPTConfig(TextConfig):
     """The sizes and switches of an OPT, each under its key in config.json.
 
-    Refused is the arithmetic of the 350M model, which normalises after the residual sums and projects its embeddings.
+    The arithmetic of the 350M model, which normalises after the residual sums and projects its embeddings, is refused.
     """
 
     model_type: ClassVar = "opt"

@@ -55,7 +55,7 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {
+_LAZY_IMPORTS = {
     "AsyncStream": "rushlight.runtime.streaming",
     "Beam": "rushlight.runtime.result",
     "Chat": "rushlight.chat",
@@ -82,9 +82,9 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    if name not in _HOMES:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_LAZY_IMPORTS[name]), name)
     globals()[name] = value
     return value
 

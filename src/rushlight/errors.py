@@ -63,7 +63,7 @@ __all__ = [
 
 
 class RushlightError(Exception):
-    """Base class of all of them. The parts of the text are attributes, so that programs need not parse it.
+    """The base class of rushlight's errors. The parts of a message are attributes, so programs need not parse it.
 
     Attributes:
         code: the kind of error in snake_case, stable across versions, for `--json` and the server.
@@ -110,7 +110,7 @@ class RushlightError(Exception):
             text += f" ({named})"
         if not self.remedy:
             return text
-        # The message may end in a library's own, full stop included.
+        # The message may quote a library's, which may end with a full stop.
         text = f"{text}\n" if "\n" in text else f"{text.removesuffix('.')}; "
         return text + printable(self.remedy)
 
@@ -128,7 +128,7 @@ MAX_NAME_CHARS = 400
 
 
 def printable_name(name: str) -> str:
-    """A name from a file as by `printable_line`, without its middle if it is longer than MAX_NAME_CHARS."""
+    """A name from a file on one line, escaped, and shortened in the middle if it is longer than MAX_NAME_CHARS."""
     if len(name) <= MAX_NAME_CHARS:
         return printable_line(name)
     start, end = MAX_NAME_CHARS * 3 // 4, MAX_NAME_CHARS // 4
@@ -143,7 +143,7 @@ def printable_line(text: str) -> str:
 
 
 def first_ten(names: Sequence[str]) -> list[str]:
-    """The first ten of `names`, each as by `printable_name`, and "and N more" if there are more."""
+    """The first ten of `names`, each escaped by `printable_name`, and "and N more" if there are more."""
     more = [f"and {len(names) - 10:,} more"] if len(names) > 10 else []
     return [*map(printable_name, names[:10]), *more]
 

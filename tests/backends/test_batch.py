@@ -41,7 +41,7 @@ def test_a_continued_sequence_cannot_be_unfolded():
 
 
 def test_an_entire_sequence_needs_no_cache():
-    batch = Batch.whole([5, 6, 7])
+    batch = Batch.of_sequence([5, 6, 7])
     assert (batch.ids.tolist(), batch.positions.tolist(), batch.logit_rows.tolist()) == (
         [5, 6, 7],
         [0, 1, 2],

@@ -45,7 +45,7 @@ CUDA_TORCH, CPU_TORCH = Torch("2.13.0+cu130", "13.0"), Torch("2.13.0+cpu", None)
 @pytest.mark.parametrize(
     ("device", "there", "why", "next_step"),
     [
-        ("metal", {}, "Metal is the GPU of Macs with Apple silicon; this is Linux", "use --device cpu"),
+        ("metal", {}, "Metal needs a Mac with Apple silicon; this is Linux", "use --device cpu"),
         ("metal", {"system": "Windows"}, "this is Windows", "use --device cpu"),
         ("metal", {"system": "Darwin"}, "this one has an Intel processor", "use --device cpu"),
         (

@@ -186,7 +186,7 @@ class TestPrompts:
         for command in ("generate", "chat", "lens"):
             code, out, err = run(command, "tales", "a", "-p", "b", stdin=b"")
             assert (code, out) == (2, "")
-            assert "--prompt: the prompt is already given" in err
+            assert "--prompt: the prompt is given twice" in err
 
     @pytest.mark.parametrize("stdin", [None, b"text"])
     def test_in_place_of_the_source(self, run, stdin):
@@ -199,7 +199,7 @@ class TestPrompts:
     def test_a_word_in_place_of_the_source(self, run):
         code, _, err = run("generate", "Hello")
         assert code == 2
-        assert "'Hello' is SOURCE, write the prompt after it" in err
+        assert "'Hello' was read as SOURCE: write the prompt after it" in err
 
 
 class TestUsage:
@@ -215,7 +215,7 @@ class TestUsage:
                 ["inspect", "a", "--depth", "-1"],
                 "--depth: -1 is not in the range x>=0 (see `rushlight inspect --help`)",
             ),
-            (["inspect"], "SOURCE: this command needs a model; tales is the embedded one (see"),
+            (["inspect"], "SOURCE: no model given; tales is the embedded model (see"),
             (["batch"], "missing argument 'INPUT' (see `rushlight batch --help`)"),
             (["-p", "x"], "--model-path is missing; for the embedded model: rushlight generate -p TEXT (see `rush"),
             (["\x1b[2J\n"], r"no such command '\x1b[2J\n' (see"),

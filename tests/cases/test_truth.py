@@ -349,8 +349,8 @@ def test_settings_without_effect_are_not_named(make_gpt2, caplog, file):
 @pytest.mark.parametrize(
     ("author", "problem"),
     [
-        ({"suppress_tokens": "a"}, "suppress_tokens is 'a': it should be a token id, or a list of them"),
-        ({"bad_words_ids": [1]}, "bad_words_ids is [1]: it should be a list of lists of token ids"),
+        ({"suppress_tokens": "a"}, "suppress_tokens is 'a', expected a token id, or a list of them"),
+        ({"bad_words_ids": [1]}, "bad_words_ids is [1], expected a list of lists of token ids"),
         ({"suppress_tokens": [*range(257)]}, "suppress every token"),
     ],
 )

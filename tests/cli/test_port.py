@@ -69,7 +69,7 @@ def test_an_unwritten_forward_is_reported_and_raises(rushlight, tmp_path):
     path = tmp_path / "my_model.py"
     done = rushlight("port", tmp_path, "-o", path)
     assert done.code == 0
-    assert done.err.endswith("still to write is the forward of: Model\n")
+    assert done.err.endswith("now write the forward of: Model\n")
     done = rushlight("generate", tmp_path, "--port", path, "-p", "x")
     assert done.code == 2
     assert "not a language model" in done.err

@@ -181,7 +181,7 @@ def test_invalid_ids(rushlight, ids):
     assert "expected token ids" in " ".join(done.err.replace("│", " ").split())
 
 
-# The known answers, tested on a small model, since the weights of GPT-2 124M are not in the repository.
+# The comparison with published results is tested on a small model: the weights of GPT-2 124M are not in the repository.
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_other_weights_of_the_same_size_fail(rushlight, small_gpt2):
     # The tokenizer is that of GPT-2.
     assert "✓ token ids of a text (lm-evaluation-harness)" in done.out
     assert done.out.endswith(
-        "✗ 15 of 16 known answers are wrong: the port is wrong, or the weights are not OpenAI's,"
+        "✗ 15 of 16 published results are not reproduced: the port is wrong, or the weights are not OpenAI's,"
         " such as fine-tuned ones\n"
     )
     record = json.loads(rushlight("verify", small_gpt2, "--json").out)
@@ -210,7 +210,7 @@ def test_other_weights_of_the_same_size_fail(rushlight, small_gpt2):
 
 
 def test_correct_answers_pass(small_gpt2, monkeypatch):
-    """The known answers are replaced by those of the model; changing any of them makes it fail."""
+    """The published results are replaced by those of the model; changing any of them makes it fail."""
     from rushlight import load
 
     model = load(small_gpt2)

@@ -85,7 +85,7 @@ def test_the_last_block_of_a_sequence_is_evicted_first():
 
 
 def test_without_sharing_nothing_is_cached():
-    pool = BlockPool(2, 2, shares=False)
+    pool = BlockPool(2, 2, has_prefix_cache=False)
     table = table_of(pool, tokens(1))
     assert table.n_cached_blocks == 0
     assert pool.match_prefix(tokens(1)) == []

@@ -344,7 +344,7 @@ def test_a_step_is_sampled_in_one_call(settings, n_calls):
 
 
 def test_a_chunked_prompt_is_sampled_once():
-    engine, model = toy_engine(max_rows=50)
+    engine, model = toy_engine(max_prefill_rows=50)
     calls = []
     device_sample = model.ops.sample
     model.ops.sample = lambda logits, rows: calls.append(len(rows)) or device_sample(logits, rows)

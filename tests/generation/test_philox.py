@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rushlight.generation.sampling.philox import completion_seed, new_seed, philox, seed_of_line, uniform
+from rushlight.generation.sampling.philox import completion_seed, new_seed, philox, request_seed, uniform
 
 WORDS = [0, 1, 12345, 2**63, 2**64 - 1]
 
@@ -24,7 +24,7 @@ def test_uniform_numbers_are_of_the_first_word(seed, position):
 
 def test_new_seeds_are_exact_in_json():
     """In JavaScript and jq a number is a double."""
-    seeds = [f(seed, i) for f in (completion_seed, seed_of_line) for seed in (0, 1, 2**64 - 1) for i in range(1, 100)]
+    seeds = [f(seed, i) for f in (completion_seed, request_seed) for seed in (0, 1, 2**64 - 1) for i in range(1, 100)]
     seeds += [new_seed() for _ in range(100)]
     assert len(set(seeds)) == len(seeds)
     assert max(seeds) < 2**53

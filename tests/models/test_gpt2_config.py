@@ -99,7 +99,7 @@ def test_sizes_out_of_range(edit, key, value):
     with pytest.raises(ConfigError) as caught:
         edit.load()
     assert f"{key} is {json.dumps(value) if isinstance(value, bool) else repr(value)}" in str(caught.value)
-    assert "a whole number from 1" in str(caught.value)
+    assert "an integer from 1" in str(caught.value)
     assert caught.value.file == str(edit.folder / "config.json")
 
 
@@ -124,7 +124,7 @@ def test_epsilon_is_above_zero(edit, refused, value):
 @pytest.mark.parametrize("value", [0, 1, "true"], ids=repr)
 def test_switches_are_true_or_false(edit, refused, key, value):
     edit.config[key] = value
-    assert f"{key} is {value!r}: it should be true or false" in str(refused(edit.write(), ConfigError))
+    assert f"{key} is {value!r}, expected true or false" in str(refused(edit.write(), ConfigError))
 
 
 @ONE
@@ -138,7 +138,7 @@ def test_two_names_of_one_size_agree(edit, refused):
     edit.config["max_position_embeddings"] = 128
     error = str(refused(edit.write(), ConfigError))
     assert "max_position_embeddings is 128" in error
-    assert "n_positions 257" in error
+    assert "n_positions is 257" in error
 
 
 @ONE

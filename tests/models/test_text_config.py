@@ -81,7 +81,7 @@ def test_an_older_key_is_read_where_the_key_is_missing():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"d_model": 25}, "d_model is 25 and hidden_size 24"),
+        ({"d_model": 25}, "d_model is 25 and hidden_size is 24"),
         ({"num_key_value_heads": 3}, "num_key_value_heads is 3, which does not divide num_attention_heads 4"),
         ({"model_type": "other"}, "model_type is 'other'"),
         ({"mixture": 4}, "mixture is 4, which rushlight does not support"),
@@ -195,7 +195,7 @@ def test_blocks_are_counted_with_one_that_is_missing_and_without_one_that_is_far
 
 
 def test_without_a_config_it_is_refused():
-    with pytest.raises(ConfigError, match=r"there is no config\.json; put the model's config\.json beside"):
+    with pytest.raises(ConfigError, match=r"there is no config\.json; put the model's config\.json next to"):
         Config.from_tensors({})
 
 

@@ -58,7 +58,7 @@ def test_weights_that_transformers_would_make_up(folder, torch):
     tensors = load_file(path)
     del tensors["transformer.h.1.ln_1.bias"]
     save_file(tensors, path, {"format": "pt"})
-    with pytest.raises(RecordError, match=r"does not find 1 of its weights in it: transformer\.h\.1\.ln_1\.bias"):
+    with pytest.raises(RecordError, match=r"finds no tensors for 1 of its weights: transformer\.h\.1\.ln_1\.bias"):
         record_source(str(folder), ids=[[1]])
 
 
@@ -141,5 +141,5 @@ def test_a_module_that_fails_on_the_prompt(toy):
 
 
 def test_greedy_tokens_need_logits(torch):
-    with pytest.raises(RecordError, match="greedy tokens need logits"):
+    with pytest.raises(RecordError, match="greedy tokens require logits"):
         rushlight.record(torch.nn.Sequential(torch.nn.Embedding(5, 3), torch.nn.Flatten()), [1, 2], greedy=2)

@@ -104,7 +104,7 @@ class Batch:
         )
 
     @classmethod
-    def whole(cls, ids: Sequence[int]) -> Batch:
+    def of_sequence(cls, ids: Sequence[int]) -> Batch:
         """One entire sequence, for models that cache no keys and values."""
         return cls.of([Chunk(ids, 0, (), all_logits=True)], cache=None)
 

@@ -185,8 +185,8 @@ class CPUBackend:
     def kv_dtype(self) -> str:
         """The format of keys and values: f32 if a matrix is in f32, otherwise f16. Final once weights are loaded.
 
-        So they are rounded less than bf16 weights. They are rounded to nearest as they are written, and every row reads
-        the rounded ones, its own included. Scores, softmax and sums are float32. A value beyond the range of f16
+        So they are rounded less than bf16 weights. They are rounded to nearest when written, and every row reads the
+        rounded ones, its own included. Scores, softmax and sums are float32. A value beyond the range of f16
         becomes NaN, so that the logits that depend on it are NaN too, and no token is sampled from them.
         """
         return "f32" if "f32" in self.weight_dtypes else "f16"
@@ -205,7 +205,7 @@ class CPUBackend:
 
     @property
     def arithmetic(self) -> str:
-        """The word "exact" where results are the same bits on every instruction set; otherwise the name of the set.
+        """The word "exact" if results are the same bits on every instruction set; otherwise the name of the set.
 
         f32, f16, int8 and int4 weights are always exact. bf16 weights are not where the processor multiplies bf16
         (AVX-512 BF16), which rounds the activations too, unless the backend is opened with `exact`.
@@ -251,7 +251,7 @@ class CPUBackend:
         return self._native.weight(self._dtypes.keep(tensor, role), n_in, n_out)
 
     def _rows_of(self, batch: Batch) -> _native.Rows:
-        """The batch's rows in native form, made once for all layers."""
+        """The batch's rows in native form, converted once for all layers."""
         # Holds the arrays rather than the batch, which would keep its cache alive.
         parts = (batch.row_starts, batch.positions, batch.block_tables)
         n_blocks = batch.cache.n_blocks
@@ -277,7 +277,7 @@ class CPUBackend:
 
 
 class _Captured:
-    """A forward whose steps of few rows are recorded when a shape comes for the second time, and repeated from then on.
+    """A forward that records a step of few rows when its shape occurs for the second time, and replays it from then on.
 
     A step of the same shape runs the same operations on other tokens, positions and blocks, whose values a recording
     does not see. Plans hold while the model's version stays the same, since a changed module may run other operations.
@@ -350,21 +350,21 @@ class _TensorLayout(NamedTuple):
 
 
 class _CachedRows(NamedTuple):
-    """The last batch's rows in native form, and what they were made from."""
+    """The last batch's rows in native form, and the arrays they were converted from."""
 
     parts: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
     n_blocks: int
     rows: _native.Rows
 
 
-def _instruction_set(asked: str | None) -> str:
+def _instruction_set(requested: str | None) -> str:
     """The instruction set to use.
 
     Raises:
         DeviceError: the requested set is unknown, or this processor does not have it.
     """
     available = _native.instruction_sets()
-    name = asked or os.environ.get(ISA_VARIABLE, "") or available[0]
+    name = requested or os.environ.get(ISA_VARIABLE, "") or available[0]
     if name not in available:
         known = _native.is_instruction_set(name)
         problem = f"this processor does not have {name}" if known else f"unknown instruction set {name!r}"
@@ -374,14 +374,14 @@ def _instruction_set(asked: str | None) -> str:
     return name
 
 
-def _exact(asked: bool | None) -> bool:
-    """Whether to compute the same bits on every instruction set: `asked`, else RUSHLIGHT_EXACT.
+def _exact(requested: bool | None) -> bool:
+    """Whether to compute the same bits on every instruction set: as requested, else by RUSHLIGHT_EXACT.
 
     Raises:
         DeviceError: the variable is neither 0 nor 1.
     """
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     value = os.environ.get(EXACT_VARIABLE, "")
     if value not in {"", "0", "1"}:
         raise DeviceError(f"{EXACT_VARIABLE} is {value!r}", expected="0 or 1", remedy="or leave it out")

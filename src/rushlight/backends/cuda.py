@@ -79,7 +79,7 @@ class Int8Weight(NamedTuple):
 
 
 class TorchKVCache:
-    """Keys and values, each one tensor a layer of (n_places, K, D), BLOCK_SIZE places a block.
+    """Keys and values, each one (n_places, K, D) tensor per layer, BLOCK_SIZE places per block.
 
     It has one block more than requested, `spare`, which padding rows write to.
     """
@@ -268,13 +268,13 @@ class TorchBackend:
 
     def rotary(self, x: Array, angles: torch.Tensor, n_head: int, *, interleaved: bool = False) -> torch.Tensor:
         check_rotary(x, angles, n_head)
-        heads, n_turned = value_of(x).unflatten(1, (n_head, -1)), angles.shape[1]  # (N, H, D)
-        turned, rest = heads[:, :, :n_turned].float(), heads[:, :, n_turned:]
+        heads, n_rotated = value_of(x).unflatten(1, (n_head, -1)), angles.shape[1]  # (N, H, D)
+        rotated, rest = heads[:, :, :n_rotated].float(), heads[:, :, n_rotated:]
         cos, sin = angles[:, None].chunk(2, dim=2)
-        a, b = (turned[..., 0::2], turned[..., 1::2]) if interleaved else turned.chunk(2, dim=2)
+        a, b = (rotated[..., 0::2], rotated[..., 1::2]) if interleaved else rotated.chunk(2, dim=2)
         a, b = a * cos - b * sin, b * cos + a * sin
-        turned = torch.stack([a, b], 3).flatten(2) if interleaved else torch.cat([a, b], 2)
-        return torch.cat([turned.to(heads.dtype), rest], 2).flatten(1)
+        rotated = torch.stack([a, b], 3).flatten(2) if interleaved else torch.cat([a, b], 2)
+        return torch.cat([rotated.to(heads.dtype), rest], 2).flatten(1)
 
     def attention(
         self,
@@ -318,7 +318,7 @@ class TorchBackend:
         largest, ids = x.max(1)  # a NaN counts as the largest
         random = [i for i, row in enumerate(rows) if row.temperature]
         if random:
-            numbers = self._sent([(i, *_settings(rows[i])) for i in random]).T
+            numbers = self._to_device([(i, *_settings(rows[i])) for i in random]).T
             at = numbers[0].long()
             some = x if len(random) == len(x) else x[at]
             max_k = max(rows[i].top_k if rows[i].top_k < x.shape[1] else 0 for i in random)
@@ -332,7 +332,7 @@ class TorchBackend:
         adjustments = [(i, row.adjustments) for i, row in enumerate(rows) if row.adjustments is not None]
         if adjustments:
             parts = [np.stack([np.full(len(one.ids), i), *one]) for i, one in adjustments]
-            numbers = self._sent(np.concatenate(parts, axis=1))
+            numbers = self._to_device(np.concatenate(parts, axis=1))
             at = numbers[0].long(), numbers[1].long()
             values, factors = x[at], numbers[2].float()
             values = torch.where(values > 0, values / factors, values * factors).double() + numbers[3]
@@ -340,15 +340,15 @@ class TorchBackend:
         allowed = allowed_tokens(rows, x.shape[1])
         if allowed is None:
             return x
-        return torch.where(self._shared_mask(allowed) if allowed.ndim == 1 else self._sent(allowed), x, -torch.inf)
+        return torch.where(self._shared_mask(allowed) if allowed.ndim == 1 else self._to_device(allowed), x, -torch.inf)
 
     def _shared_mask(self, allowed: NDArray[np.bool_]) -> torch.Tensor:
-        """A mask of all rows; sent once while it stays the same array from step to step."""
+        """A mask of all rows; copied once while it stays the same array from step to step."""
         if self._mask is None or self._mask[0] is not allowed:
-            self._mask = allowed, self._sent(allowed)
+            self._mask = allowed, self._to_device(allowed)
         return self._mask[1]
 
-    def _sent(self, values: Any) -> torch.Tensor:
+    def _to_device(self, values: Any) -> torch.Tensor:
         """Numbers on the device, by a copy that the host does not wait for; Python's in float64."""
         host = torch.from_numpy(np.asarray(values))
         return (host.pin_memory() if self._on.type == "cuda" else host).to(self._on, non_blocking=True)
@@ -365,7 +365,7 @@ class TorchBackend:
     # Steps
 
     def capture(self, forward: Forward) -> Forward:
-        """`forward`, with decode steps on a GPU replayed from CUDA graphs, and one copy to the device a step.
+        """The forward, with decode steps on a GPU replayed from CUDA graphs, and one copy to the device per step.
 
         Decode steps are padded to powers of two in rows and blocks, and each shape is recorded when it first occurs.
         Recording all of them in advance, the largest first, would take the least memory, but a command that answers one
@@ -497,12 +497,12 @@ def decode_attention(
     lengths: torch.Tensor,
     scoring: Scoring,
 ) -> torch.Tensor:
-    """Attention of one row a sequence, its last, over its blocks: (S, H, D) -> (S, H, D).
+    """Attention of one row per sequence, its last, over its blocks: (S, H, D) -> (S, H, D).
 
     Args:
         q: the rows' queries.
         k, v: (S, K, D) the rows' keys and values.
-        keys, values: (n_places, K, D), BLOCK_SIZE places a block; k and v are written there.
+        keys, values: (n_places, K, D), BLOCK_SIZE places per block; k and v are written there.
         places: (S,) the rows' places.
         tables: (S, W) each sequence's blocks.
         lengths: (S,) the positions of each sequence, its row's own being the last.
@@ -532,7 +532,7 @@ def prefill_attention(
 
     Args:
         q: the queries.
-        keys, values: (n_places, K, D), BLOCK_SIZE places a block.
+        keys, values: (n_places, K, D), BLOCK_SIZE places per block.
         blocks: (M,) those that hold the sequence.
         length: the sequence's positions, the n rows' own included.
         scoring: how scores are computed.

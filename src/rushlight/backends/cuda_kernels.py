@@ -1,4 +1,4 @@
-"""Triton kernels for the CUDA backend: a decode step of few rows in five launches a block.
+"""Triton kernels for the CUDA backend: a decode step of few rows in five launches per block.
 
 Each is compared with the plain PyTorch function of the same name in cuda.py. Sums are float32. Loaded values are cast
 immediately: Triton's interpreter, which runs the tests without a GPU, has no bfloat16 arithmetic. Tiles follow from
@@ -41,9 +41,9 @@ def decode_attention(
 ) -> torch.Tensor:
     """`rushlight.backends.cuda.decode_attention` with nothing but a scale; keys and values are read in place.
 
-    Flash-decoding (Dao et al., 2023): one program a sequence, query head and part of its keys. A part has a fixed size,
-    so a sequence is cut at the same keys whatever else is in the batch, and a long one still keeps many multiprocessors
-    busy. If there is more than one part, a second kernel merges them.
+    Flash-decoding (Dao et al., 2023): one program per sequence, query head and part of its keys. A part has a fixed
+    size, so a sequence is cut at the same keys whatever else is in the batch, and a long one still keeps many
+    multiprocessors busy. If there is more than one part, a second kernel merges them.
     """
     n, n_head, head_dim = q.shape
     width = tables.shape[1]

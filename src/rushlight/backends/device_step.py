@@ -1,7 +1,7 @@
-"""Lays out a step for libraries that compute entire arrays: decode rows in a rectangle, prompt chunks one by one.
+"""Lays out a step for libraries that compute on entire arrays: decode rows in a rectangle, prompt chunks one by one.
 
-Native code follows each row to its own blocks of the cache; a library of array operations cannot. So the rows that are
-the only ones of their sequence, as in decode, are computed together over a rectangle of blocks. The shapes of decode
+Native code follows each row to its own blocks of the cache; a library of array operations cannot. So rows that are the
+only ones of their sequence, as in decode, are computed together over a rectangle of blocks. The shapes of decode
 steps are padded, so that few different ones occur and each can be recorded once and replayed.
 """
 
@@ -56,7 +56,7 @@ class Step(NamedTuple):
     Attributes:
         cache, unfold_rows, ids, positions, logit_rows: as in `Batch`.
         prompt_chunks: the rows of sequences that have several.
-        places: (N,) each row's place in the cache, which has BLOCK_SIZE places a block.
+        places: (N,) each row's place in the cache, which has BLOCK_SIZE places per block.
         decode_rows: (S,) the rows that are the only ones of their sequence.
         lengths: (S,) the positions that each of them sees, its own included.
         tables: (S, W) their blocks; W is the number of blocks that the longest needs, rounded up to a power of two and
@@ -178,7 +178,7 @@ def attend(
 
 
 class LastStep:
-    """Turns a batch into a step on the device, once for all layers, which ask for it one after the other."""
+    """Turns a batch into a step on the device, once for all layers of a forward."""
 
     def __init__(self, upload: Upload) -> None:
         self._upload = upload
@@ -232,7 +232,7 @@ class Captured:
     Args:
         forward: the model.
         run: runs a step, recorded where that is possible; raises NotRecordableError.
-        run_eagerly: runs the forward on the batch as it is.
+        run_eagerly: runs the forward on the batch without recording.
         device: for the log.
     """
 
@@ -286,10 +286,7 @@ def padded(batch: Batch, spare: int) -> Batch | None:
 
 
 def allowed_tokens(rows: Sequence[SamplingRow], vocab_size: int) -> NDArray[np.bool_] | None:
-    """The tokens that may be sampled: (V,) where all rows hold the same array, and that very array; else (R, V).
-
-    None is every token.
-    """
+    """The tokens that may be sampled: the rows' array, (V,), if they share one, otherwise (R, V). None allows all."""
     first = rows[0].allowed if rows else None
     if all(row.allowed is first for row in rows):
         return first

@@ -63,8 +63,8 @@ class Deferred:
     """An activation (N, C) that is computed once, when its value is needed.
 
     Args:
-        fused: the description of it.
-        compute: computes it.
+        fused: the operations that compute it.
+        compute: runs them.
     """
 
     __slots__ = ("_compute", "_fused", "_value", "shape")

@@ -79,7 +79,7 @@ class QuantisedWeight(NamedTuple):
 
 
 class MLXKVCache:
-    """Keys and values, each one array a layer of (n_places, K, D), BLOCK_SIZE places a block.
+    """Keys and values, each one (n_places, K, D) array per layer, BLOCK_SIZE places per block.
 
     The arrays grow as blocks are used, the lower ones first. The last allocated block, `spare`, is what padding rows
     write to; when the arrays grow, it becomes an ordinary block.
@@ -244,17 +244,17 @@ class MLXBackend:
 
     def rotary(self, x: mx.array, angles: mx.array, n_head: int, *, interleaved: bool = False) -> mx.array:
         check_rotary(x, angles, n_head)
-        n, n_turned = angles.shape
-        heads, half = x.reshape(n, n_head, -1), n_turned // 2  # (N, H, D)
-        turned, rest = heads[:, :, :n_turned].astype(mx.float32), heads[:, :, n_turned:]
+        n, n_rotated = angles.shape
+        heads, half = x.reshape(n, n_head, -1), n_rotated // 2  # (N, H, D)
+        rotated, rest = heads[:, :, :n_rotated].astype(mx.float32), heads[:, :, n_rotated:]
         cos, sin = angles[:, None, :half], angles[:, None, half:]
         if interleaved:
-            a, b = turned[..., 0::2], turned[..., 1::2]
+            a, b = rotated[..., 0::2], rotated[..., 1::2]
         else:
-            a, b = turned[..., :half], turned[..., half:]
+            a, b = rotated[..., :half], rotated[..., half:]
         a, b = a * cos - b * sin, b * cos + a * sin
-        turned = mx.stack([a, b], axis=3).reshape(turned.shape) if interleaved else mx.concatenate([a, b], axis=2)
-        return mx.concatenate([turned.astype(x.dtype), rest], axis=2).reshape(x.shape)
+        rotated = mx.stack([a, b], axis=3).reshape(rotated.shape) if interleaved else mx.concatenate([a, b], axis=2)
+        return mx.concatenate([rotated.astype(x.dtype), rest], axis=2).reshape(x.shape)
 
     def attention(
         self,
@@ -313,7 +313,7 @@ class MLXBackend:
     # Steps
 
     def capture(self, forward: Forward) -> Forward:
-        """`forward`, evaluated once a step, with decode steps compiled.
+        """The forward, evaluated once per step, with decode steps compiled.
 
         Decode steps are padded to powers of two in rows and blocks, so that few shapes are traced.
         """
@@ -414,11 +414,11 @@ def _compile(forward: Forward, host: HostStep, cache: MLXKVCache) -> Callable[[l
 def decode_attention(
     q: mx.array, keys: mx.array, values: mx.array, tables: mx.array, lengths: mx.array, scoring: Scoring
 ) -> mx.array:
-    """Attention of one row a sequence, its last, over its blocks: (S, H, D) queries -> (S, H, D).
+    """Attention of one row per sequence, its last, over its blocks: (S, H, D) queries -> (S, H, D).
 
     Args:
         q: the queries.
-        keys, values: (n_places, K, D), BLOCK_SIZE places a block.
+        keys, values: (n_places, K, D), BLOCK_SIZE places per block.
         tables: (S, W) each sequence's blocks.
         lengths: (S,) the positions of each sequence, its row's own being the last.
         scoring: how scores are computed.
@@ -444,7 +444,7 @@ def prefill_attention(
 
     Args:
         q: the queries.
-        keys, values: (n_places, K, D), BLOCK_SIZE places a block.
+        keys, values: (n_places, K, D), BLOCK_SIZE places per block.
         blocks: (M,) those that hold the sequence.
         length: the sequence's positions, the n rows' own included.
         scoring: how scores are computed.

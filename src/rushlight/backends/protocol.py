@@ -30,14 +30,15 @@ MLX and PyTorch qualify, and so does an operation that is not computed yet (`rus
 Forward = Callable[[Any], Array]
 """A model: a `Batch` of N rows -> (R, V) logits on the device."""
 
+
 Weight = Any
 """A loaded parameter: packed, quantised or plain, as the backend likes. Opaque on every backend: only operations
-compute with it, and `Backend.weight_values` returns its numbers. A matrix has `nbytes`, the memory that
-it takes."""
+compute with it, and `Backend.weight_values` returns its numbers. A matrix has `nbytes`, the memory that it
+takes."""
 
 
 def version_of(forward: Forward) -> int:
-    """A number that changes when the forward's modules do; see `rushlight.nn.Module`. Plain functions do not change."""
+    """A number that grows when a module of the forward changes, see `rushlight.nn.Module`; 0 for a plain function."""
     return getattr(forward, "version", 0)
 
 
@@ -58,7 +59,7 @@ class LogitAdjustments(NamedTuple):
 class SamplingRow(NamedTuple):
     """How to sample a token from one row of logits.
 
-    The order is: adjustments, allowed tokens, temperature, top-k, top-p, min-p, and the choice itself.
+    Applied in this order: adjustments, allowed tokens, temperature, top-k, top-p, min-p; then the draw itself.
 
     Attributes:
         temperature: divides the logits; 0 takes the most likely token, the first of equals, and ignores what follows.
@@ -66,8 +67,8 @@ class SamplingRow(NamedTuple):
         top_p: keeps the fewest tokens, most likely first and the first of equals, whose probability reaches this.
         min_p: keeps the tokens at least this fraction as likely as the most likely one.
         uniform: a random number in [0, 1): the token at this point of the cumulative probability, in order of ids.
-        adjustments: of logits, applied before all else; None is none.
-        allowed: (V,) the tokens that may be sampled; None is all. Rows that hold the same array cost a device less than
+        adjustments: of logits, applied first, or None.
+        allowed: (V,) the tokens that may be sampled; None is all. Rows that share one array cost a device less than
             rows that hold equal ones.
     """
 
@@ -89,12 +90,12 @@ class NotRecordableError(BaseException):
 
 
 class Role(Enum):
-    """How a parameter is used, which is what a backend needs to know to lay it out."""
+    """How a parameter is used, which determines its layout on a device."""
 
     VECTOR = "vector"
     """(C,): a bias or a gain."""
     TABLE = "table"
-    """(V, C): rows are gathered by id; `tie` makes a tied head's LINEAR of it."""
+    """(V, C): rows are gathered by id; `tie` turns it into the LINEAR of a tied head."""
     LINEAR = "linear"
     """(out, in): PyTorch's nn.Linear, y = x Wᵀ."""
     CONV1D = "conv1d"
@@ -119,7 +120,7 @@ class Tensor(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
     def float32(self) -> NDArray[np.float32]:
-        """The values in float32, C-contiguous, the caller's own."""
+        """The values in float32, C-contiguous, in an array that the caller may change."""
         ...
 
     def read_into(self, raw: NDArray[np.uint8], start: int) -> None:
@@ -133,7 +134,7 @@ class Tensor(Protocol):
 
 @runtime_checkable
 class FileTensor(Tensor, Protocol):
-    """A tensor that lies in a file on this machine, for readers other than itself."""
+    """A tensor in a local file, which native code can read without the checkpoint."""
 
     def opened(self) -> AbstractContextManager[tuple[int, int]]:
         """The file's descriptor, and the offset of the tensor's first byte.
@@ -178,8 +179,8 @@ class Backend(Protocol):
 
     @property
     def arithmetic(self) -> str:
-        """What else the bits of a result depend on besides weights and input: "exact" for nothing, or a name, such as
-        that of an instruction set or a device.
+        """The hardware that the bits of a result depend on: "exact" if they depend only on weights and input, otherwise
+        the name of an instruction set, device or library.
         """
         ...
 
@@ -190,7 +191,7 @@ class Backend(Protocol):
         ...
 
     def finish_loading(self) -> None:
-        """Return when every weight is loaded; may be called on another thread. Raises what reading raises."""
+        """Wait until every weight is loaded, and raise any error of reading them. May be called on another thread."""
         ...
 
     def tie(self, table: Weight) -> Weight:
@@ -217,7 +218,7 @@ class Backend(Protocol):
         ...
 
     def capture(self, forward: Forward) -> Forward:
-        """The forward in the form in which this device runs it fastest, such as a recorded plan or graph.
+        """The forward in its fastest form on this device, such as a recorded plan or graph.
 
         Results agree as closely as the device promises for any two ways to compute a row (on cpu and reference, bit for
         bit), and errors are the same. A recording is repeated as long as `forward.version` (see `rushlight.nn.Module`)
@@ -261,11 +262,11 @@ class Backend(Protocol):
         ...
 
     def take(self, x: Array, rows: NDArray[np.int32]) -> Array:
-        """(N, C), (R,) -> (R, C): the rows of these numbers."""
+        """(N, C), (R,) -> (R, C): the rows with these indices."""
         ...
 
     def unfold(self, x: Array, rows: NDArray[np.int32]) -> Array:
-        """(N, C), (N, S) -> (N, S·C): for each row the S rows of x that it names, side by side; zeros for -1."""
+        """(N, C), (N, S) -> (N, S·C): for each row, the rows of x with its S indices, side by side; zeros for -1."""
         ...
 
     def angles(self, positions: NDArray[np.int32], frequencies: Weight, scale: float = 1.0) -> Array:
@@ -280,7 +281,7 @@ class Backend(Protocol):
         """(N, H·D), (N, r) angles -> (N, H·D): rotary position embedding of the first r channels of each head.
 
         Su et al., arXiv:2104.09864. Channel i is paired with i + r/2, or, interleaved, 2i with 2i + 1:
-        (a, b) -> (a cos - b sin, b cos + a sin). The other channels stay as they are.
+        (a, b) -> (a cos - b sin, b cos + a sin). The other channels stay unchanged.
         """
         ...
 
@@ -318,7 +319,7 @@ class Backend(Protocol):
         ...
 
     def from_numpy(self, values: NDArray[np.floating]) -> Array:
-        """(N, C) values, as `to_numpy` gives them, on the device."""
+        """(N, C) values, as `to_numpy` returns them, on the device."""
         ...
 
     def to_numpy(self, x: Array) -> NDArray[np.float32]:

@@ -181,7 +181,7 @@ def _metal() -> list[DeviceStatus]:
 
     system, machine = platform.system(), platform.machine()
     if system != "Darwin":
-        return [_missing("metal", f"Metal is the GPU of Macs with Apple silicon; this is {system}")]
+        return [_missing("metal", f"Metal needs a Mac with Apple silicon; this is {system}")]
     if machine != "arm64" and "ARM64" in platform.version():
         fix = "install a Python for arm64, then rushlight in it"
         return [_missing("metal", f"this Python is built for {machine} and runs translated, without Metal", fix)]

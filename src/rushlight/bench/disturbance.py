@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from rushlight.bench.repeats import Repeats
 
-MOST_HELD_UP = 0.1
-"""Share of the time that the measuring thread may be without a core; the kernel itself takes far less."""
+MAX_OFF_CORE = 0.1
+"""Largest share of the time that the measuring thread may be off its core; the kernel itself takes far less."""
 
-MOST_SWITCHES = 30
-"""Involuntary context switches per second; an idle machine has fewer."""
+MAX_SWITCHES = 30
+"""Largest number of involuntary context switches per second; an idle machine has fewer."""
 
-MOST_SPREAD = 1.5
+MAX_SPREAD = 1.5
 """Largest ratio of two times that should be equal."""
 
 
@@ -73,12 +73,12 @@ def disturbances(watch: Watch, repeats: Mapping[str, Repeats], *, computes: bool
         computes: whether the watched thread computes, rather than waits for a GPU or other threads.
     """
     found = []
-    if computes and watch.wall_s and watch.cpu_s < (1 - MOST_HELD_UP) * watch.wall_s:
+    if computes and watch.wall_s and watch.cpu_s < (1 - MAX_OFF_CORE) * watch.wall_s:
         found.append(f"the computing thread was without a core for {1 - watch.cpu_s / watch.wall_s:.0%} of the time")
-    if watch.switched > MOST_SWITCHES * watch.wall_s:
+    if watch.switched > MAX_SWITCHES * watch.wall_s:
         found.append(f"other programs took a core {watch.switched / watch.wall_s:.0f} times a second")
     for name, each in repeats.items():
-        if each.max > MOST_SPREAD * each.min:
+        if each.max > MAX_SPREAD * each.min:
             found.append(f"{name} differs by a factor of {each.max / each.min:.1f} between repeats")
     return tuple(found)
 

@@ -27,14 +27,14 @@ PROMPT = "Once upon a time"
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """What to measure.
+    """The model and the workload to measure.
 
     Attributes:
         source, device, threads, exact, offline, revision, port: as `rushlight.load` takes them.
         prompt_tokens: length of the prefill; None is 512, or the context length if that is less.
-        tokens: tokens that each sequence decodes.
+        tokens: tokens to decode per sequence.
         batch_sizes: batch sizes of the decode; each is measured.
-        repeats: number of times that everything is measured.
+        repeats: repeats of each measurement.
     """
 
     source: str | None = None
@@ -144,10 +144,10 @@ def dtypes_of(device: str) -> list[str]:
 def measure(
     config: BenchConfig, dtype: str = "auto", stage: Callable[[str], AbstractContextManager[object]] = nullcontext
 ) -> Measurement:
-    """Loads a model at a dtype and benchmarks it; everything is run once as a warm-up.
+    """Loads a model at a dtype and benchmarks it; each measurement starts with a warm-up.
 
     Args:
-        config: what to measure.
+        config: the model and the workload.
         dtype: the dtype to load the model at.
         stage: a context manager that shows the progress of each part of the work.
 

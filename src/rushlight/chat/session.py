@@ -1,4 +1,4 @@
-"""Chat sessions: messages, streamed answers, and context overflow."""
+"""Chat sessions: keep messages, stream answers, and drop the oldest turns when the context is full."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rushlight.chat.encoder import ConversationEncoder
 from rushlight.chat.template import ChatTemplate, find_template, turn_end_ids
 from rushlight.chat.transcript import Message, check_messages, read_transcript, write_transcript
 from rushlight.errors import ContextLengthError, RequestError
-from rushlight.generation import SamplingParams, given
+from rushlight.generation import SamplingParams, without_none
 from rushlight.text import StopStrings
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ _log = logging.getLogger("rushlight")
 class Answer:
     """A streamed answer: iterate for its text; `result` then holds the complete answer.
 
-    It is added to the conversation when it ends. If closed early, or by Ctrl-C, the text so far is added; if there is
-    none, the message that it answers is removed again.
+    It is added to the conversation when it ends. If it is closed early, or by Ctrl-C, the text so far is added; without
+    any text, the message that it answers is removed.
     """
 
     def __init__(self, stream: Stream, *, keep: Callable[[Generation], None], drop: Callable[[], None]):
@@ -89,26 +89,27 @@ class Chat:
         chat = rushlight.Chat(model, system_prompt="Answer in one sentence.")
         print(chat.send("What is a rushlight?"))
 
-    Each turn renders the entire conversation with the model's chat template, and the model continues it. Room is
-    reserved for the answer: max_tokens, or half of the context if that is less. When a conversation leaves too little
-    room, its oldest turns are dropped from the prompt, each as a whole, and never the system prompt; `messages` keeps
-    them, and the "rushlight" logger reports it each time. A single message that does not fit is an error.
-    A chat is for one thread at a time; several chats may share a model.
+    For each message, the model's chat template renders the entire conversation, and the model continues it. Part of the
+    context is reserved for the answer: max_tokens, or half of the context if that is less. When a conversation leaves
+    less room, entire turns are dropped from the prompt, oldest first, and never the system prompt; `messages` keeps
+    them, and the "rushlight" logger reports it each time. A message that does not fit by itself is an error. Only one
+    thread may use a chat at a time; several chats may share a model.
 
     Attributes:
         model: the model.
         messages: the conversation as `{"role": ..., "content": ...}`, with the system prompt first.
         template: the format in which it is rendered.
-        settings: the sampling settings of the answers; `stop` holds the caller's stop strings.
-        n_forgotten: how many of the oldest messages are no longer in the prompt.
+        settings: the sampling settings of the answers.
+        stop: the stop strings besides those of the template.
+        n_forgotten: the number of oldest messages that are no longer in the prompt.
 
     Args:
         model: a model with a tokenizer.
         system_prompt: None for none.
         template: a Jinja template, its file, or the name of one of the model's; None for the model's default.
         variables: the template's variables besides the messages: `tools`, `documents`, `enable_thinking`, ...
-        now: the time for the template; None for the time at which the chat begins, so that each prompt extends the one
-            before.
+        now: the time for the template; None for the time at which the chat begins. It stays the same, so that each
+            prompt extends the previous one.
         stop: stop strings besides those of the template.
         settings: as for `Model.generate`, without `n`; max_tokens is 256 by default.
 
@@ -133,7 +134,7 @@ class Chat:
         self.model = model
         self.template = find_template(model, template, variables=variables, now=now or datetime.now())
         self.stop = StopStrings(stop).strings
-        self.settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **given(settings)}
+        self.settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **without_none(settings)}
         _sampling_params(self.settings)  # validates
         StopStrings((*self.template.stop, *self.stop))
         self.messages: list[Message] = []
@@ -162,11 +163,11 @@ class Chat:
 
         Args:
             text: the message. Text in it that spells a special token is plain text.
-            settings: for this answer only; they take precedence over those of the chat.
+            settings: settings for this answer, which take precedence over those of the chat.
 
         Raises:
-            ContextLengthError: the message does not fit with the system prompt and the room for the answer. As after
-                any error, the conversation is unchanged.
+            ContextLengthError: the message does not fit next to the system prompt and the room for the answer. As
+                after any error, the conversation is unchanged.
             RequestError: the message is empty, not a str or not Unicode, or a setting is out of range.
             TemplateError: the template raises an error on the conversation, or exceeds a limit.
             GenerationError: the logits contain NaN or infinity.
@@ -177,7 +178,7 @@ class Chat:
         return answer.result
 
     def stream(self, text: str, **settings: Unpack[SamplingSettings]) -> Answer:
-        """As `send`, as a stream. An invalid message raises here, before the first text."""
+        """As `send`, but streams the answer. An invalid message raises here, before the first text."""
         self._close_answer()
         if not isinstance(text, str):
             raise RequestError("expected the message as str", found=type(text).__name__)
@@ -186,7 +187,7 @@ class Chat:
         return self._reply([*self.messages, {"role": "user", "content": text}], settings)
 
     def retry(self, **settings: Unpack[SamplingSettings]) -> Answer:
-        """Generates another answer to the last message, which replaces the present one.
+        """Generates another answer to the last message, which replaces the current one.
 
         Raises:
             RequestError: there is no message; or as `send`.
@@ -227,14 +228,14 @@ class Chat:
         """Replaces the conversation, including the system prompt, by one that `save` wrote.
 
         Raises:
-            RequestError, SourceError: not such a file; the conversation is unchanged.
+            RequestError, SourceError: the file is not a saved conversation; the conversation is unchanged.
         """
         messages = read_transcript(path)
         self._close_answer()
         self.messages, self.n_forgotten = messages, 0
 
     def close(self) -> None:
-        """Ends the subprocess that renders the template; it restarts on the next message."""
+        """Ends the subprocess that renders the template; the next message starts it again."""
         self._close_answer()
         if isinstance(self.template, ChatTemplate):
             self.template.close()
@@ -265,7 +266,11 @@ class Chat:
 
     def _reply(self, messages: list[Message], overrides: SamplingSettings) -> Answer:
         messages = check_messages(messages)
-        settings: SamplingSettings = {"max_tokens": MAX_TOKENS, **given(self.settings), **given(overrides)}
+        settings: SamplingSettings = {
+            "max_tokens": MAX_TOKENS,
+            **without_none(self.settings),
+            **without_none(overrides),
+        }
         reserve = min(_sampling_params(settings).max_tokens, self.model.context_length // 2)
         rendered, ids, n_forgotten = self._fitting(messages, self.model.context_length - reserve)
         settings["stop_ids"] = (*(settings.get("stop_ids") or ()), *self._turn_end_ids())
@@ -292,10 +297,10 @@ class Chat:
         return self._answer
 
     def _fitting(self, messages: list[Message], room: int) -> tuple[Rendered, list[int], int]:
-        """The prompt, its ids, and how many of the oldest messages are left out so that it fits.
+        """The prompt, its ids, and the number of oldest messages left out so that it fits.
 
         Raises:
-            ContextLengthError: the last message does not fit even without the turns before it.
+            ContextLengthError: the last message does not fit even without earlier turns.
         """
         head, turns = messages[: self._n_head], messages[self._n_head :]
         starts = [i for i, message in enumerate(turns) if message["role"] == "user" or i == 0]

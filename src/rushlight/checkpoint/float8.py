@@ -2,7 +2,7 @@
 
 F8_E4M3 and F8_E5M2 are those of OCP's "8-bit Floating Point Specification" 1.0, the former without infinity; F8_E8M0 is
 the scale of OCP's "Microscaling Formats" 1.0, a power of two without a sign. The FNUZ forms are those of Noune et al.,
-arXiv:2206.02915: a bias greater by one, neither infinity nor -0, whose bits are NaN. ml_dtypes and torch call them
+arXiv:2206.02915: a bias greater by one, no infinity, and NaN in place of -0. ml_dtypes and torch call them
 float8_e4m3fn, float8_e5m2, float8_e8m0fnu, float8_e4m3fnuz and float8_e5m2fnuz.
 """
 

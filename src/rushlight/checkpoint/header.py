@@ -295,7 +295,7 @@ class _Scanner:
         return value
 
     def fields(self) -> dict[str, str]:
-        """Consumes the entry of a tensor, and returns the text of its fields, of arrays without the brackets."""
+        """Consumes the entry of a tensor, and returns its fields as text; arrays without their brackets."""
         self.take("{")
         fields: dict[str, str] = {}
         while field := _FIELD.match(self.text, self.at):

@@ -32,7 +32,7 @@ _SIDECARS = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
-    # Not read, but without them a folder would look as if the model had no tokenizer.
+    # Not read, but downloaded so that the error about the tokenizer can name its format.
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
@@ -96,8 +96,8 @@ def authorization(url: str) -> str | None:
     from huggingface_hub import get_token
     from huggingface_hub.constants import ENDPOINT
 
-    asked, endpoint = urlsplit(url), urlsplit(ENDPOINT)
-    if (asked.scheme, asked.netloc) != (endpoint.scheme, endpoint.netloc):
+    requested, endpoint = urlsplit(url), urlsplit(ENDPOINT)
+    if (requested.scheme, requested.netloc) != (endpoint.scheme, endpoint.netloc):
         return None
     token = get_token()
     return f"Bearer {token}" if token else None

@@ -78,7 +78,7 @@ class Snapshot:
 
         Raises:
             CheckpointError: the file was damaged, and has been removed from the cache.
-            Exception: of huggingface_hub; LocalEntryNotFoundError from `failure` if `offline`.
+            Exception: an error of huggingface_hub; LocalEntryNotFoundError from `failure` if `offline`.
         """
         try:
             path = Path(
@@ -117,7 +117,7 @@ def find_snapshot(repo_id: str, revision: str | None, *, wait_s: float) -> Snaps
         wait_s: the longest wait for the hub; 0 does not use the network.
 
     Raises:
-        Exception: of huggingface_hub, if neither the hub nor the cache has the revision.
+        Exception: an error of huggingface_hub, if neither the hub nor the cache has the revision.
     """
     started = time.time() - _CLOCK_SLACK_S
     hub = _Hub(wait_s)
@@ -204,7 +204,7 @@ class _Hub(HfApi):
         try:
             return future.result(self.wait_s)
         except TimeoutError:
-            if future.done():  # the call's own
+            if future.done():  # raised by the call itself
                 raise
             raise TimeoutError(f"{self.endpoint} did not answer within {self.wait_s:g} s") from None
 

@@ -1,6 +1,6 @@
 """The module tree of a checkpoint: names, dtypes, shapes and sizes, with equal numbered blocks folded into one.
 
-It is built from the headers and reads no weights. Names are split at their dots, whatever they are: empty parts, a name
+It is built from the headers and reads no weights. Names are split at every dot: empty parts, a name
 that is both a tensor and a module, and ten thousand dots are valid. A module with a single entry is merged with it
 (`wte.weight`), and one with only numbered entries is replaced by them (`h.0`, `h.1`, ...), so that the tree has fewer
 than twice as many nodes as tensors.

@@ -31,7 +31,7 @@ def _dtypes(incomplete: str) -> list[str]:
 
 
 def complete_source(incomplete: str) -> list[str]:
-    """Completes `tales`, and then the matching paths too; otherwise the shell completes paths."""
+    """Completes `tales` together with the matching paths; for anything else the shell completes paths."""
     from rushlight import demo
 
     if not demo.NAME.startswith(incomplete):
@@ -161,7 +161,7 @@ def need_source(source: str | None, model: str | None) -> str:
     """
     name = one_of(source, model)
     if name is None:
-        raise typer.BadParameter("this command needs a model; tales is the embedded one", param_hint="SOURCE")
+        raise typer.BadParameter("no model given; tales is the embedded model", param_hint="SOURCE")
     return name
 
 
@@ -181,7 +181,7 @@ def model_and_prompt(
         return model, source
     source = one_of(source, model)
     if argument is not None and flag is not None:
-        raise typer.BadParameter("the prompt is already given as the second argument", param_hint="--prompt")
+        raise typer.BadParameter("the prompt is given twice, as an argument and as an option", param_hint="--prompt")
     if source and not could_be_source(source):
         raise typer.BadParameter(
             f"{quoted(source)} is neither an existing path nor the name of a model; "
@@ -208,6 +208,10 @@ class Command(TyperCommand):
         with log_to_stderr():
             return super().invoke(ctx)
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The parts of the usage line, with required arguments as Click writes them: Typer's have braces."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
@@ -219,9 +223,10 @@ class Command(TyperCommand):
 
 
 def _help_record(param: Any) -> tuple[str, str]:
-    """The flags and metavar of a parameter, and its help with the default."""
+    """The flags and metavar of a parameter, and its help with the default, or a mark that it is required."""
     is_option = param.param_type_name == "option"
     names = " / ".join(", ".join(sorted(names, key=len)) for names in (param.opts, param.secondary_opts) if names)
     name = f"{names} {param.metavar}" if is_option and param.metavar else param.metavar or names
     has_default = param.default is not None and not isinstance(param.default, bool)
-    return name, f"{param.help} [{param.default}]" if has_default else param.help
+    mark = f" [{param.default}]" if has_default else " [required]" if is_option and param.required else ""
+    return name, param.help + mark

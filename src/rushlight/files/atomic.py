@@ -47,7 +47,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, private: bool = F
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether `path` is a device or a pipe, or lies in /dev, whose names stand for the process's open files."""
+    """Whether `path` is a device or a pipe, or lies in /dev, whose entries refer to the process's open files."""
     if not path.exists():
         return False
     mode = path.stat().st_mode

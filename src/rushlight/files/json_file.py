@@ -32,7 +32,7 @@ def read_json_object(
     """The object in a file of strict JSON.
 
     Raises:
-        error: the file is larger than `max_bytes`, or not what `parse_json_object` accepts.
+        error: the file is larger than `max_bytes`, or `parse_json_object` refuses it.
         SourceError: no such file, not a regular file, or not readable.
     """
     return parse_json_object(read_bytes(path, max_bytes=max_bytes, error=error), file=path, error=error)

@@ -1,7 +1,7 @@
 """Parses untrusted JSON strictly.
 
 `json.loads` accepts NaN and Infinity, keeps the last of two equal keys, and recurses as deep as the input nests. No
-program that writes these files produces any of that, so a file that has it is damaged or hostile, and is refused.
+program that writes these files produces any of that, so a file that contains it is damaged or hostile, and is refused.
 """
 
 from __future__ import annotations

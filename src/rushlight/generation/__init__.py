@@ -1,6 +1,6 @@
 """Generation: runs sequences through a language model in batches and samples their tokens. Independent of text.
 
-The parts are imported when they are first used: `--help` reads the sampling settings without NumPy.
+Each name is imported on first use, so that `--help` can read the sampling settings without NumPy.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
         CompletionSettings,
         SamplingParams,
         SamplingSettings,
-        given,
         takes_settings,
+        without_none,
     )
     from rushlight.generation.sampling.sampler import Sampler
     from rushlight.generation.scoring import Perplexity, Scorer, sliding_windows
-    from rushlight.generation.sequence import FinishReason, SequenceState, Token
+    from rushlight.generation.sequence import FinishReason, SampledToken, SequenceState
 
 __all__ = [
     "BeamSearch",
@@ -32,36 +32,36 @@ __all__ = [
     "Hypothesis",
     "LanguageModel",
     "Perplexity",
+    "SampledToken",
     "Sampler",
     "SamplingParams",
     "SamplingSettings",
     "Scorer",
     "SequenceState",
-    "Token",
     "TokenLogprob",
-    "given",
     "sliding_windows",
     "takes_settings",
+    "without_none",
 ]
 
-_HOMES = {
+_LAZY_IMPORTS = {
     "beam": ("BeamSearch", "Hypothesis"),
     "engine": ("Engine", "EngineStats"),
     "runner": ("Context", "LanguageModel"),
     "sampling.logprobs": ("TokenLogprob",),
-    "sampling.params": ("CompletionSettings", "SamplingParams", "SamplingSettings", "given", "takes_settings"),
+    "sampling.params": ("CompletionSettings", "SamplingParams", "SamplingSettings", "without_none", "takes_settings"),
     "sampling.sampler": ("Sampler",),
     "scoring": ("Perplexity", "Scorer", "sliding_windows"),
-    "sequence": ("FinishReason", "SequenceState", "Token"),
+    "sequence": ("FinishReason", "SequenceState", "SampledToken"),
 }
 
 
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    for home, names in _HOMES.items():
+    for module, names in _LAZY_IMPORTS.items():
         if name in names:
-            value = getattr(import_module(f"{__name__}.{home}"), name)
+            value = getattr(import_module(f"{__name__}.{module}"), name)
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

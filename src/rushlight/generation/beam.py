@@ -1,11 +1,11 @@
-"""Beam search: keeps the best n_beams prefixes at every step, and ranks the completions that they end in.
+"""Beam search: keeps the n_beams best prefixes at every step, and ranks the finished completions.
 
 The algorithm is transformers' (generation/utils.py, `_beam_search`, 5.23), for one prompt: which prefixes continue,
-which completions are finished, and when the search ends. As there, penalties and biases apply to log-probabilities, not
-logits, whose sums are not normalised again; biases come first, then the repetition penalty.
+which completions are finished, and when the search ends. As there, penalties and biases apply to log-probabilities
+instead of logits, and the results are not normalised again; biases come first, then the repetition penalty.
 
-Beams share the full KV blocks that they have in common. A beam that branches off computes its last block, at most 64
-tokens, again.
+Beams share the full KV blocks of their common prefix. A beam that branches off recomputes its last block, at most 64
+tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MAX_BEAMS = 64
 
 MAX_PENALTY = 100
-"""The length of a completion to this power is still a finite double."""
+"""The largest length_penalty: the length of a completion to this power is still a finite double."""
 
 
 class Hypothesis(NamedTuple):
@@ -64,10 +64,10 @@ class BeamSearch:
         early_stopping: True stops at n_beams finished completions; False when the best prefix, finished now, would not
             rank among them; "never" when it could not at any length.
         stop_ids: tokens that end a completion.
-        stops: whether these new tokens end a completion for another reason.
+        stops: whether a list of new tokens ends a completion for another reason, such as a stop string.
         params: max_tokens, penalties and biases; other fields are ignored.
-        allowed: (V,) the tokens that may be chosen; None for all.
-        allowed_first: (V,) the same for the first new token; None if they are the same.
+        allowed: (V,) the tokens that may be selected; None for all.
+        allowed_first: (V,) `allowed` for the first new token; None if it does not differ.
 
     Raises:
         RequestError: values out of range, all in one message.
@@ -86,22 +86,22 @@ class BeamSearch:
     def __post_init__(self) -> None:
         problems = []
         if not isinstance(self.n_beams, int) or self.n_beams not in range(2, MAX_BEAMS + 1):
-            problems.append(f"n_beams is {self.n_beams!r}: it should be a whole number, 2 to {MAX_BEAMS}")
+            problems.append(f"n_beams is {self.n_beams!r}, expected an integer from 2 to {MAX_BEAMS}")
         elif not isinstance(self.n, int) or self.n not in range(1, self.n_beams + 1):
-            problems.append(f"n is {self.n!r}: it should be 1 to n_beams, {self.n_beams}")
+            problems.append(f"n is {self.n!r}, expected an integer from 1 to n_beams, {self.n_beams}")
         if self.params.max_tokens < 1:
-            problems.append(f"max_tokens is {self.params.max_tokens!r}: it should be a whole number, 1 or more")
+            problems.append(f"max_tokens is {self.params.max_tokens!r}, expected an integer of at least 1")
         if isinstance(self.length_penalty, bool) or not isinstance(self.length_penalty, Real):
-            problems.append(f"length_penalty is {self.length_penalty!r}: it should be a number")
+            problems.append(f"length_penalty is {self.length_penalty!r}, expected a number")
         elif not abs(self.length_penalty) <= MAX_PENALTY:
-            problems.append(f"length_penalty is {self.length_penalty!r}: it should be within ±{MAX_PENALTY}")
+            problems.append(f"length_penalty is {self.length_penalty!r}, expected a number within ±{MAX_PENALTY}")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
-            problems.append(f"early_stopping is {self.early_stopping!r}: it should be true, false or 'never'")
+            problems.append(f"early_stopping is {self.early_stopping!r}, expected true, false or 'never'")
         if problems:
             raise RequestError("; ".join(problems))
 
     def run(self, model: LanguageModel, prompt_ids: Sequence[int]) -> list[Hypothesis]:
-        """The n best completions, best first; fewer if the vocabulary has no more.
+        """The n best completions, best first; fewer if the vocabulary does not yield n.
 
         Raises:
             MemoryLimitError: the keys and values of the beams do not fit in memory.
@@ -171,7 +171,7 @@ class BeamSearch:
 
 
 def _best(totals: NDArray[np.float64], n: int) -> NDArray[np.int64]:
-    """The indices of the n greatest, greatest first, of equals the earlier first; without minus infinity."""
+    """The indices of the n greatest totals, greatest first, without minus infinity; of equals the earlier first."""
     if n < totals.size:
         least = np.partition(totals, -n)[-n]
         order = np.flatnonzero(totals >= least)
@@ -187,10 +187,10 @@ class _Beams:
     def __init__(self, model: LanguageModel, prompt_ids: Sequence[int], n_beams: int, max_tokens: int) -> None:
         self._prompt_ids = tuple(prompt_ids)
         shared = len(prompt_ids) // BLOCK_SIZE
-        own = -(-(len(prompt_ids) + max_tokens) // BLOCK_SIZE) - shared
-        self._n_blocks = shared + n_beams * own
-        what = f"{n_beams} beams of {len(prompt_ids) + max_tokens} tokens"
-        require_room(self._n_blocks, model, what, "use fewer beams or a smaller max_tokens")
+        per_beam = -(-(len(prompt_ids) + max_tokens) // BLOCK_SIZE) - shared
+        self._n_blocks = shared + n_beams * per_beam
+        contents = f"{n_beams} beams of {len(prompt_ids) + max_tokens} tokens"
+        require_room(self._n_blocks, model, contents, "use fewer beams or a smaller max_tokens")
         self._runner = ModelRunner(model, self._n_blocks)
         self._tables: list[list[int]] = []
 
@@ -205,7 +205,7 @@ class _Beams:
     def step(self, parents: Sequence[int], prefixes: Sequence[tuple[int, ...]]) -> NDArray[np.floating]:
         """Replaces the beams by new ones, each one token longer than its parent: (B, V) logits.
 
-        The first child of a parent takes over its last block; the others compute theirs again from their tokens.
+        The first child of a parent takes over its last block; the others recompute theirs from their tokens.
         """
         n_computed = len(self._prompt_ids) + len(prefixes[0]) - 1
         n_full = n_computed // BLOCK_SIZE

@@ -16,7 +16,7 @@ ROOT_ID = 0
 
 
 class BlockTable(Protocol):
-    """A sequence as the pool sees it."""
+    """The part of a sequence that the pool reads and updates."""
 
     @property
     def ids(self) -> Sequence[int]:
@@ -32,29 +32,29 @@ class BlockTable(Protocol):
 
 
 class BlockPool:
-    """Allocates blocks by number, counts their holders, and finds full blocks again by their tokens.
+    """Allocates blocks by number, counts references to them, and finds cached blocks by their tokens.
 
-    A full block is cached under its tokens and its parent id, the id of the prefix before it; so under every token from
-    position 0 on. Keys are compared exactly, not by hash: different prompts never share a block. A cached block without
-    a holder is evictable: it serves the next prompt with the same prefix until its memory is needed. The block that
-    became evictable first is evicted first, and a sequence's last block before the blocks that lead to it.
+    A full block is cached under its tokens and its parent id, the id of the prefix before it, and so under all tokens
+    from position 0 on. Keys are compared exactly, not by hash: different prompts never share a block. A cached block
+    without references is evictable: it serves prompts with the same prefix until its memory is needed. The block that
+    became evictable first is evicted first, and a sequence's last block before its earlier ones.
 
     Args:
         n_blocks: the number of blocks.
-        max_evictable: how many evictable blocks are kept before they are reused instead of blocks never used. Memory is
-            taken from the machine at a block's first use, so this bounds what past prompts cost.
-        shares: whether there is a prefix cache.
+        max_evictable: above this number of evictable blocks, one is evicted before a block that was never used is
+            allocated. A block takes memory at its first use, so this bounds the memory of past prompts.
+        has_prefix_cache: whether there is a prefix cache.
     """
 
-    def __init__(self, n_blocks: int, max_evictable: int, *, shares: bool = True) -> None:
+    def __init__(self, n_blocks: int, max_evictable: int, *, has_prefix_cache: bool = True) -> None:
         self.n_blocks = n_blocks
-        self.shares = shares
+        self.has_prefix_cache = has_prefix_cache
         self._max_evictable = max_evictable
         self.reset()
 
     def reset(self) -> None:
-        """Makes all blocks free and empties the prefix cache."""
-        self._n_holders = [0] * self.n_blocks
+        """Frees all blocks and empties the prefix cache."""
+        self._n_references = [0] * self.n_blocks
         self._cached: dict[tuple[int, tuple[int, ...]], int] = {}  # (parent id, tokens) -> block
         self._keys: dict[int, tuple[int, tuple[int, tuple[int, ...]]]] = {}  # cached block -> (prefix id, its key)
         self._new_id = count(ROOT_ID + 1)
@@ -64,7 +64,7 @@ class BlockPool:
 
     @property
     def n_evictable(self) -> int:
-        """The number of cached blocks without a holder."""
+        """The number of cached blocks without references."""
         return len(self._evictable)
 
     @property
@@ -74,7 +74,7 @@ class BlockPool:
 
     @property
     def n_held(self) -> int:
-        """The number of blocks with a holder."""
+        """The number of blocks with references."""
         return self.n_blocks - self.n_available
 
     def match_prefix(self, ids: Sequence[int]) -> list[int]:
@@ -98,13 +98,13 @@ class BlockPool:
         return sum(block in self._evictable for block in blocks)
 
     def acquire(self, blocks: Iterable[int]) -> None:
-        """Adds a holder to cached blocks."""
+        """Adds a reference to each of these cached blocks."""
         for block in blocks:
-            self._n_holders[block] += 1
+            self._n_references[block] += 1
             self._evictable.pop(block, None)
 
     def allocate(self) -> int | None:
-        """A block with no content, evicted if need be, with one holder; None if all blocks are held."""
+        """A block without content, evicted if need be, with one reference; None if all blocks are in use."""
         if self._free:
             block = self._free.pop()
         elif self._n_fresh and len(self._evictable) <= self._max_evictable:
@@ -114,7 +114,7 @@ class BlockPool:
             block = self._evict()
         else:
             return None
-        self._n_holders[block] = 1
+        self._n_references[block] = 1
         return block
 
     def _evict(self) -> int:
@@ -123,11 +123,11 @@ class BlockPool:
         return block
 
     def cache_block(self, parent_id: int, tokens: Sequence[int], block: int) -> int:
-        """Caches a held block that is now full of these tokens.
+        """Caches a block that these tokens have filled.
 
         Returns:
-            The block to continue with. If another block is cached under the same tokens it holds the same bits: it is
-            returned, with one holder more, and the given one is released.
+            The block to continue with. If another block is cached under the same tokens, it holds the same bits: it
+            gets the reference of `block`, which is released, and is returned.
         """
         key = (parent_id, tuple(tokens))
         other = self._cached.get(key)
@@ -141,7 +141,7 @@ class BlockPool:
 
     def cache_full_blocks(self, table: BlockTable) -> None:
         """Caches the blocks that a sequence has filled since the last call."""
-        while self.shares and (table.n_cached_blocks + 1) * BLOCK_SIZE <= table.n_computed:
+        while self.has_prefix_cache and (table.n_cached_blocks + 1) * BLOCK_SIZE <= table.n_computed:
             j = table.n_cached_blocks
             parent_id = self.prefix_id(table.blocks[j - 1]) if j else ROOT_ID
             tokens = table.ids[j * BLOCK_SIZE : (j + 1) * BLOCK_SIZE]
@@ -149,10 +149,10 @@ class BlockPool:
             table.n_cached_blocks += 1
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Removes a holder from a sequence's blocks, given in the order of positions."""
+        """Removes a reference from each of a sequence's blocks, which are in the order of positions."""
         for block in reversed(blocks):
-            self._n_holders[block] -= 1
-            if self._n_holders[block]:
+            self._n_references[block] -= 1
+            if self._n_references[block]:
                 continue
             if block in self._keys:
                 self._evictable[block] = None

@@ -1,4 +1,4 @@
-"""Detects that an interrupt left shared state half changed."""
+"""Detects shared state that an interrupt left half changed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class Consistency:
-    """A context manager around every change of state that several lines make together.
+    """A context manager around every change of state that takes several lines.
 
-    A KeyboardInterrupt may arrive between any two lines, and no lock or `finally` can finish the change then. So the
-    state counts as inconsistent from entry until a clean exit; its owner rebuilds it before using it again.
+    A KeyboardInterrupt may arrive between any two lines, and then no lock or `finally` can complete the change. So the
+    state counts as inconsistent from entry until a clean exit; its owner rebuilds it before the next use.
 
     Attributes:
-        holds: whether no change was cut off.
+        holds: whether every change has completed.
     """
 
     __slots__ = ("holds",)

@@ -10,7 +10,7 @@ import weakref
 
 
 class Consumer:
-    """Held by the code that reads some sequences, and collected when that code ends, however it ends."""
+    """Held by the code that reads some sequences, and collected when that code ends for any reason."""
 
     __slots__ = ("__weakref__",)
 

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from rushlight.generation.speculation.proposer import Proposer
 
 MAX_SEQUENCES = 64
-"""Sequences in a step; the others wait."""
+"""The most sequences in a step; others wait."""
 
 MAX_WAITING = 1024
-"""Sequences in the queue; then it is full."""
+"""The most sequences in the queue."""
 
 KV_SHARE = 0.5
 """The share of available memory that keys and values may take."""
@@ -40,15 +40,15 @@ CACHED_CONTEXTS = 4
 """The prefix cache keeps blocks of past prompts for this many full contexts before it evicts any."""
 
 CACHED_SHARE = 0.25
-"""... but for no more than this share of the memory that keys and values may take, unless that is set by `kv_bytes`, or
-less than one context."""
+"""... but for at most this share of the memory that keys and values may take, or one context if that is more. Does not
+apply if `kv_bytes` is set."""
 
 LINGER_S = 0.1
 """How long the background thread waits for work before it ends."""
 
 
 class EngineStats(NamedTuple):
-    """The load of an engine at one moment, and its totals since it was made.
+    """The load of an engine at one moment, and its totals since it was created.
 
     Attributes:
         n_waiting: sequences in the queue.
@@ -85,21 +85,21 @@ class EngineStats(NamedTuple):
 class Engine:
     """Runs sequences in one batch, so that weights are read once for all; no output depends on the batch.
 
-    No thread is dedicated to the steps. A thread that waits for a token of its sequence takes the turn and runs steps
-    for all sequences; the others wait for the results. Only for asynchronous consumers, which must not block, does a
-    background thread run steps; it ends when there is nothing to do. Every method may be called from any thread.
+    No thread is dedicated to running steps. One of the threads that wait for tokens takes the turn and runs steps for
+    all sequences; the others wait for the results. For asynchronous consumers, which must not block, a background
+    thread runs the steps; it ends when there is nothing to do. Every method may be called from any thread.
 
     Args:
         model: the model.
         max_sequences: the most sequences in a step.
-        max_rows: the most prompt tokens in a step.
+        max_prefill_rows: the most prompt tokens in a step.
         max_waiting: the most sequences in the queue.
         kv_bytes: the most memory that keys and values may take; None is the memory of `max_sequences` full contexts, or
-            half of the available memory if that is less. Memory is taken from the machine when it is first used.
+            half of the available memory if that is less. It is allocated as it is used.
         prefix_cache: whether prompts share the blocks of equal prefixes.
         speculation: whether draft tokens are proposed.
-        draft: a smaller model that proposes draft tokens. Its keys and values count within `kv_bytes`: for each block,
-            one of its own is set aside.
+        draft: a smaller model that proposes draft tokens. Its keys and values count towards `kv_bytes`: its cache has
+            as many blocks.
 
     Attributes:
         pool: the blocks of the KV cache.
@@ -113,7 +113,7 @@ class Engine:
         model: LanguageModel,
         *,
         max_sequences: int = MAX_SEQUENCES,
-        max_rows: int = PREFILL_ROWS,
+        max_prefill_rows: int = PREFILL_ROWS,
         max_waiting: int = MAX_WAITING,
         kv_bytes: int | None = None,
         prefix_cache: bool = True,
@@ -133,7 +133,7 @@ class Engine:
         if kv_bytes is None:
             share = int(allowed * CACHED_SHARE) // self._block_bytes
             max_evictable = min(max_evictable, max(share, context_blocks))
-        self.pool = BlockPool(n_blocks, max_evictable, shares=prefix_cache)
+        self.pool = BlockPool(n_blocks, max_evictable, has_prefix_cache=prefix_cache)
         proposers: list[Proposer] = [PromptLookup()] if speculation else []
         if draft is not None:
             proposers.append(DraftModelProposer(draft, n_blocks, max_evictable))
@@ -141,11 +141,12 @@ class Engine:
         self._version = model.version
         self._consistency = Consistency()
         self._steps = StepRunner(model, self.pool, proposers, self._consistency)
-        self._scheduler = Scheduler(self.pool, max_sequences, max_rows, model.max_scored_rows)
+        self._scheduler = Scheduler(self.pool, max_sequences, max_prefill_rows, model.max_scored_rows)
         self._max_waiting = max_waiting
         self._arrivals = count(1)
-        # The thread that has the turn may touch the scheduler and its sequences; the lock guards what is below it. It
-        # is a lock of its own, since a condition is left by several lines of Python, between which an interrupt fits.
+        # Only the thread that has the turn touches the scheduler and its sequences; the lock guards the attributes
+        # below. The lock is separate from the condition, whose exit takes several lines of Python that an interrupt
+        # could split.
         self._lock = threading.RLock()
         self._turn = threading.Condition(self._lock)
         self._turn_of: int | None = None
@@ -157,10 +158,10 @@ class Engine:
         self._thread: threading.Thread | None = None
 
     def check(self, sequence: SequenceState) -> None:
-        """Require that the KV cache can hold the sequence at its longest.
+        """Checks that the KV cache can hold the sequence at its longest.
 
         Raises:
-            MemoryLimitError: it cannot; the error has both sizes.
+            MemoryLimitError: it cannot; the error states both sizes.
         """
         n_blocks = sequence.n_blocks_for(sequence.end)
         if n_blocks > self.pool.n_blocks:
@@ -172,16 +173,16 @@ class Engine:
             )
 
     def submit(self, sequence: SequenceState, consumer: Consumer | None = None, *, wait: bool = False) -> None:
-        """Queues a new sequence; it advances as tokens are read from any sequence.
+        """Queues a new sequence; reading tokens of any sequence advances it.
 
         Args:
-            sequence: new.
+            sequence: a sequence that was not submitted before.
             consumer: when it is garbage-collected, the sequence is cancelled.
             wait: run steps while the queue is full.
 
         Raises:
             MemoryLimitError: the KV cache cannot hold it.
-            QueueFullError: the queue is full; with `wait`, also if no sequence in it can advance. Nothing was queued.
+            QueueFullError: the queue is full; with `wait`, and no sequence can advance. Nothing was queued.
         """
         self.check(sequence)
 
@@ -198,7 +199,7 @@ class Engine:
             self._update_unless_running()
             return True
 
-        # Checked and queued under one lock: of several threads that wait for room, each takes the room that it saw.
+        # Checked and queued under one lock, so that no other thread takes the room in between.
         if wait:
             self.run_until(queued)
         else:
@@ -215,19 +216,19 @@ class Engine:
         return len(self._submitted) + len(self._scheduler.waiting) >= self._max_waiting
 
     def cancel(self, sequence: SequenceState) -> None:
-        """Ends a sequence, if it has not ended. Its blocks are free now, or when the running step ends."""
+        """Ends a sequence, if it has not ended. Its blocks are freed now, or when the running step ends."""
         with self._lock:
             sequence.done = True
             self._to_remove.append(sequence)
             self._update_unless_running()
 
     def reclaim(self) -> None:
-        """Frees the blocks of sequences whose consumer was collected, now, or when the running step ends."""
+        """Frees the blocks of sequences whose consumer was collected, now or when the running step ends."""
         with self._lock:
             self._update_unless_running()
 
     def stats(self) -> EngineStats:
-        """Load and totals. While a step runs, they may be those before it, after it, or partly both."""
+        """Load and totals. While a step runs, they may mix values from before and after it."""
         pool, steps = self.pool, self._steps
         with self._lock:
             self._update_unless_running()  # sequences whose consumer was collected are still counted otherwise
@@ -252,7 +253,7 @@ class Engine:
         try:
             return self._take_turn(lambda: False) and self._step()
         finally:
-            if self._turn_of == me:  # an interrupt may cut off what comes before this, and what comes now
+            if self._turn_of == me:  # an interrupt may skip either line: the next turn makes up for it
                 self._turn_of = None
             self.reclaim()
 
@@ -269,7 +270,7 @@ class Engine:
                 self.reclaim()
 
     def run_in_background(self) -> None:
-        """Ensure that a thread runs the sequences of asynchronous consumers.
+        """Starts a thread that runs the sequences of asynchronous consumers, unless one is running.
 
         Raises:
             ThreadLimitError: no thread can be started.
@@ -306,19 +307,19 @@ class Engine:
         with self._lock:
             while not wanted():
                 if self._submitted or self._to_remove:
-                    self._update_unless_running()  # an interrupt may have kept the last turn from it
-                # A turn that is still this thread's was cut off by an interrupt between two lines.
+                    self._update_unless_running()  # an interrupt may have prevented it at the end of the last turn
+                # If this thread still has the turn, an interrupt prevented its release.
                 if self._turn_of in {None, me}:
                     self._turn_of = me
                     return True
-                self._turn.wait(LINGER_S)  # an interrupt may have cut off the notification
+                self._turn.wait(LINGER_S)  # with a timeout: an interrupt may have prevented the notification
         return False
 
     def _update_unless_running(self) -> None:
         """Admits submitted sequences and removes finished or cancelled ones; a running step does so when it ends."""
         if self._turn_of is not None:
             return
-        self._turn_of = threading.get_ident()  # garbage collection may call `cancel` in the middle of any line here
+        self._turn_of = threading.get_ident()  # garbage collection may call `cancel` at any line below
         try:
             self._ensure_consistent()
             with self._consistency:
@@ -345,7 +346,7 @@ class Engine:
     def _ensure_consistent(self) -> None:
         """Computes all sequences again if an interrupt left the state inconsistent, or the model has changed.
 
-        After an interrupt they are computed to the same bits.
+        After an interrupt, the recomputed bits are the same.
         """
         version = self._model.version
         if self._consistency.holds and version == self._version:
@@ -371,7 +372,7 @@ class Engine:
         try:
             self._to_remove.extend(self._steps.run(rows))
         except BaseException as error:
-            # The state of these sequences is unknown: they end here, and their blocks are released.
+            # The state of these sequences is unknown: they end with an error, and their blocks are released.
             reason = error if isinstance(error, Exception) else GenerationError("interrupted")
             reason = shortage(reason, "a step of the model") or reason
             for sequence in rows:

@@ -1,4 +1,4 @@
-"""A language model, its forward over a KV cache, and one sequence run through it."""
+"""Runs the forward of a language model over a KV cache: for the engine, or for one sequence."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from rushlight.backends.protocol import Array, Backend, Forward, SamplingRow
 
 PREFILL_ROWS = 256
-"""Prompt tokens in a step, at most: this bounds the memory of activations."""
+"""The most prompt tokens in a step, which bounds the memory of activations."""
 
 SCORED_ROWS = 64
-"""Rows of a step whose logits are all needed on the host, at most."""
+"""The most rows of a step whose logits are all copied to the host."""
 
 SCORED_BYTES = 32 * 2**20
-"""The most bytes of these logits in float32; large vocabularies have fewer rows. Their
-log-probabilities in float64 take 2 to 4 times as much."""
+"""The most bytes of these logits in float32, which limits the rows for large vocabularies. Their log-probabilities in
+float64 take 2 to 4 times as much."""
 
 
 class ModelSizes(Protocol):
-    """The sizes of a model that generation needs; every config in `rushlight.models` has them."""
+    """The sizes of a model that generation needs; every `rushlight.models.TextConfig` has them."""
 
     @property
     def kv_shape(self) -> KVShape: ...
@@ -75,7 +75,7 @@ class LanguageModel(NamedTuple):
 
     @property
     def max_scored_rows(self) -> int:
-        """The most rows of a step whose logits may all go to the host: SCORED_ROWS, and SCORED_BYTES."""
+        """The most rows of a step whose logits are all copied to the host, from SCORED_ROWS and SCORED_BYTES."""
         return min(SCORED_ROWS, max(1, SCORED_BYTES // (4 * self.vocab_size)))
 
     def kv_cache(self, n_blocks: int) -> KVCache:
@@ -88,16 +88,16 @@ class LanguageModel(NamedTuple):
             return self.backend.kv_cache(self.kv_shape, n_blocks)
 
 
-def require_room(n_blocks: int, model: LanguageModel, what: str, remedy: str) -> None:
-    """Require that a KV cache of `n_blocks` blocks, for `what`, fits in memory.
+def require_room(n_blocks: int, model: LanguageModel, contents: str, remedy: str) -> None:
+    """Checks that a KV cache of `n_blocks` blocks fits in memory.
 
     Raises:
-        MemoryLimitError: it does not; the error has both sizes.
+        MemoryLimitError: it does not; the error states both sizes, and the `contents` of the cache.
     """
     need, have = n_blocks * model.kv_block_bytes, model.backend.available_bytes()
     if need > have:
         raise MemoryLimitError(
-            f"keys and values of {what} do not fit in memory", need_bytes=need, have_bytes=have, remedy=remedy
+            f"keys and values of {contents} do not fit in memory", need_bytes=need, have_bytes=have, remedy=remedy
         )
 
 
@@ -117,7 +117,7 @@ class ModelRunner:
     def on_device(self, chunks: Sequence[Chunk]) -> Array:
         """Runs the next tokens of some sequences in one step -> (R, V) logits, in the order of the chunks."""
         try:
-            with np.errstate(all="ignore"):  # an overflow shows in the logits, from which no token is sampled then
+            with np.errstate(all="ignore"):  # an overflow shows in the logits, and sampling reports it
                 return self._forward(Batch.of(chunks, self._cache))
         except MemoryError as error:
             raise out_of_memory("a step of the model") from error
@@ -135,7 +135,7 @@ class Context:
         capacity: the most tokens of the sequence.
 
     Attributes:
-        length: tokens computed so far, which is the position of the next.
+        length: the number of tokens computed so far, and so the position of the next.
     """
 
     def __init__(self, model: LanguageModel, capacity: int) -> None:
@@ -150,13 +150,14 @@ class Context:
         """Runs the next tokens, `chunk_rows` at a time.
 
         Returns:
-            (len(ids), V) logits, or only those of the last token, (1, V). The same bits for every `chunk_rows`.
+            (len(ids), V) logits; without `all_logits` only those of the last token, (1, V). `chunk_rows` does not
+            change their bits.
         """
         logits = self._feed(ids, all_logits, chunk_rows)
         return np.concatenate([self._backend.to_numpy(part) for part in logits])
 
     def sample(self, ids: Sequence[int], row: SamplingRow) -> int:
-        """Runs the next tokens and samples the one after them, on the device: see `Backend.sample`."""
+        """Runs the next tokens and samples the token after them on the device, as `Backend.sample`."""
         [logits] = self._feed(ids, all_logits=False, chunk_rows=PREFILL_ROWS)
         [token] = self._backend.sample(logits, [row])
         return token

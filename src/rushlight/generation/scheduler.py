@@ -1,4 +1,4 @@
-"""The scheduler: which sequences a step computes, how many tokens of each, and which are preempted."""
+"""The scheduler: selects the sequences of a step and the number of tokens of each, and preempts sequences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rushlight.generation.sequence import SequenceState
 
 MIXED_ROWS = 64
-"""Prompt tokens in a step that also decodes: a long prompt delays the decoding sequences only a little."""
+"""The most prompt tokens in a step that also decodes, so that a long prompt delays decoding sequences only a little."""
 
 ARRIVAL = attrgetter("arrival")
 
@@ -27,26 +27,28 @@ class Scheduler:
     Sequences are admitted in the order of arrival, each as soon as there are blocks for all its tokens. A decoding
     sequence has a row in every step; prompt tokens fill the rest of the step, the oldest prompt first.
 
-    When a sequence needs another block and none is available, the youngest one is preempted: it loses its blocks,
-    returns to its place in the queue, and is computed again later, to the same bits. So no block is reserved for tokens
-    that may never come, and the oldest sequence makes progress in every step. A sequence whose consumer does not keep
-    up delays no other: it has no rows, and it is the first to be preempted.
+    When a sequence needs another block and none is available, the youngest sequence is preempted: it loses its
+    blocks, returns to its place in the queue, and is recomputed later, to the same bits. So no block is reserved for
+    tokens that may never be generated, and the oldest sequence makes progress in every step. A sequence whose consumer
+    does not keep up delays no others: it has no rows, and it is the first to be preempted.
 
     Args:
         pool: the blocks.
         max_sequences: the most sequences in a step.
-        max_rows: the most prompt tokens in a step.
-        max_scored_rows: the most prompt tokens in a step of a sequence that needs logits for each of them.
+        max_prefill_rows: the most prompt tokens in a step.
+        max_scored_rows: the most prompt tokens in a step of a sequence whose prompt log-probabilities are requested.
 
     Attributes:
-        waiting: the sequences that are not admitted, in the order of arrival.
-        running: those that are, in the order of arrival.
+        waiting: sequences that are not admitted yet, in the order of arrival.
+        running: admitted sequences, in the order of arrival.
         n_cached_tokens: prompt tokens found in the prefix cache, of all sequences so far.
     """
 
-    def __init__(self, pool: BlockPool, max_sequences: int, max_rows: int, max_scored_rows: int = SCORED_ROWS) -> None:
+    def __init__(
+        self, pool: BlockPool, max_sequences: int, max_prefill_rows: int, max_scored_rows: int = SCORED_ROWS
+    ) -> None:
         self.pool = pool
-        self.max_rows = max_rows
+        self.max_prefill_rows = max_prefill_rows
         self.max_scored_rows = max_scored_rows
         self.max_sequences = max_sequences
         self.waiting: list[SequenceState] = []
@@ -65,7 +67,7 @@ class Scheduler:
         self._release(sequence)
 
     def restart(self, sequences: Collection[SequenceState]) -> None:
-        """Frees all blocks and queues these sequences to be computed again from position 0, to the same bits."""
+        """Frees all blocks and queues these sequences to be recomputed from position 0, to the same bits."""
         self.pool.reset()
         for sequence in sequences:
             sequence.blocks = []
@@ -78,7 +80,7 @@ class Scheduler:
         self._admit()
         active = [s for s in self.running if s.runnable][: self.max_sequences]
         rows = {s: 1 for s in active if s.n_pending == 1}
-        left = min(self.max_rows, MIXED_ROWS) if rows else self.max_rows
+        left = min(self.max_prefill_rows, MIXED_ROWS) if rows else self.max_prefill_rows
         for s in active:
             if s.n_pending > 1 and left > 0:
                 rows[s] = min(s.n_pending, left, self.max_scored_rows if s.scores_prompt else left)
@@ -96,8 +98,8 @@ class Scheduler:
                 return
             cached = [] if sequence.scores_prompt else self.pool.match_prefix(sequence.ids[:-1])
             if self._is_being_computed(sequence, (len(cached) + 1) * BLOCK_SIZE):
-                continue  # in a step or two that block can be shared
-            # One position more than there are tokens, for the first token to be sampled.
+                continue  # that block can be shared in a step or two
+            # One position more than it has tokens, for the first token to be sampled.
             missing = sequence.n_blocks_for(min(len(sequence.ids) + 1, sequence.end)) - len(cached)
             if not self._make_room(missing, cached):
                 return
@@ -114,7 +116,7 @@ class Scheduler:
 
     def _is_being_computed(self, sequence: SequenceState, end: int) -> bool:
         """Whether a running sequence will soon fill a block with the same tokens up to position `end`."""
-        if end >= len(sequence.ids) or sequence.scores_prompt or not self.pool.shares:
+        if end >= len(sequence.ids) or sequence.scores_prompt or not self.pool.has_prefix_cache:
             return False
         return any(
             s.n_computed < end <= len(s.ids) and s.runnable and s.ids[:end] == sequence.ids[:end] for s in self.running
@@ -130,7 +132,7 @@ class Scheduler:
         return True
 
     def _grow(self, sequence: SequenceState, rows: dict[SequenceState, int]) -> None:
-        """Allocates the blocks for a sequence's rows; removes its rows from the step if it is preempted itself."""
+        """Allocates the blocks for a sequence's rows; removes its rows from the step if it is preempted."""
         for _ in range(sequence.n_blocks_for(sequence.n_computed + rows[sequence])):
             while (block := self.pool.allocate()) is None:
                 stalled = [s for s in self.running if not s.runnable]

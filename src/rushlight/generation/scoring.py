@@ -1,4 +1,4 @@
-"""Log-likelihoods of given tokens after a prompt, and perplexity over sliding windows."""
+"""Scoring: log-likelihoods of continuations after a prompt, and perplexity over sliding windows."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     from rushlight.generation.runner import LanguageModel
 
 MAX_LANES = 16
-"""Sequences scored in one step."""
+"""The most sequences scored in one step."""
 
 MAX_JOBS = 64
-"""Sequences read ahead: for example four answers to each of MAX_LANES questions."""
-
+"""The most sequences read ahead, such as four answers to each of MAX_LANES questions."""
 
 DEFAULT_STRIDE = 512
 """Tokens from one window to the next, as in transformers' guide."""
@@ -48,7 +47,7 @@ class Likelihood(NamedTuple):
 
 
 class _Job:
-    """A sequence to score: its inputs are all tokens but the last, and logits are needed from input `first` on."""
+    """A sequence to score: its inputs are all tokens but the last, and logits are needed from input `first`."""
 
     def __init__(self, ids: Sequence[int], n_scored: int) -> None:
         self.ids = ids
@@ -80,48 +79,48 @@ class _Job:
 
 
 _Lane = list[_Job]
-"""Consecutive sequences with a common prefix, which run in the same blocks and compute the prefix once."""
+"""Consecutive sequences with a common prefix. They use the same blocks, and the prefix is computed once."""
 
 
 class Scorer:
-    """Scores sequences, several in one step; the results are those of each sequence by itself.
+    """Scores sequences in batches; the results do not depend on the batch.
 
     Args:
         model: the model.
-        capacity: the most tokens of a sequence without its last, which is not an input. The sequences of a step share
-            the memory of one of this length, or MAX_LANES blocks if that is more.
-        in_one_piece: run each sequence by itself in a single step, so that a trace sees one row for each position.
+        capacity: the most inputs of a sequence, which are its tokens without the last. The sequences of a step share
+            the memory of one sequence of this length, or MAX_LANES blocks if that is more.
+        single_step: run each sequence separately in a single step, so that a trace has one row for each position.
 
     Raises:
         MemoryLimitError: the keys and values do not fit in memory.
     """
 
-    def __init__(self, model: LanguageModel, capacity: int, *, in_one_piece: bool = False) -> None:
+    def __init__(self, model: LanguageModel, capacity: int, *, single_step: bool = False) -> None:
         self._n_blocks = max(-(-capacity // BLOCK_SIZE), MAX_LANES)
         require_room(self._n_blocks, model, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
         self._runner = ModelRunner(model, self._n_blocks)
         self._max_scored_rows = model.max_scored_rows
-        self._in_one_piece = in_one_piece
+        self._single_step = single_step
 
     def score_many(self, sequences: Iterable[tuple[Sequence[int], int]]) -> Iterator[Likelihood]:
-        """The likelihoods of the last tokens of each sequence, given the tokens before them; in order.
+        """The likelihoods of the last tokens of each sequence after the tokens before them, in order.
 
         Args:
-            sequences: (ids, how many of the last to score), with at least one id before those. At most MAX_JOBS are
-                read ahead; an error in reading is raised after the results of the sequences before.
+            sequences: (ids, number of last ids to score), with at least one id before those. At most MAX_JOBS are read
+                ahead; an error of the iterator is raised after the results of the sequences before it.
 
         Raises:
             GenerationError: the logits contain NaN or infinity.
         """
         jobs = (_Job(ids, n_scored) for ids, n_scored in sequences)
-        if self._in_one_piece:
+        if self._single_step:
             for job in jobs:
-                whole = Chunk(job.inputs, 0, range(job.n_blocks), all_logits=True)
-                for _, logits in self._feed([whole], len(job.inputs)):
+                chunk = Chunk(job.inputs, 0, range(job.n_blocks), all_logits=True)
+                for _, logits in self._feed([chunk], len(job.inputs)):
                     job.take(logits[job.first :])
                 yield job.likelihood()
             return
-        for lanes in self._waves(jobs):
+        for lanes in self._lanes(jobs):
             self._score(lanes)
             for lane in lanes:
                 yield from (job.likelihood() for job in lane)
@@ -154,11 +153,11 @@ class Scorer:
             if progress is not None:
                 progress(result)
         if not result.n_scored:
-            raise RequestError("there is nothing to predict", expected="2 tokens or more", found=result.n_ids)
+            raise RequestError("there are no tokens to score", expected="2 tokens or more", found=result.n_ids)
         return result
 
-    def _waves(self, jobs: Iterable[_Job]) -> Iterator[list[_Lane]]:
-        """Groups the jobs into lanes, as many at a time as there are blocks for."""
+    def _lanes(self, jobs: Iterable[_Job]) -> Iterator[list[_Lane]]:
+        """Groups the jobs into lanes; each list of lanes fits in the blocks."""
         lanes: list[_Lane] = []
         n_jobs = n_blocks = 0
         try:
@@ -182,7 +181,7 @@ class Scorer:
             yield lanes
 
     def _score(self, lanes: list[_Lane]) -> None:
-        """Scores the first jobs of all lanes together, then the second ones, and so on."""
+        """Scores the first jobs of all lanes in one batch, then the second ones, and so on."""
         blocks = iter(range(self._n_blocks))
         tables = [list(islice(blocks, max(job.n_blocks for job in lane))) for lane in lanes]
         computed: list[list[int]] = [[] for _ in lanes]
@@ -229,7 +228,7 @@ def _n_shared(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _likelihood(logits: NDArray[np.floating], targets: Sequence[int]) -> Likelihood:
-    """(R, V) logits, R token ids -> their log-probabilities, and whether they are the most likely."""
+    """(R, V) logits, R token ids -> their log-probabilities, and whether each is the most likely token."""
     return Likelihood(logprobs_of(logits, targets), logits.argmax(axis=1) == np.asarray(targets))
 
 
@@ -242,9 +241,9 @@ class Perplexity:
 
     Attributes:
         window, stride: in tokens.
-        n_windows: so far.
+        n_windows: windows so far.
         n_ids: tokens of the text so far, including the tokenizer's prefix.
-        n_scored: predicted tokens: all but the first of the text, or of each window if windows do not overlap.
+        n_scored: scored tokens: all but the first of the text, or of each window if windows do not overlap.
         nll_sum: the sum of their negative log-likelihoods, in nats.
         n_bytes: of the text in UTF-8; None if only token ids were given.
         n_prefix: tokens of the tokenizer's prefix.
@@ -265,7 +264,7 @@ class Perplexity:
 
     @classmethod
     def within(cls, context_length: int, window: int | None = None, stride: int | None = None) -> Self:
-        """A new result with windows that fit in a context; None for its length, and for a stride of at most 512.
+        """An empty result; the window defaults to the context length, and the stride to 512, or the window if less.
 
         Raises:
             RequestError: window or stride is out of range.
@@ -279,7 +278,7 @@ class Perplexity:
         return cls(window, stride)
 
     def add(self, n_new: int, logprobs: NDArray[np.float64]) -> None:
-        """Adds a window with `n_new` new tokens, of which len(logprobs) were scored: all, or all but the first."""
+        """Adds a window with `n_new` new tokens, of which len(logprobs) are scored: all, or all but the first."""
         nll = -math.fsum(logprobs)
         self.n_windows += 1
         self.n_ids += n_new
@@ -324,7 +323,7 @@ class Perplexity:
 
 
 def sliding_windows(ids: Iterable[int], window: int, stride: int) -> Iterator[tuple[list[int], int]]:
-    """Each window over a text of token ids, with the number of tokens at its end that are not in the previous one.
+    """Windows over the token ids of a text, each with the number of tokens at its end that are not in the previous one.
 
     Args:
         ids: consumed as needed: a window, and one more id to see whether it is the last.
@@ -332,16 +331,16 @@ def sliding_windows(ids: Iterable[int], window: int, stride: int) -> Iterator[tu
         stride: tokens from the start of one window to the next; at most `window`.
     """
     ids = iter(ids)
-    held: list[int] = []
+    buffer: list[int] = []
     n_old = 0
     while True:
-        held += islice(ids, window + 1 - len(held))
-        here = held[:window]
-        if len(here) > n_old:
-            yield here, len(here) - n_old
-        if len(held) <= window:
+        buffer += islice(ids, window + 1 - len(buffer))
+        current = buffer[:window]
+        if len(current) > n_old:
+            yield current, len(current) - n_old
+        if len(buffer) <= window:
             return
-        del held[:stride]
+        del buffer[:stride]
         n_old = window - stride
 
 

@@ -1,4 +1,4 @@
-"""The state of one sequence: its tokens, its KV blocks, and the output that is not read yet."""
+"""The state of one sequence: its tokens, its KV blocks, and its unread output."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FinishReason = Literal["stop", "length", "context"]
 """Why an output ended: a stop token or stop string, max_tokens, or the model's context length."""
 
 MAX_UNREAD = 64
-"""Tokens that a sequence generates ahead of its consumer."""
+"""The most tokens that a sequence generates ahead of its consumer."""
 
 
-class Token(NamedTuple):
+class SampledToken(NamedTuple):
     """A sampled token.
 
     Attributes:
@@ -43,11 +43,11 @@ class Token(NamedTuple):
 
 
 class SequenceState:
-    """A prompt and its output, as the engine generates it.
+    """A prompt and the output that the engine generates for it.
 
     Args:
         prompt_ids: at least one token.
-        sampler: states how its tokens are sampled.
+        sampler: determines how its tokens are sampled.
         max_tokens: the most new tokens.
         context_length: the most tokens of prompt and output.
         stop_ids: tokens that end the output.
@@ -65,12 +65,13 @@ class SequenceState:
         n_sampled: tokens sampled so far, a stop token included.
         blocks: the blocks of the KV cache, in the order of positions.
         n_cached_blocks: the number of blocks, from the first, that are in the prefix cache.
-        unread: sampled tokens that are not read yet.
-        prompt_logprobs: of the prompt tokens from the second on, as far as they are computed.
-        done: there will be no more tokens.
+        unread: sampled tokens that the consumer has not read yet.
+        prompt_logprobs: log-probabilities of the prompt tokens computed so far, from the second on.
+        done: whether it has ended.
         error: the error that ended it.
         arrival: its number in the order of arrival, from 1; 0 before it is queued.
-        consumer: cancels it when collected; None if it only ends when finished or cancelled.
+        consumer: the sequence is cancelled when this is garbage-collected; None if it only ends when finished or
+            cancelled.
         prefill_s, decode_s: seconds of the steps it took part in, up to the first token and after it.
     """
 
@@ -99,7 +100,7 @@ class SequenceState:
         self.n_sampled = 0
         self.blocks: list[int] = []
         self.n_cached_blocks = 0
-        self.unread: deque[Token] = deque()
+        self.unread: deque[SampledToken] = deque()
         self.prompt_logprobs: list[TokenLogprob] = []
         self.done = self.end == self.n_prompt and not self.scores_prompt
         self.error: Exception | None = None
@@ -109,9 +110,9 @@ class SequenceState:
         self.decode_s = 0.0
 
     def watch(self, consumer: Consumer, collected: deque[ConsumerRef]) -> None:
-        """Ties the sequence to a consumer: when that is collected, the reference to it is appended to `collected`.
+        """Ties the sequence to a consumer: when the consumer is collected, its reference is appended to `collected`.
 
-        One line, because an interrupt between two could leave a reference without a callback.
+        A single line, because an interrupt between two could leave a reference without a callback.
         """
         self.consumer = weakref.ref(consumer, collected.append)
 
@@ -141,11 +142,11 @@ class SequenceState:
 
     @property
     def runnable(self) -> bool:
-        """Whether a step may include it: its consumer keeps up."""
+        """Whether a step may include it, because its consumer keeps up."""
         return len(self.unread) < MAX_UNREAD
 
     def n_blocks_for(self, length: int) -> int:
-        """The number of blocks it lacks for `length` positions."""
+        """The number of blocks that it still needs for `length` positions."""
         return -(-length // BLOCK_SIZE) - len(self.blocks)
 
     def score(self, logits: NDArray[np.floating]) -> None:
@@ -163,7 +164,7 @@ class SequenceState:
                 self.prompt_logprobs.append(scored)
 
     def sampling_rows(self, n: int) -> list[SamplingRow]:
-        """How to sample the next n tokens; one row only if the second depends on the first token.
+        """How to sample the next n tokens; only one row if each token depends on the one before.
 
         Raises:
             GenerationError: the constraint cannot continue.
@@ -175,8 +176,8 @@ class SequenceState:
         """Adds the next sampled token, which may be the last.
 
         Args:
-            token: negative if none could be sampled: none is allowed, or the logits are not finite.
-            logits: (V,) from which it was sampled; None if no log-probability is requested.
+            token: negative if no token could be sampled: none is allowed, or the logits are not finite.
+            logits: (V,) that it was sampled from; None if no log-probabilities are requested.
 
         Raises:
             GenerationError: no token could be sampled, or the constraint cannot continue.
@@ -194,14 +195,14 @@ class SequenceState:
             if len(self.ids) == self.end:
                 reason = self._reason_at_end
         self.n_sampled += 1
-        self.unread.append(Token(token, reason, logprob))
+        self.unread.append(SampledToken(token, reason, logprob))
         self.done = reason is not None
 
     def fail(self, error: Exception) -> None:
         """Ends it with an error."""
         self.error, self.done = error, True
 
-    def read(self) -> Token | None:
+    def read(self) -> SampledToken | None:
         """The next sampled token; None if there is none yet, or no more.
 
         Raises:

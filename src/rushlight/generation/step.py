@@ -1,4 +1,4 @@
-"""One step of the engine: draft, one forward, sampling and the prefix cache. No threads, no queue."""
+"""One step of the engine, without threads or a queue: draft tokens, a forward, sampling, and the prefix cache."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StepRunner:
     Args:
         model: the model.
         pool: the blocks of the cache.
-        proposers: of draft tokens.
+        proposers: the sources of draft tokens.
         consistency: guards the sequences, the pool and the proposers.
 
     Attributes:
@@ -55,12 +55,12 @@ class StepRunner:
         self._consistency = Consistency() if consistency is None else consistency
 
     def run(self, rows: Mapping[SequenceState, int]) -> list[SequenceState]:
-        """Computes the given number of next tokens of each sequence, and draft tokens where they pay.
+        """Computes the next tokens of each sequence, and draft tokens where they pay.
 
-        A sequence whose tokens are then all computed gets the next one, or several.
+        If all tokens of a sequence are then computed, samples the next one, or several with accepted draft tokens.
 
         Args:
-            rows: at least one sequence; their blocks are allocated.
+            rows: the number of tokens to compute, by sequence; at least one sequence, with its blocks allocated.
 
         Returns:
             The sequences that have finished.
@@ -81,7 +81,7 @@ class StepRunner:
             for s, n in rows.items()
         ]
         start = perf_counter()
-        logits = self._runner.on_device(chunks)  # not guarded: an interrupt leaves all but these sequences intact
+        logits = self._runner.on_device(chunks)  # not guarded: an interrupt leaves all other sequences intact
         with self._consistency:
             tasks = self._score(rows, chunks, drafts, logits)
             n_before = [task.sequence.n_sampled for task in tasks]
@@ -100,9 +100,9 @@ class StepRunner:
         drafts: Mapping[SequenceState, Sequence[int]],
         logits: Array,
     ) -> list[SampleTask]:
-        """Advances the sequences by the computed tokens and scores prompts; the tokens to sample next."""
+        """Advances the sequences by the computed tokens and scores prompts; returns the tokens to sample."""
         tasks = []
-        end = 0  # of the sequence's rows of the logits
+        end = 0  # of the sequence's rows in the logits
         for (sequence, n), chunk in zip(rows.items(), chunks, strict=True):
             begin, end = end, end + (len(chunk.ids) if chunk.all_logits else 1)
             if sequence.scores_prompt:

@@ -50,15 +50,15 @@ def naming_shortages(what: str, need_bytes: int | None = None) -> Iterator[None]
 
 
 def shortage(error: Exception, what: str = "the request") -> RushlightError | None:
-    """MemoryLimitError or ThreadLimitError for an error of Python's with that cause; None for any other."""
+    """The MemoryLimitError or ThreadLimitError that describes an error; None if it has another cause."""
     text = str(error)
     if (
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or (isinstance(error, ImportError | OSError) and any(words in text for words in _NO_MEMORY))
+        or (isinstance(error, ImportError | OSError) and any(part in text for part in _NO_MEMORY))
     ):
         return out_of_memory(what)
-    if isinstance(error, RuntimeError) and any(words in text for words in _NO_THREAD):
+    if isinstance(error, RuntimeError) and any(part in text for part in _NO_THREAD):
         return ThreadLimitError(
             "cannot start a thread",
             remedy="raise the limit on processes (ulimit -u) or on memory (ulimit -v), or use fewer threads",
@@ -67,7 +67,7 @@ def shortage(error: Exception, what: str = "the request") -> RushlightError | No
 
 
 def out_of_memory(what: str, need_bytes: int | None = None, have_bytes: int | None = None) -> MemoryLimitError:
-    """The error for `what`, with its size, if known, and the available memory, measured now if not given."""
+    """The error for `what`, with its size if known, and the available memory (by default, as of now)."""
     return MemoryLimitError(
         f"{what} does not fit in memory",
         need_bytes=need_bytes,

@@ -13,7 +13,7 @@ from rushlight.host.cgroup import cgroup_folders, words
 
 VARIABLE = "RUSHLIGHT_NUM_THREADS"
 MAX_THREADS = 1024
-"""More cores than any machine that runs one model: a larger number is a typing error."""
+"""Larger numbers are taken for typing errors."""
 
 _log = logging.getLogger("rushlight")
 
@@ -33,7 +33,7 @@ class Threads(NamedTuple):
 def threads_for(requested: int | None = None) -> Threads:
     """The requested number of threads, or RUSHLIGHT_NUM_THREADS, or one for each usable core, adapted to the work.
 
-    More threads than usable cores would only wait for one another: such a number is reduced, which is logged at INFO.
+    More threads than usable cores would only wait for one another, so a larger number is reduced, and logged at INFO.
 
     Raises:
         DeviceError: the number is not a whole number from 1 to MAX_THREADS.
@@ -74,8 +74,8 @@ def _checked(name: str, value: str) -> int:
 def _cgroup_cores(root: Path) -> float:
     """The smallest quota of this process's cgroup and its ancestors, in cores; infinite without one.
 
-    Version 2 has `cpu.max` with "quota period" or "max period" in each folder, version 1 the two in files of their own
-    under the cpu controller (kernel documentation, admin-guide/cgroup-v2 and scheduler/sched-bwc).
+    Version 2 has `cpu.max` with "quota period" or "max period" in each folder, version 1 has the two in
+    separate files under the cpu controller (kernel documentation, admin-guide/cgroup-v2 and scheduler/sched-bwc).
     """
     quotas = [math.inf]
     for folder in cgroup_folders(root, "cpu"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 
 _PAGE = 64
-"""Numbers per page: many enough that a long job takes little more than 8 bytes per line, few enough that results with
+"""Numbers per page: enough that a long job takes little more than 8 bytes per line, few enough that results with
 distant indices take little more memory than their lines in the file."""
 
 

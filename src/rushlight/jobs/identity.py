@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 CONFIG_FILES = ("config.json", "generation_config.json")
 
 _PIECE_BYTES = 16 << 20
-_MOST_THREADS = 16
+_MAX_THREADS = 16
 
 
 def job_identity(
     model: Model, requests: RequestLines, *, echo: bool, port: str | os.PathLike[str] | None = None
 ) -> dict[str, str]:
-    """What all results of a job have in common, by name: short values as they are, long ones as digests.
+    """The properties that all results of a job share, by name: short values verbatim, long ones as digests.
 
     The weights are identified by every byte of their files, not by name, path or time: a copy of a folder is the same
     model.
@@ -75,7 +75,7 @@ def _files_digest(paths: Iterable[Path]) -> str:
 def _weights_digest(paths: Iterable[Path]) -> str:
     """The digest, 16 hex digits, of the contents of large files, computed in parallel from digests of their pieces."""
     digest = blake2b(digest_size=8)
-    pool = ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS))
+    pool = ThreadPoolExecutor(min(usable_cores(), _MAX_THREADS))
     try:
         for path in paths:
             with File(path) as file:

@@ -92,7 +92,7 @@ class Job:
     ) -> None:
         self.summary = Summary()
         self.identity = job_identity(model, requests, echo=echo, port=port)
-        """What all results have in common, by name; "job" of every result."""
+        """The properties that all results share, by name: the field "job" of every result."""
         self._model = model
         self._requests = requests
         self._results = results
@@ -122,7 +122,7 @@ class Job:
         """Generates the missing results. A line that fails gets its error as the result, and the others continue.
 
         Args:
-            lines: the input, read as the batch has room.
+            lines: the input, read only as fast as the batch has room.
             progress: called after each result.
 
         Raises:

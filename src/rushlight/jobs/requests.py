@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rushlight.errors import RequestError, printable_name
 from rushlight.files.strict_json import parse_json_object
 from rushlight.generation.sampling.params import SETTINGS
-from rushlight.generation.sampling.philox import seed_of_line
+from rushlight.generation.sampling.philox import request_seed
 from rushlight.jobs.lines import MAX_LINE_BYTES
 from rushlight.runtime.request import Request
 
@@ -59,7 +59,7 @@ class RequestLines:
         unknown = [f'"{printable_name(name)}"' for name in members if name not in FIELDS]
         if unknown:
             raise RequestError(f"unknown field {', '.join(unknown)}", expected=", ".join(FIELDS))
-        members = {name: _whole(value) if name in INTEGERS else value for name, value in members.items()}
+        members = {name: _to_integer(value) if name in INTEGERS else value for name, value in members.items()}
         members = {name: value for name, value in members.items() if value is not None}
         if not isinstance(members.get("prompt"), str | list):
             raise RequestError(
@@ -82,7 +82,7 @@ class RequestLines:
     def _settings(self, line: Line, given: dict[str, Any]) -> SamplingSettings:
         settings: dict[str, Any] = {**self.settings, **given}
         if settings.get("seed") is None:
-            settings["seed"] = seed_of_line(self.seed, line.index)
+            settings["seed"] = request_seed(self.seed, line.index)
         if isinstance(settings.get("logit_bias"), dict):
             settings["logit_bias"] = {_token_id(key): value for key, value in settings["logit_bias"].items()}
         return cast("SamplingSettings", settings)
@@ -95,10 +95,10 @@ def _text(raw: bytes) -> str:
         raise RequestError("the prompt is not UTF-8", offset=error.start, found=f"0x{raw[error.start]:02x}") from None
 
 
-def _is_deeper(value: object, most: int) -> bool:
-    """Whether lists and objects are nested deeper than `most` levels."""
+def _is_deeper(value: object, max_depth: int) -> bool:
+    """Whether lists and objects are nested deeper than `max_depth` levels."""
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(max_depth + 1):
         parts = [part for part in level if isinstance(part, list | dict)]
         level = [item for part in parts for item in (part.values() if isinstance(part, dict) else part)]
         if not parts:
@@ -110,13 +110,13 @@ def _list(value: object) -> Sequence[object]:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _whole(value: Any) -> Any:
+def _to_integer(value: Any) -> Any:
     """Converts a float without a fraction to an integer, also in a list."""
 
-    def whole(one: Any) -> Any:
+    def convert(one: Any) -> Any:
         return int(one) if type(one) is float and one.is_integer() else one
 
-    return [whole(one) for one in value] if isinstance(value, list) else whole(value)
+    return [convert(one) for one in value] if isinstance(value, list) else convert(value)
 
 
 def _token_id(key: int | str) -> int:

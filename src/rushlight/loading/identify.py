@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rushlight.checkpoint import read_config
 from rushlight.errors import ConfigError, FormatError
 from rushlight.loading.families import PORT_IT, family
-from rushlight.models import ARCHITECTURES, recognise
+from rushlight.models import ARCHITECTURES, TextConfig, recognise
 
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
@@ -24,11 +24,11 @@ def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[
 
     Args:
         checkpoint: an open checkpoint; only its headers are read.
-        port: the architecture, if the user names one.
+        port: the architecture of the user's port, if there is one.
 
     Raises:
-        ConfigError: config.json is invalid or names an unknown architecture, or it is absent and the shapes do not show
-            the config.
+        ConfigError: config.json is invalid or names an unknown architecture, or it is absent and the config cannot be
+            inferred from the shapes.
         FormatError: config.json is absent and the tensor names match no known architecture.
     """
     path = checkpoint.sidecar("config.json")
@@ -43,7 +43,7 @@ def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[
     if recognised is None:
         found = family(checkpoint)
         raise FormatError(
-            f"no config.json, and by its tensor names this is {found.what}, which rushlight does not have"
+            f"no config.json, and by its tensor names this is {found.description}, which rushlight does not support"
             if found
             else "no config.json, and the tensor names match no known architecture",
             file=checkpoint.source,
@@ -51,15 +51,16 @@ def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[
             remedy=found.fix if found else f"`rushlight inspect` shows the names, and {PORT_IT}",
         )
     config = recognised.config_type.from_tensors(checkpoint, file=checkpoint.source)
-    _log.warning(
-        "no config.json: assuming %s with %s, from the shapes; context %d, vocabulary %d, head_dim %d, %s head",
-        recognised.model_type,
-        config,
-        config.context_length,
-        config.vocab_size,
-        config.kv_shape.head_dim,
-        "tied" if config.tie_word_embeddings else "untied",
-    )
+    if isinstance(config, TextConfig):
+        _log.warning(
+            "no config.json: assuming %s with %s, from the shapes; context %d, vocabulary %d, head_dim %d, %s head",
+            recognised.model_type,
+            config,
+            config.context_length,
+            config.vocab_size,
+            config.heads.dim,
+            "tied" if config.tie_word_embeddings else "untied",
+        )
     return recognised, config
 
 
@@ -72,7 +73,7 @@ def _by_model_type(values: dict[str, Any], checkpoint: Checkpoint, file: str) ->
     found = family(checkpoint)
     raise ConfigError(
         ("model_type is missing" if model_type is None else f"rushlight has no architecture {model_type!r}")
-        + (f"; by its tensor names this is {found.what}" if found else ""),
+        + (f"; by its tensor names this is {found.description}" if found else ""),
         file=file,
         expected=", ".join(ARCHITECTURES),
         remedy=f"{found.fix if found else PORT_IT}, for --port",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rushlight.checkpoint import Checkpoint
-    from rushlight.models import Architecture, Config
+    from rushlight.models import Architecture, TextConfig
     from rushlight.text import Tokenizer
 
 __all__ = ["find_tokenizer", "generation_config", "load_tokenizer"]
@@ -23,9 +23,9 @@ _log = logging.getLogger("rushlight")
 
 
 def load_tokenizer(
-    checkpoint: Checkpoint, architecture: Architecture, config: Config
+    checkpoint: Checkpoint, architecture: Architecture, config: TextConfig
 ) -> tuple[Tokenizer | None, TokenizerError | None]:
-    """The model's tokenizer: from the files next to the weights, or else the architecture's own.
+    """The model's tokenizer: from the files next to the weights, or else the architecture's fallback.
 
     Returns:
         The tokenizer, or None and the error to raise when text is encoded; both are None if there are no tokenizer
@@ -70,7 +70,7 @@ def _find(checkpoint: Checkpoint, pattern: str) -> Path | None:
     return checkpoint.sidecar(pattern)
 
 
-def generation_config(checkpoint: Checkpoint, config: Config) -> GenerationConfig:
+def generation_config(checkpoint: Checkpoint, config: TextConfig) -> GenerationConfig:
     """The author's generation settings: from generation_config.json, or else from config.json.
 
     Raises:
@@ -82,4 +82,6 @@ def generation_config(checkpoint: Checkpoint, config: Config) -> GenerationConfi
         values = {key: value for key, value in read_config(path).items() if key in GENERATION_KEYS}
     else:
         return GenerationConfig(eos_token_id=config.eos_token_id)
-    return GenerationConfig.from_json(values, config, file=str(path))
+    return GenerationConfig.from_json(
+        values, vocab_size=config.vocab_size, eos_token_id=config.eos_token_id, file=str(path)
+    )

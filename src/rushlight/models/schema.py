@@ -1,4 +1,4 @@
-"""Strict reading of config.json: every field is checked for type and range, and every problem reported at once."""
+"""Strict reading of config.json: checks the type and range of every field, and reports all problems at once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 MAX_SIZE = 2**24
-"""The largest number of rows, channels or positions that a config may ask for."""
+"""The largest number of rows, channels or positions in a config."""
 MAX_LAYERS = 2**10
 _REQUIRED: Any = object()
 
 BENIGN_KEYS = frozenset(
-    # Training, bookkeeping, other heads, how transformers runs it: none changes the logits of a language model.
+    # Training, bookkeeping, other heads, settings of transformers: none changes the logits of a language model.
     """_attn_implementation_autoset _attn_implementation_internal _commit_hash _model_name_or_path _name_or_path
     _num_labels activation_dropout architectures attention_dropout attention_probs_dropout_prob
     attention_softmax_in_fp32 attn_pdrop auto_map chunk_size_feed_forward classifier_dropout decoder_start_token_id
@@ -33,7 +33,7 @@ BENIGN_KEYS = frozenset(
 )
 
 _ARITHMETIC = re.compile("scal|multipl|softcap|norm|rope|window|attention_|residual|bias|clip|alibi|rotary")
-"""Unknown keys that match may change the arithmetic, which would yield fluent nonsense."""
+"""Unknown keys that match may change the arithmetic; ignoring them could yield fluent nonsense."""
 _FACTOR = re.compile("scal|multipl")
 
 
@@ -56,7 +56,7 @@ class Fields:
 
     @property
     def sound(self) -> bool:
-        """Whether there are no problems so far, so that values can be compared with one another."""
+        """Whether there are no problems so far; only then can values be compared with one another."""
         return not self._problems
 
     def size(self, key: str, default: Any = _REQUIRED, *, at_most: int = MAX_SIZE) -> int:
@@ -64,7 +64,7 @@ class Fields:
         value = self._get(key, default)
         if type(value) is int and 1 <= value <= at_most:
             return value
-        return int(self._refuse(key, value, default, f"a whole number from 1 to {at_most}", at_most))
+        return int(self._refuse(key, value, default, f"an integer from 1 to {at_most}", at_most))
 
     def positive(self, key: str, default: float) -> float:
         """A number above 0 that float32 can hold."""
@@ -114,13 +114,13 @@ class Fields:
         return tuple(tuple(ids) for ids in value)
 
     def raw(self, key: str, default: Any = None) -> Any:
-        """A value as it is, such as an object, for a reader that checks it itself."""
+        """An unchecked value, such as an object, for a reader that checks it itself."""
         return self._get(key, default)
 
     def alias(self, key: str, of: str, value: int) -> None:
-        """Another key of a field that was read as `value`: where it has a value, that has to be equal."""
+        """Another key of a field that was read as `value`: its value, if any, must be equal."""
         if self.sound and self.size(key, value) != value:
-            self.problem(f"{key} is {_short(self._values[key])} and {of} {value}: they should be equal")
+            self.problem(f"{key} is {_short(self._values[key])} and {of} is {value}, expected equal values")
 
     def neutral(self, key: str, *neutral: Any) -> None:
         """A key that is not honoured and would change the arithmetic: only `neutral` values, and null, are accepted."""
@@ -167,9 +167,9 @@ class Fields:
 
     def _refuse(self, key: str, value: Any, default: Any, expected: str, instead: Any) -> Any:
         if value is _REQUIRED:
-            self._problems.append(f"{key} is missing: it should be {expected}")
+            self._problems.append(f"{key} is missing, expected {expected}")
         else:
-            self._problems.append(f"{key} is {_short(value)}: it should be {expected}")
+            self._problems.append(f"{key} is {_short(value)}, expected {expected}")
         return instead if default is _REQUIRED else default
 
 
@@ -178,12 +178,12 @@ def _may_change_arithmetic(key: str, value: Any) -> bool:
     if not _ARITHMETIC.search(key) or value is None or value is False or value in ([], {}):
         return False
     if "bias" in key and value is True:
-        return False  # shown by the tensors: binding reports a bias that is missing or too many
+        return False  # the tensors show it: binding reports missing and unexpected biases
     return not (_FACTOR.search(key) and value == 1 and value is not True)
 
 
 def _short(value: Any) -> str:
-    """A value for a message: as JSON writes it, shortened if it is long."""
+    """A value for a message: in JSON syntax, shortened if it is long."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     words = {True: "true", False: "false"}

@@ -1,4 +1,4 @@
-"""Tied heads: whether config.json ties them, and the names that a checkpoint may then lack."""
+"""Tied heads: whether a config ties them, and the names that a checkpoint may then lack."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from rushlight.models.recognition import architecture_of
 
 if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint
-    from rushlight.models import Architecture
+    from rushlight.models import Architecture, Config
 
-__all__ = ["tied_by_config", "tied_heads"]
+__all__ = ["has_tied_heads", "tied_by_config", "tied_heads"]
+
+
+def has_tied_heads(architecture: Architecture, config: Config) -> bool:
+    """Whether the heads that the rules of an architecture name share the weights of their tables."""
+    return bool(architecture.rules.tied) and bool(getattr(config, "tie_word_embeddings", False))
 
 
 def tied_by_config(checkpoint: Checkpoint) -> bool | None:
@@ -28,11 +33,11 @@ def tied_by_config(checkpoint: Checkpoint) -> bool | None:
 
 
 def tied_heads(checkpoint: Checkpoint, architecture: Architecture | None = None) -> frozenset[str]:
-    """The names of tied heads, which an index may list although no file of the checkpoint holds them.
+    """The names of tied heads, which an index may list even if no file of the checkpoint holds them.
 
     Args:
-        checkpoint: an open checkpoint, of which only the headers are needed.
-        architecture: the architecture, if the user names one; otherwise the built-in one of the checkpoint.
+        checkpoint: an open checkpoint; only its headers are read.
+        architecture: the architecture of the user's port; None for the built-in one of the checkpoint.
     """
     architecture = architecture or architecture_of(checkpoint)
     if architecture is None or tied_by_config(checkpoint) is False:

@@ -38,9 +38,9 @@ def distance(found: NDArray[Any], recorded: NDArray[Any]) -> Distance:
     a, b = np.asarray(found, np.float64).reshape(-1), np.asarray(recorded, np.float64).reshape(-1)
     finite = np.isfinite(a) & np.isfinite(b)
     # The same NaN or infinity on both sides is equal.
-    strange = int((~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))).sum())
-    if strange:
-        return Distance(math.nan, math.nan, math.nan, strange)
+    n_non_finite = int((~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))).sum())
+    if n_non_finite:
+        return Distance(math.nan, math.nan, math.nan, n_non_finite)
     a, b = a[finite], b[finite]
     if not a.size:
         return Distance(0.0, 0.0, 1.0)
@@ -53,12 +53,14 @@ def distance(found: NDArray[Any], recorded: NDArray[Any]) -> Distance:
 def oriented(recorded: NDArray[Any] | None, found: NDArray[Any]) -> NDArray[Any] | None:
     """A recorded array in the shape of the port's; None if no orientation fits.
 
-    The port has (N, C). PyTorch's convolutions, and the code between them, have (C, N), which is transposed. If N and C
-    are equal, the closer orientation is taken.
+    The port has (N, C). PyTorch's convolutions, and the code between them, have (C, N), which is transposed; a norm of
+    every head has (N, H, D), which is flattened. If N and C are equal, the closer orientation is taken.
     """
     if recorded is None:
         return None
-    ways = [way for way in (recorded, recorded.T, recorded[None]) if way.shape == found.shape]
-    if len(ways) == 2 and distance(found, ways[1]).absolute < distance(found, ways[0]).absolute:
-        return ways[1]
-    return ways[0] if ways else None
+    if recorded.ndim == 3 and found.ndim == 2:
+        recorded = recorded.reshape(len(recorded), -1)
+    fitting = [each for each in (recorded, recorded.T, recorded[None]) if each.shape == found.shape]
+    if len(fitting) == 2 and distance(found, fitting[1]).absolute < distance(found, fitting[0]).absolute:
+        return fitting[1]
+    return fitting[0] if fitting else None

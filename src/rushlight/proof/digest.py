@@ -1,9 +1,9 @@
 """Digests that identify weights: one of each tensor, and one of all tensors.
 
 A tensor's digest is the SHA-256 of its shape, as JSON, and of its values: floats as little-endian float32, row by row,
-anything else as the bytes in the file. It does not depend on shards or on the order of the
-tensors, and a BF16 checkpoint has the digests of its exact float32 copy. An F64 tensor counts as its float32 copy.
-The digest of all is the SHA-256 of the lines "name digest", sorted.
+anything else as the bytes in the file. It does not depend on shards or on the order of the tensors. A BF16 checkpoint
+has the digests of its exact float32 copy, and an F64 tensor that of its float32 copy. The digest of all is the SHA-256
+of the lines "name digest", sorted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["digest_of_all", "tensor_digest", "tensor_digests", "values_digest"]
 
 
 def tensor_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The digest of each tensor of a checkpoint, by the name that the file has."""
+    """The digest of each tensor of a checkpoint, by its name in the file."""
     return {name: tensor_digest(tensor) for name, tensor in tensors.items()}
 
 

@@ -43,8 +43,8 @@ class Answer:
     """A published result and the model's.
 
     Attributes:
-        what: a description.
-        source: the publisher.
+        what: the result, in words.
+        source: the project that published it.
         expected, found: the published result, and the model's.
         right: whether they agree.
     """
@@ -73,10 +73,10 @@ def known_answers(model: Model) -> Iterator[Answer]:
     Raises:
         TokenizerError: it has no tokenizer.
     """
-    known = json.loads(resources.files("rushlight.proof").joinpath("gpt2_known_answers.json").read_text("utf-8"))
-    yield from _greedy(model, known["greedy_ids"], known["greedy_text"])
-    yield from _lm_eval(model, known["lm_eval"])
-    state = known["llm.c"]
+    published = json.loads(resources.files("rushlight.proof").joinpath("gpt2_known_answers.json").read_text("utf-8"))
+    yield from _greedy(model, published["greedy_ids"], published["greedy_text"])
+    yield from _lm_eval(model, published["lm_eval"])
+    state = published["llm.c"]
     loss = -float(np.mean([_log_probs(model, x, y) for x, y in zip(state["x"], state["y"], strict=True)]))
     right = abs(loss - state["loss"]) <= LOSS_TOLERANCE
     yield Answer("the loss on 4 × 64 tokens of tiny Shakespeare", "llm.c", f"{state['loss']:.6f}", f"{loss:.6f}", right)

@@ -58,9 +58,9 @@ def record(
     if not isinstance(module, torch.nn.Module):
         raise RecordError("cannot record this object", expected="a torch.nn.Module", found=type(module).__name__)
     prompts = _prompts(torch, inputs)
-    words = list(texts or [None] * len(prompts))
-    if len(words) != len(prompts):
-        raise RecordError("texts and prompts differ in number", expected=len(prompts), found=len(words))
+    prompt_texts = list(texts or [None] * len(prompts))
+    if len(prompt_texts) != len(prompts):
+        raise RecordError("texts and prompts differ in number", expected=len(prompts), found=len(prompt_texts))
     parameter = next(iter(module.parameters()), None)
     if parameter is not None:
         prompts = [_moved(prompt, parameter.device) for prompt in prompts]
@@ -74,7 +74,7 @@ def record(
             weights=dict(weights) if weights is not None else _state_digests(torch, module),
             cases=[
                 _case(torch, module, i, prompt, text, greedy)
-                for i, (prompt, text) in enumerate(zip(prompts, words, strict=True))
+                for i, (prompt, text) in enumerate(zip(prompts, prompt_texts, strict=True))
             ],
         )
     if path is not None:
@@ -234,8 +234,8 @@ def _moved(prompt: Any, device: Any) -> Any:
 def _ids_of(torch: Any, prompt: Any) -> list[int]:
     tensors = list(prompt.values()) if isinstance(prompt, Mapping) else [prompt]
     for tensor in tensors:
-        whole = isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.int64, torch.int32)
-        if whole and tensor.ndim == 2 and tensor.shape[0] == 1 and tensor.numel():
+        has_integers = isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.int64, torch.int32)
+        if has_integers and tensor.ndim == 2 and tensor.shape[0] == 1 and tensor.numel():
             return [int(i) for i in tensor[0].tolist()]
     raise RecordError("no argument is a (1, T) tensor of token ids", found=", ".join(map(str, prompt)))
 

@@ -67,9 +67,9 @@ def record_source(
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise RecordError(f"transformers cannot load the model: {error}", file=source) from error
     # transformers initialises missing weights at random, and only logs it.
-    if made_up := [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]:
-        names = ", ".join(sorted(made_up)[:10])
-        raise RecordError(f"transformers finds no tensors for {len(made_up)} of its weights: {names}", file=source)
+    if missing := [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]:
+        names = ", ".join(sorted(missing)[:10])
+        raise RecordError(f"transformers finds no tensors for {len(missing)} of its weights: {names}", file=source)
     prompts: list[list[int]] = [list(prompt) for prompt in ids]
     words: list[str | None] = [None] * len(prompts)
     if texts or not prompts:

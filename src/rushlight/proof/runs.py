@@ -12,7 +12,7 @@ import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
 from rushlight.errors import GoldenError, RequestError
-from rushlight.nn import Embedding, NameRules, tapped
+from rushlight.nn import Embedding, NameRules, Rotary, tapped
 from rushlight.proof.compare import Distance, distance, oriented
 from rushlight.proof.diagnosis.causes import why_input, why_output
 from rushlight.proof.diagnosis.trial import ITS_INPUT, Source, Trial
@@ -38,7 +38,11 @@ class View:
         self.modules = dict(module.named_modules())
         self.case = case
         self.tolerance = tolerance
-        self.calls = {rules.canonical(call.path): call for call in case.calls}
+        # transformers' rotary module returns cosines and sines separately, each twice: for both halves of a head.
+        self.not_comparable = [path for path, part in self.modules.items() if isinstance(part, Rotary)]
+        """The modules that are not compared, because PyTorch's counterparts return arrays in another layout."""
+        calls = {rules.canonical(call.path): call for call in case.calls}
+        self.calls = {name: call for name, call in calls.items() if name.partition("#")[0] not in self.not_comparable}
         """By path; a module's second and later calls have "#2", "#3", ... appended."""
 
     def check_prompt(self, path: str, ids: Any) -> None:
@@ -111,7 +115,7 @@ class PromptRun(ABC):
         ids = view.case.ids
         blocks = range(-(-len(ids) // BLOCK_SIZE))
         cache = None if kv_shape is None else view.ops.kv_cache(kv_shape, len(blocks))
-        tree: Any = tapped(view.module, self._end, enter=self._begin)
+        tree: Any = tapped(view.module, self._end, pre_hook=self._begin)
         with np.errstate(all="ignore"):  # overflow shows in the outputs
             tree(Batch.of([Chunk(ids, 0, blocks, all_logits=True)], cache))
 
@@ -202,7 +206,8 @@ class TeacherForced(PromptRun):
             caller = self._stack[-2]
             if not self._judge(caller.path, distance(given, recorded)):
                 cause = why_input(self.view.modules[caller.path], self._trial(caller, given, recorded, running.call))
-                self._diverge(caller.path, f"before {_inside(running.call, caller.path)}", cause)
+                inner = _inside(running.call, caller.path)
+                self._diverge(caller.path, f"before {inner}" if cause else f"it passes another input to {inner}", cause)
         if _is_ids(args[0]):
             return (recorded.astype(args[0].dtype), *args[1:])
         return (self.view.ops.from_numpy(np.ascontiguousarray(recorded, np.float32)), *args[1:])

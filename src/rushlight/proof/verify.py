@@ -206,9 +206,16 @@ def _notes(view: View, checkpoint: Mapping[str, Tensor] | None, rules: NameRules
     ]
     if missing:
         notes.append(f"recorded modules that the port does not have: {', '.join(first_ten(missing))}")
-    unrecorded = [path for path, module in view.modules.items() if path not in view.calls and "__call__" in dir(module)]
+    unrecorded = [
+        path
+        for path, module in view.modules.items()
+        if path not in view.calls and path not in view.not_comparable and "__call__" in dir(module)
+    ]
     if unrecorded:
         notes.append(f"modules of the port that were not recorded: {', '.join(first_ten(unrecorded))}")
+    if view.not_comparable:
+        names = ", ".join(first_ten(view.not_comparable))
+        notes.append(f"rotary angles, which are compared only through the attention that uses them: {names}")
     if checkpoint is None:
         notes.append("the weights were not compared with the recorded ones")
     return notes
@@ -226,13 +233,13 @@ def _failures(report: VerifyReport, model: Model | Module, golden: Golden) -> li
         shown = "; ".join(f"{each.name} ({each.how})" for each in report.weights[:3])
         more = f"; and {len(report.weights) - 3} more" if len(report.weights) > 3 else ""
         failures.append(f"the weights differ from the recorded ones: {shown}{more}")
-    adrift = [result for result in report.modules if result.status == "propagated"]
-    if adrift and report.first is None:
+    accumulated = [result for result in report.modules if result.status == "propagated"]
+    if accumulated and report.first is None:
         failures.append(
-            f"no single module diverges, but errors accumulate: {adrift[0].name} is the first beyond the limit"
+            f"no single module diverges, but errors accumulate: {accumulated[0].name} is the first beyond the limit"
         )
-    whole = next((result for result in report.modules if not result.path), None)
-    if whole is None or whole.free_running is None:
+    output = next((result for result in report.modules if not result.path), None)
+    if output is None or output.free_running is None:
         failures.append("the output of the model was not compared: the recording has none of this shape")
     logits = report.logits
     if logits is not None and not logits.distance.within(report.limit if report.first is None else report.tolerance):

@@ -17,7 +17,7 @@ _WHITE_SPACE = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
     "\u205f\u3000"
 )
-"""Unicode's White_Space, which the library strips; that of Python also has U+001C to U+001F."""
+"""Unicode's White_Space, which the library strips; Python's `str.strip` also strips U+001C to U+001F."""
 _NOT_WHITE_SPACE = re.compile(f"[^{_WHITE_SPACE}]")
 
 
@@ -25,7 +25,7 @@ class AddedTokens:
     """The tokens that the library recognises in a text before it splits the text into words.
 
     Attributes:
-        contents: their texts, except those of white space, the longest first.
+        contents: the text of each, the longest first, without those that are only white space.
         special: the texts of the special ones, by id.
         are_all_special: whether there are no others.
     """

@@ -1,4 +1,4 @@
-"""Reads and encodes texts of any length in chunks, with the same tokens as the whole text."""
+"""Reads and encodes texts of any length in chunks, into the same tokens as in one piece."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def encode_chunks(tokenizer: Tokenizer, chunks: Iterable[str]) -> Iterator[int]:
             without = " without a space" if can_split else ""
             raise RequestError(
                 f"more than {MAX_PROMPT_BYTES:,} bytes of text{without} cannot be split without changing the tokens",
-                remedy="pass it in parts, each as a text of its own",
+                remedy="pass it in parts, as separate texts",
             )
     if held:
         yield from tokenizer.encode(held)

@@ -88,7 +88,7 @@ class Grammars:
         """Constrains to JSON that a schema accepts (json-schema.org).
 
         Raises:
-            RequestError: not a valid schema, a feature that llguidance lacks, or minutes to compile.
+            RequestError: not a valid schema, or one that llguidance does not support or would compile for minutes.
         """
         try:
             value = json.loads(schema) if isinstance(schema, str) else dict(schema)

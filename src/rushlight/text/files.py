@@ -51,7 +51,7 @@ def parse_tokenizer_json(raw: bytes, path: str | os.PathLike[str]) -> dict[str, 
     """The JSON object in `raw`, the content of `path`.
 
     Raises:
-        TokenizerError: not what `parse_json_object` accepts.
+        TokenizerError: `parse_json_object` refuses it.
     """
     return parse_json_object(raw, file=path, error=TokenizerError, remedy="download the file again")
 

@@ -1,4 +1,4 @@
-"""Where a text can be cut so that its parts have the same tokens as the whole."""
+"""Finds where a text can be cut without changing its tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stop strings: ends a text where one of them is complete, and never shows any part of it."""
+"""Stop strings: ends a streamed text before the first of them, and never shows any part of it."""
 
 from __future__ import annotations
 

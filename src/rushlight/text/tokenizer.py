@@ -158,7 +158,7 @@ class Tokenizer:
         return ids + self._encode_plain(text[at:])
 
     def added_tokens(self) -> list[str]:
-        """The texts of the added tokens, except those of white space, the longest first."""
+        """The texts of the added tokens, the longest first, without those that are only white space."""
         return self._added.contents
 
     def decode(self, ids: Iterable[int], *, before: Sequence[int] = ()) -> str:
@@ -186,7 +186,7 @@ class Tokenizer:
 
     @cached_property
     def adds_dummy_prefix(self) -> bool:
-        """Whether the tokenizer puts something before the words of a text, such as a space, that is nowhere else."""
+        """Whether the tokenizer prepends something to every text, such as a space."""
         with library_errors("the tokenizer fails", self._file):
             return "".join(self._words("a")) != "a"
 

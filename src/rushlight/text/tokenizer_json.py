@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["read_tokenizer_json"]
 
 _IGNORE_SETTINGS = ("PreTrainedTokenizer", "TokenizersBackend")
-"""The classes of transformers that take tokenizer.json as it is, whatever tokenizer_config.json sets."""
+"""The classes of transformers that use tokenizer.json unchanged, whatever tokenizer_config.json sets."""
 
 
 def read_tokenizer_json(path: str | os.PathLike[str], settings: TokenizerSettings = NO_SETTINGS) -> Tokenizer:

@@ -106,7 +106,7 @@ def _parse_merges(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[str
 def _check_byte_level(
     vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], file: str | os.PathLike[str]
 ) -> None:
-    """Refuses a vocabulary of another kind of BPE, which only the spelling of its tokens gives away.
+    """Refuses the vocabulary of another kind of BPE, which differs only in the spelling of its tokens.
 
     Not every byte needs a token: a tokenizer trained on little text has tokens only for the bytes that it saw.
 

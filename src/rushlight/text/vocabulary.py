@@ -1,4 +1,4 @@
-"""Added tokens; merges them into vocabularies, and checks that every token has one id of its own."""
+"""Added tokens; merges them into vocabularies, and checks that every token has a unique id."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AddedToken:
 
     Attributes:
         content: its text.
-        id: its id; None if no file states one: then it is the vocabulary's, or the next one.
+        id: its id; None if no file states one. It then has its id in the vocabulary, or the next free one.
         special: whether it is a special token.
         flags: those of lstrip, rstrip, normalized and single_word (tokenizers library) that the file sets.
         file: the file that lists it, for errors.

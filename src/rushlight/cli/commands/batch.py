@@ -1,4 +1,4 @@
-"""`rushlight batch`: generate an output for every line of a file."""
+"""`rushlight batch`: generate completions for the prompts in a file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def batch(
             "-o",
             metavar="FILE",
             rich_help_panel=OUTPUT,
-            help="The file for the results, one line each; - is stdout. Lines that already have a result are skipped.",
+            help="The file for the results, one per line; - is stdout. Lines that already have a result are skipped.",
         ),
     ],
     model: Annotated[
@@ -71,7 +71,7 @@ def batch(
     *,
     load_with: dict[str, Any],
     parallel: Annotated[
-        int, typer.Option("--parallel", metavar="N", rich_help_panel=MODEL, help="Batch N sequences.")
+        int, typer.Option("--parallel", metavar="N", rich_help_panel=MODEL, help="Maximum batch size.")
     ] = 16,
     text_lines: Annotated[
         bool,
@@ -85,7 +85,7 @@ def batch(
             "--seed",
             metavar="N",
             rich_help_panel=SAMPLING,
-            help="Seed of the job; lines without a seed of their own use this and their index.",
+            help="Seed of the job; a line without a seed derives one from this and its index.",
         ),
     ] = 0,
     ordered: Annotated[
@@ -103,10 +103,10 @@ def batch(
     ] = False,
     _debug: Debug = False,
 ) -> None:
-    """Generate an output for every line of a file in batches, and write a line of JSON for each.
+    """Generate completions for the prompts in a file, in batches.
 
-    A line may override the flags with settings of its own, by their Python names. When run again, the command resumes
-    an interrupted job. Exit code 1: some lines have an error as their result.
+    The result of each line is a line of JSON. The fields of a line override the flags, under the names of the Python
+    API. Run the same command again to resume an interrupted job. Exit code 1: at least one line failed.
     """
     from rushlight.generation import SamplingParams
     from rushlight.jobs import Job, RequestLines, ResultsFile, read_lines
@@ -147,7 +147,7 @@ def batch(
 
 
 class _Stdout:
-    """Results printed on stdout; there are no earlier ones."""
+    """Results printed on stdout, without results of an earlier run."""
 
     last_index = -1
     in_order = True

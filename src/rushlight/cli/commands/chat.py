@@ -30,7 +30,7 @@ Examples:
 """
 
 WITHOUT = ("n", "logprobs", "prompt_logprobs", "json_schema", "regex")
-"""Sampling settings of single requests, which a conversation does not have."""
+"""Sampling settings that apply only to single requests."""
 
 
 @load_options()
@@ -40,7 +40,7 @@ def chat(
     argument: Annotated[
         str | None,
         typer.Argument(
-            metavar="MESSAGE", rich_help_panel=INPUT, help="The same as --prompt. With -m: the only argument."
+            metavar="MESSAGE", rich_help_panel=INPUT, help="The same as --prompt. With -m, it is the only argument."
         ),
     ] = None,
     model: ModelFlag = None,
@@ -64,7 +64,7 @@ def chat(
             "--chat-template",
             metavar="FILE",
             rich_help_panel=INPUT,
-            help="The file, text or name of a Jinja chat template. Default: the template of the model.",
+            help="A Jinja chat template: a file, its text, or a name. Default: the template of the model.",
         ),
     ] = None,
     load: Annotated[
@@ -87,7 +87,9 @@ def chat(
     ] = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", rich_help_panel=OUTPUT, help="Read and write one JSON object per line and turn."),
+        typer.Option(
+            "--json", rich_help_panel=OUTPUT, help="Read a message and write an answer as one JSON object per line."
+        ),
     ] = False,
     _debug: Debug = False,
 ) -> None:

@@ -43,7 +43,7 @@ def evaluate(
             "--stride",
             metavar="N",
             rich_help_panel=INPUT,
-            help="Tokens between the starts of windows. Default: 512, or the window.",
+            help="Tokens from one window to the next. Default: 512, or the window if that is shorter.",
         ),
     ] = None,
     window: Annotated[
@@ -60,7 +60,7 @@ def evaluate(
 ) -> None:
     """Measure the perplexity of a text with sliding windows.
 
-    The method is that of transformers' guide "Perplexity of fixed-length models". The text may have any length.
+    Follows transformers' guide "Perplexity of fixed-length models". The text may have any length.
     """
     from rushlight.text.chunks import read_chunks
 
@@ -110,11 +110,11 @@ def _finite(value: float) -> float | None:
 def _table(result: Perplexity) -> str:
     rows = [
         ("perplexity", f"{result.perplexity:,.4f}"),
-        ("as in the guide", f"{result.guide_perplexity:,.4f}"),
+        ("guide's example", f"{result.guide_perplexity:,.4f}"),
         ("nll", f"{result.nll:.6f} nats per token"),
         ("bits per byte", f"{result.bits_per_byte:.6f}"),
         ("tokens", f"{result.n_ids:,} in {result.n_bytes:,} bytes"),
-        ("windows", f"{result.n_windows:,} of {result.window:,} tokens, every {result.stride:,}"),
+        ("windows", f"{result.n_windows:,} of {result.window:,} tokens, stride {result.stride:,}"),
         ("speed", f"{result.tok_s:,.0f} tok/s"),
     ]
     return "".join(f"{name:<16} {value}\n" for name, value in rows)

@@ -44,7 +44,7 @@ def generate(
     argument: Annotated[
         str | None,
         typer.Argument(
-            metavar="PROMPT", rich_help_panel=INPUT, help="The same as --prompt. With -m: the only argument."
+            metavar="PROMPT", rich_help_panel=INPUT, help="The same as --prompt. With -m, it is the only argument."
         ),
     ] = None,
     model: ModelFlag = None,
@@ -68,7 +68,7 @@ def generate(
             "--beams",
             metavar="N",
             rich_help_panel=SAMPLING,
-            help="Find the most likely output by beam search with N beams, without sampling.",
+            help="Find the most likely output by beam search with N beams instead of sampling.",
         ),
     ] = None,
     echo: Annotated[
@@ -155,7 +155,7 @@ def _note_request(name: str | None, params: SamplingParams) -> None:
 def _note_ends(
     outputs: Iterable[Generation | Beam], context_length: int, params: SamplingParams, *, as_json: bool
 ) -> None:
-    """Notes why an output was cut: for a person, and always if it may then violate the schema or the pattern."""
+    """Notes why an output was cut: on a terminal, and always if it may then violate the schema or the pattern."""
     reasons = {output.finish_reason for output in outputs}
     constraint = "JSON schema" if params.json_schema is not None else "pattern" if params.regex is not None else None
     violated = f": the output may not match the {constraint}" if constraint else ""
@@ -243,7 +243,7 @@ def _read_stdin(source: str | None) -> str:
     from rushlight.text.tokenizer import MAX_PROMPT_BYTES
 
     if sys.stdin is None or sys.stdin.isatty():
-        meant = "" if source is None else f"; {quoted(source)} is SOURCE, write the prompt after it"
+        meant = "" if source is None else f"; {quoted(source)} was read as SOURCE: write the prompt after it"
         raise typer.BadParameter(f"no prompt given, and stdin is a terminal{meant}", param_hint="--prompt")
     data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:

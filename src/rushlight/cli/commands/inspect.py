@@ -37,7 +37,7 @@ def inspect(
         typer.Option("--depth", metavar="N", min=0, rich_help_panel=OUTPUT, help="Show N levels of the tree."),
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", rich_help_panel=OUTPUT, help="Show every block, also equal ones.")
+        bool, typer.Option("--full", rich_help_panel=OUTPUT, help="Show every block instead of folding equal ones.")
     ] = False,
     with_stats: Annotated[
         bool,
@@ -56,7 +56,7 @@ def inspect(
 ) -> None:
     """Show a checkpoint as a tree of modules.
 
-    Reads only headers, and downloads only headers from the hub or a URL. Equal blocks are shown once, a tied head is
+    Reads only headers: from the hub or a URL, no weights are downloaded. Equal blocks are shown once, a tied head is
     counted once, and buffers are not counted.
     """
     from rushlight.checkpoint import open_headers

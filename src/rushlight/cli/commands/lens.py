@@ -38,7 +38,7 @@ def lens(
     argument: Annotated[
         str | None,
         typer.Argument(
-            metavar="PROMPT", rich_help_panel=INPUT, help="The same as --prompt. With -m: the only argument."
+            metavar="PROMPT", rich_help_panel=INPUT, help="The same as --prompt. With -m, it is the only argument."
         ),
     ] = None,
     model: ModelFlag = None,
@@ -55,7 +55,7 @@ def lens(
             metavar="N",
             min=1,
             rich_help_panel=OUTPUT,
-            help="Show the last N positions. Default: all; on a terminal as many as fit.",
+            help="Show the last N positions. Default: all, or on a terminal as many as fit.",
         ),
     ] = None,
     top: Annotated[
@@ -71,10 +71,10 @@ def lens(
     open_page: Open = False,
     _debug: Debug = False,
 ) -> None:
-    """Show what every block predicts as the next token: the logit lens.
+    """Show the next-token predictions of every block: the logit lens.
 
-    A row per block, the last one with the prediction of the model; a column per token of the prompt. A cell has the
-    most likely next token and its probability in percent.
+    Rows are blocks, the last one with the model's own prediction; columns are the tokens of the prompt. Each cell shows
+    the most likely next token and its probability in percent.
     """
     from rushlight.runtime.lens import lens as compute_lens
 
@@ -95,7 +95,7 @@ def lens(
     elif not as_json:
         if result.first and last is None:
             n_tokens = len(result.prompt_ids)
-            note(f"the last {n_tokens - result.first} of {n_tokens} tokens; --last or --html shows more")
+            note(f"showing the last {n_tokens - result.first} of {n_tokens} tokens; use --last or --html to see more")
         show(_table(loaded, result))
 
 

@@ -34,7 +34,7 @@ def port(
             metavar="FILE",
             show_default=False,
             rich_help_panel=OUTPUT,
-            help="The Python file to write, with its test next to it; - prints the file.",
+            help="The Python file to write; its test is written next to it. - prints the file.",
         ),
     ],
     offline: Offline = False,
@@ -42,9 +42,9 @@ def port(
     force: Annotated[bool, typer.Option("--force", rich_help_panel=OUTPUT, help="Overwrite existing files.")] = False,
     _debug: Debug = False,
 ) -> None:
-    """Write a model file with the tensor names of a checkpoint, to complete and load with --port.
+    """Write a model file from a checkpoint's tensor names, to complete and load with --port.
 
-    Reads only headers. Layers are inferred from names and shapes. For a known architecture the file is complete; for
+    Reads only headers, and infers layers from names and shapes. For a known architecture the file is complete; for
     others it marks where to write the forward.
     """
     from rushlight.checkpoint import open_headers
@@ -71,4 +71,4 @@ def port(
     write_err(printable_line(f"wrote {module} and {test}"))
     if written.to_write:
         names = ", ".join(first_ten(written.to_write))
-        write_err(f"all tensors are bound; still to write is the forward of: {names}")
+        write_err(f"all tensors are bound; now write the forward of: {names}")

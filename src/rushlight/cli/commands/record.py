@@ -58,12 +58,6 @@ def record(
     ] = None,
     model: ModelFlag = None,
     *,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="FILE", show_default=False, rich_help_panel=OUTPUT, help="The file to write."
-        ),
-    ],
     text: Texts = None,
     ids: Ids = None,
     tokens: Annotated[
@@ -78,14 +72,20 @@ def record(
             "--dtype",
             metavar="NAME",
             rich_help_panel=MODEL,
-            help="The dtype of PyTorch: float32, bfloat16 or float16.",
+            help="The dtype PyTorch computes in: float32, float64, bfloat16 or float16.",
         ),
     ] = "float32",
     offline: Offline = False,
     revision: Revision = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", show_default=False, rich_help_panel=OUTPUT, help="The file to write."
+        ),
+    ],
     _debug: Debug = False,
 ) -> None:
-    """Record what transformers computes, for `rushlight verify` on machines without PyTorch.
+    """Record the module outputs of transformers, to verify a port without PyTorch.
 
     Needs the [proof] extra. Records the inputs and outputs of every module, the logits, greedily decoded tokens, and
     the digests of the weights. Default prompts: two short texts.

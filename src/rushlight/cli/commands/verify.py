@@ -44,16 +44,16 @@ def verify(
     golden: Annotated[
         Path | None,
         typer.Option(
-            "--golden", "-g", metavar="FILE", rich_help_panel=RECORDING, help="A recording by `rushlight record`."
+            "--golden", "-g", metavar="FILE", rich_help_panel=RECORDING, help="A recording made by `rushlight record`."
         ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
             "--against",
-            metavar="NAME",
+            metavar="transformers",
             rich_help_panel=RECORDING,
-            help="transformers: record now, which needs the [proof] extra.",
+            help="Record with transformers now; needs the [proof] extra.",
         ),
     ] = None,
     text: Texts = None,
@@ -77,9 +77,9 @@ def verify(
 ) -> None:
     """Compare a model with PyTorch, module by module. Exit code 1 if they differ.
 
-    Needs PyTorch only for --against. Names the first module that diverges, and its cause if one is found. Without a
-    recording, OpenAI's GPT-2 124M is compared with published results. Computes in f32, whatever the dtype of the
-    checkpoint; --dtype verifies another.
+    Needs PyTorch only for --against. Names the first module that diverges, and its cause if it can be found. Without a
+    recording, OpenAI's GPT-2 124M is compared with published results. Computes in f32 unless --dtype selects another
+    dtype.
     """
     from rushlight import demo
     from rushlight.checkpoint import display_name, open_checkpoint
@@ -191,14 +191,14 @@ def _check_known(checkpoint: Checkpoint, shown: str) -> None:
 
 
 def _known_answers(model: Model | Module, as_json: bool) -> bool:
-    """Prints the known answers of GPT-2 124M; returns whether all are correct."""
+    """Prints the comparison with published results of GPT-2 124M; returns whether all agree."""
     from rushlight.cli.views.verification import answers_view
     from rushlight.proof.known_answers import known_answers
     from rushlight.runtime.model import Model
 
     if not isinstance(model, Model):
-        raise RequestError("the known answers need a language model, and this port is not one")
-    with status("computing the known answers"):
+        raise RequestError("the published results are those of a language model, and this port is not one")
+    with status("comparing with published results"):
         answers = list(known_answers(model))
     passed = all(answer.right for answer in answers)
     if as_json:

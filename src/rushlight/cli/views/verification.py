@@ -133,7 +133,7 @@ def _logits(report: VerifyReport) -> str:
 
 
 def answers_view(answers: Sequence[Answer]) -> RenderableType:
-    """The known answers of GPT-2 124M, correct or not."""
+    """The comparison with published results of GPT-2 124M, line by line."""
     shown = symbols()
     lines: list[RenderableType] = []
     for answer in answers:
@@ -143,12 +143,13 @@ def answers_view(answers: Sequence[Answer]) -> RenderableType:
     wrong = sum(not answer.right for answer in answers)
     if not wrong:
         verdict = Text(
-            f"{shown.passed} OpenAI's GPT-2 124M: all {len(answers)} known answers are correct", style="bold green"
+            f"{shown.passed} OpenAI's GPT-2 124M: all {len(answers)} published results are reproduced",
+            style="bold green",
         )
     else:
         verdict = Text(
-            f"{shown.failed} {wrong} of {len(answers)} known answers are wrong: the port is wrong, or the weights are"
-            " not OpenAI's, such as fine-tuned ones",
+            f"{shown.failed} {wrong} of {len(answers)} published results are not reproduced: the port is wrong, or"
+            " the weights are not OpenAI's, such as fine-tuned ones",
             style="bold red",
         )
     return Group(*lines, Text(), verdict)

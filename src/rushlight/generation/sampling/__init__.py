@@ -1,1 +1,1 @@
-"""Sampling: parameters, random numbers, and the next token of every sequence in a step."""
+"""Sampling: parameters, random numbers, and the sampling of every sequence's next token in a step."""

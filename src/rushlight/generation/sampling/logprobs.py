@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens: the log-softmax of a model's logits, and the error for logits that are not finite."""
+"""Log-probabilities of tokens, and the errors for logits from which no token can be sampled."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class TokenLogprob(NamedTuple):
     """The log-probability of a token, and the most likely tokens at its position.
 
-    Natural logarithms of the softmax of the model's own logits, in float64: before penalties, biases, temperature and
-    all that excludes tokens, as in OpenAI's API and, by default, in vLLM.
+    Natural logarithms of the softmax of the model's logits, in float64: before penalties, biases, temperature and
+    everything that excludes tokens, as in OpenAI's API and, by default, in vLLM.
 
     Attributes:
         id: the token.
         logprob: its log-probability.
-        top: the requested number of most likely tokens, (id, logprob), most likely first, equals in the order of ids.
+        top: the requested number of most likely tokens, (id, logprob), most likely first; equals in the order of ids.
     """
 
     id: int
@@ -50,7 +50,7 @@ def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def logprobs_of(logits: NDArray[Any], ids: Sequence[int]) -> NDArray[np.float64]:
-    """(R, V) logits, R token ids -> (R,) the log-probability of each id in its row; the bits of `log_softmax`."""
+    """(R, V) logits, R token ids -> (R,) the log-probability of each id in its row, bit-identical to `log_softmax`."""
     with np.errstate(invalid="ignore"):
         values = _shifted(logits)
         logprobs: NDArray[np.float64] = values[np.arange(len(ids)), ids]
@@ -70,7 +70,7 @@ def token_logprob(logits: NDArray[np.floating], token: int, n_top: int) -> Token
 
 
 def not_finite(position: int) -> GenerationError:
-    """The error for logits that hold NaN or infinity, from which the token at `position` was to be sampled."""
+    """The error for NaN or infinity in the logits for the token at `position`."""
     return GenerationError(
         f"the model's logits for position {position} are not finite",
         remedy="look for NaN or infinity in the weights, or compute in f32",
@@ -87,7 +87,7 @@ def no_valid_token(position: int) -> GenerationError:
 
 
 def _shifted(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """The logits in float64, minus the maximum of each row: exp cannot overflow then."""
+    """The logits in float64, minus the maximum of each row, so that exp cannot overflow."""
     values: NDArray[np.float64] = logits.astype(np.float64)
     values -= values.max(axis=-1, keepdims=True)
     return values

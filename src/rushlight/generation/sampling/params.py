@@ -1,7 +1,7 @@
-"""Sampling parameters: declaration, validation and documentation of every setting of a request.
+"""Sampling parameters: declares, validates and documents every setting of a request.
 
-A new setting is a field of `SamplingParams` and its type in `SamplingSettings`. The flags of `rushlight generate`,
-`batch` and `chat`, `/set`, the fields of a batch job's lines, the signatures and this documentation follow from it.
+A new setting is a field of `SamplingParams`, and its type in `CompletionSettings`. The flags of `rushlight generate`,
+`batch` and `chat`, `/set`, the fields of a batch job's lines, signatures and documentation derive from them.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 MAX_LOGIT_BIASES = 1024
 MAX_SAMPLES = 128
-"""Samples per prompt; the maximum of OpenAI's API too."""
+"""The most completions of a prompt, as in OpenAI's API."""
 MAX_GRAMMAR_CHARS = 1 << 18
-"""Length of a JSON schema or a pattern."""
+"""The maximum length of a JSON schema or a pattern."""
 MAX_LOGPROBS = 20
-"""Alternatives per token; the maximum of OpenAI's API too."""
-MAX_LOGIT_CHANGE = 1e30
-"""Of a penalty or a bias: a float32 holds the sum of millions of them."""
+"""The most alternatives per token, as in OpenAI's API."""
+MAX_ADJUSTMENT = 1e30
+"""The largest penalty or bias: a float32 holds the sum of millions of them."""
 
-_CHANGE = number(-MAX_LOGIT_CHANGE, MAX_LOGIT_CHANGE)
+_ADJUSTMENT = number(-MAX_ADJUSTMENT, MAX_ADJUSTMENT)
 _TOP_P = number(0, 1)
 
 
 class CompletionSettings(TypedDict, total=False):
-    """The settings of one completion: those of SamplingSettings without `n`, which decides the type of a result."""
+    """The settings of one completion: `SamplingSettings` without `n`, which determines the type of a result."""
 
     max_tokens: int | None
     temperature: float | None
@@ -70,12 +70,12 @@ class CompletionSettings(TypedDict, total=False):
 
 
 class SamplingSettings(CompletionSettings, total=False):
-    """The keywords of `Model.generate`: the fields of `SamplingParams`. All are optional; None is the default."""
+    """The keywords of `Model.generate`: the fields of `SamplingParams`. All are optional; None selects the default."""
 
     n: int | None
 
 
-def given(settings: SamplingSettings) -> SamplingSettings:
+def without_none(settings: SamplingSettings) -> SamplingSettings:
     """The settings that are not None."""
     return cast("SamplingSettings", {name: value for name, value in settings.items() if value is not None})
 
@@ -85,12 +85,12 @@ class SamplingParams:
     """The sampling parameters and stop conditions of a request. None selects the default of a field.
 
     Penalties, logit_bias, temperature, top_k, top_p and min_p are applied to the logits in this order. The repetition
-    penalty is that of Keskar et al., arXiv:1909.05858.
+    penalty is defined in Keskar et al., arXiv:1909.05858.
 
     {settings}
 
     Raises:
-        RequestError: values are out of range, all of them in one message.
+        RequestError: values are out of range; the message lists all of them.
     """
 
     max_tokens: int = setting(
@@ -115,7 +115,7 @@ class SamplingParams:
     top_k: int = setting(
         0,
         integer(0),
-        "Sample from the K most likely tokens; 0 is all.",
+        "Sample from the K most likely tokens; 0 means all.",
         metavar="K",
         flags="--top-k",
         group="Sampling",
@@ -138,8 +138,8 @@ class SamplingParams:
     )
     repetition_penalty: float = setting(
         1.0,
-        number(1 / MAX_LOGIT_CHANGE, MAX_LOGIT_CHANGE),
-        "Penalise tokens of the prompt and the output by the factor X; 1 is none.",
+        number(1 / MAX_ADJUSTMENT, MAX_ADJUSTMENT),
+        "Penalise tokens of the prompt and the output by the factor X; 1 means none.",
         metavar="X",
         flags="--repetition-penalty",
         group="Sampling",
@@ -148,7 +148,7 @@ class SamplingParams:
     )
     presence_penalty: float = setting(
         0.0,
-        _CHANGE,
+        _ADJUSTMENT,
         "Subtract X from the logit of each token that is in the output.",
         metavar="X",
         flags="--presence-penalty",
@@ -157,7 +157,7 @@ class SamplingParams:
     )
     frequency_penalty: float = setting(
         0.0,
-        _CHANGE,
+        _ADJUSTMENT,
         "Subtract X from the logit of a token for each time it is in the output.",
         metavar="X",
         flags="--frequency-penalty",
@@ -166,7 +166,7 @@ class SamplingParams:
     )
     logit_bias: Mapping[int, float] | None = setting(
         None,
-        biases(MAX_LOGIT_BIASES, _CHANGE),
+        biases(MAX_LOGIT_BIASES, _ADJUSTMENT),
         "Add X to the logit of token ID.",
         metavar="ID=X",
         flags="--logit-bias",
@@ -200,7 +200,7 @@ class SamplingParams:
     n: int = setting(
         1,
         integer(1, MAX_SAMPLES),
-        "Generate N outputs of the prompt, each with its own seed.",
+        "Generate N outputs for the prompt, each with its own seed.",
         metavar="N",
         flags="--samples",
         group="Sampling",
@@ -226,7 +226,7 @@ class SamplingParams:
     speculate: bool | None = setting(
         None,
         BOOLEAN,
-        "Use speculative decoding, which does not change the output. Default: where it is measured to be faster.",
+        "Use speculative decoding, which does not change the output. Default: where it has been measured to be faster.",
         flags="--speculate/--no-speculate",
         group="Model",
     )
@@ -268,10 +268,10 @@ class SamplingParams:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
-        """The parameters of a mapping of settings.
+        """The parameters from a mapping of settings.
 
         Raises:
-            RequestError: a setting is unknown, and the message suggests the nearest one; or a value is out of range.
+            RequestError: a setting is unknown, and the message suggests a similar one; or a value is out of range.
         """
         if not isinstance(settings, Mapping):
             raise RequestError(
@@ -281,10 +281,10 @@ class SamplingParams:
             raise RequestError("; ".join(unknown))
         return cls(**settings)
 
-    def of_each_text(self) -> list[SamplingParams]:
-        """The parameters of each of the n samples, with a seed each; the first has the given seed.
+    def per_completion(self) -> list[SamplingParams]:
+        """The parameters of each of the n completions, with different seeds; the first has the request's.
 
-        Only the first sample returns the log-probabilities of the prompt.
+        Only the first returns the log-probabilities of the prompt.
         """
         seed = new_seed() if self.seed is None else int(self.seed)
         return [
@@ -311,9 +311,9 @@ AnyFunction = TypeVar("AnyFunction", bound="Callable[..., Any]")
 
 
 def takes_settings(function: AnyFunction) -> AnyFunction:
-    """Lists the settings in the signature of a function that takes them as **settings.
+    """A decorator that lists the settings in the signature of a function that takes them as **settings.
 
-    Notebooks and `help` read the signature; type checkers read SamplingSettings.
+    Notebooks and `help` read the signature; type checkers read `SamplingSettings`.
     """
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a number depends on its seed and position only.
+"""Counter-based random numbers, which depend only on seed and position.
 
 Philox 4x64-10, from Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -13,19 +13,20 @@ _MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
 _KEY_STEPS = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 
 _LANE_BITS = 128
-"""The bits of a lane in an integer of several words: as many as the product of two words has."""
+"""The bits of a lane in an integer of several words: enough for the product of two words."""
 
-_TOGETHER = 32
-"""Positions whose numbers are computed at once, which takes eight times as long as for one."""
+_GROUP_SIZE = 32
+"""Positions whose numbers are computed at once: this takes eight times as long as one."""
 
-_KEPT = 512
-"""Groups of _TOGETHER numbers that are cached: some for each running sequence."""
+_CACHED_GROUPS = 512
+"""Cached groups of numbers: several for each running sequence."""
 
 
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int], n: int = 1) -> tuple[int, int, int, int]:
-    """Four random 64-bit words for a 256-bit counter and a 128-bit key, each given in 64-bit words.
+    """Four random 64-bit words for a 256-bit counter and a 128-bit key, both in 64-bit words.
 
-    For n counters at once, each word, given and returned, is an integer that has one counter's word every _LANE_BITS.
+    For n counters at once, each word of the counter and of the result is an integer with a lane of _LANE_BITS for each
+    counter.
     """
     ones = sum(1 << _LANE_BITS * i for i in range(n))
     words = ones * _MASK
@@ -41,27 +42,27 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int], n: int = 1)
 
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) with 53 random bits, for the token sampled at `position` with `seed`, both below 2⁶⁴."""
-    return _uniforms(seed, position // _TOGETHER)[position % _TOGETHER]
+    return _uniforms(seed, position // _GROUP_SIZE)[position % _GROUP_SIZE]
 
 
-@lru_cache(_KEPT)
+@lru_cache(_CACHED_GROUPS)
 def _uniforms(seed: int, i: int) -> list[float]:
-    """The numbers of the i-th group of _TOGETHER positions."""
-    positions = sum(i * _TOGETHER + lane << _LANE_BITS * lane for lane in range(_TOGETHER))
-    words = philox((positions, 0, 0, 0), (seed, 0), _TOGETHER)[0]
-    return [(words >> _LANE_BITS * lane + 11 & 2**53 - 1) * 2.0**-53 for lane in range(_TOGETHER)]
+    """The numbers of the i-th group of _GROUP_SIZE positions."""
+    positions = sum(i * _GROUP_SIZE + lane << _LANE_BITS * lane for lane in range(_GROUP_SIZE))
+    words = philox((positions, 0, 0, 0), (seed, 0), _GROUP_SIZE)[0]
+    return [(words >> _LANE_BITS * lane + 11 & 2**53 - 1) * 2.0**-53 for lane in range(_GROUP_SIZE)]
 
 
 def new_seed() -> int:
-    """A random seed, below 2⁵³ as every seed made here: every JSON reader reads it back exactly."""
+    """A random seed, below 2⁵³ like every seed from this module, so that every JSON reader reads it exactly."""
     return int.from_bytes(os.urandom(8), "little") >> 11
 
 
 def completion_seed(seed: int, i: int) -> int:
-    """The seed of the i-th completion of one prompt; the first has the given seed."""
+    """The seed of the i-th completion of a prompt; `seed` for the first."""
     return philox((i, 0, 0, 0), (seed, 1))[0] >> 11 if i else seed
 
 
-def seed_of_line(seed: int, i: int) -> int:
-    """The seed of the i-th of many prompts."""
-    return philox((i, 1, 0, 0), (seed, 0))[0] >> 11  # the numbers for sampling have 0 there
+def request_seed(seed: int, i: int) -> int:
+    """The seed of the i-th request of a batch job."""
+    return philox((i, 1, 0, 0), (seed, 0))[0] >> 11  # the 1 keeps them apart from the numbers for sampling

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class SampleTask(NamedTuple):
-    """The rows of a step from which a sequence's next tokens are sampled.
+    """The rows of logits from which a sequence's next tokens are sampled.
 
     Attributes:
         sequence: the sequence.
-        rows: numbers of the step's logits: the row after its last token, and the row after each of its draft tokens.
-        draft_tokens: one fewer than rows.
+        rows: indices of rows in the step's logits: after its last token, and after each of its draft tokens.
+        draft_tokens: its draft tokens; one fewer than rows.
     """
 
     sequence: SequenceState
@@ -50,9 +50,9 @@ class SampleTask(NamedTuple):
 def sample(backend: Backend, logits: Array, tasks: Sequence[SampleTask]) -> None:
     """Samples the next token of every sequence, and one more for each accepted draft token.
 
-    A step usually takes one call of the device. Sequences with stateful samplers (penalties, a constraint) need another
-    call for each accepted draft token, because the next row depends on it. A sequence for which no token can be sampled
-    ends with an error.
+    A step usually takes one call of `Backend.sample`. Sequences with stateful samplers (penalties, a constraint) need
+    another call for each accepted draft token, because the next row depends on it. A sequence for which no token can be
+    sampled ends with an error.
 
     Args:
         backend: the device.
@@ -61,13 +61,13 @@ def sample(backend: Backend, logits: Array, tasks: Sequence[SampleTask]) -> None
     """
     while tasks:
         sampling_rows = [task.sequence.sampling_rows(len(task.rows)) for task in tasks]
-        rows = [row for task, own in zip(tasks, sampling_rows, strict=True) for row in task.rows[: len(own)]]
+        rows = [row for task, how in zip(tasks, sampling_rows, strict=True) for row in task.rows[: len(how)]]
         tokens = iter(backend.sample(rows_of(backend, logits, rows), [*chain.from_iterable(sampling_rows)]))
         needed = [row for task in tasks if task.sequence.wants_logprobs for row in task.rows]
         on_host = dict(zip(needed, host_rows(backend, logits, needed), strict=True)) if needed else {}
         remaining = []
-        for task, own in zip(tasks, sampling_rows, strict=True):
-            sampled = list(islice(tokens, len(own)))
+        for task, how in zip(tasks, sampling_rows, strict=True):
+            sampled = list(islice(tokens, len(how)))
             try:
                 rest = task.take(sampled, on_host)
             except RushlightError as error:
@@ -84,5 +84,5 @@ def host_rows(backend: Backend, logits: Array, rows: Sequence[int]) -> NDArray[n
 
 
 def rows_of(backend: Backend, logits: Array, rows: Sequence[int]) -> Array:
-    """Some rows of the logits, on the device; no copy if they are all."""
+    """Some rows of the logits, on the device; not copied if they are all rows."""
     return logits if len(rows) == logits.shape[0] else backend.take(logits, np.array(rows, np.int32))

@@ -1,4 +1,4 @@
-"""The sampler of a sequence: how its next token is to be sampled, from settings, seed, penalties and constraint."""
+"""The sampler of a sequence: turns settings, seed, penalties and constraint into a `SamplingRow` for each token."""
 
 from __future__ import annotations
 
@@ -30,21 +30,20 @@ class Constraint(Protocol):
 
 
 class Sampler:
-    """States how each token of one sequence is sampled; the device samples (`Backend.sample`).
+    """Determines how each token of one sequence is sampled; `Backend.sample` samples it on the device.
 
-    A sampled token depends on the logits, the seed and the position only, so a sequence has the same output in every
-    batch.
+    A sampled token depends only on the logits, the seed and the position, so the output is the same in every batch.
 
     Args:
         params: the sampling parameters.
         vocab_size: V.
-        prompt_ids: the prompt, which the repetition penalty counts.
+        prompt_ids: the prompt, to which the repetition penalty applies too.
         allowed: (V,) the tokens that may be sampled; None is all. Sequences of one model share the array.
         constraint: the grammar that the output must match.
-        allowed_first: (V,) as `allowed`, for the first token after the prompt; None is the same.
+        allowed_first: (V,) `allowed` for the first token after the prompt; None if it does not differ.
 
     Attributes:
-        is_stateful: whether a token's row depends on the tokens sampled before it, and so exists only after them.
+        is_stateful: whether the row of a token depends on the tokens sampled before it.
 
     Raises:
         RequestError: `params` has token ids outside the vocabulary.
@@ -79,7 +78,7 @@ class Sampler:
         )
 
     def row(self, position: int) -> SamplingRow:
-        """How to sample the token at `position`, given the tokens taken so far."""
+        """How to sample the token at `position`, after the tokens sampled so far."""
         allowed = self._allowed_first if position == self._first else self._allowed
         row = self._row._replace(allowed=allowed)
         if self.is_stateful:
@@ -89,7 +88,7 @@ class Sampler:
         return row._replace(uniform=uniform(self.seed, position)) if row.temperature else row
 
     def allows_none(self, position: int) -> bool:
-        """Whether no token is allowed at `position`, given the tokens taken so far."""
+        """Whether no token is allowed at `position`, after the tokens sampled so far."""
         allowed = self.row(position).allowed
         return allowed is not None and not allowed.any()
 
@@ -110,7 +109,7 @@ class Penalties:
 
     Args:
         params: the penalties and biases.
-        prompt_ids: the prompt, which the repetition penalty counts.
+        prompt_ids: the prompt, to which the repetition penalty applies too.
 
     Attributes:
         are_stateful: whether they depend on the output.
@@ -123,7 +122,7 @@ class Penalties:
         self.are_stateful = repeats or params.presence_penalty != 0 or params.frequency_penalty != 0
         self._counts = dict.fromkeys(prompt_ids, 0) if repeats else {}
         """How often each penalised token occurs in the output."""
-        self._places: dict[int, int] = {}
+        self._indices: dict[int, int] = {}  # token -> its index in the arrays
         self._ids, self._factors, self._offsets = np.empty(0, np.int32), np.empty(0), np.empty(0)
         for token in {**self._bias, **self._counts}:
             self._set(token)
@@ -136,19 +135,19 @@ class Penalties:
 
     def adjustments(self) -> LogitAdjustments | None:
         """The current adjustments; the arrays are valid until the next `take`."""
-        n = len(self._places)
+        n = len(self._indices)
         return LogitAdjustments(self._ids[:n], self._factors[:n], self._offsets[:n]) if n else None
 
     def _set(self, token: int) -> None:
         params, count = self._params, self._counts.get(token)
-        place = self._places.setdefault(token, len(self._places))
-        if place == len(self._ids):
+        index = self._indices.setdefault(token, len(self._indices))
+        if index == len(self._ids):
             more = 64 + len(self._ids)
             self._ids, self._factors, self._offsets = (
                 np.concatenate([array, np.zeros(more, array.dtype)])
                 for array in (self._ids, self._factors, self._offsets)
             )
         penalty = params.presence_penalty * (1 if count else 0) + params.frequency_penalty * (count or 0)
-        self._ids[place] = token
-        self._factors[place] = 1.0 if count is None else params.repetition_penalty
-        self._offsets[place] = self._bias.get(token, 0.0) - penalty
+        self._ids[index] = token
+        self._factors[index] = 1.0 if count is None else params.repetition_penalty
+        self._offsets[index] = self._bias.get(token, 0.0) - penalty

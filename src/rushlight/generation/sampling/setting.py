@@ -1,4 +1,4 @@
-"""Declares a sampling setting: its default, valid values, help text and command-line flag, as metadata of a field."""
+"""Declares a sampling setting as a dataclass field: default, valid values, help text and command-line flag."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-"""Unpaired surrogates; bytes of the command line that are not UTF-8 arrive as such."""
+"""Unpaired surrogates, as which Python passes bytes of the command line that are not UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Range:
     """The valid values of a setting.
 
     Attributes:
-        type: of a value, or of its items.
-        expected: describes the values in an error message: "expected ...".
+        type: the type of a value, or of its items.
+        expected: a description of valid values, which follows "expected" in error messages.
         contains: whether a value is valid.
     """
 
@@ -34,13 +34,13 @@ class Range:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What the documentation, the validation and the command line know of a setting.
+    """The declaration of a setting, which validation, documentation and the command line derive from.
 
     Attributes:
         range: its valid values.
-        help: a sentence or two; `metavar` is the value.
-        metavar: stands for the value in `help`.
-        flags: of the command line; empty where it has none.
+        help: a sentence or two, in which `metavar` is the value.
+        metavar: the placeholder for the value.
+        flags: its command-line flags; empty if it has none.
         group: the title of the flags in `--help`.
         aliases: its names in transformers, vLLM, llama.cpp, Ollama, mlx-lm and OpenAI's API.
         in_beam_search: whether a beam search takes it.
@@ -99,9 +99,9 @@ def documented(text: str, cls: Any) -> str:
 
 
 def unknown_setting(name: object, settings: Mapping[str, Setting]) -> str:
-    """The error message for an unknown setting, with the name that was probably meant."""
+    """The error message for an unknown setting; it suggests a similar name or the equivalent of an alias."""
     if name == "stop":
-        return "stop is not a setting: pass it as an argument of its own"
+        return "stop is not a setting: pass it as a separate argument"
     text = f"unknown setting {name!r}"
     if not isinstance(name, str):
         return text
@@ -147,7 +147,7 @@ def biases(most: int, bias: Range) -> Range:
 
 
 def grammar(expected: str, max_chars: int, *, mapping: bool = False) -> Range:
-    """A text of bounded length that is valid Unicode; or a mapping, if allowed."""
+    """A Unicode string of bounded length; or a mapping, if allowed."""
 
     def contains(value: Any) -> bool:
         if isinstance(value, Mapping):

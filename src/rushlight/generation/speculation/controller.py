@@ -1,9 +1,9 @@
-"""Speculative decoding: draft tokens are verified as extra rows of one step.
+"""Speculative decoding: decides how many draft tokens a step verifies as additional rows.
 
-A draft token is accepted exactly when it is the token sampled from the model's logits at that position,
-with the sequence's settings and seed. So the output never changes, greedy or sampled (Leviathan et al.,
-arXiv:2211.17192, preserve the distribution; here every token is preserved). The number of draft tokens follows from
-recent acceptance rates and from measured step times.
+A draft token is accepted exactly when it is the token sampled from the model's logits at that position, with the
+sequence's settings and seed. So the output never changes, greedy or sampled (Leviathan et al., arXiv:2211.17192,
+preserve the distribution; here every token is preserved). The number of draft tokens follows from recent acceptance
+rates and from measured step times.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from rushlight.generation.speculation.proposer import Proposer
 
 MAX_DRAFT_TOKENS = 15
-"""Per sequence and step."""
+"""The most draft tokens per sequence and step."""
 
 MIN_SPEEDUP = 1.05
-"""Draft tokens must promise at least this speedup, because measured times are noisy."""
+"""The least expected speedup for which draft tokens are used, because measured times are noisy."""
 
 MIN_ACCEPTANCE_RATE = 0.05
-"""A draft token that is less likely to be accepted is not worth a row, whatever a row costs."""
+"""A draft token that is less likely to be accepted is never worth a row."""
 
 LOOKAHEAD_ROWS = 4
-"""How many rows beyond one that does not pay are considered: some kernels process rows in groups."""
+"""Rows to try beyond the first that does not pay, because some kernels process rows in groups."""
 
 
 class SpeculationController:
     """Decides which sequences of a step get draft tokens, how many, and from which proposer.
 
     Args:
-        proposers: where two promise the same acceptance rate, the first is taken.
+        proposers: the sources of draft tokens; if two expect the same acceptance rate, the first is used.
 
     Attributes:
         proposers: as given.
@@ -72,8 +72,8 @@ class SpeculationController:
         counts |= Counter({i: min(MAX_DRAFT_TOKENS, limits[i]) for i in forced})
         wanted: dict[Proposer, dict[SequenceState, int]] = {}
         for i, n in sorted(counts.items()):
-            if (chosen := proposers[i]) is not None:
-                wanted.setdefault(chosen, {})[sequences[i]] = n
+            if (selected := proposers[i]) is not None:
+                wanted.setdefault(selected, {})[sequences[i]] = n
         drafts: dict[SequenceState, list[int]] = {}
         for proposer, each in wanted.items():
             drafts |= proposer.propose(each)
@@ -105,18 +105,18 @@ def plan_drafts(
     Args:
         rates: the acceptance rate of each sequence.
         limits: the most draft tokens of each.
-        step_s: the seconds of a step, by its number of rows.
+        step_s: the seconds of a step, by number of rows.
         rounds_s: the seconds of a round of each sequence's proposer (see `Proposer.round_s`); empty if all are free.
 
     Returns:
         The number of draft tokens, by index of the sequence.
     """
     n = len(rates)
-    # The next row of each sequence, the most probable first.
+    # The next row of each sequence, the most likely to be accepted first.
     rows = [(-p, i, 1) for i, p in enumerate(rates) if p >= MIN_ACCEPTANCE_RATE and limits[i] > 0]
     heapify(rows)
     taken: list[int] = []  # the sequence of each added row
-    # A round's first row bears the cost of the whole round, which the rows after it share.
+    # The first row of a round carries the cost of the entire round, so more rows must be tried before it pays.
     lookahead = max(LOOKAHEAD_ROWS, sum(round_s is not None for round_s in rounds_s))
     in_round: Counter[tuple[Callable[[int], float], int]] = Counter()
     tokens, drafting_s, n_best, best = float(n), 0.0, 0, MIN_SPEEDUP * n / step_s(n)

@@ -1,7 +1,7 @@
-"""A draft model: a smaller model that proposes draft tokens for all sequences of a step together.
+"""A draft model: a smaller model that proposes draft tokens for all sequences of a step in one batch.
 
-It sees the same tokens and samples with the same random numbers as the target, so its tokens are accepted wherever the
-two models agree. Each round of draft tokens is one forward over all sequences that are drafted for.
+It gets the same tokens and samples with the same random numbers as the target model, so its tokens are accepted where
+the two models agree. Each round of draft tokens is one forward over all sequences that get draft tokens.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from rushlight.generation.sequence import SequenceState
 
 INITIAL_RATE = 0.8
-"""The assumed acceptance rate of a sequence's first draft tokens: a draft model was picked because it is good."""
+"""The assumed acceptance rate of a sequence's first draft tokens: users select a draft model that predicts well."""
 
 RECOVERY = 0.01
 """In a step without draft tokens the rate moves this fraction towards 1, so that drafting is tried again."""
 
 
 class DraftState:
-    """A sequence as the draft model has computed it.
+    """The state of a sequence in the draft model.
 
     Attributes:
         ids: prompt and output at the last observation.
-        n_computed: tokens whose keys and values are in the draft's cache, accepted draft tokens among them.
+        n_computed: tokens whose keys and values are in the draft model's cache, including accepted draft tokens.
         n_cached_blocks: the number of its blocks that are in the prefix cache.
-        blocks: of the draft's cache.
-        draft_tokens: the last ones.
+        blocks: its blocks in the draft model's cache.
+        draft_tokens: the draft tokens that were proposed last.
     """
 
     def __init__(self, sampler: Sampler) -> None:
@@ -51,12 +51,12 @@ class DraftState:
         self._rate = INITIAL_RATE
 
     def observe(self, ids: Sequence[int]) -> float:
-        """Takes prompt and output so far; the expected acceptance rate of the next draft token."""
+        """Takes prompt and output so far; returns the expected acceptance rate of the next draft token."""
         n_accepted = count_accepted(self.draft_tokens, ids[self._n_observed :])
         self._rate = update_acceptance_rate(self._rate, n_accepted, len(self.draft_tokens))
         if not self.draft_tokens:
             self._rate += RECOVERY * (1 - self._rate)
-        # Keys and values of rejected draft tokens are computed again in place.
+        # Keys and values of rejected draft tokens are recomputed in place.
         self.n_computed = min(self.n_computed, self._n_observed + n_accepted, len(ids) - 1)
         self.ids, self._n_observed, self.draft_tokens = ids, len(ids), []
         return self._rate
@@ -65,8 +65,8 @@ class DraftState:
 class DraftModelProposer:
     """A draft model with a KV cache for the sequences of one engine.
 
-    A sequence gets blocks when it is drafted for. When none is available, sequences that are not drafted for in this
-    step lose theirs; if that is not enough, the sequence gets no draft tokens. Prompts share blocks of equal prefixes.
+    A sequence gets blocks when it first gets draft tokens. If none are available, sequences without draft tokens in
+    this step lose theirs; if that is not enough, the sequence gets no draft tokens. Equal prefixes share blocks.
 
     Args:
         model: the draft model.
@@ -75,6 +75,8 @@ class DraftModelProposer:
 
     Attributes:
         costs: the times of a round, by number of sequences.
+        context_length: the most tokens of a sequence in the draft model.
+        pool: the blocks of its cache.
     """
 
     def __init__(self, model: LanguageModel, n_blocks: int, max_evictable: int) -> None:
@@ -100,8 +102,8 @@ class DraftModelProposer:
     def propose(self, limits: Mapping[SequenceState, int]) -> dict[SequenceState, list[int]]:
         """As in `Proposer`.
 
-        If the draft model has not computed all tokens of a sequence, which is new or had no draft tokens for a while,
-        it first computes as many of them as fit in one step; draft tokens follow once it has caught up.
+        If the draft model has not computed all tokens of a sequence, because it is new or had no draft tokens for a
+        while, this computes as many of them as fit in one step; draft tokens follow once it has caught up.
         """
         wanted = {self._states[sequence]: n for sequence, n in limits.items()}
         left = PREFILL_ROWS
@@ -118,7 +120,7 @@ class DraftModelProposer:
     def _round(
         self, feed: Mapping[DraftState, Sequence[int]], wanted: Mapping[DraftState, int]
     ) -> dict[DraftState, Sequence[int]]:
-        """Computes tokens, and samples a draft token wherever all are computed; the tokens of the next round."""
+        """Computes tokens, and samples a draft token where all are computed; returns the tokens of the next round."""
         start = perf_counter()
         logits = self._runner.on_device([Chunk(ids, state.n_computed, state.blocks) for state, ids in feed.items()])
         complete: dict[int, DraftState] = {}  # by row of the logits
@@ -130,7 +132,7 @@ class DraftModelProposer:
             return {}
         rows = [state.sampler.row(state.n_computed) for state in complete.values()]
         tokens = self._backend.sample(rows_of(self._backend, logits, list(complete)), rows)
-        if sum(map(len, feed.values())) <= 2 * len(feed):  # a round that catches up says nothing about draft tokens
+        if sum(map(len, feed.values())) <= 2 * len(feed):  # not the time of a round that catches up
             self.costs.record(len(feed), perf_counter() - start)
         following: dict[DraftState, Sequence[int]] = {}
         for state, token in zip(complete.values(), tokens, strict=True):
@@ -157,7 +159,7 @@ class DraftModelProposer:
         self.pool.release(blocks)
 
     def _allocate(self, state: DraftState, end: int, wanted: Collection[DraftState]) -> bool:
-        """Allocates the blocks for positions up to `end`; False, with none held, if there are not enough."""
+        """Allocates the blocks for positions up to `end`; if there are not enough, releases all and returns False."""
         if not state.blocks:
             state.blocks = self.pool.match_prefix(state.ids[:-1])
             self.pool.acquire(state.blocks)

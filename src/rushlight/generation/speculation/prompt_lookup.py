@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rushlight.generation.sequence import SequenceState
 
 MATCH_LENGTHS = (1, 2, 4, 8)
-"""Acceptance rates are kept apart by the length of the match: longer matches are accepted more often."""
+"""Acceptance rates are tracked by length of the match: longer matches are accepted more often."""
 
 
 class SequenceLookup:
@@ -27,7 +27,7 @@ class SequenceLookup:
         self._draft_tokens: list[int] = []
 
     def observe(self, ids: Sequence[int]) -> float:
-        """Takes prompt and output so far; the expected acceptance rate of the next draft token."""
+        """Takes prompt and output so far; returns the expected acceptance rate of the next draft token."""
         index, rates = self._index, self._rates
         new = ids[len(index.ids) :]
         if self._draft_tokens:
@@ -37,7 +37,7 @@ class SequenceLookup:
             index.append(token)
         length, end = index.match()
         self._kind = bisect(MATCH_LENGTHS, length)
-        # One draft token is kept even if none is proposed: the rate is then learned for free.
+        # One draft token is kept even if none is proposed, to measure the acceptance rate at no cost.
         self._draft_tokens = index.ids[end : end + 1] if length else []
         return rates[self._kind] if length else 0.0
 
@@ -52,7 +52,7 @@ class SequenceLookup:
 
 
 class PromptLookup:
-    """A proposer that looks up each sequence in itself; it costs nothing."""
+    """A proposer that searches each sequence for its own suffix, at negligible cost."""
 
     round_s = None
 

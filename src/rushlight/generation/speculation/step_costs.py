@@ -1,4 +1,4 @@
-"""Estimates learned while steps run: step times by number of rows, and acceptance rates."""
+"""Running estimates of step times, by number of rows, and of acceptance rates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 LEARNING_RATE = 0.2
 
 FORGET_STEPS = 256
-"""A measurement is dropped after this many steps, so that it is taken again."""
+"""A measurement is dropped after this many steps, so that it is repeated."""
 
 ROW_SHARE = 0.1
-"""The assumed cost of a row more, as a share of a step, where none was measured."""
+"""The assumed cost of an additional row, as a share of a step, where none was measured."""
 
 
 class StepCosts:
@@ -28,7 +28,7 @@ class StepCosts:
     def record(self, n_rows: int, seconds: float) -> None:
         """Adds the time of a step."""
         self._n_steps += 1
-        # Bounded, so that one outlier (an interrupted step, a first one) does not decide for the next hundreds.
+        # Bounded, so that one outlier (an interrupted step, a first one) does not dominate hundreds of steps.
         before = self.estimate(n_rows) if self._seconds else seconds
         self._seconds[n_rows] = before + LEARNING_RATE * (min(seconds, 3 * before) - before)
         self._recorded.pop(n_rows, None)
@@ -41,9 +41,9 @@ class StepCosts:
         return n_rows in self._seconds
 
     def estimate(self, n_rows: int) -> float:
-        """The time of a step: interpolated between measurements, and beyond the last by ROW_SHARE per row.
+        """The time of a step: interpolated between measurements, and extrapolated by ROW_SHARE per row.
 
-        0 before the first measurement, so that there will be one.
+        0 before the first measurement, so that one will be made.
         """
         if n_rows in self._seconds:
             return self._seconds[n_rows]

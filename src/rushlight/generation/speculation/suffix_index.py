@@ -1,4 +1,4 @@
-"""Finds the longest suffix of a growing sequence that occurred earlier in it, in time linear in the sequence."""
+"""Finds the longest suffix of a growing sequence that occurs earlier in it, in linear time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SuffixIndex:
         return self._lengths[link], self._ends[link]
 
     def _after(self, state: int, token: int) -> int:
-        """The state of `state`'s longest subsequence and the token, split off if its state holds longer ones too."""
+        """The state of `state`'s longest subsequence plus the token, split off if its state has longer ones too."""
         longer = self._edges[state][token]
         if self._lengths[longer] == self._lengths[state] + 1:
             return longer

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rushlight.checkpoint import Checkpoint, Tensor
     from rushlight.porting.check.report import Cause
 
-__all__ = ["Checker", "TensorView"]
+__all__ = ["Checker", "TensorView", "config_values"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class TensorView:
 
 
 class Checker:
-    """What each check receives, and adds its findings to.
+    """The state that each check reads, and adds its findings to.
 
     Attributes:
         checkpoint: the checkpoint that is checked.
@@ -77,11 +77,7 @@ class Checker:
     @cached_property
     def config_values(self) -> Mapping[str, Any]:
         """The contents of config.json; empty if it is absent or invalid, which `check_config` reports."""
-        path = self.checkpoint.sidecar("config.json")
-        try:
-            return read_config(path) if path else {}
-        except ConfigError:
-            return {}
+        return config_values(self.checkpoint)
 
     def problem(
         self,
@@ -125,3 +121,12 @@ class Checker:
         shown = [(view.tensor.name, detail) for view, detail in tensors]
         names = tuple(name for name, _ in shown)
         self.findings.append(Finding(**finding, evidence=folded(shown), tensors=names))
+
+
+def config_values(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The contents of a checkpoint's config.json; empty if it is absent or invalid."""
+    path = checkpoint.sidecar("config.json")
+    try:
+        return read_config(path) if path else {}
+    except ConfigError:
+        return {}

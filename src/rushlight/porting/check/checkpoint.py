@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rushlight.checkpoint import Checkpoint
-    from rushlight.models import Architecture, Config
+    from rushlight.models import Architecture
 
 MAX_PADDING = 128
 """Training programs pad the vocabulary by fewer ids than this, for faster matrix products."""
@@ -156,7 +156,7 @@ def _check_origin(checker: Checker, architecture: Architecture, fit: Fit) -> str
     return origin.saved_by if fit.names_match and is_pytorch else None
 
 
-def _check_generation_config(checker: Checker, config: Config) -> None:
+def _check_generation_config(checker: Checker, config: TextConfig) -> None:
     try:
         author = generation_config(checker.checkpoint, config)
     except ConfigError as error:
@@ -169,7 +169,7 @@ def _check_generation_config(checker: Checker, config: Config) -> None:
         checker.note("config", title, f"{author.describe_not_applied()}.")
 
 
-def _check_tokenizer(checker: Checker, architecture: Architecture, config: Config) -> None:
+def _check_tokenizer(checker: Checker, architecture: Architecture, config: TextConfig) -> None:
     """Compares the tokenizer's vocabulary with the model's."""
     vocab_size = config.vocab_size
     try:

@@ -8,6 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from rushlight.backends.protocol import Role
+from rushlight.models.tied import has_tied_heads
 from rushlight.nn import diagnose
 from rushlight.porting.check.report import with_n
 
@@ -58,7 +59,7 @@ class Fit:
     def __init__(self, checker: Checker, architecture: Architecture, config: Config) -> None:
         self.checker = checker
         self.rules = architecture.rules
-        tie = bool(self.rules.tied) and config.tie_word_embeddings
+        tie = has_tied_heads(architecture, config)
         module = architecture(config)
         self.title = module.describe()
         self._diagnosis = diagnose(module, checker.tensors, rules=self.rules, tie=tie)

@@ -24,13 +24,13 @@ WRAPPERS = {
     "_fsdp_wrapped_module.": "FullyShardedDataParallel",
     "_checkpoint_wrapped_module.": "activation checkpointing",
 }
-"""What wrapped modules add to names, at any depth."""
+"""The part that a wrapper adds to names, at any depth -> the wrapper."""
 
 HOLDERS = {
     "module.": "DistributedDataParallel or DataParallel",
     "model.": "a LightningModule, or another module",
 }
-"""What is prefixed to every name when a whole model is an attribute of another module."""
+"""The prefix of every name if the model is an attribute of another module -> that module."""
 
 N_LANDMARKS = 20
 """Slots of a port that are looked for to find a common prefix; a port does not declare landmarks."""
@@ -38,24 +38,24 @@ N_LANDMARKS = 20
 
 def check_wrappers(checker: Checker, expected: Iterable[str]) -> None:
     """Removes the parts of names that wrappers add, unless one of the `expected` prefixes contains them."""
-    for wrapper, what in WRAPPERS.items():
-        if any(wrapper in prefix for prefix in expected):
+    for part, wrapper in WRAPPERS.items():
+        if any(part in prefix for prefix in expected):
             continue
-        changed = checker.rename(partial(_without, wrapper))
+        changed = checker.rename(partial(_without, part))
         if changed:
             checker.problem(
                 "prefix",
-                f"names with {wrapper}",
-                f"{what} adds it to the names of the modules that it wraps.",
+                f"names with {part}",
+                f"{wrapper} adds it to the names of the modules that it wraps.",
                 "save the state_dict of the wrapped model, or remove it from the names, as the script does",
                 changed,
                 in_script=True,
             )
-            checker.fix_script.strip(wrapper, anywhere=True)
+            checker.fix_script.strip(part, anywhere=True)
 
 
-def _without(wrapper: str, name: str) -> str:
-    return f".{name}".replace(f".{wrapper}", ".")[1:]
+def _without(part: str, name: str) -> str:
+    return f".{name}".replace(f".{part}", ".")[1:]
 
 
 def find_architecture(
@@ -139,7 +139,7 @@ def _report_other_model(checker: Checker, landmarks: frozenset[str], flag: str |
         "architecture",
         "another model",
         f"No tensor is named {' or '.join(sorted(landmarks)[:3])}"
-        + (f"; by its names this is {found.what}." if found else "."),
+        + (f"; by its names this is {found.description}." if found else "."),
         fix,
     )
 
@@ -153,7 +153,7 @@ def check_unknown(checker: Checker) -> None:
         checker.problem(
             "architecture",
             "an architecture that rushlight does not have",
-            f"By its names this is {found.what}; {f'{named}; ' if named else ''}rushlight has {supported}.",
+            f"By its names this is {found.description}; {f'{named}; ' if named else ''}rushlight has {supported}.",
             found.fix,
         )
         return

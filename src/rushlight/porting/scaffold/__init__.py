@@ -1,1 +1,1 @@
-"""Scaffold: a port to begin with, written from the header of a checkpoint."""
+"""Scaffolds a port: writes a model file to start from, and its test, from the headers of a checkpoint."""

@@ -1,7 +1,8 @@
 """Scaffolds a port: a Python file with the model under a checkpoint's own names, and a test that loads it.
 
 For a built-in architecture it is the architecture's own file, fitted to the checkpoint. For any other model it has a
-module for every module of the checkpoint, with the layers that names and shapes show; their forward is left to write.
+module for every module of the checkpoint, with the layers inferred from names and shapes, and leaves the forward to
+write.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from rushlight.checkpoint import read_config
 from rushlight.checkpoint.dtypes import FLOAT_DTYPES
 from rushlight.errors import PortError
 from rushlight.models import TextConfig
+from rushlight.models.tied import has_tied_heads
 from rushlight.porting.check.checker import Checker
 from rushlight.porting.check.names import find_architecture
 from rushlight.porting.scaffold.built_in import MismatchError, layer_changes, port_of_built_in
@@ -72,7 +74,7 @@ def _of_built_in(checker: Checker, architecture: Architecture, path: Path) -> Sc
         is_weight = tensor.dtype in FLOAT_DTYPES and not rules.ignored(tensor.name)
         if is_weight and (name.partition(".")[0] in own or not rules.other_head(name)):
             shapes[name] = tensor.shape
-    if config.tie_word_embeddings:
+    if has_tied_heads(architecture, config):
         for head, table in rules.tied.items():  # of two tied tensors a file may hold either
             for stored, other in ((head, table), (table, head)):
                 if stored in shapes:

@@ -7,11 +7,10 @@ import keyword
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rushlight.checkpoint import read_config
 from rushlight.checkpoint.dtypes import FLOAT_DTYPES
-from rushlight.errors import ConfigError
+from rushlight.porting.check.checker import config_values
 from rushlight.porting.scaffold.files import TO_WRITE, USAGE, Scaffold, port_test
 from rushlight.porting.scaffold.infer import Layer, conv1d_by_majority, infer_layer, is_head_name
 from rushlight.porting.scaffold.source_text import (
@@ -27,7 +26,7 @@ from rushlight.porting.scaffold.source_text import (
 from rushlight.porting.scaffold.tree import Node, number, tree_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from rushlight.checkpoint import Checkpoint
 
@@ -40,12 +39,12 @@ NOT_A_SIZE = re.compile(r"(_ids?|head\w*|layers?|blocks?|depth|version|seed|max_
 
 
 class Writer:
-    """Writes a module for every module of a checkpoint; what each computes is left to write."""
+    """Writes a module for every module of a checkpoint; the forward of each is left to write."""
 
     def __init__(self, checkpoint: Checkpoint, weights: list[tuple[str, tuple[int, ...]]] | None = None) -> None:
         """Takes the checkpoint, and its weights as (attribute path, shape) pairs where paths differ from names."""
         self.checkpoint = checkpoint
-        self.values = _config_values(checkpoint)
+        self.values = config_values(checkpoint)
         self.buffers = _patterns(t.name for t in checkpoint.values() if t.dtype not in FLOAT_DTYPES)
         weights = weights or [(t.name, t.shape) for t in checkpoint.values() if t.dtype in FLOAT_DTYPES]
         self.root = tree_of(weights, checkpoint.source)
@@ -335,15 +334,6 @@ class Config:
             "",
             "from rushlight.models import Fields, PretrainedModel",
         ]
-
-
-def _config_values(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """The contents of config.json; empty if it is absent or invalid."""
-    path = checkpoint.sidecar("config.json")
-    try:
-        return read_config(path) if path else {}
-    except ConfigError:
-        return {}
 
 
 def _patterns(names: Iterable[str]) -> tuple[str, ...]:

@@ -48,7 +48,8 @@ MASKS = ("causal", "no", "a causal mask that also shows the next token", "a caus
 def attention(module: Module, trial: Trial) -> str:
     """How two variants of attention differ that give the port's array and the recorded one; empty if none do.
 
-    Queries, keys and values are the thirds of a recorded output, or three outputs of the same shape.
+    Queries, keys and values are the thirds of a recorded output, or three outputs of the same shape. Grouped keys and
+    rotary embeddings are not tried.
     """
     if trial.recorded.ndim != 2:
         return ""
@@ -64,7 +65,7 @@ def attention(module: Module, trial: Trial) -> str:
     declared = getattr(module, "n_head", None)
     heads = [h for h in range(1, min(c, 64) + 1) if c % h == 0 and n * n * h <= MAX_SCORES]
     heads.sort(key=lambda h: h != declared)
-    layer = getattr(module, "layer", 0)
+    layer = number if isinstance(number := getattr(module, "layer", None), int) else 0
 
     def fits(way: _Attention, target: NDArray[Any]) -> bool:
         return trial.fits(_attend(parts, way), target)
