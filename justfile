@@ -20,7 +20,7 @@ lint:
     ruff format --check .
     mypy
 
-# Fix what ruff can fix.
+# Fix what ruff can fix, and format.
 format:
     ruff check --fix .
     ruff format .
@@ -32,14 +32,14 @@ parity *args:
     .venv-parity/bin/pip install --quiet -e '.[test,proof]'
     .venv-parity/bin/pytest -m parity {{ args }}
 
-# Compute with PyTorch, MLX and Triton, on their CPU devices or on a GPU, in a separate environment.
+# Test the PyTorch, MLX and Triton backends, on their CPU devices or on a GPU, in a separate environment.
 devices *args:
     test -d .venv-devices || python3 -m venv .venv-devices
     .venv-devices/bin/pip install --quiet torch==2.13.0
     .venv-devices/bin/pip install --quiet triton -e '.[test,proof,cuda,metal]'
     .venv-devices/bin/pytest -m devices {{ args }}
 
-# Compare with other runtimes, in a separate environment, on an otherwise idle machine.
+# Compare with other runtimes, in a separate environment; needs an otherwise idle machine.
 bench *args:
     test -d .venv-bench || python3 -m venv .venv-bench
     .venv-bench/bin/pip install --quiet torch==2.13.0
@@ -60,6 +60,6 @@ ci:
 sanitize which="address,undefined":
     native/sanitize.sh {{ which }}
 
-# Build the AVX-512 kernels of AVX2 instructions and test them, where the processor has no AVX-512.
+# Build the AVX-512 kernels from AVX2 instructions and test them, on a processor without AVX-512.
 emulate *args:
     native/emulate.sh {{ args }}

@@ -22,7 +22,7 @@ def alone(model, ids, n, settings):
     feed, text = ids, []
     for _ in range(n):
         token = context.sample(feed, sampler.row(context.length + len(feed)))
-        sampler.take(token)
+        sampler.accept_token(token)
         text.append(token)
         feed = [token]
     return text

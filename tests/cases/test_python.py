@@ -231,7 +231,7 @@ def test_patches_take_patterns_as_traces_do(model):
     [
         ({"h.0.attn": np.zeros(3)}, r"the patch of 'h\.0\.attn' is not a function \(found ndarray\)"),
         ({"h.*.attn": 5}, "is not a function"),
-        (["h.0.attn"], "patches map paths to functions"),
+        (["h.0.attn"], "patches must map paths to functions"),
         ({"h.*.atn": abs}, r"no such module: 'h\.\*\.atn'; did you mean 'h\..\.attn'\?"),
         ({5: abs}, "expected the path of a module"),
     ],
@@ -244,7 +244,7 @@ def test_an_invalid_patch_is_refused_before_anything_runs(model, patches, said):
 
 @pytest.mark.parametrize("made", [lambda x: x[0], lambda x: None, lambda x: "no", lambda x: [[1], [2, 3]]])
 def test_a_patch_of_a_wrong_shape_is_an_error_of_this_package(model, made):
-    refused = pytest.raises(RushlightError, match=r"the patch of h\.0 (changed the shape|has to return numbers)")
+    refused = pytest.raises(RushlightError, match=r"the patch of h\.0 (changed the shape|must return numbers)")
     with model.patch({"h.0": made}), refused:
         model.logits(PROMPT)
     assert isinstance(model.generate(PROMPT, max_tokens=2), Generation)

@@ -1,4 +1,4 @@
-"""Files that are not valid checkpoints. Rows of BAD_INPUTS A: 1, 2, 10, 12 to 18."""
+"""Files that are not valid checkpoints."""
 
 import errno
 import gzip

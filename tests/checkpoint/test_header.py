@@ -1,4 +1,4 @@
-"""The rules of the header, one by one. Rows of BAD_INPUTS A: 2 to 10 and 12."""
+"""The rules of the header, one by one."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Models on the hub, with a fake hub on this machine. Rows of BAD_INPUTS: 68, 71 and 75, and 66 for downloads."""
+"""Models on the hub, with a fake hub on this machine."""
 
 import errno
 import os

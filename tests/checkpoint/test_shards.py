@@ -1,4 +1,4 @@
-"""Sharded checkpoints. Rows of BAD_INPUTS A: 19 and 20."""
+"""Sharded checkpoints."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The sources that a user can name, and what opening them reads. Rows of BAD_INPUTS: 15 and 71."""
+"""The sources that a user can name, and what opening them reads."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Reading tensors. Rows of BAD_INPUTS A: 9 and 22."""
+"""Reading tensors."""
 
 import json
 import os

@@ -66,7 +66,7 @@ def test_text_from_a_pipe(rushlight, text):
         (["--text", "none.txt"], None, "none.txt: No such file"),
         (["--text", "."], None, "Is a directory"),
         ([], None, "--text"),
-        (["--text", "t.txt"], b"", "nothing to predict"),
+        (["--text", "t.txt"], b"", "no tokens to score"),
         (["--text", "t.txt"], b"abc \xff", "t.txt: byte 4: the text is not UTF-8 (found 0xff)"),
         (["--text", "t.txt", "--stride", "600"], b"some text", "the stride is 600 tokens"),
         (["--text", "t.txt", "--window", "600"], b"some text", "the window is 600 tokens"),

@@ -1,4 +1,4 @@
-"""docs/cli.md is what the commands' `--help` says."""
+"""docs/cli.md equals the `--help` of the commands."""
 
 import runpy
 from pathlib import Path

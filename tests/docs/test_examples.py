@@ -1,7 +1,7 @@
-"""What the documents show is run, and what it prints is compared.
+"""Runs the examples in the documents and compares their output.
 
 - A ```python block is run; the blocks of one document share a namespace. A ```text block right after it is its output.
-- A ```console block is run command by command, each `$ ` line in a shell of its own; the lines after it are its output,
+- A ```console block is run command by command, each `$ ` line in a separate shell; the lines after it are its output,
   standard error included.
 - In an output, a line `...` stands for any number of lines.
 - `<!-- not run: why -->` on the line before a block excepts it. Blocks of other kinds are not run.
@@ -30,10 +30,10 @@ class Block(NamedTuple):
     kind: str
     text: str
     output: str | None
-    """The ```text block that follows at once, if there is one."""
+    """The ```text block that directly follows, if there is one."""
     excepted: bool
     file: str | None
-    """Where it is written, in place of being run."""
+    """The file to write it to instead of running it."""
 
 
 def blocks(document: str) -> list[Block]:
@@ -56,7 +56,7 @@ def commands(block: str) -> list[tuple[str, str]]:
 
 
 def same(output: str, shown: str) -> bool:
-    """Whether the output is what the document shows, white space at line ends aside."""
+    """Whether the output equals the one in the document, except for white space at line ends."""
     lines = [
         r"(?:.*\n)*?" if line.strip() == "..." else re.escape(line.rstrip()) + r"\n" for line in shown.splitlines()
     ]
@@ -64,7 +64,7 @@ def same(output: str, shown: str) -> bool:
 
 
 def run_python(block: Block, namespace: dict, name: str) -> str:
-    """What the block prints; line numbers in a traceback are those of the document."""
+    """The output of the block; line numbers in a traceback are those of the document."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         exec(compile("\n" * block.line + block.text, name, "exec"), namespace)
@@ -72,7 +72,7 @@ def run_python(block: Block, namespace: dict, name: str) -> str:
 
 
 def run_shell(command: str, folder: Path) -> str:
-    """What the command prints on both streams."""
+    """The output of the command on both streams."""
     env = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "COLUMNS": "100", "TERM": "dumb"}
     done = subprocess.run(
         ["bash", "-c", command],
@@ -88,7 +88,7 @@ def run_shell(command: str, folder: Path) -> str:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty working folder, where `rushlight` is the package under test, and `python` the one that has it."""
+    """An empty working folder, in which `rushlight` and `python` run the package under test."""
     (tmp_path / "bin").mkdir()
     for name, text in {
         "rushlight": f"#!{sys.executable}\nfrom rushlight.cli import main\nmain()\n",
@@ -102,7 +102,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def runnable(document: Path):
-    """The document as a parameter, marked where it needs PyTorch."""
+    """The document as a parameter, marked if it needs PyTorch."""
     marks = [pytest.mark.parity] if PYTORCH in document.read_text(encoding="utf-8") else []
     return pytest.param(document, marks=marks, id=document.name)
 

@@ -1,4 +1,4 @@
-"""JSON files next to a checkpoint. Row 24 of BAD_INPUTS."""
+"""JSON files next to a checkpoint."""
 
 import os
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Untrusted JSON. Row 24 of BAD_INPUTS."""
+"""Untrusted JSON."""
 
 import time
 

@@ -32,7 +32,7 @@ def test_no_source_is_the_embedded_model():
 
 @pytest.mark.parametrize("kv_bytes", [-1, 1e8, "1 GB"])
 def test_an_invalid_kv_bytes(kv_bytes):
-    with pytest.raises(RequestError, match=r"kv_bytes must be a whole number of bytes"):
+    with pytest.raises(RequestError, match=r"kv_bytes must be an integer"):
         rushlight.load(kv_bytes=kv_bytes)
 
 

@@ -138,7 +138,7 @@ def test_two_names_of_one_size_agree(edit, refused):
     edit.config["max_position_embeddings"] = 128
     error = str(refused(edit.write(), ConfigError))
     assert "max_position_embeddings is 128" in error
-    assert "n_positions 257" in error
+    assert "n_positions is 257" in error
 
 
 @ONE

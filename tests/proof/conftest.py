@@ -1,4 +1,4 @@
-"""What tests of the proof share: the recordings, and copies of the recorded checkpoint to spoil."""
+"""Fixtures of the tests of proof/: the recordings, and copies of the recorded checkpoint to spoil."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ class Spoiled:
         return rushlight.load(self.write(), **options)
 
     def report(self, *, weights=True, **options):
-        """What verifying it against the recording says; with `weights`, also of its tensors."""
+        """The report of verifying it against the recording; with `weights`, its tensors are compared too."""
         model = self.load(**options)
         if not weights:
             return verify(model, read_golden(GPT2_GOLDEN))

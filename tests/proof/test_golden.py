@@ -1,4 +1,4 @@
-"""The golden file: read back as it was written, and refused with the reason if it is none."""
+"""Golden files: a round trip through the file, and the errors for invalid ones."""
 
 import json
 from pathlib import Path
@@ -24,10 +24,10 @@ def rewritten(golden, tmp_path):
     """`rewritten(change)`: the error of reading the recording after `change(about, tensors)`."""
 
     def rewritten(change):
-        tensors, told = golden.arrays(), about(golden)
-        change(told, tensors)
+        tensors, contents = golden.arrays(), about(golden)
+        change(contents, tensors)
         path = tmp_path / "golden.safetensors"
-        save_file(tensors, path, {KEY: json.dumps(told)})
+        save_file(tensors, path, {KEY: json.dumps(contents)})
         with pytest.raises(GoldenError) as caught:
             read_golden(path)
         assert str(path) in str(caught.value)
@@ -36,7 +36,7 @@ def rewritten(golden, tmp_path):
     return rewritten
 
 
-def test_what_is_written_is_read(golden, tmp_path):
+def test_a_round_trip(golden, tmp_path):
     path, again = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     write_golden(golden, path)
     write_golden(read_golden(path), again)
@@ -45,7 +45,7 @@ def test_what_is_written_is_read(golden, tmp_path):
     assert read_golden(path).metadata() == golden.metadata()
 
 
-def test_what_is_in_it(golden):
+def test_the_contents(golden):
     assert golden.model == "GPT2LMHeadModel"
     assert golden.dtype == "float32"
     assert set(golden.made_with) >= {"torch", "transformers"}
@@ -60,23 +60,23 @@ def test_what_is_in_it(golden):
     assert kept["transformer.h.0.attn"] == "0/output/transformer.h.0.attn.c_proj"
 
 
-def test_no_array_is_kept_twice(golden):
+def test_equal_arrays_are_stored_once(golden):
     for case in golden.cases:
         assert len({array.tobytes() for array in case.tensors.values()}) == len(case.tensors)
 
 
-def test_a_checkpoint_is_no_golden_file(gpt2):
+def test_a_checkpoint_is_not_a_golden_file(gpt2):
     with pytest.raises(GoldenError, match="not a golden file but a checkpoint") as caught:
         verify(gpt2, gpt2.folder / "model.safetensors")
     assert "rushlight record" in str(caught.value)
 
 
-def test_nothing_there(gpt2, tmp_path):
+def test_no_such_file(gpt2, tmp_path):
     with pytest.raises(SourceError):
         verify(gpt2, tmp_path / "none.safetensors")
 
 
-def test_no_safetensors_at_all(gpt2, tmp_path):
+def test_not_a_safetensors_file(gpt2, tmp_path):
     path = tmp_path / "golden.safetensors"
     path.write_text("<!doctype html><html></html>")
     with pytest.raises(FormatError, match="HTML"):
@@ -84,16 +84,16 @@ def test_no_safetensors_at_all(gpt2, tmp_path):
 
 
 def test_another_version(rewritten):
-    message = rewritten(lambda told, _: told.update(version=2))
+    message = rewritten(lambda contents, _: contents.update(version=2))
     assert "unsupported version of the golden file format (expected 1, found 2)" in message
 
 
-def test_everything_that_is_wrong_is_said_at_once(rewritten):
-    def change(told, tensors):
-        del told["dtype"], tensors["1/ids"]
-        told["weights"] = {"wte.weight": 3}
-        told["cases"][0]["modules"][0]["input"] = 7
-        told["cases"][0]["modules"][1]["eps"] = "small"
+def test_every_problem_is_reported_at_once(rewritten):
+    def change(contents, tensors):
+        del contents["dtype"], tensors["1/ids"]
+        contents["weights"] = {"wte.weight": 3}
+        contents["cases"][0]["modules"][0]["input"] = 7
+        contents["cases"][0]["modules"][1]["eps"] = "small"
         tensors["0/greedy_ids"] = tensors["0/greedy_ids"][:3]
         tensors["0/output/transformer.wpe"] = tensors["0/output/transformer.wpe"].astype(np.float64)
 
@@ -112,14 +112,14 @@ def test_everything_that_is_wrong_is_said_at_once(rewritten):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"version": NaN}', '{"version": 1, "version": 1}'])
-def test_metadata_that_is_no_strict_json(gpt2, tmp_path, text):
+def test_metadata_that_is_not_strict_json(gpt2, tmp_path, text):
     path = tmp_path / "golden.safetensors"
     save_file({"x": np.zeros(1, np.float32)}, path, {KEY: text})
     with pytest.raises(GoldenError):
         verify(gpt2, path)
 
 
-def test_a_recording_of_something_else(gpt2, golden):
+def test_a_recording_of_another_model(gpt2, golden):
     for case in golden.cases:
         case.calls = [call.__class__(f"encoder.{i}", "", None, None, call.output) for i, call in enumerate(case.calls)]
     with pytest.raises(GoldenError, match="no module in common with the port"):
@@ -133,7 +133,7 @@ def test_a_prompt_that_the_model_cannot_take(gpt2, golden):
 
 
 @pytest.mark.parametrize("tolerance", [0, -1, float("nan"), float("inf")])
-def test_a_tolerance_that_is_none(gpt2, golden, tolerance):
+def test_an_invalid_tolerance(gpt2, golden, tolerance):
     with pytest.raises(RequestError, match="invalid tolerance"):
         verify(gpt2, golden, tolerance=tolerance)
 

@@ -105,7 +105,7 @@ def decoder(tmp_path):
 
 
 class Recording(PromptRun):
-    """Records a port as `rushlight.record` records PyTorch, with the rotary angles as transformers returns them."""
+    """Records a port in the shapes of transformers: its rotary angles, and (T, H, D) for a norm of every head."""
 
     def __init__(self, model):
         self.case = Case(IDS, None, [])
@@ -120,6 +120,8 @@ class Recording(PromptRun):
         if running.path == "rotary_emb":
             cosines = arrays["output"][:, :2]
             arrays = {"output": np.concatenate([cosines, cosines], axis=-1)}
+        elif running.path.endswith("q_norm"):
+            arrays = {kind: array.reshape(len(IDS), 4, 4) for kind, array in arrays.items()}
         names = {kind: f"0/{kind}/{running.call}" for kind, array in arrays.items() if array is not None}
         self.case.tensors |= {names[kind]: arrays[kind] for kind in names}
         eps = getattr(self.view.modules[running.path], "eps", None)
@@ -138,7 +140,7 @@ def first(decoder, golden):
     return report.first.path, report.first.cause
 
 
-def test_the_right_port_passes(decoder, golden):
+def test_a_correct_port_passes(decoder, golden):
     report = verify(decoder, golden)
     assert report.failures == []
     assert {result.status for result in report.modules} == {"equal"}
@@ -193,7 +195,7 @@ def test_a_spoiled_layer_is_named(decoder, golden, path, changes, expected):
 
 def test_wrong_frequencies_diverge_where_they_are_used(decoder, golden):
     decoder.module.rotary_emb.scale = 0.5
-    assert first(decoder, golden)[0] == "layers.0"
+    assert first(decoder, golden) == ("layers.0", "it passes another input to o_proj")
 
 
 def test_a_submodule_may_have_the_name_layer():

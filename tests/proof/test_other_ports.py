@@ -1,4 +1,4 @@
-"""Verifying what is no GPT-2: an encoder with convolutions, whose arrays lie the other way round, and GLUs."""
+"""Verifying an encoder with GLUs and convolutions, whose arrays are (C, N) in PyTorch."""
 
 from pathlib import Path
 
@@ -33,13 +33,13 @@ def put(encoder, path, child):
     dict(encoder.named_modules())[parent].set_child(name, child)
 
 
-def test_a_right_port_passes(encoder):
+def test_a_correct_port_passes(encoder):
     report = verify(encoder, GOLDEN)
     assert report.failures == []
     assert report.passed
     assert report.first is None
     assert report.logits is None
-    # 12 tokens and 12 channels: the convolution's (C, T) is told from (T, C) by the numbers.
+    # 12 tokens and 12 channels: only the values show whether the convolution's array is (C, T) or (T, C).
     assert report.prompts == [12, 3]
     assert {result.status for result in report.modules} == {"equal"}
     assert [result.path for result in report.modules][:6] == [
@@ -64,7 +64,7 @@ def test_a_window_that_begins_too_early(encoder):
     )
 
 
-def test_a_gate_of_another_kind(encoder):
+def test_another_activation_of_the_gate(encoder):
     put(encoder, "blocks.1.glu.gate", Activation("tanh"))
     assert first(encoder) == (
         "blocks.1.glu",
@@ -77,7 +77,7 @@ def rewrite(module, call):
     module.__class__ = type(type(module).__name__, (type(module),), {"__call__": call})
 
 
-def test_the_halves_of_a_glu_exchanged(encoder):
+def test_swapped_halves_of_a_glu(encoder):
     def call(self, x):
         a, b = self.ops.split(x, 2)
         return b * self.gate(a)
@@ -90,19 +90,19 @@ def test_the_halves_of_a_glu_exchanged(encoder):
     )
 
 
-def test_a_residual_left_out(encoder):
+def test_a_missing_residual(encoder):
     rewrite(encoder.blocks[0], lambda self, x, batch: self.proj(self.glu(self.fc(self.conv(self.norm(x), batch)))))
     assert first(encoder) == ("blocks.0", "it computes proj where the recording has its input + proj")
 
 
-def test_a_bias_left_out_of_a_convolution(encoder):
+def test_a_missing_bias_of_a_convolution(encoder):
     encoder.blocks[1].conv.bias = None
     path, cause = first(encoder)
     assert path == "blocks.1.conv"
     assert cause.startswith("the bias is missing")
 
 
-def test_two_layers_of_one_shape_exchanged(encoder):
+def test_two_swapped_layers_of_the_same_shape(encoder):
     one, other = encoder.blocks
     one.proj, other.proj = other.proj, one.proj
     path, _ = first(encoder)

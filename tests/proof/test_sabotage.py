@@ -1,7 +1,7 @@
-"""Ten sabotages, in checkpoints and in ports: verify names the module and the cause, and passes none of them.
+"""Ten defects in checkpoints and ports that no check of names and shapes finds: verify names the module and the cause.
 
-Each passes every check of names and shapes. With the checkpoint at hand the digests of its weights tell of many at
-once; so here the numbers alone have to, and the digests have tests of their own.
+The digests of the weights would reveal many of them at once. Here the weights are not compared, so that the outputs
+have to show the defect; test_verify.py tests the digests.
 """
 
 import math
@@ -108,7 +108,7 @@ def test_one_nan_is_not_loaded(spoiled):
         spoiled.report(device="cpu")
 
 
-def test_one_nan_where_it_is_loaded(spoiled):
+def test_one_nan_in_a_loaded_model(spoiled):
     spoiled.tensors["h.1.mlp.c_fc.weight"][3, 5] = np.nan
     path, cause = named(spoiled.report(weights=False, device="reference"))
     assert path == "h.1.mlp.c_fc"
@@ -254,7 +254,7 @@ def test_a_port_that_computes_something_else(golden, path, call, expected):
     assert named(verify(model, golden)) == expected
 
 
-def test_each_activation_is_told_from_the_recorded_one(golden):
+def test_each_activation_is_identified(golden):
     for name in ("gelu_erf", "relu", "silu", "quick_gelu", "sigmoid", "tanh"):
         model = rushlight.load(GPT2)
         model.module.h[0].mlp.act = wrong = Activation(name)
@@ -273,8 +273,8 @@ def test_an_eps_that_was_not_recorded_is_fitted(golden):
     assert cause == "eps is 0.01, and the recording fits 1e-05"
 
 
-def test_every_tensor_left_out_is_found_where_it_is(spoiled, golden):
-    """Whatever tensor is zeroed: never passed, and the first module named is the one that it belongs to."""
+def test_every_zeroed_tensor_is_found(spoiled, golden):
+    """With any tensor zeroed, verification fails and names the module that the tensor belongs to."""
     golden.cases = golden.cases[1:]
     golden.cases[0].greedy_ids = []
     wrong = []
@@ -288,7 +288,7 @@ def test_every_tensor_left_out_is_found_where_it_is(spoiled, golden):
     assert wrong == []
 
 
-def test_what_is_wrong_by_itself_is_told_from_what_carries_it_on(spoiled):
+def test_divergence_and_propagation_are_distinguished(spoiled):
     transpose(spoiled.tensors)
     statuses = {result.path: result.status for result in spoiled.report(weights=False).modules}
     assert [path for path, status in statuses.items() if status == "diverges"] == ["h.1.attn.c_proj"]

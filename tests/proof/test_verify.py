@@ -1,4 +1,4 @@
-"""What verify says of right ports, of other dtypes, and of weights that are not the recorded ones."""
+"""Verifying correct ports, other dtypes, and weights that differ from the recorded ones."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from rushlight.proof.verify import _tolerance
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "gpt2"
 
 
-def test_a_right_port_passes(gpt2, golden):
+def test_a_correct_port_passes(gpt2, golden):
     report = verify(gpt2, golden)
     assert report.passed
     assert report.failures == []
@@ -59,8 +59,8 @@ def test_f64(golden):
     assert report.dtype == "f64"
 
 
-def test_what_is_rounded_decides_the_tolerance():
-    """bf16 weights are exact in f32: what they are does not make a wrong port pass."""
+def test_the_coarsest_rounding_decides_the_tolerance():
+    """bf16 weights are exact in f32, so their dtype does not loosen the tolerance."""
     assert _tolerance({"f32"}, "float32") == _tolerance({"f64"}, "float64") == 1e-5
     assert _tolerance({"bf16", "f32"}, "float32") == 1e-5
     assert _tolerance({"bf16", "f16"}, "float32") == 1e-2  # keys and values are rounded
@@ -68,7 +68,7 @@ def test_what_is_rounded_decides_the_tolerance():
     assert _tolerance({"int8"}, "bfloat16") == 5e-2
 
 
-def test_a_tolerance_of_ones_own(gpt2, golden):
+def test_a_given_tolerance(gpt2, golden):
     report = verify(gpt2, golden, tolerance=1e-9)
     assert not report.passed
     assert report.first is not None
@@ -76,7 +76,7 @@ def test_a_tolerance_of_ones_own(gpt2, golden):
     assert report.tolerance == 1e-9
 
 
-def test_weights_that_are_the_same_numbers_are_the_same_weights(spoiled, golden, tmp_path):
+def test_equal_values_are_equal_weights(spoiled, golden, tmp_path):
     """Without the prefix, in another order, with buffers and with a head that is the table."""
     tensors = dict(reversed(spoiled.tensors.items()))
     tensors["lm_head.weight"] = tensors["wte.weight"]
@@ -114,31 +114,31 @@ def thirds(tensor):
         ),
     ],
 )
-def test_different_weights_are_named_with_how(spoiled, name, change, how):
+def test_different_weights_are_named_and_explained(spoiled, name, change, how):
     spoiled.tensors[name] = np.ascontiguousarray(change(np.ascontiguousarray(spoiled.tensors[name])))
     report = spoiled.report()
     assert [(each.name, each.how) for each in report.weights] == [(name, how)]
     assert any(f"the weights differ from the recorded ones: {name} ({how})" in failure for failure in report.failures)
 
 
-def test_the_json_is_json_and_whole(spoiled):
+def test_the_json_is_valid_and_complete(spoiled):
     spoiled.config["activation_function"] = "gelu"
     report = spoiled.report()
-    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert told["passed"] is False
-    assert told["first_divergent"] == {
+    record = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert record["passed"] is False
+    assert record["first_divergent"] == {
         "path": "h.0.mlp.act",
         "cause": "it computes gelu_erf where the recording has gelu_tanh",
     }
-    assert [module["path"] for module in told["modules"]] == [result.path for result in report.modules]
-    assert told["different_weights"] == []
-    assert told["logits"]["greedy_tokens"] == 40
-    module = next(module for module in told["modules"] if module["path"] == "h.0.mlp.act")
+    assert [module["path"] for module in record["modules"]] == [result.path for result in report.modules]
+    assert record["different_weights"] == []
+    assert record["logits"]["greedy_tokens"] == 40
+    module = next(module for module in record["modules"] if module["path"] == "h.0.mlp.act")
     assert module["recorded"] == "NewGELUActivation()"
     assert module["kind"] == "Activation(gelu_erf)"
 
 
-def test_greedy_text_that_leaves_the_recorded_one_at_a_near_tie_is_no_failure(gpt2, golden):
+def test_greedy_tokens_that_differ_at_a_near_tie_are_not_a_failure(gpt2, golden):
     case = golden.cases[0]
     case.greedy_ids[5] = (case.greedy_ids[5] + 1) % 61
     report = verify(gpt2, golden)
@@ -150,7 +150,7 @@ def test_greedy_text_that_leaves_the_recorded_one_at_a_near_tie_is_no_failure(gp
     assert report.logits.near_tie
 
 
-def test_a_tokenizer_that_reads_something_else(golden):
+def test_a_tokenizer_with_other_ids(golden):
     model = rushlight.load(FIXTURES / "gelu_new")
 
     class Tokenizer:

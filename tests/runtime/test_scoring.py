@@ -49,7 +49,7 @@ def test_trailing_spaces_move_to_the_continuation(model):
 
 
 def test_a_token_may_span_the_boundary(model):
-    """Prompt and continuation are then encoded apart: the joined tokens do not begin with the prompt's."""
+    """Prompt and continuation are then encoded separately: the joined tokens do not begin with the prompt's."""
     encode = model.tokenizer.encode
     prompt, continuation = "Once upon a ti", "me there was"
     assert encode(prompt) + encode(continuation) != encode(prompt + continuation)
@@ -227,5 +227,5 @@ def test_windows_and_strides_out_of_range(model, settings, problem):
 
 @pytest.mark.parametrize("text", ["", "x", [], [5]])
 def test_too_little_to_predict(model, text):
-    with pytest.raises(RequestError, match="nothing to predict"):
+    with pytest.raises(RequestError, match="no tokens to score"):
         model.perplexity(text)

@@ -1,7 +1,7 @@
 """Chat: sandboxed templates, conversations that keep their token ids, and context overflow.
 
-For rendering without a session: `find_template(model).render(messages)` gives the text, `ConversationEncoder` its token
-ids, and `turn_end_ids` the tokens that end an answer.
+Without a session: `find_template(model).render(messages)` renders a conversation, `ConversationEncoder` encodes it, and
+`turn_end_ids` returns the tokens that end an answer.
 """
 
 from rushlight.chat.encoder import ConversationEncoder

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ConversationEncoder"]
 
-MAX_REMEMBERED = 8
+MAX_TURNS = 8
+"""The turns that an encoder remembers."""
 
 
 class _Turn(NamedTuple):
@@ -29,14 +30,14 @@ class _Turn(NamedTuple):
 class ConversationEncoder:
     """Encodes rendered conversations, and reuses the ids of earlier prompts and answers that they extend.
 
-    A text has many tokenizations, and a model rarely generates the one that its tokenizer would choose. So if a
-    conversation extends a remembered prompt and its answer, their ids are kept, and only the rest is encoded. A
-    template that rewrites earlier messages leaves less to keep. An encoder that remembers nothing is stateless.
+    A text has many tokenizations, and the one that a model generates is often not the tokenizer's. So if a conversation
+    extends a remembered prompt and its answer, their ids are reused, and only the rest is encoded. If a template
+    rewrites earlier messages, less is reused. An encoder without remembered turns is stateless.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._turns: deque[_Turn] = deque(maxlen=MAX_REMEMBERED)
+        self._turns: deque[_Turn] = deque(maxlen=MAX_TURNS)
 
     def remember(self, rendered: Rendered, ids: list[int], answer: list[int]) -> None:
         """Remembers a prompt, as text and ids, and the ids of its answer."""
@@ -64,19 +65,19 @@ class ConversationEncoder:
                 n_read = len(turn.rendered.text)
                 answer = turn.answer[: self._n_answered(turn, rendered.text[n_read:])]
                 n_chars = n_read + len(self._tokenizer.decode(answer, before=turn.ids))
-                if n_chars > best[1] and self._may_be_cut(rendered.text[n_chars:]):
+                if n_chars > best[1] and self._can_split_before(rendered.text[n_chars:]):
                     best = (turn.ids + answer, n_chars)
         return best
 
-    def _may_be_cut(self, rest: str) -> bool:
-        """Whether the rest of a text has the same tokens when encoded by itself.
+    def _can_split_before(self, rest: str) -> bool:
+        """Whether the rest of a text has the same tokens when encoded separately.
 
         Some tokenizers add a space before a text, but not before a special token of the template.
         """
         return not self._tokenizer.adds_dummy_prefix or rest.startswith(tuple(self._tokenizer.added_tokens()))
 
     def _n_answered(self, turn: _Turn, text: str) -> int:
-        """How many tokens of an answer `text` begins with: fewer than all if it was cut, as at a stop string."""
+        """The number of tokens of an answer at the start of `text`: not all if it was cut, such as at a stop string."""
 
         def decode(n: int) -> str:
             return self._tokenizer.decode(turn.answer[:n], before=turn.ids)

@@ -1,4 +1,4 @@
-"""The two conversation formats without a template: DialoGPT's, and one for models that were not trained to chat."""
+"""Conversation formats without a template: DialoGPT's, and plain turns for models that were not trained to chat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PlainTurns:
     name = "plain turns"
     note = (
         "this model has no chat template and was not trained to chat: using plain User: and Assistant: turns "
-        "(--chat-template FILE gives another form)"
+        "(--chat-template FILE sets another format)"
     )
     stop = ("\nUser:", "\nAssistant:", "\nSystem:")
 
@@ -67,7 +67,7 @@ def _plain_turn(message: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _joined(messages: Sequence[Mapping[str, str]], pieces: list[tuple[str, str]]) -> Rendered:
-    """The text of pieces (text of the format, text of a message)."""
+    """The text of pieces, which are pairs (text of the format, text of a message)."""
     text, typed = "", []
     for written, content in pieces:
         text += written

@@ -1,9 +1,8 @@
 """Finds which characters of a rendered conversation come from its template, and which from its messages.
 
-Special tokens are encoded as such only where the template wrote them; typed characters never become one, however the
-template combines them. It may cut, trim and reorder messages, so that searching the text for them finds nothing.
-Instead, the conversation is rendered a second time with a `SHADE` for every typed character but white space: where the
-two texts differ, the characters were typed.
+Special tokens are encoded as such only where the template wrote them, never in typed text. A template may cut, trim
+and reorder messages, so they cannot be found by searching the text. Instead, the conversation is rendered a second time
+with `SHADE` in place of every typed character but white space: characters that differ between the two texts were typed.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class Rendered:
 
     Attributes:
         text: the text.
-        typed: the ranges (start, end) of it, in order, that come from messages; None if they are unknown, because the
-            template's own text depends on the text of the messages.
+        typed: the ranges (start, end) that come from messages, in order; None if unknown, because the template's text
+            depends on that of the messages.
         strings: the text of the messages.
     """
 

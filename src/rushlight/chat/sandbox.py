@@ -27,7 +27,7 @@ CPU_S = 0.5
 WALL_S = 5.0
 """Wall-clock time of one rendering, on every system; the only limit on Windows."""
 MAX_REPLY_BYTES = 16 << 20
-"""Two texts of `sandbox_worker.MAX_TEXT_CHARS`, with every character at its longest in JSON."""
+"""Two texts of `sandbox_worker.MAX_TEXT_CHARS` with the longest JSON escape for every character."""
 
 WORKER = Path(__file__).with_name("sandbox_worker.py")
 OTHER_TEMPLATE = "use another one: --chat-template FILE, or template= in Python"
@@ -36,7 +36,7 @@ KEPT_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 class TemplateSandbox:
-    """A subprocess that renders templates, started on first use and restarted after it was killed.
+    """A subprocess that renders templates. It is started on first use, and again after it was killed.
 
     Thread-safe. As a context manager it ends the subprocess on exit.
     """
@@ -54,7 +54,7 @@ class TemplateSandbox:
         now: datetime | None = None,
         file: str | os.PathLike[str] | None = None,
     ) -> list[str | None]:
-        """Renders each conversation as transformers 5 does; None for a later one that fails.
+        """Renders each conversation as transformers 5 does; the result is None for one that fails after the first.
 
         Args:
             template: Jinja source, untrusted.
@@ -154,7 +154,7 @@ def _send(process: subprocess.Popen[bytes], request: bytes) -> bytes:
 
 
 def _jinja_folders() -> list[str]:
-    """The folders of Jinja and its dependency: all that the subprocess can import besides the standard library."""
+    """The folders of Jinja and its dependency, the only imports of the subprocess besides the standard library."""
     folders = dict.fromkeys(
         str(Path(spec.origin).parent.parent)
         for name in ("jinja2", "markupsafe")

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_TEXT_CHARS = 1 << 20
-"""The longest rendered conversation: about a quarter of a million tokens."""
+"""The longest rendered conversation, about 250,000 tokens."""
 MAX_ERROR_CHARS = 500
 LATE_IMPORTS = "encodings.ascii encodings.latin_1 encodings.unicode_escape jinja2.constants jinja2.debug pprint".split()
-"""Modules that Jinja and Python import on first use, when files can no longer be opened."""
+"""Modules that Jinja and Python would import on first use, when files can no longer be opened."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""The names of a message's reasoning; templates read the first."""
+"""The names under which messages store their reasoning; templates read the first."""
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def render(
         try:
             text = template.render(messages=_normalized(messages), **request["variables"])
             texts.append(text if len(text) <= MAX_TEXT_CHARS else None)
-        except Exception:  # of any kind: the first conversation is rendered
+        except Exception:  # a template may raise anything; the first conversation is rendered
             texts.append(None)
     return texts
 
@@ -185,7 +185,7 @@ def _line(error: BaseException) -> int | None:
 
 def _limit(memory_bytes: int) -> None:
     """Limits memory, files and processes, as far as the system supports it."""
-    with suppress(ImportError):  # Windows has none of it
+    with suppress(ImportError):  # Windows has no such limits
         import resource
 
         limits = (

@@ -1,4 +1,4 @@
-"""Chat sessions: messages, streamed answers, and context overflow."""
+"""Chat sessions: keep messages, stream answers, and drop the oldest turns when the context is full."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _log = logging.getLogger("rushlight")
 class Answer:
     """A streamed answer: iterate for its text; `result` then holds the complete answer.
 
-    It is added to the conversation when it ends. If closed early, or by Ctrl-C, the text so far is added; if there is
-    none, the message that it answers is removed again.
+    It is added to the conversation when it ends. If it is closed early, or by Ctrl-C, the text so far is added; without
+    any text, the message that it answers is removed.
     """
 
     def __init__(self, stream: Stream, *, keep: Callable[[Generation], None], drop: Callable[[], None]):
@@ -89,26 +89,27 @@ class Chat:
         chat = rushlight.Chat(model, system_prompt="Answer in one sentence.")
         print(chat.send("What is a rushlight?"))
 
-    Each turn renders the entire conversation with the model's chat template, and the model continues it. Room is
-    reserved for the answer: max_tokens, or half of the context if that is less. When a conversation leaves too little
-    room, its oldest turns are dropped from the prompt, each as a whole, and never the system prompt; `messages` keeps
-    them, and the "rushlight" logger reports it each time. A single message that does not fit is an error.
-    A chat is for one thread at a time; several chats may share a model.
+    For each message, the model's chat template renders the entire conversation, and the model continues it. Part of the
+    context is reserved for the answer: max_tokens, or half of the context if that is less. When a conversation leaves
+    less room, entire turns are dropped from the prompt, oldest first, and never the system prompt; `messages` keeps
+    them, and the "rushlight" logger reports it each time. A message that does not fit by itself is an error. Only one
+    thread may use a chat at a time; several chats may share a model.
 
     Attributes:
         model: the model.
         messages: the conversation as `{"role": ..., "content": ...}`, with the system prompt first.
         template: the format in which it is rendered.
-        settings: the sampling settings of the answers; `stop` holds the caller's stop strings.
-        n_forgotten: how many of the oldest messages are no longer in the prompt.
+        settings: the sampling settings of the answers.
+        stop: the stop strings besides those of the template.
+        n_forgotten: the number of oldest messages that are no longer in the prompt.
 
     Args:
         model: a model with a tokenizer.
         system_prompt: None for none.
         template: a Jinja template, its file, or the name of one of the model's; None for the model's default.
         variables: the template's variables besides the messages: `tools`, `documents`, `enable_thinking`, ...
-        now: the time for the template; None for the time at which the chat begins, so that each prompt extends the one
-            before.
+        now: the time for the template; None for the time at which the chat begins. It stays the same, so that each
+            prompt extends the previous one.
         stop: stop strings besides those of the template.
         settings: as for `Model.generate`, without `n`; max_tokens is 256 by default.
 
@@ -149,24 +150,24 @@ class Chat:
     @property
     def system_prompt(self) -> str | None:
         """The system prompt; setting it does not change the turns."""
-        return self.messages[0]["content"] if self._n_head else None
+        return self.messages[0]["content"] if self._n_system else None
 
     @system_prompt.setter
     def system_prompt(self, text: str | None) -> None:
         self._close_answer()
         head: list[Message] = [] if text is None else [{"role": "system", "content": text}]
-        self.messages = check_messages([*head, *self.messages[self._n_head :]])
+        self.messages = check_messages([*head, *self.messages[self._n_system :]])
 
     def send(self, text: str, **settings: Unpack[SamplingSettings]) -> Generation:
         """Sends a message and returns the answer.
 
         Args:
             text: the message. Text in it that spells a special token is plain text.
-            settings: for this answer only; they take precedence over those of the chat.
+            settings: settings for this answer, which take precedence over those of the chat.
 
         Raises:
-            ContextLengthError: the message does not fit with the system prompt and the room for the answer. As after
-                any error, the conversation is unchanged.
+            ContextLengthError: the message does not fit next to the system prompt and the room for the answer. As
+                after any error, the conversation is unchanged.
             RequestError: the message is empty, not a str or not Unicode, or a setting is out of range.
             TemplateError: the template raises an error on the conversation, or exceeds a limit.
             GenerationError: the logits contain NaN or infinity.
@@ -177,7 +178,7 @@ class Chat:
         return answer.result
 
     def stream(self, text: str, **settings: Unpack[SamplingSettings]) -> Answer:
-        """As `send`, as a stream. An invalid message raises here, before the first text."""
+        """As `send`, but streams the answer. An invalid message raises here, before the first text."""
         self._close_answer()
         if not isinstance(text, str):
             raise RequestError("expected the message as str", found=type(text).__name__)
@@ -186,7 +187,7 @@ class Chat:
         return self._reply([*self.messages, {"role": "user", "content": text}], settings)
 
     def retry(self, **settings: Unpack[SamplingSettings]) -> Answer:
-        """Generates another answer to the last message, which replaces the present one.
+        """Generates another answer to the last message, which replaces the current one.
 
         Raises:
             RequestError: there is no message; or as `send`.
@@ -204,13 +205,13 @@ class Chat:
         at = self._last_user()
         text = self.messages[at]["content"]
         del self.messages[at:]
-        self.n_forgotten = min(self.n_forgotten, len(self.messages) - self._n_head)
+        self.n_forgotten = min(self.n_forgotten, len(self.messages) - self._n_system)
         return text
 
     def reset(self) -> None:
         """Removes all messages but the system prompt."""
         self._close_answer()
-        del self.messages[self._n_head :]
+        del self.messages[self._n_system :]
         self.n_forgotten = 0
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -227,14 +228,14 @@ class Chat:
         """Replaces the conversation, including the system prompt, by one that `save` wrote.
 
         Raises:
-            RequestError, SourceError: not such a file; the conversation is unchanged.
+            RequestError, SourceError: the file is not a saved conversation; the conversation is unchanged.
         """
         messages = read_transcript(path)
         self._close_answer()
         self.messages, self.n_forgotten = messages, 0
 
     def close(self) -> None:
-        """Ends the subprocess that renders the template; it restarts on the next message."""
+        """Ends the subprocess that renders the template; the next message starts it again."""
         self._close_answer()
         if isinstance(self.template, ChatTemplate):
             self.template.close()
@@ -249,7 +250,8 @@ class Chat:
         return f"<Chat with {self.model.name}: {len(self.messages)} messages, {self.template.name}>"
 
     @property
-    def _n_head(self) -> int:
+    def _n_system(self) -> int:
+        """The number of system prompts at the start of the messages: 0 or 1."""
         return int(bool(self.messages) and self.messages[0]["role"] == "system")
 
     def _last_user(self) -> int:
@@ -285,7 +287,9 @@ class Chat:
             self.messages, self.n_forgotten = before, n_before
 
         if n_forgotten > n_before:
-            n_turns = sum(m["role"] == "user" for m in messages[self._n_head + n_before : self._n_head + n_forgotten])
+            n_turns = sum(
+                m["role"] == "user" for m in messages[self._n_system + n_before : self._n_system + n_forgotten]
+            )
             _log.warning(
                 "the context of %d tokens is full: the oldest %s no longer in the prompt",
                 self.model.context_length,
@@ -296,12 +300,12 @@ class Chat:
         return self._answer
 
     def _fitting(self, messages: list[Message], room: int) -> tuple[Rendered, list[int], int]:
-        """The prompt, its ids, and how many of the oldest messages are left out so that it fits.
+        """The prompt, its ids, and the number of oldest messages left out so that it fits.
 
         Raises:
-            ContextLengthError: the last message does not fit even without the turns before it.
+            ContextLengthError: the last message does not fit even without earlier turns.
         """
-        head, turns = messages[: self._n_head], messages[self._n_head :]
+        head, turns = messages[: self._n_system], messages[self._n_system :]
         starts = [i for i, message in enumerate(turns) if message["role"] == "user" or i == 0]
         starts = [i for i in starts if i >= min(self.n_forgotten, starts[-1])]
 

@@ -37,7 +37,7 @@ class TurnFormat(Protocol):
     Attributes:
         name: a short description.
         note: a warning to show before the conversation; None for none.
-        stop: stop strings: with these the model would begin the user's next turn.
+        stop: stop strings, with which the model would begin the user's next turn.
     """
 
     @property
@@ -65,6 +65,7 @@ class ChatTemplate:
         variables: its variables besides the messages, such as `bos_token`, `tools`, `documents`; JSON values.
         file: its file, for error messages.
         now: the time for `strftime_now`; None for the time of each rendering.
+        name: a short description.
     """
 
     note = None
@@ -110,39 +111,39 @@ class ChatTemplate:
 
 def find_template(
     model: Model,
-    given: str | os.PathLike[str] | None = None,
+    template: str | os.PathLike[str] | None = None,
     *,
     variables: Mapping[str, Any] | None = None,
     now: datetime | None = None,
 ) -> TurnFormat:
     """The conversation format of a model.
 
-    The first of these: the template `given`; chat_template.jinja next to the weights; the named template `default`;
-    DialoGPT's format, if the name or config identifies it; plain turns. Named templates are
+    The first of these: the argument `template`; chat_template.jinja next to the weights; the named template `default`;
+    DialoGPT's format, if the model's name or config identifies one; plain turns. Named templates are
     additional_chat_templates/NAME.jinja next to the weights, and `chat_template` in tokenizer_config.json: a string,
     which is `default`, or a list of objects with name and template.
 
     Args:
         model: a loaded model.
-        given: the source of a template, the name of one of the model's, or a file.
+        template: the source of a template, the name of one of the model's, or a file.
         variables: variables besides messages and special tokens: `tools`, `enable_thinking`, ...
         now: the time for `strftime_now`; None for the time of each rendering.
 
     Raises:
-        TemplateError: `given` is not a template, or a file next to the weights is invalid.
+        TemplateError: the argument is not a template, or a file next to the weights is invalid.
     """
     folder = model.folder
     config = _object(folder, "tokenizer_config.json")
     named = _named_templates(config, folder)
     file: Path | None = None
-    if given is not None:
-        if isinstance(given, str) and ("{{" in given or "{%" in given):
-            text, name = given, "the chat template given"
-        elif isinstance(given, str) and given in named:
-            text, name, file = _named(given, named)
+    if template is not None:
+        if isinstance(template, str) and ("{{" in template or "{%" in template):
+            text, name = template, "a custom chat template"
+        elif isinstance(template, str) and template in named:
+            text, name, file = _named(template, named)
         else:
-            file = Path(given)
-            text, name = _read(file, named), printable_name(os.fspath(given))
+            file = Path(template)
+            text, name = _read(file, named), printable_name(os.fspath(template))
     elif folder is not None and os.path.lexists(folder / "chat_template.jinja"):
         file = folder / "chat_template.jinja"
         text, name = _read(file, {}), "chat_template.jinja next to the weights"
@@ -171,7 +172,7 @@ def find_template(
 
 
 def turn_end_ids(template: TurnFormat, tokenizer: Tokenizer, vocab_size: int) -> tuple[int, ...]:
-    """The tokens with which a template ends an answer, which a checkpoint's config may not list; empty if unknown."""
+    """The tokens with which a template ends an answer; empty if unknown. A checkpoint's config may not list them."""
     if not isinstance(template, ChatTemplate):
         return ()
     example = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
@@ -201,11 +202,11 @@ class _Named(NamedTuple):
 
 
 def _named_templates(config: Mapping[str, Any], folder: Path | None) -> dict[str, _Named]:
-    """The model's templates by name; one in its own file takes precedence over one in tokenizer_config.json."""
+    """The model's templates by name; a separate file takes precedence over tokenizer_config.json."""
     file = None if folder is None else folder / "tokenizer_config.json"
     named = {name: _Named(file, text) for name, text in _templates_in(config, folder).items()}
-    own = [] if folder is None else sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
-    return named | {path.stem: _Named(path) for path in own}
+    separate = [] if folder is None else sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
+    return named | {path.stem: _Named(path) for path in separate}
 
 
 def _named(name: str, named: Mapping[str, _Named]) -> tuple[str, str, Path | None]:
@@ -239,7 +240,7 @@ def _templates_in(config: Mapping[str, Any], folder: Path | None) -> dict[str, s
 
 def _read(path: Path, named: Mapping[str, object]) -> str:
     """The text of a template file; the error lists the `named` templates that could have been meant."""
-    with suppress(RuntimeError):  # "~" of a user that does not exist: File reports that there is no such file
+    with suppress(RuntimeError):  # "~" of an unknown user: reading then reports that there is no such file
         path = path.expanduser()
     try:
         text = read_text(path, max_bytes=MAX_TEMPLATE_BYTES, error=TemplateError)
@@ -282,7 +283,7 @@ def _is_dialogpt(model: Model) -> bool:
 
 
 def _strings(value: Any) -> list[str]:
-    """All strings in a message or in several."""
+    """All strings in one or several messages."""
     if isinstance(value, str):
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()

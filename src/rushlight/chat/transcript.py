@@ -1,4 +1,4 @@
-"""Saves and loads conversations as versioned JSON files, validated as a whole."""
+"""Saves and loads conversations as versioned JSON files, and validates them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def check_messages(messages: object, *, file: str | os.PathLike[str] | None = No
     """Validates messages, and returns a copy.
 
     Raises:
-        RequestError: lists every problem: not a list of objects with exactly role and content, a role not in `ROLES`, a
-            system prompt that is not first, text that is not Unicode.
+        RequestError: not a list of objects with exactly role and content, a role that is not in `ROLES`, a system
+            prompt that is not first, or text that is not Unicode. The message lists every problem.
     """
     if not isinstance(messages, list):
         raise RequestError("messages must be a list", file=file, found=type(messages).__name__)
@@ -43,11 +43,11 @@ def check_messages(messages: object, *, file: str | os.PathLike[str] | None = No
 
 
 def read_transcript(path: str | os.PathLike[str]) -> list[Message]:
-    """Reads the messages from a file of `write_transcript`.
+    """Reads the messages from a file that `write_transcript` wrote.
 
     Raises:
-        RequestError: not such a file, of another version, or damaged.
-        SourceError: no such file.
+        RequestError: the file is not a saved conversation, is damaged, or has another version.
+        SourceError: there is no such file.
     """
     values = read_json_object(path, max_bytes=MAX_BYTES, error=RequestError)
     if values.get("format") != FORMAT:

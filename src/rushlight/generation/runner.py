@@ -65,7 +65,7 @@ class LanguageModel(NamedTuple):
 
     @property
     def version(self) -> int:
-        """Changes when the model's modules do: keys and values computed before are then another model's."""
+        """Changes when the model's modules do; keys and values computed before are invalid then."""
         return version_of(self.forward)
 
     @property

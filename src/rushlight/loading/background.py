@@ -1,4 +1,4 @@
-"""Runs one call on a daemon thread, while the main thread does something else."""
+"""Runs a call on a daemon thread while the calling thread continues."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ __all__ = ["BackgroundCall"]
 class BackgroundCall:
     """A call on a daemon thread, and the resources to close when it returns.
 
-    Not a ThreadPoolExecutor: the interpreter joins its threads at exit, so that Ctrl-C while a model is loaded would
-    only end the process once all weights are read. Where no
-    thread can be started, the call runs in the constructor.
+    Not a ThreadPoolExecutor: the interpreter joins its threads at exit, so that Ctrl-C during loading would end the
+    process only after all weights are read. If no thread can be started, the call runs in the constructor.
     """
 
     def __init__(self, call: Callable[[], None], resources: ExitStack) -> None:
@@ -38,7 +37,7 @@ class BackgroundCall:
             self._error = error
 
     def join(self) -> None:
-        """Waits for the call to return, and raises what it raised."""
+        """Waits for the call to return, and raises its exception."""
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:

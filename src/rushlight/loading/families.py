@@ -1,4 +1,4 @@
-"""Names the family of a model that rushlight does not have, from its tensor names."""
+"""Recognises the family of a model that rushlight does not support, for error messages, from its tensor names."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ PORT_IT = "`rushlight port SOURCE -o my_model.py` writes a model file under thes
 
 
 class Family(NamedTuple):
-    """A family of checkpoints, recognised by a tensor name that matches `pattern`.
+    """A family of checkpoints.
 
     Attributes:
-        pattern: a regular expression, searched for in each name.
-        what: the family, to complete "this is ...".
+        pattern: a regular expression that is found in one of their tensor names.
+        description: the family, to complete "this is ...".
         fix: the suggested fix.
     """
 
     pattern: str
-    what: str
+    description: str
     fix: str = PORT_IT
 
 
@@ -52,6 +52,6 @@ _FAMILIES = (
 
 
 def family(names: Iterable[str]) -> Family | None:
-    """The first family that one of the names matches; None if none does."""
+    """The first family whose pattern one of the names matches; None if there is none."""
     names = list(names)
     return next((each for each in _FAMILIES if any(re.search(each.pattern, name) for name in names)), None)

@@ -24,11 +24,11 @@ def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[
 
     Args:
         checkpoint: an open checkpoint; only its headers are read.
-        port: the architecture, if the user names one.
+        port: the architecture of the user's port, if there is one.
 
     Raises:
-        ConfigError: config.json is invalid or names an unknown architecture, or it is absent and the shapes do not show
-            the config.
+        ConfigError: config.json is invalid or names an unknown architecture, or it is absent and the config cannot be
+            inferred from the shapes.
         FormatError: config.json is absent and the tensor names match no known architecture.
     """
     path = checkpoint.sidecar("config.json")
@@ -43,7 +43,7 @@ def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[
     if recognised is None:
         found = family(checkpoint)
         raise FormatError(
-            f"no config.json, and by its tensor names this is {found.what}, which rushlight does not have"
+            f"no config.json, and by its tensor names this is {found.description}, which rushlight does not support"
             if found
             else "no config.json, and the tensor names match no known architecture",
             file=checkpoint.source,
@@ -73,7 +73,7 @@ def _by_model_type(values: dict[str, Any], checkpoint: Checkpoint, file: str) ->
     found = family(checkpoint)
     raise ConfigError(
         ("model_type is missing" if model_type is None else f"rushlight has no architecture {model_type!r}")
-        + (f"; by its tensor names this is {found.what}" if found else ""),
+        + (f"; by its tensor names this is {found.description}" if found else ""),
         file=file,
         expected=", ".join(ARCHITECTURES),
         remedy=f"{found.fix if found else PORT_IT}, for --port",

@@ -54,15 +54,15 @@ def module_tree(checkpoint: Checkpoint) -> ModuleTree:
 
 
 def _marks(checkpoint: Checkpoint, rules: NameRules) -> dict[str, Mark]:
-    """The tensors that do not count as parameters. Without a config.json, a head is tied if it equals the table."""
-    marks: dict[str, Mark] = {name: "buffer" for name in checkpoint if rules.ignored(name)}
+    """Marks the tensors that are not parameters. Without a config.json, a head that equals its table is tied."""
+    marks: dict[str, Mark] = {name: "buffer" for name in checkpoint if rules.is_buffer(name)}
     names = {rules.canonical(name): name for name in checkpoint}
     for head, table in rules.tied.items():
         if head in names and table in names:
             tied = tied_by_config(checkpoint)
             if tied is None and checkpoint.is_remote:
                 _log.warning(
-                    "%s may be tied, which only config.json or the data would show: it is counted", names[head]
+                    "%s may be tied, which only config.json or the data would show: counted as parameters", names[head]
                 )
                 continue
             if checkpoint[names[head]].same_data(checkpoint[names[table]]) if tied is None else tied:

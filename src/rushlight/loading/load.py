@@ -1,4 +1,4 @@
-"""Loads a model: brings a checkpoint, its architecture, a backend and a tokenizer together."""
+"""Loads a model: opens the checkpoint, builds its architecture, binds it on a backend, and adds the tokenizer."""
 
 from __future__ import annotations
 
@@ -53,31 +53,30 @@ def load(
 
     Args:
         source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, or a hub id such as
-            `openai-community/gpt2`. None is the small model embedded in the package, as is the name `tales` unless a
-            path of that name exists.
+            `openai-community/gpt2`. None is the small model embedded in the package; so is the name `tales`, unless a
+            file or folder has this name.
         device: auto, or a device that `rushlight devices` lists.
-        dtype: the dtype to hold the weights in: f32, f16, bf16, int8 or int4, or f64 for comparisons; auto is the
-            checkpoint's own.
+        dtype: the dtype of the weights in memory: f32, f16, bf16, int8 or int4, or f64 for comparisons; auto is the
+            dtype of the checkpoint.
         threads: the number of CPU threads, at most one for each core that this process may use; None is
-            RUSHLIGHT_NUM_THREADS, or as many of these as speed up the run. The results are the same bits.
-        exact: whether the CPU computes the same bits on every processor in every dtype, which is slower for bf16
-            weights where the processor multiplies bf16. None is RUSHLIGHT_EXACT, or False. Other dtypes than bf16
-            always do.
+            RUSHLIGHT_NUM_THREADS, or the number that runs fastest. It does not change the bits of results.
+        exact: whether results have the same bits on every CPU. This affects only bf16 weights, which are slower then on
+            processors with bf16 instructions; other dtypes are always exact. None is RUSHLIGHT_EXACT, or False.
         offline: do not use the network; the hub's cache must hold the files.
         revision: the branch, tag or commit of a hub id.
-        port: your own Python file with the model, as `rushlight port` writes it; it is run. By default the architecture
-            is the one that config.json names. A checkpoint never brings code of its own.
+        port: a Python file of yours that defines the model, as `rushlight port` writes it; it is run. By default
+            config.json names the architecture. No code from a checkpoint is ever run.
         draft: the source of a smaller model with the same vocabulary, for speculative decoding: it proposes draft
-            tokens, which the model verifies. An accepted one saves a step, a rejected one changes nothing. It is loaded
-            with the same device, dtype and threads.
+            tokens, which the model verifies. The output does not change. It is loaded with the same device, dtype and
+            threads.
         kv_bytes: the most memory for the keys and values of all sequences, including the draft model's; by default 64
             full contexts, or half of the available memory if that is less. It is allocated as it is used.
 
     Raises:
-        RushlightError: one of its subclasses. Nothing is loaded then: never other weights, another device or dtype.
+        RushlightError: one of its subclasses. Nothing is loaded then; there is no fallback to another device or dtype.
     """
     if kv_bytes is not None and (not isinstance(kv_bytes, int) or kv_bytes < 0):
-        raise RequestError("kv_bytes must be a whole number of bytes, 0 or more", found=repr(kv_bytes))
+        raise RequestError("kv_bytes must be an integer of at least 0", found=repr(kv_bytes))
     ops = open_backend(device, dtype, threads=threads, exact=exact)
     ported = None if port is None else load_port(port)
     with ExitStack() as files:
@@ -105,7 +104,7 @@ def load(
         _bind(module, architecture, config, checkpoint, ops, dtype, finish=False)
         reading = BackgroundCall(ops.finish_loading, files.pop_all())
 
-    # While the weights are read: the import of NumPy, which is slow, and the tokenizer.
+    # While the weights are read, import NumPy, which is slow, and load the tokenizer.
     from rushlight.runtime.model import Model
 
     tokenizer, no_tokenizer = load_tokenizer(checkpoint, architecture, config)
@@ -145,7 +144,7 @@ def load_module(
     offline: bool = False,
     revision: str | None = None,
 ) -> Module:
-    """Loads a ported model of any kind as a module to call, with its weights bound and its backend as `ops`.
+    """Loads a ported model of any kind as a module to call, with bound weights and the backend as its `ops`.
 
     Args:
         source, port, device, dtype, threads, exact, offline, revision: as for `load`.
@@ -190,7 +189,7 @@ def _bind(
 
 
 def _weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
-    """The memory that the weights take in a dtype."""
+    """The memory of the weights in a dtype."""
     if dtype in WEIGHT_BYTES:
         return int(sum(math.prod(tensor.shape) for tensor in checkpoint.values()) * WEIGHT_BYTES[dtype])
     return sum(tensor.nbytes for tensor in checkpoint.values())

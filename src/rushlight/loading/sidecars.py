@@ -25,7 +25,7 @@ _log = logging.getLogger("rushlight")
 def load_tokenizer(
     checkpoint: Checkpoint, architecture: Architecture, config: TextConfig
 ) -> tuple[Tokenizer | None, TokenizerError | None]:
-    """The model's tokenizer: from the files next to the weights, or else the architecture's own.
+    """The model's tokenizer: from the files next to the weights, or else the architecture's fallback.
 
     Returns:
         The tokenizer, or None and the error to raise when text is encoded; both are None if there are no tokenizer

@@ -1,4 +1,4 @@
-"""Architectures and their configs: one file an architecture, the registry, and the base classes that ports build on."""
+"""Architectures and their configs: one file per architecture, the registry, and the base classes for ports."""
 
 from rushlight.models import field
 from rushlight.models.architecture import GPT2_VOCAB_SIZE, Architecture, Config, Origin, PretrainedModel

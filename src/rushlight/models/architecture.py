@@ -1,4 +1,4 @@
-"""The base class of models: a module tree, its config, and how its checkpoints are named and recognised."""
+"""The base class of models: a module tree with its config, and the names of tensors in its checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["GPT2_VOCAB_SIZE", "Architecture", "Config", "Origin", "PretrainedModel"]
 
 GPT2_VOCAB_SIZE = 50257
-"""Tokens of GPT-2's vocabulary, which several architectures share."""
+"""The size of GPT-2's vocabulary, which several architectures share."""
 
 
 class Config(Protocol):
@@ -25,12 +25,12 @@ class Config(Protocol):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, file: str | None = None) -> Self:
-        """The config that a config.json describes. Raises ConfigError with everything that is wrong in it."""
+        """Reads a config.json. Raises ConfigError, which lists every problem in it."""
         ...
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], *, file: str | None = None) -> Self:
-        """The config of a checkpoint without a config.json. Raises ConfigError if the tensors do not show it."""
+        """Infers the config of a checkpoint without a config.json. Raises ConfigError if the tensors do not show it."""
         ...
 
 
@@ -39,8 +39,8 @@ class Origin(NamedTuple):
 
     Attributes:
         saved_by: a description of the program.
-        unknown_key: a key of config.json that does not follow from the tensors and may differ between programs, or "".
-        unknown_title, unknown_detail, unknown_fix: the note of `rushlight check` if config.json lacks that key.
+        unknown_key: a key of config.json that the tensors do not show and that may differ between programs, or "".
+        unknown_title, unknown_detail, unknown_fix: the note of `rushlight check` if config.json lacks this key.
     """
 
     saved_by: str
@@ -51,7 +51,7 @@ class Origin(NamedTuple):
 
 
 class PretrainedModel(Module):
-    """A model whose weights come from a checkpoint: attribute paths are tensor names.
+    """A model whose weights come from a checkpoint; its attribute paths are tensor names.
 
     A subclass sets `config_type`, builds its layers in `__init__(self, config)` and computes in `__call__`. With a
     config that derives from `TextConfig` it is a language model, which `rushlight.load` loads; any other model is
@@ -61,11 +61,11 @@ class PretrainedModel(Module):
     config_type: ClassVar[type[Config]]
     """The settings that the model is built from."""
     rules: ClassVar[NameRules] = NameRules()
-    """How its tensor names vary between files."""
+    """How its tensor names vary between checkpoints."""
     model_type: ClassVar[str] = ""
     """The `model_type` in config.json, taken from the config."""
     landmarks: ClassVar[frozenset[str]] = frozenset()
-    """Tensors that all its checkpoints have, for architectures that can be recognised without a config.json."""
+    """Tensors in all its checkpoints, for architectures that can be recognised without a config.json."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -79,7 +79,7 @@ class PretrainedModel(Module):
     def recognises(cls, tensors: Mapping[str, Tensor]) -> bool:  # noqa: ARG003
         """Whether a checkpoint without a config.json belongs to this architecture.
 
-        False for all but GPT-2: architectures share tensor names, and head counts, epsilons and rotary frequencies do
+        True only for GPT-2: other architectures share tensor names, and head counts, epsilons and rotary frequencies do
         not follow from shapes.
         """
         return False
@@ -93,7 +93,7 @@ class PretrainedModel(Module):
     def fallback_tokenizer(cls, vocab_size: int) -> str | None:
         """The tokenizer for a checkpoint without tokenizer files: "gpt2", which the package includes, or None.
 
-        A vocabulary of exactly GPT-2's size is taken to be GPT-2's, which GPT-Neo and many small models use too.
+        A vocabulary of exactly GPT-2's size is assumed to be GPT-2's, which GPT-Neo and many small models also use.
         """
         return "gpt2" if vocab_size == GPT2_VOCAB_SIZE else None
 

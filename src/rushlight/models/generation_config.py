@@ -1,8 +1,8 @@
 """Reads generation_config.json, or the same keys in an older config.json.
 
-The end-of-sequence tokens and the suppressed tokens are applied. All other settings are left to the caller: those that
-would change the output are reported once, with the flags that apply them. Keys and neutral values are those of
-transformers 4 and 5 (generation/configuration_utils.py).
+Only end-of-sequence and suppressed tokens are applied. All other settings are left to the caller; those that would
+change the output are reported once, with the flags that apply them. Keys and neutral values are those of transformers 4
+and 5 (generation/configuration_utils.py).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _PLAIN: dict[str, tuple[tuple[Any, ...], str]] = {
     "penalty_alpha": ((0,), ""),
     "dola_layers": ((), ""),
 }
-"""Key -> its neutral values, and the flag that has the same effect here; "" if there is none."""
+"""Key -> its neutral values, and the flag with the same effect; "" if there is none."""
 _SAMPLED: dict[str, tuple[tuple[Any, ...], str]] = {
     "temperature": ((), "--temperature"),
     "top_k": ((0,), "--top-k"),
@@ -82,9 +82,9 @@ class GenerationConfig:
         eos_token_id: the tokens that end a sequence.
         suppress_tokens: tokens that are never generated: `suppress_tokens`, and `bad_words_ids` of one token each.
         begin_suppress_tokens: tokens that are not generated as the first.
-        not_applied: keys that would change the output and are left to the caller, each with the flags that apply it, or
-            "" if rushlight has no equivalent.
-        file: the file that they are from.
+        not_applied: keys that would change the output and are not applied -> the flags that apply them, or "" if
+            rushlight has no equivalent.
+        file: the file that has them.
     """
 
     eos_token_id: tuple[int, ...] = ()
@@ -131,7 +131,7 @@ class GenerationConfig:
         )
 
     def describe_not_applied(self) -> str:
-        """A sentence with the keys that are not applied and the flags that apply them; it holds with the flags too."""
+        """A sentence that lists the keys that are not applied by default, and the flags that apply them."""
         flags = " ".join(flag for flag in self.not_applied.values() if flag)
         parts = []
         if by_flag := [printable_name(name) for name, flag in self.not_applied.items() if flag]:
@@ -146,7 +146,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _not_applied(values: Mapping[str, Any]) -> dict[str, str]:
-    """The keys that would change the output, in the order of the file, each with its flags."""
+    """The keys that would change the output -> the flags that apply them, in the order of the file."""
     samples, searches = values.get("do_sample") is True, (values.get("num_beams") or 1) != 1
     keys = _PLAIN | (_SAMPLED if samples else {}) | (_OF_BEAMS if searches else {})
     found = {}

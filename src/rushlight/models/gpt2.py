@@ -34,7 +34,7 @@ class GPT2Config(TextConfig):
     n_head: int = field.heads(aliases=("num_attention_heads",))
     n_inner: int = field.size(
         lambda read: 4 * read["n_embd"],
-        shown=field.other_side("h.0.mlp.c_fc.weight", of=("wte.weight", 1)),
+        infer=field.other_side("h.0.mlp.c_fc.weight", of=("wte.weight", 1)),
         at_most=2**26,
     )
     activation_function: str = field.activation("gelu_new")
@@ -46,7 +46,7 @@ class GPT2Config(TextConfig):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], *, file: str | None = None) -> Self:
-        """The config of a bare file: sizes from its shapes, 64 channels a head as in every published GPT-2."""
+        """The config without a config.json: sizes from shapes, and 64 channels per head as in every published GPT-2."""
         return cls(**bare_file_fields(tensors, file))
 
 
@@ -120,7 +120,7 @@ class GPT2(PretrainedModel):
         x = self.wte(batch.ids) + self.wpe(batch.positions)  # (N, C)
         for block in self.h:
             x = block(x, batch)
-        return self.readout(self.ops.take(x, batch.logit_rows))  # (R, C): only the rows whose logits are wanted
+        return self.readout(self.ops.take(x, batch.logit_rows))  # (R, C): only the rows that need logits
 
     def readout(self, x: Array) -> Array:
         """The residual stream -> logits. (R, C) -> (R, V)"""
@@ -128,19 +128,19 @@ class GPT2(PretrainedModel):
 
     @classmethod
     def recognises(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether the names are GPT-2's, and queries, keys and values are equally wide.
+        """Whether the names are GPT-2's, and queries, keys and values have the same width.
 
         GPT-BigCode has the same names, and narrower keys and values. nanoGPT and llm.c save transposed weights.
         """
         shapes = {cls.rules.canonical(name): tensor.shape for name, tensor in tensors.items()}
-        table = shapes.get("wte.weight") or shapes.get("lm_head.weight")  # of two tied tensors a file may hold either
+        table = shapes.get("wte.weight") or shapes.get("lm_head.weight")  # a file may hold either of two tied tensors
         if not table or not cls.landmarks - {"wte.weight"} <= shapes.keys() or len(table) != 2:
             return False
         return sorted(shapes["h.0.attn.c_attn.weight"]) == [table[1], 3 * table[1]]
 
     @classmethod
     def describe_source(cls, tensors: Mapping[str, Tensor]) -> Origin | None:
-        """The program by its layers: nanoGPT and llm.c's train_gpt2.py save Linear weights, transformers Conv1D."""
+        """The program, from its layers: nanoGPT and llm.c's train_gpt2.py save Linear weights, transformers Conv1D."""
         shapes = {cls.rules.canonical(name): tensor.shape for name, tensor in tensors.items()}
         c_attn = shapes.get("h.0.attn.c_attn.weight", ())
         if len(c_attn) != 2:
@@ -165,8 +165,8 @@ END_OF_TEXT = 50256
 
 UNKNOWN_GELU = (
     "no tensor shows which GELU the model was trained with",
-    "GPT-2 and llm.c have gelu_tanh, nanoGPT since 2023 gelu_erf; gelu_tanh is assumed.",
-    'if nanoGPT trained it, set activation_function to "gelu" in config.json, which is the erf one',
+    "GPT-2 and llm.c use gelu_tanh, nanoGPT since 2023 gelu_erf; gelu_tanh is assumed.",
+    'if nanoGPT trained it, set activation_function to "gelu" in config.json, which is gelu_erf',
 )
 
 
@@ -180,7 +180,7 @@ def bare_file_fields(tensors: Mapping[str, Tensor], file: str | None) -> dict[st
     head = paths.get("lm_head.weight")
     table = paths.get("wte.weight", head)
     shapes = {path: tensor.shape for path, tensor in paths.items()} | ({"wte.weight": table.shape} if table else {})
-    sizes = GPT2Config.shown_by(shapes)
+    sizes = GPT2Config.infer_sizes(shapes)
     n_embd = sizes.get("n_embd", 0)
     if {"vocab_size", "n_positions", "n_embd", "n_layer", "n_inner"} - sizes.keys():
         raise GPT2Config.without_config("the shapes do not show the sizes", file)

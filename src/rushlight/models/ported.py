@@ -1,4 +1,4 @@
-"""Loads architectures from users' files (`--port my_model.py`): runs the file that the user names, and no other."""
+"""Loads an architecture from a user's file (`--port my_model.py`), which it runs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["NAME", "load_port", "port_line"]
 
 NAME = "ARCHITECTURE"
-"""The name of the model's class in a port's file."""
+"""The name under which a port's file defines the model's class."""
 
 _PREFIX = "rushlight_port_"
 
 
 class _Loader(SourceFileLoader):
-    """Reads the source each time: bytecode caches compare times in whole seconds, and files are edited faster."""
+    """Never uses cached bytecode, which would miss an edit within the same second."""
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
@@ -38,13 +38,13 @@ class _Loader(SourceFileLoader):
 def load_port(path: str | os.PathLike[str]) -> Architecture:
     """Runs a Python file and returns its `ARCHITECTURE`.
 
-    It is a `PretrainedModel` with a `config_type`, as `rushlight port` writes it and models/gpt2.py has it.
+    It must be a `PretrainedModel` with a `config_type`, as in models/gpt2.py and in the files of `rushlight port`.
 
     Raises:
         PortError: the file is missing, is not Python, raises an exception, or has no such class.
     """
     if not isinstance(path, str | os.PathLike):
-        raise PortError("a port is given by its path", expected="a str or os.PathLike", found=type(path).__name__)
+        raise PortError("expected the path of a port", expected="a str or os.PathLike", found=type(path).__name__)
     file = Path(path)
     if not file.is_file():
         problem = "expected a Python file, found a folder" if file.is_dir() else "no such file"
@@ -58,7 +58,7 @@ def load_port(path: str | os.PathLike[str]) -> Architecture:
 
 
 def port_line(trace: TracebackType | None) -> tuple[str, int] | None:
-    """The file and line of the innermost frame of a traceback that lies in a port; None if none does."""
+    """The file and line of the innermost frame of a traceback that is in a port; None if there is none."""
     frames = [
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(trace)
@@ -68,10 +68,10 @@ def port_line(trace: TracebackType | None) -> tuple[str, int] | None:
 
 
 def _run(file: Path) -> ModuleType:
-    import hashlib  # takes 4 MB and 4 ms, with OpenSSL, which runs without a port do without
+    import hashlib  # loads OpenSSL, 4 MB and 4 ms, which only runs with a port need
 
     path = str(file.resolve())
-    # Registered, since dataclasses and others look a class's module up by name.
+    # Registered in sys.modules, where dataclasses and others look up the module of a class.
     name = f"{_PREFIX}{file.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     spec = spec_from_file_location(name, path, loader=_Loader(name, path))
     if spec is None or spec.loader is None:

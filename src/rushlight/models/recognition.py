@@ -1,4 +1,4 @@
-"""The built-in architecture of a checkpoint: the one that config.json names, or the one whose tensors these are."""
+"""Finds the built-in architecture of a checkpoint, from its config.json or its tensors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["architecture_of"]
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture | None:
-    """The architecture that `model_type` in config.json names; without one, the one that is recognised by its tensors.
+    """The architecture that `model_type` in config.json names, or else the one recognised by its tensors.
 
-    None if rushlight does not have it. A config.json that cannot be read counts as missing.
+    None if rushlight does not support it. A config.json that cannot be read counts as missing.
     """
     path = checkpoint.sidecar("config.json")
     try:

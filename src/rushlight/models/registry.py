@@ -1,4 +1,4 @@
-"""The built-in architectures by `model_type`, each imported when it is first asked for."""
+"""The built-in architectures by `model_type`, each imported on first use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ARCHITECTURES", "recognise"]
 MODULES = {
     "gpt2": "gpt2",
 }
-"""The `model_type` in config.json -> the file in this folder, whose `ARCHITECTURE` is the model's class."""
+"""`model_type` in config.json -> the file in this folder that defines `ARCHITECTURE`, the class of the model."""
 
 
 class _Registry(Mapping[str, "Architecture"]):
@@ -40,7 +40,7 @@ ARCHITECTURES: Mapping[str, Architecture] = _Registry()
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> Architecture | None:
-    """The architecture of a checkpoint that has no config.json, or one without a model_type; None if it is unknown.
+    """The architecture of a checkpoint whose config.json is missing or has no model_type; None if it is unknown.
 
     Only GPT-2, whose published checkpoints are bare files, is recognised by its tensors.
     """

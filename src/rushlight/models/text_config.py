@@ -1,8 +1,9 @@
-"""The config of a language model: the fields that all have, and reading that follows from each field's declaration."""
+"""The config of a language model: its common fields, and reading all fields by their declarations."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from rushlight.errors import ConfigError, PortError
@@ -60,30 +61,37 @@ class TextConfig:
 
     @property
     def kv_shape(self) -> KVShape:
-        """What the KV cache keeps of every position."""
+        """The shape of the keys and values of one position."""
         return KVShape(self._size("layers"), self.heads.n_kv, self.heads.dim)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, file: str | None = None) -> Self:
         """Reads a config.json.
 
-        Sizes have to be in it, since a wrong number of heads passes every check of shapes; the rest defaults as in
-        transformers. A key that would change the arithmetic is honoured or refused; other unknown keys are logged.
+        It must have all sizes, since a wrong number of heads would pass every check of shapes; other fields default as
+        in transformers. A key that changes the arithmetic is honoured or refused; other unknown keys are logged.
 
         Raises:
             ConfigError: fields are missing, mistyped, out of range or not supported. The message lists them all.
-            PortError: the class lacks a declaration that a language model needs.
+            PortError: the class lacks a declaration that a language model needs, or has a field without one.
         """
         if missing := [role for role in ("positions", "width", "layers", "heads") if not cls._key(role)]:
             raise PortError(
                 f"not a language model: {cls.__name__} declares no {', '.join(missing)}",
                 remedy=f"declare a field of the config as rushlight.models.field.{missing[0]}()",
             )
+        declared = field.declared(cls)
+        required = [each.name for each in dataclasses.fields(cls) if each.default is each.default_factory is MISSING]
+        if undeclared := [name for name in required if name not in declared]:
+            raise PortError(
+                f"{cls.__name__} does not state how to read {', '.join(undeclared)} from config.json",
+                remedy=f"declare each field with rushlight.models.field, such as {undeclared[0]}: int = field.size()",
+            )
         fields = Fields(values, file)
         if cls.model_type:
             fields.choice("model_type", (cls.model_type,), cls.model_type)
         read: dict[str, Any] = {}
-        for name, declaration in field.declared(cls).items():
+        for name, declaration in declared.items():
             read[name] = declaration.read(fields, name, read)
         for key, neutral in {"quantization_config": (), **cls.unsupported}.items():
             fields.neutral(key, *neutral)
@@ -101,20 +109,20 @@ class TextConfig:
         raise cls.without_config("", file)
 
     @classmethod
-    def shown_by(cls, shapes: field.Shapes) -> dict[str, int]:
+    def infer_sizes(cls, shapes: field.Shapes) -> dict[str, int]:
         """The fields that can be inferred from a checkpoint's names and shapes.
 
         Args:
-            shapes: shapes by tensor name, without the prefixes that names may have.
+            shapes: shapes by tensor name, without prefixes such as `transformer.`.
         """
-        shown = {name: each.shown(shapes) for name, each in field.declared(cls).items() if each.shown}
-        return {name: value for name, value in shown.items() if value}
+        inferred = {name: each.infer(shapes) for name, each in field.declared(cls).items() if each.infer}
+        return {name: value for name, value in inferred.items() if value}
 
     @staticmethod
     def without_config(why: str, file: str | None) -> ConfigError:
         """The error for a checkpoint without a config.json whose config cannot be inferred."""
         problem = f"there is no config.json, and {why}" if why else "there is no config.json"
-        return ConfigError(problem, file=file, remedy="put the model's config.json beside the weights")
+        return ConfigError(problem, file=file, remedy="put the model's config.json next to the weights")
 
     def __str__(self) -> str:
         keys = [key for role in ("layers", "width", "heads") if (key := self._key(role))]
@@ -122,7 +130,7 @@ class TextConfig:
 
     @classmethod
     def _key(cls, role: str) -> str:
-        """The field of a role; "" if no field is declared with it."""
+        """The field with a role; "" if there is none."""
         return next((name for name, each in field.declared(cls).items() if each.role == role), "")
 
     def _size(self, role: str) -> int:
@@ -133,8 +141,8 @@ class TextConfig:
 
     @classmethod
     def _check_heads(cls, fields: Fields, read: Mapping[str, Any]) -> None:
-        """Refuses heads that do not divide the width, or key/value heads that do not divide the heads."""
+        """Adds a problem if the heads do not divide the width, or the key/value heads do not divide the heads."""
         divisors = [("kv_heads", "heads")] if cls._key("head_dim") else [("heads", "width"), ("kv_heads", "heads")]
         for divisor, of in ((cls._key(a), cls._key(b)) for a, b in divisors):
-            if fields.sound and divisor and of and read[of] % read[divisor]:
+            if fields.is_valid and divisor and of and read[of] % read[divisor]:
                 fields.problem(f"{divisor} is {read[divisor]}, which does not divide {of} {read[of]}")

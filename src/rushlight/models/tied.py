@@ -33,11 +33,11 @@ def tied_by_config(checkpoint: Checkpoint) -> bool | None:
 
 
 def tied_heads(checkpoint: Checkpoint, architecture: Architecture | None = None) -> frozenset[str]:
-    """The names of tied heads, which an index may list although no file of the checkpoint holds them.
+    """The names of tied heads, which an index may list even if no file of the checkpoint holds them.
 
     Args:
-        checkpoint: an open checkpoint, of which only the headers are needed.
-        architecture: the architecture, if the user names one; otherwise the built-in one of the checkpoint.
+        checkpoint: an open checkpoint; only its headers are read.
+        architecture: the architecture of the user's port; None for the built-in one of the checkpoint.
     """
     architecture = architecture or architecture_of(checkpoint)
     if architecture is None or tied_by_config(checkpoint) is False:

@@ -1,6 +1,6 @@
-"""The layer library: modules whose attribute path is the tensor's name, and their binding to a checkpoint.
+"""The layer library: modules whose attribute paths are tensor names, and their binding to a checkpoint.
 
-A model file imports everything it needs from here and from `rushlight.models`.
+A model file imports only from here and from `rushlight.models`.
 """
 
 from rushlight.backends.batch import Batch, KVShape

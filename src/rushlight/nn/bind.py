@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 MAX_LINES = 100
-"""Problems listed in a message; `BindError.problems` has them all."""
+"""The most problems in a message; `BindError.problems` has all of them."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class NameRules:
 
     Attributes:
         prefixes: prefixes that some files put before the names of the model's body, such as `transformer.`.
-        buffers: patterns of whole names of tensors that are not weights: causal masks, which PyTorch once saved.
-        heads: patterns of whole names of other heads on the same body: a value head, a classifier.
-        tied: head -> table. Where a config ties them, a file may hold either or both.
+        buffers: patterns that match entire names of tensors that are not weights, such as causal masks.
+        heads: patterns that match entire names of tensors of other heads on the same body: a value head, a classifier.
+        tied: head -> table. If a config ties them, a file may hold either or both.
     """
 
     prefixes: tuple[str, ...] = ()
@@ -47,11 +47,11 @@ class NameRules:
                 return name.removeprefix(prefix)
         return name
 
-    def ignored(self, name: str) -> bool:
+    def is_buffer(self, name: str) -> bool:
         """Whether a tensor is a buffer, which the model does not load."""
         return any(re.fullmatch(pattern, self.canonical(name)) for pattern in self.buffers)
 
-    def other_head(self, name: str) -> bool:
+    def is_other_head(self, name: str) -> bool:
         """Whether a tensor belongs to another head on the same body, which the model does not need."""
         return any(re.fullmatch(pattern, name) for pattern in self.heads)
 
@@ -61,7 +61,7 @@ class Problem(NamedTuple):
 
     Attributes:
         kind: missing, unexpected, wrong shape, wrong dtype, twice, not tied.
-        name: the tensor's name, as the file writes it if the file has it.
+        name: the tensor's name: in the file, or in the model if the file lacks it.
         detail: expected and found, or the shape.
         fix: the likely cause and what to do, or "".
     """
@@ -81,7 +81,7 @@ class Diagnosis:
         found: the weights of the checkpoint, by attribute path, including those without a slot.
         ties: head -> table, for heads that are tied.
         problems: every mismatch; the model can be bound if there are none.
-        other_heads: names of tensors that are skipped, since they belong to heads that the model does not have.
+        other_heads: names of tensors that are skipped because they belong to heads that the model does not have.
     """
 
     slots: Mapping[str, Slot]
@@ -94,14 +94,14 @@ class Diagnosis:
 def diagnose(model: Module, tensors: Mapping[str, Tensor], *, rules: NameRules, tie: bool) -> Diagnosis:
     """Compares the slots of a model with tensors by name, shape and dtype. Reads data only to compare a tied head.
 
-    The arguments are those of `bind`.
+    The arguments are as for `bind`.
     """
     slots = dict(model.named_slots())
     ties = {head: table for head, table in rules.tied.items() if tie and head in slots}
     found, problems = _by_path(tensors, rules)
     for head, table in ties.items():
         if table not in found and head in found:
-            found[table] = found[head]  # of two tied tensors a file may hold either
+            found[table] = found[head]  # a file may hold either of two tied tensors
     problems += _check_slots(slots, found, ties, rules)
     other_heads = _other_heads(slots, found, rules)
     problems += _check_unexpected(slots, {path: t for path, t in found.items() if path not in other_heads})
@@ -120,9 +120,9 @@ def bind(
     file: str | None = None,
     finish: bool = True,
 ) -> Sequence[str]:
-    """Loads `tensors` into the slots of `model`, and its constants, and sets every module's backend.
+    """Loads tensors into the slots of a model, loads its constants, and sets the backend of every module.
 
-    All names, shapes and dtypes are checked before anything is read.
+    All names, shapes and dtypes are checked before any data is read.
 
     Args:
         model: a model with empty slots.
@@ -130,15 +130,15 @@ def bind(
         ops: the backend that loads the weights.
         rules: how names may vary.
         tie: whether the heads of `rules.tied` share the weights of their tables.
-        title: the model, for the error message: `GPT2 (n_layer 12, n_embd 768)`.
-        file: the checkpoint, for the error message.
+        title: the model, for error messages: `GPT2 (n_layer 12, n_embd 768)`.
+        file: the checkpoint, for error messages.
         finish: whether to wait until the weights are read; if not, the caller calls `ops.finish_loading`.
 
     Returns:
         The names of tensors that were skipped, `Diagnosis.other_heads`.
 
     Raises:
-        BindError: the checkpoint does not fit. The message lists every problem; `problems` has them as data.
+        BindError: the checkpoint does not fit. The message lists the problems; `problems` has them as data.
     """
     diagnosis = diagnose(model, tensors, rules=rules, tie=tie)
     if diagnosis.problems:
@@ -188,11 +188,11 @@ class _ConstantTensor:
 
 
 def _by_path(tensors: Mapping[str, Tensor], rules: NameRules) -> tuple[dict[str, Tensor], list[Problem]]:
-    """The weights by attribute path, and a problem for every tensor whose path another tensor has already."""
+    """The weights by attribute path, and a problem for every tensor with the same path as an earlier one."""
     found: dict[str, Tensor] = {}
     problems = []
     for name, tensor in tensors.items():
-        if rules.ignored(name):
+        if rules.is_buffer(name):
             continue
         path = rules.canonical(name)
         if path in found:
@@ -229,13 +229,13 @@ def _check_slots(
 
 
 def _other_heads(slots: Mapping[str, Slot], found: Mapping[str, Tensor], rules: NameRules) -> dict[str, str]:
-    """The tensors of other heads, path -> name, except those that may be a renamed tensor that the model needs."""
+    """The tensors of other heads, path -> name, except those that may be a renamed tensor of the model."""
     own = {path.partition(".")[0] for path in slots}
     absent = {slot.shape for path, slot in slots.items() if path not in found}
     return {
         path: tensor.name
         for path, tensor in found.items()
-        if rules.other_head(tensor.name) and path.partition(".")[0] not in own and tensor.shape not in absent
+        if rules.is_other_head(tensor.name) and path.partition(".")[0] not in own and tensor.shape not in absent
     }
 
 
@@ -256,7 +256,7 @@ def _check_ties(found: Mapping[str, Tensor], ties: Mapping[str, str]) -> Iterabl
 
 
 def _shifted(slots: Mapping[str, Slot], found: Mapping[str, Tensor]) -> dict[str, str]:
-    """Slots whose tensor the file has under a name with up to three more parts in front: path -> name."""
+    """Slots whose tensor the file has with a prefix of up to three parts: path -> name."""
     shifted = {}
     for path, tensor in found.items():
         rest = path
@@ -280,7 +280,7 @@ _BLOCK = re.compile(r"(.*?\.)(\d+)\.")
 
 
 def _count_blocks(paths: Iterable[str]) -> dict[str, int]:
-    """The number of blocks by the stem of their names: `h.` -> 12."""
+    """The number of blocks by the part of their names before the number: `h.` -> 12."""
     blocks: dict[str, set[str]] = {}
     for path in paths:
         if match := _BLOCK.match(path):
@@ -289,7 +289,7 @@ def _count_blocks(paths: Iterable[str]) -> dict[str, int]:
 
 
 def _blocks_hint(path: str, in_model: Mapping[str, int], in_file: Mapping[str, int]) -> str:
-    """A hint for a tensor of a numbered block, if file and model have different numbers of blocks."""
+    """A hint for a tensor in a numbered block, if file and model have different numbers of blocks."""
     match = _BLOCK.match(path)
     if not match:
         return ""

@@ -62,11 +62,11 @@ class Conv1D(Module):
 class Convolution(Module):
     """Convolution over the rows of each sequence: PyTorch's nn.Conv1d, stride 1. (N, n_in) -> (N, n_out)
 
-    weight (n_out, n_in, size); a sequence is padded with zeros. The window of a row begins `before` rows before it:
+    weight (n_out, n_in, size); a sequence is padded with zeros. The kernel at a row begins `before` rows before it:
     `before` = size - 1 is causal, and (size - 1) // 2 is PyTorch's padding="same".
 
-    A convolution sees only the rows of its own step, so a sequence has to run in one step; `Batch.unfold_rows` raises
-    RequestError otherwise.
+    A convolution reads only the rows of its step, so an entire sequence must run in one step; otherwise
+    `Batch.unfold_rows` raises RequestError.
     """
 
     def __init__(self, n_in: int, n_out: int, size: int, *, before: int, bias: bool = True) -> None:
@@ -103,8 +103,8 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     """x / √(mean of squares + eps) · (offset + weight), of each group of n_channels. (N, G·C) -> (N, G·C)
 
-    Zhang and Sennrich, 2019, arXiv:1910.07467. `n_channels` is the width of the stream for the usual norm, or head_dim
-    for a norm of every head. Gemma's checkpoints store weight - 1: offset=1.0.
+    Zhang and Sennrich, 2019, arXiv:1910.07467. `n_channels` is the width of the residual stream, or head_dim to
+    normalise every head. Gemma's checkpoints store weight - 1, so offset is 1.0 there.
     """
 
     def __init__(self, n_channels: int, *, eps: float, offset: float = 0.0) -> None:
@@ -122,11 +122,11 @@ class RMSNorm(Module):
 class Rotary(Module):
     """The angles of rotary position embeddings, for `ops.rotary`. (N,) positions -> (N, r): cosines, then sines
 
-    Su et al., 2021, arXiv:2104.09864. A model computes them once a step and passes them to its layers.
+    Su et al., 2021, arXiv:2104.09864. A model computes them once per step and passes them to its layers.
 
     Args:
-        frequencies: (r/2,) radians a position; the config decides them.
-        scale: factor of cosines and sines, where a config has one (YaRN, LongRoPE).
+        frequencies: (r/2,) radians per position, from the config.
+        scale: a factor of cosines and sines, if the config has one (YaRN, LongRoPE).
     """
 
     def __init__(self, frequencies: Sequence[float] | NDArray[np.floating], scale: float = 1.0) -> None:
@@ -144,10 +144,10 @@ class Embedding(Module):
     """Row first_row + i of weight (n_rows, C) for each id i, times scale. (N,) -> (N, C)
 
     Args:
-        n_rows: all rows of the table.
+        n_rows: the number of rows of the table.
         n_channels: C.
         first_row: the row of id 0: OPT's position table has two unused rows before that of position 0.
-        scale: a factor: √C where a model multiplies inside this module, as Gemma does.
+        scale: a factor, such as √C in Gemma.
     """
 
     def __init__(self, n_rows: int, n_channels: int, *, first_row: int = 0, scale: float = 1.0) -> None:
@@ -156,7 +156,7 @@ class Embedding(Module):
 
     @property
     def n_ids(self) -> int:
-        """The ids that have a row: 0 to n_ids - 1."""
+        """The number of ids that have a row: 0 to n_ids - 1."""
         return self.n_rows - self.first_row
 
     def __call__(self, ids: NDArray[np.int32]) -> Array:
@@ -170,7 +170,7 @@ class Embedding(Module):
 
 
 class Activation(Module):
-    """One of ACTIVATIONS, element by element. (N, F) -> (N, F)"""
+    """One of ACTIVATIONS, elementwise. (N, F) -> (N, F)"""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The place of a parameter: its shape and its role. It holds no memory; `bind` replaces it with the weight."""
+    """A placeholder for a parameter: its shape and role, without memory. `bind` replaces it with the weight."""
 
     shape: tuple[int, ...]
     role: Role
@@ -33,10 +33,10 @@ class Slot:
 class Constant:
     """Numbers that follow from the config and are in no checkpoint: rotary frequencies, ALiBi slopes.
 
-    `bind` loads them, in float32 on every backend, whatever the dtype of the weights.
+    `bind` loads them in float32 on every backend, for every weight dtype.
 
     Args:
-        values: (n,) numbers.
+        values: (n,) the numbers.
     """
 
     def __init__(self, values: Sequence[float] | NDArray[np.floating]) -> None:
@@ -53,9 +53,9 @@ class Version:
 
 
 class Module:
-    """A part of a model. Its attributes are slots, constants, other modules and settings; it keeps no state of a run.
+    """A part of a model. Its attributes are slots, constants, other modules and settings, and never state of a run.
 
-    A subclass sets them in `__init__` and computes in `__call__`:
+    A subclass sets them in `__init__` and computes its output in `__call__`:
 
         class MLP(Module):
             def __init__(self, config):
@@ -70,20 +70,20 @@ class Module:
     """
 
     causal: ClassVar[bool] = True
-    """Whether a row of this model depends only on the rows before it. If not, a sequence has to run in one step, and
-    nothing can be generated."""
+    """Whether a row depends only on earlier rows. If not, an entire sequence must run in one step, and the model cannot
+    generate."""
 
     ops: Backend
     """The backend that computes this module; set by `bind`."""
     _versions: tuple[Version, ...] = ()
-    """Those of the bound trees that this module is in: one, unless trees share it."""
+    """The versions of the bound trees that contain this module: one, unless trees share it."""
 
     @property
     def version(self) -> int:
-        """Grows when an attribute is set anywhere in this module's tree, once the tree is bound.
+        """Increases when an attribute is set or deleted anywhere in this module's tree, once the tree is bound.
 
-        What a backend has recorded of a module stays valid while this stays the same. Other trees do not count, nor do
-        tapped copies of this one.
+        A step that a backend has recorded is valid as long as the version is the same. Changes of other trees, and of
+        tapped copies of this one, do not count.
         """
         return sum(version.n_changes for version in self._versions)
 
@@ -91,10 +91,15 @@ class Module:
         super().__setattr__(name, value)
         for version in self._versions:
             version.n_changes += 1
-            self.track(version)  # a module that was just put in
+            self.track(version)  # includes a module that was just added
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        for version in self._versions:
+            version.n_changes += 1
 
     def track(self, version: Version) -> None:
-        """Count changes of this module and all inside it in `version`."""
+        """Counts changes of this module and its descendants in `version`."""
         for _, module in self.named_modules():
             if version not in module._versions:
                 module.__dict__["_versions"] = (*module._versions, version)
@@ -133,14 +138,24 @@ class Module:
                     yield f"{path}.{name}" if path else name, value
 
     def values(self, name: str) -> NDArray[np.float32]:
-        """The numbers of a bound parameter of this module, such as "weight", in the shape that its tensor has; a copy.
+        """A copy of the values of a bound parameter of this module, such as "weight", in the shape of its tensor.
 
-        Weights are packed for their device, and only operations compute with them; this is how to read one.
+        Weights are packed for their device and only usable by operations; this is the way to read one.
+
+        Raises:
+            PortError: the attribute is not a loaded parameter.
         """
-        return self.ops.weight_values(getattr(self, name))
+        weight = getattr(self, name)
+        if weight is None or isinstance(weight, Slot | Constant):
+            raise PortError(
+                f"{type(self).__name__}.{name} has no values",
+                expected="a loaded parameter",
+                found="None" if weight is None else "one that is not loaded yet",
+            )
+        return self.ops.weight_values(weight)
 
     def __repr__(self) -> str:
-        """The tree in PyTorch's format, one line a module."""
+        """The tree in PyTorch's format, one line per module."""
         lines = []
         for path, module in self.named_modules():
             depth = path.count(".") + 1 if path else 0
@@ -154,7 +169,7 @@ class Module:
 
 
 class ModuleList(Module):
-    """Modules numbered from 0: the first tensor of `self.h = ModuleList(...)` is `h.0.…`."""
+    """Modules numbered from 0: the tensors of the first in `self.h = ModuleList(...)` are `h.0.…`."""
 
     def __init__(self, modules: Iterable[Module]) -> None:
         self._modules = list(modules)
@@ -164,8 +179,9 @@ class ModuleList(Module):
             yield str(i), module
 
     def set_child(self, name: str, child: Module) -> None:
-        i = int(name)
-        self._modules = [*self._modules[:i], child, *self._modules[i + 1 :]]  # another tree may share the list
+        modules = self._modules.copy()  # another tree may share the list
+        modules[int(name)] = child
+        self._modules = modules
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._modules)
@@ -178,8 +194,9 @@ class ModuleList(Module):
 
 
 class ModuleDict(Module):
-    """Modules by name, for names that are not Python identifiers or numbers with gaps: `features.0`, `features.3`, as
-    PyTorch's Sequential numbers its layers when some of them have no weights.
+    """Modules by name, for names that are not Python identifiers, or numbers with gaps.
+
+    PyTorch's Sequential has gaps, `features.0`, `features.3`, where layers have no weights.
     """
 
     def __init__(self, modules: Mapping[str, Module]) -> None:
@@ -202,7 +219,7 @@ class ModuleDict(Module):
 
 
 def to_write(module: Module) -> PortError:
-    """The error of a module whose `__call__` is not written yet; `rushlight port` raises it in a scaffold."""
+    """The error for a module whose `__call__` is not written yet, which the scaffolds of `rushlight port` raise."""
     kind = type(module)
     return PortError(
         f"{kind.__name__}.__call__ is still to be written",

@@ -1,7 +1,7 @@
-"""Hooks on module outputs: a copy of a module tree in which each output passes through a function.
+"""Hooks on modules: a copy of a module tree in which each output passes through a function.
 
-The copy shares its weights with the original, which is unchanged: running it costs nothing more, and other threads can
-use it at the same time.
+The copy shares its weights with the original. The original is unchanged: it runs as fast as before, and other threads
+can use it at the same time.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from rushlight.nn.module import Module
 AnyModule = TypeVar("AnyModule", bound=Module)
 
 Hook = Callable[[str, Any], Any]
-"""A module's dotted path and its output -> the output that its caller gets."""
+"""A module's dotted path and its output -> the output that the caller gets."""
 
-Enter = Callable[[str, tuple[Any, ...]], tuple[Any, ...]]
-"""A module's dotted path and its arguments -> the arguments that it computes with."""
+PreHook = Callable[[str, tuple[Any, ...]], tuple[Any, ...]]
+"""A module's dotted path and its arguments -> the arguments that the module gets."""
 
 
-def tapped(module: AnyModule, hook: Hook, path: str = "", *, enter: Enter | None = None) -> AnyModule:
+def tapped(module: AnyModule, hook: Hook, path: str = "", *, pre_hook: PreHook | None = None) -> AnyModule:
     """A shallow copy of a module tree in which `hook` may inspect or replace the output of every module.
 
     Hooks run in the order of the forward pass, a child's before its parent's; the root's path is empty. If the tree
-    has hooks already, those run first. `enter`, if given, runs before a module computes.
+    already has hooks, those run first. `pre_hook` runs before each module, and may replace its arguments.
     """
     twin: Any = copy.copy(module)
     twin.__dict__["_versions"] = ()  # changes of the copy are not changes of the original
     twin.__class__ = _tapped_class(twin.__class__)
-    twin.__dict__["_taps"] = (*vars(module).get("_taps", ()), (path, hook, enter))
+    twin.__dict__["_taps"] = (*vars(module).get("_taps", ()), (path, hook, pre_hook))
     for name, child in module.children():
-        twin.set_child(name, tapped(child, hook, f"{path}.{name}" if path else name, enter=enter))
+        twin.set_child(name, tapped(child, hook, f"{path}.{name}" if path else name, pre_hook=pre_hook))
     return cast("AnyModule", twin)
 
 
 class _Tapped:
     """The mixin that runs the hooks of a module in a tapped tree."""
 
-    _taps: tuple[tuple[str, Hook, Enter | None], ...]
+    _taps: tuple[tuple[str, Hook, PreHook | None], ...]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for path, _, enter in self._taps:
-            if enter is not None:
-                args = enter(path, args)
+        for path, _, pre_hook in self._taps:
+            if pre_hook is not None:
+                args = pre_hook(path, args)
         output = cast("Any", super()).__call__(*args, **kwargs)
         for path, hook, _ in self._taps:
             output = hook(path, output)
@@ -54,7 +54,7 @@ class _Tapped:
 
 @cache
 def _tapped_class(cls: type[Module]) -> type[Module]:
-    """A subclass that runs the hooks, one for each class; a class without `__call__` is returned unchanged."""
+    """The subclass of a class that runs hooks, created once; a class without `__call__` is returned unchanged."""
     if issubclass(cls, _Tapped) or "__call__" not in dir(cls):
         return cls
     return type(cls.__name__, (_Tapped, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})

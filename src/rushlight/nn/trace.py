@@ -1,4 +1,4 @@
-"""Traces and patches: module outputs as NumPy arrays by path, kept or replaced."""
+"""Traces and patches: record or replace module outputs, as NumPy arrays, by path."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from rushlight.backends.protocol import Backend
 
 Patch = Callable[["NDArray[np.floating]"], "NDArray[np.floating]"]
-"""A module's output, (N, C) -> the output that its caller gets, (N, C)."""
+"""A module's output, (N, C) -> the output that the caller gets, (N, C)."""
 
 
 class Trace(Mapping[str, "NDArray[np.floating]"]):
-    """The outputs of modules by path, in the order in which the modules finished.
+    """Module outputs by path, in the order in which the modules finished.
 
-    `trace["h.3.mlp.c_fc"]` is (rows, C), float32: one row for each token that was computed while the trace was on, in
-    order. Modules after the selection of logit rows have only those rows. The model's own output has the path "".
+    `trace["h.3.mlp.c_fc"]` is (rows, C), float32: one row for each token computed during the trace, in order. Modules
+    after the selection of logit rows have only those rows. The output of the model has the path "".
 
     Args:
         ops: the backend that computes.
-        patterns: paths to keep, such as `h.*.mlp`; all if there are none.
+        patterns: patterns of paths to record, such as `h.*.mlp`; all if there are none.
     """
 
     def __init__(self, ops: Backend, patterns: Iterable[str] = ()) -> None:
@@ -41,7 +41,7 @@ class Trace(Mapping[str, "NDArray[np.floating]"]):
         self._outputs: dict[str, list[Any]] = {}
 
     def hook(self, path: str, output: Any) -> Any:
-        """A hook for `rushlight.nn.tapped` that keeps outputs."""
+        """A hook for `rushlight.nn.tapped` that records outputs."""
         if not self._patterns or any(fnmatchcase(path, pattern) for pattern in self._patterns):
             self._outputs.setdefault(path, []).append(output)
         return output
@@ -63,7 +63,7 @@ class Trace(Mapping[str, "NDArray[np.floating]"]):
 
 
 def patch_hook(ops: Backend, patches: Mapping[str, Patch]) -> Callable[[str, Any], Any]:
-    """A hook for `rushlight.nn.tapped` that replaces the outputs of modules with what their patches return.
+    """A hook for `rushlight.nn.tapped` that replaces module outputs by the results of their patches.
 
     The hook raises RequestError if a patch returns another shape.
     """
@@ -84,18 +84,18 @@ def patch_hook(ops: Backend, patches: Mapping[str, Patch]) -> Callable[[str, Any
 
 
 def _patched(path: str, patch: Patch, before: NDArray[np.floating]) -> NDArray[np.floating]:
-    made = patch(before.copy())
+    returned = patch(before.copy())
     try:
-        after = np.asarray(made, before.dtype)
+        after = np.asarray(returned, before.dtype)
     except (TypeError, ValueError):
         raise RequestError(
-            f"the patch of {path} has to return numbers", expected="an array", found=type(made).__name__
+            f"the patch of {path} must return numbers", expected="an array", found=type(returned).__name__
         ) from None
     if after.shape != before.shape:
         raise RequestError(
             f"the patch of {path} changed the shape",
             expected=before.shape,
-            found="None" if made is None else after.shape,
+            found="None" if returned is None else after.shape,
         )
     return after
 
@@ -104,7 +104,7 @@ def check_patches(patches: object, known: Iterable[str]) -> None:
     """Raises RequestError unless `patches` maps patterns that match `known` paths to functions."""
     if not isinstance(patches, Mapping):
         raise RequestError(
-            "patches map paths to functions",
+            "patches must map paths to functions",
             expected='a dict such as {"h.3.attn": lambda x: 0 * x}',
             found=type(patches).__name__,
         )
@@ -114,7 +114,7 @@ def check_patches(patches: object, known: Iterable[str]) -> None:
             raise RequestError(
                 f"the patch of {pattern!r} is not a function",
                 found=type(patch).__name__,
-                remedy=f'give a function that returns the new output: {{"{pattern}": lambda x: values}}',
+                remedy=f'pass a function that returns the new output: {{"{pattern}": lambda x: values}}',
             )
 
 

@@ -53,11 +53,13 @@ def distance(found: NDArray[Any], recorded: NDArray[Any]) -> Distance:
 def oriented(recorded: NDArray[Any] | None, found: NDArray[Any]) -> NDArray[Any] | None:
     """A recorded array in the shape of the port's; None if no orientation fits.
 
-    The port has (N, C). PyTorch's convolutions, and the code between them, have (C, N), which is transposed. If N and C
-    are equal, the closer orientation is taken.
+    The port has (N, C). PyTorch's convolutions, and the code between them, have (C, N), which is transposed; a norm of
+    every head has (N, H, D), which is flattened. If N and C are equal, the closer orientation is taken.
     """
     if recorded is None:
         return None
+    if recorded.ndim == 3 and found.ndim == 2:
+        recorded = recorded.reshape(len(recorded), -1)
     fitting = [each for each in (recorded, recorded.T, recorded[None]) if each.shape == found.shape]
     if len(fitting) == 2 and distance(found, fitting[1]).absolute < distance(found, fitting[0]).absolute:
         return fitting[1]

@@ -115,7 +115,7 @@ class PromptRun(ABC):
         ids = view.case.ids
         blocks = range(-(-len(ids) // BLOCK_SIZE))
         cache = None if kv_shape is None else view.ops.kv_cache(kv_shape, len(blocks))
-        tree: Any = tapped(view.module, self._end, enter=self._begin)
+        tree: Any = tapped(view.module, self._end, pre_hook=self._begin)
         with np.errstate(all="ignore"):  # overflow shows in the outputs
             tree(Batch.of([Chunk(ids, 0, blocks, all_logits=True)], cache))
 
@@ -206,7 +206,8 @@ class TeacherForced(PromptRun):
             caller = self._stack[-2]
             if not self._judge(caller.path, distance(given, recorded)):
                 cause = why_input(self.view.modules[caller.path], self._trial(caller, given, recorded, running.call))
-                self._diverge(caller.path, f"before {_inside(running.call, caller.path)}", cause)
+                inner = _inside(running.call, caller.path)
+                self._diverge(caller.path, f"before {inner}" if cause else f"it passes another input to {inner}", cause)
         if _is_ids(args[0]):
             return (recorded.astype(args[0].dtype), *args[1:])
         return (self.view.ops.from_numpy(np.ascontiguousarray(recorded, np.float32)), *args[1:])

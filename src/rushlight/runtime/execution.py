@@ -1,4 +1,4 @@
-"""A module tree, plain or instrumented by a trace or patch, with its lazily created engine."""
+"""A module tree, plain or instrumented by a trace or patch, with the engine that runs it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Execution:
 
     Args:
         module: the tree.
-        language_model: the model as generation runs it.
-        kv_bytes: the limit of its keys and values; None for the engine's default.
+        language_model: the model as `rushlight.generation` runs it.
+        kv_bytes: the most memory for keys and values; None for the engine's default.
         draft: the draft model.
         is_instrumented: whether the tree has the hooks of a trace or patch.
 
     Attributes:
-        module, language_model, is_instrumented: as given.
+        module, language_model, is_instrumented: the arguments.
     """
 
     def __init__(
@@ -43,22 +43,22 @@ class Execution:
         self._kv_bytes = kv_bytes
         self._draft = draft
         self._lock = Lock()
-        self._made: tuple[int, Engine] | None = None
+        self._engine: tuple[int, Engine] | None = None  # with the id of the process that created it
 
     @property
     def engine(self) -> Engine:
         """The engine, created on first use because it may reserve memory, and again in a forked process.
 
         Raises:
-            MemoryLimitError: the memory that `kv_bytes` asks for is not available.
+            MemoryLimitError: `kv_bytes` exceeds the available memory.
         """
         with self._lock:
-            if self._made is None or self._made[0] != os.getpid():
-                self._made = os.getpid(), self._make_engine()
-            return self._made[1]
+            if self._engine is None or self._engine[0] != os.getpid():
+                self._engine = os.getpid(), self._create_engine()
+            return self._engine[1]
 
-    def _make_engine(self) -> Engine:
-        # Hooks see a prompt as one chunk without draft tokens; cached blocks are from runs under other hooks.
+    def _create_engine(self) -> Engine:
+        # Under hooks, a prompt runs as one chunk without draft tokens, and never reuses blocks computed under others.
         return Engine(
             self.language_model,
             max_prefill_rows=self.language_model.context_length if self.is_instrumented else PREFILL_ROWS,

@@ -1,7 +1,7 @@
-"""The logit lens: the next tokens that a model would predict after each of its blocks.
+"""The logit lens: applies a model's final norm and head to the residual stream after each block.
 
-After nostalgebraist, "interpreting GPT: the logit lens", 2020: the model's final norm and head applied to the residual
-stream after each block.
+The result is the next tokens that the model would predict after each block. From nostalgebraist, "interpreting GPT: the
+logit lens", 2020.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from rushlight.nn import Module
     from rushlight.runtime.model import Model
 
-ROWS_AT_ONCE = 64
-"""Rows whose logits are in memory at a time."""
+ROWS_PER_CHUNK = 64
+"""The most rows whose logits are in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Lens:
     """The K most likely next tokens after each of L blocks, at each of T positions.
 
     Attributes:
-        blocks: the paths of the blocks, in the order of the forward. The tokens of the last are the model's own.
+        blocks: the paths of the blocks, in the order of the forward. The tokens after the last block are the model's.
         prompt_ids: all tokens of the prompt.
-        first: the position of the first of the T.
+        first: the first of the T positions.
         top_ids: (L, T, K) the most likely tokens, most likely first.
         top_probabilities: (L, T, K) float64, their probabilities.
     """
@@ -52,8 +52,8 @@ def lens(model: Model, prompt: str | Sequence[int], *, last: int | None = None, 
     Args:
         model: a model whose class has a method `readout`, (N, C) -> (N, V): its final norm and head.
         prompt: text, or token ids; at least one token.
-        last: how many of the last positions to return; None for all.
-        top_k: K, tokens for each position and block.
+        last: the number of last positions to return; None for all.
+        top_k: K, the tokens for each position and block.
 
     Raises:
         RequestError: the prompt is empty or too long, an argument is out of range, or the model has no readout.
@@ -76,7 +76,7 @@ def lens(model: Model, prompt: str | Sequence[int], *, last: int | None = None, 
 
 
 def _blocks(module: Module) -> list[str]:
-    """The paths of the blocks: of the model's longest list of modules."""
+    """The paths of the blocks, which are the modules of the longest ModuleList."""
     lists = [(path, part) for path, part in module.named_modules() if isinstance(part, ModuleList)]
     if not lists:
         raise RequestError(f"{type(module).__name__} has no ModuleList of blocks")
@@ -87,8 +87,8 @@ def _blocks(module: Module) -> list[str]:
 def _top(module: Any, stream: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """(T, C) residual stream after a block -> (T, k) the most likely tokens, and (T, k) their probabilities."""
     ids, probabilities = [], []
-    for start in range(0, len(stream), ROWS_AT_ONCE):
-        x = module.ops.from_numpy(stream[start : start + ROWS_AT_ONCE])
+    for start in range(0, len(stream), ROWS_PER_CHUNK):
+        x = module.ops.from_numpy(stream[start : start + ROWS_PER_CHUNK])
         weights = softmax(module.ops.to_numpy(module.readout(x)))
         k = min(k, weights.shape[1])
         best = np.argpartition(weights, -k, axis=1)[:, -k:]

@@ -50,25 +50,25 @@ if TYPE_CHECKING:
 __all__ = ["Model"]
 
 _instrumented: ContextVar[Mapping[Model, Execution] | None] = ContextVar("instrumented", default=None)
-"""The executions of the models that this thread or task traces or patches."""
+"""The executions of the models that are traced or patched in this thread or task."""
 
 
 class Model:
-    """A language model with its weights on a device. `rushlight.load` makes one.
+    """A language model with its weights on a device; `rushlight.load` returns one.
 
-    Threads may share it: requests that run at the same time are batched, and each gives the same output as by itself.
+    Threads may share it: concurrent requests run in one batch, and the output of each does not depend on the others.
 
     Attributes:
         module: the module tree, as in `model.module.h[0].attn.c_attn`.
-        forward: the module as its device runs it fastest; on `cpu` with the same bits.
-        config: the sizes, under config.json's keys.
+        forward: the module in the form in which its device runs it fastest; on `cpu` with the same bits.
+        config: the sizes, under the keys of config.json.
         tokenizer: None if the checkpoint has none.
         name: the hub id, or the name of the loaded folder or file without its path.
         n_parameters: the parameter count; a tied head counts once.
         eos_ids: the end-of-text tokens.
-        suppressed_ids: tokens that generation_config.json suppresses, and that are never sampled.
+        suppressed_ids: tokens that are never sampled, because generation_config.json suppresses them.
         folder: the local folder of its files; None if it was not loaded from a folder.
-        files: the paths of its weights.
+        files: the paths of its weight files.
     """
 
     def __init__(
@@ -119,9 +119,7 @@ class Model:
 
     @property
     def arithmetic(self) -> str:
-        """What the bits of results depend on besides weights and input: "exact" for nothing, or the name of an
-        instruction set or device.
-        """
+        """The instruction set or device that the bits of results depend on; "exact" if they depend on neither."""
         return self._backend.arithmetic
 
     @property
@@ -131,11 +129,11 @@ class Model:
 
     @property
     def language_model(self) -> LanguageModel:
-        """The model as `rushlight.generation` runs it; traced or patched if this thread or task does so."""
+        """The model as `rushlight.generation` runs it, traced or patched if it is so in this thread or task."""
         return self._current.language_model
 
     def engine_stats(self) -> EngineStats:
-        """The load of the engine, waiting and running sequences and KV blocks, and its totals."""
+        """The engine's load (waiting and running sequences, KV blocks) and its totals."""
         return self._current.engine.stats()
 
     def use_draft(self, draft: Model | None) -> None:
@@ -144,13 +142,13 @@ class Model:
         Its keys and values count towards `kv_bytes`. Running requests finish as they started.
 
         Raises:
-            TokenizerError: the two models have different tokens.
+            TokenizerError: the two models have different vocabularies.
         """
         if draft is not None:
-            same = draft.config.vocab_size == self.config.vocab_size and draft.eos_ids == self.eos_ids
-            if same and self.tokenizer is not None and draft.tokenizer is not None:
-                same = draft.tokenizer.vocabulary() == self.tokenizer.vocabulary()
-            if not same:
+            fits = draft.config.vocab_size == self.config.vocab_size and draft.eos_ids == self.eos_ids
+            if fits and self.tokenizer is not None and draft.tokenizer is not None:
+                fits = draft.tokenizer.vocabulary() == self.tokenizer.vocabulary()
+            if not fits:
                 raise TokenizerError(
                     f"{draft.name} cannot draft for {self.name}: their tokens differ",
                     remedy="use a smaller model of the same family",
@@ -194,16 +192,16 @@ class Model:
         stop: str | Sequence[str] | None = (),
         **settings: Unpack[SamplingSettings],
     ) -> Generation | list[Generation]:
-        """Continues a prompt: greedily and by at most 100 tokens unless the settings say otherwise.
+        """Continues a prompt; by default greedily and by at most 100 tokens.
 
         Args:
-            prompt: text, or token ids. Text is encoded with the prefix that the tokenizer adds to every text, ids are
-                used unchanged. An empty prompt starts from the end-of-text token. Text that spells a special token is
-                plain text; give ids for special tokens.
+            prompt: text or token ids. Text is encoded with the tokens that the tokenizer adds before every text; token
+                ids are used unchanged. An empty prompt starts from the end-of-text token. Special tokens in text are
+                encoded as plain text; pass token ids to use them.
             stop: stop strings: the completion ends before the first of them.
             settings: the fields of `SamplingParams`: max_tokens, temperature, top_k, top_p, min_p,
                 repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop_ids, ignore_eos, n,
-                logprobs, prompt_logprobs, speculate, json_schema, regex. None means not given; so for stop.
+                logprobs, prompt_logprobs, speculate, json_schema, regex. None selects the default, as for `stop`.
 
         Returns:
             One `Generation`; with `n`, a list of n of them, each with its own seed.
@@ -228,7 +226,7 @@ class Model:
         stop: str | Sequence[str] | None = (),
         **settings: Unpack[SamplingSettings],
     ) -> Stream:
-        """As `generate`, as a stream of text, or of deltas for all n completions.
+        """As `generate`, but returns a stream: of text, or of deltas for all n completions.
 
         Raises:
             RushlightError: as `generate`. An invalid request raises here, before the first iteration.
@@ -247,6 +245,7 @@ class Model:
         """As `stream`, for `async for`: another thread computes while the event loop continues.
 
         Raises:
+            RushlightError: as `stream`.
             QueueFullError: on the first iteration, if too many sequences are already waiting.
         """
         execution = self._current
@@ -294,17 +293,17 @@ class Model:
         stop: str | Sequence[str] | None = (),
         **settings: Unpack[SamplingSettings],
     ) -> Iterator[tuple[int, Any]]:
-        """Continues many prompts in batches: faster than one at a time, with the same output.
+        """Continues many prompts in batches, with the same output as one at a time.
 
         Args:
-            requests: prompts as for `generate`, or `Request` objects with settings of their own, which take precedence.
-                Consumed as needed, at most `max_active` ahead of the results.
-            max_active: how many are generated together.
+            requests: prompts as for `generate`, or `Request` objects, whose settings take precedence. Consumed as
+                needed, at most `max_active` ahead of the results.
+            max_active: the number of requests that run at the same time.
             stop, settings: as for `generate`, shared by all requests.
 
         Yields:
-            (index of the request, its `Generation`; a list of them if it has `n`), in the order in which they finish.
-            The error takes the place of the result of a request that fails; the others continue.
+            (index of the request, its result), in the order in which they finish. The result is a `Generation`, a list
+            of them if the request has `n`, or the error of a request that failed; the others continue.
 
         Raises:
             RequestError: a shared setting or max_active is out of range, or `requests` is a single prompt or not
@@ -323,8 +322,8 @@ class Model:
         execution = self._current
 
         def numbered() -> Iterator[tuple[tuple[int, bool], Callable[[], list[Completion]]]]:
-            for index, given in enumerate(requests):
-                request = given if isinstance(given, Request) else Request(given)
+            for index, item in enumerate(requests):
+                request = item if isinstance(item, Request) else Request(item)
                 request = request.with_defaults(stop, settings)
                 yield (index, request.has_n), partial(self._completions, request, execution)
 
@@ -350,16 +349,16 @@ class Model:
         frequency_penalty: float | None = 0.0,
         logit_bias: Mapping[int, float] | None = None,
     ) -> list[Beam]:
-        """The most likely completions of a prompt that beam search finds, best first: transformers' algorithm.
+        """Finds the most likely completions of a prompt by beam search, best first: transformers' algorithm.
 
         Args:
             prompt: as for `generate`.
-            n_beams: prefixes kept at every step, at least 2; `generate` is a search with one.
+            n_beams: prefixes kept at every step, at least 2; with one, it would be greedy `generate`.
             max_tokens: the most new tokens.
             length_penalty: completions are ranked by logprob / length ** length_penalty; above 0 favours long ones.
             early_stopping: True stops at n_beams finished completions; False when the best prefix, finished now, would
                 not rank among them; "never" when it could not at any length.
-            n: how many completions to return, at most n_beams.
+            n: the number of completions to return, at most n_beams.
             stop: stop strings: a completion ends before the first of them.
             stop_ids: tokens that end a completion, besides the model's end-of-text tokens.
             ignore_eos: continue after end-of-text tokens.
@@ -420,23 +419,25 @@ class Model:
         return self._prompts.encode(prompt)
 
     def logits(self, prompt: str | Sequence[int]) -> NDArray[np.floating]:
-        """The logits after every token of a text or of token ids: (T, V) float32.
+        """The logits after every token of a prompt: (T, V) float32.
 
         Raises:
             RequestError: no tokens, an id out of range, or more tokens than the context (ContextLengthError).
         """
         ids = self._prompts.encode(prompt)
         if not ids:
-            raise RequestError("there are no tokens to compute logits for")
+            raise RequestError("the prompt has no tokens to compute logits for")
         if len(ids) > self.context_length:
-            raise ContextLengthError(f"there are {len(ids)} tokens, and the model's context is {self.context_length}")
+            raise ContextLengthError(
+                f"the prompt has {len(ids)} tokens, and the model's context is {self.context_length}"
+            )
         in_one_chunk = self._current.is_instrumented or not self.module.causal
         context = Context(self.language_model, len(ids))
         return context.feed(ids, all_logits=True, chunk_rows=len(ids) if in_one_chunk else PREFILL_ROWS)
 
     @contextmanager
     def trace(self, *modules: str) -> Iterator[Trace]:
-        """Records the outputs of modules while this model computes inside the `with`, in this thread.
+        """Records module outputs while this model computes inside the `with` block, in this thread.
 
             with model.trace() as t:
                 model.logits("Once upon a time")
@@ -445,7 +446,7 @@ class Model:
         Outputs are bit-identical to a run without a trace. A prompt runs in one chunk: row i is position i.
 
         Args:
-            modules: patterns of the paths to record, such as `h.*.attn`; none for all.
+            modules: patterns of module paths to record, such as `h.*.attn`; all if there are none.
 
         Raises:
             RequestError: no module matches a pattern.
@@ -458,7 +459,7 @@ class Model:
 
     @contextmanager
     def patch(self, patches: Mapping[str, Patch]) -> Iterator[None]:
-        """Replaces the outputs of modules while this model computes inside the `with`, in this thread.
+        """Replaces module outputs while this model computes inside the `with` block, in this thread.
 
             with model.patch({"h.3.attn": lambda x: 0 * x}):
                 model.generate("Once upon a time")
@@ -468,11 +469,11 @@ class Model:
 
         Args:
             patches: functions by module path, or by a pattern of paths as in `trace`: `h.*.attn`. If several match a
-                module, each gets the result of the one before.
+                module, each gets the result of the previous one.
 
         Raises:
-            RequestError: no module matches, or a patch is not a function; while the model computes, a function returned
-                another shape.
+            RequestError: no module matches, or a patch is not a function; and while the model computes, a patch
+                returned another shape.
         """
         check_patches(patches, [path for path, _ in self.module.named_modules()])
         with self._instrument(patch_hook(self._backend, patches)):
@@ -481,28 +482,28 @@ class Model:
     def score(self, prompt: str | Sequence[int], continuation: str | Sequence[int]) -> Score:
         """The log-likelihood of `continuation` after `prompt`, as in lm-evaluation-harness.
 
-        Two texts are encoded as the harness does: white space at the end of the prompt moves to the continuation, whose
-        tokens are those of the joined text after the prompt's own. If a token spans the boundary, the continuation is
-        encoded by itself. Token ids are used unchanged; a text beside token ids is encoded by itself. An empty prompt
-        is the end-of-text token.
+        If both are text, they are encoded as in the harness: white space at the end of the prompt moves to the
+        continuation, whose tokens are those of the joined text after the prompt's tokens. If a token spans the
+        boundary, or only one of the two is text, each is encoded separately. Token ids are used unchanged. An empty
+        prompt is the end-of-text token.
 
         Raises:
-            RequestError: the continuation has no tokens, an id is out of range, a token spans the boundary and encoded
-                apart the two are another text, or together they exceed the context by more than one token
-                (ContextLengthError): nothing is truncated.
-            TokenizerError: there is text and the model has no tokenizer.
+            RequestError: the continuation has no tokens, an id is out of range, or a token spans the boundary and
+                encoding both separately changes the text; or their tokens exceed the context by more than one
+                (ContextLengthError), since nothing is truncated.
+            TokenizerError: one is text and the model has no tokenizer.
             GenerationError: the logits contain NaN or infinity.
         """
         return next(self.score_many([(prompt, continuation)]))
 
     def score_many(self, pairs: Iterable[tuple[str | Sequence[int], str | Sequence[int]]]) -> Iterator[Score]:
-        """`score` for each (prompt, continuation), in order: the same numbers, faster than one at a time.
+        """`score` for each (prompt, continuation) in batches, in order and with the same results.
 
-        Reads some dozens of pairs ahead and scores several in a step. Consecutive pairs with a common prefix, such as
-        the answers to one question, compute it once.
+        Reads dozens of pairs ahead. A common prefix of consecutive pairs, such as a question with several answers, is
+        computed once.
 
         Raises:
-            RequestError, TokenizerError, GenerationError: as `score`, after the scores of the pairs before.
+            RequestError, TokenizerError, GenerationError: as `score`, after the scores of the preceding pairs.
         """
         if not isinstance(pairs, Iterable):
             raise RequestError("score_many expects pairs (prompt, continuation)", found=short_repr(pairs))
@@ -524,8 +525,8 @@ class Model:
         """The perplexity of a text of any length, over sliding windows.
 
         Args:
-            text: the text, an iterable of its pieces, such as a file, or its token ids; consumed as needed. Pieces are
-                encoded as the joined text is, wherever they are split (see `rushlight.text.encode_chunks`).
+            text: the text, an iterable of its pieces, such as a file, or its token ids; consumed as needed. Pieces have
+                the tokens of the joined text, wherever they are split (see `rushlight.text.encode_chunks`).
             window: tokens per window; None for the model's context.
             stride: tokens from one window to the next; None for 512, or the window if that is less. A smaller stride
                 gives each token more context and takes longer.
@@ -533,7 +534,7 @@ class Model:
 
         Raises:
             RequestError: window, stride or an id is out of range, or there are fewer than two tokens.
-            TokenizerError: there is text and the model has no tokenizer.
+            TokenizerError: the input is text and the model has no tokenizer.
             GenerationError: the logits contain NaN or infinity.
         """
         result = Perplexity.within(self.context_length, window, stride)
@@ -558,7 +559,7 @@ class Model:
 
     @property
     def _current(self) -> Execution:
-        """The execution of this model in this thread or task: the default, or a traced or patched one."""
+        """The execution of this model in this thread or task: the default, or an instrumented one."""
         return (_instrumented.get() or {}).get(self, self._default)
 
     def _completions(self, request: Request, execution: Execution) -> list[Completion]:

@@ -1,4 +1,4 @@
-"""Requests, and how they become sequences: encodes and validates prompts, settings and stop strings."""
+"""Turns requests into sequences for the engine: validates settings, encodes prompts, creates samplers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rushlight.generation import (
     SamplingSettings,
     SequenceState,
     takes_settings,
+    without_none,
 )
 from rushlight.runtime.result import Generation, Stats
 from rushlight.runtime.streaming import Completion
@@ -42,13 +43,12 @@ if TYPE_CHECKING:
 class Request:
     """A prompt with the arguments of `Model.generate`: `Request("Once", max_tokens=20, stop=".")`.
 
-    It is validated when it is generated, so that an invalid one does not stop the others.
+    It is validated when it is run, so that an invalid request does not stop the others.
 
     Attributes:
         prompt: text, or token ids.
         stop: stop strings.
-        settings: the sampling settings: those given by keyword, which take precedence, and those in the mapping
-            `settings`.
+        settings: the sampling settings, from the mapping `settings` and from keywords, which take precedence.
     """
 
     prompt: str | Sequence[int]
@@ -63,23 +63,23 @@ class Request:
         settings: SamplingSettings | None = None,
         **keywords: Unpack[SamplingSettings],
     ) -> None:
-        given: Any = settings or {}
-        if keywords and isinstance(given, Mapping):
-            given = {**given, **keywords}
-        for name, value in (("prompt", prompt), ("stop", stop), ("settings", given)):
+        merged: Any = settings or {}
+        if keywords and isinstance(merged, Mapping):
+            merged = {**merged, **keywords}
+        for name, value in (("prompt", prompt), ("stop", stop), ("settings", merged)):
             object.__setattr__(self, name, value)
 
     def with_defaults(self, stop: str | Sequence[str] | None, settings: SamplingSettings) -> Self:
-        """The request with these stop strings and settings in place of those that it does not give."""
+        """The request with these stop strings and settings where it has none."""
         own: Any = self.settings  # of any type until it is validated
         has_stop = self.stop is not None and not (isinstance(self.stop, tuple) and not self.stop)
         if isinstance(own, Mapping):
-            own = {**settings, **{name: value for name, value in own.items() if value is not None}}
+            own = {**settings, **without_none(cast("SamplingSettings", own))}
         return type(self)(self.prompt, self.stop if has_stop else stop, own)
 
     @property
     def has_n(self) -> bool:
-        """Whether it sets `n`, so that its result is a list."""
+        """Whether it sets `n`; its result is a list then."""
         return isinstance(self.settings, Mapping) and self.settings.get("n") is not None
 
 
@@ -90,11 +90,11 @@ class InputProcessor:
         vocab_size: V.
         context_length: the most tokens of prompt and completion.
         suppressed_ids: tokens that are never sampled.
-        begin_suppressed_ids: tokens that are not sampled first.
+        begin_suppressed_ids: tokens that are not sampled as the first new token.
 
     Attributes:
         allowed: (V,) the tokens that may be sampled; None for all.
-        allowed_first: (V,) the same for the first new token; None if they are the same.
+        allowed_first: (V,) `allowed` for the first new token; None if it does not differ.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class InputProcessor:
     def completions(
         self, request: Request, prompts: PromptEncoder, eos_ids: tuple[int, ...], engine: Engine
     ) -> list[Completion]:
-        """The n completions of a request, validated, ready to be submitted.
+        """The n completions of a request, validated and ready to be submitted.
 
         Args:
-            request: as the user gave it.
+            request: the request, not validated yet.
             prompts: encodes its prompt.
             eos_ids: the model's end-of-text tokens.
             engine: the engine that will run it.
@@ -131,7 +131,7 @@ class InputProcessor:
         stop_ids = {*params.stop_ids, *(() if params.ignore_eos else eos_ids)}
         constraint = self.constraint(params, prompts, eos_ids)
         if constraint is not None:
-            stop_ids.update(eos_ids)  # a grammar allows them where the text is complete
+            stop_ids.update(eos_ids)  # a grammar allows them where the output is complete
         completions = []
         for index, own in enumerate(params.per_completion()):
             sampler = Sampler(
@@ -149,7 +149,7 @@ class InputProcessor:
                 context_length=self._context_length,
                 stop_ids=stop_ids,
             )
-            engine.check(sequence)
+            engine.check_capacity(sequence)
             result = Generation(
                 prompt_ids,
                 sampler.seed if own.temperature > 0 else None,
@@ -186,12 +186,12 @@ class PromptEncoder:
     """Encodes and validates prompts for one model.
 
     Attributes:
-        name: the model's, for error messages.
-        tokenizer: None if the model has none, and takes token ids only.
-        no_tokenizer: the reason why, if its files give one.
+        name: the model's name, for error messages.
+        tokenizer: None if the model has none and takes only token ids.
         vocab_size: V.
-        context_length: the most tokens that the model takes.
-        start_id: the token that stands for an empty prompt; None if the model has no such token.
+        context_length: the most tokens of a sequence.
+        start_id: the token that replaces an empty prompt; None if the model has no such token.
+        no_tokenizer: the error to raise if a tokenizer is needed, if the tokenizer files have one.
     """
 
     name: str
@@ -222,10 +222,10 @@ class PromptEncoder:
         return self.tokenizer
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """The token ids of a text, with the prefix that the tokenizer adds to every text; token ids unchanged.
+        """The token ids of a prompt: of text with the prefix that the tokenizer adds; token ids are unchanged.
 
         Raises:
-            RequestError: not a prompt, several prompts, or a token outside the model's vocabulary.
+            RequestError: it is not a single prompt, or has a token outside the model's vocabulary.
             TokenizerError: the prompt is text and the model has no tokenizer.
         """
         if isinstance(prompt, str):
@@ -272,7 +272,7 @@ class PromptEncoder:
             yield i
 
     def encode_or_start(self, prompt: Prompt) -> list[int]:
-        """As `encode`; the start token for an empty prompt.
+        """As `encode`, with the start token for an empty prompt.
 
         Raises:
             RequestError: the prompt is empty and the model has no start token; or as `encode`.
@@ -285,7 +285,7 @@ class PromptEncoder:
         return [self.start_id]
 
     def encode_for_generation(self, prompt: Prompt, max_tokens: int) -> list[int]:
-        """As `encode_or_start`, of a prompt that leaves room for a new token unless max_tokens is 0.
+        """As `encode_or_start`, and checks that there is room for a new token, unless max_tokens is 0.
 
         Raises:
             ContextLengthError: the prompt is too long; or as `encode_or_start`.
@@ -300,15 +300,15 @@ class PromptEncoder:
         return ids
 
     def encode_pair(self, pair: object) -> tuple[list[int], list[int]]:
-        """The ids of a (prompt, continuation), encoded together if both are text.
+        """The token ids of a prompt and of its continuation, encoded as one text if both are text.
 
-        As in lm-evaluation-harness, white space at the end of the prompt moves to the continuation, and the
-        continuation's tokens are those of the joined text after the prompt's own. If a token spans the boundary, so
-        that the joined text does not begin with the prompt's tokens, the continuation is encoded by itself.
+        As in lm-evaluation-harness, white space at the end of the prompt moves to the continuation, whose tokens are
+        those of the joined text after the prompt's tokens. If a token spans the boundary, so that the joined text does
+        not begin with the prompt's tokens, the continuation is encoded separately.
 
         Raises:
-            RequestError: not a pair; the continuation has no tokens; a token spans the boundary, and encoded apart the
-                two are another text; or both are too long (ContextLengthError).
+            RequestError: it is not a pair; the continuation has no tokens; a token spans the boundary, and encoding
+                both separately changes the text; or they are too long (ContextLengthError).
             TokenizerError: as `encode`.
         """
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -339,7 +339,7 @@ class PromptEncoder:
         ids, decode = self.encode_bare(continuation), self.need_tokenizer("the prompt is text").decode
         if decode([*prompt_ids, *ids]) != decode(joined_ids):
             raise RequestError(
-                "a token spans the boundary of prompt and continuation, and encoded apart they are another text",
+                "a token spans the boundary of prompt and continuation, and encoding them separately changes the text",
                 expected=repr(decode(joined_ids)[-40:]),
                 found=repr(decode([*prompt_ids, *ids])[-40:]),
                 remedy="split the text at the beginning of a word, or give token ids",
@@ -363,11 +363,11 @@ class PromptEncoder:
         return stops
 
     def encode_stream(self, text: Iterable[str] | Iterable[int], result: Perplexity) -> Iterator[int]:
-        """The ids of a text of any length, of its pieces, or of ids, encoded lazily; with the prefix if it is text.
+        """The token ids of a text of any length, encoded lazily and with the tokenizer's prefix.
 
         Args:
-            text: consumed as needed.
-            result: counts the bytes of the pieces, and the tokens of the prefix.
+            text: the text, its pieces, or its token ids, which are passed through; consumed as needed.
+            result: receives the number of bytes, and of tokens in the prefix.
         """
         expected = "expected a text as a string, an iterable of its pieces, or token ids"
         items: Iterator[Any] = iter([text]) if isinstance(text, str) else _iterate(text, expected)
@@ -388,7 +388,7 @@ class PromptEncoder:
                 result.count_bytes(len(piece.encode(errors="surrogatepass")))
                 yield piece
 
-        tokenizer, prefix = self.need_tokenizer("there is text to encode"), self.prefix("there is text to encode")
+        tokenizer, prefix = self.need_tokenizer("the input is text"), self.prefix("the input is text")
         result.n_prefix = len(prefix)
         yield from prefix
         yield from self._in_vocabulary(encode_chunks(tokenizer, counted()))
@@ -398,7 +398,7 @@ def _iterate(value: object, expected: str) -> Iterator[Any]:
     """The items of an iterable.
 
     Raises:
-        RequestError: it is not iterable; the message says what was `expected`.
+        RequestError: it is not iterable; the message begins with `expected`.
     """
     if not isinstance(value, bytes | bytearray | Mapping):  # iterating bytes would give numbers that look like ids
         with suppress(TypeError):

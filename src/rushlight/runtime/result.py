@@ -1,4 +1,4 @@
-"""The values that a model returns: generations, beams, scores, and their statistics."""
+"""The results that a model returns: generations, beams and scores, with statistics."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class Stats:
     """Token counts and times of a generation.
 
-    The times, in seconds, are those of the steps that the sequence took part in: prefill up to its first new token,
-    decode after it. Sequences that share a step share its time.
+    Times are those of all steps that included the sequence, in seconds: prefill up to its first new token, decode after
+    it. A step counts in full for each of its sequences.
 
     Attributes:
         prompt_tokens: tokens of the prompt.
-        cached_tokens: those of them that the prefix cache held, and that were not computed.
+        cached_tokens: prompt tokens found in the prefix cache, and so not computed.
         generated_tokens: new tokens, including the stop token.
     """
 
@@ -43,7 +43,7 @@ class Stats:
 
     @property
     def decode_tok_s(self) -> float:
-        """New tokens per second, without the first, which the prefill yields."""
+        """New tokens per second, without the first, which prefill yields."""
         return (self.generated_tokens - 1) / self.decode_s if self.decode_s else 0.0
 
 
@@ -52,8 +52,8 @@ class Token(NamedTuple):
 
     Attributes:
         id: the token id.
-        text: the token decoded after the tokens before it; None if the model has no tokenizer, or the id no token. Part
-            of a character decodes to U+FFFD here; `Delta.text` never contains such a part.
+        text: the token, decoded in the context of the tokens before it; None if the model has no tokenizer, or no token
+            has this id. Part of a character decodes to U+FFFD here, but never in `Delta.text`.
         logprob: its log-probability and the alternatives; None unless `logprobs` was set.
     """
 
@@ -72,10 +72,10 @@ class Generation:
         text: the new text, without the stop string; empty if the model has no tokenizer.
         finish_reason: "stop" (stop token or stop string), "length" (max_tokens) or "context" (the model's context is
             full); None until it has finished.
-        seed: the seed of the random numbers, also if none was given; None for greedy decoding.
+        seed: the seed of the random numbers, even if it was not set; None for greedy decoding.
         stats: token counts and times.
         logprobs: the log-probability of each of `ids`; None unless requested.
-        prompt_logprobs: the same for `prompt_ids`, with None for the first, which has no context.
+        prompt_logprobs: the same for `prompt_ids`, with None for the first, which has no token before it.
     """
 
     prompt_ids: list[int]
@@ -96,11 +96,11 @@ class Generation:
         return self.prompt_ids[start:position] + self.ids[max(0, start - n_prompt) : max(0, position - n_prompt)]
 
     def to_json(self, tokenizer: Tokenizer | None) -> dict[str, Any]:
-        """Text, ids, finish reason, seed, and the log-probabilities if requested, as JSON values.
+        """Text, ids, finish reason, seed, and log-probabilities if requested, as JSON values.
 
         Args:
-            tokenizer: the model's, for the text of single tokens, which is None without a tokenizer and for the rows of
-                a padded vocabulary.
+            tokenizer: the model's, for the text of single tokens. This text is None without a tokenizer, and for the
+                unused ids of a padded vocabulary.
         """
 
         def token(position: int, token_id: int, logprob: float) -> dict[str, object]:
@@ -127,13 +127,13 @@ class Generation:
 
 
 def generations_to_json(generations: Sequence[Generation], tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """The completions of one prompt as one JSON object: the first one's values, and the others under "others"."""
+    """The completions of one prompt as a JSON object: the values of the first, and the others under "others"."""
     record, *others = (generation.to_json(tokenizer) for generation in generations)
     return {**record, "others": others} if others else record
 
 
 def token_text(tokenizer: Tokenizer | None, token_id: int, before: Sequence[int]) -> str | None:
-    """The text of a token after the tokens before it; None without a tokenizer, or if no token has the id."""
+    """The text of a token after the tokens before it; None without a tokenizer, or if no token has this id."""
     return tokenizer.decode([token_id], before=before) if tokenizer and tokenizer.has_token(token_id) else None
 
 
@@ -171,7 +171,7 @@ class Beam:
         stop_ids: Collection[int],
         stop: Sequence[str],
     ) -> Self:
-        """The hypothesis as a user sees it: decoded, without its stop token or stop string."""
+        """The decoded hypothesis, without its stop token or stop string."""
         ids = list(hypothesis.ids)
         if ids[-1] in stop_ids:
             del ids[-1]

@@ -1,4 +1,4 @@
-"""Drives the engine for a model's requests and streams their completions as deltas."""
+"""Submits completions to the engine, decodes their tokens as they come, and streams them as deltas."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 Key = TypeVar("Key")
 
 TOKENS_PER_READ = 16
-"""Tokens of a sequence that are read at a time if nobody reads its text as it comes."""
+"""Tokens of a sequence that are read at a time if its text is not streamed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
     """The next part of a streamed completion.
 
-    Text is final once delivered: it never contains part of a character, or of a stop string. The deltas of an index
-    join to exactly the text and the tokens of its `Generation`.
+    Its text is final: it never contains part of a character or of a stop string. Joined, the deltas of an index have
+    exactly the text and the tokens of its `Generation`.
 
     Attributes:
-        index: which of the request's n completions it belongs to.
-        text: its new text; empty if the model has no tokenizer, and possibly in the last delta of an index.
-        tokens: its new tokens. Where several tokens form one character, or may begin a stop string, one delta has them
-            all. The stop token is not among them.
+        index: the index of its completion among the n of the request.
+        text: the new text; empty if the model has no tokenizer, and possibly in the last delta of an index.
+        tokens: the new tokens, without the stop token. Several tokens that form one character, or may begin a stop
+            string, come in one delta.
         finish_reason: why the completion ended, in the last delta of an index; None in all others.
     """
 
@@ -52,9 +52,9 @@ class Completion:
     """A sequence, and the `Generation` that its tokens are decoded into as they are read.
 
     Args:
-        index: its place among the completions of its request.
-        sequence: new, not yet submitted.
-        result: empty.
+        index: its index among the completions of the request.
+        sequence: a sequence that is not submitted yet.
+        result: an empty result.
         tokenizer: None leaves the text empty.
         stop: the stop strings.
     """
@@ -78,7 +78,7 @@ class Completion:
         return bool(self.sequence.arrival) and not self.finished
 
     def is_due(self) -> bool:
-        """Whether to read its tokens, if the text is delivered only at the end.
+        """Whether to read its tokens now, if its text is not streamed.
 
         Reading several at a time is faster, but any token may complete a stop string.
         """
@@ -108,7 +108,7 @@ class Completion:
         return True
 
     def next_piece(self) -> Piece | None:
-        """What was added to the result since the last piece; None if there is no text yet, unless it has finished."""
+        """The addition to the result since the last piece; None if there is nothing to deliver yet."""
         start, first = self._n_chars, self._n_ids
         n_chars, n_ids = len(self.result.text), len(self.result.ids)
         if n_chars == start and not self.finished and (self._decoder is not None or n_ids == first):
@@ -123,7 +123,7 @@ class Completion:
         return self._filter(self._decoder.push(token.id)) if self._decoder else ""
 
     def _finish(self, token: SampledToken | None) -> str:
-        """Finishes with the last token, or without one; returns the text that was held back."""
+        """Finishes with the last token, or without one; returns the text held back so far."""
         self.finished = True
         if token is not None:
             self.result.finish_reason = token.finish_reason
@@ -170,14 +170,14 @@ class Piece(NamedTuple):
 
 
 class _BaseStream:
-    """The results of a stream, as far as they have been read."""
+    """The results of a stream, as far as it has been read."""
 
     def __init__(self, completions: Sequence[Completion]) -> None:
         self._completions = completions
 
     @property
     def results(self) -> list[Generation]:
-        """The completions by index, as far as they have been read."""
+        """The completions by index, as far as the stream has been read."""
         return [completion.result for completion in self._completions]
 
     @property
@@ -201,15 +201,15 @@ class _BaseStream:
 
 
 class Stream(_BaseStream):
-    """A request as it is generated. Iterating yields text; `deltas()` yields `Delta` objects; `results` holds it all.
+    """The stream of a request. Iterating yields text, `deltas()` yields `Delta` objects, and `results` collects both.
 
         for text in model.stream("Once upon a time"):
             print(text, end="")
         for delta in model.stream("Once upon a time", n=2, logprobs=3).deltas():
             print(delta.index, delta.text, delta.tokens, delta.finish_reason)
 
-    Text is never empty, and final: it never contains part of a character, or of a stop string. Nothing runs before the
-    first iteration. Closing or dropping a stream cancels its sequences and frees their memory.
+    Each piece of text is non-empty and final: it never contains part of a character or of a stop string. Nothing runs
+    before the first iteration. Closing or dropping a stream cancels its sequences and frees their memory.
     """
 
     def __init__(self, engine: Engine, completions: Sequence[Completion]) -> None:
@@ -228,11 +228,11 @@ class Stream(_BaseStream):
         return text
 
     def deltas(self) -> Iterator[Delta]:
-        """The deltas of all n completions, interleaved as they are generated."""
+        """The deltas of all n completions, interleaved."""
         return map(Piece.delta, self._pieces)
 
     def close(self) -> None:
-        """Cancels what has not finished."""
+        """Cancels the sequences that have not finished."""
         self._pieces.close()
         self._engine.reclaim()
 
@@ -258,16 +258,16 @@ class AsyncStream(_BaseStream):
         return text
 
     def deltas(self) -> AsyncIterator[Delta]:
-        """The deltas of all n completions, interleaved as they are generated."""
+        """The deltas of all n completions, interleaved."""
         return _AsyncDeltas(self._pieces)
 
     async def aclose(self) -> None:
-        """Cancels what has not finished."""
+        """Cancels the sequences that have not finished."""
         await self._pieces.aclose()
 
 
 class _AsyncDeltas:
-    # Not a generator: dropping it drops the pieces at once, not when an event loop finalizes one generator's other.
+    # Not a generator: dropping a generator would release the pieces only when the event loop finalizes it.
     def __init__(self, pieces: AsyncGenerator[Piece]) -> None:
         self._pieces = pieces
 
@@ -281,15 +281,17 @@ class _AsyncDeltas:
 def run_requests(
     engine: Engine, requests: Iterator[tuple[Key, Callable[[], list[Completion]]]], max_active: int
 ) -> Iterator[tuple[Key, list[Generation] | RushlightError]]:
-    """Runs many requests to their ends, `max_active` at a time.
+    """Runs many requests to completion, `max_active` at a time.
 
     Args:
-        requests: (key, function that makes its completions), consumed as needed.
+        engine: the engine.
+        requests: (key, function that creates the completions), consumed as needed.
+        max_active: the most requests that run at the same time.
 
     Yields:
-        (key, its completions or its error), in the order in which they finish.
+        (key, completions or error), in the order in which the requests finish.
     """
-    consumer = Consumer()  # released with this frame, by no Python code that could swallow an interrupt
+    consumer = Consumer()  # released with this frame, without Python code that could swallow an interrupt
     active: dict[Key, list[Completion]] = {}
     while True:
         while len(active) < max_active and (pulled := next(requests, None)):
@@ -321,10 +323,13 @@ def run_requests(
 
 
 def _submit(engine: Engine, completions: Iterable[Completion], consumer: Consumer, *, can_wait: bool) -> None:
-    """Submits those that are not submitted yet, in order, as far as the queue has room.
+    """Submits completions that are not submitted yet, in order, while the queue has room.
 
     Args:
-        can_wait: run other sequences until there is room: the caller has none of its own to read meanwhile.
+        engine: the engine.
+        completions: the completions of one request.
+        consumer: cancels their sequences when it is collected.
+        can_wait: whether to run other sequences until there is room, because the caller has none to read meanwhile.
 
     Raises:
         QueueFullError: the queue is full and cannot drain.
@@ -347,7 +352,7 @@ def _any_ready(completions: Iterable[Completion]) -> bool:
 
 
 def _catch_up(engine: Engine, completion: Completion) -> bool:
-    """Reads the tokens that are there; returns whether the completion has finished, and then frees its memory."""
+    """Reads the available tokens; returns whether the completion has finished, and frees its memory if so."""
     while completion.sequence.is_ready() and completion.advance():
         pass
     if completion.finished:
@@ -381,7 +386,7 @@ def _pieces(engine: Engine, completions: Sequence[Completion]) -> Generator[Piec
 
 
 async def _async_pieces(engine: Engine, completions: Sequence[Completion]) -> AsyncGenerator[Piece]:
-    import asyncio  # half a hundred modules, which synchronous use never loads
+    import asyncio  # imports about fifty modules, which synchronous callers do not need
 
     # The consumer is released with this frame, even if a closed event loop cannot finalize the generator.
     active, ready, consumer = list(completions), asyncio.Event(), Consumer()

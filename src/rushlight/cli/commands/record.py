@@ -72,7 +72,7 @@ def record(
             "--dtype",
             metavar="NAME",
             rich_help_panel=MODEL,
-            help="The dtype PyTorch computes in: float32, bfloat16 or float16.",
+            help="The dtype PyTorch computes in: float32, float64, bfloat16 or float16.",
         ),
     ] = "float32",
     offline: Offline = False,

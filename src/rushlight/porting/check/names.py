@@ -139,7 +139,7 @@ def _report_other_model(checker: Checker, landmarks: frozenset[str], flag: str |
         "architecture",
         "another model",
         f"No tensor is named {' or '.join(sorted(landmarks)[:3])}"
-        + (f"; by its names this is {found.what}." if found else "."),
+        + (f"; by its names this is {found.description}." if found else "."),
         fix,
     )
 
@@ -153,7 +153,7 @@ def check_unknown(checker: Checker) -> None:
         checker.problem(
             "architecture",
             "an architecture that is not built in",
-            f"By its names this is {found.what}; {f'{named}; ' if named else ''}rushlight has {supported}.",
+            f"By its names this is {found.description}; {f'{named}; ' if named else ''}rushlight has {supported}.",
             found.fix,
         )
         return
