@@ -221,3 +221,13 @@ def test_a_type_may_extend_and_override_another():
 
     config = Wider.from_json(SIZES | {"logit_scale": 0.5})
     assert (config.eps, config.logit_scale, config.hidden_size) == (1e-3, 0.5, 24)
+
+
+def test_a_field_without_a_declaration_is_an_error_of_the_port():
+    @dataclass(frozen=True, kw_only=True)
+    class Plain(Config):
+        n_experts: int
+        n_shared: int = 2
+
+    with pytest.raises(PortError, match=r"Plain does not state how to read n_experts from config.json; .*field\.size"):
+        Plain.from_json(SIZES | {"n_experts": 4})

@@ -97,6 +97,12 @@ def test_a_module_of_two_trees_counts_in_both(first, second):
     assert second.module.version > before[1]
 
 
+def test_a_deleted_attribute_counts(first):
+    before = first.module.version
+    del first.module.h[0].attn.scale
+    assert first.module.version > before
+
+
 def test_a_part_counts_with_its_tree(first):
     before = first.module.h[0].version
     first.module.h[0].attn.scale = 2.0

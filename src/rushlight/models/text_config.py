@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from rushlight.errors import ConfigError, PortError
@@ -72,18 +73,25 @@ class TextConfig:
 
         Raises:
             ConfigError: fields are missing, mistyped, out of range or not supported. The message lists them all.
-            PortError: the class lacks a declaration that a language model needs.
+            PortError: the class lacks a declaration that a language model needs, or has a field without one.
         """
         if missing := [role for role in ("positions", "width", "layers", "heads") if not cls._key(role)]:
             raise PortError(
                 f"not a language model: {cls.__name__} declares no {', '.join(missing)}",
                 remedy=f"declare a field of the config as rushlight.models.field.{missing[0]}()",
             )
+        declared = field.declared(cls)
+        required = [each.name for each in dataclasses.fields(cls) if each.default is each.default_factory is MISSING]
+        if undeclared := [name for name in required if name not in declared]:
+            raise PortError(
+                f"{cls.__name__} does not state how to read {', '.join(undeclared)} from config.json",
+                remedy=f"declare each field with rushlight.models.field, such as {undeclared[0]}: int = field.size()",
+            )
         fields = Fields(values, file)
         if cls.model_type:
             fields.choice("model_type", (cls.model_type,), cls.model_type)
         read: dict[str, Any] = {}
-        for name, declaration in field.declared(cls).items():
+        for name, declaration in declared.items():
             read[name] = declaration.read(fields, name, read)
         for key, neutral in {"quantization_config": (), **cls.unsupported}.items():
             fields.neutral(key, *neutral)
