@@ -188,6 +188,7 @@ class ReferenceBackend:
         slopes: ReferenceWeight | None = None,
         softcap: float | None = None,
     ) -> Floats:
+        batch.require_cache()
         n_layer, _, n_kv_head, _, head_dim = batch.cache.keys.shape
         require(0 <= layer < n_layer, f"layer {layer} is not in this cache, which has {n_layer} layers")
         bias = None if slopes is None else slopes.array
