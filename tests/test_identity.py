@@ -55,7 +55,7 @@ def expected(model, asked):
 def fresh_engine(model, **options):
     """Gives the model a new engine with an empty cache."""
     engine = Engine(LanguageModel.of(model.module, model._backend, model.config), **options)
-    model._default._made = os.getpid(), engine
+    model._default._engine = os.getpid(), engine
     return engine
 
 
