@@ -6,7 +6,7 @@ import signal
 import sys
 
 # Set before NumPy is imported, here and in the processes that tests start: on matrices as small as these, the threads
-# of BLAS only wait for one another.
+# of BLAS only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["NO_PROXY"] = "*"  # the servers that tests start are on this machine
 

@@ -15,8 +15,8 @@ FIXTURES = sorted(path.parent for path in (Path(__file__).parent / "fixtures" / 
 SETTINGS = [{}, {"temperature": 0.9, "seed": 7}, {"temperature": 1.0, "top_p": 0.9, "seed": 8, "presence_penalty": 0.5}]
 
 
-def alone(model, ids, n, settings):
-    """The tokens of the plainest loop: one sequence, one token at a time, no engine."""
+def solo(model, ids, n, settings):
+    """Returns the tokens of the simplest loop: one sequence, one token at a time, no engine."""
     sampler = Sampler(SamplingParams(**settings), model.config.vocab_size, ids, model._inputs.allowed)
     context = Context(LanguageModel.of(model.module, model._backend, model.config), len(ids) + n)
     feed, text = ids, []
@@ -28,8 +28,8 @@ def alone(model, ids, n, settings):
     return text
 
 
-def requests(model, n, seed=0, longest=150):
-    """n prompts of different lengths; every third shares a prefix with another."""
+def make_requests(model, n, seed=0, longest=150):
+    """Returns n requests of different lengths; every third shares a prefix with another."""
     rng = random.Random(seed)
     longest = min(longest, model.context_length // 2)
     shared = [rng.randrange(model.config.vocab_size) for _ in range(longest)]
@@ -42,14 +42,14 @@ def requests(model, n, seed=0, longest=150):
     return made
 
 
-def texts(model, asked, **options):
-    """The engine's results, in the order of the requests."""
-    results = dict(model.generate_many(asked, **options))
-    return [results[i].ids for i in range(len(asked))]
+def outputs(model, requests, **options):
+    """Returns the output ids of the engine, in the order of the requests."""
+    results = dict(model.generate_many(requests, **options))
+    return [results[i].ids for i in range(len(requests))]
 
 
-def expected(model, asked):
-    return [alone(model, request.prompt, request.settings["max_tokens"], request.settings) for request in asked]
+def expected(model, requests):
+    return [solo(model, request.prompt, request.settings["max_tokens"], request.settings) for request in requests]
 
 
 def fresh_engine(model, **options):
@@ -65,44 +65,44 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def asked(model):
-    return requests(model, 32)
+def requests(model):
+    return make_requests(model, 32)
 
 
 @pytest.fixture(scope="module")
-def right(model, asked):
-    return expected(model, asked)
+def expected_ids(model, requests):
+    return expected(model, requests)
 
 
 @pytest.mark.parametrize("n", [2, 5, 16, 32])
-def test_in_batches_in_any_order_of_arrival(model, asked, right, n):
+def test_in_batches_in_any_order_of_arrival(model, requests, expected_ids, n):
     order = random.Random(n).sample(range(32), n)
     fresh_engine(model)
-    assert texts(model, [asked[i] for i in order], max_active=n) == [right[i] for i in order]
+    assert outputs(model, [requests[i] for i in order], max_active=n) == [expected_ids[i] for i in order]
 
 
 @pytest.mark.parametrize("max_prefill_rows", [1, 7, 63, 64, 65, 300, 512])
-def test_in_chunks_of_any_size(model, asked, right, max_prefill_rows):
+def test_in_chunks_of_any_size(model, requests, expected_ids, max_prefill_rows):
     fresh_engine(model, max_prefill_rows=max_prefill_rows)
-    assert texts(model, asked[:6]) == right[:6]
+    assert outputs(model, requests[:6]) == expected_ids[:6]
 
 
-def test_from_the_prefix_cache_or_not(model, asked, right):
+def test_with_the_prefix_cache_or_without(model, requests, expected_ids):
     fresh_engine(model)
-    assert texts(model, asked[:9], max_active=1) == right[:9]
-    again = dict(model.generate_many(asked[:9]))
-    assert [again[i].ids for i in range(9)] == right[:9]
+    assert outputs(model, requests[:9], max_active=1) == expected_ids[:9]
+    again = dict(model.generate_many(requests[:9]))
+    assert [again[i].ids for i in range(9)] == expected_ids[:9]
     assert sum(result.stats.cached_tokens > 0 for result in again.values()) > 4
 
 
-def test_after_preemption(model, asked, right):
+def test_after_preemption(model, requests, expected_ids):
     engine = fresh_engine(model, kv_bytes=9 * model._backend.kv_block_bytes(model.config.kv_shape))
     assert engine.pool.n_blocks == 9
-    assert texts(model, asked) == right
+    assert outputs(model, requests) == expected_ids
 
 
 def repetitive(model, n):
-    """Prompts that lead to draft tokens, accepted and rejected ones."""
+    """Returns prompts that lead to accepted and rejected draft tokens."""
     rng = random.Random(3)
     made = []
     for i in range(n):
@@ -125,13 +125,13 @@ def test_with_speculation_or_without(dtype, speculate, monkeypatch):
         n_rows.append(sum(len(chunk.ids) for chunk in chunks))
         return run(chunks)
 
-    asked = repetitive(model, 8)
-    right = expected(model, asked)
+    requests = repetitive(model, 8)
+    expected_ids = expected(model, requests)
     engine._steps._runner.on_device = count
     for max_active in (1, 3):
-        drafted = [Request(r.prompt, (), {**r.settings, "speculate": speculate}) for r in asked]
+        drafted = [Request(r.prompt, (), {**r.settings, "speculate": speculate}) for r in requests]
         n_rows.clear()
-        assert texts(model, drafted, max_active=max_active) == right
+        assert outputs(model, drafted, max_active=max_active) == expected_ids
         if speculate and max_active == 1:  # otherwise it depends on the time that steps take
             assert len(n_rows) < 8 * 40
 
@@ -139,30 +139,31 @@ def test_with_speculation_or_without(dtype, speculate, monkeypatch):
 @pytest.mark.parametrize(
     "dtype", ["f32", "int8", *(pytest.param(d, marks=pytest.mark.slow) for d in ("f16", "bf16", "int4"))]
 )
-def test_at_every_dtype_by_any_number_of_threads(dtype):
+def test_at_every_dtype_with_any_number_of_threads(dtype):
     found = []
     for threads in (1, 2, 3):
         model = rushlight.load(dtype=dtype, threads=threads)
-        asked = requests(model, 5, seed=1)
+        requests = make_requests(model, 5, seed=1)
         fresh_engine(model, max_prefill_rows=(512, 65, 7)[threads - 1])
-        found += [texts(model, asked), texts(model, asked)]  # the second time from the prefix cache
+        found += [outputs(model, requests), outputs(model, requests)]  # the second time from the prefix cache
         if threads == 1:
-            right = expected(model, asked)
-    assert found == [right] * 6
+            expected_ids = expected(model, requests)
+    assert found == [expected_ids] * 6
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
-def test_on_the_reference_backend_too(fixture, dtype):
+def test_on_the_reference_backend(fixture, dtype):
     model = rushlight.load(fixture, device="reference", dtype=dtype)
-    asked = requests(model, 5, longest=70)
-    assert texts(model, asked) == expected(model, asked)
+    requests = make_requests(model, 5, longest=70)
+    assert outputs(model, requests) == expected(model, requests)
 
 
-def test_logprobs_are_the_same_too(model, asked):
+def test_logprobs_are_identical(model, requests):
     fresh_engine(model)
     wanted = [
-        Request(request.prompt, (), {**request.settings, "logprobs": 1, "prompt_logprobs": 1}) for request in asked[:8]
+        Request(request.prompt, (), {**request.settings, "logprobs": 1, "prompt_logprobs": 1})
+        for request in requests[:8]
     ]
     together = dict(model.generate_many(wanted))
     for i, request in enumerate(wanted):
@@ -174,7 +175,7 @@ def test_logprobs_are_the_same_too(model, asked):
         assert np.isfinite(logits).all()
 
 
-def test_with_a_draft_model_or_without(model, asked, right):
+def test_with_a_draft_model_or_without(model, requests, expected_ids):
     own_draft = rushlight.load(dtype="int4", threads=1)
     target = rushlight.load(dtype="f32", threads=1)
     target.use_draft(own_draft)
@@ -182,9 +183,9 @@ def test_with_a_draft_model_or_without(model, asked, right):
     engine = target._default.engine
     run = engine._steps._runner.on_device
     engine._steps._runner.on_device = lambda chunks: steps.append(len(chunks)) or run(chunks)
-    drafted = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in asked[:9]]
-    assert texts(target, drafted, max_active=1) == right[:9]
-    assert len(steps) < 0.6 * sum(map(len, right[:9]))
-    assert texts(target, drafted, max_active=9) == right[:9]
-    assert texts(target, asked[:9]) == right[:9]
+    drafted = [Request(r.prompt, (), {**r.settings, "speculate": True}) for r in requests[:9]]
+    assert outputs(target, drafted, max_active=1) == expected_ids[:9]
+    assert len(steps) < 0.6 * sum(map(len, expected_ids[:9]))
+    assert outputs(target, drafted, max_active=9) == expected_ids[:9]
+    assert outputs(target, requests[:9]) == expected_ids[:9]
     assert engine.pool.n_held == engine._steps.speculation.proposers[-1].pool.n_held == 0

@@ -16,11 +16,11 @@ def modules_loaded_by(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-def test_import_rushlight_loads_no_library():
+def test_importing_rushlight_does_not_load_libraries():
     assert modules_loaded_by("import rushlight") & HEAVY == set()
 
 
-def test_import_rushlight_loads_few_modules():
+def test_importing_rushlight_loads_few_modules():
     assert len(modules_loaded_by("import rushlight")) <= 40
 
 
@@ -34,7 +34,7 @@ def command(*arguments: str) -> str:
     )
 
 
-def test_help_loads_only_what_prints_it():
+def test_help_loads_only_the_modules_that_print_it():
     loaded = modules_loaded_by(command("--help"))
     assert "typer" in loaded
     assert loaded & (HEAVY - {"typer"} | {"logging", "json", "dataclasses"}) == set()

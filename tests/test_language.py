@@ -1,4 +1,4 @@
-"""The repository is written in the terms of the field: CONTRIBUTING's glossary, held for the worst relapses."""
+"""The wording of code and documents follows the glossary in CONTRIBUTING.md."""
 
 import re
 from pathlib import Path
@@ -24,18 +24,18 @@ RELAPSES = {
     "'whoever' for the caller": r"\bwhoever\b",
     "'beginnings' for prefixes": r"\bbeginnings\b",
 }
-"""What is written, and the pattern by which it is found. Case-insensitive, across the end of a line."""
+"""Discouraged wording and the pattern that finds it, case-insensitively and across line ends."""
 
 
 def sources() -> list[Path]:
-    """The files whose language is held: code, kernels, documents."""
+    """Returns the files that are checked: code, kernels and documents."""
     patterns = ("src/**/*.py", "src/**/*.pyi", "native/*.cpp", "native/*.h", "docs/*.md", "examples/**/*.py", "*.md")
     found = [path for pattern in patterns for path in ROOT.glob(pattern)]
     return [path for path in sorted(found) if path.name != "CONTRIBUTING.md"]  # its glossary lists them
 
 
 def relapses(text: str) -> list[str]:
-    """What of RELAPSES a text contains: the name, and the line that it is on."""
+    """Returns the matches of RELAPSES in a text, with their line numbers."""
     joined = re.sub(r"^[ \t]*(?:#|//)", lambda match: " " * len(match[0]), text, flags=re.MULTILINE)
     return [
         f"line {joined.count(chr(10), 0, match.start()) + 1}: {name}: {' '.join(match[0].split())}"
@@ -45,7 +45,7 @@ def relapses(text: str) -> list[str]:
     ]
 
 
-def test_the_terms_are_those_of_the_field():
+def test_sources_follow_the_glossary():
     files = sources()
     assert {path.suffix for path in files} == {".py", ".pyi", ".cpp", ".h", ".md"}
     found = [f"{path.relative_to(ROOT)}: {each}" for path in files for each in relapses(path.read_text("utf-8"))]
@@ -67,12 +67,12 @@ def test_the_terms_are_those_of_the_field():
         "whoever asks",
     ],
 )
-def test_a_relapse_is_found(text):
+def test_discouraged_wording_is_found(text):
     assert relapses(text)
 
 
 @pytest.mark.parametrize(
     "text", ["is no longer valid", "there is no one left", "recommended", "a sit-in", "is not a file"]
 )
-def test_plain_words_pass(text):
+def test_plain_wording_passes(text):
     assert relapses(text) == []

@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "rushlight"
 WIDTH = 26
 """The columns of the picture with the names; descriptions follow."""
 
-# The picture in CONTRIBUTING.md, from the top down. The tests below read it.
+# The picture in CONTRIBUTING.md, from the top down, which the tests below parse.
 LAYERS = """\
 cli/                      commands/ one file a command; options, terminal, exit codes
 bench/     jobs/          how fast a model runs here; files of requests and results
@@ -33,7 +33,7 @@ errors.py                 the exception tree
 """
 
 INDEPENDENT = {"generation", "nn", "checkpoint", "text"}
-"""None of these imports another, whatever their rows."""
+"""None of these imports another one, whatever their rows."""
 
 LIBRARIES = {
     "numpy": tuple(
@@ -54,7 +54,7 @@ LIBRARIES = {
 
 
 def rows() -> list[list[str]]:
-    """The picture's names, row by row: ["cli"], ["bench", "jobs"], ["__init__"], ... ["errors"]."""
+    """Returns the names in the picture, row by row: ["cli"], ["bench", "jobs"], ["__init__"], ... ["errors"]."""
     return [re.findall(r"(\w+)(?:/|\.py)(?=\s)", line[:WIDTH]) for line in LAYERS.splitlines()]
 
 
@@ -95,7 +95,7 @@ def problems(path: str, code: str) -> list[str]:
     return found
 
 
-def test_every_import_goes_down():
+def test_imports_only_go_down():
     files = sorted(SOURCE.rglob("*.py"))
     assert files
     assert [
@@ -139,12 +139,12 @@ def _reaches_itself(start: str, graph: dict[str, set[str]]) -> bool:
     return False
 
 
-def test_files_do_not_import_one_another_in_a_circle():
+def test_there_are_no_circular_imports():
     files = {file.relative_to(SOURCE).as_posix() for file in SOURCE.rglob("*.py*") if file.suffix in {".py", ".pyi"}}
     assert circles({file: imported_files(file, files) for file in files}) == []
 
 
-def test_a_circle_is_found():
+def test_a_circular_import_is_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == ["b", "c"]
 
 
@@ -191,14 +191,14 @@ def test_a_forbidden_import_is_found(path, code):
         ("backends/reference.py", "import numpy as np\nfrom __future__ import annotations"),
     ],
 )
-def test_an_allowed_import_is_not(path, code):
+def test_an_allowed_import_is_not_reported(path, code):
     assert problems(path, code) == []
 
 
-def test_the_picture_is_the_package():
+def test_the_picture_matches_the_package():
     there = {part(entry.name) for entry in SOURCE.iterdir() if entry.suffix == ".py" or any(entry.glob("*.py"))}
     assert there == set(ROW)
 
 
-def test_the_picture_is_the_one_in_contributing():
+def test_the_picture_matches_contributing():
     assert f"```text\n{LAYERS}```\n" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

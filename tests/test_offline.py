@@ -1,4 +1,4 @@
-"""The guard in conftest.py: a test cannot leave this machine."""
+"""The guard in conftest.py: tests cannot connect to other machines."""
 
 import socket
 
@@ -16,6 +16,6 @@ def test_another_host_name_is_not_looked_up():
         socket.getaddrinfo("example.org", 80)
 
 
-def test_this_machine_may_be_reached():
+def test_localhost_is_reachable():
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname(), timeout=5).close()

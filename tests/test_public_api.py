@@ -13,7 +13,7 @@ from rushlight.models.registry import MODULES
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_public_names_are_these():
+def test_the_public_names_are_exactly_the_listed_ones():
     assert rushlight.__all__ == [
         "AsyncStream",
         "Beam",
@@ -39,7 +39,7 @@ def test_the_public_names_are_these():
     ]
 
 
-def test_what_a_model_file_imports_is_public():
+def test_every_name_that_a_model_file_imports_is_public():
     """Ports import from these two packages: removing or changing a name breaks users' files."""
     assert nn.__all__ == [
         "ACTIVATIONS",
@@ -143,7 +143,7 @@ def test_an_unknown_name():
 
 
 def drawn(error: type, lead: str = "") -> list[str]:
-    """The classes below an error, as drawn in the docstring of its module."""
+    """Returns the subclasses of an error, as drawn in the docstring of its module."""
     lines = []
     below = error.__subclasses__()
     for i, child in enumerate(below):
@@ -153,7 +153,7 @@ def drawn(error: type, lead: str = "") -> list[str]:
     return lines
 
 
-def test_the_tree_of_errors_is_as_drawn():
+def test_the_error_hierarchy_matches_the_documented_tree():
     tree = re.findall(r"^    ([│├└─ ]*\w+Error)\b", errors.__doc__, re.MULTILINE)
     assert tree == ["RushlightError", *drawn(errors.RushlightError)]
 

@@ -1,4 +1,4 @@
-"""What the tests of the backends share: tensors in memory, textbook attention, sequences in steps over a cache."""
+"""Helpers for the backend tests: tensors in memory, textbook attention, chunked sequences over a KV cache."""
 
 from itertools import pairwise
 
@@ -30,7 +30,7 @@ def random(*shape, seed=0):
 
 
 def rounded(ops, values):
-    """The values as the device keeps them."""
+    """Returns the values as the device rounds them."""
     return ops.to_numpy(ops.from_numpy(values))
 
 
@@ -72,7 +72,7 @@ def attend(ops, sequences, steps, n_head, scale, **options):
     n_kv_head = sequences[0][1].shape[1] // head_dim
     n_blocks = [-(-len(q) // BLOCK_SIZE) for q, _, _ in sequences]
     cache = ops.kv_cache(KVShape(2, n_kv_head, head_dim), sum(n_blocks) + 1)
-    litter(ops, cache, range(sum(n_blocks) + 1), n_kv_head, head_dim)
+    fill_with_stale_values(ops, cache, range(sum(n_blocks) + 1), n_kv_head, head_dim)
     free = list(range(sum(n_blocks), 0, -1))
     tables = [[free.pop(0) for _ in range(n)] for n in n_blocks]
 
@@ -92,18 +92,18 @@ def attend(ops, sequences, steps, n_head, scale, **options):
 
 
 def attend_step(ops, qkv, batch, n_head, scale, **options):
-    """One call of `Backend.attention`, on layer 1, from and to NumPy."""
+    """Calls `Backend.attention` once, on layer 1, with NumPy arrays in and out."""
     if options.get("slopes") is not None:
         options["slopes"] = constant(ops, options["slopes"])
     q, k, v = map(ops.from_numpy, qkv)
     return ops.to_numpy(ops.attention(q, k, v, batch, layer=1, n_head=n_head, scale=scale, **options))
 
 
-def litter(ops, cache, blocks, n_kv_head, head_dim):
-    """Fills blocks of the cache with the keys and values, NaN among them, of a finished sequence."""
+def fill_with_stale_values(ops, cache, blocks, n_kv_head, head_dim):
+    """Fills cache blocks with the stale keys and values of a finished sequence, NaN included."""
     n = len(blocks) * BLOCK_SIZE
-    rubbish = np.full((n, n_kv_head * head_dim), 1e4, np.float32)
-    rubbish[::2] = np.nan
+    stale = np.full((n, n_kv_head * head_dim), 1e4, np.float32)
+    stale[::2] = np.nan
     batch = Batch.of([Chunk([0] * n, 0, blocks)], cache)
     with np.errstate(all="ignore"):
-        attend_step(ops, [rubbish] * 3, batch, n_kv_head, 1.0)
+        attend_step(ops, [stale] * 3, batch, n_kv_head, 1.0)

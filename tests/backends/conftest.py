@@ -1,4 +1,4 @@
-"""The devices that the shared suite runs on, with their tolerances. A new device is a line here."""
+"""The devices that the shared suite runs on, with their tolerances. Add one line here for a new device."""
 
 import os
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Subject:
         return open_backend(self.device, self.dtype)
 
     def same(self, found, expected):
-        """Whether logits are the same, as the device promises: bit for bit, or within twice the error of each."""
+        """Whether logits are equal: bit for bit if the device promises that, otherwise within twice the error."""
         if self.same_bits:
             return np.array_equal(found, expected)
         return np.abs(found - expected).max() <= 2 * self.logits_error * np.abs(expected).max()
@@ -79,7 +79,7 @@ def ops(subject):
 
 @pytest.fixture
 def close(subject, ops):
-    """Asserts that a result is the expected one, as far as the device and dtype go."""
+    """Asserts that a result equals the expected one, within the tolerance of the device and dtype."""
 
     def close(result, expected):
         result = ops.to_numpy(result)

@@ -1,11 +1,19 @@
-"""Attention of every backend against the textbook's in float64: heads, windows, slopes, softcaps, chunks, batches."""
+"""Attention of every backend against the textbook formula in float64: heads, options, chunks, batches."""
 
 import math
 import tracemalloc
 
 import numpy as np
 import pytest
-from backend_helpers import alibi_slopes, attend, attend_step, litter, random, rounded, textbook_attention
+from backend_helpers import (
+    alibi_slopes,
+    attend,
+    attend_step,
+    fill_with_stale_values,
+    random,
+    rounded,
+    textbook_attention,
+)
 
 from rushlight.backends import open_backend
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, KVShape
@@ -28,7 +36,7 @@ def options(request):
 
 @pytest.fixture
 def grouped(request):
-    """`grouped(t)`: one sequence's queries of 6 heads, and keys and values of 2."""
+    """`grouped(t)`: the queries of one sequence with 6 heads, and its keys and values with 2."""
 
     def grouped(t, seed=0):
         sizes = (N_HEAD, N_KV_HEAD, N_KV_HEAD)
@@ -62,7 +70,7 @@ def test_windows_slopes_and_softcaps(ops, close, grouped, options, t):
 
 
 def test_decode_steps_with_options(ops, close, grouped, options):
-    """A prompt, then one row at a time over the edge of a block."""
+    """A prompt, then one row at a time across a block boundary."""
     q, k, v = (rounded(ops, x) for x in grouped(2 * BLOCK_SIZE + 3))
     steps = [2 * BLOCK_SIZE - 3, *[1] * 6]
     result = attend(ops, [(q, k, v)], [steps], N_HEAD, 0.3, **options)[0]
@@ -118,7 +126,7 @@ def test_sequences_in_a_batch_do_not_see_each_other_with_options(subject, ops, g
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_blocks_behind_the_window_are_not_read(ops, close, grouped, n):
-    """Their keys and values may be gone: other sequences have written them."""
+    """Other sequences may have overwritten their keys and values."""
     t, window = 3 * BLOCK_SIZE + 9, 20
     q, k, v = (rounded(ops, x) for x in grouped(t))
     shape, table = KVShape(2, N_KV_HEAD, HEAD_DIM), [3, 1, 4, 2]
@@ -127,7 +135,7 @@ def test_blocks_behind_the_window_are_not_read(ops, close, grouped, n):
     for start, stop in steps:
         batch = Batch.of([Chunk([0] * (stop - start), start, table)], cache)
         result = attend_step(ops, [x[start:stop] for x in (q, k, v)], batch, N_HEAD, 0.3, window=window)
-        litter(ops, cache, table[:2], N_KV_HEAD, HEAD_DIM)
+        fill_with_stale_values(ops, cache, table[:2], N_KV_HEAD, HEAD_DIM)
     close(ops.from_numpy(result), textbook_attention(q, k, v, N_HEAD, 0.3, window=window)[-n:])
 
 
@@ -162,7 +170,7 @@ HEADS_THAT_DO_NOT_FIT = {
 @pytest.mark.parametrize(
     ("n_head", "q", "k", "v", "n_kv_head"), HEADS_THAT_DO_NOT_FIT.values(), ids=HEADS_THAT_DO_NOT_FIT
 )
-def test_heads_that_do_not_fit_are_refused(ops, n_head, q, k, v, n_kv_head):
+def test_mismatched_heads_are_refused(ops, n_head, q, k, v, n_kv_head):
     batch = Batch.of([Chunk(range(3), 0, [0])], ops.kv_cache(KVShape(1, n_kv_head, 4), 1))
     q, k, v = (ops.from_numpy(random(*shape)) for shape in (q, k, v))
     with pytest.raises(ValueError, match=r"not a multiple of|do not fit the batch and the cache"):

@@ -1,4 +1,4 @@
-"""The CUDA backend beyond the shared suite: Triton kernels, CUDA graphs, waits for the device, memory that runs out."""
+"""The CUDA backend beyond the shared suite: Triton kernels, CUDA graphs, host synchronisation, out of memory."""
 
 import contextlib
 import logging
@@ -21,7 +21,7 @@ from rushlight.nn.trace import Trace
 
 pytestmark = [
     pytest.mark.devices,
-    # By NumPy, when it interprets an activation: 1 / (1 + inf) is meant.
+    # NumPy warns when it interprets an activation: 1 / (1 + inf) is intended.
     pytest.mark.filterwarnings("ignore:overflow encountered in exp"),
 ]
 
@@ -51,7 +51,7 @@ def kernels(torch):
     return cuda_kernels
 
 
-# bfloat16 has a rounding more than PyTorch's: Triton's interpreter cuts where a GPU rounds.
+# One more bfloat16 rounding than in PyTorch: Triton's interpreter truncates where a GPU rounds.
 DTYPES = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 1.2e-2}
 
 
@@ -61,7 +61,7 @@ DTYPES = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 1.2e-2}
 )
 @pytest.mark.parametrize("width", [4, 16])
 def test_attention_over_blocks(torch, plain, kernels, dtype, n_head, n_kv_head, head_dim, width):
-    """Sequences of one, two and three parts; places never written hold NaN, and q, k and v are views."""
+    """Sequences of one, two and three parts; slots never written hold NaN, and q, k and v are views."""
     n_blocks = 14
     dims = n_blocks * BLOCK_SIZE, n_kv_head, head_dim
     keys, values = (torch.randn(dims).to(ON, getattr(torch, dtype)) for _ in range(2))
@@ -134,7 +134,7 @@ def test_products_of_few_rows(torch, plain, kernels, dtype, parts, n, n_in, n_ou
 
 
 def doubled(fused):
-    """The same in float64."""
+    """Returns the same in float64."""
     norm, weight = fused.norm, fused.weight
     return fused._replace(
         x=fused.x.double(),
@@ -156,7 +156,7 @@ def test_activations_in_a_product(torch, plain, kernels, name):
     assert kernels.linear(fused._replace(x=x * np.nan)).isnan().all()
 
 
-def test_rows_are_the_same_bits_from_two_to_sixteen(torch, kernels):
+def test_rows_are_bit_identical_in_batches_of_two_to_sixteen(torch, kernels):
     norm = Norm(torch.randn(200, device=ON), torch.randn(200, device=ON), 1e-5)
     fused = Fused(torch.randn(16, 200, device=ON), norm, torch.randn(40, 200, device=ON), activation="relu")
     whole = kernels.linear(fused)
@@ -166,7 +166,7 @@ def test_rows_are_the_same_bits_from_two_to_sixteen(torch, kernels):
 
 @pytest.fixture
 def tiny(torch):
-    """GPT-2 of two blocks on PyTorch, the kernels in use, and a cache that holds a prompt of 70 tokens."""
+    """A two-block GPT-2 on PyTorch that uses the kernels, and a cache that holds a prompt of 70 tokens."""
     from rushlight.models.gpt2 import GPT2, GPT2Config
 
     sizes = {"vocab_size": 90, "n_positions": 600, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 128}
@@ -195,7 +195,7 @@ def tiny(torch):
 
 
 class Launches:
-    """Counts what a GPU would launch: kernels of Triton's, and PyTorch's operations that compute."""
+    """Counts the kernels that a GPU would launch: Triton's, and PyTorch's operations that compute."""
 
     LAUNCH_NOTHING = tuple(
         "view split slice select.int unsqueeze transpose t. expand empty detach alias promote_types".split()
@@ -246,7 +246,7 @@ def test_a_block_of_gpt2_is_five_launches(torch, kernels, tiny, monkeypatch, pos
 
 
 def test_a_model_has_the_same_values_through_the_kernels(torch, tiny):
-    """A decode step, a prompt of few rows and one of many, in one batch; a trace has what was computed."""
+    """A decode step, a short and a long prompt in one batch; a trace holds the computed values."""
     results = []
     for fused in (False, True):
         ops, model, cache = tiny(fused=fused)
@@ -313,7 +313,7 @@ for kernel, types, constants, options in [
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's compiler for NVIDIA comes for Linux")
 def test_kernels_compile_for_ampere_and_hopper():
-    """Down to machine code, which needs no GPU, within the shared memory of the smallest of them: 99 KB."""
+    """Compiling to machine code needs no GPU. The kernels fit into the smallest shared memory, 99 KB."""
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
@@ -323,7 +323,7 @@ def test_kernels_compile_for_ampere_and_hopper():
 
 
 def test_sampling_waits_for_the_device_once(torch, monkeypatch):
-    """For the ids, whatever the settings."""
+    """Only the ids are copied to the host, whatever the settings."""
     ops = open_backend("torch-cpu" if ON == "cpu" else ON)
     adjustments = LogitAdjustments(np.array([1, 4], np.int32), np.array([1.2, 1.0]), np.array([0.0, 2.0]))
     allowed = np.arange(500) % 2 == 0
@@ -345,7 +345,7 @@ def test_sampling_waits_for_the_device_once(torch, monkeypatch):
     assert waits == ["tolist"]
 
 
-def test_the_mask_of_a_model_is_sent_once(torch, monkeypatch):
+def test_the_token_mask_of_a_model_is_copied_to_the_device_once(torch, monkeypatch):
     ops = open_backend("torch-cpu" if ON == "cpu" else ON)
     allowed, sent = np.arange(7) < 5, []
     original = ops._sent
@@ -431,7 +431,7 @@ def test_graphs_are_recorded_once_a_shape_and_replayed(torch, graphs):
     for found, expected in kept:
         assert found.shape == expected.shape
         assert torch.allclose(found, expected, atol=1e-6)
-    assert calls == [(4,), (4,), (1,), (1,)] * 2  # recorded for tables of four and of eight blocks
+    assert calls == [(4,), (4,), (1,), (1,)] * 2  # recorded for block tables of width four and eight
     assert len(pools) == 4
     assert len(set(pools)) == 1
 
@@ -441,7 +441,7 @@ def test_graphs_are_recorded_once_a_shape_and_replayed(torch, graphs):
 
 
 def test_a_forward_that_a_graph_cannot_record_runs_eagerly(torch, graphs, caplog):
-    """It reads an activation on the host, which a graph would not repeat."""
+    """The forward reads an activation on the host, which a graph would not repeat."""
     ops = open_backend("torch-cpu", "f32")
     pools = graphs(ops)
     table = ops.load_weight(ArrayTensor(random(50, 8)), Role.TABLE)
@@ -465,7 +465,7 @@ def test_a_forward_that_a_graph_cannot_record_runs_eagerly(torch, graphs, caplog
 
 @pytest.mark.parametrize("options", [{"window": 65}, {"slopes": [0.5, 0.25, 0.1, 0.2]}, {"softcap": 2.0}, {}], ids=str)
 def test_the_kernel_leaves_windows_slopes_and_softcaps_to_pytorch(torch, kernels, monkeypatch, options):
-    """Results are right in either case; grouped heads alone are the kernel's."""
+    """Results are correct in either case; the kernel handles only grouped heads."""
     ops = open_backend("torch-cpu" if ON == "cpu" else ON, "f32")
     ops._kernels = kernels
     launched = []

@@ -1,4 +1,4 @@
-"""The layout of a step for libraries that compute entire arrays, and its recordings."""
+"""The layout of a step for array libraries, and its recordings."""
 
 import logging
 from dataclasses import replace
@@ -115,7 +115,7 @@ def test_a_recording_serves_its_forward_and_shape_until_the_forward_changes():
         assert recorded.get(*words, make)[0] == number
     second.version = 2
     assert recorded.get(second, one, make)[0] == 4
-    # Each receives one of the others, and never one of its own forward from before the change.
+    # Each receives a recording of another forward, and never one of its own from before the change.
     assert [other and other[0] for _, other in made] == [None, 0, 0, 2, 3]
 
 
@@ -156,7 +156,7 @@ def test_a_step_that_cannot_be_recorded_runs_eagerly_and_is_logged_once(caplog):
         (record,) = caplog.records
         assert record.levelno == logging.INFO
         assert record.message == "cuda runs this model without recorded steps: the forward reads batch.spans"
-        model.version = 2  # its modules have changed, and may be recordable now
+        model.version = 2  # its modules changed, so that it may be recordable now
         captured(3)
     assert runs[4:] == ["recorded", "eager"]
 

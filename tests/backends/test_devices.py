@@ -1,4 +1,4 @@
-"""Which devices a machine has, the errors about the others, and which one is opened."""
+"""Available devices, the errors for unavailable ones, and the choice of `auto`."""
 
 import ctypes
 import logging
@@ -18,7 +18,7 @@ H100, T4 = GPU("NVIDIA H100 80GB HBM3", 80 << 30), GPU("Tesla T4", 15 << 30)
 
 @pytest.fixture
 def machine(monkeypatch):
-    """`machine(...)`: what the probes find there, whatever this machine is."""
+    """`machine(...)`: sets the results of the probes, independent of this machine."""
 
     def machine(*, system="Linux", cpu="x86_64", kernel="", gpus="no NVIDIA driver found", torch=None, mlx=None):
         monkeypatch.setattr(platform, "system", lambda: system)
@@ -128,7 +128,7 @@ def test_an_unsupported_dtype_is_never_replaced(dtype):
 
 @pytest.mark.devices
 @pytest.mark.parametrize(("device", "dtype"), [("torch-cpu", "int4"), ("torch-cpu", "f64"), ("mlx-cpu", "f64")])
-def test_nor_is_one_that_a_library_does_not_support(device, dtype):
+def test_a_dtype_that_the_library_does_not_support_is_never_replaced(device, dtype):
     with pytest.raises(DtypeError, match=f"the {device} backend does not support dtype {dtype} .*bf16"):
         open_backend(device, dtype)
 
@@ -160,7 +160,7 @@ def test_mlx_needs_its_library(tmp_path, monkeypatch):
 
 
 class Driver:
-    """The NVIDIA driver of a machine with these GPUs."""
+    """A fake NVIDIA driver with these GPUs."""
 
     def __init__(self, gpus=(), error=0):
         self.gpus, self.error = gpus, error
@@ -182,10 +182,10 @@ class Driver:
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """`asked(driver)`: what is found where the driver is this one; None is a machine without one."""
+def probe_gpus(monkeypatch):
+    """`probe_gpus(driver)`: the GPUs found with this driver; None stands for a machine without a driver."""
 
-    def asked(driver):
+    def probe_gpus(driver):
         def load(name):
             if driver is None:
                 raise OSError(f"{name}: cannot open shared object file")
@@ -198,11 +198,11 @@ def asked(monkeypatch):
         finally:
             installed._gpus.cache_clear()
 
-    return asked
+    return probe_gpus
 
 
-def test_the_driver_lists_its_gpus(asked):
-    assert asked(Driver([H100, T4])) == (H100, T4)
+def test_the_driver_lists_its_gpus(probe_gpus):
+    assert probe_gpus(Driver([H100, T4])) == (H100, T4)
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_the_driver_lists_its_gpus(asked):
         (Driver(), "the NVIDIA driver finds no GPU"),
     ],
 )
-def test_why_there_is_no_gpu(asked, driver, why):
-    assert why in asked(driver)
+def test_the_reason_for_a_missing_gpu_is_reported(probe_gpus, driver, why):
+    assert why in probe_gpus(driver)
 
 
 LOADED = """
@@ -234,7 +234,7 @@ def test_no_library_is_imported_before_its_device_is_opened():
 
 
 @pytest.mark.devices
-def test_no_library_is_loaded_where_they_are_installed_either():
+def test_no_installed_library_is_imported_before_its_device_is_opened():
     assert installed.torch()
     assert installed.mlx()
     test_no_library_is_imported_before_its_device_is_opened()

@@ -1,4 +1,4 @@
-"""The dtype policy: what each weight is kept in, what is computed in, and what is displayed."""
+"""The dtype policy: the dtypes of weights and of the computation, and the label to display."""
 
 import pytest
 
@@ -41,12 +41,12 @@ def test_mixed_weights_are_computed_in_f32(tensors, compute_dtype, label):
 
 
 @pytest.mark.parametrize("requested", COMPUTE_DTYPES)
-def test_a_requested_dtype_is_every_weights(requested):
-    asked = policy(requested)
-    assert asked.weight_dtypes == {requested}
-    assert asked.keep(F32, Role.LINEAR) == requested
-    assert (asked.weight_dtypes, asked.label) == ({requested}, requested)
-    assert asked.compute_dtype == COMPUTE_DTYPES[requested]
+def test_a_requested_dtype_applies_to_every_weight(requested):
+    resolved = policy(requested)
+    assert resolved.weight_dtypes == {requested}
+    assert resolved.keep(F32, Role.LINEAR) == requested
+    assert (resolved.weight_dtypes, resolved.label) == ({requested}, requested)
+    assert resolved.compute_dtype == COMPUTE_DTYPES[requested]
 
 
 def test_int4_keeps_tables_in_int8():
@@ -58,10 +58,10 @@ def test_int4_keeps_tables_in_int8():
 
 def test_vectors_follow_the_activations_and_constants_are_f32():
     for requested, expected in (("int8", "f16"), ("bf16", "bf16"), ("auto", "f16")):
-        asked = policy(requested)
-        assert asked.keep(F16, Role.VECTOR) == expected
-        assert asked.keep(F16, Role.CONSTANT) == "f32"
-        assert asked.weight_dtypes == {"f32" if requested == "auto" else requested}  # they are not matrices
+        resolved = policy(requested)
+        assert resolved.keep(F16, Role.VECTOR) == expected
+        assert resolved.keep(F16, Role.CONSTANT) == "f32"
+        assert resolved.weight_dtypes == {"f32" if requested == "auto" else requested}  # vectors are not quantised
 
 
 def test_an_unsupported_dtype_is_an_error_that_lists_the_others():

@@ -1,4 +1,4 @@
-"""Deferred operations: which are fused into one computation, and which need a value."""
+"""Deferred operations: which ones are fused, and which ones need a value."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from rushlight.backends.fusion import Deferred, Fused, Norm, value_of
 
 
 class Computer:
-    """Computes with NumPy, and keeps a list of what it computed."""
+    """Computes with NumPy, and records each operation."""
 
     def __init__(self):
         self.computed = []
@@ -63,7 +63,7 @@ def test_a_sum_with_an_array_is_part_of_the_product(computer, order):
 
 
 class Unwilling(np.ndarray):
-    """Leaves sums with unknown types to the other operand, as PyTorch's tensors do."""
+    """Defers sums with unknown types to the other operand, as PyTorch tensors do."""
 
     __array_ufunc__ = None
 

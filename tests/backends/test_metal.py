@@ -1,4 +1,4 @@
-"""The MLX backend beyond the shared suite: steps through `mx.compile`, growing caches, groups that do not fit."""
+"""The MLX backend beyond the shared suite: steps through `mx.compile`, growing caches, incomplete groups."""
 
 import logging
 import shutil
@@ -19,7 +19,7 @@ ON = "metal" if any(status.name == "metal" and status.available for status in de
 @pytest.mark.parametrize(("dtype", "error"), [("int8", 0.006), ("int4", 0.11)])
 @pytest.mark.parametrize("n_in", [1, 31, 32, 96, 128, 1600])
 def test_quantised_weights_are_near_the_values(dtype, error, n_in):
-    """A LINEAR of the identity shows each weight."""
+    """A product with the identity matrix returns each weight."""
     ops = open_backend(ON, dtype)
     values = np.random.default_rng(0).standard_normal((5, n_in)).astype(np.float32)
     weight = ops.load_weight(ArrayTensor(values), Role.LINEAR)
@@ -35,7 +35,7 @@ def test_int4_keeps_tables_in_eight_bits():
 
 
 STEPS = [(0, 70, [3, 58]), (70, 1, [3, 58]), (0, 2, [25]), (71, 1, [3, 58, 40]), (72, 60, [3, 58, 40])]
-"""Position, rows and blocks."""
+"""(position, rows, blocks) of each step."""
 
 
 @pytest.mark.parametrize("captured", [False, True])
@@ -91,7 +91,7 @@ def test_a_compiled_step_writes_the_cache_and_keeps_its_shape(monkeypatch):
             np.testing.assert_allclose(found, expected, atol=1e-5)
     finally:
         mx.disable_compile()
-    # One of the prompt, which is not compiled, and one of each width.
+    # One forward of the prompt, which is not compiled, and one of each width.
     assert traces == [2 * first, 2, 2]
 
 

@@ -1,4 +1,4 @@
-"""Models on every backend: transformers' logits, and the same ones whatever else is in the batch."""
+"""Models on every backend: logits equal those of transformers, whatever else is in the batch."""
 
 import json
 from pathlib import Path
@@ -55,26 +55,26 @@ def run(ops):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_those_of_transformers(subject, run, name):
+def test_logits_equal_those_of_transformers(subject, run, name):
     model = run(name)
     error = np.abs(model.logits(model.ids) - model.expected).max() / np.abs(model.expected).max()
     assert error <= subject.logits_error
 
 
 @pytest.mark.parametrize("name", ["gelu_new", "long_prompt"])
-def test_greedy_tokens_are_those_of_transformers(subject, run, name):
+def test_greedy_tokens_equal_those_of_transformers(subject, run, name):
     model = run(name)
     logits = model.logits(model.ids + model.continuation[:-1], forward=model.captured)[len(model.ids) - 1 :]
     if subject.dtype in {"f32", "f64"}:
         assert logits.argmax(1).tolist() == model.continuation
-    # A rounded model may prefer another token that is nearly as likely.
+    # A quantised model may prefer another token that is nearly as likely.
     taken = logits[np.arange(len(logits)), model.continuation]
     assert (logits.max(1) - taken <= 2 * subject.logits_error * np.abs(logits).max(1)).all()
 
 
 @pytest.mark.parametrize("captured", [False, True])
 @pytest.mark.parametrize("chunk_rows", [1, 7, BLOCK_SIZE])
-def test_cached_and_chunked_are_the_same(subject, run, chunk_rows, captured):
+def test_cached_and_chunked_logits_are_the_same(subject, run, chunk_rows, captured):
     model = run("long_prompt")
     forward = model.captured if captured else model.forward
     chunked = model.logits(model.ids, forward=forward, chunk_rows=chunk_rows)
@@ -82,7 +82,7 @@ def test_cached_and_chunked_are_the_same(subject, run, chunk_rows, captured):
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_batched_sequences_are_the_same_as_solo(subject, run, captured):
+def test_batched_sequences_equal_solo_ones(subject, run, captured):
     """A prompt, the next chunk of another and a decode row in one step, over blocks in any order."""
     model = run("long_prompt")
     forward = model.captured if captured else model.forward
@@ -98,7 +98,7 @@ def test_batched_sequences_are_the_same_as_solo(subject, run, captured):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_decode_steps_of_any_number_of_rows(subject, run, n):
-    """Different lengths, across the edge of a block; each row's logits are those of its sequence solo."""
+    """Different lengths, across a block boundary; each row's logits equal those of its sequence solo."""
     model = run("long_prompt")
     sequences = [(model.ids + model.continuation)[s : s + 62 + 7 * s] for s in range(n)]
     cache = model.cache(3 * n)

@@ -1,4 +1,4 @@
-"""Every operation of every backend, but for attention and sampling, against its textbook form in float64."""
+"""Every operation of every backend but attention and sampling, compared with its formula in float64."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_linear_is_a_matrix_product(ops, close, n_in, n_out, role):
 
 
 @pytest.mark.parametrize(("size", "before"), [(1, 0), (3, 1), (3, 2), (4, 0), (9, 4)])
-def test_a_convolution_is_pytorchs_and_keeps_to_its_sequence(ops, close, size, before):
+def test_a_convolution_equals_pytorchs_and_stays_within_its_sequence(ops, close, size, before):
     weight, bias, x = random(6, 5, size), random(6, seed=1), random(8, 5, seed=2)
     layer = Convolution(5, 6, size, before=before)
     layer.ops, layer.bias = ops, vector(ops, bias)
@@ -92,7 +92,7 @@ def test_the_values_of_a_weight_can_be_read(subject, ops, role):
         assert ops.weight_values(ops.tie(weight)).shape == expected.shape
 
 
-def test_weights_that_are_not_finite_are_named(subject, ops):
+def test_non_finite_weights_are_named(subject, ops):
     for role, shape in ((Role.VECTOR, (3,)), (Role.LINEAR, (3, 3)), (Role.TABLE, (3, 3))):
         tensor = ArrayTensor(np.full(shape, np.nan))
         if subject.device == "reference":  # keeps what it reads; sampling refuses the logits that follow
@@ -104,7 +104,7 @@ def test_weights_that_are_not_finite_are_named(subject, ops):
 
 @pytest.mark.parametrize("role", [Role.VECTOR, Role.LINEAR])
 def test_the_reference_backend_refuses_arithmetic_with_weights(role):
-    """As packed weights do: a port that computes with one fails where it is written."""
+    """Like packed weights: a port that computes with one fails during development."""
     ops = open_backend("reference")
     weight = ops.load_weight(ArrayTensor(random(*SHAPES[role])), role)
     x = random(2, 70)
@@ -176,7 +176,7 @@ def test_activations_follow_their_formulas(ops, close, name):
 
 def test_activations_stay_finite_at_the_ends_of_the_range(ops):
     x = ops.from_numpy(np.array([[-1e12, -1e4, 1e4, 1e12]]))
-    if not np.isfinite(ops.to_numpy(x)).all():  # half precision has no such numbers
+    if not np.isfinite(ops.to_numpy(x)).all():  # out of the range of half precision
         x = ops.from_numpy(np.array([[-6e4, -1e4, 1e4, 6e4]]))
     ends = ops.to_numpy(x)[0]
     for name in ACTIVATIONS:
@@ -218,8 +218,8 @@ def test_split_by_sizes_and_groups(ops, n, sizes, groups):
         assert np.array_equal(ops.to_numpy(part), grouped[:, :, end - size : end].reshape(n, -1))
 
 
-def test_parts_can_be_computed_with(ops, close):
-    """They may be views, whose rows are not next to one another."""
+def test_split_parts_can_be_used_in_other_operations(ops, close):
+    """The parts may be views, whose rows are not contiguous."""
     x, weight, gain = rounded(ops, random(3, 24)), random(5, 8, seed=1), random(4, seed=2)
     for sizes, groups in (([6, 8, 10], 1), ([4, 4], 3)):
         part = ops.split(ops.from_numpy(x), sizes, groups=groups)[1]
@@ -236,7 +236,7 @@ def test_parts_can_be_computed_with(ops, close):
 
 
 def textbook_angles(positions, frequencies, scale=1.0):
-    """Of the float32 product, in float64."""
+    """Cosines and sines of the float32 product, in float64."""
     angle = (positions.astype(np.float32)[:, None] * frequencies).astype(np.float64)
     return scale * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
 
@@ -275,7 +275,7 @@ def test_rotary_turns_the_first_channels_of_each_head(ops, close, n_head, head_d
     close(ops.rotary(ops.from_numpy(x), angles, n_head, interleaved=interleaved), expected)
 
 
-def test_rotary_leaves_the_other_channels_and_its_argument_alone(ops):
+def test_rotary_leaves_the_other_channels_and_its_argument_unchanged(ops):
     x = rounded(ops, random(7, 26))
     array = ops.from_numpy(x.copy())
     for part in (
@@ -338,7 +338,7 @@ WRONG_SHAPES = {
 
 
 @pytest.mark.parametrize("call", WRONG_SHAPES.values(), ids=WRONG_SHAPES)
-def test_shapes_that_do_not_fit_are_refused(ops, call):
+def test_mismatched_shapes_are_refused(ops, call):
     with pytest.raises(ValueError, match=r"columns|differ in|sizes|evenly"):
         call(ops, ops.from_numpy(random(3, 12)))
 
@@ -372,7 +372,7 @@ def ids(*numbers):
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
 @pytest.mark.parametrize(("call", "problem"), WRONG_NUMBERS.values(), ids=WRONG_NUMBERS)
-def test_numbers_out_of_range_are_refused(device, call, problem):
+def test_out_of_range_numbers_are_refused(device, call, problem):
     ops = open_backend(device, "f32")
     with pytest.raises(ValueError, match=problem):
         call(ops, ops.from_numpy(random(3, 12)), ops.load_weight(ArrayTensor(random(10, 4)), Role.TABLE))

@@ -24,13 +24,13 @@ SETTINGS = [
 
 
 def logits_of(ops, n, v, seed=0):
-    """Logits on the device, and their values there."""
+    """Returns logits on the device, and their values as rounded by it."""
     x = ops.from_numpy(3 * np.random.default_rng(seed).standard_normal((n, v)).astype(np.float32))
     return x, np.array(ops.to_numpy(x))
 
 
 def is_sampled_correctly(logits_row, row, token):
-    """Whether a token lies at the row's uniform number; at the border of two, either may: exponentials are rounded."""
+    """Whether the row's uniform number selects a token; at a border either may be, as exponentials are rounded."""
     if row.temperature == 0:
         return token == logits_row.argmax()
     reached = np.cumsum(probabilities(logits_row, row.temperature, row.top_k, row.top_p, row.min_p))
@@ -50,7 +50,7 @@ def test_each_row_of_logits_has_its_own_settings(ops, v):
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_a_row_is_sampled_alike_solo_and_batched(ops, settings):
+def test_a_row_is_sampled_identically_solo_and_batched(ops, settings):
     rows = [SamplingRow(**settings, uniform=uniform) for uniform in np.random.default_rng(2).random(17)]
     x, _ = logits_of(ops, len(rows), 300)
     batched = ops.sample(x, rows)
@@ -60,7 +60,7 @@ def test_a_row_is_sampled_alike_solo_and_batched(ops, settings):
         assert not i % 3 or mixed[i] == batched[i]
 
 
-def test_of_equals_the_first_is_the_most_likely(ops):
+def test_greedy_ties_go_to_the_first_token(ops):
     logits = np.array([[0, 5, 5, 1], [7, 7, 7, 7], [0, 0, 0, 1]], np.float32)
     assert ops.sample(ops.from_numpy(logits), [SamplingRow()] * 3) == [1, 0, 3]
     wide = np.zeros((1, 100), np.float32)
@@ -69,17 +69,17 @@ def test_of_equals_the_first_is_the_most_likely(ops):
 
 
 def all_sampled(ops, logits_row, n=60, **settings):
-    """The tokens that can be sampled from a row of logits."""
+    """Returns the tokens that can be sampled from a row of logits."""
     uniforms = np.linspace(0, 0.9999, n)
     x = ops.from_numpy(np.tile(np.array(logits_row, np.float32), (n, 1)))
     return set(ops.sample(x, [SamplingRow(**{"temperature": 1.0} | settings, uniform=uniform) for uniform in uniforms]))
 
 
-def test_equals_at_the_edge_of_top_k_all_stay(ops):
+def test_ties_at_the_edge_of_top_k_are_all_kept(ops):
     assert all_sampled(ops, [0, 5, 5, 5, 1], top_k=2) == {1, 2, 3}
 
 
-def test_of_equals_at_the_edge_of_top_p_the_first_stay(ops):
+def test_ties_at_the_edge_of_top_p_keep_the_first(ops):
     logits_row = np.zeros(100)
     logits_row[::2] = 1.0
     n_kept = np.count_nonzero(probabilities(logits_row, 1.0, 0, 0.4, 0.0))
@@ -93,21 +93,21 @@ def test_a_token_of_probability_zero_is_never_sampled(ops):
         assert all_sampled(ops, logits_row, **settings) == {5, 290}
 
 
-def test_the_ends_of_the_range(ops):
+def test_uniform_numbers_at_the_ends_of_their_range(ops):
     logits = ops.from_numpy(np.array([[-np.inf, 2, 3, -np.inf]] * 2, np.float32))
     assert ops.sample(logits, [SamplingRow(1.0, uniform=0.0), SamplingRow(1.0, uniform=np.nextafter(1, 0))]) == [1, 2]
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "uniform": 0.3}, {"temperature": 1.0, "top_p": 0.9}])
 @pytest.mark.parametrize("bad", [[1.0, np.nan, 2.0], [np.nan, 1.0, 2.0], [1.0, np.inf, 2.0], [-np.inf] * 3])
-def test_without_a_finite_maximum_only_that_row_has_no_token(ops, bad, settings):
+def test_only_a_row_without_a_finite_maximum_has_no_token(ops, bad, settings):
     for width in (3, 40, 64):
         logits = np.tile(np.array([[1.0, 9.0, 2.0], bad, [9.0, 1.0, -np.inf]], np.float32), (1, 22))[:, :width]
         rows = [SamplingRow(), SamplingRow(**settings), SamplingRow()]
         assert ops.sample(ops.from_numpy(logits), rows) == [1, -1, 0]
 
 
-def test_adjustments_come_first(ops):
+def test_adjustments_are_applied_before_sampling(ops):
     x, logits = logits_of(ops, 5, 50)
     ids = np.array([3, 49, 0, 17], np.int32)
     factors, offsets = np.array([1.3, 1.0, 2.0, 1.3]), np.array([-0.5, 4.0, 0.0, -1e308])
@@ -132,7 +132,7 @@ def test_adjustments_come_first(ops):
     assert np.array_equal(ops.to_numpy(x), logits)  # the logits stay unchanged
 
 
-def test_a_penalty_weakens_a_negative_logit_too(ops):
+def test_a_penalty_also_lowers_a_negative_logit(ops):
     logits = ops.from_numpy(np.array([[-1.0, -1.125], [1.125, 1.0]], np.float32))
     adjustments = LogitAdjustments(np.array([0], np.int32), np.array([1.25]), np.array([0.0]))
     assert ops.sample(logits, [SamplingRow(adjustments=adjustments)] * 2) == [1, 1]
@@ -150,7 +150,7 @@ def test_only_allowed_tokens_are_sampled(ops):
     assert np.array_equal(ops.to_numpy(x), logits)
 
 
-def test_logits_of_tokens_that_are_not_allowed_may_be_anything(ops):
+def test_logits_of_disallowed_tokens_may_be_anything(ops):
     logits = ops.from_numpy(np.array([[np.nan, 1.0, np.inf, 2.0]] * 2, np.float32))
     only = np.array([False, True, False, True])
     assert ops.sample(logits, [SamplingRow(allowed=only), SamplingRow(1.0, uniform=0.0, allowed=only)]) == [3, 1]

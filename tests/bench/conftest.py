@@ -19,7 +19,7 @@ DTYPES = ("f32", "bf16", "int8", "int4")
 
 
 def runtime(distribution, factor, **more):
-    """A runtime `factor` times as fast as the peer, in three rounds during which the machine slows down by half."""
+    """A runtime `factor` times as fast as the peer, in three rounds while the machine slows down to half its speed."""
     return {
         "version": "1.2",
         "distribution": distribution,

@@ -1,4 +1,4 @@
-"""The scripts in `benchmarks/`: goals, report and plot of a record, the checkpoint, the workers and a small run."""
+"""The scripts in `benchmarks/`: goals, report and plot of a record, the checkpoint, the workers, and a small run."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -139,7 +139,7 @@ def test_a_record_survives_json(record):
     assert markdown(json.loads(json.dumps(record))) == markdown(record)
 
 
-# what is measured
+# the measurements
 
 
 def test_the_checkpoint_is_gpt2_small_and_loads(checkpoint):

@@ -54,7 +54,7 @@ def test_json_has_every_repeat(once):
     assert len(measured["bandwidth_gb_s"]["values"]) == 4  # one per decode
 
 
-def test_rates_and_bandwidth_are_of_the_same_times(once):
+def test_rates_and_bandwidth_use_the_same_times(once):
     (measured,) = once["measurements"]
     for decode in measured["decode"]:
         for tok_s, gb_s in zip(decode["tok_s"]["values"], decode["read_gb_s"]["values"], strict=True):

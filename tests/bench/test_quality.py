@@ -37,7 +37,7 @@ def logits():
     [("f16", 8e-4, 6e-3), ("bf16", 6.4e-3, 0.045), ("int8", 0.042, 0.29), ("int4", 0.22, 1.5)],
 )
 def test_quantisation_error_is_bounded(logits, dtype, mean, most):
-    """Mean and maximum, in standard deviations of the logits: bounds are a fifth above the observed errors."""
+    """Mean and maximum error in standard deviations of the logits; the bounds are a fifth above the observed errors."""
     distance = np.abs(logits[dtype] - logits["f32"]) / logits["f32"].std()
     assert distance.mean() <= mean
     assert distance.max() <= most

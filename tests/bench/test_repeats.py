@@ -8,7 +8,7 @@ from rushlight.bench import Repeats
 TIMES = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=9)
 
 
-def test_the_median_of_an_even_number_lies_between():
+def test_the_median_of_an_even_number_of_values_is_the_mean_of_the_middle_two():
     assert Repeats.of([1.0, 10.0, 2.0, 4.0]).median == 3.0
 
 

@@ -1,4 +1,4 @@
-"""The timed steps compute what `generate` computes."""
+"""The timed steps compute the same as `generate`."""
 
 import pytest
 

@@ -22,7 +22,7 @@ def byte_vocabulary() -> dict[str, int]:
 
 
 def gpt2_weights(vocab_size: int, n_positions: int, *, n_embd: int = 64, n_layer: int = 2, seed: int = 0) -> dict:
-    """Random weights of a GPT-2 under the names of GPT2LMHeadModel, wide enough apart that argmax is not close."""
+    """Random weights of a GPT-2 under the names of GPT2LMHeadModel, large enough that argmax is never a near tie."""
     random = np.random.default_rng(seed)
 
     def normal(*shape: int, mean: float = 0.0) -> np.ndarray:
@@ -48,8 +48,8 @@ def gpt2_weights(vocab_size: int, n_positions: int, *, n_embd: int = 64, n_layer
 def make_gpt2(tmp_path: Path) -> MakeGPT2:
     """Writes a random GPT-2 of two blocks with a byte-level tokenizer into a folder, and returns the folder.
 
-    Keywords: name, vocab_size, n_positions, seed, and whatever else config.json is to hold; `files` are more files (a
-    name to a text, or to what JSON holds, or None to leave that file out).
+    Keywords: name, vocab_size, n_positions, seed, and further keys of config.json. `files` maps further file names to
+    text, to a value that is written as JSON, or to None to omit the file.
     """
 
     def make(

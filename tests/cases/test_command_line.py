@@ -278,7 +278,7 @@ class TestTerminal:
         assert r"a\x1b\x1b\x1b" in shown
         assert run("generate", "tales", "a", "-n", "3", *self.ESCAPES)[1] == "a\x1b\x1b\x1b\n"
 
-    def test_an_answer_to_a_piped_message_is_escaped_too(self, at_terminal, tmp_path):
+    def test_an_answer_to_a_piped_message_is_escaped(self, at_terminal, tmp_path):
         script = tmp_path / "piped.py"
         script.write_text(
             "import io, sys\nfrom rushlight.cli import main\nsys.stdin = io.TextIOWrapper(io.BytesIO(b'a'))\nmain()\n"
@@ -308,7 +308,7 @@ class TestTerminal:
         terminal.out_text(character)
         assert character not in capsys.readouterr().out
 
-    def test_a_name_cannot_forge_a_line(self, tty):
+    def test_a_name_cannot_forge_an_output_line(self, tty):
         written = tty()
         assert describe(FileNotFoundError(2, "No such file", "a\nerror: b\u202e")) == (
             r"a\nerror: b\u202e: No such file"
@@ -396,7 +396,7 @@ TEXT = (
 
 
 def screen(written):
-    """The visible rows, without erased words."""
+    """Returns the visible rows, without erased words."""
     while match := re.search("\x1b\\[(\\d+)D\x1b\\[K", written):
         before, columns = written[: match.start()], int(match[1])
         while columns > 0:

@@ -143,9 +143,9 @@ def finished(make_gpt2, tmp_path):
     write_lines(tmp_path / "in.jsonl", PROMPTS)
     assert batch(folder, "--ordered", cwd=tmp_path).returncode == 0
     out = tmp_path / "o.jsonl"
-    whole = out.read_bytes()
-    out.write_bytes(whole[:-20])
-    return folder, out, whole
+    complete = out.read_bytes()
+    out.write_bytes(complete[:-20])
+    return folder, out, complete
 
 
 def other_weights(folder):
@@ -201,12 +201,12 @@ def test_a_job_that_reads_a_pipe_is_refused_before_any_work(finished, tmp_path):
 
 
 def test_a_copy_of_the_model_resumes_the_job(finished, tmp_path):
-    folder, out, whole = finished
+    folder, out, complete = finished
     shutil.copytree(folder, tmp_path / "elsewhere")
     done = batch(tmp_path / "elsewhere", "--ordered", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 line done, 2 already done" in done.stderr
-    assert out.read_bytes() == whole
+    assert out.read_bytes() == complete
 
 
 def test_the_port_is_identified_by_its_content(make_gpt2, tmp_path):

@@ -28,13 +28,13 @@ def run(tmp_path, monkeypatch):
 
 
 class TestModelAndPrompt:
-    """`llm -m MODEL PROMPT` is a habit."""
+    """Users of llm are used to `llm -m MODEL PROMPT`."""
 
     @pytest.mark.parametrize("arguments", [["-m", "tales", "Once"], ["tales", "Once"], ["-m", "tales", "-p", "Once"]])
-    def test_the_prompt_beside_the_flag(self, run, arguments):
+    def test_a_prompt_argument_next_to_the_model_flag(self, run, arguments):
         assert run("generate", *arguments, "-n", "2") == (0, "Once, I\n", "")
 
-    def test_a_prompt_that_is_the_models_name(self, run):
+    def test_a_prompt_that_equals_the_model_name(self, run):
         assert run("generate", "-m", "tales", "tales", "-n", "0")[:2] == (0, "tales\n")
 
     def test_standard_input(self, run):
@@ -47,7 +47,7 @@ class TestModelAndPrompt:
         assert "expected one model, found 'tales' and SOURCE 'Once'" in err
 
 
-def test_a_recording_with_prefixed_names_verifies_a_port_without(run):
+def test_a_recording_with_prefixed_names_verifies_a_port_without_the_prefix(run):
     """The embedded model's tensor names have no prefix; those of the recorded GPT2LMHeadModel have one."""
     assert run("port", "tales", "-o", "port.py")[0] == 0
     port = rushlight.load("tales", port="port.py")
@@ -76,7 +76,7 @@ def test_the_embedded_model_has_its_name(run):
     assert (code, "nothing to compare tales with" in err) == (2, True)
 
 
-def test_a_command_to_copy_is_on_a_line_of_its_own(run, make_gpt2):
+def test_a_command_to_copy_is_on_its_own_line(run, make_gpt2):
     folder = make_gpt2(files={"vocab.json": None, "merges.txt": None, "tokenizer.model": "\n"})
     _, out, _ = run("check", folder, "--json")
     assert re.search(r"`python -c .* \S*m`", out)

@@ -37,7 +37,7 @@ def shell(command, **env):
 
 @pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
 def unbuffered(request):
-    """PYTHONUNBUFFERED."""
+    """With and without PYTHONUNBUFFERED."""
     return {"PYTHONUNBUFFERED": request.param}
 
 
@@ -50,7 +50,7 @@ def large(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(large):
+def full_output(large):
     """The output of `inspect --json` for it."""
     return subprocess.run(
         [*PROGRAM, "inspect", large, "--json"], capture_output=True, check=True, timeout=TIMEOUT_S
@@ -117,7 +117,7 @@ threading.Thread(target=lambda: (model, time.sleep(100)), daemon=True).start()
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
 @pytest.mark.parametrize("megabytes", [64, 230, 260, 300, 400, 450, 700, 1000])
 def test_a_limit_on_address_space(megabytes):
-    """The text, or an error about memory, but no other failure. The embedded model of 7 MB fits into 400 MB."""
+    """Either text or an out-of-memory error, and no other failure. The embedded model of 7 MB fits into 400 MB."""
     done = shell(f"ulimit -v {megabytes}000; rushlight generate -p x -n 2", RUSHLIGHT_NUM_THREADS="1")
     assert done.returncode in ((0,) if megabytes >= 400 else (0, 2))
     if done.returncode:
@@ -214,10 +214,10 @@ main(["generate", "-p", "a", "-n", "2"])
     assert "Traceback" not in said
 
 
-def test_a_large_result_into_a_file_with_a_size_limit(large, whole, tmp_path, unbuffered):
+def test_a_large_result_into_a_file_with_a_size_limit(large, full_output, tmp_path, unbuffered):
     done = shell(f"ulimit -f 500; rushlight inspect {large} --json > {tmp_path}/out", **unbuffered)
     assert (done.returncode, done.stderr) == (2, "error: standard output: File too large\n")
-    assert (tmp_path / "out").read_bytes() == whole[: 500 * 1024]
+    assert (tmp_path / "out").read_bytes() == full_output[: 500 * 1024]
 
 
 def test_a_large_result_and_a_reader_that_closes_the_pipe(large, unbuffered):
@@ -229,7 +229,7 @@ def test_help_and_a_reader_that_closes_the_pipe(unbuffered):
     assert shell("rushlight --help | true; exit ${PIPESTATUS[0]}", **unbuffered).returncode == 141
 
 
-def test_a_large_result_into_a_non_blocking_pipe(large, whole, unbuffered):
+def test_a_large_result_into_a_non_blocking_pipe(large, full_output, unbuffered):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     command = subprocess.Popen([*PROGRAM, "inspect", large, "--json"], stdout=writer, env=os.environ | unbuffered)
@@ -240,7 +240,7 @@ def test_a_large_result_into_a_non_blocking_pipe(large, whole, unbuffered):
         time.sleep(0.002)
     os.close(reader)
     assert command.wait(TIMEOUT_S) == 0
-    assert read == whole
+    assert read == full_output
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_output_that_cannot_be_written_is_an_error(make_gpt2, tmp_path, command)
 
 
 @pytest.mark.parametrize("command", ["generate -p a -n 3 --stats", "batch $text --text-lines -n 3 -o -"])
-def test_notes_that_cannot_be_written_lose_no_output(tmp_path, command):
+def test_unwritable_notes_do_not_lose_output(tmp_path, command):
     """The output is complete, and the exit code reports the lost notes, unless stderr was closed on purpose."""
     text = tmp_path / "text"
     text.write_text("a\n", encoding="utf-8")
@@ -315,7 +315,7 @@ def test_a_golden_file_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_an_interrupt_while_python_imports():
-    """Exit code 130 without output, at any point of the imports."""
+    """The exit code is 130, without output, at any point of the imports."""
     code = """
 import builtins, os, signal, sys
 real, seen = builtins.__import__, 0
@@ -345,7 +345,7 @@ def test_an_interrupt_that_the_shell_ignores_stays_ignored():
     assert json.loads(done.stdout)["finish_reason"] == "length"
 
 
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+def test_a_pipe_is_written_to_instead_of_replaced(tmp_path):
     """Otherwise a privileged user would replace /dev/null with a page."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -30,7 +30,7 @@ def model():
 # Requests
 
 
-def test_str_and_ids_are_requests_and_an_invalid_one_stops_no_other(model):
+def test_prompts_may_be_str_or_ids_and_an_invalid_one_does_not_stop_the_others(model):
     ids = model.tokenizer.encode(PROMPT)
     wrong = [
         Request(PROMPT, settings={"x": 1}),
@@ -145,7 +145,7 @@ def test_numpy_numbers_are_accepted_without_a_warning(model):
                 model.generate(PROMPT, temperature=value)
 
 
-# Errors of this package instead of the interpreter
+# Errors of this package instead of errors of Python
 
 
 @pytest.mark.parametrize("text", [None, 5, b"The king", np.array(3), ["The", 5], [None]], ids=repr)
@@ -210,7 +210,7 @@ def test_minus_one_in_a_generation_config(make_gpt2, caplog):
 # Patches
 
 
-def test_patches_take_patterns_as_traces_do(model):
+def test_patches_accept_the_same_patterns_as_traces(model):
     paths = [f"h.{i}.attn" for i in range(model.config.n_layer)]
     plain = model.logits(PROMPT)
     with model.patch(dict.fromkeys(paths, lambda x: 0 * x)):
@@ -347,7 +347,7 @@ def test_a_port_that_reads_a_gain_behaves_the_same_on_both_devices(tmp_path, gai
     ("device", "dtype", "computed"),
     [("reference", "f32", "reference"), ("cpu", "f64", "reference"), ("cpu", "f32", "cpu")],
 )
-def test_the_device_names_what_computed(device, dtype, computed):
+def test_the_device_names_the_hardware_that_computed(device, dtype, computed):
     model = rushlight.load(device=device, dtype=dtype)
     assert model.device == computed
     assert repr(model) == f"<Model tales: 3,554,304 parameters, {computed}, {dtype}>"

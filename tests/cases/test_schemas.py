@@ -38,7 +38,7 @@ def model():
         ({"multipleOf": True, "properties": {"multipleOf": {"multipleOf": "9999999999"}}}, None, None),
     ],
 )
-def test_a_multiple_is_bounded(schema, place, found):
+def test_the_cost_of_multiples_is_bounded(schema, place, found):
     value = json.loads(schema) if isinstance(schema, str) else schema
     if place is None:
         check_cost(value)
@@ -56,11 +56,11 @@ def test_an_affordable_multiple_is_accepted(model):
         assert int(result.text) % 9973 == 0
 
 
-def test_it_is_refused_at_once(model):
+def test_an_expensive_multiple_is_refused_immediately(model):
     start = time.process_time()
     with pytest.raises(RequestError, match="multipleOf"):
         model.generate("The", json_schema='{"type":"integer","multipleOf":99999989}')
-    assert time.process_time() - start < 5  # it was minutes
+    assert time.process_time() - start < 5  # once took minutes
 
 
 def optional(n, first=0):
@@ -84,12 +84,12 @@ def test_pattern_properties_work_up_to_their_limit(model):
     assert model.generate("The", json_schema=patterns(20), max_tokens=8).text.startswith("{")
     bound = "expected at most 100 patternProperties in the schema"
     with pytest.raises(RequestError, match=rf"#/patternProperties \({bound}, found 1,000\)"):
-        model.generate("The", json_schema=patterns(1000))  # it was minutes
+        model.generate("The", json_schema=patterns(1000))  # once took minutes
     with pytest.raises(RequestError, match=rf"#/allOf/\d/patternProperties \({bound}"):
         model.generate("The", json_schema={"allOf": [patterns(60), patterns(60, 60)]})
 
 
-def test_a_schema_that_needs_a_forbidden_token(make_gpt2):
+def test_a_schema_that_needs_a_forbidden_token_is_an_error(make_gpt2):
     """The error names the schema instead of the logits, and the other sequences continue."""
     files = {"generation_config.json": {"suppress_tokens": [ord("{")], "eos_token_id": 256}}
     model = rushlight.load(make_gpt2(files=files))
@@ -100,7 +100,7 @@ def test_a_schema_that_needs_a_forbidden_token(make_gpt2):
     assert len(results[1].ids) == 4
 
 
-def test_beams_of_a_vocabulary_that_is_forbidden(make_gpt2):
+def test_generating_from_a_forbidden_vocabulary_is_an_error(make_gpt2):
     """The model's author forbids every token with text; the rest of the table is padding."""
     files = {"generation_config.json": {"suppress_tokens": [*range(257)]}}
     model = rushlight.load(make_gpt2(vocab_size=300, files=files))
@@ -109,7 +109,7 @@ def test_beams_of_a_vocabulary_that_is_forbidden(make_gpt2):
             ask("Hi", max_tokens=3)
 
 
-def test_a_schema_passed_as_a_mapping_is_bounded_too(model):
+def test_the_length_of_a_schema_passed_as_a_mapping_is_bounded(model):
     with pytest.raises(RequestError, match=r"json_schema is too long .*262,144 characters"):
         model.generate("The", json_schema={"description": "a" * 2**18})
     assert model.generate("The", json_schema={"description": "é" * 200_000, "const": 1}, max_tokens=4).text == "1"
@@ -124,13 +124,13 @@ def test_a_schema_passed_as_a_mapping_is_bounded_too(model):
         ({"stop": "\ud800"}, "a stop string contains half of a surrogate pair"),
     ],
 )
-def test_settings_that_are_not_unicode(model, settings, problem):
+def test_settings_that_are_not_unicode_are_an_error(model, settings, problem):
     with pytest.raises(RequestError, match=problem):
         model.generate("a", max_tokens=2, **settings)
 
 
 @pytest.mark.parametrize(("flag", "problem"), [("--regex", rb"'\udcff'"), ("--stop", b"half of a surrogate pair")])
-def test_arguments_that_are_not_utf8(flag, problem):
+def test_arguments_that_are_not_utf8_exit_with_2(flag, problem):
     command = [sys.executable, "-m", "rushlight", "generate", "-p", "a", "-n", "2", flag, b"\xff"]
     done = subprocess.run(command, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, b"")

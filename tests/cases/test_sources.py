@@ -1,4 +1,4 @@
-"""Cases of sources: shards, other heads, unused config keys, a hub that is out of reach."""
+"""Cases of sources: shards, other heads, unused config keys, an unreachable hub."""
 
 import json
 import shutil
@@ -95,7 +95,7 @@ def test_a_mask_of_another_size_does_not_shorten_the_context(make_gpt2):
     ],
     ids=["unsloth", "gpt", "subfolders", "dots"],
 )
-def test_a_hub_index_decides_what_is_downloaded(make_gpt2, hub, names):  # noqa: F811
+def test_a_hub_index_decides_which_files_are_downloaded(make_gpt2, hub, names):  # noqa: F811
     expected = text(make_gpt2("plain"))
     folder = make_gpt2()
     (folder / "weights").mkdir()
@@ -143,7 +143,7 @@ def test_a_commit_that_is_a_path_is_not_followed(make_gpt2, hub, tmp_path, commi
 @pytest.mark.parametrize(
     "name", ["../x.safetensors", "a/../../x.safetensors", "/tmp/x.safetensors", "a\\x.safetensors"]
 )
-def test_a_hub_index_names_no_other_place(make_gpt2, hub, name):  # noqa: F811
+def test_a_hub_index_cannot_name_files_outside_the_repository(make_gpt2, hub, name):  # noqa: F811
     folder = make_gpt2()
     (folder / "model.safetensors").unlink()
     (folder / INDEX).write_text(json.dumps({"weight_map": {"wte.weight": name}}))
@@ -203,7 +203,7 @@ def test_any_other_listed_tensor_must_exist(make_gpt2):
 FEW = """
     import resource, sys
     import rushlight
-    model = rushlight.load(sys.argv[1])  # what is imported first opens files of its own
+    model = rushlight.load(sys.argv[1])  # imported modules open files of their own first
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     assert len(rushlight.inspect(sys.argv[1]).files) == 300
     assert rushlight.check(sys.argv[1]).fits
@@ -230,7 +230,7 @@ def test_300_shards_need_few_descriptors(make_gpt2):
 
 
 @pytest.mark.parametrize("how", ["rewritten", "cut", "replaced"])
-def test_a_shard_that_is_not_kept_open_must_stay_the_same(make_gpt2, how):
+def test_a_shard_that_changes_while_closed_is_an_error(make_gpt2, how):
     with rushlight.open_checkpoint(many_shards(make_gpt2())) as checkpoint:
         tensor = checkpoint["transformer.wte.weight"]
         before, content = tensor.read(), tensor.file.read_bytes()
@@ -325,7 +325,7 @@ def test_a_tensor_that_the_model_may_need_is_never_left_out(make_gpt2, name, sha
     assert not rushlight.check(folder).fits
 
 
-# A hub that is out of reach
+# An unreachable hub
 
 
 @pytest.fixture

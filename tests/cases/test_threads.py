@@ -102,13 +102,13 @@ def measurement(shares, disturbed=()):
     )
 
 
-def test_reading_slower_than_the_steps_gives_no_share():
+def test_no_bandwidth_share_if_reading_is_slower_than_the_steps():
     """It once printed "1562 % of what can be read"."""
     assert bandwidth_share(Repeats.of([7.8, 7.9, 7.7]), Repeats.of([0.5, 0.5, 9.0])) is None
     assert bandwidth_share(Repeats.of([8.0, 4.0, 9.0]), Repeats.of([10.0, 5.0, 9.0])) == pytest.approx(0.8)
 
 
-def test_a_share_is_relative_to_the_reading_next_to_it():
+def test_a_bandwidth_share_is_relative_to_the_adjacent_reading():
     """A machine at half its speed also reads half as fast."""
     assert bandwidth_share(Repeats.of([9.0, 4.5]), Repeats.of([10.0, 5.0])) == pytest.approx(0.9)
 

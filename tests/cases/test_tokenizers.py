@@ -125,7 +125,7 @@ def test_unused_ids_are_never_sampled(make_gpt2: MakeGPT2) -> None:
     ],
     ids=["added_tokens.json", "special_tokens_map.json", "names", "added_tokens_decoder", "tokenizer.json"],
 )
-def test_which_tokens_there_are(make_gpt2: MakeGPT2, files: dict, added: dict) -> None:
+def test_has_token_finds_exactly_the_added_tokens(make_gpt2: MakeGPT2, files: dict, added: dict) -> None:
     tokenizer = rushlight.load(make_gpt2(vocab_size=300, files=files)).tokenizer
     found = {i: tokenizer.decode([i]) for i in range(257, 300) if tokenizer.has_token(i)}
     assert found == {i: content for i, (content, _) in added.items()}
@@ -203,7 +203,7 @@ def test_prefix_ids(
     result = model.generate("Hi", max_tokens=6)
     assert (result.prompt_ids, result.ids) == (prompt_ids, ids)
     assert model.generate("", max_tokens=1).prompt_ids == prompt_ids[:1]
-    assert model.generate([72, 105], max_tokens=1).prompt_ids == [72, 105]  # ids are left alone
+    assert model.generate([72, 105], max_tokens=1).prompt_ids == [72, 105]  # ids are not changed
     assert model.stream("Hi").result.prompt_ids == prompt_ids
     assert model.beam_search("Hi", n_beams=2, max_tokens=2)[0].prompt_ids == prompt_ids
     assert model.score("Hi", "!").prompt_ids == prompt_ids
@@ -231,7 +231,7 @@ def test_perplexity_as_in_the_guide_with_a_prefix(make_gpt2: MakeGPT2) -> None:
 
 
 def test_tokens_after_a_text_are_left_out(make_gpt2: MakeGPT2) -> None:
-    """A model is to continue the text, and an end-of-text token would end it."""
+    """A model should continue the text, and an end-of-text token would end it."""
     post = processors.BertProcessing(("</s>", 258), ("<s>", 257))
     files = {"tokenizer.json": byte_level("<s>", "</s>", post=post), "tokenizer_config.json": FILE}
     model = rushlight.load(make_gpt2(vocab_size=259, files=files))
@@ -297,7 +297,7 @@ def test_a_new_word_has_its_space(old_king: Path) -> None:
     assert [beam.text for beam in model.beam_search("the king", n_beams=2, max_tokens=1)] == [" old"]
     many = model.generate("the king", max_tokens=2, n=3, temperature=0.5, seed=1)
     assert all(each.text.startswith((" ", "s", "<unk>")) for each in many)
-    assert model.generate("", max_tokens=1, logit_bias={9: 1000.0}).text == "old"  # nothing stands before it
+    assert model.generate("", max_tokens=1, logit_bias={9: 1000.0}).text == "old"  # there is no text before it
     record = model.generate("the king", max_tokens=1, logprobs=1).to_json(model.tokenizer)
     assert record["logprobs"][0]["token"] == record["logprobs"][0]["top"][0]["token"] == " old"
 
@@ -310,7 +310,7 @@ def test_a_stop_string_at_the_first_token(old_king: Path) -> None:
     assert (beam.ids, beam.text) == ([9], "")
 
 
-def test_on_the_command_line(old_king: Path, tmp_path: Path) -> None:
+def test_generate_on_the_command_line(old_king: Path, tmp_path: Path) -> None:
     generated = run("generate", old_king, "-p", "the king", "-n", "6")
     assert generated.stdout.strip() == "the king old old old old old old"
     (tmp_path / "in.jsonl").write_text('{"prompt": "the king"}\n')
@@ -326,7 +326,7 @@ def test_an_answer_of_a_chat_has_its_space(old_king: Path) -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with rushlight.Chat(model, template=template, max_tokens=2) as chat:
         assert chat.send("the king").text == " old old"
-        # Text after an answer is in the middle of a text, so that no space is put before it.
+        # Text after an answer is not at the start of the text, so that no space is added before it.
         assert chat.send("s").prompt_ids == [1, 2, 9, 9, 8]
 
 
@@ -386,7 +386,7 @@ def test_decoding_continues_where_the_prompt_ends(tmp_path: Path, decoder: decod
         assert "".join([*map(stream.push, new), stream.flush()]) == text
 
 
-def test_the_bytes_of_a_character_on_both_sides(tmp_path: Path) -> None:
+def test_a_character_split_between_prompt_and_output(tmp_path: Path) -> None:
     pieces = "a <0xE4> <0xBD> <0xA0>".split()
     library = Library(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, "a"))
     library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
@@ -396,7 +396,7 @@ def test_the_bytes_of_a_character_on_both_sides(tmp_path: Path) -> None:
     assert tokenizer.decode([0], before=[0, 1, 2]) == "a"
 
 
-# Which tokenizer a folder has
+# The tokenizer of a folder
 
 
 @pytest.mark.parametrize(
@@ -435,7 +435,7 @@ def test_no_other_tokenizer_replaces_the_models(
     assert [finding for finding in report.findings if "the tokenizer cannot be read" in finding.title]
 
 
-def test_a_bare_folder_has_gpt2s(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bare_folder_gets_the_gpt2_tokenizer(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_gpt2(vocab_size=50257, files={**NO_SLOW, "tokenizer_config.json": GPT2})
     with caplog.at_level(logging.WARNING, "rushlight"):
         model = rushlight.load(folder)
@@ -478,8 +478,8 @@ def test_a_prefix_id_beyond_the_table(make_gpt2: MakeGPT2) -> None:
     post = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 257)])
     model = rushlight.load(make_gpt2(files={**NO_SLOW, "tokenizer.json": byte_level("<s>", post=post)}))
     problem = 'the token "<s>", 257, is outside the model.s vocabulary .expected ids from 0 to 256'
-    asked = model.generate, model.stream, model.beam_search, model.logits, model.perplexity
-    for ask in (*asked, lambda text: model.score(text, "b")):
+    methods = model.generate, model.stream, model.beam_search, model.logits, model.perplexity
+    for ask in (*methods, lambda text: model.score(text, "b")):
         with pytest.raises(RequestError, match=problem):
             ask("Hi")
     assert model.generate([72, 105], max_tokens=1).prompt_ids == [72, 105]
@@ -536,7 +536,7 @@ def test_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> None:
         model.generate("the A")
     with pytest.raises(RequestError, match="no token for 'é'"):
         model.tokenizer.encode("é", allow_special=True)
-    assert model.tokenizer.encode("aÉ\n") == [0, 29, 30]  # an added token is found as a whole
+    assert model.tokenizer.encode("aÉ\n") == [0, 29, 30]  # an added token matches as a unit
 
 
 def test_decoding_with_a_vocabulary_without_every_byte(make_gpt2: MakeGPT2) -> None:
@@ -552,7 +552,7 @@ def test_a_vocabulary_of_another_kind(make_gpt2: MakeGPT2, vocab: dict) -> None:
         rushlight.load(make_gpt2(vocab_size=300, files={"vocab.json": vocab}))
 
 
-# A token over the join of prompt and continuation
+# A token that spans the end of the prompt
 
 
 def test_the_continuation_after_a_token_over_the_join() -> None:
@@ -585,7 +585,7 @@ PAGE = "<!DOCTYPE html><html><body>404</body></html>"
 
 @pytest.mark.parametrize(("content", "kind"), [(POINTER, "a Git LFS pointer"), (PAGE, "an HTML page")])
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer_config.json", "config.json"])
-def test_a_download_that_is_something_else(make_gpt2: MakeGPT2, name: str, content: str, kind: str) -> None:
+def test_a_downloaded_file_that_is_not_a_tokenizer(make_gpt2: MakeGPT2, name: str, content: str, kind: str) -> None:
     folder = make_gpt2()
     (folder / name).write_text(content)
     with pytest.raises(ConfigError if name == "config.json" else TokenizerError, match=rf"{name}: not .* but {kind}"):

@@ -1,4 +1,4 @@
-"""Statements about a checkpoint are true, and settings of its author or the caller are applied or named."""
+"""Reports about a checkpoint are accurate, and every setting of its author or the caller is applied or named."""
 
 import io
 import json
@@ -159,7 +159,7 @@ def test_a_rename_does_not_swap_matrices_of_opposite_orientation(write, weights)
     assert "transpose them" in problem.fix
 
 
-def test_biases_under_other_names_are_not_taken_for_none(write, weights):
+def test_renamed_biases_are_not_reported_as_missing(write, weights):
     weights = {name.replace(".bias", ".offset"): weight for name, weight in weights.items()}
     report = rushlight.check(write(weights))
     assert report.saved_by is None

@@ -52,7 +52,7 @@ def test_a_token_strips_the_white_space_that_the_library_strips(tmp_path, lstrip
     pieces = ["<mask>", "  \u3000", "\n", "\x1c", "a", "<mask>", "<|endoftext|>"]
     for written in product(pieces, repeat=4):
         text = "".join(written)
-        # A typed token comes first, so that the stretches after it are encoded one by one.
+        # A typed token comes first, so that the segments after it are encoded one by one.
         ids = tokenizer.encode_rendered("<mask>." + text, [(0, 7)])
         assert ids == tokenizer.encode("<mask>.") + tokenizer.encode(text, allow_special=True)
 

@@ -1,4 +1,4 @@
-"""The conversations that each template of templates/ is tried on, and what the templates see beside them."""
+"""The conversations that each template in templates/ is rendered with, and the variables passed next to them."""
 
 from pathlib import Path
 

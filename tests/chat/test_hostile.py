@@ -1,4 +1,4 @@
-"""BAD_INPUTS E: hostile templates end within a second and 128 MB, and the next template is unaffected."""
+"""Hostile templates end within a second and 128 MB, and the next template is unaffected."""
 
 import os
 import sys
@@ -84,7 +84,7 @@ BURNERS = {
     ),
     "lipsum": "{{ lipsum(n=10**6, min=99, max=100) }}",
 }
-"""Further templates that only the time limit stops, half a second each."""
+"""More templates that only the time limit stops, after half a second each."""
 
 KNOTS = {
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
@@ -110,7 +110,7 @@ KNOTS = {
 
 
 def run(renderer, template):
-    """The text or the error, the elapsed seconds, and the peak memory of the process in bytes, 0 if it has ended."""
+    """Returns the text or error, the elapsed seconds, and the peak memory of the process in bytes (0 if it ended)."""
     start = time.perf_counter()
     try:
         [outcome] = renderer.render(template, [MESSAGES], {})
@@ -125,12 +125,12 @@ def run(renderer, template):
 
 
 LIMIT_S = 6
-"""A second on an idle machine: the limit is half a second of processor time."""
+"""A second on an idle machine: the limit is half a second of CPU time."""
 
 
 @pytest.mark.parametrize("template", ESCAPES.values(), ids=ESCAPES)
 def test_templates_cannot_escape_the_sandbox(renderer, template):
-    """BAD_INPUTS 49. Attributes hidden by the sandbox render empty, or are an error."""
+    """Attributes hidden by the sandbox render empty, or are an error."""
     outcome, _, _ = run(renderer, template)
     if not isinstance(outcome, TemplateError):
         assert outcome in {"", "[Undefined]"}
@@ -139,7 +139,6 @@ def test_templates_cannot_escape_the_sandbox(renderer, template):
 
 @pytest.mark.parametrize("template", GLUTTONS.values(), ids=GLUTTONS)
 def test_time_and_memory_are_bounded(renderer, template):
-    """BAD_INPUTS 50."""
     outcome, seconds, peak = run(renderer, template)
     assert isinstance(outcome, TemplateError) or len(outcome) < 1 << 20
     assert seconds < LIMIT_S
@@ -149,7 +148,7 @@ def test_time_and_memory_are_bounded(renderer, template):
 
 @pytest.mark.parametrize("template", KNOTS.values(), ids=KNOTS)
 def test_templates_that_cannot_be_compiled_or_run_are_an_error(renderer, template):
-    """BAD_INPUTS 51."""
+    """Two of them are merely large, and may render."""
     outcome, seconds, peak = run(renderer, template)
     assert isinstance(outcome, TemplateError) or template in {KNOTS["200 nested ifs"], KNOTS["a megabyte of tags"]}
     assert seconds < LIMIT_S
@@ -160,7 +159,7 @@ def test_templates_that_cannot_be_compiled_or_run_are_an_error(renderer, templat
 @pytest.mark.slow
 @pytest.mark.parametrize("template", [*ESCAPES.values(), *GLUTTONS.values(), *BURNERS.values(), *KNOTS.values()])
 def test_a_second_from_a_cold_start(template):
-    """The processor time of the process, including its start, is below a second on any machine."""
+    """The CPU time of the renderer process, including its start, is below a second on any machine."""
     before = os.times()
     with TemplateSandbox() as cold:
         _, _, peak = run(cold, template)
@@ -170,7 +169,6 @@ def test_a_second_from_a_cold_start(template):
 
 
 def test_the_message_of_raise_exception(renderer):
-    """BAD_INPUTS 52."""
     with pytest.raises(TemplateError) as error:
         renderer.render("a\nb\n{{ raise_exception('Only pairs!') }}", [MESSAGES], {}, file="t.jinja")
     assert str(error.value).startswith("t.jinja: line 3 of the chat template: Only pairs!")
@@ -178,7 +176,6 @@ def test_the_message_of_raise_exception(renderer):
 
 
 def test_an_undefined_variable_renders_empty(renderer):
-    """BAD_INPUTS 53."""
     assert renderer.render("[{{ nothing }}|{{ messages[0].nothing }}]", [MESSAGES], {}) == ["[|]"]
 
 
@@ -215,8 +212,8 @@ def test_a_process_ends_with_its_sandbox():
     assert process.poll() is not None
 
 
-def test_the_wall_clock_limit_without_a_processor_timer(monkeypatch):
-    """As on Windows: without a processor timer."""
+def test_the_wall_clock_limit_without_a_cpu_timer(monkeypatch):
+    """Windows has no CPU timer."""
     from rushlight.chat import sandbox as render
 
     monkeypatch.setattr(render, "CPU_S", 0)

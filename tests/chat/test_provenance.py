@@ -1,4 +1,4 @@
-"""Special tokens are recognised where the template wrote them, and never in typed text."""
+"""Special tokens are recognised where the template wrote them, and never in text that a user typed."""
 
 import pytest
 from chat_helpers import CHATML, IM_END, IM_START

@@ -1,4 +1,4 @@
-"""Finding the chat template of a model."""
+"""Looking up the chat template of a model."""
 
 import json
 
@@ -33,7 +33,7 @@ def write(folder, **values):
     (folder / "tokenizer_config.json").write_text(json.dumps(values))
 
 
-def test_a_model_has_its_folder(folder):
+def test_a_model_knows_its_folder(folder):
     assert rushlight.load(folder).folder == folder
 
 
@@ -49,7 +49,7 @@ def test_the_given_template_takes_precedence(model, folder, tmp_path):
     assert text(find_template(model)) == "config"
 
 
-def test_named_templates(model, folder):
+def test_the_default_of_named_templates_is_used(model, folder):
     write(
         folder,
         chat_template=[{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}],
@@ -60,14 +60,14 @@ def test_named_templates(model, folder):
         find_template(model, "rag")
 
 
-def test_named_templates_without_a_default(model, folder):
+def test_named_templates_without_a_default_are_an_error(model, folder):
     write(folder, chat_template=[{"name": "a", "template": "x"}])
     with pytest.raises(TemplateError, match=r"named chat templates, but no default \(found a\)"):
         find_template(model)
 
 
 @pytest.mark.parametrize("value", [3, [], [3], [{"name": "default"}], {"default": 3}])
-def test_a_value_that_is_not_a_template(model, folder, value):
+def test_an_invalid_chat_template_value_is_an_error(model, folder, value):
     write(folder, chat_template=value)
     if value == []:
         assert isinstance(find_template(model), PlainTurns)
@@ -76,7 +76,7 @@ def test_a_value_that_is_not_a_template(model, folder, value):
             find_template(model)
 
 
-def test_special_tokens(model, folder):
+def test_special_tokens_are_passed_to_the_template(model, folder):
     show = "{{ bos_token }}|{{ eos_token }}|{{ pad_token }}|{{ cls_token }}"
     assert text(find_template(model, show)) == "<|endoftext|>|<|endoftext|>||"
     write(folder, bos_token="<s>", eos_token={"content": "</s>", "lstrip": False}, pad_token=None)
@@ -91,26 +91,26 @@ def test_special_tokens(model, folder):
     ("content", "message"),
     [(b"\xff", "not UTF-8"), (b"x" * (2 << 20), "too large"), (None, "not a regular file")],
 )
-def test_files_that_cannot_be_read(model, tmp_path, content, message):
+def test_an_unreadable_template_file_is_an_error(model, tmp_path, content, message):
     path = tmp_path / "t.jinja"
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(TemplateError, match=message):
         find_template(model, path)
 
 
-def test_a_damaged_tokenizer_config(model, folder):
+def test_a_damaged_tokenizer_config_is_an_error(model, folder):
     (folder / "tokenizer_config.json").write_text("{")
     with pytest.raises(TemplateError, match=r"tokenizer_config.json: not JSON"):
         find_template(model)
 
 
-def test_windows_line_ends_in_a_file(model, tmp_path):
+def test_windows_line_ends_are_normalised(model, tmp_path):
     path = tmp_path / "t.jinja"
     path.write_bytes(b"{% if true %}\r\na\r\nb\r\n{% endif %}\r\n")
     assert text(find_template(model, path)) == "a\nb\n"
 
 
-def test_no_template(tales):
+def test_a_model_without_a_template_uses_plain_turns(tales):
     template = find_template(tales)
     assert isinstance(template, PlainTurns)
     assert template.note.startswith("this model has no chat template and was not trained to chat")
@@ -120,7 +120,7 @@ def test_no_template(tales):
     "config",
     [{"task_specific_params": {"conversational": {"max_length": 1000}}}, {"_name_or_path": "x/DialoGPT-small"}],
 )
-def test_dialogpt(model, folder, config):
+def test_dialogpt_uses_end_of_text_turns(model, folder, config):
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | config))
     template = find_template(model)
     assert isinstance(template, EndOfTextTurns)
@@ -145,12 +145,12 @@ def test_gpt2_is_not_dialogpt(model, folder):
     assert isinstance(find_template(model), PlainTurns)
 
 
-def test_dialogpts_own_template_is_the_same(model, folder):
+def test_the_published_dialogpt_template_renders_the_same(model, folder):
     write(folder, chat_template="{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}")
     assert text(find_template(model)) == EndOfTextTurns("<|endoftext|>").render(MESSAGES).text
 
 
-def test_errors_of_a_template_name_its_file(model, tmp_path):
+def test_template_errors_name_the_file(model, tmp_path):
     path = tmp_path / "t.jinja"
     path.write_text("\n{% for")
     template = find_template(model, path)

@@ -20,12 +20,12 @@ class FakeHub:
     Safetensors are "LFS" files, as on the real hub: hashed with SHA-256, all others as git hashes them.
 
     Attributes:
-        status, error_code: every answer is this status, with this code of the hub.
-        cuts: so many times, a body of more than 100 bytes ends after 100, without the connection being kept.
+        status, error_code: the status of every response, and the error code of the hub in its header.
+        cuts: the number of times that a body of more than 100 bytes is cut after 100 and the connection closed.
         stall: bodies of more than 100 bytes stop after 100 until the hub closes.
-        damaged: the last byte of these files is changed on the way.
-        silent: nothing is answered until the hub closes.
-        commit: of every repository's main branch.
+        damaged: files whose last byte is changed in transit.
+        silent: no request is answered until the hub closes.
+        commit: the commit of every repository's main branch.
     """
 
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class FakeHub:
         self.thread.start()
 
     def close(self):
-        """Ends the hub, and the connections to it that this process keeps."""
+        """Shuts the hub down, and closes this process's connections to it."""
         from huggingface_hub import close_session
 
         if not self.closing.is_set():
@@ -59,10 +59,10 @@ class FakeHub:
             self.thread.join()
 
     def bodies(self) -> list[str]:
-        """The files whose bodies were asked for, in order; `requests` starts anew."""
-        asked = [request for request in self.requests if request.startswith("GET") and "/resolve/" in request]
+        """Returns the files whose bodies were requested, in order, and clears `requests`."""
+        downloads = [request for request in self.requests if request.startswith("GET") and "/resolve/" in request]
         self.requests.clear()
-        return [request.rpartition("/")[2] for request in asked]
+        return [request.rpartition("/")[2] for request in downloads]
 
 
 def etag(name: str, content: bytes) -> str:
@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self):
         path = unquote(urlsplit(self.path).path).strip("/")
-        self.hub.requests.append(f"{self.command} {path}")  # before whoever asks can go on
+        self.hub.requests.append(f"{self.command} {path}")  # before the client can continue
         if self.hub.silent:
             self.hub.closing.wait(60)
         match path.split("/"):

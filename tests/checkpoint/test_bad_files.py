@@ -57,7 +57,7 @@ def path(tmp_path):
     return tmp_path / "model.safetensors"
 
 
-# Row 1
+# Files that are too short
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"abc", b"{}", b"\x02\0\0\0\0\0\0", bytes(8), bytes(9), bytes(40)])
@@ -69,25 +69,25 @@ def test_a_file_without_a_header_is_too_short(path, content):
     assert "download" in error.remedy
 
 
-# Row 2
+# Stated sizes that are too large
 
 
 @pytest.mark.parametrize("n_bytes", [100_000_001, 2**63, 2**64 - 1])
-def test_a_stated_length_out_of_range_allocates_nothing(path, n_bytes):
+def test_an_out_of_range_length_does_not_allocate(path, n_bytes):
     path.write_bytes(struct.pack("<Q", n_bytes) + b'{"a":1}')
     error = refusal(path)
     assert isinstance(error, FormatError)
     assert error.found == f"{n_bytes:,}"
 
 
-def test_a_stated_length_beyond_the_file_allocates_nothing(path):
+def test_a_length_beyond_the_file_does_not_allocate(path):
     path.write_bytes(struct.pack("<Q", 99_999_999) + b'{"a":1}')
     error = refusal(path)
     assert isinstance(error, TruncatedError)
     assert (error.expected, error.found) == ("at least 100,000,007 bytes", "15")
 
 
-def test_stated_tensors_beyond_the_file_allocate_nothing(path):
+def test_tensors_beyond_the_file_do_not_allocate(path):
     header = b'{"a":{"dtype":"U8","shape":[4611686018427387904],"data_offsets":[0,4611686018427387904]}}'
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     error = refusal(path)
@@ -95,7 +95,7 @@ def test_stated_tensors_beyond_the_file_allocate_nothing(path):
     assert "4,611,686,018,427,387,904" in error.message
 
 
-# Rows 13 to 15: other formats, by name
+# Other formats, named in the error
 
 
 class Bomb:
@@ -197,12 +197,12 @@ def test_a_bare_pickle_is_named_and_not_unpickled(path, tmp_path, protocol):
     assert not canary.exists()
 
 
-def test_a_message_quotes_nothing_of_a_local_file(path):
+def test_an_error_message_does_not_quote_a_local_file(path):
     path.write_bytes(b'{"error": "secret' + b"x" * 10_000 + b'"}')
     assert "secret" not in str(refusal(path))
 
 
-def test_a_message_quotes_the_start_of_a_servers_text(path):
+def test_an_error_message_quotes_the_start_of_a_server_response(path):
     start = b'{"error": "\x1b[31m' + b"x" * 500
     kind = sniff(start, path, quote=True)
     assert kind.name == rf"""JSON, such as a server's error message: {start[:QUOTED_BYTES].decode()}""".replace(
@@ -224,7 +224,7 @@ def test_an_unknown_format_is_refused_without_naming_one(path, content):
     assert "not a safetensors file" in refusal(path).message
 
 
-# Row 16
+# Paths that are not regular files
 
 
 def test_a_pipe_is_refused_and_does_not_block(path):
@@ -262,7 +262,7 @@ def test_a_pipe_that_replaces_a_file_does_not_block(path, monkeypatch):
     assert refusal(path).found == "a named pipe"
 
 
-# Row 17
+# Broken links and unreadable files
 
 
 def test_a_loop_of_links_is_refused(path):
@@ -287,7 +287,7 @@ def test_an_unreadable_file_is_refused(path, monkeypatch):
     assert "cannot be opened: Permission denied" in refusal(path).message
 
 
-# Row 18: changes to an open file
+# Changes to an open file
 
 
 def written(path: Path, weights=WEIGHTS) -> Path:

@@ -1,4 +1,4 @@
-"""The rules of the header, one by one."""
+"""The safetensors header: a test for each rule of the format."""
 
 import json
 import time
@@ -62,7 +62,7 @@ def test_empty_tensors_are_allowed_between_the_others():
     assert list(header.tensors) == ["start", "a", "end"]
 
 
-# Row 2: the length of the header
+# The length of the header
 
 
 @pytest.mark.parametrize("n_bytes", [MAX_HEADER_BYTES + 1, 2**31, 2**63, 2**64 - 1])
@@ -91,7 +91,7 @@ def test_a_length_that_truncates_the_json_is_refused(n_bytes):
     refusal(f'{{"a":{ENTRY}}}'[:n_bytes])
 
 
-# Row 3: not JSON, or not an object
+# Not JSON, or not an object
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_json_that_is_not_an_object_of_tensors_is_refused_and_shown(header, foun
     assert error.offset is not None
 
 
-# Row 4: nesting
+# Nesting
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '{"a":[', '{"__metadata__":', '{"a":{"shape":['])
@@ -160,7 +160,7 @@ def test_deep_nesting_is_refused_early_and_without_recursion(opening):
     assert time.process_time() - started < 0.5
 
 
-# Row 5: duplicate keys, and metadata
+# Duplicate keys, and metadata
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_metadata_must_be_an_object(metadata):
     assert refusal(f'{{"__metadata__":{metadata}}}').expected == "'{'"
 
 
-# Rows 6 and 7: the ranges of the data
+# The ranges of the data
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_range_that_does_not_match_the_shape_is_refused(shape, offsets):
     assert "bytes for F32" in error.expected
 
 
-# Rows 8 and 9: dimensions
+# Dimensions
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_dimension_of_zero_is_valid(shape):
     assert parse(f'{{"a":{entry(shape=shape, offsets="[0,0]")}}}', data_bytes=0).tensors["a"].end == 0
 
 
-# Row 10: rank and dtype
+# Rank and dtype
 
 
 def test_a_rank_of_32_is_valid_and_one_of_33_is_not():
@@ -315,7 +315,7 @@ def test_offsets_must_be_two_whole_numbers(offsets):
     assert "begin, end" in refusal(f'{{"a":{entry(offsets=offsets)}}}').expected
 
 
-# Row 12: names
+# Names
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_a_very_long_key_does_not_make_a_very_long_message():
     assert len(str(refusal(f'{{"a":{entry(long)}}}'))) < 500
 
 
-# Row 11: size
+# Size
 
 
 def large_header(n_tensors: int) -> bytes:

@@ -26,7 +26,7 @@ ITEMSIZE = {"BOOL": 1, "U8": 1, "F8_E4M3": 1, "F8_E8M0": 1, "F16": 2, "BF16": 2,
 
 
 def ours(file: bytes) -> dict[str, tuple[str, list[int], bytes]] | None:
-    """The tensors that rushlight reads from a file: dtype, shape and bytes by name; None if it refuses the file."""
+    """Returns the tensors that rushlight reads (dtype, shape and bytes by name), or None if it refuses the file."""
     try:
         n_bytes = header_bytes(file[:START_BYTES], len(file))
         header = parse_header(file[8 : 8 + n_bytes], len(file) - 8 - n_bytes)
@@ -37,7 +37,7 @@ def ours(file: bytes) -> dict[str, tuple[str, list[int], bytes]] | None:
 
 
 def reference(file: bytes) -> dict[str, tuple[str, list[int], bytes]] | None:
-    """The same, of the reference."""
+    """Returns the same for the reference."""
     try:
         tensors = safetensors.deserialize(file)
     except safetensors.SafetensorError:
@@ -46,7 +46,7 @@ def reference(file: bytes) -> dict[str, tuple[str, list[int], bytes]] | None:
 
 
 def differences(header: str) -> set[str]:
-    """The rows of the list that apply to a header that the reference accepts, found with `json`, not our parser."""
+    """The entries of the list that apply to a header that the reference accepts, found with `json`, not our parser."""
     found = set()
     if header[0] in " \t\r\n":
         found.add("white space first")
@@ -246,7 +246,7 @@ def entries(draw, begin):
 
 @st.composite
 def nearly_headers(draw):
-    """A file that is safetensors, or nearly."""
+    """Generates a valid or a nearly valid safetensors file."""
     members = []
     end = 0
     for i in range(draw(st.integers(0, 3))):

@@ -260,7 +260,7 @@ def test_a_full_disk_is_reported_with_another_folder_as_the_remedy(hub, monkeypa
     assert "HF_HUB_CACHE" in error.remedy
 
 
-# Downloads that go wrong
+# Downloads that fail
 
 
 @pytest.fixture

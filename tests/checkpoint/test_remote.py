@@ -32,15 +32,15 @@ class Server:
     """Serves `files`, {path: content}; `answer`, if set, is called with each request's handler instead.
 
     Attributes:
-        ranges: whether ranges are honoured.
-        asked: (path, Range, Authorization) of each request.
+        ranges: whether range requests are honoured.
+        received: (path, Range, Authorization) of each request.
         sent: bytes of bodies that were written, or are about to be.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     answer: object = None
     ranges: bool = True
-    asked: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    received: list[tuple[str, str | None, str | None]] = field(default_factory=list)
     sent: int = 0
 
     def __post_init__(self):
@@ -57,9 +57,9 @@ class Server:
         self.server.server_close()
         self.thread.join()
 
-    def asked_bytes(self):
-        """The sum of the lengths of all ranges."""
-        edges = [asked[1].removeprefix("bytes=").split("-") for asked in self.asked]
+    def requested_bytes(self):
+        """Returns the sum of the lengths of all requested ranges."""
+        edges = [received[1].removeprefix("bytes=").split("-") for received in self.received]
         return sum(int(last) + 1 - int(first) for first, last in edges)
 
 
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self.owner.asked.append((self.path, self.headers["Range"], self.headers["Authorization"]))
+        self.owner.received.append((self.path, self.headers["Range"], self.headers["Authorization"]))
         try:
             if self.owner.answer:
                 self.owner.answer(self)
@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         for start in range(0, len(body), 4096):
             piece = body[start : start + 4096]
-            self.owner.sent += len(piece)  # before the client can have it
+            self.owner.sent += len(piece)  # before the client can receive it
             self.wfile.write(piece)
 
 
@@ -145,7 +145,7 @@ def test_only_one_range_is_requested_and_no_weights(server):
     tree = rushlight.inspect(f"{server.url}/m.safetensors")
     assert [(t.name, t.dtype, t.shape) for t in tree.tensors] == [("a", "F32", (50_000,)), ("b", "F16", (2, 3))]
     assert (tree.files, tree.metadata) == (("m.safetensors",), {"format": "pt"})
-    assert [asked[:2] for asked in server.asked] == [("/m.safetensors", f"bytes=0-{FIRST_BYTES - 1}")]
+    assert [received[:2] for received in server.received] == [("/m.safetensors", f"bytes=0-{FIRST_BYTES - 1}")]
     assert server.sent == FIRST_BYTES < len(SMALL)
 
 
@@ -153,8 +153,8 @@ def test_a_long_header_takes_a_second_range_without_overlap(server):
     server.files["/m.safetensors"] = MANY
     assert len(names(f"{server.url}/m.safetensors")) == 2_000
     header_end = 8 + int.from_bytes(MANY[:8], "little")
-    assert len(server.asked) == 2
-    assert server.asked_bytes() == server.sent == header_end
+    assert len(server.received) == 2
+    assert server.requested_bytes() == server.sent == header_end
 
 
 @pytest.mark.parametrize("content", [SMALL, MANY], ids=["small", "many"])
@@ -162,11 +162,11 @@ def test_a_server_without_ranges_gets_one_request(server, content):
     server.ranges = False
     server.files["/m.safetensors"] = content
     assert names(f"{server.url}/m.safetensors")
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 def test_a_server_without_ranges_is_disconnected_after_the_header(server):
-    def endless(handler):  # a file of a gigabyte, as the header says
+    def endless(handler):  # a file of a gigabyte according to the header
         info = {"a": {"dtype": "U8", "shape": [10**9 - 8 - 100], "data_offsets": [0, 10**9 - 108]}}
         start = (100).to_bytes(8, "little") + json.dumps(info).encode().ljust(100)
         handler.send_response(200)
@@ -180,7 +180,7 @@ def test_a_server_without_ranges_is_disconnected_after_the_header(server):
     server.answer = endless
     assert names(f"{server.url}/m.safetensors") == ["a"]
     time.sleep(0.2)
-    assert server.sent < 20_000_000  # what the buffers between two sockets hold
+    assert server.sent < 20_000_000  # the buffers between two sockets
 
 
 def test_weights_cannot_be_read(server):
@@ -194,10 +194,10 @@ def test_weights_cannot_be_read(server):
 def test_weights_are_not_loaded_from_a_url(server):
     with pytest.raises(SourceError, match="is a URL: weights are not loaded from URLs"):
         rushlight.load(f"{server.url}/m.safetensors")
-    assert server.asked == []
+    assert server.received == []
 
 
-def test_shards_of_an_index(server):
+def test_the_shards_of_an_index_are_opened(server):
     shards = {f"m-0000{i}-of-00003.safetensors": {f"t{i}": np.zeros(40_000, np.float32)} for i in (1, 2, 3)}
     server.files |= {f"/x/{name}": save(tensors) for name, tensors in shards.items()}
     weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
@@ -211,10 +211,10 @@ def test_shards_of_an_index(server):
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "https://evil.example/x.safetensors", "/x.safetensors", "x.bin"])
-def test_an_index_names_no_other_place(server, name):
+def test_an_index_cannot_name_files_outside_its_folder(server, name):
     server.files["/index.json"] = json.dumps({"weight_map": {"a": name}}).encode()
     assert "only .safetensors files in its own folder" in refusal(f"{server.url}/index.json", FormatError).remedy
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 def test_a_local_model_does_not_import_network_libraries():
@@ -243,8 +243,8 @@ def test_the_token_is_sent_only_to_the_hub(server, other, monkeypatch):
     server.answer = redirect(f"{other.url}/m.safetensors")
     names(f"{server.url}/m.safetensors")
     names(f"{other.url}/m.safetensors")
-    assert [asked[2] for asked in server.asked] == ["Bearer hf_secret"]
-    assert [asked[2] for asked in other.asked] == [None, None]
+    assert [received[2] for received in server.received] == ["Bearer hf_secret"]
+    assert [received[2] for received in other.received] == [None, None]
 
 
 def test_a_redirect_back_to_the_hub_does_not_restore_the_token(server, other, monkeypatch):
@@ -258,13 +258,13 @@ def test_a_redirect_back_to_the_hub_does_not_restore_the_token(server, other, mo
     )
     other.answer = redirect(f"{server.url}/end.safetensors")
     names(f"{server.url}/m.safetensors")
-    assert [asked[2] for asked in server.asked] == ["Bearer hf_secret", None]
+    assert [received[2] for received in server.received] == ["Bearer hf_secret", None]
 
 
 def test_redirects_have_a_limit(server):
     server.answer = redirect("/again")
     assert "redirects more than 5 times" in refusal(f"{server.url}/m.safetensors").message
-    assert len(server.asked) == 6
+    assert len(server.received) == 6
 
 
 @pytest.mark.parametrize("location", ["ftp://127.0.0.1/x", "http://192.0.2.1/x", "https://u:p@192.0.2.1/", "file:///x"])
@@ -278,10 +278,10 @@ def test_a_redirect_from_https_to_http_is_refused(server, monkeypatch):
     monkeypatch.setattr(remote_http, "_connection", lambda parts, s: http.client.HTTPConnection(host, port, timeout=s))
     server.answer = redirect(f"{server.url}/m.safetensors")
     assert "from https to http" in refusal("https://example.org/m.safetensors").message
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
-def test_a_redirect_without_a_location(server):
+def test_a_redirect_without_a_location_is_an_error(server):
     server.answer = lambda handler: handler.send(302, b"")
     assert "redirects without a Location" in refusal(f"{server.url}/m.safetensors").message
 
@@ -302,20 +302,20 @@ def test_a_redirect_without_a_location(server):
         ("https://huggingface.co/openai-community/gpt2", "the page of a model"),
     ],
 )
-def test_urls_that_are_not_fetched(url, message):
+def test_unsupported_urls_are_refused(url, message):
     assert message in refusal(url).message
 
 
-def test_a_url_takes_neither_offline_nor_a_revision(server):
+def test_a_url_with_offline_or_a_revision_is_refused(server):
     assert "offline" in refusal(f"{server.url}/m.safetensors", offline=True).message
     assert "revision" in refusal(f"{server.url}/m.safetensors", revision="main").message
-    assert server.asked == []
+    assert server.received == []
 
 
 @pytest.mark.parametrize(
     ("status", "remedy"), [(401, "sign-in"), (403, "sign-in"), (404, "URL"), (429, "wait"), (500, "later")]
 )
-def test_a_refusal_has_a_remedy(server, status, remedy):
+def test_an_error_status_has_a_remedy(server, status, remedy):
     server.answer = lambda handler: handler.send(status, b"<html>")
     error = refusal(f"{server.url}/m.safetensors")
     assert error.message == f"the server answered {status}"
@@ -323,7 +323,7 @@ def test_a_refusal_has_a_remedy(server, status, remedy):
     assert error.file == f"{server.url}/m.safetensors"
 
 
-def test_an_empty_file(server):
+def test_an_empty_file_is_an_error(server):
     server.files["/m.safetensors"] = b""
     assert "empty" in refusal(f"{server.url}/m.safetensors", TruncatedError).message
     server.ranges = False
@@ -331,7 +331,7 @@ def test_an_empty_file(server):
 
 
 @pytest.mark.parametrize("ranges", [False, True])
-def test_a_file_truncated_on_the_server(server, ranges):
+def test_a_file_truncated_on_the_server_is_an_error(server, ranges):
     server.ranges = ranges
     server.files["/m.safetensors"] = SMALL[:-1]
     error = refusal(f"{server.url}/m.safetensors", TruncatedError)
@@ -340,7 +340,7 @@ def test_a_file_truncated_on_the_server(server, ranges):
 
 
 @pytest.mark.parametrize("status", [200, 206])
-def test_a_connection_that_breaks(server, status):
+def test_a_broken_connection_is_an_error(server, status):
     content_range = {"Content-Range": f"bytes 0-{FIRST_BYTES - 1}/{len(SMALL)}"} if status == 206 else {}
     length = FIRST_BYTES if status == 206 else len(SMALL)
     server.answer = lambda handler: handler.send(status, SMALL[:40], content_range, length=length)
@@ -361,20 +361,20 @@ def test_a_connection_that_breaks(server, status):
         "bytes 0-65535/99999999999999999999999",
     ],
 )
-def test_another_range_than_requested(server, content_range):
+def test_a_range_other_than_the_requested_one_is_an_error(server, content_range):
     headers = {} if content_range is None else {"Content-Range": content_range}
     server.answer = lambda handler: handler.send(206, SMALL[:FIRST_BYTES], headers)
     assert "another range" in refusal(f"{server.url}/m.safetensors").message
 
 
-def test_a_file_that_changes_between_two_ranges(server):
-    server.answer = lambda handler: handler.file(MANY, {"ETag": f'"{len(server.asked)}"'})
+def test_a_file_that_changes_between_two_ranges_is_an_error(server):
+    server.answer = lambda handler: handler.file(MANY, {"ETag": f'"{len(server.received)}"'})
     assert "changed while it was being read" in refusal(f"{server.url}/m.safetensors", TruncatedError).message
 
 
 @pytest.mark.parametrize("ranges", [False, True])
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream"])
-def test_an_html_page(server, ranges, kind):
+def test_an_html_page_is_an_error(server, ranges, kind):
     server.ranges = ranges
     page = b"<!doctype html><html>" + b" " * 1000
     server.answer = lambda handler: handler.file(page, {"Content-Type": kind})
@@ -393,23 +393,23 @@ def test_an_unknown_size_is_refused(server):
 
 
 @pytest.mark.parametrize("claimed", [10**8 + 1, 2**63, 2**64 - 1])
-def test_a_stated_size_is_not_fetched(server, claimed):
+def test_an_oversized_header_is_not_fetched(server, claimed):
     server.files["/m.safetensors"] = claimed.to_bytes(8, "little") + b"{" + bytes(200_000)
     assert "out of range" in refusal(f"{server.url}/m.safetensors", FormatError).message
     assert server.sent <= FIRST_BYTES
 
 
-def test_a_stated_size_of_an_index_is_not_fetched(server):
+def test_an_oversized_index_is_not_fetched(server):
     server.answer = lambda handler: handler.send(
         206, b"{" * FIRST_BYTES, {"Content-Range": f"bytes 0-{FIRST_BYTES - 1}/{10**12}"}
     )
     assert "too large" in refusal(f"{server.url}/index.json", FormatError).message
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 @pytest.mark.parametrize("part", ["status", "header", "body"])
 def test_slow_responses_are_aborted_at_a_deadline(server, monkeypatch, part):
-    """A byte now and then keeps every timeout of the socket from expiring."""
+    """The server sends single bytes, so that no socket timeout expires."""
 
     def drip(handler):
         if part != "status":
@@ -428,13 +428,13 @@ def test_slow_responses_are_aborted_at_a_deadline(server, monkeypatch, part):
     assert 0.3 < time.monotonic() - started < 3
 
 
-def test_an_unreachable_server(server):
+def test_an_unreachable_server_is_an_error(server):
     server.close()
     error = refusal(f"{server.url}/m.safetensors")
     assert "cannot be reached" in error.message
 
 
-def test_a_response_that_is_not_http(server):
+def test_a_response_that_is_not_http_is_an_error(server):
     server.answer = lambda handler: handler.wfile.write(b"SSH-2.0-OpenSSH\r\n")
     assert "not valid HTTP" in refusal(f"{server.url}/m.safetensors").message
 
@@ -466,7 +466,7 @@ def test_a_hub_model_in_the_cache_is_read_there(hub):
     assert hub.requests == []
 
 
-def test_a_hub_model_offline_and_not_in_the_cache(hub):
+def test_a_hub_model_offline_and_not_in_the_cache_is_an_error(hub):
     hub.repos["owner/name"] = {"model.safetensors": SMALL}
     assert "not in the cache" in refusal("owner/name", offline=True).message
     assert hub.requests == []

@@ -57,7 +57,7 @@ def test_a_tensor_that_is_not_in_the_index_is_kept(tmp_path):
         assert list(checkpoint) == ["a", "b", "c"]
 
 
-# Row 20
+# Shards that do not match the index
 
 
 def test_all_missing_shards_are_named_with_their_tensor_counts(tmp_path):
@@ -153,7 +153,7 @@ def test_an_index_that_is_not_strict_json_is_refused(tmp_path, content, message)
     assert message in error.message
 
 
-# Row 19
+# File names and links that leave the folder
 
 
 @pytest.mark.parametrize(

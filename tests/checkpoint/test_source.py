@@ -1,4 +1,4 @@
-"""The sources that a user can name, and what opening them reads."""
+"""Opening sources by name: paths, folders, hub ids, and the bytes that opening reads."""
 
 import json
 import os
@@ -19,7 +19,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures" / "gpt2"
 
 @pytest.fixture(autouse=True)
 def hub_requests(monkeypatch):
-    """The models requested from a hub that has none."""
+    """Replaces the hub with an empty one, and returns the list of requested models."""
     requests = []
 
     def download(name, **_):
@@ -123,7 +123,7 @@ def test_a_sidecar_is_a_path_or_none(tmp_path):
     with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
         assert checkpoint.sidecar("config.json") == tmp_path / "config.json"
         assert checkpoint.sidecar("tokenizer.json") is None
-        assert checkpoint.sidecar("vocab.json") == tmp_path / "vocab.json"  # a broken link is there, and broken
+        assert checkpoint.sidecar("vocab.json") == tmp_path / "vocab.json"  # the link exists, but is broken
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def write_sparse(path: Path, name: str, n_bytes: int) -> int:
     return len(header)
 
 
-def test_opening_10_gb_reads_the_header_and_nothing_else(tmp_path, bytes_read):
+def test_opening_10_gb_reads_only_the_header(tmp_path, bytes_read):
     n_header = write_sparse(tmp_path / "model.safetensors", "a", 10_000_000_000)
     with open_checkpoint(tmp_path) as checkpoint:
         assert checkpoint["a"].nbytes == 10_000_000_000
@@ -172,7 +172,7 @@ def test_opening_10_gb_reads_the_header_and_nothing_else(tmp_path, bytes_read):
     assert sum(bytes_read) == 9 + n_header
 
 
-def test_opening_10_gb_of_shards_reads_the_index_and_the_headers(tmp_path, bytes_read):
+def test_opening_10_gb_of_shards_reads_only_the_index_and_the_headers(tmp_path, bytes_read):
     files = [f"model-{i:05}-of-00002.safetensors" for i in (1, 2)]
     n_headers = sum(write_sparse(tmp_path / file, file, 5_000_000_000) for file in files)
     index = json.dumps({"weight_map": {file: file for file in files}})
@@ -199,7 +199,7 @@ def test_a_short_read_is_continued(tmp_path, monkeypatch):
         assert checkpoint["a"].read().tolist() == list(range(100))
 
 
-# Sources that do not
+# Sources that do not open
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_hub_id_is_looked_up_on_the_hub(tmp_path, monkeypatch, hub_requests, n
 @pytest.mark.parametrize(
     "name", ["a/b/c", "-x/y", "owner/", "/", "owner\\name", "a b", "ünder/score", "\x1b[31m", "a\nb"]
 )
-def test_what_is_neither_a_path_nor_a_hub_id_is_refused(tmp_path, monkeypatch, hub_requests, name):
+def test_a_name_that_is_neither_a_path_nor_a_hub_id_is_refused(tmp_path, monkeypatch, hub_requests, name):
     monkeypatch.chdir(tmp_path)
     error = refusal(name)
     assert isinstance(error, SourceError)

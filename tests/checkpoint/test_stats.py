@@ -1,4 +1,4 @@
-"""Statistics of tensors, compared with NumPy's over the whole tensor."""
+"""Statistics of tensors, compared with NumPy's over the entire tensor."""
 
 import tracemalloc
 
@@ -58,7 +58,7 @@ def test_no_finite_values(path, array):
 
 
 def test_a_small_spread_about_a_large_mean(path):
-    """The mean of the squares minus the square of the mean would have no digit left."""
+    """The mean of the squares minus the square of the mean would have no correct digit."""
     array = 1e8 + np.random.default_rng(2).normal(0, 1e-3, 100_000)
     assert stats_of(path, array).std == pytest.approx(1e-3, rel=0.02)
 

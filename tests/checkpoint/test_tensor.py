@@ -102,7 +102,7 @@ def test_a_bool_that_is_neither_0_nor_1_is_refused(opened):
         checkpoint["mask"].read()
 
 
-def test_two_reads_share_no_memory(opened):
+def test_two_reads_do_not_share_memory(opened):
     tensor = opened({"t": ("F32", [2], bytes(8))})["t"]
     tensor.read()[0] = 1
     assert tensor.read().tolist() == [0, 0]
@@ -134,7 +134,7 @@ def test_every_f16_is_decoded_exactly(opened):
     assert decoded[1] == 2.0**-24
 
 
-def test_f32_is_what_is_stored(opened):
+def test_f32_is_returned_as_stored(opened):
     bits = np.array([0, 1, 0x80000000, 0x3F800001, 0x7F800000, 0x7FC00001, 0x7FA00001], "<u4")
     decoded = opened({"t": ("F32", [7], bits.tobytes())})["t"].float32()
     assert decoded.view("<u4").tolist() == bits.tolist()

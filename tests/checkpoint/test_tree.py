@@ -23,7 +23,7 @@ def block(stem, width=8):
 def gpt2_small():
     yield f32("wte.weight", 50257, 768)
     yield f32("wpe.weight", 1024, 768)
-    for i in sorted(range(12), key=str):  # as the file has them: 0, 1, 10, 11, 2, ...
+    for i in sorted(range(12), key=str):  # in the order of the file: 0, 1, 10, 11, 2, ...
         for name, *shape in [
             ("ln_1.weight", 768),
             ("ln_1.bias", 768),

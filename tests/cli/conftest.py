@@ -1,4 +1,4 @@
-"""Fixtures that run the command line in this process, or in one of its own."""
+"""Fixtures that run the command line, in this process or in a new one."""
 
 import io
 import os
@@ -44,7 +44,7 @@ def rushlight(capsys, monkeypatch):
 
 @pytest.fixture
 def process():
-    """Runs a shell command in which `$rushlight` is the program, in a process of its own."""
+    """Runs a shell command in which `$rushlight` is the program, in a new process."""
     env = os.environ | {"rushlight": f"{sys.executable} -m rushlight"}
 
     def run(command, **kwargs):

@@ -25,7 +25,7 @@ def records(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_running_a_job_twice(rushlight, folder):
+def test_running_a_finished_job_again_does_nothing(rushlight, folder):
     done = rushlight("batch", "prompts.jsonl", "-o", "out.jsonl", "-n", "3")
     assert (done.code, done.out) == (0, "")
     assert done.err.startswith("batch: 2 lines done; 7 tokens in ")
@@ -64,7 +64,7 @@ def test_other_settings_are_refused_without_force(rushlight, folder):
     assert len(records((folder / "out.jsonl").read_text(encoding="utf-8"))[0]["ids"]) == 2
 
 
-def test_some_lines_fail(rushlight, folder):
+def test_failed_lines_exit_with_1(rushlight, folder):
     (folder / "prompts.jsonl").write_text(PROMPTS + '{"prompt": "a", "top_p": 7}\nbroken\n', encoding="utf-8")
     done = rushlight("batch", "prompts.jsonl", "-o", "out.jsonl", "-n", "1")
     assert done.code == 1
@@ -74,7 +74,7 @@ def test_some_lines_fail(rushlight, folder):
     assert rushlight("batch", "prompts.jsonl", "-o", "out.jsonl", "-n", "1").code == 1
 
 
-def test_pipes(rushlight, folder):
+def test_reads_stdin_and_writes_stdout(rushlight, folder):
     named = rushlight("batch", "prompts.jsonl", "-o", "out.jsonl", "-n", "3", "--ordered")
     assert named.code == 0
     piped = rushlight("batch", "-", "-o", "-", "-n", "3", "--ordered", stdin=PROMPTS.encode())
@@ -84,7 +84,7 @@ def test_pipes(rushlight, folder):
     assert "2 already done" in resumed.err
 
 
-def test_text_lines(rushlight, folder):
+def test_text_lines_are_prompts(rushlight, folder):
     (folder / "lines.txt").write_text("The “king”\r\n\n{not JSON\n", encoding="utf-8")
     done = rushlight("batch", "lines.txt", "--text-lines", "-o", "-", "-n", "2", "--echo", "--stop", "zzz")
     assert done.code == 0
@@ -157,7 +157,7 @@ def many(n):
 
 @pytest.fixture
 def waiting(folder):
-    """Starts a job whose input pipe stays open; returns the process once there are three results."""
+    """Starts a job whose input pipe stays open, and returns the process once there are three results."""
     children = []
 
     def start(prompts, *arguments):
@@ -243,7 +243,7 @@ def test_a_terminal_shows_the_progress(folder):
     assert child.exitstatus == 0
 
 
-def test_a_full_disk(process, rushlight, folder):
+def test_a_full_disk_exits_with_2(process, rushlight, folder):
     (folder / "many.jsonl").write_text(many(12))
     done = process(f"cd {folder} && ulimit -f 1 && $rushlight batch many.jsonl -n 2 -o out.jsonl")
     assert done.code == 2

@@ -21,7 +21,7 @@ READY = "\x1b\\[\\?2004h> "
 
 @pytest.fixture
 def piped(rushlight):
-    """Runs `rushlight chat` with the lines of stdin."""
+    """Runs `rushlight chat` with these lines on stdin."""
 
     def run(*arguments, stdin):
         return rushlight("chat", "--temp", "0", "-n", "6", *arguments, stdin=stdin.encode())
@@ -30,7 +30,7 @@ def piped(rushlight):
 
 
 class TestPiped:
-    def test_one_turn_per_line(self, piped):
+    def test_each_line_of_stdin_is_a_turn(self, piped):
         done = piped(stdin="Once upon a time\n\nAnd then?\r\n")
         assert done.code == 0
         assert "\x1b" not in done.out
@@ -57,7 +57,7 @@ class TestPiped:
         assert "error: the message takes" in done.err
         assert done.out == piped(stdin="Once\nAnd?\n").out
 
-    def test_a_line_that_is_not_utf8(self, rushlight):
+    def test_a_line_that_is_not_utf8_exits_with_2(self, rushlight):
         done = rushlight("chat", "-n", "2", stdin=b"Once\n\xff\xfe\n")
         assert done.code == 2
         assert "error: standard input, line 2: byte 0: a message is not UTF-8" in done.err
@@ -75,11 +75,11 @@ class TestPiped:
     def test_slash_commands_are_messages_in_a_pipe(self, piped):
         assert piped(stdin="/exit\nOnce\n").out.count("\n") >= 2
 
-    def test_empty_input(self, piped):
+    def test_empty_input_prints_nothing(self, piped):
         done = piped(stdin="")
         assert (done.code, done.out) == (0, "")
 
-    def test_stats(self, piped):
+    def test_stats_are_printed_after_a_turn(self, piped):
         done = piped("--stats", stdin="Once\n")
         assert re.search(
             r"^prompt \d+ tokens \(0 cached\).* 6 tokens at .*; finish reason: length$", done.err, re.MULTILINE
@@ -108,7 +108,7 @@ class TestPiped:
             (["gpt2", "--model", "other", "-p", "Once"], "expected one model"),
         ],
     )
-    def test_bad_arguments(self, rushlight, arguments, message):
+    def test_bad_arguments_exit_with_2(self, rushlight, arguments, message):
         done = rushlight("chat", *arguments, stdin=b"Once\n")
         assert done.code == 2
         assert message in done.err
@@ -133,12 +133,12 @@ class User:
         )
 
     def wait(self, pattern=READY):
-        """The output up to the pattern, by default the next input prompt."""
+        """Returns the output up to the pattern, by default the next input prompt."""
         self.child.expect(pattern)
         return self.child.before.replace("\r", "")
 
     def type(self, text):
-        """Types a line; returns the output up to the next input prompt."""
+        """Types a line, and returns the output up to the next input prompt."""
         self.child.sendline(text)
         return self.wait()
 
@@ -271,7 +271,7 @@ class TestTerminal:
         assert "secret" not in file.read_text()
 
     def test_a_paste_where_python_has_no_readline(self, user_at, tmp_path):
-        """As on Windows, and similar to libedit: lines that arrive at once are one message."""
+        """Windows has no readline, and libedit is similar: lines that arrive at once are one message."""
         script = tmp_path / "bare.py"
         script.write_text("import sys; sys.modules['readline'] = None\nfrom rushlight.cli import main\nmain()\n")
         user = user_at(program=(str(script),))

@@ -42,7 +42,7 @@ def transposed_blocks(name, tensor):
 
 @pytest.fixture
 def compiled(write):
-    """nanoGPT's weights in a compiled model: two causes."""
+    """nanoGPT's weights in a compiled model: two causes at once."""
     return write(lambda name: f"_orig_mod.transformer.{name}", transposed_blocks)
 
 
@@ -170,7 +170,7 @@ def test_bad_input_exits_with_2(rushlight, write, arguments, expected):
     assert expected in done.err
 
 
-def test_a_invalid_file_exits_with_2(rushlight, tmp_path):
+def test_an_invalid_file_exits_with_2(rushlight, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
     assert rushlight("check", tmp_path).code == 2
 

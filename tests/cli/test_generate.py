@@ -18,11 +18,11 @@ def tales():
 
 @pytest.fixture(scope="module")
 def plain(tales):
-    """Twenty tokens with the default settings."""
+    """The output for twenty tokens with the default settings."""
     return str(tales.generate(PROMPT, max_tokens=20))
 
 
-def test_the_embedded_model(rushlight, tales):
+def test_generate_uses_the_embedded_model_by_default(rushlight, tales):
     done = rushlight("generate", "-p", PROMPT)
     assert (done.code, done.out) == (0, f"{PROMPT}{tales.generate(PROMPT)}\n")
 
@@ -49,7 +49,7 @@ def test_the_model_by_argument_or_flag(rushlight, bare_gpt2):
     assert rushlight("generate", bare_gpt2, "-m", bare_gpt2, "-p", PROMPT, "-n", 3) == by_argument
 
 
-def test_two_models(rushlight, bare_gpt2):
+def test_two_models_exit_with_2(rushlight, bare_gpt2):
     done = rushlight("generate", bare_gpt2, "-m", "gpt2", "-p", PROMPT)
     assert (done.code, done.out) == (2, "")
     assert "expected one model" in done.err
@@ -73,21 +73,21 @@ def test_two_models(rushlight, bare_gpt2):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_settings_are_passed_on(rushlight, tales, plain, flags, settings):
-    """Each changes the output."""
+def test_settings_reach_the_model(rushlight, tales, plain, flags, settings):
+    """Each setting changes the output."""
     settings = {"max_tokens": 20} | settings
     done = rushlight("generate", "-p", PROMPT, "-n", 20, "--no-echo", *flags)
     assert done.out == f"{tales.generate(PROMPT, **settings)}\n"
     assert done.out != f"{plain}\n"
 
 
-def test_device_and_dtype_are_passed_on(rushlight):
+def test_device_and_dtype_reach_the_loader(rushlight):
     assert rushlight("generate", "-p", PROMPT, "-n", 2, "--device", "cpu", "--dtype", "f64").code == 0
     assert "tpu" in rushlight("generate", "-p", PROMPT, "--device", "tpu").err
     assert "f31" in rushlight("generate", "-p", PROMPT, "--dtype", "f31").err
 
 
-def test_no_echo(rushlight, tales):
+def test_no_echo_prints_only_the_output(rushlight, tales):
     done = rushlight("generate", "-p", PROMPT, "-n", 5, "--no-echo")
     assert done.out == f"{tales.generate(PROMPT, max_tokens=5)}\n"
 
@@ -122,7 +122,7 @@ def test_a_note_warns_of_equal_samples(rushlight):
     assert expected not in rushlight("generate", "-p", PROMPT, "-n", 1).err
 
 
-def test_json(rushlight, tales):
+def test_json_prints_one_record(rushlight, tales):
     done = rushlight("generate", "-p", PROMPT, "-n", 20, "--temp", "0.7", "--seed", "3", "--json")
     expected = tales.generate(PROMPT, max_tokens=20, temperature=0.7, seed=3)
     assert done.out.count("\n") == 1
@@ -169,7 +169,7 @@ def test_several_samples_are_printed_in_order(rushlight, tales):
     assert done.out == f"{PROMPT}{first}\n{PROMPT}{second}\n"
 
 
-def test_logprobs_need_json(rushlight):
+def test_logprobs_require_json(rushlight):
     done = rushlight("generate", "-p", PROMPT, "--logprobs", 1)
     assert (done.code, done.out) == (2, "")
     assert "--json" in done.err
@@ -207,7 +207,7 @@ def test_json_of_an_empty_output(rushlight):
     assert (record["text"], record["ids"], record["finish_reason"]) == ("", [], "length")
 
 
-def test_the_prompt_from_stdin_without_its_last_newline(rushlight, tales):
+def test_a_prompt_from_stdin_loses_its_last_newline(rushlight, tales):
     for stdin, prompt in [
         (b"Once upon a time\n", "Once upon a time"),
         (b"Once upon a time\r\n", "Once upon a time"),
@@ -226,32 +226,28 @@ def test_a_prompt_flag_is_exact_and_ignores_stdin(rushlight, tales):
 
 @pytest.mark.parametrize("stdin", [b"", b"\n"])
 def test_an_empty_prompt_starts_from_the_end_of_text_token(rushlight, tales, stdin):
-    """BAD_INPUTS 37."""
     done = rushlight("generate", "-n", 3, stdin=stdin)
     assert (done.code, done.out) == (0, f"{tales.generate('', max_tokens=3)}\n")
 
 
-def test_no_prompt_at_a_terminal(rushlight):
+def test_no_prompt_at_a_terminal_exits_with_2(rushlight):
     done = rushlight("generate")
     assert (done.code, done.out) == (2, "")
     assert "--prompt" in done.err
 
 
-def test_a_surrogate_in_the_prompt(rushlight):
-    """BAD_INPUTS 34."""
+def test_a_surrogate_in_the_prompt_exits_with_2(rushlight):
     done = rushlight("generate", "-p", "a\udcffb")
     assert (done.code, done.out) == (2, "")
     assert "character 2" in done.err.splitlines()[-1]
 
 
 def test_nul_round_trips(rushlight):
-    """BAD_INPUTS 35."""
     assert rushlight("generate", "-n", 1, stdin=b"a\0b").out.startswith("a\0b")
 
 
 @pytest.mark.parametrize(("stdin", "offset"), [(b"caf\xe9", 3), (b"a\xc3", 1), (b"\xed\xa0\x80", 0)])
-def test_stdin_that_is_not_utf8(rushlight, stdin, offset):
-    """BAD_INPUTS 35."""
+def test_stdin_that_is_not_utf8_exits_with_2(rushlight, stdin, offset):
     done = rushlight("generate", stdin=stdin)
     assert (done.code, done.out) == (2, "")
     assert done.err == (
@@ -259,23 +255,21 @@ def test_stdin_that_is_not_utf8(rushlight, stdin, offset):
     )
 
 
-def test_a_prompt_of_10_mb(rushlight):
-    """BAD_INPUTS 38: refused by its size, from stdin and from the flag."""
+def test_a_prompt_of_10_mb_exits_with_2(rushlight):
+    """The prompt is refused by its size, from stdin and from the flag."""
     prompt = "x" * 10_000_000
     for done in (rushlight("generate", stdin=prompt.encode()), rushlight("generate", "-p", prompt)):
         assert (done.code, done.out) == (2, "")
         assert f"at most {MAX_PROMPT_BYTES:,} bytes" in done.err
 
 
-def test_a_prompt_longer_than_the_context(rushlight, tales):
-    """BAD_INPUTS 39."""
+def test_a_prompt_longer_than_the_context_exits_with_2(rushlight, tales):
     done = rushlight("generate", "-p", "word " * tales.context_length)
     assert (done.code, done.out) == (2, "")
     assert str(tales.context_length) in done.err
 
 
-def test_special_token_text_is_text(rushlight, tales):
-    """BAD_INPUTS 40."""
+def test_a_special_token_in_a_prompt_is_plain_text(rushlight, tales):
     record = json.loads(rushlight("generate", "-p", "<|endoftext|>", "-n", 1, "--json").out)
     assert record["stats"]["prompt_tokens"] > 1
 
@@ -314,7 +308,6 @@ def test_special_token_text_is_text(rushlight, tales):
     ids=lambda flags: " ".join(flags)[:40],
 )
 def test_invalid_settings_are_refused(rushlight, flags):
-    """BAD_INPUTS 41, 42, 44, 45, 46."""
     done = rushlight("generate", "-p", PROMPT, *flags)
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
@@ -327,7 +320,7 @@ def test_settings_are_validated_before_loading(rushlight):
 
 
 def test_huge_settings_are_clamped(rushlight, bare_gpt2):
-    """BAD_INPUTS 41, 43: max_tokens to the context, top_k to the vocabulary."""
+    """max_tokens is clamped to the context, top_k to the vocabulary."""
     flags = ["--ignore-eos", "--temp", "1", "--seed", "1"]
     done = rushlight("generate", bare_gpt2, "-p", PROMPT, "-n", 10**30, "--top-k", 10**30, "--json", *flags)
     record = json.loads(done.out)
@@ -347,14 +340,13 @@ def test_threads_do_not_change_the_output(rushlight):
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "1000000"])
-def test_an_invalid_number_of_threads(rushlight, threads):
-    """BAD_INPUTS 74."""
+def test_an_invalid_number_of_threads_exits_with_2(rushlight, threads):
     done = rushlight("generate", "-p", PROMPT, "--threads", threads)
     assert (done.code, done.out) == (2, "")
     assert f"threads is '{threads}'" in done.err
 
 
-def test_the_best_output_of_a_beam_search(rushlight):
+def test_beams_prints_the_best_output_of_a_beam_search(rushlight):
     [best] = library.load().beam_search("Once", n_beams=3, max_tokens=8)
     done = rushlight("generate", "-p", "Once", "--beams", "3", "-n", "8")
     assert (done.code, done.out) == (0, f"Once{best.text}\n")
@@ -362,7 +354,7 @@ def test_the_best_output_of_a_beam_search(rushlight):
     assert (record["text"], record["ids"], record["score"]) == (best.text, best.ids, best.score)
 
 
-def test_a_beam_search_with_stop_strings_and_penalties(rushlight):
+def test_beams_accepts_stop_strings_and_penalties(rushlight):
     flags = ["--stop", "the", "--repetition-penalty", "1.3", "--logit-bias", "5=-2", "--presence-penalty", "0.1"]
     [best] = library.load().beam_search(
         "Once", n_beams=3, max_tokens=30, stop="the", repetition_penalty=1.3, logit_bias={5: -2.0}, presence_penalty=0.1

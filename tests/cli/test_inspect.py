@@ -68,7 +68,7 @@ def path(tmp_path):
 
 
 def on_terminal(tree, width, **options):
-    """The output on a terminal of that width without colours, and whether it had any."""
+    """Returns the output on a terminal of that width without colours, and whether it had colours."""
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=True, color_system="256", _environ={})
     console.print(TreeView(tree, **options), soft_wrap=True)
@@ -138,7 +138,7 @@ def test_the_number_of_parameters_does_not_depend_on_the_format(path, prefix, bu
     ],
 )
 def test_whether_a_head_is_tied(path, config, same, tied):
-    """By the config; without a valid one by comparing the bytes."""
+    """The config decides; without a valid one, the bytes are compared."""
     table = np.arange(6, dtype=np.float32).reshape(3, 2)
     tensors = {"wte.weight": table, "wpe.weight": table, "h.0.attn.c_attn.weight": np.ones((2, 6), np.float32)}
     save_file(tensors | {"lm_head.weight": table if same else table + 1}, path)
@@ -245,7 +245,6 @@ def test_an_ascii_encoding(process, path):
 
 @pytest.mark.parametrize("name", ["", "a\0b", "\x1b[31mred\x1b[0m", "../../etc/passwd", "a\nb", "a\tb", "\u202eabc"])
 def test_names_are_escaped(rushlight, path, name):
-    """BAD_INPUTS 12."""
     write(path, {name: (2,)}, {"format\x1b[2J": "pt\n\x07"})
     done = rushlight("inspect", path)
     assert done.code == 0
@@ -256,7 +255,6 @@ def test_names_are_escaped(rushlight, path, name):
 
 @pytest.mark.parametrize("name", ["[bold red]x[/]", "[/nope]", ":smile:", "[link=file:///etc]x[/link]"])
 def test_names_are_not_parsed_as_markup(rushlight, path, name):
-    """BAD_INPUTS 12."""
     out = rushlight("inspect", write(path, {name: (2,)})).out
     assert f"└── {name}  F32" in out
 
@@ -268,21 +266,20 @@ def test_long_metadata_is_cut_only_in_the_table(rushlight, path):
 
 
 def test_deep_names(rushlight, path):
-    """BAD_INPUTS 12: ten thousand dots do not exceed the recursion limit."""
+    """Ten thousand dots do not exceed the recursion limit."""
     done = rushlight("inspect", write(path, {"." * 10_000 + end: (1,) for end in "ab"} | {"x." * 99 + "y": (1,)}))
     assert done.code == 0
     assert " characters) " in done.out
 
 
 def test_a_ten_gigabyte_checkpoint_opens_at_once(path):
-    start = time.process_time()  # not the clock's: others compute here too
+    start = time.process_time()  # CPU time instead of wall-clock time, since other processes may run
     tree = inspect(str(write(path, {"h.0.w": (50_000, 50_000)})))
     assert tree.nbytes == 10**10
     assert time.process_time() - start < 1
 
 
 def test_zero_dimensions_and_scalars_are_shown(rushlight, path):
-    """BAD_INPUTS 9."""
     out = rushlight("inspect", write(path, {"none": (0, 5), "one": ()})).out
     assert re.search(r"none +F32 +\(0, 5\) +0 +0 B", out)
     assert re.search(r"one +F32 +\(\) +1 +4 B", out)
@@ -323,7 +320,7 @@ def test_human_bytes(n, text):
 
 
 def test_the_screenshot_is_current():
-    """Compares its text; the rendering by Rich may change."""
+    """Only the text is compared, since Rich's rendering may change."""
 
     def words(svg):
         return "".join(html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)).split()

@@ -49,7 +49,7 @@ def test_an_incomplete_command_line_is_wrong_usage(rushlight, arguments):
     assert "is missing" in done.err
 
 
-def test_its_flags_are_refused_before_a_command(rushlight):
+def test_original_flags_are_refused_before_a_command(rushlight):
     done = rushlight("-m", "x", "generate", "-p", "x")
     assert (done.code, done.out) == (2, "")
     assert "--model-path must follow the command" in done.err

@@ -22,20 +22,20 @@ def port(rushlight, tmp_path):
     return path
 
 
-def test_the_output_equals_that_of_the_embedded_model(rushlight, port):
+def test_a_port_generates_the_same_output_as_the_embedded_model(rushlight, port):
     done = rushlight("generate", demo.folder(), "--port", port, "-p", PROMPT, "-n", "20")
     assert (done.code, done.err) == (0, "")
     assert done.out == PROMPT + package.load().generate(PROMPT, max_tokens=20).text + "\n"
 
 
-def test_bench_runs_it(rushlight, port):
+def test_bench_runs_the_port(rushlight, port):
     arguments = ["--prompt-tokens", "8", "--tokens", "2", "--batch", "1", "--repeats", "1", "--json"]
     done = rushlight("bench", demo.folder(), "--port", port, *arguments)
     assert done.code == 0
     assert json.loads(done.out)["config"]["port"] == str(port)
 
 
-def test_check_compares_a_checkpoint_with_it(rushlight, port):
+def test_check_compares_a_checkpoint_with_the_port(rushlight, port):
     assert rushlight("check", demo.folder(), "--port", port).code == 0
     port.write_text(port.read_text().replace("LayerNorm(config.n_embd,", "LayerNorm(config.n_embd + 1,"))
     done = rushlight("check", demo.folder(), "--port", port)
@@ -57,7 +57,7 @@ def test_existing_files_are_not_overwritten(rushlight, port):
     assert sorted(path.name for path in port.parent.iterdir()) == ["my_model.py", "test_my_model.py"]
 
 
-def test_it_can_be_printed(rushlight, port, tmp_path, monkeypatch):
+def test_the_port_can_be_printed(rushlight, port, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = rushlight("port", demo.folder(), "-o", "-")
     assert (done.code, done.err) == (0, "")

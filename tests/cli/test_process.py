@@ -14,7 +14,7 @@ SLOW = 3
 
 @pytest.fixture
 def terminal():
-    """Runs Python on a pseudo-terminal."""
+    """Starts Python on a pseudo-terminal."""
     children = []
 
     def spawn(*arguments):
@@ -39,7 +39,6 @@ def interrupt(child):
 
 
 def test_ctrl_c_while_streaming(terminal):
-    """BAD_INPUTS 68."""
     child = terminal("-m", "rushlight", "generate", "-p", "Once upon a time", "-n", "400", "--ignore-eos")
     child.expect("Once upon a time")
     child.expect(" ")
@@ -62,7 +61,6 @@ def test_ctrl_c_while_streaming(terminal):
     ],
 )
 def test_ctrl_c_while_loading(terminal, work):
-    """BAD_INPUTS 68."""
     child = terminal(
         "-c",
         "import time, numpy, rushlight\n"
@@ -110,7 +108,6 @@ def test_inspect_at_a_terminal_has_colours(terminal, bare_gpt2):
     ["generate -p 'Once upon a time' -n 50", "inspect {}", "inspect {} --json", "--help"],
 )
 def test_a_reader_that_closes_the_pipe(process, bare_gpt2, command):
-    """BAD_INPUTS 69."""
     done = process(f"$rushlight {command.format(bare_gpt2)} 2> >(grep -v ^note: >&2) | head -c 1")
     assert len(done.out) == 1
     assert (done.code, done.err) == (0, "")
@@ -143,7 +140,6 @@ def test_a_closed_stdin(process):
 
 
 def test_a_deleted_working_directory(process, tmp_path):
-    """BAD_INPUTS 71."""
     folder = tmp_path / "gone"
     folder.mkdir()
     # A script, as pip installs it: `python -m` reads the working directory.
@@ -155,7 +151,6 @@ def test_a_deleted_working_directory(process, tmp_path):
 
 
 def test_without_home_and_cache(process):
-    """BAD_INPUTS 71."""
     done = process("unset HOME XDG_CACHE_HOME; HF_HOME=/proc/none $rushlight generate -p Once -n 2 --json")
     assert done.code == 0
     assert json.loads(done.out)["finish_reason"] == "length"

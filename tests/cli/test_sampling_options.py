@@ -43,13 +43,13 @@ def test_the_flag_has_the_declared_default_and_help(name):
     assert option.metavar == (each.metavar or None)
 
 
-def test_every_flag_of_generate_is_a_setting_or_its_own():
+def test_every_flag_of_generate_is_a_setting_or_listed():
     flags = {max(param.opts, key=len) for param in load_command("generate").params if param.opts[0].startswith("-")}
     of_settings = {max(SETTINGS[name].flags, key=len).partition("/")[0] for name in WITH_FLAGS}
     assert flags == of_settings | OWN_FLAGS | LOAD_FLAGS
 
 
-def test_defaults_of_chat_and_settings_it_does_not_have():
+def test_chat_has_other_defaults_and_fewer_settings():
     found = options("chat")
     assert (found["max_tokens"].default, found["temperature"].default) == (256, 0.7)
     assert [name for name in WITH_FLAGS if name not in found] == list(WITHOUT)
@@ -98,8 +98,8 @@ def test_the_documentation_lists_every_flag():
     assert [name for name in WITH_FLAGS if SETTINGS[name].flag not in section] == []
 
 
-def test_one_field_is_enough(monkeypatch):
-    """A new setting gets a flag, validation and documentation from its field."""
+def test_a_new_setting_needs_only_a_field(monkeypatch):
+    """A new setting gets its flag, validation and documentation from its field."""
 
     @dataclasses.dataclass(frozen=True)
     class More:

@@ -106,7 +106,7 @@ def test_a_narrow_terminal_leaves_columns_out(monkeypatch, width, heads):
     assert all(word in lines[0] for word in heads.split())
     assert ("layer" in lines[0]) == (width >= 100)
     assert max(map(len, lines[:26])) <= width
-    # The summary is never cut: the terminal wraps it.
+    # The summary is never truncated; the terminal wraps it.
     assert any("it computes relu where the recording has gelu_tanh" in line for line in lines)
 
 
@@ -143,7 +143,7 @@ def test_nothing_to_compare_with(rushlight):
     ],
     ids=str,
 )
-def test_bad_input(rushlight, arguments, words):
+def test_bad_input_exits_with_2(rushlight, arguments, words):
     assert words in " ".join(bad(rushlight, GPT2, *arguments).replace("│", " ").split())
 
 

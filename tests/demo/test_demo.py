@@ -36,7 +36,7 @@ def gpt2_shapes(*, n_layer: int, n_embd: int, n_positions: int, vocab_size: int)
     return blocks | ends
 
 
-def test_every_tensor_is_there_and_in_f16() -> None:
+def test_every_tensor_is_present_in_f16() -> None:
     sizes = {key: CONFIG[key] for key in ("n_layer", "n_embd", "n_positions", "vocab_size")}
     with safe_open(WEIGHTS, framework="np") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
@@ -44,7 +44,7 @@ def test_every_tensor_is_there_and_in_f16() -> None:
         assert {slice_.get_dtype() for slice_ in slices.values()} == {"F16"}
 
 
-def test_every_weight_is_a_number() -> None:
+def test_every_weight_is_finite() -> None:
     raw = WEIGHTS.read_bytes()
     data_start = 8 + int.from_bytes(raw[:8], "little")
     exponents = np.frombuffer(raw, "<u2", offset=data_start) & 0x7C00
@@ -52,7 +52,7 @@ def test_every_weight_is_a_number() -> None:
     assert exponents.max() < 0x7C00
 
 
-def test_the_config_is_gpt2s() -> None:
+def test_the_config_is_a_gpt2_config() -> None:
     assert CONFIG["model_type"] == "gpt2"
     assert CONFIG["dtype"] == "float16"
     assert CONFIG["n_embd"] == 64 * CONFIG["n_head"]
@@ -64,22 +64,22 @@ def test_the_tokenizer_fits() -> None:
     assert tokenizer.vocabulary()["<|endoftext|>"] == CONFIG["eos_token_id"] == CONFIG["bos_token_id"]
     text = "Once upon a time there was a rushlight — “so bright”, said the cat. 猫"
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert tokenizer.encode(" the") == tokenizer.encode(" the king")[:1]  # it has learnt words
+    assert tokenizer.encode(" the") == tokenizer.encode(" the king")[:1]  # the tokenizer has merged entire words
 
 
-def test_it_is_small() -> None:
+def test_the_checkpoint_is_small() -> None:
     assert sum(file.stat().st_size for file in demo.folder().glob("*.*")) < 12_000_000
 
 
 @pytest.mark.parity
-def test_transformers_loads_all_of_it() -> None:
+def test_transformers_loads_every_tensor() -> None:
     from transformers import GPT2LMHeadModel
 
     _, loading = GPT2LMHeadModel.from_pretrained(demo.folder(), output_loading_info=True)
     assert not any(loading.values())
 
 
-def test_the_notice_names_what_ships() -> None:
+def test_the_notice_names_the_shipped_files() -> None:
     notice = (Path(__file__).parents[2] / "NOTICE").read_text()
     for shipped in "gpt2_merges.txt.gz", "src/rushlight/demo":
         assert shipped in notice

@@ -3,10 +3,10 @@
 - A ```python block is run; the blocks of one document share a namespace. A ```text block right after it is its output.
 - A ```console block is run command by command, each `$ ` line in a separate shell; the lines after it are its output,
   standard error included.
-- In an output, a line `...` stands for any number of lines.
-- `<!-- not run: why -->` on the line before a block excepts it. Blocks of other kinds are not run.
+- In an output, a line `...` matches any number of lines.
+- `<!-- not run: why -->` on the line before a block excludes it. Blocks of other kinds are not run.
 - `<!-- file: name.py -->` on the line before a block writes it to that file instead.
-- A document with the line `<!-- needs PyTorch -->` is run where the comparisons with PyTorch are.
+- A document with the line `<!-- needs PyTorch -->` is run together with the comparisons with PyTorch.
 """
 
 import contextlib
@@ -108,7 +108,7 @@ def runnable(document: Path):
 
 
 @pytest.mark.parametrize("document", [runnable(document) for document in DOCUMENTS])
-def test_examples_do_what_the_document_shows(document, folder):
+def test_examples_produce_the_documented_output(document, folder):
     namespace = {"__name__": "__main__"}
     wrong = []
     for block in blocks(document.read_text(encoding="utf-8")):
@@ -129,7 +129,7 @@ def test_examples_do_what_the_document_shows(document, folder):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_inside_the_repository_lead_somewhere(document):
+def test_links_inside_the_repository_exist(document):
     links = re.findall(
         r"\]\((?!https?:)([^)#]+)[^)]*\)|src=\"(?!https?:)([^\"]+)\"", document.read_text(encoding="utf-8")
     )

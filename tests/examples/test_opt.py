@@ -1,4 +1,4 @@
-"""examples/opt, an architecture in a file of its own, against transformers (make_opt_fixture.py)."""
+"""examples/opt, an architecture in a single user file, compared with transformers (make_opt_fixture.py)."""
 
 import json
 from pathlib import Path

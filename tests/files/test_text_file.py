@@ -1,4 +1,4 @@
-"""Text files: read in full up to a limit, and nothing but text is accepted."""
+"""Text files: read in full up to a limit; anything but UTF-8 text is refused."""
 
 import os
 import threading
@@ -75,7 +75,7 @@ def test_a_pipe_is_read_up_to_the_limit(path):
         read_text("/dev/zero", max_bytes=100, error=RequestError, allow_pipe=True)
 
 
-def test_allowing_a_pipe_allows_no_folder(path):
+def test_a_folder_is_refused_where_a_pipe_is_allowed(path):
     path.mkdir()
     with pytest.raises(SourceError, match="not a regular file"):
         read_text(path, max_bytes=100, allow_pipe=True)

@@ -1,4 +1,4 @@
-"""Beam search: equal to transformers, to an exhaustive search, and with shared cache blocks."""
+"""Beam search: equal to transformers and to an exhaustive search, with shared cache blocks."""
 
 import itertools
 import json
@@ -54,7 +54,7 @@ def total(model, prompt, ids):
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0, -1.0])
 def test_with_a_beam_per_token_the_search_is_exhaustive(model, length_penalty):
-    """Compared with every completion of up to two tokens."""
+    """Compared with the scores of every completion of up to two tokens."""
     prompt, vocab_size = [5, 9, 30], model.config.vocab_size
     texts = [(END,), *itertools.product((i for i in range(vocab_size) if i != END), range(vocab_size))]
     assert vocab_size <= 64
@@ -81,8 +81,8 @@ def test_with_a_beam_per_token_the_search_is_exhaustive(model, length_penalty):
 
 
 @pytest.mark.parametrize("n_prompt", [1, 62, 63, 64, 65, 127, 128])
-def test_the_logprob_of_a_beam_is_that_of_scoring_it(model, n_prompt):
-    """For shared, inherited and recomputed blocks, across two block boundaries."""
+def test_the_logprob_of_a_beam_equals_its_score(model, n_prompt):
+    """Covers shared, inherited and recomputed blocks, across two block boundaries."""
     prompt = [(11 * i) % 60 + 1 for i in range(n_prompt)]
     found = model.beam_search(prompt, n_beams=5, n=5, max_tokens=70, ignore_eos=True)
     assert len({tuple(beam.ids) for beam in found}) == 5
@@ -103,7 +103,7 @@ def test_the_best_beam_is_more_likely_than_greedy_decoding():
     assert best.prompt_ids == greedy.prompt_ids
 
 
-def test_a_stop_token_is_scored_and_not_part_of_the_text(model):
+def test_a_stop_token_is_scored_but_excluded_from_the_text(model):
     ends = [i for i in range(model.config.vocab_size) if i % 3]
     [best] = model.beam_search([5], n_beams=3, max_tokens=9, stop_ids=ends, ignore_eos=True)
     assert best.finish_reason == "stop"
@@ -120,7 +120,7 @@ def test_a_full_context_ends_a_beam(model):
         model.beam_search([5] * length)
 
 
-def test_tokens_that_are_not_allowed_are_never_chosen():
+def test_disallowed_tokens_are_never_selected():
     model = rushlight.load()
     model._inputs.allowed = np.ones(model.config.vocab_size, np.bool_)
     model._inputs.allowed[[12, 277]] = False
@@ -150,7 +150,7 @@ def test_penalties_change_the_logprobs_of_repeated_tokens():
         assert beam.logprob == pytest.approx(total, rel=1e-9)
 
 
-def test_a_stop_string_ends_a_beam_and_is_not_part_of_its_text():
+def test_a_stop_string_ends_a_beam_and_is_excluded_from_its_text():
     model = rushlight.load()
     prompt = "Once upon a time"
     stop = " the"
@@ -168,7 +168,7 @@ def test_a_stop_string_ends_a_beam_and_is_not_part_of_its_text():
         model.beam_search([5], stop="a")
 
 
-def test_logits_that_are_not_finite(model, monkeypatch):
+def test_non_finite_logits_are_an_error(model, monkeypatch):
     backend = model._backend
     monkeypatch.setattr(backend, "to_numpy", lambda x: np.full((1, 61), np.nan, np.float32))
     with pytest.raises(GenerationError, match="are not finite"):
@@ -181,7 +181,7 @@ def test_too_little_memory_is_an_error_before_the_search(model, monkeypatch):
         model.beam_search([5] * 9, n_beams=3, max_tokens=50)
 
 
-def test_a_search_cannot_be_traced(model):
+def test_beam_search_cannot_be_traced(model):
     with model.trace(), pytest.raises(RequestError, match="cannot be traced or patched"):
         model.beam_search([5])
 
@@ -214,6 +214,6 @@ def test_an_error_lists_all_invalid_settings():
         {"logit_bias": {4096: 1.0}},
     ],
 )
-def test_settings_out_of_range(model, settings):
+def test_out_of_range_settings_are_an_error(model, settings):
     with pytest.raises(RequestError):
         model.beam_search([5], **settings)

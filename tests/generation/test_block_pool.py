@@ -13,7 +13,7 @@ def tokens(seed, n_blocks=1):
 
 
 def table_of(pool, ids):
-    """A sequence that has computed all these tokens, with its full blocks cached."""
+    """Returns the blocks of a sequence that has computed these tokens, with the full ones cached."""
     n_blocks = -(-len(ids) // BLOCK_SIZE)
     table = SimpleNamespace(
         ids=ids, n_computed=len(ids), n_cached_blocks=0, blocks=[pool.allocate() for _ in range(n_blocks)]
@@ -84,14 +84,14 @@ def test_the_last_block_of_a_sequence_is_evicted_first():
     assert pool.match_prefix([*tokens(1), *tokens(2)]) == table.blocks[:1]
 
 
-def test_without_sharing_nothing_is_cached():
+def test_nothing_is_cached_without_sharing():
     pool = BlockPool(2, 2, has_prefix_cache=False)
     table = table_of(pool, tokens(1))
     assert table.n_cached_blocks == 0
     assert pool.match_prefix(tokens(1)) == []
 
 
-def test_reset_forgets_holders_and_prefixes():
+def test_reset_clears_holders_and_prefixes():
     pool = BlockPool(2, 2)
     block = table_of(pool, tokens(1)).blocks[0]
     pool.reset()

@@ -1,4 +1,4 @@
-"""A draft model for the toy model: its rounds, catching up, and its KV blocks."""
+"""A draft model for the toy model: rounds, catching up, and KV blocks."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def prompt_of(n, seed=0):
 
 
 def rows(model):
-    """The number of rows of each sequence, for each forward so far."""
+    """Returns the number of rows of each sequence for each forward so far."""
     return [np.diff(batch.row_starts).tolist() for batch in model.batches]
 
 
@@ -38,7 +38,7 @@ def test_each_token_is_computed_once_and_rejected_ones_are_replaced():
     assert proposer._states == {}
 
 
-def test_a_round_is_one_forward_for_all_sequences():
+def test_a_draft_round_is_one_forward_for_all_sequences():
     draft, model = toy_draft()
     engine, target = toy_engine(draft=draft)
     prompts = [prompt_of(10 + i, i) for i in range(6)]
@@ -62,7 +62,7 @@ def test_a_round_is_one_forward_for_all_sequences():
 @pytest.mark.parametrize(
     "settings", [{}, {"temperature": 0.8, "seed": 4}, {"temperature": 1.0, "presence_penalty": 0.5}]
 )
-def test_the_output_is_the_same_with_and_without(error, settings):
+def test_output_is_the_same_with_and_without_a_draft_model(error, settings):
     settings = {"seed": 3, **settings}
     plain, _ = toy_engine()
     draft, _ = toy_draft(error)
@@ -77,7 +77,7 @@ def test_the_output_is_the_same_with_and_without(error, settings):
         assert ids_of(read_all(engine, other)) == ids_of(read_all(plain, one))
 
 
-def test_a_long_prompt_is_caught_up_with_over_several_steps():
+def test_the_draft_model_catches_up_with_a_long_prompt_over_several_steps():
     draft, model = toy_draft()
     engine, _ = toy_engine(n_blocks=200, draft=draft)
     prompts = [prompt_of(3 * BLOCK_SIZE + 9, i) for i in range(5)]
@@ -101,7 +101,7 @@ def test_a_shared_prefix_is_computed_once():
     assert [sum(each) for each in rows(model) if sum(each) > 4] == [len(shared) + 2]
 
 
-def test_beyond_the_drafts_context_there_are_no_draft_tokens():
+def test_no_draft_tokens_beyond_the_context_of_the_draft_model():
     draft, model = toy_draft(context_length=30)
     engine, _ = toy_engine(draft=draft)
     one = drafted(prompt_of(20), max_tokens=60)
@@ -124,7 +124,7 @@ def test_without_enough_blocks_some_sequences_get_no_draft_tokens():
     assert draft_of(engine).pool.n_held == 1
 
 
-def test_sequences_outside_the_step_lose_their_blocks():
+def test_sequences_outside_the_step_release_their_draft_blocks():
     draft, _ = toy_draft()
     engine, _ = toy_engine(n_blocks=2 * 3, draft=draft)
     stalled = drafted(prompt_of(BLOCK_SIZE + 1), max_tokens=100)
@@ -139,7 +139,7 @@ def test_sequences_outside_the_step_lose_their_blocks():
     assert draft_of(engine).pool.n_held == 0
 
 
-def test_cancellation_releases_the_drafts_blocks_at_once():
+def test_cancellation_releases_draft_blocks_immediately():
     draft, _ = toy_draft()
     engine, _ = toy_engine(draft=draft)
     one = drafted(prompt_of(100), max_tokens=500)
@@ -151,7 +151,7 @@ def test_cancellation_releases_the_drafts_blocks_at_once():
     assert draft_of(engine).pool.n_held == 0
 
 
-def test_its_memory_counts_within_kv_bytes():
+def test_draft_memory_counts_towards_kv_bytes():
     draft, _ = toy_draft()
     engine, _ = toy_engine(n_blocks=7, draft=draft)
     assert engine.pool.n_blocks == draft_of(engine).pool.n_blocks == 3
@@ -160,7 +160,7 @@ def test_its_memory_counts_within_kv_bytes():
     assert (error.value.need_bytes, error.value.have_bytes) == (5 * 2 * BLOCK_BYTES, 3 * 2 * BLOCK_BYTES)
 
 
-def test_a_draft_with_logits_that_are_not_finite_proposes_nothing():
+def test_a_draft_model_with_non_finite_logits_proposes_nothing():
     draft, _ = toy_draft()
     broken = draft._replace(forward=lambda batch: np.full((len(batch.logit_rows), V), np.nan))
     engine, _ = toy_engine(draft=broken)

@@ -159,7 +159,7 @@ def test_the_least_recently_used_blocks_are_evicted():
     assert found == [0, 0, 1, 0, 0, 0]
 
 
-def test_the_youngest_is_preempted_and_has_the_same_output():
+def test_the_youngest_sequence_is_preempted_and_its_output_is_unchanged():
     engine, model = toy_engine(n_blocks=6)
     prompts = [prompt_of(BLOCK_SIZE + 30, seed) for seed in range(3)]
     sequences = submit(engine, *(sequence(prompt, max_tokens=150) for prompt in prompts))
@@ -173,7 +173,7 @@ def test_the_youngest_is_preempted_and_has_the_same_output():
                 finished.append(one)
     assert [one.got for one in sequences] == [expected(prompt, 150) for prompt in prompts]
     assert finished == list(sequences)
-    assert model.n_rows > sum(len(one.ids) for one in sequences)  # something was computed again
+    assert model.n_rows > sum(len(one.ids) for one in sequences)  # preempted sequences were recomputed
     assert engine.pool.n_held == 0
 
 
@@ -192,7 +192,7 @@ def test_a_long_prompt_does_not_stall_decoding():
     assert n_steps == -(-600 // MIXED_ROWS)
 
 
-def test_a_sequence_that_is_not_read_does_not_delay_others():
+def test_an_unread_sequence_does_not_delay_others():
     engine, _ = toy_engine(n_blocks=4, max_sequences=1)
     [stalled] = submit(engine, sequence([1], max_tokens=200))
     while engine.step():
@@ -203,14 +203,14 @@ def test_a_sequence_that_is_not_read_does_not_delay_others():
     assert ids_of(read_all(engine, stalled)) == expected([1], 200)
 
 
-def test_cancellation_releases_blocks_at_once():
+def test_cancellation_releases_blocks_immediately():
     engine, _ = toy_engine()
     one, other = submit(engine, sequence(prompt_of(100), max_tokens=50), sequence([2], max_tokens=10))
     engine.step()
     assert engine.pool.n_held == 3
     engine.cancel(one)
     assert engine.pool.n_held == 1
-    engine.cancel(one)  # it may have ended already
+    engine.cancel(one)  # it may already have finished
     assert ids_of(read_all(engine, other)) == expected([2], 10)
     assert engine.pool.n_held == 0
 
@@ -280,7 +280,7 @@ def test_a_failing_sequence_does_not_affect_others():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_prompt_logprobs_of_logits_that_are_not_finite(value):
+def test_prompt_logprobs_of_non_finite_logits_are_an_error(value):
     engine, _ = toy_engine()
     run = engine._steps._runner._forward
 
@@ -315,7 +315,7 @@ class Fixed(FixedRate):
     ("settings", "n_calls"), [({}, 1), ({"logprobs": 2}, 1), ({"presence_penalty": 1e-9}, 5), ({"top_k": 3}, 1)]
 )
 def test_a_step_is_sampled_in_one_call(settings, n_calls):
-    """Except for draft tokens of a stateful sampler: it takes one call per accepted draft token, and one more."""
+    """A stateful sampler with draft tokens is the exception: a call for each accepted draft token, and one more."""
     engine, model = toy_engine()
     calls = []
     device_sample = model.ops.sample
@@ -335,7 +335,7 @@ def test_a_step_is_sampled_in_one_call(settings, n_calls):
         pass
     assert [token.id for token in drafting.unread] == right
     assert [token.id for token in other.unread] == expected([5], 9)
-    # The step of the prompts; then one with four accepted draft tokens and a rejected fifth.
+    # The step of the prompts, then one with four accepted draft tokens and a rejected fifth.
     n_rows = 1 + min(15, 20 - 2)
     assert calls[0] == 2
     assert calls[1 : 1 + n_calls] == ([n_rows + 1] if n_calls == 1 else [2, 1, 1, 1, 1])
@@ -432,7 +432,7 @@ def test_stats_count_draft_tokens():
 
 
 def test_the_prefix_cache_keeps_a_share_of_the_available_memory():
-    """At least one context, at most four; with `kv_bytes`, four."""
+    """The cache holds at least one context, and at most four; with `kv_bytes`, four."""
 
     def max_evictable(n_blocks, **options):
         _, model = toy_engine(n_blocks=n_blocks, context_length=4 * BLOCK_SIZE)

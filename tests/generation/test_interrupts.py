@@ -30,7 +30,7 @@ def new_engine():
 
 
 def write(engine):
-    """Generates several outputs at once, too many for the blocks."""
+    """Generates several outputs at once, more than fit in the blocks."""
     consumer = Consumer()
     sequences = [
         drafted(prompt, max_tokens=20 + 5 * i) if i else sequence(prompt, max_tokens=20)
@@ -44,7 +44,7 @@ def write(engine):
     return outputs
 
 
-def test_the_files_to_cut_are_there():
+def test_every_interrupted_file_exists():
     assert len(CUT_FILES) == len(NAMES)
 
 
@@ -101,18 +101,18 @@ def n_lines():
     return cut.count
 
 
-def test_at_some_lines():
+def test_an_interrupt_at_a_few_lines():
     count = n_lines()
     cut_off_at(random.Random(1).sample(range(1, count), 12))
 
 
 @pytest.mark.slow
-def test_at_hundreds_of_lines():
+def test_an_interrupt_at_hundreds_of_lines():
     cut_off_at(range(1, n_lines(), 23))
 
 
 def interrupted(work, seconds):
-    """Whether a signal after that many seconds arrived before the end of the work, and surfaced."""
+    """Returns whether a signal sent after that many seconds arrived during the work, and surfaced."""
     came = []
 
     def interrupt(*_):
@@ -174,12 +174,12 @@ def interrupt_at_random(n, seed):
     return n_surfaced
 
 
-def test_by_some_signals():
+def test_a_few_signals():
     assert interrupt_at_random(25, 1) > 10
 
 
 @pytest.mark.slow
-def test_by_thousands_of_signals():
+def test_thousands_of_signals():
     assert interrupt_at_random(1000, 2) > 1000
 
 

@@ -10,14 +10,14 @@ def rows(n=5, n_vocab=1000, scale=10.0):
     return (np.random.default_rng(3).standard_normal((n, n_vocab)) * scale).astype(np.float32)
 
 
-def test_probabilities_sum_to_one_and_agree_with_their_logarithms():
+def test_probabilities_sum_to_one_and_agree_with_logprobs():
     logits = rows()
     np.testing.assert_allclose(softmax(logits).sum(axis=-1), 1, rtol=1e-14)
     np.testing.assert_allclose(np.exp(log_softmax(logits)), softmax(logits), rtol=1e-12)
     assert log_softmax(logits).dtype == softmax(logits).dtype == np.float64
 
 
-def test_a_row_has_the_same_bits_alone_and_in_a_batch():
+def test_a_row_is_bit_identical_solo_and_in_a_batch():
     logits = rows(n_vocab=50_257)
     together, ids = log_softmax(logits), [7, 0, 50_256, 3, 11]
     for row, logprobs, token in zip(logits, together, ids, strict=True):
@@ -31,14 +31,14 @@ def test_large_logits_do_not_overflow():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_row_that_is_not_finite_is_nan_and_leaves_the_others(value):
+def test_a_non_finite_row_is_nan_and_does_not_affect_others(value):
     logits = rows(n=3)
     logits[1, 5] = value
     for logprobs in (log_softmax(logits), logprobs_of(logits, [1, 1, 1])[:, None], softmax(logits)):
         assert np.isfinite(logprobs).all(axis=1).tolist() == [True, False, True]
 
 
-def test_the_arguments_stay_unchanged():
+def test_arguments_are_not_modified():
     logits = rows().astype(np.float64)
     before = logits.copy()
     for function in (log_softmax, softmax, lambda x: logprobs_of(x, [0] * 5)):

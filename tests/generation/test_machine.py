@@ -1,4 +1,4 @@
-"""Arrivals, steps, reads, cancellations and evictions in any order: outputs are right, and no block leaks."""
+"""Arrivals, steps, reads, cancellations and evictions in random order: outputs are correct, no block leaks."""
 
 import gc
 import random
@@ -17,7 +17,7 @@ PROMPTS = [
     [seed] + [(seed * i) % V for i in range(n)]
     for seed, n in enumerate((0, 3, BLOCK_SIZE - 2, BLOCK_SIZE - 1, BLOCK_SIZE, 2 * BLOCK_SIZE + 5, 3 * BLOCK_SIZE))
 ]
-"""Each is used with several tails, so that prefixes are shared."""
+"""Each prompt is extended in several ways, so that prefixes are shared."""
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -26,7 +26,7 @@ class EngineMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         draft, _ = toy_draft(context_length=2 * BLOCK_SIZE)
-        # N_BLOCKS for the model, and as many for the draft.
+        # N_BLOCKS for the model, and the same number for the draft model.
         self.use(n_blocks=2 * N_BLOCKS, draft=draft)
 
     def use(self, **options):
@@ -108,7 +108,7 @@ TestEngineWithoutDraftModel.settings = settings(max_examples=15, stateful_step_c
 
 
 def cancel_at_random(n, seed):
-    """n sequences, each cancelled after some steps or never."""
+    """Runs n sequences, each cancelled after some steps or never."""
     rng = random.Random(seed)
     draft, _ = toy_draft(context_length=2 * BLOCK_SIZE)
     engine, _ = toy_engine(n_blocks=2 * N_BLOCKS, max_sequences=8, draft=draft)
@@ -131,13 +131,13 @@ def cancel_at_random(n, seed):
     assert not engine.step()
 
 
-def test_a_thousand_cancellations_leak_no_block():
+def test_a_thousand_cancellations_do_not_leak_blocks():
     for _ in cancel_at_random(1000, 1):
         pass
 
 
 @pytest.mark.slow
-def test_ten_thousand_cancellations_leak_no_memory():
+def test_ten_thousand_cancellations_do_not_leak_memory():
     sizes = []
     tracemalloc.start()
     for engine, _ in cancel_at_random(10_000, 2):

@@ -32,7 +32,7 @@ def test_the_keywords_of_generate_are_the_fields():
         ("ignore_eos", 1),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_name(name, value):
+def test_an_out_of_range_value_is_refused_naming_the_setting(name, value):
     with pytest.raises(RequestError, match=f"{name} is .*, expected "):
         SamplingParams(**{name: value})
 
@@ -52,17 +52,17 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
         {"logit_bias": dict.fromkeys(range(MAX_LOGIT_BIASES), -100)},
     ],
 )
-def test_the_ends_of_the_ranges_are_allowed(settings):
+def test_range_limits_are_accepted(settings):
     SamplingParams(**settings)
 
 
-def test_every_problem_is_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(RequestError) as error:
         SamplingParams(temperature=-1, top_p=0, seed=-5)
     assert all(name in str(error.value) for name in ("temperature", "top_p", "seed"))
 
 
 @pytest.mark.parametrize("settings", [{"logit_bias": {50: 1.0}}, {"stop_ids": [3, 50]}])
-def test_token_ids_beyond_the_vocabulary_are_refused(settings):
+def test_token_ids_outside_the_vocabulary_are_refused(settings):
     with pytest.raises(RequestError, match=r"no such token: 50 .*0 to 49"):
         SamplingParams(**settings).check_vocabulary(50)

@@ -23,22 +23,22 @@ def sample(logits=LOGITS, prompt_ids=(), position=0, **settings):
 
 
 def kept(logits=LOGITS, **settings):
-    """The tokens that can be sampled."""
+    """Returns the tokens that can be sampled."""
     return np.flatnonzero(probabilities(np.asarray(logits, np.float32), **settings))
 
 
-def test_temperature_0_takes_the_most_likely_and_the_first_of_equals():
+def test_temperature_0_takes_the_most_likely_token_and_the_first_of_a_tie():
     assert sample() == 1
     assert sample([0, 5, 5, 1]) == 1
 
 
-def test_top_k_keeps_the_k_most_likely_and_equals_of_the_last():
+def test_top_k_keeps_the_k_most_likely_tokens_and_ties_with_the_last():
     assert kept(top_k=2).tolist() == [1, 4]
     assert kept([2, 1, 1, 0], top_k=2).tolist() == [0, 1, 2]
     assert kept(top_k=10**9).tolist() == kept(top_k=0).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_top_p_keeps_the_fewest_that_reach_it():
+def test_top_p_keeps_the_smallest_set_that_reaches_it():
     logits = np.log([0.5, 0.3, 0.15, 0.05])
     assert kept(logits, top_p=0.49).tolist() == [0]
     assert kept(logits, top_p=0.51).tolist() == [0, 1]
@@ -48,7 +48,7 @@ def test_top_p_keeps_the_fewest_that_reach_it():
     assert kept(logits, top_p=1).tolist() == [0, 1, 2, 3]
 
 
-def test_min_p_is_a_share_of_the_most_likely():
+def test_min_p_is_relative_to_the_most_likely_token():
     logits = np.log([0.5, 0.3, 0.15, 0.05])
     assert kept(logits, min_p=0.31).tolist() == [0, 1]
     assert kept(logits, min_p=0.29).tolist() == [0, 1, 2]
@@ -61,21 +61,21 @@ def test_temperature_sharpens_and_flattens():
         np.testing.assert_allclose(w, np.exp((LOGITS - 3.0) / temperature), rtol=1e-6)
 
 
-def test_tokens_are_sampled_by_their_probabilities():
+def test_tokens_are_sampled_according_to_their_probabilities():
     expected = np.exp(LOGITS) / np.exp(LOGITS).sum()
     sampler = Sampler(SamplingParams(temperature=1, seed=5), 5)
     counts = np.bincount([take(sampler, position) for position in range(5000)], minlength=5)
     assert np.abs(counts / 5000 - expected).max() < 4 * np.sqrt(0.25 / 5000)
 
 
-def test_a_token_depends_on_seed_and_position_only():
+def test_a_token_depends_only_on_seed_and_position():
     tokens = [sample(temperature=1, seed=9, position=position) for position in range(50)]
     sampler = Sampler(SamplingParams(temperature=1, seed=9), 5)
     assert [take(sampler, position) for position in reversed(range(50))] == tokens[::-1]
     assert tokens != [sample(temperature=1, seed=10, position=position) for position in range(50)]
 
 
-def test_without_a_seed_a_new_one_is_used_and_kept():
+def test_without_a_seed_each_sampler_gets_a_new_one_that_reproduces_its_output():
     params = SamplingParams(temperature=1)
     first, second = Sampler(params, 5), Sampler(params, 5)
     assert first.seed != second.seed
@@ -141,7 +141,7 @@ def test_penalties_count_outputs_of_any_length(prompt, output):
 
 
 class Odd:
-    """A constraint: every token is odd, and none is taken twice."""
+    """A constraint: every token is odd, and none occurs twice."""
 
     def __init__(self):
         self.taken = []

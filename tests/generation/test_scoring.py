@@ -9,7 +9,7 @@ from rushlight.generation import Perplexity, sliding_windows
 
 
 def guide_windows(n_ids, window, stride):
-    """The loop of transformers' guide: (begin, end, new) of each window."""
+    """Returns (begin, end, new) of each window, by the loop of transformers' guide."""
     previous_end = 0
     for begin in range(0, n_ids, stride):
         end = min(begin + window, n_ids)
@@ -21,7 +21,7 @@ def guide_windows(n_ids, window, stride):
 
 @pytest.mark.parametrize("window", [2, 3, 7, 8])
 @pytest.mark.parametrize("n_ids", [1, 2, 3, 6, 7, 8, 9, 16, 17, 23])
-def test_windows_are_those_of_the_guide(n_ids, window):
+def test_windows_equal_those_of_the_transformers_guide(n_ids, window):
     for stride in range(1, window + 1):
         expected = [(list(range(a, b)), new) for a, b, new in guide_windows(n_ids, window, stride)]
         assert list(sliding_windows(range(n_ids), window, stride)) == expected
@@ -53,7 +53,7 @@ def test_perplexity_weights_tokens_and_the_guide_windows():
     assert result.guide_perplexity == pytest.approx(math.exp((2.0 * 3 + 6.0 * 1) / 4))
 
 
-def test_bits_per_byte_are_none_without_bytes():
+def test_bits_per_byte_is_none_without_bytes():
     result = Perplexity(window=4, stride=2)
     result.add(3, np.array([-math.log(2), -math.log(8)]))  # 2 bits a token
     assert result.bits_per_byte is None

@@ -1,4 +1,4 @@
-"""Speculative decoding: prompt lookup, the plan of draft tokens, and their verification."""
+"""Speculative decoding: prompt lookup, the number of draft tokens, and their verification."""
 
 import random
 
@@ -20,7 +20,7 @@ def longest_repeat(ids):
 
 
 @given(st.lists(st.integers(0, 2), max_size=60))
-def test_the_longest_suffix_that_occurred_before(ids):
+def test_prompt_lookup_finds_the_longest_suffix_that_occurred_before(ids):
     index = SuffixIndex()
     for n, token in enumerate(ids, 1):
         index.append(token)
@@ -45,7 +45,7 @@ def test_a_match_at_the_end_continues_into_the_draft_tokens():
     assert lookup.propose(8) == [2, 3, 1, 2, 3, 1, 2, 3]
 
 
-def test_there_are_no_draft_tokens_without_a_match():
+def test_no_draft_tokens_without_a_match():
     lookup = SequenceLookup()
     assert lookup.observe([1, 2, 3, 4]) == 0
     assert lookup.propose(5) == []
@@ -65,7 +65,7 @@ def test_the_acceptance_rate_is_learned():
     assert last < 0.6
 
 
-def test_rows_are_added_while_they_pay():
+def test_draft_tokens_are_added_while_they_save_time():
     def flat(n):
         return 1.0 + 0.01 * n
 
@@ -97,12 +97,12 @@ def test_a_round_of_a_draft_model_is_shared_by_its_sequences():
     together = plan_drafts([0.8] * 8, [100] * 8, flat, [cheap] * 8)
     assert sorted(together) == list(range(8))
     assert not plan_drafts([0.8] * 8, [100] * 8, flat, [linear] * 8)
-    beside = plan_drafts([0.9, 0.5], [9, 9], flat, [None, slow])
-    assert beside[0] > 3
-    assert not beside[1]
+    drafts = plan_drafts([0.9, 0.5], [9, 9], flat, [None, slow])
+    assert drafts[0] > 3
+    assert not drafts[1]
 
 
-def test_step_costs_are_measured_and_forgotten():
+def test_step_costs_are_measured_and_expire():
     costs = StepCosts()
     costs.record(1, 1.0)
     assert [costs.estimate(n) for n in (1, 2, 11)] == pytest.approx([1.0, 1.1, 2.0])
@@ -117,7 +117,7 @@ def test_step_costs_are_measured_and_forgotten():
 
 
 def test_a_repetitive_sequence_gets_several_tokens_per_step():
-    prompt = [0, 0, 0, 0]  # and so on, by the model's definition
+    prompt = [0, 0, 0, 0]  # as the model continues, by its definition
     engine, model = toy_engine()
     one = sequence(prompt, max_tokens=50, speculate=True)
     engine.submit(one)
@@ -128,7 +128,7 @@ def test_a_repetitive_sequence_gets_several_tokens_per_step():
 
 def test_rejected_draft_tokens_do_not_change_the_output():
     class Wrong(FixedRate):
-        """Some right draft tokens, then wrong ones."""
+        """Proposes some correct draft tokens, then wrong ones."""
 
         def propose(self, limits):
             return {one: self.some(expected(one.ids, n), rng.randrange(n + 1)) for one, n in limits.items()}
@@ -152,7 +152,7 @@ def test_rejected_draft_tokens_do_not_change_the_output():
 
 
 def simulated_s(text, n_prompt, row_s):
-    """The time to generate a text with prompt lookup, if a step takes 1 and each row more takes row_s."""
+    """Returns the time to generate a text with prompt lookup, if a step takes 1 s and each further row row_s."""
 
     def step_s(n_rows):
         return 1 + row_s * (n_rows - 1)
@@ -172,29 +172,29 @@ def simulated_s(text, n_prompt, row_s):
 
 @pytest.mark.parametrize("row_s", [0.02, 0.1, 0.3])
 @pytest.mark.parametrize("n_words", [2000, 100, 20])
-def test_a_text_without_matches_is_hardly_slower(n_words, row_s):
+def test_output_without_matches_is_hardly_slower(n_words, row_s):
     rng = random.Random(n_words)
     text = [rng.randrange(n_words) for _ in range(600)]
     assert simulated_s(text, 100, row_s) < 1.03 * 500
 
 
 @pytest.mark.parametrize(("row_s", "gain"), [(0.02, 8), (0.1, 4.5), (0.2, 3)])
-def test_a_repetitive_text_is_several_times_faster(row_s, gain):
+def test_repetitive_output_is_several_times_faster(row_s, gain):
     text = [i % 13 for i in range(600)]
     assert simulated_s(text, 100, row_s) < 500 / gain
 
 
 class Named(FixedRate):
-    """Proposes one token, its own, for every sequence, and keeps what it was asked."""
+    """Proposes the same token for every sequence, and records its calls."""
 
     def __init__(self, token, rate):
         super().__init__(rate)
         self.token = token
-        self.asked = []
+        self.calls = []
         self.forgotten = []
 
     def propose(self, limits):
-        self.asked.append(dict(limits))
+        self.calls.append(dict(limits))
         return {one: [self.token] for one in limits}
 
     def forget(self, sequence):
@@ -208,13 +208,13 @@ def decoding(prompt, **settings):
     return one
 
 
-def test_the_proposer_with_the_higher_rate_is_asked_the_first_of_equals():
+def test_the_proposer_with_the_highest_acceptance_rate_is_used_and_ties_go_to_the_first():
     low, high, equal = Named(1, 0.5), Named(2, 0.9), Named(3, 0.9)
     one, other, without = (decoding([i], speculate=speculate) for i, speculate in enumerate((True, True, False)))
     controller = SpeculationController([low, high, equal])
     assert controller.draft([one, other, without]) == {one: [2], other: [2]}
-    assert high.asked == [{one: MAX_DRAFT_TOKENS, other: MAX_DRAFT_TOKENS}]
-    assert low.asked == equal.asked == []
+    assert high.calls == [{one: MAX_DRAFT_TOKENS, other: MAX_DRAFT_TOKENS}]
+    assert low.calls == equal.calls == []
     controller.forget(one)
     assert low.forgotten == high.forgotten == equal.forgotten == [one]
 
@@ -229,7 +229,7 @@ def test_without_a_measured_step_only_forced_sequences_have_draft_tokens():
     assert SpeculationController().draft([automatic, forced]) == {}
 
 
-def test_prompt_lookup_keeps_sequences_apart_and_forgets_them():
+def test_prompt_lookup_indexes_each_sequence_separately_and_drops_finished_ones():
     lookup = PromptLookup()
     one, other = sequence([1, 2, 3, 1, 2]), sequence([4, 5, 4])
     for each in (one, other):

@@ -1,4 +1,4 @@
-"""A step by itself: no engine, no queue, no threads."""
+"""A single step, without engine, queue or threads."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def output(one):
     return one.ids[one.n_prompt :]
 
 
-def test_a_prompt_in_chunks_is_sampled_from_after_the_last():
+def test_a_chunked_prompt_is_sampled_after_its_last_chunk():
     steps, pool, model = step_runner()
     one = admitted(pool, list(range(1, 11)))
     assert steps.run({one: 4}) == []
@@ -52,7 +52,7 @@ def test_a_prompt_in_chunks_is_sampled_from_after_the_last():
     assert [len(batch.ids) for batch in model.batches] == [4, 6]
 
 
-def test_the_finished_sequences_are_returned():
+def test_finished_sequences_are_returned():
     steps, pool, _ = step_runner()
     short, long = admitted(pool, [1], max_tokens=1), admitted(pool, [2], max_tokens=2)
     assert steps.run({short: 1, long: 1}) == [short]
@@ -72,7 +72,7 @@ def test_draft_tokens_are_verified_up_to_the_first_that_is_rejected():
     assert (steps.n_drafted, steps.n_accepted, steps.n_sampled, steps.n_computed) == (4, 2, 1 + 3, 2 + 3)
 
 
-def test_draft_tokens_come_only_with_a_step_that_decodes():
+def test_only_decode_steps_carry_draft_tokens():
     steps, pool, model = step_runner([Fixed([1])])
     one, other = admitted(pool, [3, 4], speculate=True), admitted(pool, [5])
     steps.run({one: 2})
@@ -105,7 +105,7 @@ def test_prompt_logprobs_are_scored_and_end_a_sequence_without_output():
     assert [entry.id for entry in one.prompt_logprobs] == [2, 3]
 
 
-def test_state_is_inconsistent_after_a_cut_in_the_bookkeeping_but_not_in_the_forward():
+def test_an_interrupt_in_the_bookkeeping_leaves_inconsistent_state_but_not_one_in_the_forward():
     consistency = Consistency()
     steps, pool, model = step_runner(consistency=consistency)
     one = admitted(pool, [1])

@@ -1,4 +1,4 @@
-"""A toy model that sees earlier tokens only through the KV cache, as a real one does."""
+"""A toy model that, like a real one, reads earlier tokens only from the KV cache."""
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def weight(position):
 
 
 def expected(prompt, n):
-    """The n tokens that follow a prompt, by the model's definition."""
+    """Returns the n tokens that follow a prompt, by the definition of the model."""
     ids = list(prompt)
     for _ in range(n):
         ids.append(sum(token * weight(position) for position, token in enumerate(ids)) % V)
@@ -54,7 +54,7 @@ def expected(prompt, n):
 
 
 def toy_engine(*, n_blocks=64, context_length=1000, **options):
-    """An engine of a toy model in float64, with as many blocks as are asked for."""
+    """Returns an engine of a toy model in float64 with that many blocks."""
     ops = open_backend("reference", "f64")
     model = ToyModel(ops)
     kv_bytes = n_blocks * BLOCK_BYTES
@@ -62,7 +62,7 @@ def toy_engine(*, n_blocks=64, context_length=1000, **options):
 
 
 def toy_draft(error=5, context_length=1000):
-    """A draft model of the same device, and the toy model in it."""
+    """Returns a draft model on the same device, and its toy model."""
     ops = open_backend("reference", "f64")
     model = ToyModel(ops, error)
     return language_model(model, context_length), model
@@ -74,7 +74,7 @@ def draft_of(engine):
 
 
 def use_proposer(engine, proposer):
-    """Has the engine take draft tokens from this proposer only."""
+    """Makes this the only proposer of the engine."""
     engine._steps.speculation.proposers = [proposer]
 
 
@@ -97,7 +97,7 @@ class FixedRate:
 
 
 def drafted(prompt, **options):
-    """A sequence with draft tokens in every step."""
+    """Returns a sequence with draft tokens in every step."""
     return sequence(prompt, **{"speculate": True, **options})
 
 
@@ -110,7 +110,7 @@ def sequence(prompt, *, max_tokens=20, context_length=1000, stop_ids=(), specula
 
 
 def read_all(engine, one):
-    """The tokens of a submitted sequence, to its end."""
+    """Returns all tokens of a submitted sequence."""
     tokens = []
     while True:
         engine.run_until(one.is_ready)

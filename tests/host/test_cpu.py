@@ -11,7 +11,7 @@ def test_linux_has_the_name_and_the_vector_extensions(tmp_path):
     assert cpu_name(cpuinfo) == "Example 9000, AVX2, AVX-512, VNNI"
 
 
-def test_elsewhere_it_is_the_architecture(tmp_path, monkeypatch):
+def test_the_name_is_the_architecture_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(platform, "processor", lambda: "arm")
     assert cpu_name(tmp_path / "missing") == "arm"
     (tmp_path / "cpuinfo").write_text("processor\t: 0\n")

@@ -15,7 +15,7 @@ def model():
 
 @pytest.fixture
 def finishing_in_disorder(monkeypatch):
-    """Requests are taken up 4 at a time, and the last taken is finished first."""
+    """Runs requests 4 at a time, and yields the results of each group in reverse order."""
     one_by_one = Model.generate_many
 
     def generate_many(self, requests, *, max_active):

@@ -7,7 +7,7 @@ from rushlight.jobs import RequestLines, identity
 from rushlight.jobs.identity import changes, job_identity
 
 
-def test_the_names_of_an_identity(model, tmp_path):
+def test_the_keys_of_an_identity(model, tmp_path):
     lines = RequestLines({"max_tokens": 3})
     found = job_identity(model, lines, echo=False)
     assert list(found) == ["settings", "device", "dtype", "arithmetic", "weights", "config", "tokenizer"]
@@ -30,20 +30,20 @@ def test_the_digest_depends_on_every_byte_of_the_weights(tmp_path, monkeypatch):
             path.write_bytes(content)
         return identity._weights_digest(paths)
 
-    whole = bytes(range(250)) * 14
+    data = bytes(range(250)) * 14
     others = [
-        digest(whole[:-1] + b"\0"),
-        digest(b"\1" + whole[1:]),
-        digest(whole[:2999] + b"\0" + whole[3000:]),
-        digest(whole[:1000] + whole[2000:3000] + whole[1000:2000] + b"x" + whole[3001:]),
-        digest(whole[1000:2000] + b"x" + whole[1:1000] + whole[2000:]),
-        digest(whole[:-1]),
-        digest(whole[:1000], whole[1000:]),
-        digest(whole[1000:], whole[:1000]),
+        digest(data[:-1] + b"\0"),
+        digest(b"\1" + data[1:]),
+        digest(data[:2999] + b"\0" + data[3000:]),
+        digest(data[:1000] + data[2000:3000] + data[1000:2000] + b"x" + data[3001:]),
+        digest(data[1000:2000] + b"x" + data[1:1000] + data[2000:]),
+        digest(data[:-1]),
+        digest(data[:1000], data[1000:]),
+        digest(data[1000:], data[:1000]),
         digest(),
     ]
-    assert digest(whole) == digest(whole)
-    assert len({digest(whole), *others}) == len(others) + 1
+    assert digest(data) == digest(data)
+    assert len({digest(data), *others}) == len(others) + 1
 
 
 def test_missing_weights(model, monkeypatch, tmp_path):

@@ -29,7 +29,7 @@ def lines(text):
 
 
 def run(model, path, text=INPUT, *, ordered=False, check=True, seed=0, stop_after=None):
-    """Runs the job; with `stop_after`, interrupts it after that number of results."""
+    """Runs the job, and interrupts it after `stop_after` results if given."""
 
     def progress(summary):
         if summary.n_done + summary.n_failed == stop_after:
@@ -48,15 +48,15 @@ def test_every_output_equals_the_solo_output(model, tmp_path):
     found = sorted(records(out), key=lambda record: record["index"])
     assert [record["index"] for record in found] == list(range(10))
     for record, request in zip(found, map(json.loads, INPUT.splitlines()), strict=True):
-        alone = model.generate(
+        solo = model.generate(
             request["prompt"],
             max_tokens=request["max_tokens"],
             temperature=request["temperature"],
             seed=record["seed"],
         )
-        assert (record["id"], record["text"], record["ids"]) == (request["id"], alone.text, alone.ids)
-        assert (record["finish_reason"], record["seed"]) == (alone.finish_reason, alone.seed)
-        n_prompt, n_new = len(alone.prompt_ids), len(alone.ids)
+        assert (record["id"], record["text"], record["ids"]) == (request["id"], solo.text, solo.ids)
+        assert (record["finish_reason"], record["seed"]) == (solo.finish_reason, solo.seed)
+        n_prompt, n_new = len(solo.prompt_ids), len(solo.ids)
         assert record["usage"] == {
             "prompt_tokens": n_prompt,
             "completion_tokens": n_new,
@@ -104,8 +104,8 @@ def test_results_are_written_when_finished_or_in_order(model, tmp_path):
 @pytest.mark.parametrize("check", [False, True], ids=["from a pipe", "from a file"])
 @pytest.mark.usefixtures("finishing_in_disorder")
 def test_a_resumed_job_equals_an_uninterrupted_one(model, tmp_path, ordered, check):
-    whole = tmp_path / "whole.jsonl"
-    run(model, whole, BROKEN, ordered=ordered)
+    complete = tmp_path / "whole.jsonl"
+    run(model, complete, BROKEN, ordered=ordered)
     for stop_after in (1, 5, 9):
         out = tmp_path / f"{stop_after}.jsonl"
         with pytest.raises(KeyboardInterrupt):
@@ -114,7 +114,7 @@ def test_a_resumed_job_equals_an_uninterrupted_one(model, tmp_path, ordered, che
         summary = run(model, out, BROKEN, ordered=ordered, check=check)
         assert (summary.n_skipped, summary.n_done + summary.n_failed) == (there, 10 - there)
         assert summary.n_bytes == len(BROKEN)
-        found, expected = out.read_bytes(), whole.read_bytes()
+        found, expected = out.read_bytes(), complete.read_bytes()
         assert found == expected if ordered else sorted(found.splitlines()) == sorted(expected.splitlines())
 
 
@@ -150,16 +150,16 @@ def test_added_lines_are_generated(model, tmp_path):
 def test_removed_results_are_generated_again(model, tmp_path, removed, ordered_is_refused):
     out = tmp_path / "out.jsonl"
     run(model, out, ordered=True)
-    whole = out.read_text().splitlines(keepends=True)
-    out.write_text("".join(line for n, line in enumerate(whole) if n not in removed))
+    complete = out.read_text().splitlines(keepends=True)
+    out.write_text("".join(line for n, line in enumerate(complete) if n not in removed))
     if ordered_is_refused:
         with pytest.raises(JobError, match=r"not in order, or have a gap; run without --ordered"):
             run(model, out, ordered=True)
         run(model, out)
     else:
         run(model, out, ordered=True)
-        assert out.read_text() == "".join(whole)
-    assert sorted(out.read_text().splitlines(keepends=True)) == sorted(whole)
+        assert out.read_text() == "".join(complete)
+    assert sorted(out.read_text().splitlines(keepends=True)) == sorted(complete)
 
 
 @pytest.mark.usefixtures("finishing_in_disorder")

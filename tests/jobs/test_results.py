@@ -130,7 +130,7 @@ def test_old_results_are_kept_until_the_first_new_one(tmp_path):
     assert path.read_bytes() == b""
 
 
-def test_a_failed_job_without_results_leaves_no_file(tmp_path):
+def test_a_failed_job_without_results_does_not_leave_a_file(tmp_path):
     path = tmp_path / "out.jsonl"
     with pytest.raises(RuntimeError), ResultsFile(path):
         raise RuntimeError

@@ -1,4 +1,4 @@
-"""Loading: the embedded model, folders and bare files, and every reason to refuse them."""
+"""Loading the embedded model, folders and bare files, and the errors."""
 
 import json
 import logging
@@ -68,7 +68,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder):
 
 
 def test_ids_without_a_token_are_never_sampled(folder):
-    """In a vocabulary padded for speed, as nanoGPT pads it to 50,304."""
+    """nanoGPT, for example, pads its vocabulary to 50,304 rows."""
     tensors = load_tensors(folder)
     table = tensors["wte.weight"]
     tensors["wte.weight"] = np.concatenate(

@@ -42,12 +42,12 @@ class Recording:
 
     @property
     def ids(self):
-        """A sequence that spans several blocks of the KV cache."""
+        """Returns the ids of a sequence that spans several blocks of the KV cache."""
         return self.prompt_ids + self.greedy_ids
 
     @property
     def tolerance(self):
-        """Of `error`, by dtype: four to five times the observed error. Any two float32 programs differ by 1e-6 here."""
+        """The bound of `error`, by dtype: four to five times the observed one. Float32 programs differ by 1e-6 here."""
         # transformers' gelu_fast has √(2/π) to ten digits only.
         gelu_fast = self.config["activation_function"] == "gelu_fast"
         return {"f32": 4e-6, "f64": 3e-12 if gelu_fast else 1e-14}
@@ -75,7 +75,7 @@ class Edit:
         """Writes the changes and returns the folder."""
         (self.folder / "config.json").write_text(json.dumps(self.config))
         if "tensors" in vars(self):
-            # save_file writes memory as it lies, which for a transposed view is not what the view shows.
+            # save_file writes memory in its physical order, which is wrong for a transposed view.
             contiguous = {name: tensor.copy(order="C") for name, tensor in self.tensors.items()}
             save_file(contiguous, self.folder / "model.safetensors")
         return self.folder
@@ -86,7 +86,7 @@ class Edit:
 
 @pytest.fixture(params=NAMES)
 def recording(request):
-    """Every fixture, or those that a test lists with `parametrize("recording", [...], indirect=True)`."""
+    """Every fixture, or only those that a test lists with `parametrize("recording", [...], indirect=True)`."""
     return Recording.read(FOLDER / request.param)
 
 

@@ -6,7 +6,7 @@ import pytest
 from rushlight.checkpoint import Tensor
 from rushlight.errors import BindError
 
-pytestmark = pytest.mark.parametrize("recording", ["gelu_new"], indirect=True)  # any would do
+pytestmark = pytest.mark.parametrize("recording", ["gelu_new"], indirect=True)  # an arbitrary one
 
 C = 18  # n_embd
 V = 61  # vocab_size
@@ -20,14 +20,14 @@ def kinds(error):
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_with_and_without_prefix(recording, edit, prefix):
+def test_names_load_with_and_without_the_transformer_prefix(recording, edit, prefix):
     renamed = {prefix + name.removeprefix("transformer."): tensor for name, tensor in edit.tensors.items()}
     edit.tensors.clear()
     edit.tensors.update(renamed)
     assert recording.error(edit.load()) < recording.tolerance["f32"]
 
 
-def test_a_tied_head_stored_with_the_table(recording, edit):
+def test_a_tied_head_may_be_stored_with_the_table(recording, edit):
     without = edit.load()
     edit.tensors["lm_head.weight"] = edit.tensors["transformer.wte.weight"]
     model = edit.load()
@@ -35,7 +35,7 @@ def test_a_tied_head_stored_with_the_table(recording, edit):
     assert model.n_parameters == without.n_parameters
 
 
-def test_a_tied_head_stored_without_the_table(recording, edit):
+def test_a_tied_head_may_be_stored_without_the_table(recording, edit):
     without = edit.load()
     edit.tensors["lm_head.weight"] = edit.tensors.pop("transformer.wte.weight")
     model = edit.load()
@@ -43,7 +43,7 @@ def test_a_tied_head_stored_without_the_table(recording, edit):
     assert model.n_parameters == without.n_parameters
 
 
-def test_an_untied_head_that_equals_the_table(recording, edit):
+def test_an_untied_head_may_equal_the_table(recording, edit):
     edit.config["tie_word_embeddings"] = False
     edit.tensors["lm_head.weight"] = edit.tensors["transformer.wte.weight"]
     model = edit.load()
@@ -76,7 +76,7 @@ def test_dtypes_may_be_mixed(recording, edit):
 # Checkpoints that do not fit
 
 
-def test_missing(edit, refused):
+def test_a_missing_tensor_is_reported(edit, refused):
     del edit.tensors["transformer.h.0.ln_1.bias"]
     error = refused(edit.write(), BindError)
     assert kinds(error) == [("missing", "h.0.ln_1.bias")]
@@ -98,14 +98,14 @@ def test_missing(edit, refused):
         "lm_head.bias",
     ],
 )
-def test_unexpected(edit, refused, name):
+def test_an_unexpected_tensor_is_reported(edit, refused, name):
     edit.tensors[name] = np.zeros(C, np.float32)
     error = refused(edit.write(), BindError)
     assert kinds(error) == [("unexpected", name)]
     assert "(18,)" in str(error)
 
 
-def test_wrong_shape(edit, refused):
+def test_a_wrong_shape_is_reported(edit, refused):
     edit.tensors["transformer.ln_f.weight"] = np.ones(C + 1, np.float32)
     error = refused(edit.write(), BindError)
     assert kinds(error) == [("wrong shape", "transformer.ln_f.weight")]
@@ -113,14 +113,14 @@ def test_wrong_shape(edit, refused):
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.bool_])
-def test_wrong_dtype(edit, refused, dtype):
+def test_a_wrong_dtype_is_reported(edit, refused, dtype):
     edit.tensors["transformer.wpe.weight"] = np.zeros((257, C), dtype)
     error = refused(edit.write(), BindError)
     assert kinds(error) == [("wrong dtype", "transformer.wpe.weight")]
     assert "F32" in str(error)
 
 
-def test_linear_layers_in_place_of_conv1d(edit, refused):
+def test_linear_layers_in_place_of_conv1d_are_reported_as_wrong_shapes(edit, refused):
     names = [name for name in edit.tensors if name.endswith(("c_attn.weight", "c_fc.weight", "mlp.c_proj.weight"))]
     for name in names:
         edit.tensors[name] = edit.tensors[name].T
@@ -130,7 +130,7 @@ def test_linear_layers_in_place_of_conv1d(edit, refused):
     assert "code (18, 72), file (72, 18)" in str(error)
 
 
-def test_all_problems_are_listed_at_once(edit, refused):
+def test_all_problems_are_reported_at_once(edit, refused):
     del edit.tensors["transformer.h.0.ln_1.bias"]
     edit.tensors["transformer.h.2.ln_1.weight"] = np.zeros(C, np.float32)
     edit.tensors["transformer.h.1.mlp.c_fc.weight"] = edit.tensors["transformer.h.1.mlp.c_fc.weight"].T
@@ -148,7 +148,7 @@ def test_all_problems_are_listed_at_once(edit, refused):
         assert sum(problem.kind in line and problem.name in line for line in str(error).splitlines()) == 1
 
 
-def test_a_duplicate_tensor(edit, refused):
+def test_a_duplicate_tensor_is_reported(edit, refused):
     edit.tensors["ln_f.bias"] = edit.tensors["transformer.ln_f.bias"]
     (problem,) = refused(edit.write(), BindError).problems
     assert {problem.name, "transformer.ln_f.bias", "ln_f.bias"} == {"transformer.ln_f.bias", "ln_f.bias"}
@@ -165,28 +165,28 @@ def test_an_unknown_prefix_is_pointed_out(edit, refused):
     assert all("prefix" in problem.fix for problem in missing)
 
 
-def test_a_tied_head_that_differs_from_the_table(edit, refused):
+def test_a_tied_head_that_differs_from_the_table_is_reported(edit, refused):
     edit.tensors["lm_head.weight"] = edit.tensors["transformer.wte.weight"] + np.float32(1e-6)
     error = refused(edit.write(), BindError)
     assert kinds(error) == [("not tied", "lm_head.weight")]
     assert "tie_word_embeddings" in error.problems[0].fix
 
 
-def test_an_untied_head_that_is_missing(edit, refused):
+def test_a_missing_untied_head_is_reported(edit, refused):
     edit.config["tie_word_embeddings"] = False
     error = refused(edit.write(), BindError)
     assert kinds(error) == [("missing", "lm_head.weight")]
     assert "tie_word_embeddings" in error.problems[0].fix
 
 
-def test_a_head_of_the_wrong_size(edit, refused):
+def test_a_head_of_the_wrong_size_is_reported(edit, refused):
     edit.tensors["lm_head.weight"] = np.zeros((V + 3, C), np.float32)
     error = refused(edit.write(), BindError)
     assert ("wrong shape", "lm_head.weight") in kinds(error)
     assert "code (61, 18), file (64, 18)" in str(error)
 
 
-def test_weights_without_elements(edit, refused):
+def test_weights_without_elements_are_reported_as_wrong_shapes(edit, refused):
     edit.tensors["transformer.ln_f.weight"] = np.zeros(0, np.float32)
     assert kinds(refused(edit.write(), BindError)) == [("wrong shape", "transformer.ln_f.weight")]
 

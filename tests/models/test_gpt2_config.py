@@ -13,7 +13,7 @@ from rushlight.errors import BindError, ConfigError, FormatError
 from rushlight.models.gpt2 import GPT2, GPT2Config
 
 ONE = pytest.mark.parametrize("recording", ["gelu_new"], indirect=True)
-"""For tests that any checkpoint serves."""
+"""For tests that work with any checkpoint."""
 
 SIZES = {"vocab_size": 50257, "n_positions": 1024}
 
@@ -76,7 +76,7 @@ def test_not_a_json_object(edit, refused, text, said):
 
 
 @ONE
-def test_a_gigabyte_is_refused_unread(edit, refused):
+def test_a_config_of_a_gigabyte_is_refused_unread(edit, refused):
     path = edit.folder / "config.json"
     with path.open("r+b") as file:
         file.truncate(10**9)
@@ -94,7 +94,7 @@ def test_a_gigabyte_is_refused_unread(edit, refused):
 @ONE
 @pytest.mark.parametrize("key", ["n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "n_inner"])
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "12", 10**18, [12]], ids=repr)
-def test_sizes_out_of_range(edit, key, value):
+def test_out_of_range_sizes_are_an_error(edit, key, value):
     edit.config[key] = value
     with pytest.raises(ConfigError) as caught:
         edit.load()
@@ -105,14 +105,14 @@ def test_sizes_out_of_range(edit, key, value):
 
 @ONE
 @pytest.mark.parametrize("key", ["n_layer", "n_head", "n_embd", "vocab_size"])
-def test_sizes_are_never_assumed(edit, refused, key):
+def test_a_missing_size_is_an_error(edit, refused, key):
     del edit.config[key]
     assert f"{key} is missing" in str(refused(edit.write(), ConfigError))
 
 
 @ONE
 @pytest.mark.parametrize("value", [0, 0.0, -1e-5, True, "1e-5", [1e-5]], ids=repr)
-def test_epsilon_is_above_zero(edit, refused, value):
+def test_epsilon_must_be_positive(edit, refused, value):
     edit.config["layer_norm_epsilon"] = value
     assert "layer_norm_epsilon is" in str(refused(edit.write(), ConfigError))
 
@@ -122,19 +122,19 @@ def test_epsilon_is_above_zero(edit, refused, value):
     "key", ["scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "tie_word_embeddings"]
 )
 @pytest.mark.parametrize("value", [0, 1, "true"], ids=repr)
-def test_switches_are_true_or_false(edit, refused, key, value):
+def test_switches_must_be_booleans(edit, refused, key, value):
     edit.config[key] = value
     assert f"{key} is {value!r}, expected true or false" in str(refused(edit.write(), ConfigError))
 
 
 @ONE
-def test_heads_divide_the_channels(edit, refused):
+def test_n_head_must_divide_n_embd(edit, refused):
     edit.config["n_head"] = 4
     assert "n_head is 4, which does not divide n_embd 18" in str(refused(edit.write(), ConfigError))
 
 
 @ONE
-def test_two_names_of_one_size_agree(edit, refused):
+def test_two_names_of_one_size_must_agree(edit, refused):
     edit.config["max_position_embeddings"] = 128
     error = str(refused(edit.write(), ConfigError))
     assert "max_position_embeddings is 128" in error
@@ -178,13 +178,13 @@ def test_a_key_that_changes_the_arithmetic_is_refused(edit, refused, key, value)
 
 @ONE
 @pytest.mark.parametrize("value", [-2, True, "0", 1.0], ids=repr)
-def test_end_of_text_is_a_token(edit, refused, value):
+def test_eos_token_id_must_be_in_the_vocabulary(edit, refused, value):
     edit.config["eos_token_id"] = value
     assert "eos_token_id is" in str(refused(edit.write(), ConfigError))
 
 
 @ONE
-def test_every_problem_at_once(edit, refused):
+def test_all_problems_are_reported_at_once(edit, refused):
     edit.config |= {"n_layer": 0, "n_head": "3", "activation_function": "tanh", "layer_norm_epsilon": -1}
     error = str(refused(edit.write(), ConfigError))
     for key in ("n_layer", "n_head", "activation_function", "layer_norm_epsilon"):
@@ -195,7 +195,7 @@ def test_every_problem_at_once(edit, refused):
 @ONE
 @pytest.mark.parametrize("key", ["n_embd", "n_head", "vocab_size"])
 def test_one_invalid_size_is_one_problem(edit, refused, key):
-    """Values that are compared with it are not reported as well."""
+    """Values that are checked against it are not reported as well."""
     edit.config[key] = 0
     assert "1 problem in" in str(refused(edit.write(), ConfigError))
 
@@ -204,7 +204,7 @@ def test_one_invalid_size_is_one_problem(edit, refused, key):
 
 
 @ONE
-def test_unknown_keys_are_never_run(recording, edit, caplog):
+def test_unknown_keys_never_execute_code(recording, edit, caplog):
     edit.config |= {
         "auto_map": {"AutoModelForCausalLM": "evil--modeling.Evil"},
         "_attn_implementation_internal": "os.system",

@@ -21,12 +21,12 @@ def test_logits(recording, dtype):
 
 def test_logits_are_float32_unless_asked_otherwise(recording):
     model = rushlight.load(recording.folder)
-    assert model.dtype in ("f32", "f16", "bf16")  # the weights'
+    assert model.dtype in ("f32", "f16", "bf16")  # the dtype of the weights
     assert model.logits(recording.prompt_ids).dtype == np.float32
 
 
 def test_greedy_over_200_steps(recording):
-    model = rushlight.load(recording.folder, dtype="f32")  # as it was recorded
+    model = rushlight.load(recording.folder, dtype="f32")  # the recorded greedy path
     result = model.generate(recording.prompt_ids, max_tokens=200, ignore_eos=True)
     assert result.ids == recording.greedy_ids
     assert result.finish_reason == "length"
@@ -40,7 +40,7 @@ def test_greedy_ends_at_the_end_of_text_token(recording):
 
 
 @pytest.mark.parametrize("recording", ["mask_buffers"], indirect=True)
-def test_greedy_ends_where_the_context_does(recording):
+def test_greedy_ends_at_the_context_length(recording):
     model = rushlight.load(recording.folder)
     assert len(recording.ids) == model.context_length
     result = model.generate(recording.prompt_ids, max_tokens=1000, ignore_eos=True)

@@ -1,6 +1,6 @@
-"""Wrong models, which have to fail the comparison with the recordings: a test that passes them proves nothing.
+"""Wrong models must fail the comparison with the recordings; a comparison that passes them would prove nothing.
 
-Each is what a plausible slip in a port computes, and each passes every check of names and shapes.
+Each mutation is a plausible mistake of a port, and passes every check of names and shapes.
 """
 
 import numpy as np
@@ -97,7 +97,7 @@ def test_a_tensor_of_zeros(recording, edit):
 
 
 def attention_with_mask(sees):
-    """Textbook attention of one prompt, in which row i sees position j if `sees(i, j)`."""
+    """Textbook attention of one prompt in which row i attends to position j if `sees(i, j)`."""
 
     def attention(self, q, k, v, batch, *, layer, n_head, scale):
         n, c = q.shape
@@ -128,7 +128,7 @@ def test_attention_masked_wrongly(recording, edit, sees, monkeypatch):
 
 
 @pytest.mark.parametrize("recording", ["long_prompt"], indirect=True)
-def test_without_a_mistake_the_model_is_right(recording, edit, monkeypatch):
+def test_the_unmutated_model_passes(recording, edit, monkeypatch):
     monkeypatch.setattr(ReferenceBackend, "attention", attention_with_mask(lambda i, j: j <= i))
     edit.tensors["transformer.wpe.weight"] = edit.tensors["transformer.wpe.weight"].T.copy().T
     assert recording.error(edit.load(device="reference")) < recording.tolerance["f32"]

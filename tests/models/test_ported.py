@@ -1,4 +1,4 @@
-"""Users' model files: what they have to define, and the errors if they do not."""
+"""Users' model files: the required definitions, and the errors if they are missing."""
 
 import shutil
 
@@ -36,7 +36,7 @@ def own_gpt2(tmp_path):
     return path
 
 
-def test_a_port_generates_as_the_model_does(own_gpt2):
+def test_a_port_generates_the_same_output_as_the_model(own_gpt2):
     ported = rushlight.load(port=own_gpt2)
     assert type(ported.module) is not type(rushlight.load().module)
     assert ported.generate(PROMPT, max_tokens=30).ids == rushlight.load().generate(PROMPT, max_tokens=30).ids

@@ -33,7 +33,7 @@ def test_every_architecture_and_every_example_has_a_checkpoint():
 
 
 class Shapes:
-    """How often a model's forward is called for steps of each shape; a step repeated from a plan calls nothing."""
+    """Counts the calls of a forward by the shape of the step; a replayed step does not call it."""
 
     def __init__(self, model, monkeypatch, look=lambda batch: None):
         self.counts, forward = Counter(), type(model.module).__call__

@@ -1,4 +1,4 @@
-"""The registry imports architectures when they are looked up, and model_type in config.json decides which it is."""
+"""The registry imports architectures when they are looked up, and model_type in config.json selects one."""
 
 import json
 import subprocess
@@ -81,7 +81,7 @@ def test_a_bigcode_without_its_config_is_not_loaded_as_a_gpt2(bigcode):
     assert rushlight.inspect(bigcode).architecture is None
 
 
-def test_a_bigcode_is_what_its_config_says(bigcode):
+def test_a_gpt_bigcode_is_identified_by_its_config(bigcode):
     sizes = {"vocab_size": 50, "n_positions": 9, "n_embd": 64, "n_layer": 1, "n_head": 4}
     (bigcode / "config.json").write_text(json.dumps(sizes | {"model_type": "gpt_bigcode"}))
     with pytest.raises(ConfigError, match="gpt_bigcode"):

@@ -1,4 +1,4 @@
-"""A config is declared once: reading, inference from shapes, the KV cache's shape and its name follow."""
+"""A config is declared once; reading, inference from shapes, KV shape and repr follow from the declaration."""
 
 import logging
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rushlight.nn import KVShape
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TextConfig):
-    """A config with what architectures differ in: grouped keys, a head_dim, aliases, fields computed from others."""
+    """A config with the variations of architectures: grouped keys, head_dim, aliases, computed fields."""
 
     model_type: ClassVar = "toy"
     benign_keys: ClassVar = frozenset({"colour"})
@@ -64,7 +64,7 @@ def test_defaults_may_follow_from_other_fields():
     assert (config.tie_word_embeddings, config.bos_token_id, config.eos_token_id) == (False, None, ())
 
 
-def test_what_a_decoder_needs_follows_from_the_roles():
+def test_kv_shape_and_context_length_follow_from_the_roles():
     config = read(num_key_value_heads=2, head_dim=10)
     assert config.kv_shape == KVShape(n_layer=2, n_kv_head=2, head_dim=10)
     assert config.context_length == 9
@@ -155,7 +155,7 @@ def test_an_unknown_key_that_looks_like_arithmetic_is_refused(key, value):
         ("sliding_window", None),
         ("use_sliding_window", False),
         ("residual_multiplier", 1.0),
-        ("attention_bias", True),  # the tensors show it
+        ("attention_bias", True),  # inferred from the tensors
         ("attention_dropout", 0.1),
         ("attention_probs_dropout_prob", 0.1),
         ("attention_softmax_in_fp32", True),
@@ -178,10 +178,10 @@ def test_other_unknown_keys_are_logged_and_benign_ones_are_not(caplog):
     assert record.getMessage().endswith("ignored unknown keys: n_friends")
 
 
-# What the tensors show
+# Sizes inferred from the tensors
 
 
-def test_sizes_that_shapes_show():
+def test_sizes_are_inferred_from_shapes():
     shapes = {"embed.weight": (50, 24), "up.weight": (31, 24), "layers.0.a": (1,), "layers.1.a": (1,), "x.7.a": (1,)}
     expected = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 31}
     assert Config.infer_sizes(shapes) == expected

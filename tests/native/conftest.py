@@ -1,4 +1,4 @@
-"""Every test of native code runs for each instruction set of this processor."""
+"""Runs every test of native code with each instruction set of this processor."""
 
 from importlib.util import find_spec
 
@@ -27,7 +27,7 @@ def _no_settings(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _three_cores(monkeypatch):
-    """Or more threads than one would not be used on a small machine."""
+    """Three usable cores, so that several threads are used on a small machine, too."""
     monkeypatch.setattr("rushlight.host.threads.usable_cores", lambda: 3)
 
 

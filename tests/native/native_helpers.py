@@ -1,4 +1,4 @@
-"""Shared by the tests of native code: tensors in memory, packed weights, attention fed in steps, textbook formulas."""
+"""Helpers for the native tests: tensors in memory, packed weights, chunked attention, textbook formulas."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ ISAS = _native.instruction_sets()
 
 
 class ArrayTensor:
-    """A tensor that is in memory already."""
+    """A tensor in memory."""
 
     name, dtype = "test", "F32"
 
@@ -31,7 +31,7 @@ def rounded_to_bf16(x):
 
 
 def as_kept(x, kept):
-    """Keys or values as a cache of a format keeps them: rounded, and NaN where they are then not finite."""
+    """Returns keys or values as rounded by a cache of this format, with NaN where they are no longer finite."""
     with np.errstate(over="ignore"):
         rounded = x if kept == "f32" else x.astype(np.float16).astype(np.float32)
     return np.where(np.isfinite(x) & np.isfinite(rounded), rounded, np.float32(np.nan))
@@ -42,7 +42,7 @@ def random(*shape, seed=0):
 
 
 def place(device, matrix, weights, *, dtype="F32"):
-    """An (n_in, n_out) matrix, packed; its bytes may be of another dtype than float32."""
+    """Packs an (n_in, n_out) matrix, whose bytes may have another dtype than float32."""
     n_in, n_out = matrix.shape
     weight = device.weight(weights, n_in, n_out)
     assert device.pack(weight, np.ascontiguousarray(matrix).reshape(-1).view(np.uint8), dtype, n_out, True, 0)
@@ -50,13 +50,13 @@ def place(device, matrix, weights, *, dtype="F32"):
 
 
 def unpacked(device, weight):
-    """What a weight is to the model: (n_in, n_out) in float64, read off output by output."""
+    """Returns the values of a packed weight, (n_in, n_out) in float64."""
     n_out = weight.shape[0]
     return np.asarray(device.embedding(np.arange(n_out, dtype=np.int32), weight)).T.astype(np.float64)
 
 
 class Sequences:
-    """Sequences of (q, k, v) in one cache of a format, fed in steps of any size.
+    """Sequences of (q, k, v) in one KV cache of a format, computed in chunks of any size.
 
     Args:
         n_head: query heads. The key/value heads follow from the width of k.
@@ -78,7 +78,7 @@ class Sequences:
             table[:n] = [free.pop(0) for _ in range(n)]
 
     def feed(self, cuts, scale):
-        """The rows cuts[s] of each sequence s."""
+        """Computes the rows cuts[s] of each sequence s."""
         starts = np.cumsum([0, *(stop - start for start, stop in cuts)], dtype=np.int32)
         positions = np.concatenate([np.arange(start, stop, dtype=np.int32) for start, stop in cuts])
         rows = self.device.rows(starts, positions, self.tables, self.cache.n_blocks)
@@ -90,7 +90,7 @@ class Sequences:
         return np.split(out, starts[1:-1])
 
     def feed_in(self, steps, scale):
-        """Everything, in steps[s] rows at a time; the concatenated output of each sequence."""
+        """Computes all rows, steps[s] at a time, and returns the concatenated output of each sequence."""
         outputs = [
             self.feed([(sum(sizes[:step]), sum(sizes[: step + 1])) for sizes in steps], scale)
             for step in range(len(steps[0]))

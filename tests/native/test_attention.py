@@ -17,7 +17,7 @@ def qkv_of(t, n_kv_head, group, head_dim, size=2.0):
 
 
 def slopes_of(n_head):
-    """ALiBi's for a power of two heads, and something like it for others."""
+    """Returns ALiBi's slopes for a power of two heads, and similar ones for other numbers."""
     return (2.0 ** (-8.0 * np.arange(1, n_head + 1) / n_head)).astype(np.float32)
 
 
@@ -65,18 +65,18 @@ def test_softcap(device, kept, softcap):
     check(device, kept, 100, 2, 2, 20, softcap=softcap)
 
 
-def test_all_together(device, kept):
+def test_all_options_combined(device, kept):
     check(device, kept, 150, 2, 3, 20, window=70, slopes=slopes_of(6), softcap=3.0)
 
 
-def test_a_window_of_everything_is_none(device, kept):
+def test_a_window_as_long_as_the_sequence_equals_no_window(device, kept):
     qkv = qkv_of(150, 1, 2, 16)
     plain = Sequences(device, [qkv], 2, kept).feed_in([[150]], 0.3)[0]
     for window in (150, 151, 2**31 - 1):
         assert np.array_equal(Sequences(device, [qkv], 2, kept, window=window).feed_in([[150]], 0.3)[0], plain)
 
 
-def test_a_window_of_one_returns_the_own_value(device, kept):
+def test_a_window_of_one_returns_the_value_of_each_row(device, kept):
     qkv = qkv_of(70, 2, 2, 16)
     result = Sequences(device, [qkv], 4, kept, window=1).feed_in([[70]], 0.3)[0]
     own = as_kept(qkv[2], kept).reshape(70, 2, 16)
@@ -96,8 +96,8 @@ OPTIONS = [
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_the_same_bits_however_the_sequence_is_cut(isa, kept, group, options):
-    """On one thread in one step, and on two threads in chunks and one row at a time."""
+def test_results_are_bit_identical_in_any_chunks(isa, kept, group, options):
+    """Compares one step on one thread with chunks and single rows on two threads."""
     if "slopes" in options:
         options = options | {"slopes": slopes_of(2 * group)}
     qkv = qkv_of(140, 2, group, 10)
@@ -129,13 +129,13 @@ def test_a_group_has_the_bits_of_repeated_keys(device, kept, group):
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_positions_before_the_window_may_hold_nan(device, kept, window, group):
-    """In blocks that were freed, and in the visible block: a probability of 0 times NaN would be NaN."""
+    """NaN may be in freed blocks and in the visible block; a probability of 0 times NaN would be NaN."""
     n = 200
     q, k, v = qkv_of(n, 1, group, 8)
     expected = Sequences(device, [(q, k, v)], group, kept, window=window).feed_in([[n]], 0.3)[0]
     sequence = Sequences(device, [(q, k, v)], group, kept, window=window)
     sequence.feed([(0, n - 10)], 0.3)
-    lost = n - 10 - window + 1  # the first position that the next row sees
+    lost = n - 10 - window + 1  # the first position visible to the next row
     if lost > 0:
         rubbish = [np.full((lost, x.shape[1]), np.nan, np.float32) for x in (q, k, v)]
         sequence.sequences = [rubbish]
@@ -168,7 +168,7 @@ def test_positions_after_the_row_may_hold_nan(device, kept):
         (4, (32, 16, 16), {"slopes": np.ones(2, np.float32)}, "expected 4 slopes, one for each head"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(device, n_head, widths, options, message):
+def test_mismatched_arguments_are_refused(device, n_head, widths, options, message):
     cache = device.kv_cache("f32", 1, 2, 8, 1)
     rows = device.rows(*(np.array(x, np.int32) for x in ([0, 3], [0, 1, 2], [[0]])), 1)
     if "slopes" in options:

@@ -32,12 +32,12 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "gpt2"
 NAMES = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
 
 TOLERANCES = {"auto": 4e-6, "f32": 4e-6, "f16": 5e-3, "bf16": 3e-2, "int8": 0.12, "int4": 0.9}
-"""Of the greatest logit, against float64: two to four times what was seen. f32 and auto are as exact as float32 goes;
-in the others the weights are rounded, and these models, with large weights in groups of about 20, feel it most."""
+"""Relative to the largest logit, against float64: two to four times the observed error. f32 and auto have the error of
+float32; in the others weights are rounded, to which these models with large weights in small groups are sensitive."""
 
 ROUNDED = {"f16": 2e-3, "bf16": 1e-2}
-"""The same for checkpoints of these as they are: keys and values are rounded to f16, and activations to bf16 where the
-processor multiplies it."""
+"""The same for `auto` on checkpoints of these dtypes: keys and values are rounded to f16, and activations to bf16 where
+the processor multiplies bf16."""
 
 
 def load(name, ops):
@@ -52,7 +52,7 @@ def load(name, ops):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_logits_are_those_of_transformers(isa, name, dtype):
+def test_logits_equal_those_of_transformers(isa, name, dtype):
     ops = CPUBackend(dtype, threads=2, isa=isa)
     model, config = load(name, ops)
     expected = load_file(FIXTURES / name / "expected.safetensors")
@@ -63,8 +63,8 @@ def test_logits_are_those_of_transformers(isa, name, dtype):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_greedy_text_is_that_of_transformers(isa, name):
-    ops = CPUBackend("f32", threads=2, isa=isa)  # as it was recorded
+def test_greedy_output_equals_that_of_transformers(isa, name):
+    ops = CPUBackend("f32", threads=2, isa=isa)  # the recorded greedy path
     model, config = load(name, ops)
     expected = load_file(FIXTURES / name / "expected.safetensors")
     prompt, text = expected["prompt_ids"].tolist(), expected["greedy_ids"].tolist()
@@ -75,7 +75,7 @@ def test_greedy_text_is_that_of_transformers(isa, name):
 
 
 @pytest.mark.parametrize("threads", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
-def test_solo_batched_chunked_and_cached_are_the_same_bits(isa, weights, threads):
+def test_solo_batched_chunked_and_cached_runs_are_bit_identical(isa, weights, threads):
     ops = CPUBackend(weights, threads=threads, isa=isa)
     model, config = load("long_prompt", ops)
     ids = load_file(FIXTURES / "long_prompt" / "expected.safetensors")["prompt_ids"].tolist()
@@ -104,7 +104,7 @@ def test_auto_keeps_the_dtype_of_the_checkpoint():
 
 
 class OfZeros(ArrayTensor):
-    """A matrix of another dtype."""
+    """A matrix of zeros of another dtype."""
 
     def __init__(self, dtype):
         super().__init__(np.zeros((40, 40)))
@@ -144,7 +144,7 @@ def test_the_dtype_and_size_of_keys_and_values_follow_the_weights(dtype, checkpo
 @pytest.mark.parametrize("which", ["keys", "values"])
 @pytest.mark.parametrize("beyond", [1e5, -1e5])
 def test_values_beyond_f16_raise_instead_of_generating(tmp_path, which, beyond):
-    """A bias is float32 with weights of any dtype, so that it can make keys and values arbitrarily large."""
+    """A bias is float32 whatever the dtype of the weights, so that it can make keys and values arbitrarily large."""
     folder = shutil.copytree(FIXTURES / "gelu_new", tmp_path / "far")
     tensors = load_file(folder / "model.safetensors")
     bias = tensors[next(name for name in tensors if name.endswith("h.0.attn.c_attn.bias"))]
@@ -172,7 +172,7 @@ def test_the_requested_dtype_is_used(dtype):
     assert ops.load_weight(ArrayTensor(random(40, 40)), Role.CONV1D).format == dtype
 
 
-def test_weights_that_are_not_finite_are_named():
+def test_non_finite_weights_are_named():
     with pytest.raises(NonFiniteError, match="test: a weight is not a finite f16 number"):
         CPUBackend("f16").load_weight(ArrayTensor(np.full((3, 3), 1e6)), Role.LINEAR)
     with pytest.raises(NonFiniteError, match="test: a weight is not a finite f32 number"):

@@ -22,7 +22,7 @@ class Machine:
         self.used = []
 
     def run(self, alone_ns, what=16, held_up=None):
-        """One run that takes so long on one thread; a thread beyond the free cores holds the others up for a slice."""
+        """A run of that duration on one thread; a thread beyond the free cores delays the others by a time slice."""
         threads = self.governor.threads(what, alone_ns, self.now)
         began, waited = self.now, 0
         self.now += alone_ns // threads + (threads - 1) * self.overhead
@@ -37,7 +37,7 @@ class Machine:
         self.used.append((what, threads, alone_ns, self.now - began))
 
     def run_for(self, ns, alone_ns, **how):
-        """Runs for a time; how much faster that was than one thread."""
+        """Runs for that time, and returns the speed-up over one thread."""
         self.used.clear()
         end = self.now + ns
         while self.now < end:
@@ -49,7 +49,7 @@ class Machine:
         return sum(alone for _, _, alone, _ in used) / sum(time for _, _, _, time in used)
 
     def share(self, *threads):
-        """Of the runs, those of these numbers of threads."""
+        """Returns the share of runs that used these numbers of threads."""
         return sum(n in threads for _, n, _, _ in self.used) / len(self.used)
 
 
@@ -91,14 +91,14 @@ def test_all_threads_are_used_again_after_the_neighbour_ends(alone_ns):
 
 
 def test_a_light_neighbour_does_not_reduce_threads():
-    """A tenth of the time, as one at nice 10 does: two threads are still faster."""
+    """A neighbour at nice 10 takes a tenth of the time: two threads are still faster."""
     machine = Machine()
     machine.run_for(500 * MS, 300_000, held_up=SLICE // 10)
     assert machine.run_for(2000 * MS, 300_000, held_up=SLICE // 10) > 1.7
 
 
 def test_each_kind_of_work_has_its_own_number():
-    """Steps of a large model use all, and the small operations between them one."""
+    """Steps of a large model use all threads, and the small operations between them one."""
     machine = Machine(overhead=100_000)
     for i in range(3000):
         if i == 1000:
@@ -128,7 +128,7 @@ def test_one_core_is_one_thread():
     assert machine.share(1) == 1
 
 
-def test_the_caller_finishes_a_run_alone_only_if_it_mostly_waits():
+def test_the_caller_finishes_a_run_by_itself_only_if_it_mostly_waits():
     gives_up = _native.Governor.gives_up
     assert not gives_up(2, 100 * MS, 40 * MS)
     assert not gives_up(2, 4 * MS, 3 * MS)  # one slice may pass

@@ -1,4 +1,4 @@
-"""Invalid arguments that no backend passes raise errors, and never read or write out of bounds."""
+"""Invalid arguments, which no backend passes, raise errors instead of reading or writing out of bounds."""
 
 import gc
 import sys
@@ -233,7 +233,7 @@ def test_a_file_that_cannot_be_read(device):
 
 @pytest.mark.parametrize("name", ["Array", "Vector", "Weight", "KVCache", "Rows", "Ids", "Plan", "Load"])
 @pytest.mark.filterwarnings("ignore:nanobind:RuntimeWarning")
-def test_an_object_that_no_device_made_raises(device, name):
+def test_an_object_not_created_by_the_device_raises(device, name):
     made = getattr(_native, name)
     empty = made.__new__(made)
     with pytest.raises((TypeError, BufferError)):

@@ -1,4 +1,4 @@
-"""Every instruction set computes the same bits, here and on the machines where the digests below were taken."""
+"""Every instruction set computes the same bits, here and on the machines where the digests were recorded."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from rushlight.nn import ACTIVATIONS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "gpt2"
 OTHERS = ISAS[:-1]
-"""The sets that are compared with `portable`. Empty on a processor without any."""
+"""The instruction sets that are compared with `portable`; empty on a processor without any."""
 
 LENGTHS = [*range(1, 50), 63, 64, 65, 100, 192, 200, 768]
 
@@ -29,7 +29,7 @@ def on(isa, *, exact=True):
 
 
 def assert_same(compute, isa):
-    """compute(device) gives the same bits on a set as on the portable one, NaN for NaN."""
+    """Asserts that compute(device) gives the same bits as on `portable`, NaN for NaN."""
     np.testing.assert_array_equal(compute(on(isa)), compute(on("portable")))
 
 
@@ -129,7 +129,7 @@ def test_attention_of_groups_windows_slopes_and_soft_caps(other, kept, group, op
 
 
 def nearest_float32(exact):
-    """A Fraction, rounded once, ties to even."""
+    """Returns a Fraction rounded once to float32, ties to even."""
     near = np.float32(float(exact))
     around = [np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf))]
     finite = [value for value in around if np.isfinite(value)]
@@ -164,13 +164,13 @@ def test_a_multiply_add_rounds_once(isa):
         row = device.array(np.array([[1, activation]], np.float32))
         found.append(np.asarray(device.linear(row, place(device, matrix, "f32"), None))[0, 0])
     np.testing.assert_array_equal(np.array(found), np.array(expected))
-    assert (np.array(found) != w * x + c).any()  # two roundings would be seen
+    assert (np.array(found) != w * x + c).any()  # two roundings would show
 
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["auto", *FORMATS])
-def test_logits_of_whole_models(other, name, dtype):
+def test_logits_of_entire_models(other, name, dtype):
     found = []
     for each in (other, "portable"):
         ops = CPUBackend(dtype, threads=2, isa=each, exact=True)
@@ -193,7 +193,7 @@ DIGESTS = {
 
 
 @pytest.mark.parametrize("dtype", DIGESTS)
-def test_logits_are_those_of_every_other_machine(isa, dtype, monkeypatch):
+def test_logits_equal_those_of_other_machines(isa, dtype, monkeypatch):
     monkeypatch.setenv("RUSHLIGHT_ISA", isa)
     logits = rushlight.load(dtype=dtype, exact=True).logits(PROMPT)
     assert hashlib.sha256(np.ascontiguousarray(logits, "<f4").tobytes()).hexdigest()[:16] == DIGESTS[dtype]
@@ -210,7 +210,7 @@ DECODER_DIGESTS = {
 
 
 @pytest.mark.parametrize("dtype", DECODER_DIGESTS)
-def test_a_decoder_with_every_operation_has_the_bits_of_every_other_machine(isa, dtype):
+def test_a_decoder_with_every_operation_equals_other_machines(isa, dtype):
     ops = CPUBackend(dtype, threads=2, isa=isa, exact=True)
     model = Modern(ops)
     ids = [int(i) for i in np.random.default_rng(3).integers(0, model.vocab_size, 140)]
@@ -218,7 +218,7 @@ def test_a_decoder_with_every_operation_has_the_bits_of_every_other_machine(isa,
     assert hashlib.sha256(np.ascontiguousarray(found, "<f4").tobytes()).hexdigest()[:16] == DECODER_DIGESTS[dtype]
 
 
-def test_sampled_text_is_that_of_every_other_machine(isa, monkeypatch):
+def test_sampled_text_equals_that_of_other_machines(isa, monkeypatch):
     monkeypatch.setenv("RUSHLIGHT_ISA", isa)
     result = rushlight.load(device="cpu").generate(PROMPT, max_tokens=16, temperature=0.9, top_p=0.9, top_k=200, seed=7)
     assert result.text == ", the first he had always said, was found that the wrecks"

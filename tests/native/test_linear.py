@@ -19,7 +19,7 @@ STORED = {"f32": 0.0, "f16": 2**-11, "bf16": 2**-8, "int8": 0.6 / 127, "int4": 0
 
 
 def quantized(x, most):
-    """Activations as the integer formats see them: integers up to `most` in groups of 32, times the group's scale."""
+    """Returns activations quantised as in the integer formats: groups of 32 integers up to `most`, times a scale."""
     padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 32)))
     padded = padded.reshape(len(x), padded.shape[1] // 32, 32)
     greatest = np.abs(padded).max(-1, keepdims=True)
@@ -28,7 +28,7 @@ def quantized(x, most):
 
 
 def seen(x, weights, isa):
-    """The activations that a product multiplies by."""
+    """Returns the activations as rounded by a product with these weights."""
     if weights.startswith("int"):
         return quantized(x, 64 if weights == "int8" else 127)
     return rounded_to_bf16(x) if weights == "bf16" and isa == "avx512vnni" else x
@@ -50,7 +50,7 @@ def test_every_number_of_rows(device, isa, weights, rows):
 
 
 @pytest.mark.parametrize("n_in", [191, 193, 385, 700, 1100])
-def test_a_row_has_the_same_bits_in_any_batch(device, weights, n_in):
+def test_a_row_is_bit_identical_in_any_batch(device, weights, n_in):
     """Inputs cut into blocks, panel by panel and, of 97 rows of 700 and more, block by block."""
     weight, bias, x = place(device, random(n_in, 100), weights), device.vector(random(100, seed=2)), random(97, n_in)
     alone = [np.asarray(device.linear(device.array(x[i : i + 1]), weight, bias))[0] for i in range(0, 97, 12)]
@@ -89,7 +89,7 @@ def test_activations_at_odd_addresses(device, isa, weights, offset):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (31, 33), (70, 40)])
-def test_weights_are_rounded_as_little_as_their_format_allows(device, weights, shape):
+def test_weight_rounding_is_within_the_precision_of_the_format(device, weights, shape):
     matrix = random(*shape)
     groups = np.pad(matrix, ((0, -shape[0] % 32), (0, 0))).reshape(-1, 32, shape[1])
     greatest = np.abs(groups).max(1)
@@ -146,7 +146,7 @@ def test_rows_of_outputs_pack_as_the_transposed_matrix(device, weights):
 
 
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
-def test_a_weight_that_is_not_finite_is_found(device, weights, rubbish):
+def test_a_non_finite_weight_is_reported(device, weights, rubbish):
     matrix = random(40, 40)
     matrix[33, 39] = rubbish
     weight = device.weight(weights, 40, 40)
@@ -154,14 +154,14 @@ def test_a_weight_that_is_not_finite_is_found(device, weights, rubbish):
 
 
 @pytest.mark.parametrize(("stored", "value"), [("f16", 65520.0), ("bf16", 3.4e38), ("int8", 1e7), ("int4", 1e5)])
-def test_a_weight_beyond_its_format_is_found(device, stored, value):
+def test_a_weight_beyond_the_range_of_its_format_is_reported(device, stored, value):
     matrix = random(40, 40)
     matrix[1, 2] = value
     weight = device.weight(stored, 40, 40)
     assert not device.pack(weight, matrix.reshape(-1).view(np.uint8), "F32", 40, True, 0)
 
 
-def test_a_row_that_is_not_finite_does_not_change_others(device, weights):
+def test_a_non_finite_row_does_not_affect_others(device, weights):
     x = random(4, 40)
     x[1, 3], x[2, 39] = np.nan, np.inf
     weight = place(device, random(40, 33), weights)
@@ -178,7 +178,7 @@ def test_reading_touches_every_byte(device, weights):
     assert device.read(place(device, matrix, weights)) != before
 
 
-def test_shapes_that_do_not_fit_are_refused(device):
+def test_mismatched_shapes_are_refused(device):
     weight = place(device, random(8, 5), "f32")
     with pytest.raises(ValueError, match="8 inputs"):
         device.linear(device.array(random(1, 9)), weight, None)
@@ -192,5 +192,5 @@ def test_shapes_that_do_not_fit_are_refused(device):
         device.weight("int3", 8, 5)
 
 
-def test_formats_are_all_tested():
+def test_every_format_is_tested():
     assert _native.Device(1, "portable").weight(FORMATS[-1], 32, 32).nbytes == 640

@@ -22,7 +22,7 @@ def test_layer_norm(device, n):
 
 
 @pytest.mark.parametrize("n", EVERY_LENGTH)
-def test_layer_norm_without_bias_is_that_with_zeros(device, n):
+def test_layer_norm_without_bias_equals_one_with_zeros(device, n):
     x, weight = device.array(3 * random(4, n) + 5), device.vector(random(n, seed=1))
     zeros = device.vector(np.zeros(n, np.float32))
     without, with_zeros = (np.asarray(device.layer_norm(x, weight, bias, 1e-5)) for bias in (None, zeros))
@@ -38,7 +38,7 @@ def test_rms_norm(device, n, offset, n_groups):
     expected = groups / np.sqrt(np.square(groups).mean(-1, keepdims=True) + eps) * (offset + weight)
     result = np.asarray(device.rms_norm(device.array(x), device.vector(weight), eps, offset)).reshape(4, n_groups, n)
     assert np.abs(result - expected).max() <= 1e-6 * max(1, np.abs(expected).max())
-    for g in range(n_groups):  # the same bits as of the group by itself
+    for g in range(n_groups):  # bit-identical to a norm of the group by itself
         part = device.array(np.ascontiguousarray(x[:, g * n : (g + 1) * n]))
         assert np.array_equal(np.asarray(device.rms_norm(part, device.vector(weight), eps, offset)), result[:, g])
 
@@ -94,7 +94,7 @@ def units(result, expected):
 def test_activations_to_a_few_units_in_the_last_place(device, name):
     x = np.linspace(-4, 12, 4801, dtype=np.float32)[None]
     expected = [[FORMULAS[name](float(value)) for value in x[0]]]
-    # The exponent of a small result is a rounded number of about 10, which is ten units of its own.
+    # The exponent of a small result is a rounded number of about 10, which is ten units in its last place.
     assert units(np.asarray(device.activation(device.array(x), name)), expected) <= 32
 
 
@@ -162,7 +162,7 @@ def test_values_are_stored_to_nearest_even_and_never_infinite(device, kept):
 
 @pytest.mark.parametrize("beyond", [65520.0, -65520.0, 1e38, -np.inf])
 def test_a_key_beyond_the_format_makes_results_nan(device, kept, beyond):
-    """An infinite score would vanish in softmax and change the output silently."""
+    """An infinite score would vanish in softmax, and change the output silently."""
     qkv = [random(70, 8, seed=seed) for seed in range(3)]
     qkv[1][66, 5] = beyond
     result = Sequences(device, [qkv], 2, kept).feed_in([[60, 10]], 1e-6)[0]
@@ -182,7 +182,7 @@ def test_attention_scores_far_apart_do_not_overflow(device):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("steps", [[1] * 70, [69, 1], [7] * 10, [64, 6], [17, 53]])
-def test_attention_is_the_same_bits_however_the_sequence_is_cut(isa, kept, threads, steps):
+def test_attention_is_bit_identical_in_any_chunks(isa, kept, threads, steps):
     qkv = [random(70, 10, seed=seed) for seed in range(3)]
     cut = Sequences(_native.Device(threads, isa), [qkv], 2, kept).feed_in([steps], 0.4)[0]
     assert np.array_equal(cut, Sequences(_native.Device(1, isa), [qkv], 2, kept).feed_in([[70]], 0.4)[0])
@@ -274,7 +274,7 @@ def test_split_into_groups_that_are_not_equal_is_refused(device):
         device.split(x, [2, 2], groups=4)
 
 
-def test_embedding_from_a_row_on(device):
+def test_embedding_from_a_later_row(device):
     table = place(device, random(8, 20), "f32")
     ids = np.array([0, 3, 17], np.int32)
     shifted = np.asarray(device.embedding(ids, table, 2))

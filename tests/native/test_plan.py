@@ -1,4 +1,4 @@
-"""Captured forwards: recorded once for a shape and repeated, with the same results and the same errors."""
+"""Captured forwards: recorded once for a shape and replayed with the same results and errors."""
 
 import itertools
 import logging
@@ -65,7 +65,7 @@ def run(forward, ops, chunks, kv_shape=CONFIG.kv_shape):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(("n_sequences", "width"), [(1, 1), (5, 1), (2, 3)])
-def test_a_plan_gives_the_same_bits(isa, weights, threads, n_sequences, width):
+def test_a_plan_is_bit_identical_to_the_eager_forward(isa, weights, threads, n_sequences, width):
     ops = CPUBackend(weights, threads=threads, isa=isa)
     model = gpt2(ops)
     calls = Calls(model)
@@ -170,7 +170,7 @@ class Branches(GPT2):
 
 
 class HandlesExceptions(GPT2):
-    """Computes something else after any exception."""
+    """Catches any exception, and computes something else."""
 
     reason = "ids, positions and logit_rows have no values while a step is recorded"
 
@@ -216,7 +216,7 @@ class UsesOtherNumbers(GPT2):
 
 
 class MakesAnArray(GPT2):
-    """Numbers that differ from step to step."""
+    """Creates an array whose numbers differ between steps."""
 
     reason = "makes an array from values in host memory"
 
@@ -379,7 +379,7 @@ def test_any_other_error_while_recording_propagates():
 
 
 class Modern:
-    """A decoder of two layers with every operation beside GPT-2's, called directly."""
+    """A two-layer decoder with every operation that GPT-2 does not use."""
 
     n_head, n_kv_head, head_dim, vocab_size, context_length = 4, 2, 10, 70, 200
     kv_shape = KVShape(2, n_kv_head, head_dim)
@@ -436,7 +436,7 @@ def test_every_operation_is_recorded(isa, weights, threads, n_sequences, width):
     assert calls.n == 2
 
 
-def test_a_recorded_id_beyond_the_rows_from_first_row_is_the_same_error():
+def test_an_id_beyond_the_table_raises_the_same_error_as_without_a_plan():
     ops = CPUBackend()
     table = ops.load_weight(ArrayTensor(random(20, 40)), Role.TABLE)
     forward = ops.capture(lambda batch: ops.embedding(batch.ids, table, 2))
@@ -487,7 +487,7 @@ def test_a_changed_module_is_recorded_again():
     assert not np.array_equal(before[-1], after[-1])
 
 
-def test_wrong_input_is_the_same_error():
+def test_invalid_input_raises_the_same_error_as_without_a_plan():
     ops = CPUBackend(threads=2)
     forward = ops.capture(gpt2(ops))
     cache = ops.kv_cache(CONFIG.kv_shape, 4)
@@ -511,7 +511,7 @@ def test_errors_of_a_forward_propagate():
             run(forward, ops, steps(1, 1))
 
 
-def test_threads_that_run_one_model_get_the_same_bits():
+def test_threads_sharing_a_model_get_bit_identical_results():
     ops = CPUBackend(threads=2)
     model = gpt2(ops)
     forward = ops.capture(model)

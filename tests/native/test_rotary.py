@@ -24,7 +24,7 @@ def test_angles_are_correctly_rounded(device, frequencies, scale):
 
 
 def test_angles_close_to_multiples_of_a_quarter_turn(device):
-    """Where the reduced angle cancels almost completely, so that all parts of π/2 count."""
+    """The reduced angle cancels almost completely there, so that all parts of π/2 matter."""
     near = (np.arange(1, 2**22, 997) * (np.pi / 2)).astype(np.float32)
     frequencies = np.concatenate([np.nextafter(near, np.float32(0)), near, np.nextafter(near, np.float32(np.inf))])
     one = np.array([1], np.int32)
@@ -84,7 +84,7 @@ def test_rotary(device, n_head, head_dim, n_rotated, interleaved):
 
 
 def test_rotary_of_a_part_of_a_projection(device):
-    """Queries are usually a view: rows that lie further apart than they are long."""
+    """Queries are usually a view whose row stride exceeds the row length."""
     x = random(5, 48)
     angles = device.angles(np.arange(5, dtype=np.int32), device.vector(LLAMA[:8]))
     part = device.split(device.array(x), [32, 16])[1]
@@ -92,7 +92,7 @@ def test_rotary_of_a_part_of_a_projection(device):
     assert np.array_equal(np.asarray(device.rotary(part, angles, 1)), np.asarray(expected))
 
 
-def test_rotary_refuses_arguments_that_do_not_fit(device):
+def test_rotary_refuses_mismatched_arguments(device):
     x = device.array(random(3, 24))
     three = np.arange(3, dtype=np.int32)
     with pytest.raises(ValueError, match="24 columns, which do not split into 5 equal heads"):

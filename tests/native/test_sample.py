@@ -25,7 +25,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("vocab_size", [1, 7, 31, 32, 33, 1000, 50_257])
-def test_sampled_tokens_are_those_of_the_reference(device, settings, vocab_size):
+def test_sampled_tokens_equal_those_of_the_reference(device, settings, vocab_size):
     row = SamplingRow(**{"temperature": 1.0} | settings)
     logits = 3 * random(vocab_size)
     cumulative = np.cumsum(probabilities(logits, row.temperature, row.top_k, row.top_p, row.min_p))

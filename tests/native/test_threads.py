@@ -25,7 +25,7 @@ def test_an_invalid_number_in_the_environment_is_an_error(monkeypatch, value):
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**6])
-def test_an_argument_out_of_range_is_an_error(threads):
+def test_an_out_of_range_argument_is_an_error(threads):
     with pytest.raises(DeviceError, match=r"threads is .*from 1 to 1024"):
         open_backend("cpu", threads=threads)
 

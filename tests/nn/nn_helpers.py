@@ -25,7 +25,7 @@ class Named:
 
 
 def bound(model, dtype="f64", *, rules=None, tie=False, **values):
-    """The model with these tensors; without any, with random ones."""
+    """Returns the model with these tensors, or with random ones."""
     rng = np.random.default_rng(3)
     values = values or {name.replace(".", "__"): rng.normal(size=slot.shape) for name, slot in model.named_slots()}
     tensors = {name.replace("__", "."): Named(name.replace("__", "."), each) for name, each in values.items()}

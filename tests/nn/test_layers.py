@@ -103,7 +103,7 @@ def test_values_have_the_shape_of_their_tensor_and_are_a_copy():
         (Embedding(5, 4, first_row=2, scale=2.0), "Embedding(5, 4, first_row=2, scale=2)"),
     ],
 )
-def test_a_layer_prints_what_differs_from_its_defaults(layer, described):
+def test_repr_of_a_layer_shows_non_default_settings(layer, described):
     assert repr(layer) == described
 
 

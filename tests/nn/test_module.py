@@ -35,7 +35,7 @@ def test_a_module_list_is_a_sequence():
     assert [*blocks] == [blocks[0], blocks[1]]
 
 
-def test_the_tree_prints_as_pytorch_prints_it():
+def test_repr_of_a_tree_is_like_pytorchs():
     assert repr(Toy()).splitlines() == [
         "Toy",
         "  (wte): Embedding(10, 4)",
@@ -46,7 +46,7 @@ def test_the_tree_prints_as_pytorch_prints_it():
     ]
 
 
-def test_building_a_model_allocates_nothing(monkeypatch):
+def test_building_a_model_does_not_allocate(monkeypatch):
     for name in ("empty", "zeros", "ones", "full"):
         monkeypatch.setattr(np, name, lambda *args, **kwargs: (_ for _ in ()).throw(MemoryError))
     xl = GPT2(GPT2Config(vocab_size=50257, n_positions=1024, n_embd=1600, n_layer=48, n_head=25, n_inner=6400))

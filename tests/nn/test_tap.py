@@ -32,7 +32,7 @@ def test_the_hook_sees_every_output_in_the_order_of_the_forward():
     assert seen == [("first", 1), ("h.0", 11), ("h.1", 111), ("", 111)]
 
 
-def test_the_caller_gets_what_the_hook_returns():
+def test_the_caller_gets_the_return_value_of_the_hook():
     assert tapped(Toy(), lambda path, output: 5 if path == "h.0" else output)(0) == 105
 
 

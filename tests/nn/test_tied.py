@@ -21,18 +21,18 @@ class Tied(Module):
 
 
 @pytest.mark.parametrize("stored", [["table__weight"], ["head__weight"], ["table__weight", "head__weight"]])
-def test_either_name_serves_both(stored):
+def test_either_name_loads_both(stored):
     model = bound(Tied(), rules=RULES, tie=True, **dict.fromkeys(stored, NUMBERS))
     assert np.array_equal(model(np.array([2, 0], np.int32)), NUMBERS[[2, 0]] @ NUMBERS.T)
 
 
 @pytest.mark.parametrize("stored", ["table__weight", "head__weight"])
-def test_untied_both_are_needed(stored):
+def test_an_untied_head_needs_both_tensors(stored):
     with pytest.raises(BindError, match="missing"):
         bound(Tied(), rules=RULES, tie=False, **{stored: NUMBERS})
 
 
-def test_neither_is_one_missing_table():
+def test_a_missing_table_is_reported_once():
     with pytest.raises(BindError) as caught:
         bound(Tied(), rules=RULES, tie=True, other=NUMBERS)
     assert [(problem.kind, problem.name) for problem in caught.value.problems] == [

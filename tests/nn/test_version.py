@@ -11,7 +11,7 @@ PROMPT = "Once upon a time"
 
 
 class Calls:
-    """A captured forward, and how often its model is called, which is whenever a step is not repeated from a plan."""
+    """A captured forward that counts the calls of its model; a step replayed from a plan does not call it."""
 
     def __init__(self, model):
         self.module, self.ops, self.n = model.module, model.module.ops, 0
@@ -28,7 +28,7 @@ class Calls:
         return self.module(batch)
 
     def steps(self, n):
-        """How many of n decode steps called the model."""
+        """Returns how many of n decode steps called the model."""
         before = self.n
         for _ in range(n):
             self.forward(Batch.of([Chunk([7], self.position, [0])], self.cache))
@@ -59,7 +59,7 @@ def test_loading_another_model_leaves_recordings_valid(first):
     assert calls.steps(3) == 0
 
 
-def test_tracing_and_patching_leave_recordings_valid_of_this_model_and_of_others(first, second):
+def test_tracing_and_patching_leave_the_recordings_of_all_models_valid(first, second):
     calls = Calls(first), Calls(second)
     for each in calls:
         each.steps(3)
@@ -72,7 +72,7 @@ def test_tracing_and_patching_leave_recordings_valid_of_this_model_and_of_others
     assert [each.steps(1) for each in calls] == [0, 0]
 
 
-def test_a_changed_model_is_recorded_anew_and_no_other(first, second):
+def test_only_the_changed_model_is_recorded_again(first, second):
     calls = Calls(first), Calls(second)
     for each in calls:
         each.steps(3)
@@ -80,7 +80,7 @@ def test_a_changed_model_is_recorded_anew_and_no_other(first, second):
     assert [each.steps(5) for each in calls] == [2, 0]
 
 
-def test_a_module_that_was_put_in_counts(first):
+def test_a_change_in_an_inserted_module_increments_the_version(first):
     module = first.module
     activation = Activation("relu")
     module.h[1].mlp.act = activation
@@ -89,7 +89,7 @@ def test_a_module_that_was_put_in_counts(first):
     assert module.version > before
 
 
-def test_a_module_of_two_trees_counts_in_both(first, second):
+def test_a_change_in_a_shared_module_increments_the_version_of_both_trees(first, second):
     second.module.lm_head = first.module.lm_head
     before = first.module.version, second.module.version
     first.module.lm_head.bias = None
@@ -103,20 +103,20 @@ def test_a_deleted_attribute_counts(first):
     assert first.module.version > before
 
 
-def test_a_part_counts_with_its_tree(first):
+def test_a_change_increments_the_version_of_a_subtree(first):
     before = first.module.h[0].version
     first.module.h[0].attn.scale = 2.0
     assert first.module.h[0].version > before
 
 
-def test_a_tapped_tree_has_changes_of_its_own(first):
+def test_changing_a_tapped_tree_leaves_the_original_version(first):
     twin = tapped(first.module, lambda path, output: output)
     before = first.module.version
     twin.h[0].attn.scale = 2.0
     assert first.module.version == before
 
 
-def test_changed_results_are_those_of_the_change(first):
+def test_a_changed_model_generates_like_a_fresh_model_with_the_same_change(first):
     before = first.generate(PROMPT, max_tokens=8, ignore_eos=True).ids
     for block in first.module.h:
         block.attn.scale = 0.0

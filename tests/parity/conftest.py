@@ -1,4 +1,4 @@
-"""PyTorch and transformers, imported only by tests that run, and GPT-2s with weights that tell right from wrong."""
+"""PyTorch and transformers, imported only by tests that run, and GPT-2s whose weights expose wrong arithmetic."""
 
 import pytest
 
@@ -7,7 +7,7 @@ import pytest
 def torch():
     import torch
 
-    torch.set_num_threads(1)  # the models are small: on a busy machine threads mostly wait for one another
+    torch.set_num_threads(1)  # the models are small: on a busy machine threads mostly wait for each other
     with torch.inference_mode():
         yield torch
 
@@ -32,7 +32,7 @@ def random_gpt2(torch, transformers):
             if name.endswith((".c_attn.weight", ".c_fc.weight", ".c_proj.weight")):
                 std = 1.5 / parameter.shape[0] ** 0.5  # keeps activations near 1, where GELU's variants differ most
             elif name.endswith("wpe.weight"):
-                std = 1.0  # so that greedy text does not settle on one token
+                std = 1.0  # so that greedy output does not converge to one token
             else:
                 std = 0.3
             parameter.normal_(0.0, std, generator=generator)

@@ -1,4 +1,4 @@
-"""Beam search beside transformers'."""
+"""Beam search compared with transformers."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.parity
 
 
 def theirs_found(torch, model, prompt, *, n_beams, n, **settings):
-    """transformers' texts without what stands behind their first stop token, and their scores."""
+    """Returns the outputs of transformers, up to their first stop token, and their scores."""
     ids = torch.tensor([prompt])
     output = model.generate(
         ids,

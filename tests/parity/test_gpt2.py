@@ -1,4 +1,4 @@
-"""GPT-2 beside transformers, on configs drawn at random and on the shape of GPT-2 small."""
+"""GPT-2 compared with transformers, on random configs and on the shape of GPT-2 small."""
 
 import random
 
@@ -10,13 +10,13 @@ import rushlight
 pytestmark = pytest.mark.parity
 
 TOLERANCE = 2e-5
-"""Relative to the largest logit. Where the two likeliest tokens are nearer than twice that, greedy paths may part."""
+"""Relative to the largest logit. Where the two best logits are closer than twice that, greedy paths may differ."""
 
 ACTIVATIONS = ["gelu_new", "gelu", "relu", "silu", "quick_gelu", "gelu_fast", "gelu_pytorch_tanh"]
 
 
 def draw(seed):
-    """A config, a dtype to save in, and a kind of attention."""
+    """Returns a random config, a dtype to save in, and an attention implementation."""
     rng = random.Random(seed)
     n_head = rng.randint(1, 7)
     config = {
@@ -38,7 +38,7 @@ def draw(seed):
 
 
 def assert_same(torch, theirs, ours, prompt, steps):
-    """Equal logits for the prompt, and equal greedy steps up to the first near tie; returns how many those are."""
+    """Equal logits for the prompt, and equal greedy steps up to the first near tie; returns their number."""
     ids = torch.tensor([prompt])
     expected = theirs(ids).logits[0].numpy()
     error = np.abs(ours.logits(prompt) - expected).max() / np.abs(expected).max()
@@ -68,7 +68,7 @@ def test_random_configs(torch, random_gpt2, tmp_path, seed):
     config, dtype, shard_size = draw(seed)
     theirs = random_gpt2(seed, **config)
     theirs.to(getattr(torch, dtype)).save_pretrained(tmp_path, max_shard_size=shard_size)
-    ours = rushlight.load(tmp_path, dtype="f32")  # which holds every checkpoint exactly
+    ours = rushlight.load(tmp_path, dtype="f32")  # represents every checkpoint exactly
     prompt = np.random.default_rng(seed).integers(config["vocab_size"], size=100).tolist()
     assert assert_same(torch, theirs.float(), ours, prompt, steps=60) >= 10
 

@@ -1,8 +1,8 @@
-"""The published GPT-2 against answers that others have published. Needs its weights, and no PyTorch:
+"""The published GPT-2 compared with published results. Needs its weights, but not PyTorch:
 
     RUSHLIGHT_GPT2=openai-community/gpt2 pytest tests/parity/test_known_answers.py
 
-The variable holds whatever `rushlight.load` takes: a file, a folder, a hub id. `rushlight verify` compares the same.
+The variable is a source as for `rushlight.load`: a file, a folder or a hub id. `rushlight verify` compares the same.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Recording live: GPT-2s of transformers, modules of one's own, and what cannot be recorded."""
+"""Recording with PyTorch: GPT-2s of transformers, custom modules, and inputs that cannot be recorded."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_record_and_verify(folder, tmp_path, torch):
     assert report.logits.greedy == (40, 40)
 
 
-def test_twice_is_the_same_file(folder, torch):
+def test_recording_twice_writes_the_same_file(folder, torch):
     one, other = (record_source(str(folder)) for _ in range(2))
     assert one.metadata() == other.metadata()
     assert {name: array.tobytes() for name, array in one.arrays().items()} == {
@@ -51,7 +51,7 @@ def test_recorded_in_bfloat16(folder, torch):
     assert not strict.passed
 
 
-def test_weights_that_transformers_would_make_up(folder, torch):
+def test_weights_that_transformers_would_initialise_randomly_are_an_error(folder, torch):
     from safetensors.numpy import load_file, save_file
 
     path = folder / "model.safetensors"
@@ -96,7 +96,7 @@ def toy(torch):
     return Toy()
 
 
-def test_a_module_of_ones_own(toy, torch, tmp_path):
+def test_a_custom_module(toy, torch, tmp_path):
     path = tmp_path / "golden.safetensors"
     toy.train()
     rushlight.record(toy, [[1, 2, 3], [4]], path, greedy=5)
@@ -109,7 +109,7 @@ def test_a_module_of_ones_own(toy, torch, tmp_path):
     assert len(case.greedy_ids) == 5
     assert [call.path for call in case.calls] == ["embed", "act", "act#2", "drop", "head", ""]
     calls = {call.path: call for call in case.calls}
-    # What works in place is recorded as it was before and after.
+    # Modules that work in place are recorded with the values before and after.
     assert case.input(calls["act"]).min() < 0
     assert case.output(calls["act"]).min() == 0
     assert calls["drop"].output == calls["drop"].input == calls["act#2"].output
@@ -125,12 +125,12 @@ def test_the_forms_of_a_prompt(toy, torch, inputs):
 
 
 @pytest.mark.parametrize("inputs", ["text", 3, [], [[]], [1.5], [["a"]], {"ids": 3}, None])
-def test_what_is_no_prompt(toy, inputs):
+def test_invalid_prompts_are_an_error(toy, inputs):
     with pytest.raises(RecordError):
         rushlight.record(toy, inputs)
 
 
-def test_what_is_no_module(torch):
+def test_invalid_modules_are_an_error(torch):
     with pytest.raises(RecordError, match=r"torch\.nn\.Module"):
         rushlight.record(lambda ids: ids, [1, 2])
 

@@ -1,4 +1,4 @@
-"""The choice of tokens beside transformers' logits processors, given the same logits."""
+"""Sampling compared with transformers' logits processors on the same logits."""
 
 import numpy as np
 import pytest
@@ -26,13 +26,13 @@ SETTINGS = [
 
 
 def some_logits():
-    """(V,) logits of several sizes, flat and peaked, in float64."""
+    """Returns (V,) logits in float64, flat and peaked, of several sizes."""
     rng = np.random.default_rng(0)
     return [rng.standard_normal(size) * scale for size in (3, 50, 1000, 50257) for scale in (0.3, 3.0, 12.0)]
 
 
 def warped(torch, transformers, logits, settings):
-    """transformers' probabilities, its warpers in the order in which its `generate` applies them."""
+    """Returns the probabilities of transformers, with its warpers in the order of its `generate`."""
     warpers = transformers.LogitsProcessorList()
     if settings["temperature"] != 1:
         warpers.append(transformers.TemperatureLogitsWarper(settings["temperature"]))
@@ -56,7 +56,7 @@ def test_probabilities(torch, transformers, settings):
 
 @pytest.mark.parametrize("penalty", [0.6, 1.0, 1.2, 3.0])
 def test_repetition_penalty(torch, transformers, penalty):
-    """The greedy path of a model that always gives the same logits: each token is penalised once it is there."""
+    """Greedy decoding with constant logits: each token is penalised once it was generated."""
     rng = np.random.default_rng(1)
     ops = open_backend("reference", "f64")
     processor = transformers.RepetitionPenaltyLogitsProcessor(penalty)

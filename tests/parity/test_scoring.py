@@ -1,4 +1,4 @@
-"""Perplexity and scores beside transformers: its guide's loop, and its losses."""
+"""Perplexity and scores compared with transformers: the loop of its guide, and its losses."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ RELATIVE = 2e-6
 
 
 def guide(torch, model, ids, max_length, stride):
-    """The loop of transformers' guide "Perplexity of fixed-length models"; and with each token counted once."""
+    """The loop of the transformers guide "Perplexity of fixed-length models", also with each token counted once."""
     ids = torch.tensor([ids])
     seq_len = ids.size(1)
     nll_sum, n_tokens, once_sum, n_once, prev_end_loc = 0.0, 0, 0.0, 0, 0

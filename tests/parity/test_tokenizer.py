@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer beside transformers', on random Unicode."""
+"""GPT-2's tokenizer compared with that of transformers, on random Unicode."""
 
 import random
 

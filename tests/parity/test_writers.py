@@ -1,4 +1,4 @@
-"""Checkpoints saved by PyTorch: check identifies the program, and the port computes what the module did."""
+"""Checkpoints saved by PyTorch: check identifies the program, and the port computes the same as the module."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Checkpoints as other programs save them, made from the embedded model's tensors."""
+"""Checkpoints in the layouts of other programs, with the tensors of the embedded model."""
 
 import json
 import shutil
@@ -61,5 +61,5 @@ def nanogpt(tales):
 
 @pytest.fixture(scope="session")
 def tale():
-    """The embedded model's completion."""
+    """The completion of the embedded model."""
     return rushlight.load(dtype="f32").generate("Once upon a time", max_tokens=20).text

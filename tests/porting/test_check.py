@@ -374,7 +374,7 @@ def test_dissimilar_names_are_not_paired(tales):
 
 
 def test_everything_at_once(nanogpt):
-    """A cause that another one hides is found too."""
+    """A cause that is hidden by another one is found as well."""
     nanogpt.prefix("module._orig_mod.")
     tensors = nanogpt.tensors
     del tensors["module._orig_mod.transformer.h.1.ln_1.bias"]
@@ -454,7 +454,7 @@ def test_an_unknown_family_with_and_without_a_flag(tales):
 
 @pytest.mark.parametrize("model_type", ["gpt_bigcode", "llama", 7])
 def test_model_type_takes_precedence_over_names(tales, model_type):
-    """GPT-BigCode has every name of GPT-2, and computes something else."""
+    """GPT-BigCode has every tensor name of GPT-2, but computes something else."""
     tales.config["model_type"] = model_type
     report = tales.check()
     problem = only_problem(report)

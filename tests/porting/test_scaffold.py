@@ -30,7 +30,7 @@ PROMPT = "Once upon a time"
 
 @pytest.fixture
 def ported(tmp_path):
-    """Writes the port of a checkpoint, and returns its path and what was written."""
+    """Writes the port of a checkpoint, and returns its path and the scaffold."""
 
     def ported(source):
         with open_headers(source) as checkpoint:
@@ -47,7 +47,7 @@ def ported(tmp_path):
 
 
 def changed_lines(written, model_file=gpt2):
-    """The lines of a port that its architecture's file does not have, and those that it lacks, without docstrings."""
+    """Returns the diff between the file of an architecture and a port, without docstrings."""
     ours = inspect.getsource(model_file).partition('"""\n\nfrom')[2].splitlines()
     theirs = written.module.partition('"""\n\nfrom')[2].splitlines()
     return [line for line in difflib.ndiff(ours, theirs) if line[:2] in {"+ ", "- "}]
@@ -59,7 +59,7 @@ def test_the_port_of_a_built_in_architecture_is_its_own_file(ported):
     assert written.to_write == ()
 
 
-def test_a_port_generates_what_the_built_in_model_does(ported):
+def test_a_port_generates_the_same_output_as_the_built_in_model(ported):
     path, _ = ported(demo.folder())
     for dtype in ("bf16", "int8"):
         ours = rushlight.load(dtype=dtype)
@@ -86,7 +86,7 @@ def test_linear_weights_and_wrapped_names(nanogpt, ported, tale, prefix):
     assert rushlight.check(nanogpt.folder, port=path).fits
 
 
-def test_only_what_the_checkpoint_stores_differently_is_edited(nanogpt, ported):
+def test_only_differences_of_the_checkpoint_are_edited(nanogpt, ported):
     _, written = ported(nanogpt.prefix("net.").write())
     changes = [" ".join(line.split()) for line in changed_lines(written)]
     for old, new in [
@@ -111,7 +111,7 @@ def test_an_untied_head(tales, ported):
 
 
 def test_masks_and_no_config(nanogpt, ported, tale):
-    """As llm.c writes them."""
+    """llm.c writes checkpoints like this."""
     for i in range(6):
         nanogpt.tensors[f"transformer.h.{i}.attn.bias"] = np.tri(512, dtype=np.float32)[None, None]
     nanogpt.config = None
@@ -140,7 +140,7 @@ def test_a_checkpoint_without_biases(nanogpt, ported):
         {"layer_norm_epsilon": 1e-3},
     ],
 )
-def test_a_port_computes_what_the_config_asks_for(tales, ported, changes):
+def test_a_port_honours_the_config(tales, ported, changes):
     path, _ = ported(tales.write())
     plain = rushlight.load(tales.folder, port=path).logits(PROMPT)
     tales.config |= changes
@@ -168,7 +168,7 @@ def test_a_config_that_does_not_match_the_tensors_is_referred_to_check(tales, po
         ported(tales.write())
 
 
-def test_only_the_modules_of_a_variant_that_differ_are_left_to_write(tales, ported):
+def test_only_the_differing_modules_of_a_variant_are_left_to_write(tales, ported):
     tales.tensors["h.0.attn.gate.weight"] = np.ones((192, 192), np.float32)
     path, written = ported(tales.write())
     assert written.to_write == ("Attention",)
@@ -178,7 +178,7 @@ def test_only_the_modules_of_a_variant_that_differ_are_left_to_write(tales, port
 
 
 def test_a_variant_with_linear_weights(nanogpt, ported):
-    """The square weights are transposed as the others are."""
+    """The square weights are transposed like the others."""
     nanogpt.tensors["transformer.h.0.attn.gate.weight"] = np.ones((192, 192), np.float32)
     _, written = ported(nanogpt.write())
     assert written.to_write == ("Attention",)
@@ -201,7 +201,7 @@ def test_a_variant_with_other_layers_in_one_block_is_complete(tales, ported, tal
 
 
 def test_model_type_takes_precedence_over_names(tales, ported):
-    """GPT-BigCode has every name of GPT-2, and computes something else."""
+    """GPT-BigCode has every tensor name of GPT-2, but computes something else."""
     tales.config["model_type"] = "gpt_bigcode"
     _, written = ported(tales.write())
     assert "GptBigcode" in written.to_write

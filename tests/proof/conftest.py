@@ -1,4 +1,4 @@
-"""Fixtures of the tests of proof/: the recordings, and copies of the recorded checkpoint to spoil."""
+"""Fixtures: the recordings, and copies of the recorded checkpoint to corrupt."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ class Spoiled:
         return rushlight.load(self.write(), **options)
 
     def report(self, *, weights=True, **options):
-        """The report of verifying it against the recording; with `weights`, its tensors are compared too."""
+        """Verifies it against the recording; with `weights`, its tensors are compared, too."""
         model = self.load(**options)
         if not weights:
             return verify(model, read_golden(GPT2_GOLDEN))

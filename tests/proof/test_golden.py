@@ -55,7 +55,7 @@ def test_the_contents(golden):
     call = next(call for call in golden.cases[0].calls if call.path == "transformer.h.0.ln_1")
     assert call.repr.startswith("LayerNorm((18,), eps=1e-05")
     assert call.eps == 1e-5
-    # Attention's output is that of its dropout, and of its projection: kept once.
+    # Attention, its projection and its dropout have the same output, which is stored once.
     kept = {call.path: call.output for call in golden.cases[0].calls}
     assert kept["transformer.h.0.attn"] == "0/output/transformer.h.0.attn.c_proj"
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_is_not_a_golden_file(gpt2):
     assert "rushlight record" in str(caught.value)
 
 
-def test_no_such_file(gpt2, tmp_path):
+def test_a_missing_file(gpt2, tmp_path):
     with pytest.raises(SourceError):
         verify(gpt2, tmp_path / "none.safetensors")
 
@@ -138,7 +138,7 @@ def test_an_invalid_tolerance(gpt2, golden, tolerance):
         verify(gpt2, golden, tolerance=tolerance)
 
 
-def test_the_digests_are_those_of_the_checkpoint(golden):
+def test_the_digests_equal_those_of_the_checkpoint(golden):
     folder = Path(__file__).parents[1] / "fixtures" / "gpt2" / "gelu_new"
     with rushlight.open_checkpoint(folder) as checkpoint:
         digests = tensor_digests(checkpoint)

@@ -19,7 +19,7 @@ GPT2 = Path(__file__).parents[1] / "fixtures" / "gpt2" / "gelu_new"
 
 
 def named(report):
-    """The first divergent module and the cause; a report that names one never passes."""
+    """Returns the first divergent module and the cause; a report that names one never passes."""
     assert not report.passed
     assert report.failures
     assert report.first is not None
@@ -102,13 +102,13 @@ def test_a_checkpoint_that_was_spoiled(spoiled, spoil, expected, device):
     assert named(spoiled.report(weights=False, device=device)) == expected
 
 
-def test_one_nan_is_not_loaded(spoiled):
+def test_a_single_nan_is_refused_on_load(spoiled):
     spoiled.tensors["h.1.mlp.c_fc.weight"][3, 5] = np.nan
     with pytest.raises(NonFiniteError, match=r"h\.1\.mlp\.c_fc\.weight: a weight is not a finite f32 number"):
         spoiled.report(device="cpu")
 
 
-def test_one_nan_in_a_loaded_model(spoiled):
+def test_a_single_nan_in_a_loaded_model(spoiled):
     spoiled.tensors["h.1.mlp.c_fc.weight"][3, 5] = np.nan
     path, cause = named(spoiled.report(weights=False, device="reference"))
     assert path == "h.1.mlp.c_fc"
@@ -125,7 +125,7 @@ def test_a_nan_in_a_row_that_no_prompt_uses_is_found_by_the_digests(spoiled):
     ]
 
 
-# The same in ports: the checkpoint is right, and the code is wrong.
+# The same in ports: the checkpoint is correct, and the code is wrong.
 
 
 def with_attention(model, attention):
@@ -175,7 +175,7 @@ ATTENTIONS = {
 @pytest.mark.parametrize(("attention", "cause"), ATTENTIONS.values(), ids=ATTENTIONS)
 def test_attention_in_a_port(golden, attention, cause):
     for case in golden.cases:
-        case.greedy_ids = []  # the textbook's attention keeps nothing for the next token
+        case.greedy_ids = []  # textbook attention does not fill the KV cache
     model = rushlight.load(GPT2, device="reference")
     report = verify(with_attention(model, attention), golden)
     if cause is None:
@@ -185,7 +185,7 @@ def test_attention_in_a_port(golden, attention, cause):
 
 
 def rewrite(model, path, call):
-    """One module of the model computes something else from here on."""
+    """Makes one module of the model compute something else."""
     module = dict(model.module.named_modules())[path]
     module.__class__ = type(type(module).__name__, (type(module),), {"__call__": call})
 

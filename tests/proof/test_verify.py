@@ -33,7 +33,7 @@ def test_a_correct_port_passes(gpt2, golden):
 
 
 def test_every_error_is_far_below_the_tolerance(gpt2, golden):
-    """Or the tolerance proves little."""
+    """Otherwise the tolerance would prove little."""
     report = verify(gpt2, golden)
     assert (
         max(result.teacher_forced for result in report.modules if result.teacher_forced is not None)
@@ -77,7 +77,7 @@ def test_a_given_tolerance(gpt2, golden):
 
 
 def test_equal_values_are_equal_weights(spoiled, golden, tmp_path):
-    """Without the prefix, in another order, with buffers and with a head that is the table."""
+    """The checkpoint has no prefix, another order, buffers and a tied head."""
     tensors = dict(reversed(spoiled.tensors.items()))
     tensors["lm_head.weight"] = tensors["wte.weight"]
     tensors["h.0.attn.bias"] = np.tril(np.ones((1, 1, 257, 257), np.float32))

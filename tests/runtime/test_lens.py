@@ -20,7 +20,7 @@ def softmax(logits):
     return p / p.sum(axis=-1, keepdims=True)
 
 
-def test_the_last_block_predicts_what_the_model_predicts(model):
+def test_the_last_block_predicts_the_output_of_the_model(model):
     seen = rushlight.lens(model, TEXT, top_k=7)
     p = softmax(model.logits(TEXT))
     assert seen.blocks == [f"h.{i}" for i in range(6)]
@@ -29,7 +29,7 @@ def test_the_last_block_predicts_what_the_model_predicts(model):
     assert np.array_equal(seen.top_probabilities[-1], -np.sort(-p, axis=1)[:, :7])
 
 
-def test_a_block_predicts_what_the_model_would_without_later_blocks(model):
+def test_a_block_predicts_the_output_of_the_model_without_later_blocks(model):
     """With every later block patched to return its input, the model ends with block 2."""
     seen = rushlight.lens(model, TEXT)
     with model.trace("h.2") as trace:
@@ -41,10 +41,10 @@ def test_a_block_predicts_what_the_model_would_without_later_blocks(model):
 
 def test_last_selects_the_last_positions(model):
     ids = list(range(3, 3 + 2 * ROWS_PER_CHUNK))
-    whole, last = rushlight.lens(model, ids), rushlight.lens(model, ids, last=5)
-    assert (whole.first, last.first, last.prompt_ids) == (0, len(ids) - 5, ids)
-    assert np.array_equal(last.top_ids, whole.top_ids[:, -5:])
-    assert np.array_equal(last.top_probabilities, whole.top_probabilities[:, -5:])
+    full, last = rushlight.lens(model, ids), rushlight.lens(model, ids, last=5)
+    assert (full.first, last.first, last.prompt_ids) == (0, len(ids) - 5, ids)
+    assert np.array_equal(last.top_ids, full.top_ids[:, -5:])
+    assert np.array_equal(last.top_probabilities, full.top_probabilities[:, -5:])
     assert rushlight.lens(model, ids[:3], last=50).top_ids.shape == (6, 3, 5)
 
 

@@ -48,7 +48,7 @@ def test_greedy_decoding_takes_the_most_likely_token(model):
     assert result.stats.prefill_tok_s > 0 < result.stats.decode_tok_s
 
 
-def test_streamed_text_joins_to_the_text(model):
+def test_streamed_pieces_join_to_the_text(model):
     stream = model.stream(PROMPT, max_tokens=30)
     assert stream.result.finish_reason is None
     pieces = list(stream)
@@ -66,7 +66,7 @@ def test_a_closed_stream_keeps_its_text_so_far(model):
     assert (stream.result.text, stream.result.finish_reason) == (first, None)
 
 
-def test_a_seed_fixes_the_text(model):
+def test_a_seed_makes_the_output_reproducible(model):
     settings = {"temperature": 0.9, "top_p": 0.95, "max_tokens": 25}
     first = model.generate(PROMPT, **settings)
     assert first.seed is not None
@@ -76,12 +76,12 @@ def test_a_seed_fixes_the_text(model):
 
 
 def test_concurrent_streams_are_independent(model):
-    alone = [model.generate(prompt, max_tokens=15, temperature=1, seed=4).ids for prompt in ("The king", "A dog")]
+    solo = [model.generate(prompt, max_tokens=15, temperature=1, seed=4).ids for prompt in ("The king", "A dog")]
     streams = [model.stream(prompt, max_tokens=15, temperature=1, seed=4) for prompt in ("The king", "A dog")]
     for _ in range(40):
         for stream in streams:
             next(stream, None)
-    assert [stream.result.ids for stream in streams] == alone
+    assert [stream.result.ids for stream in streams] == solo
 
 
 def test_a_prompt_can_be_token_ids(model):
@@ -96,18 +96,18 @@ def test_an_empty_prompt_starts_from_the_end_of_text_token(model):
     assert result.ids == model.generate([0], max_tokens=5).ids
 
 
-def test_a_stop_string_ends_the_text_and_is_not_part_of_it(model):
-    whole = model.generate(PROMPT, max_tokens=30)
-    stop = whole.text[20:24]
+def test_a_stop_string_ends_the_output_and_is_excluded(model):
+    complete = model.generate(PROMPT, max_tokens=30)
+    stop = complete.text[20:24]
     result = model.generate(PROMPT, max_tokens=30, stop=stop)
-    assert result.text == whole.text[: whole.text.index(stop)]
+    assert result.text == complete.text[: complete.text.index(stop)]
     assert result.finish_reason == "stop"
-    assert result.ids == whole.ids[: len(result.ids)]
+    assert result.ids == complete.ids[: len(result.ids)]
     assert stop in model.tokenizer.decode(result.ids)
     assert model.generate(PROMPT, max_tokens=30, stop=["never in it", stop]).text == result.text
 
 
-def test_no_step_is_run_after_a_stop_string(model, monkeypatch):
+def test_no_step_runs_after_a_stop_string(model, monkeypatch):
     n_steps = 0
     on_device = ModelRunner.on_device
 
@@ -117,28 +117,28 @@ def test_no_step_is_run_after_a_stop_string(model, monkeypatch):
         return on_device(self, chunks)
 
     monkeypatch.setattr(ModelRunner, "on_device", counted)
-    whole = model.generate(PROMPT, max_tokens=30, speculate=False)
+    complete = model.generate(PROMPT, max_tokens=30, speculate=False)
     assert n_steps == 30
     n_steps = 0
-    result = model.generate(PROMPT, max_tokens=30, speculate=False, stop=whole.text[20:24])
+    result = model.generate(PROMPT, max_tokens=30, speculate=False, stop=complete.text[20:24])
     assert n_steps == len(result.ids) < 30
 
 
-def test_the_beginning_of_a_stop_string_is_delivered_at_the_end(model):
-    whole = model.generate(PROMPT, max_tokens=8)
-    result = model.generate(PROMPT, max_tokens=8, stop=whole.text[-1] + "\x00")
-    assert (result.text, result.finish_reason) == (whole.text, "length")
+def test_a_partial_stop_string_is_delivered_at_the_end(model):
+    complete = model.generate(PROMPT, max_tokens=8)
+    result = model.generate(PROMPT, max_tokens=8, stop=complete.text[-1] + "\x00")
+    assert (result.text, result.finish_reason) == (complete.text, "length")
 
 
-def test_a_stop_token_ends_the_text_and_is_not_part_of_it(model):
-    whole = model.generate(PROMPT, max_tokens=20)
-    stop = whole.ids[7]
+def test_a_stop_token_ends_the_output_and_is_excluded(model):
+    complete = model.generate(PROMPT, max_tokens=20)
+    stop = complete.ids[7]
     result = model.generate(PROMPT, max_tokens=20, stop_ids=[stop])
-    assert result.ids == whole.ids[: whole.ids.index(stop)]
+    assert result.ids == complete.ids[: complete.ids.index(stop)]
     assert (result.text, result.finish_reason) == (model.tokenizer.decode(result.ids), "stop")
 
 
-def test_the_end_of_text_token_ends_the_text_unless_ignored(model):
+def test_the_end_of_text_token_ends_the_output_unless_ignored(model):
     end = {"logit_bias": {0: 1000.0}}
     stopped = model.generate(PROMPT, max_tokens=4, **end)
     assert (stopped.ids, stopped.text, stopped.finish_reason) == ([], "", "stop")
@@ -151,7 +151,7 @@ def test_max_tokens_0_generates_nothing(model):
     assert (result.ids, result.text, result.finish_reason) == ([], "", "length")
 
 
-def test_a_full_context_ends_the_text(model):
+def test_a_full_context_ends_the_output(model):
     result = model.generate([5] * 505, max_tokens=10**9, ignore_eos=True)
     assert (len(result.ids), result.finish_reason) == (7, "context")
 
@@ -188,7 +188,7 @@ def test_a_prompt_of_another_type_is_an_error(model, prompt):
             call(prompt)
 
 
-def test_an_invalid_request_raises_before_the_first_text(model):
+def test_an_invalid_request_raises_before_any_output(model):
     with pytest.raises(RequestError, match="temperature is nan"):
         model.stream(PROMPT, temperature=float("nan"))
     with pytest.raises(RequestError, match="no such token: 4096 "):
@@ -215,7 +215,7 @@ def test_backends_sample_the_same_tokens():
     assert native.generate(PROMPT, **settings).text == reference.generate(PROMPT, **settings).text
 
 
-def test_many_requests_give_the_output_of_each_by_itself(model):
+def test_many_requests_equal_solo_requests(model):
     prompts = ["Once", "The king was", "", "A dog and a cat", 3.5, "He said", "Two"] * 3
     requests = [
         Request(p, settings={"max_tokens": 5 + i, "temperature": 0.8, "seed": i}) for i, p in enumerate(prompts)
@@ -236,8 +236,8 @@ def test_many_requests_give_the_output_of_each_by_itself(model):
         if i % 7 == 4:
             assert isinstance(result, RequestError)
         else:
-            alone = model.generate(prompts[i], **requests[i].settings)
-            assert (result.text, result.ids, result.finish_reason) == (alone.text, alone.ids, alone.finish_reason)
+            solo = model.generate(prompts[i], **requests[i].settings)
+            assert (result.text, result.ids, result.finish_reason) == (solo.text, solo.ids, solo.finish_reason)
     for max_active in (0, 2.5, "many", True):
         with pytest.raises(RequestError, match="max_active"):
             model.generate_many([], max_active=max_active)
@@ -251,10 +251,12 @@ def test_an_invalid_request_does_not_stop_the_others(model):
 
 
 def test_many_requests_end_at_their_own_stop_strings(model):
-    whole = model.generate(PROMPT, max_tokens=30).text
-    stops = [whole[5:8], whole[20:24], "never in it"]
+    complete = model.generate(PROMPT, max_tokens=30).text
+    stops = [complete[5:8], complete[20:24], "never in it"]
     results = dict(model.generate_many([Request(PROMPT, stop, {"max_tokens": 30}) for stop in stops]))
-    assert [results[i].text for i in range(3)] == [whole[: whole.find(s) if s in whole else None] for s in stops]
+    assert [results[i].text for i in range(3)] == [
+        complete[: complete.find(s) if s in complete else None] for s in stops
+    ]
     assert [results[i].finish_reason for i in range(3)] == ["stop", "stop", "length"]
 
 
@@ -306,7 +308,7 @@ def test_more_sequences_than_the_queue_and_the_memory_hold(monkeypatch):
     assert engine.pool.n_held == 0
 
 
-def test_a_longer_prompt_computes_only_what_is_new(model):
+def test_a_longer_prompt_computes_only_its_new_tokens(model):
     first = model.generate([7] * 200, max_tokens=10)
     assert first.stats.cached_tokens == 0
     longer = model.generate([*first.prompt_ids, *first.ids, 5, 6], max_tokens=5)
@@ -320,7 +322,7 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
-def test_logprobs_are_of_the_models_own_logits(model):
+def test_logprobs_are_of_the_unmodified_logits(model):
     settings = {"temperature": 0.7, "top_k": 5, "seed": 2, "repetition_penalty": 1.3, "logit_bias": {9: -3.0}}
     result = model.generate(PROMPT, max_tokens=8, logprobs=3, prompt_logprobs=2, **settings)
     expected = log_softmax(model.logits([*result.prompt_ids, *result.ids]))
@@ -332,8 +334,8 @@ def test_logprobs_are_of_the_models_own_logits(model):
         n_top = 2 if n > 1 else 3
         n -= 1
         assert entry.logprob == row[entry.id]
-        likeliest = np.argsort(-row, kind="stable")[:n_top].tolist()
-        assert entry.top == tuple((i, row[i]) for i in likeliest)
+        most_likely = np.argsort(-row, kind="stable")[:n_top].tolist()
+        assert entry.top == tuple((i, row[i]) for i in most_likely)
     assert model.generate(PROMPT, max_tokens=8, **settings).logprobs is None
 
 
@@ -363,7 +365,7 @@ def test_a_dropped_stream_frees_its_blocks(model):
 
 def test_streams_can_be_read_from_an_event_loop(model):
     prompts = ["The king", "A dog", "Once"]
-    alone = [model.generate(prompt, max_tokens=150, temperature=1, seed=4).text for prompt in prompts]
+    solo = [model.generate(prompt, max_tokens=150, temperature=1, seed=4).text for prompt in prompts]
 
     async def read(prompt, pause_s):
         stream = model.astream(prompt, max_tokens=150, temperature=1, seed=4)
@@ -374,7 +376,7 @@ def test_streams_can_be_read_from_an_event_loop(model):
     async def read_all():
         return await asyncio.gather(*(read(prompt, i * 0.0005) for i, prompt in enumerate(prompts)))
 
-    assert asyncio.run(read_all()) == alone
+    assert asyncio.run(read_all()) == solo
     assert model._default.engine.pool.n_held == 0
 
 
@@ -446,7 +448,7 @@ def test_a_forked_process_has_its_own_engine(model):
 def test_threads_and_event_loops_share_the_engine(model):
     prompts = ["The king", "A dog", "Once", "He said"]
     settings = {"max_tokens": 40, "temperature": 1, "seed": 4}
-    alone = [model.generate(prompt, **settings).text for prompt in prompts]
+    solo = [model.generate(prompt, **settings).text for prompt in prompts]
     found = {}
 
     async def read(prompt):
@@ -470,7 +472,7 @@ def test_threads_and_event_loops_share_the_engine(model):
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == dict.fromkeys(range(6), alone)
+    assert found == dict.fromkeys(range(6), solo)
     assert model._default.engine.pool.n_held == 0
 
 

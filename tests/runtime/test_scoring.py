@@ -19,7 +19,7 @@ def model():
 
 
 def logprobs(model, ids):
-    """log p of each token but the first, from all logits at once."""
+    """Returns log p of each token but the first, from all logits at once."""
     logits = model.logits(ids[:-1]).astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     return logits[np.arange(len(ids) - 1), ids[1:]] - np.log(np.exp(logits).sum(axis=1))
@@ -87,9 +87,9 @@ def steps_of(model, monkeypatch):
 def test_pairs_are_scored_several_in_a_step(model, monkeypatch):
     rng = np.random.default_rng(5)
     pairs = [(rng.integers(1, 4096, 1 + i).tolist(), rng.integers(1, 4096, 1 + i % 5).tolist()) for i in range(40)]
-    alone = [model.score(*pair) for pair in pairs]
+    solo = [model.score(*pair) for pair in pairs]
     steps = steps_of(model, monkeypatch)
-    assert list(model.score_many(pairs)) == alone
+    assert list(model.score_many(pairs)) == solo
     assert max(map(len, steps)) == MAX_LANES
     assert max(map(sum, steps)) <= PREFILL_ROWS
     assert len(steps) < 20
@@ -100,9 +100,9 @@ def test_a_common_prefix_is_computed_once(model, monkeypatch):
     rng = np.random.default_rng(6)
     questions = [rng.integers(1, 4096, n).tolist() for n in (30, 64, 65, 100, 300)]
     pairs = [(question, [answer, 7]) for question in questions for answer in (3, 4, 5, 6)]
-    alone = [model.score(*pair) for pair in pairs]
+    solo = [model.score(*pair) for pair in pairs]
     steps = steps_of(model, monkeypatch)
-    assert list(model.score_many(pairs)) == alone
+    assert list(model.score_many(pairs)) == solo
     assert sum(map(sum, steps)) == sum(map(len, questions)) - 5 + 20 * 2
     assert any(len(step) == 5 for step in steps)
 
@@ -220,12 +220,12 @@ def test_perplexity_reports_progress(model):
         ({"window": 100, "stride": 101}, "the stride is 101 tokens .*1 to 100"),
     ],
 )
-def test_windows_and_strides_out_of_range(model, settings, problem):
+def test_out_of_range_windows_and_strides_are_an_error(model, settings, problem):
     with pytest.raises(RequestError, match=problem):
         model.perplexity(TEXT, **settings)
 
 
 @pytest.mark.parametrize("text", ["", "x", [], [5]])
-def test_too_little_to_predict(model, text):
+def test_perplexity_without_a_token_to_score_is_an_error(model, text):
     with pytest.raises(RequestError, match="no tokens to score"):
         model.perplexity(text)

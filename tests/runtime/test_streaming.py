@@ -46,7 +46,7 @@ def read_async(model, *args, **settings):
 
 
 def n_held(model):
-    """The blocks and the sequences that the engine holds, once no step is running."""
+    """Returns the numbers of blocks and sequences that the engine holds, once no step is running."""
     engine = model._default.engine
     engine.step()
     return engine.pool.n_held, len(engine._live)
@@ -79,7 +79,7 @@ def test_deltas_join_to_the_generations(model, name, n):
     assert n_held(model) == (0, 0)
 
 
-def test_the_text_of_a_stream_is_that_of_its_deltas(model):
+def test_iterating_a_stream_gives_the_text_of_its_deltas(model):
     settings = SETTINGS["stop string"]
     texts = list(model.stream(PROMPT, **settings))
     assert texts == [delta.text for delta in read(model.stream(PROMPT, **settings)) if delta.text]
@@ -96,7 +96,7 @@ def test_delivered_text_is_never_retracted(model, name):
     assert text == final
 
 
-def test_a_token_has_its_text_and_its_logprobs(model):
+def test_a_token_has_its_text_and_logprobs(model):
     deltas = read(model.stream(PROMPT, max_tokens=12, logprobs=2))
     tokens = [token for delta in deltas for token in delta.tokens]
     assert "".join(token.text for token in tokens) == "".join(delta.text for delta in deltas)
@@ -104,10 +104,10 @@ def test_a_token_has_its_text_and_its_logprobs(model):
     assert all(token.logprob is None for delta in read(model.stream(PROMPT, max_tokens=2)) for token in delta.tokens)
 
 
-def test_the_last_delta_gives_what_a_stop_string_held_back(model):
-    whole = model.generate(PROMPT, max_tokens=8)
-    *_, last = model.stream(PROMPT, max_tokens=8, stop=whole.text[-1] + "\x00").deltas()
-    assert last.text.endswith(whole.text[-1])
+def test_the_last_delta_releases_text_held_back_for_a_stop_string(model):
+    full = model.generate(PROMPT, max_tokens=8)
+    *_, last = model.stream(PROMPT, max_tokens=8, stop=full.text[-1] + "\x00").deltas()
+    assert last.text.endswith(full.text[-1])
     assert last.finish_reason == "length"
 
 
@@ -126,7 +126,7 @@ def test_a_model_without_a_tokenizer_streams_ids():
     assert list(model.stream([5, 6, 7], max_tokens=4)) == []
 
 
-def test_the_text_of_several_completions_has_no_order(model):
+def test_iterating_over_the_text_of_several_completions_is_an_error(model):
     stream = model.stream(PROMPT, n=2, max_tokens=3)
     for read_text in (iter, next):
         with pytest.raises(RequestError, match=r"the text of 2 completions is interleaved; .*stream\.deltas\(\)"):
@@ -135,7 +135,7 @@ def test_the_text_of_several_completions_has_no_order(model):
         aiter(model.astream(PROMPT, n=2))
 
 
-def test_a_delta_prints_as_its_text():
+def test_str_of_a_delta_is_its_text():
     assert f"{Delta(0, 'word', ())}" == "word"
 
 

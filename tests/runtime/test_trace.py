@@ -16,7 +16,7 @@ def model(request):
     return rushlight.load(dtype=request.param)
 
 
-def test_a_trace_has_every_module_and_changes_no_bit(model):
+def test_a_trace_has_every_module_and_does_not_change_the_output(model):
     plain = model.logits(TEXT)
     with model.trace() as trace:
         traced = model.logits(TEXT)
@@ -30,7 +30,7 @@ def test_a_trace_has_every_module_and_changes_no_bit(model):
     assert trace["h.3"].shape == trace["ln_f"].shape == (n_tokens, n_embd)
 
 
-def test_the_parts_add_up(model):
+def test_traced_outputs_add_up_to_the_residual_stream(model):
     """Traced outputs sum to the residual stream exactly, in the order of the model."""
     with model.trace() as trace:
         model.logits(TEXT)
@@ -49,8 +49,8 @@ def test_a_trace_of_generation_has_a_row_per_token(model):
     assert set(trace) == {*(f"h.{i}.attn" for i in range(model.config.n_layer)), "lm_head"}
     assert len(trace["h.0.attn"]) == len(plain.prompt_ids) + 11
     assert len(trace["lm_head"]) == 12
-    whole = model.logits([*plain.prompt_ids, *plain.ids[:-1]])
-    assert np.array_equal(trace["lm_head"], whole[len(plain.prompt_ids) - 1 :])
+    full = model.logits([*plain.prompt_ids, *plain.ids[:-1]])
+    assert np.array_equal(trace["lm_head"], full[len(plain.prompt_ids) - 1 :])
 
 
 def test_traces_and_patches_have_their_own_prefix_cache(model):
@@ -75,7 +75,7 @@ def test_a_trace_has_no_draft_tokens(model):
     assert traced.ids == model.generate(ids, max_tokens=20, speculate=True).ids
 
 
-def test_a_patch_that_changes_nothing_changes_no_bit(model):
+def test_an_identity_patch_does_not_change_the_output(model):
     paths = [path for path, module in model.module.named_modules() if path and "__call__" in dir(type(module))]
     with model.patch({path: lambda x: x for path in paths}):
         patched = model.logits(TEXT)
@@ -83,7 +83,7 @@ def test_a_patch_that_changes_nothing_changes_no_bit(model):
 
 
 def test_a_patch_replaces_an_output(model):
-    """A patched output reaches the later modules and the trace."""
+    """A patched output is passed to later modules and to the trace."""
     with model.patch({"h.2": lambda x: 0 * x, "h.3.attn": lambda x: x + 1}), model.trace() as trace:
         model.logits(TEXT)
     assert not trace["h.2"].any()

@@ -1,4 +1,4 @@
-"""Texts in chunks: read unchanged, and encoded with the tokens of the whole text."""
+"""Reading and encoding a text in chunks gives the same tokens as encoding it at once."""
 
 import io
 import random
@@ -49,14 +49,14 @@ def cut_at_random(rng, text):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_chunks_have_the_tokens_of_the_whole_text(gpt2, seed):
+def test_chunked_encoding_equals_encoding_at_once(gpt2, seed):
     rng = random.Random(seed)
     text = random_text(rng, 40)
     assert gpt2.splits_before_spaces
     assert list(encode_chunks(gpt2, cut_at_random(rng, text))) == gpt2.encode(text)
 
 
-def test_tokens_come_before_the_text_ends(gpt2):
+def test_tokens_are_yielded_before_the_text_ends(gpt2):
     def pieces():
         yield "Once upon a time"
         yield " there was"

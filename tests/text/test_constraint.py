@@ -53,7 +53,7 @@ def test_a_truncated_text_is_a_prefix_of_a_match(model):
     assert re.fullmatch("(ab)*a?c?", result.text)
 
 
-def test_speculation_does_not_change_it(model):
+def test_speculation_does_not_change_constrained_output(model):
     plain, speculated = (
         model.generate("He said", regex="(la|lo){40}", speculate=speculate, **SAMPLED) for speculate in (False, True)
     )
@@ -88,7 +88,7 @@ def test_a_missing_library_is_an_error_with_the_install_command(monkeypatch):
         rushlight.load().generate("He said", regex="a")
 
 
-def test_it_needs_a_tokenizer_and_an_end_of_text_token():
+def test_a_constraint_needs_a_tokenizer_and_an_end_of_text_token():
     model = rushlight.load()
     model.eos_ids = ()
     with pytest.raises(RequestError, match="end-of-text token"):

@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer as the package ships it: the real vocabulary, and known answers."""
+"""The bundled GPT-2 tokenizer: the published vocabulary, and known answers."""
 
 import gzip
 import hashlib
@@ -14,7 +14,7 @@ from rushlight.text.vocab_merges import read_vocab_merges
 
 CASES = json.loads(Path(__file__).with_name("tokenizer_cases.json").read_text())["cases"]
 
-# SHA-256 of the files of openai-community/gpt2, as the hub lists them.
+# SHA-256 of the files of openai-community/gpt2, as listed by the hub.
 VOCAB_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 

@@ -1,4 +1,4 @@
-"""Stop strings: compared with the definition for all ways to cut a text, and invalid ones refused."""
+"""Stop strings: compared with their definition for every way to split a text; invalid ones are refused."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def filtered(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
 
 
 @given(PIECES, STOPS)
-def test_the_text_ends_where_the_definition_ends_it(pieces: list[str], stops: list[str]) -> None:
+def test_output_equals_the_definition(pieces: list[str], stops: list[str]) -> None:
     assert filtered(pieces, stops) == by_definition("".join(pieces), stops)
 
 
@@ -100,7 +100,7 @@ def test_without_stop_strings_all_text_passes() -> None:
         (["a"] * (MAX_STOP_STRINGS + 1), "too many stop strings .expected at most 16, found 17"),
     ],
 )
-def test_refused(stops: Any, problem: str) -> None:
+def test_invalid_stop_strings_are_refused(stops: Any, problem: str) -> None:
     with pytest.raises(RequestError, match=problem):
         StopStrings(stops)
 

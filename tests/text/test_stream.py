@@ -1,4 +1,4 @@
-"""Streaming decode: the pieces add up to the whole, come as early as possible, and take linear work."""
+"""Streaming decode: pieces join to the decoded text, are emitted as early as possible, and take linear work."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ DECODERS = {
     "Gemma": {"type": "Sequence", "decoders": [REPLACE, BYTES, FUSE]},
     "Strip": {"type": "Sequence", "decoders": [REPLACE, STRIP]},
     "nested": {"type": "Sequence", "decoders": [{"type": "Sequence", "decoders": [REPLACE, BYTES]}]},
-    # These need the whole text.
+    # These decoders need the entire text.
     "CTC": {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True},
     "Strip of two": {"type": "Sequence", "decoders": [REPLACE, FUSE, {**STRIP, "start": 2}]},
     "Replace across tokens": {"type": "Sequence", "decoders": [FUSE, {**REPLACE, "pattern": {"String": "ab"}}]},
@@ -62,7 +62,7 @@ def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 
 
 @given(st.lists(st.integers(0, GPT2.vocab_size - 1)))
-def test_any_tokens(ids: list[int]) -> None:
+def test_pieces_of_any_tokens_join_to_the_decoded_text(ids: list[int]) -> None:
     assert "".join(pieces(GPT2, ids)) == GPT2.decode(ids)
 
 
@@ -71,13 +71,13 @@ TRICKY = bytes.fromhex("41 c3 a9 c0 e2 82 ac e0 a0 ed bf f0 9f 98 80 8f f4 90 f5
 
 
 @given(st.lists(st.sampled_from(TRICKY)).map(bytes))
-def test_any_bytes(text: bytes) -> None:
+def test_pieces_of_any_bytes_join_to_the_decoded_text(text: bytes) -> None:
     ids = [ID_OF_BYTE[value] for value in text]
     assert "".join(pieces(GPT2, ids)) == GPT2.decode(ids) == text.decode("utf-8", "replace")
 
 
 @pytest.mark.parametrize("character", "é€😀")
-def test_a_character_comes_with_its_last_byte(character: str) -> None:
+def test_a_character_is_emitted_with_its_last_byte(character: str) -> None:
     *most, last = [ID_OF_BYTE[value] for value in character.encode()]
     assert pieces(GPT2, [*most, last]) == [""] * len(most) + [character, ""]
     assert pieces(GPT2, most) == [""] * len(most) + ["\N{REPLACEMENT CHARACTER}"]
@@ -95,7 +95,9 @@ def test_added_tokens_of_other_characters(fields: dict, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", DECODERS)
 @given(ids=st.lists(st.integers(0, len(TOKENS) - 1), max_size=12))
-def test_any_decoder(tokenizers: dict[str, Tokenizer], name: str, ids: list[int]) -> None:
+def test_pieces_of_any_decoder_join_to_the_decoded_text(
+    tokenizers: dict[str, Tokenizer], name: str, ids: list[int]
+) -> None:
     assert "".join(pieces(tokenizers[name], ids)) == tokenizers[name].decode(ids)
 
 
@@ -107,14 +109,14 @@ def test_any_decoder(tokenizers: dict[str, Tokenizer], name: str, ids: list[int]
         ("Metaspace", ["▁a", "b", "▁a"], ["a", "b", " a", ""]),
         ("BPEDecoder", ["b</w>", "c"], ["b", " c", ""]),
         ("Llama", ["▁a", "▁a", "<0xE2>", "<0x82>", "<0xAC>", "b"], ["a", " a", "", "", "", "€b", ""]),
-        ("Llama", ["<0x41>", "", "", "▁a"], ["", "A", "", " a", ""]),  # the space to strip is not this one
+        ("Llama", ["<0x41>", "", "", "▁a"], ["", "A", "", " a", ""]),  # another space is stripped
         ("Llama", ["<0xE2>", "<0x82>"], ["", "", "\N{REPLACEMENT CHARACTER}" * 2]),
         # The first byte is valid, but the run of bytes is not: the library then decodes none of it.
         ("Gemma", ["<0x41>", "<0xFF>", "c"], ["", "", "\N{REPLACEMENT CHARACTER}" * 2 + "c", ""]),
         ("CTC", ["a", "a", "b"], ["", "", "", "ab"]),
     ],
 )
-def test_text_comes_as_soon_as_no_later_token_can_change_it(
+def test_text_is_emitted_as_soon_as_no_later_token_can_change_it(
     tokenizers: dict[str, Tokenizer], name: str, tokens: list[str], expected: list[str]
 ) -> None:
     assert pieces(tokenizers[name], [TOKENS.index(token) for token in tokens]) == expected

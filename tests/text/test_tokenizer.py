@@ -1,4 +1,4 @@
-"""Encoding and decoding: texts survive the round trip, or are refused."""
+"""Encoding and decoding: text round-trips, or is refused."""
 
 import time
 from collections.abc import Callable
@@ -19,11 +19,11 @@ GPT2 = gpt2_tokenizer()
 
 
 @given(UNICODE)
-def test_text_survives_encoding_and_decoding(text: str) -> None:
+def test_text_round_trips(text: str) -> None:
     assert GPT2.decode(GPT2.encode(text)) == text
 
 
-def test_nul_survives() -> None:
+def test_nul_round_trips() -> None:
     assert GPT2.decode(GPT2.encode("a\0b\0")) == "a\0b\0"
 
 
@@ -168,7 +168,7 @@ def test_a_panic_while_encoding_is_an_error(fields: dict, load: Load) -> None:
         tokenizer.encode("hello")
 
 
-def test_ctrl_c_in_the_library_is_not_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_the_library_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted:
         def encode(self, *args: object, **settings: object) -> None:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Tokenizer files that are missing, broken or hostile: each is one TokenizerError that names the file."""
+"""Missing, broken or hostile tokenizer files: each raises one TokenizerError that names the file."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ def added(token: str, token_id: int) -> dict:
     return {"content": token, "id": token_id, **flags}
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"tokenizer\.json: no such file") as caught:
         read_tokenizer_json(tmp_path / "tokenizer.json")
     assert caught.value.file == str(tmp_path / "tokenizer.json")
@@ -41,7 +41,7 @@ def test_not_a_regular_file(tmp_path: Path, make: Callable[[Path], None]) -> Non
         read_tokenizer_json(tmp_path / "tokenizer.json")
 
 
-def test_too_large(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").touch()
     os.truncate(tmp_path / "tokenizer.json", 1 << 30)
     with pytest.raises(TokenizerError, match=r"too large \(expected at most 67,108,864 bytes, found 1,073,741,824\)"):

@@ -24,7 +24,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobil
 
 
 class Page:
-    """A page in a tab, with what it asked for and complained of."""
+    """A page in a tab, with its requests and console errors."""
 
     def __init__(self, tab):
         self.tab = tab

@@ -30,7 +30,7 @@ def test_a_divergent_port(open_page):
     assert tab.locator("#modules tr").count() == 25
     assert tab.locator("tr.diverges .path").all_inner_texts() == ["h.1.mlp.act"]
     assert tab.locator("tr.diverges .cause").inner_text() == "it computes relu where the recording has gelu_tanh"
-    # A dot per module and kind; the divergent one has its own colour and a line.
+    # One dot per module and kind; the divergent module has its own colour and a line.
     assert tab.locator(".plot circle.run").count() == 25
     assert tab.locator(".plot circle.bad").count() == 1
     assert tab.locator(".plot text.bad").text_content() == "h.1.mlp.act"
