@@ -3,7 +3,7 @@
     python -m benchmarks.compare before/src after/src --dtypes f32,int8
 
 Each folder holds the package `rushlight` with its native extension, and runs in its own process. The builds alternate,
-so that drift of the machine's speed cancels out of the ratio. Nothing else should run meanwhile.
+so that drift of the machine's speed cancels out of the ratio. Nothing else should run at the same time.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ struct View {
 };
 
 // A view and a share of its memory; the parts of a split array share one buffer. Only a Device makes arrays. An array
-// that it computes is contiguous except for the padding of its rows to whole panels.
+// that it computes is contiguous except for the padding of its rows to full panels.
 struct Array : View {
   std::shared_ptr<Device> device;
   std::shared_ptr<float> memory;

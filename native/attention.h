@@ -113,9 +113,9 @@ struct Visible {
 
 // Running state of the softmax of each query.
 struct Softmax {
-  float* most;  // the maximum of its scores so far
-  float* sum;   // of exp(score - most)
-  float* o;     // [query][value_stride]: the sum of exp(score - most) · value
+  float* max_score;  // the maximum of its scores so far
+  float* sum;        // of exp(score - max_score)
+  float* o;          // [query][value_stride]: the sum of exp(score - max_score) · value
 };
 
 // Adds a block to kM queries, each of which sees a part of it. Queries are in the order of their positions.
@@ -132,7 +132,7 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
   for (int m = 0; m < kM; ++m) {
     const Visible& part = visible[m];
     float* row = scores + m * kBlock;
-    F32 peak = broadcast(state.most[m]);
+    F32 peak = broadcast(state.max_score[m]);
     for (int i = 0; i < padded_end(m); i += kLanes) {
       F32 score = load<F32>(row + i) * job.scale;
       if (job.softcap > 0) score = tanh(score / job.softcap) * job.softcap;
@@ -143,17 +143,17 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
       store(row + i, score);
       peak = max(score, peak);
     }
-    const float new_most = reduce_max(peak);
+    const float new_max = reduce_max(peak);
     PartialSums total;
     for (int i = 0; i < part.end; i += kSumLanes) {
       for (int v = 0; v < kSumVectors && i + v * kLanes < part.end; ++v) {
-        const F32 p = exp(load<F32>(row + i + v * kLanes) - new_most);
+        const F32 p = exp(load<F32>(row + i + v * kLanes) - new_max);
         store(row + i + v * kLanes, p);
         total.of[v] += p;
       }
     }
-    scale[m] = exp(broadcast(state.most[m] - new_most))[0];
-    state.most[m] = new_most;
+    scale[m] = exp(broadcast(state.max_score[m] - new_max))[0];
+    state.max_score[m] = new_max;
     state.sum[m] = state.sum[m] * scale[m] + reduce_add(total);
   }
 
@@ -188,7 +188,7 @@ void attention(const AttentionJob& job, int query_begin, int query_end, float* s
     const int row = (query_begin + i) / group, head = (query_begin + i) % group;
     const float* from = job.q + static_cast<size_t>(row) * job.q_stride + static_cast<size_t>(head) * head_dim;
     __builtin_memcpy(q + i * stride, from, static_cast<size_t>(head_dim) * sizeof(float));
-    softmax.most[i] = -__builtin_inff();
+    softmax.max_score[i] = -__builtin_inff();
     softmax.sum[i] = 0;
   }
   __builtin_memset(softmax.o, 0, n_queries * stride * sizeof(float));
@@ -231,7 +231,7 @@ void attention(const AttentionJob& job, int query_begin, int query_end, float* s
       }
       const int i = query - query_begin;
       kAttend[m - 1](job, q + i * stride, keys, values, visible, next_values, next_keys, scores,
-                     {softmax.most + i, softmax.sum + i, softmax.o + i * stride});
+                     {softmax.max_score + i, softmax.sum + i, softmax.o + i * stride});
       first = false;
       query += m;
     }

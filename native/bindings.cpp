@@ -70,7 +70,7 @@ struct Ids {
 };
 
 constexpr const char* kOpaqueIds =
-    "ids, positions and logit_rows have no values while a step is recorded: pass them to an operation as they are, to "
+    "ids, positions and logit_rows have no values while a step is recorded: pass them unchanged to an operation: "
     "embedding (with first_row for an offset), angles or take";
 
 // Special methods by which Python or NumPy computes with an array of numbers.

@@ -262,7 +262,7 @@ Array Device::angles(std::span<const int32_t> positions, const Vector& frequenci
 
 Array Device::rotary(const Array& x, const Array& angles, int n_head, bool interleaved) {
   require(n_head > 0 && x.columns % n_head == 0,
-          "x has ", x.columns, " columns, which are not ", n_head, " equal heads");
+          "x has ", x.columns, " columns, which do not split into ", n_head, " equal heads");
   require(angles.rows == x.rows, "x and angles differ in rows");
   const int64_t head_dim = x.columns / n_head;
   require(angles.columns % 2 == 0 && angles.columns <= head_dim,
@@ -308,7 +308,7 @@ Array Device::scale(const Array& x, float factor) {
 
 Array Device::take(const Array& x, std::span<const int32_t> rows) {
   for (const int32_t row : rows) require(row >= 0 && row < x.rows,
-                                         "there is no row ", row, " in an array of ", x.rows, " rows");
+                                         "row ", row, " is not in an array of ", x.rows, " rows");
   reads(x);
   reads(rows, x.rows);
   Array out = array(static_cast<int64_t>(rows.size()), x.columns);
@@ -357,7 +357,7 @@ Array Device::unfold(const Array& x, std::span<const int32_t> rows, int64_t size
   require(size > 0 && size <= kMaxItems, "unfold needs at least one row to put side by side");
   Array out = array(static_cast<int64_t>(rows.size()) / size, size * x.columns);
   for (size_t i = 0; i < rows.size(); ++i) {
-    require(rows[i] >= -1 && rows[i] < x.rows, "there is no row ", rows[i], " in an array of ", x.rows, " rows");
+    require(rows[i] >= -1 && rows[i] < x.rows, "row ", rows[i], " is not in an array of ", x.rows, " rows");
     float* to = out.row(static_cast<int64_t>(i) / size) + static_cast<int64_t>(i) % size * x.columns;
     if (rows[i] < 0) {
       std::fill_n(to, x.columns, 0.0f);
@@ -370,7 +370,7 @@ Array Device::unfold(const Array& x, std::span<const int32_t> rows, int64_t size
 
 std::vector<Array> Device::split(const Array& x, std::span<const int64_t> sizes, int64_t groups) {
   require(groups > 0 && x.columns % groups == 0,
-          "x has ", x.columns, " columns, which are not ", groups, " equal groups");
+          "x has ", x.columns, " columns, which do not split into ", groups, " equal groups");
   const int64_t group = x.columns / groups;
   int64_t rest = group;
   for (const int64_t size : sizes) {
@@ -403,7 +403,7 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   const int head_dim = cache.head_dim, n_kv_head = cache.n_kv_head;
   const int64_t n = rows.n_rows();
   require(n_head > 0 && n_head % n_kv_head == 0,
-          "the cache is for another number of heads: ", n_head, " query heads are not a multiple of ", n_kv_head,
+          "the cache is for a different number of heads: ", n_head, " query heads are not a multiple of ", n_kv_head,
           " key/value heads");
   const auto check = [&](const Array& x, const char* name, int heads) {
     require(x.rows == n && x.columns == int64_t{heads} * head_dim,
@@ -412,8 +412,8 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   };
   check(q, "queries", n_head), check(k, "keys", n_kv_head), check(v, "values", n_kv_head);
   require(layer >= 0 && layer < cache.n_layer && rows.n_blocks() == cache.n_blocks,
-          "layer ", layer, " or the batch's rows are not of this cache");
-  require(cache.memory != nullptr, "a plan holds its cache only while it is recorded");
+          "layer ", layer, " or the batch's rows do not belong to this cache");
+  require(cache.memory != nullptr, "the plan's cache is only available while the plan is recorded");
   require(n * n_head <= kMaxItems, "too many rows for ", n_head, " heads");
   require(options.window > 0, "window is ", options.window, ": expected at least 1");
   require(options.softcap >= 0 && std::isfinite(options.softcap), "softcap is not a positive number");

@@ -18,7 +18,7 @@
 namespace rushlight {
 
 // Keys and values of all layers, block by block, so that a block takes memory when it is first used. In each block a
-// layer's keys are [head][D][64] and its values [head][64][D padded to whole vectors]; see AttentionJob. Sizes and
+// layer's keys are [head][D][64] and its values [head][64][D padded to full vectors]; see AttentionJob. Sizes and
 // steps count elements of the format.
 struct KVCache {
   KVCache(Format format, int n_layer, int n_kv_head, int head_dim, int n_blocks);
@@ -109,7 +109,7 @@ class Device : public std::enable_shared_from_this<Device> {
   Array angles(std::span<const int32_t> positions, const Vector& frequencies, float scale);
   Array rotary(const Array& x, const Array& angles, int n_head, bool interleaved);
   Array activation(const Array& x, ActivationKind kind);
-  Array exp(const Array& x);
+  Array exp(const Array& x);  // for tests: sampling calls the kernel
   Array add(const Array& a, const Array& b);
   Array multiply(const Array& a, const Array& b);
   Array scale(const Array& x, float factor);

@@ -50,7 +50,7 @@ constexpr int strip_of(int rows, int registers) {
 }
 
 // A format's kernel provides
-//     kRows     the most rows that are computed together, limited by registers
+//     kRows     the maximum number of rows computed together, limited by registers
 //     XTile     the storage of 32 activations of a row
 //     kStrip    vectors of outputs that are computed together for kM rows
 //     run       acc[m][s] += x[m][0 to n_k] W for the outputs from vector v on, prefetching from `ahead` on
@@ -358,7 +358,7 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
   const int n_rows = row_end - row_begin, n_panels = panel_end - panel_begin;
   const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
   constexpr int kBlockK = static_cast<int>(kBlockBytes / kBytes) * kTile;
-  // With a single pass, one stream over the whole panel is fastest.
+  // With a single pass, one stream over the entire panel is fastest.
   const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1 ? job.n_in : kBlockK;
   const int n_blocks = (job.n_in + block_k - 1) / block_k;
   // Panel by panel while all rows fit in the cache; otherwise block by block, so that a block of the rows does.

@@ -23,17 +23,17 @@ inline void scale(const float* x, float factor, float* out, int n) {
   if (i < n) store_n(out + i, load_n(x + i, n - i) * factor, n - i);
 }
 
-// term(i, v) for each vector of x, v its place among the partial sums: whole vectors first, then with n the values that
-// are left in one.
-template <class Whole, class Rest>
-RUSHLIGHT_INLINE void for_each_vector(int n, Whole&& whole, Rest&& rest) {
+// Calls full(i, v) for each full vector of x, where i is its index and v its partial sum, then rest(i, v, n) for the n
+// values that are left.
+template <class Full, class Rest>
+RUSHLIGHT_INLINE void for_each_vector(int n, Full&& full, Rest&& rest) {
   int i = 0;
   for (; i + kSumLanes <= n; i += kSumLanes) {
-    for (int v = 0; v < kSumVectors; ++v) whole(i + v * kLanes, v);
+    for (int v = 0; v < kSumVectors; ++v) full(i + v * kLanes, v);
   }
   for (int v = 0; v < kSumVectors && i < n; ++v, i += kLanes) {
     if (i + kLanes <= n) {
-      whole(i, v);
+      full(i, v);
     } else {
       rest(i, v, n - i);
     }

@@ -45,7 +45,7 @@ bool Workspace::owns(const float* data) const {
       buffers_, [&](const Buffer& b) { return data >= b.memory.get() && data < b.memory.get() + b.floats; });
 }
 
-void Workspace::give_away(const float* buffer) {
+void Workspace::detach(const float* buffer) {
   const std::lock_guard lock(mutex_);
   std::erase_if(buffers_, [&](const Buffer& b) { return b.memory.get() == buffer; });
 }
@@ -93,11 +93,11 @@ void Plan::reads(std::span<const int32_t> numbers, int64_t limit) {
       return;
     }
   }
-  invalidate("an operation takes other numbers than the batch's own ids, positions and logit_rows");
+  invalidate("an operation takes integers other than the batch's own ids, positions and logit_rows");
 }
 
 void Plan::reads(const Rows& rows, const KVCache& cache) {
-  if (&rows != &rows_ || &cache != &cache_) invalidate("attention takes another batch than the step's own");
+  if (&rows != &rows_ || &cache != &cache_) invalidate("attention is called with a batch other than the step's own");
 }
 
 Array Plan::finish(const Array& out) {
@@ -112,7 +112,7 @@ Array Plan::finish(const Array& out) {
   Array result = device_->array(out.rows, out.columns);
   for (int64_t i = 0; i < out.rows; ++i) std::copy_n(out.row(i), out.columns, result.row(i));
   const auto writes_out = [&](const Recorded& stage) { return stage.out.data == out.data; };
-  if (std::ranges::count_if(recorded_, writes_out) == 1) workspace_->give_away(out.data);
+  if (std::ranges::count_if(recorded_, writes_out) == 1) workspace_->detach(out.data);
   cache_.memory.reset();
   for (Recorded& stage : recorded_) {
     stages_.push_back({[](void* context, int64_t begin, int64_t end) {

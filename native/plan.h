@@ -27,8 +27,8 @@ class Workspace : public std::enable_shared_from_this<Workspace> {
  public:
   std::shared_ptr<float> allocate(size_t floats);
   bool owns(const float* data) const;
-  // Removes a buffer: it is freed by its last holder.
-  void give_away(const float* buffer);
+  // Removes a buffer from the workspace: its last owner frees it.
+  void detach(const float* buffer);
   size_t n_taken() const;
 
  private:
@@ -59,7 +59,7 @@ class NotRecordable : public std::runtime_error {
 // The stages of a step for one number of rows, in the order in which the device ran them.
 //
 // A device adds each of its operations to the plan that this thread records. What cannot be repeated invalidates the
-// plan: an array that comes from elsewhere, is read in the middle, or is kept after the step. Everything that varies
+// plan: an array that was made outside the step, is read during it, or is kept after it. Everything that varies
 // from step to step lies in the plan: the model gets the plan's `ids`, `positions` and `logit_rows`, which it can pass
 // on to operations but not read.
 class Plan {

@@ -9,7 +9,7 @@
 
 namespace rushlight {
 
-// (C,) floats, padded with zeros to whole panels.
+// (C,) floats, padded with zeros to full panels.
 struct Vector {
   std::shared_ptr<uint8_t> memory;
   int n = 0;

@@ -22,7 +22,7 @@ def solo(model, ids, n, settings):
     feed, text = ids, []
     for _ in range(n):
         token = context.sample(feed, sampler.row(context.length + len(feed)))
-        sampler.take(token)
+        sampler.accept_token(token)
         text.append(token)
         feed = [token]
     return text
@@ -55,7 +55,7 @@ def expected(model, requests):
 def fresh_engine(model, **options):
     """Gives the model a new engine with an empty cache."""
     engine = Engine(LanguageModel.of(model.module, model._backend, model.config), **options)
-    model._default._made = os.getpid(), engine
+    model._default._engine = os.getpid(), engine
     return engine
 
 

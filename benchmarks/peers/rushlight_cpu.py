@@ -103,7 +103,7 @@ class Runtime:
             logits = ops.from_numpy(rows[position : position + 1])
             start = perf_counter()
             [token] = ops.sample(logits, [sampler.row(position)])
-            sampler.take(token)
+            sampler.accept_token(token)
             times.append(perf_counter() - start)
         return {"seconds": times[1:]}
 

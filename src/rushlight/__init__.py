@@ -12,7 +12,7 @@ Importing the package imports none of its modules; each is imported on first use
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing's own takes longer to import than the package, and a program has to come to its handlers
+TYPE_CHECKING = False  # importing typing takes longer than the package, and delays a program's signal handlers
 if TYPE_CHECKING:
     from rushlight.chat import Chat
     from rushlight.checkpoint import open_checkpoint

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rushlight.backends import open_backend
 from rushlight.backends.batch import Batch, Chunk
 from rushlight.errors import RequestError
 
@@ -53,3 +54,11 @@ def test_an_entire_sequence_needs_no_cache():
 def test_ids_may_be_an_array():
     batch = Batch.of([Chunk([7, 8], 0, [0]), Chunk(np.array([4, 5]), 0, [1])], cache=None)
     assert batch.ids.tolist() == [7, 8, 4, 5]
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_attention_without_a_cache_is_refused(device):
+    ops = open_backend(device, "f32")
+    x = ops.from_numpy(np.ones((2, 4), np.float32))
+    with pytest.raises(RequestError, match=r"attention needs a KV cache, .* call its logits"):
+        ops.attention(x, x, x, Batch.of_sequence([5, 6]), layer=0, n_head=1, scale=1.0)

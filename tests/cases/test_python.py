@@ -110,9 +110,15 @@ def test_an_unknown_setting_suggests_a_similar_one(model, given, meant):
         assert str(caught.value) == f"unknown setting {given!r}; did you mean {meant}?"
 
 
+@pytest.mark.parametrize("name", ["beams", "num_beams"])
+def test_beams_lead_to_beam_search(model, name):
+    with pytest.raises(RequestError, match=rf"^{name} is not a sampling setting: use model\.beam_search"):
+        model.generate(PROMPT, **{name: 4})
+
+
 def test_an_unknown_setting_lists_all_without_private_classes(model):
-    with pytest.raises(RequestError, match=r"unknown setting 'beams', .* max_tokens, temperature, .*, regex") as caught:
-        model.generate(PROMPT, beams=3)
+    with pytest.raises(RequestError, match=r"unknown setting 'odd', .* max_tokens, temperature, .*, regex") as caught:
+        model.generate(PROMPT, odd=3)
     assert "SamplingParams" not in str(caught.value)
     [(_, error)] = model.generate_many([Request(PROMPT, settings={"stop": ["x"]})])
     assert "stop is not a setting: pass it as a separate argument" in str(error)

@@ -123,3 +123,20 @@ def test_wrong_usage_exits_with_2(rushlight, arguments):
     command = " ".join(["rushlight", *(word for word in arguments[:1] if word in ("generate", "inspect"))])
     assert done.err.endswith(f"(see `{command} --help`)\n")
     assert json.loads(rushlight(*arguments, "--json").out)["error"]["code"] == "wrong_usage"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["generate", "tales", "Once", "upon", "a"],
+            "unexpected argument: upon a; put text with spaces in quotes (see `rushlight generate --help`)",
+        ),
+        (["generate", "-n", "five"], "--max-tokens: 'five' is not an integer (see `rushlight generate --help`)"),
+        (["generate", "--temp", "hot"], "--temperature: 'hot' is not a number (see `rushlight generate --help`)"),
+        (["-p"], "option '-p' requires an argument (see `rushlight --help`)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_reported_in_plain_words(rushlight, arguments, line):
+    assert rushlight(*arguments) == (2, "", f"error: {line}\n")

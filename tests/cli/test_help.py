@@ -85,3 +85,17 @@ def test_completions(process, words, at, expected):
         "$rushlight", env={"_RUSHLIGHT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(at)}
     )
     assert set(done.out.split()) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [("batch", "--output FILE"), ("port", "--output FILE"), ("record", "--output FILE"), ("eval", "--text FILE")],
+)
+def test_required_options_are_marked(rushlight, command, flag):
+    words = " ".join(rushlight(command, "--help").out.split())
+    assert "[required]" in words.partition(flag)[2].partition("--")[0]
+    assert words.count("[required]") == 1
+
+
+def test_the_usage_names_a_required_argument_without_braces(rushlight):
+    assert rushlight("batch", "--help").out.startswith("Usage: rushlight batch [OPTIONS] INPUT\n")

@@ -75,5 +75,5 @@ def test_unsupported_arithmetic_is_refused(tmp_path, key, value):
 
 def test_without_its_config_it_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes((FOLDER / "model.safetensors").read_bytes())
-    with pytest.raises(ConfigError, match=r"put the model's config\.json beside"):
+    with pytest.raises(ConfigError, match=r"put the model's config\.json next to"):
         load(tmp_path)

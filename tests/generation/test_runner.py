@@ -5,6 +5,7 @@ import pytest
 from toy import ToyModel, V, language_model, weight
 
 from rushlight.backends import open_backend
+from rushlight.errors import PortError
 from rushlight.generation import Context
 
 
@@ -19,3 +20,14 @@ def test_chunks_give_the_logits_of_every_token(chunk_rows):
 
     last = Context(language_model(ToyModel(ops)), 150).feed(ids.tolist(), chunk_rows=chunk_rows)
     assert np.array_equal(last, logits[-1:])
+
+
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [(np.zeros((3, V)), rf"\(3, {V}\)"), (np.zeros((1, 8)), r"\(1, 8\)"), (None, "NoneType")],
+    ids=["all rows", "not the head's output", "nothing"],
+)
+def test_a_forward_that_does_not_return_the_logits_is_refused(returned, found):
+    model = language_model(ToyModel(open_backend("reference", "f64")))._replace(forward=lambda batch: returned)
+    with pytest.raises(PortError, match=rf"logits of the wrong shape \(expected \(1, {V}\), found {found}\)"):
+        Context(model, 10).feed([1, 2, 3])

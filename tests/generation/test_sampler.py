@@ -14,7 +14,7 @@ LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 2.5], np.float32)
 def take(sampler, position, logits=LOGITS):
     """Samples a token, and adds it to the output."""
     [token] = open_backend("reference").sample(np.array(logits, np.float32)[None], [sampler.row(position)])
-    sampler.take(token)
+    sampler.accept_token(token)
     return token
 
 
@@ -113,7 +113,7 @@ def test_penalties_and_biases_of_one_token_add_up():
         [1, 4],
     )
     for token in (1, 1, 0):
-        sampler.take(token)
+        sampler.accept_token(token)
     ids, factors, offsets = sampler.row(9).adjustments
     changes = {int(i): (f, o) for i, f, o in zip(ids, factors, offsets, strict=True)}
     assert changes == {1: (2.0, 4 - 0.5 - 0.5), 3: (1.0, 9.0), 4: (2.0, 0.0), 0: (2.0, -0.75)}
@@ -123,7 +123,7 @@ def test_a_sampler_is_stateful_only_with_penalties_or_a_constraint():
     for settings in ({}, {"temperature": 1.0, "seed": 1}, {"logit_bias": {2: 1.0}}):
         sampler = Sampler(SamplingParams(**settings), 5, [1, 2])
         before = sampler.row(3)
-        sampler.take(4)
+        sampler.accept_token(4)
         assert not sampler.is_stateful
         assert sampler.row(3) == before
     assert Sampler(SamplingParams(presence_penalty=0.1), 5).is_stateful
@@ -133,7 +133,7 @@ def test_a_sampler_is_stateful_only_with_penalties_or_a_constraint():
 def test_penalties_count_outputs_of_any_length(prompt, output):
     sampler = Sampler(SamplingParams(repetition_penalty=1.5, frequency_penalty=0.5), 100, prompt)
     for token in output:
-        sampler.take(token)
+        sampler.accept_token(token)
     changes = sampler.row(0).adjustments
     found = {} if changes is None else dict(zip(changes.ids.tolist(), changes.offsets.tolist(), strict=True))
     assert found == {token: -0.5 * output.count(token) for token in {*prompt, *output}}
@@ -149,7 +149,7 @@ class Odd:
     def allowed(self):
         return np.array([i % 2 == 1 and i not in self.taken for i in range(5)])
 
-    def take(self, token):
+    def accept_token(self, token):
         self.taken.append(token)
 
 

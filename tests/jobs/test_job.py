@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from rushlight.errors import JobError
+from rushlight.errors import JobError, PortError
 from rushlight.jobs import Job, RequestLines, ResultsFile, read_lines
+from rushlight.runtime.model import Model
 
 INPUT = "".join(
     json.dumps({"prompt": f"The {animal} said", "id": animal, "temperature": 0.8 * (n % 3), "max_tokens": 2 + n % 4})
@@ -76,6 +77,17 @@ def test_a_failed_line_does_not_affect_the_others(model, tmp_path):
     assert errors[2]["type"] == errors[5]["type"] == "invalid_request"
     assert "not JSON" in errors[2]["message"]
     assert errors[5]["message"] == "temperature is 'hot', expected a number of at least 0"
+
+
+def test_a_defect_of_the_model_file_ends_the_job(model, tmp_path, monkeypatch):
+    def generate_many(self, requests, **options):
+        next(requests)
+        yield 0, PortError("unfinished")
+
+    monkeypatch.setattr(Model, "generate_many", generate_many)
+    with pytest.raises(PortError):
+        run(model, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.usefixtures("finishing_in_disorder")

@@ -28,7 +28,7 @@ class Config(TextConfig):
     head_dim: int = field.head_dim(default=lambda read: read["hidden_size"] // read["num_attention_heads"])
     max_position_embeddings: int = field.positions(older_key="n_ctx")
     intermediate_size: int = field.size(
-        lambda read: 4 * read["hidden_size"], shown=field.other_side("up.weight", of=("embed.weight", 1))
+        lambda read: 4 * read["hidden_size"], infer=field.other_side("up.weight", of=("embed.weight", 1))
     )
     hidden_act: str = field.activation("silu")
     eps: float = field.positive(1e-6)
@@ -184,14 +184,14 @@ def test_other_unknown_keys_are_logged_and_benign_ones_are_not(caplog):
 def test_sizes_are_inferred_from_shapes():
     shapes = {"embed.weight": (50, 24), "up.weight": (31, 24), "layers.0.a": (1,), "layers.1.a": (1,), "x.7.a": (1,)}
     expected = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 31}
-    assert Config.shown_by(shapes) == expected
-    assert Config.shown_by(shapes | {"up.weight": (24, 31)}) == expected
-    assert Config.shown_by({"embed.weight": (50,)}) == {"vocab_size": 50}
+    assert Config.infer_sizes(shapes) == expected
+    assert Config.infer_sizes(shapes | {"up.weight": (24, 31)}) == expected
+    assert Config.infer_sizes({"embed.weight": (50,)}) == {"vocab_size": 50}
 
 
 @pytest.mark.parametrize(("numbers", "n"), [((0, 1, 2), 3), ((0, 2), 3), ((0, 1, 90), 2), ((), None)])
 def test_blocks_are_counted_with_one_that_is_missing_and_without_one_that_is_far_off(numbers, n):
-    assert Config.shown_by({f"layers.{i}.a": (1,) for i in numbers}).get("num_hidden_layers") == n
+    assert Config.infer_sizes({f"layers.{i}.a": (1,) for i in numbers}).get("num_hidden_layers") == n
 
 
 def test_without_a_config_it_is_refused():
@@ -221,3 +221,13 @@ def test_a_type_may_extend_and_override_another():
 
     config = Wider.from_json(SIZES | {"logit_scale": 0.5})
     assert (config.eps, config.logit_scale, config.hidden_size) == (1e-3, 0.5, 24)
+
+
+def test_a_field_without_a_declaration_is_an_error_of_the_port():
+    @dataclass(frozen=True, kw_only=True)
+    class Plain(Config):
+        n_experts: int
+        n_shared: int = 2
+
+    with pytest.raises(PortError, match=r"Plain does not state how to read n_experts from config.json; .*field\.size"):
+        Plain.from_json(SIZES | {"n_experts": 4})

@@ -183,7 +183,7 @@ def test_a_plan_runs_only_after_it_was_finished(device):
         plan.finish(out)
     assert plan.run(step).shape == (2, 32)
     x = device.array(np.zeros((2, 16), np.float32))
-    with pytest.raises(ValueError, match="only while it is recorded"):
+    with pytest.raises(ValueError, match="only available while the plan is recorded"):
         device.attention(x, x, x, plan.rows, plan.cache, 0, 1, 1.0)
 
 

@@ -209,7 +209,7 @@ class UsesAnArrayFromOutside(GPT2):
 
 
 class UsesOtherNumbers(GPT2):
-    reason = "takes other numbers than the batch's own"
+    reason = "takes integers other than the batch's own"
 
     def __call__(self, batch):
         return logits(self, self.wte(batch.ids) + self.wpe(np.zeros(len(batch.ids), np.int32)), batch)
@@ -496,7 +496,7 @@ def test_invalid_input_raises_the_same_error_as_without_a_plan():
         forward(Batch.of([Chunk([70], 0, [0])], cache))
     with pytest.raises(ValueError, match="block 4 is not in the cache"):
         forward(Batch.of([Chunk([1], 0, [4])], cache))
-    with pytest.raises(ValueError, match="another number of heads"):
+    with pytest.raises(ValueError, match="a different number of heads"):
         forward(Batch.of([Chunk([1], 0, [0])], ops.kv_cache(KVShape(3, 4, 10), 4)))
 
 

@@ -95,9 +95,9 @@ def test_rotary_of_a_strided_view(device):
 def test_rotary_refuses_mismatched_arguments(device):
     x = device.array(random(3, 24))
     three = np.arange(3, dtype=np.int32)
-    with pytest.raises(ValueError, match="24 columns, which are not 5 equal heads"):
+    with pytest.raises(ValueError, match="24 columns, which do not split into 5 equal heads"):
         device.rotary(x, device.angles(three, device.vector(LLAMA[:2])), 5)
-    with pytest.raises(ValueError, match="not 0 equal heads"):
+    with pytest.raises(ValueError, match="into 0 equal heads"):
         device.rotary(x, device.angles(three, device.vector(LLAMA[:2])), 0)
     with pytest.raises(ValueError, match=r"angles have 14 columns: expected an even number up to the head's 12"):
         device.rotary(x, device.angles(three, device.vector(LLAMA[:7])), 2)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from nn_helpers import bound
 
-from rushlight.nn import Constant, Embedding, LayerNorm, Module, NameRules, RMSNorm, Role, Rotary, bind
+from rushlight.errors import PortError
+from rushlight.nn import Constant, Embedding, LayerNorm, Linear, Module, NameRules, RMSNorm, Role, Rotary, bind
 
 N, C = 5, 12
 
@@ -104,3 +105,10 @@ def test_values_have_the_shape_of_their_tensor_and_are_a_copy():
 )
 def test_repr_of_a_layer_shows_non_default_settings(layer, described):
     assert repr(layer) == described
+
+
+def test_values_of_an_attribute_that_is_not_loaded_are_an_error():
+    with pytest.raises(PortError, match=r"LayerNorm.bias has no values \(expected a loaded parameter, found None\)"):
+        LayerNorm(4, eps=1e-5, bias=False).values("bias")
+    with pytest.raises(PortError, match=r"Linear.weight has no values .*found one that is not loaded yet"):
+        Linear(4, 4).values("weight")

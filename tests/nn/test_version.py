@@ -97,6 +97,12 @@ def test_a_change_in_a_shared_module_increments_the_version_of_both_trees(first,
     assert second.module.version > before[1]
 
 
+def test_a_deleted_attribute_counts(first):
+    before = first.module.version
+    del first.module.h[0].attn.scale
+    assert first.module.version > before
+
+
 def test_a_change_increments_the_version_of_a_subtree(first):
     before = first.module.h[0].version
     first.module.h[0].attn.scale = 2.0

@@ -67,5 +67,5 @@ def test_repetition_penalty_equals_transformers(torch, transformers, penalty):
         for position in range(5, 25):
             expected = processor(torch.tensor([ids]), torch.tensor(logits)[None]).argmax().item()
             assert ops.sample(logits[None], [sampler.row(position)]) == [expected]
-            sampler.take(expected)
+            sampler.accept_token(expected)
             ids.append(expected)

@@ -103,4 +103,4 @@ def test_a_token_that_the_grammar_does_not_allow_is_an_error(model):
         rushlight.generation.SamplingParams(regex="yes"), model._prompts, model.eos_ids
     )
     with pytest.raises(GenerationError, match="the grammar cannot be followed"):
-        constraint.take(model.tokenizer.encode("no")[0])
+        constraint.accept_token(model.tokenizer.encode("no")[0])

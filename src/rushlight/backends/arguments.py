@@ -38,15 +38,18 @@ def part_sizes(n_channels: int, sizes: int | Sequence[int], groups: int = 1) -> 
 
 
 def check_rotary(x: Any, angles: Any, n_head: int) -> None:
-    """Raises ValueError unless `Backend.rotary` can turn (N, H·D) by (N, r) angles."""
+    """Raises ValueError unless `Backend.rotary` can rotate (N, H·D) by (N, r) angles."""
     n, n_channels = x.shape
-    require(n_head > 0 and n_channels % n_head == 0, f"x has {n_channels} columns, which are not {n_head} equal heads")
-    n_angles, n_turned = angles.shape
+    require(
+        n_head > 0 and n_channels % n_head == 0,
+        f"x has {n_channels} columns, which do not split into {n_head} equal heads",
+    )
+    n_angles, n_rotated = angles.shape
     require(n_angles == n, f"x and angles differ in rows: {n} and {n_angles}")
     head_dim = n_channels // n_head
     require(
-        n_turned % 2 == 0 and n_turned <= head_dim,
-        f"angles have {n_turned} columns: expected an even number up to the head's {head_dim} channels",
+        n_rotated % 2 == 0 and n_rotated <= head_dim,
+        f"angles have {n_rotated} columns: expected an even number up to the head's {head_dim} channels",
     )
 
 
@@ -85,7 +88,7 @@ def check_attention(
     n_kv_head, head_dim = cached
     require(
         n_head > 0 and n_head % n_kv_head == 0,
-        f"the cache is for another number of heads: {n_head} query heads are not a multiple of {n_kv_head} "
+        f"the cache is for a different number of heads: {n_head} query heads are not a multiple of {n_kv_head} "
         "key/value heads",
     )
     n = q.shape[0]

@@ -108,6 +108,14 @@ class Batch:
         """One entire sequence, for models that cache no keys and values."""
         return cls.of([Chunk(ids, 0, (), all_logits=True)], cache=None)
 
+    def require_cache(self) -> None:
+        """Raises RequestError if the batch has no KV cache, which attention needs."""
+        if self.cache is None:
+            raise RequestError(
+                "attention needs a KV cache, and a batch of Batch.of_sequence has none",
+                remedy="load the model with rushlight.load, and call its logits(ids)",
+            )
+
     def unfold_rows(self, size: int, before: int) -> NDArray[np.int32]:
         """(N, size) the rows around each row: from `before` rows before it, in its own sequence; -1 beyond its ends.
 

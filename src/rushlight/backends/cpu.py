@@ -254,6 +254,7 @@ class CPUBackend:
         """The batch's rows in native form, converted once for all layers."""
         # Holds the arrays rather than the batch, which would keep its cache alive.
         parts = (batch.row_starts, batch.positions, batch.block_tables)
+        batch.require_cache()
         n_blocks = batch.cache.n_blocks
         cached = self._rows
         if (

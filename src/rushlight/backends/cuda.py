@@ -377,7 +377,8 @@ class TorchBackend:
             with_padding = padded(batch, batch.cache.spare)
             host = HostStep.of(batch if with_padding is None else with_padding, batch.cache.spare)
             if with_padding is None or not self._records:
-                return value_of(forward(host.on_device(self._upload(host.numbers))))[: len(batch.logit_rows)]
+                logits = value_of(forward(host.on_device(self._upload(host.numbers))))
+                return logits if with_padding is None else logits[: len(batch.logit_rows)]
             numbers = self._pinned(host.numbers)
 
             def record(other: _Graph | None) -> _Graph:

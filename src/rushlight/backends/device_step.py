@@ -190,6 +190,7 @@ class LastStep:
         """The batch's step; a step is returned unchanged."""
         if isinstance(batch, Step):
             return batch
+        batch.require_cache()
         # The batch itself is not kept: it would keep its cache alive.
         parts = (batch.row_starts, batch.positions, batch.block_tables)
         spare = batch.cache.spare

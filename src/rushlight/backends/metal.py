@@ -272,6 +272,7 @@ class MLXBackend:
     ) -> mx.array:
         cache = batch.cache
         if not isinstance(batch, Step):
+            batch.require_cache()
             cache.reserve(batch)
         step = self._steps.of(batch)
         cached, kv_type = cache.keys[layer].shape[-2:], cache.keys[layer].dtype
@@ -347,7 +348,7 @@ class MLXBackend:
                 compiled = cache.compiled.get(forward, host, record)
                 logits = first.pop() if first else compiled(numbers)
             mx.async_eval(logits, cache.keys, cache.values)
-            return logits[: len(batch.logit_rows)]
+            return logits if with_padding is None else logits[: len(batch.logit_rows)]
 
         return Captured(forward, run, forward, self.device)
 

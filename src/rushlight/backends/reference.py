@@ -188,8 +188,9 @@ class ReferenceBackend:
         slopes: ReferenceWeight | None = None,
         softcap: float | None = None,
     ) -> Floats:
+        batch.require_cache()
         n_layer, _, n_kv_head, _, head_dim = batch.cache.keys.shape
-        require(0 <= layer < n_layer, f"layer {layer} is not of this cache, which has {n_layer}")
+        require(0 <= layer < n_layer, f"layer {layer} is not in this cache, which has {n_layer} layers")
         bias = None if slopes is None else slopes.array
         n_slopes = None if bias is None else bias.size
         check_attention(
@@ -225,14 +226,14 @@ class ReferenceBackend:
 
 
 def _outside(numbers: NDArray[np.int32], least: int, end: int) -> list[int]:
-    """The first few numbers that are not in the range: as indices, NumPy would count negative ones from the end."""
+    """The first few numbers below `least` or from `end` on. NumPy would take negative indices from the end."""
     outside: list[int] = numbers[(numbers < least) | (numbers >= end)][:4].tolist()
     return outside
 
 
 def _check_rows(x: Floats, rows: NDArray[np.int32], least: int) -> None:
     missing = _outside(rows, least, len(x))
-    require(not missing, f"there are no rows {missing} in an array of {len(x)} rows")
+    require(not missing, f"rows {missing} are not in an array of {len(x)} rows")
 
 
 def _attend(

@@ -150,13 +150,13 @@ class Chat:
     @property
     def system_prompt(self) -> str | None:
         """The system prompt; setting it does not change the turns."""
-        return self.messages[0]["content"] if self._n_head else None
+        return self.messages[0]["content"] if self._n_system else None
 
     @system_prompt.setter
     def system_prompt(self, text: str | None) -> None:
         self._close_answer()
         head: list[Message] = [] if text is None else [{"role": "system", "content": text}]
-        self.messages = check_messages([*head, *self.messages[self._n_head :]])
+        self.messages = check_messages([*head, *self.messages[self._n_system :]])
 
     def send(self, text: str, **settings: Unpack[SamplingSettings]) -> Generation:
         """Sends a message and returns the answer.
@@ -205,13 +205,13 @@ class Chat:
         at = self._last_user()
         text = self.messages[at]["content"]
         del self.messages[at:]
-        self.n_forgotten = min(self.n_forgotten, len(self.messages) - self._n_head)
+        self.n_forgotten = min(self.n_forgotten, len(self.messages) - self._n_system)
         return text
 
     def reset(self) -> None:
         """Removes all messages but the system prompt."""
         self._close_answer()
-        del self.messages[self._n_head :]
+        del self.messages[self._n_system :]
         self.n_forgotten = 0
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -250,7 +250,8 @@ class Chat:
         return f"<Chat with {self.model.name}: {len(self.messages)} messages, {self.template.name}>"
 
     @property
-    def _n_head(self) -> int:
+    def _n_system(self) -> int:
+        """The number of system prompts at the start of the messages: 0 or 1."""
         return int(bool(self.messages) and self.messages[0]["role"] == "system")
 
     def _last_user(self) -> int:
@@ -286,7 +287,9 @@ class Chat:
             self.messages, self.n_forgotten = before, n_before
 
         if n_forgotten > n_before:
-            n_turns = sum(m["role"] == "user" for m in messages[self._n_head + n_before : self._n_head + n_forgotten])
+            n_turns = sum(
+                m["role"] == "user" for m in messages[self._n_system + n_before : self._n_system + n_forgotten]
+            )
             _log.warning(
                 "the context of %d tokens is full: the oldest %s no longer in the prompt",
                 self.model.context_length,
@@ -302,7 +305,7 @@ class Chat:
         Raises:
             ContextLengthError: the last message does not fit even without earlier turns.
         """
-        head, turns = messages[: self._n_head], messages[self._n_head :]
+        head, turns = messages[: self._n_system], messages[self._n_system :]
         starts = [i for i, message in enumerate(turns) if message["role"] == "user" or i == 0]
         starts = [i for i in starts if i >= min(self.n_forgotten, starts[-1])]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +70,20 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
         message = (message[:1].lower() + message[1:]).replace(". Did you mean", "; did you mean")
     if possible := getattr(error, "possibilities", None):
         message = f"{message}; did you mean {' or '.join(sorted(possible))}?"
-    command = error.ctx.command_path if error.ctx else " ".join(["rushlight", *arguments[:1]])
+    for pattern, plain in _PLAIN.items():
+        message = re.sub(pattern, plain, message)
+    command = error.ctx.command_path if error.ctx else "rushlight"
+    if not error.ctx and arguments and not arguments[0].startswith("-"):
+        command = f"{command} {arguments[0]}"
     return f"{printable_name(message.removesuffix('.'))} (see `{command} --help`)"
+
+
+_PLAIN = {
+    r"is not a valid int(eger)?\b": "is not an integer",
+    r"is not a valid float\b": "is not a number",
+    r"^got unexpected extra argument(?:s|\(s\))? \((.*)\)": r"unexpected argument: \1; put text with spaces in quotes",
+}
+"""Phrases of Typer's messages, as patterns, and what is printed instead."""
 
 
 def _name(param: Any) -> str:

@@ -157,7 +157,7 @@ class Engine:
         self._async: set[SequenceState] = set()  # sequences of asynchronous consumers
         self._thread: threading.Thread | None = None
 
-    def check(self, sequence: SequenceState) -> None:
+    def check_capacity(self, sequence: SequenceState) -> None:
         """Checks that the KV cache can hold the sequence at its longest.
 
         Raises:
@@ -184,7 +184,7 @@ class Engine:
             MemoryLimitError: the KV cache cannot hold it.
             QueueFullError: the queue is full; with `wait`, and no sequence can advance. Nothing was queued.
         """
-        self.check(sequence)
+        self.check_capacity(sequence)
 
         def queued() -> bool:
             if self.full:
@@ -257,12 +257,12 @@ class Engine:
                 self._turn_of = None
             self.reclaim()
 
-    def run_until(self, wanted: Callable[[], bool]) -> None:
-        """Runs steps, or waits while another thread does, until `wanted()` holds or no sequence can advance."""
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        """Runs steps, or waits for a thread that does, until `condition()` is true or no sequence can advance."""
         me = threading.get_ident()
         while True:
             try:
-                if not (self._take_turn(wanted) and self._step()):
+                if not (self._take_turn(condition) and self._step()):
                     return
             finally:
                 if self._turn_of == me:
@@ -284,12 +284,12 @@ class Engine:
                 self._thread = thread
 
     def _run_async(self) -> None:
-        def wanted() -> bool:
+        def has_work() -> bool:
             return self._turn_of is None and any(s.runnable for s in self._async)
 
         while True:
             with self._lock:
-                if not self._turn.wait_for(wanted, LINGER_S) and not any(s.runnable for s in self._async):
+                if not self._turn.wait_for(has_work, LINGER_S) and not any(s.runnable for s in self._async):
                     self._thread = None
                     return
                 if self._turn_of is not None:
@@ -301,11 +301,11 @@ class Engine:
                 self._turn_of = None
                 self.reclaim()
 
-    def _take_turn(self, wanted: Callable[[], bool]) -> bool:
-        """Waits for the turn; False, without the turn, once `wanted()` holds."""
+    def _take_turn(self, condition: Callable[[], bool]) -> bool:
+        """Waits for the turn; returns False without the turn once `condition()` is true."""
         me = threading.get_ident()
         with self._lock:
-            while not wanted():
+            while not condition():
                 if self._submitted or self._to_remove:
                     self._update_unless_running()  # an interrupt may have prevented it at the end of the last turn
                 # If this thread still has the turn, an interrupt prevented its release.
@@ -321,7 +321,7 @@ class Engine:
             return
         self._turn_of = threading.get_ident()  # garbage collection may call `cancel` at any line below
         try:
-            self._ensure_consistent()
+            self._ensure_valid_state()
             with self._consistency:
                 while self._submitted:
                     self._scheduler.add(self._submitted.popleft())
@@ -343,10 +343,10 @@ class Engine:
         self._async.discard(sequence)
         self._steps.speculation.forget(sequence)
 
-    def _ensure_consistent(self) -> None:
-        """Computes all sequences again if an interrupt left the state inconsistent, or the model has changed.
+    def _ensure_valid_state(self) -> None:
+        """Recomputes all sequences if an interrupt left the state inconsistent, or if the model has changed.
 
-        After an interrupt, the recomputed bits are the same.
+        After an interrupt, the bits are the same.
         """
         version = self._model.version
         if self._consistency.holds and version == self._version:
@@ -363,7 +363,7 @@ class Engine:
 
     def _step(self) -> bool:
         """Runs a step in this thread, which has the turn; False if no sequence can advance."""
-        self._ensure_consistent()
+        self._ensure_valid_state()
         with self._consistency:
             rows = self._scheduler.next_rows()
         if not rows:

@@ -8,7 +8,7 @@ import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
 from rushlight.backends.protocol import version_of
-from rushlight.errors import MemoryLimitError
+from rushlight.errors import MemoryLimitError, PortError
 from rushlight.host.memory import naming_shortages, out_of_memory
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class LanguageModel(NamedTuple):
 
     @property
     def version(self) -> int:
-        """Changes when the model's modules do: keys and values computed before are then another model's."""
+        """Changes when the model's modules do; keys and values computed before are invalid then."""
         return version_of(self.forward)
 
     @property
@@ -112,15 +112,31 @@ class ModelRunner:
     def __init__(self, model: LanguageModel, n_blocks: int) -> None:
         self._forward = model.forward
         self._backend = model.backend
+        self._vocab_size = model.vocab_size
         self._cache = model.kv_cache(n_blocks)
 
     def on_device(self, chunks: Sequence[Chunk]) -> Array:
-        """Runs the next tokens of some sequences in one step -> (R, V) logits, in the order of the chunks."""
+        """Runs the next tokens of some sequences in one step -> (R, V) logits, in the order of the chunks.
+
+        Raises:
+            PortError: the forward returned another shape.
+        """
+        batch = Batch.of(chunks, self._cache)
         try:
             with np.errstate(all="ignore"):  # an overflow shows in the logits, and sampling reports it
-                return self._forward(Batch.of(chunks, self._cache))
+                logits = self._forward(batch)
         except MemoryError as error:
             raise out_of_memory("a step of the model") from error
+        expected = len(batch.logit_rows), self._vocab_size
+        found = tuple(getattr(logits, "shape", ()))
+        if found != expected:  # of an array with more rows, the first would be taken for the logits of others
+            raise PortError(
+                "the model's forward returns logits of the wrong shape",
+                expected=expected,
+                found=found or type(logits).__name__,
+                remedy="return the head's output for self.ops.take(x, batch.logit_rows)",
+            )
+        return logits
 
     def __call__(self, chunks: Sequence[Chunk]) -> NDArray[np.floating]:
         """As `on_device`, with the logits on the host."""

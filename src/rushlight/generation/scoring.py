@@ -60,7 +60,7 @@ class _Job:
         """The cache blocks that it needs."""
         return -(-len(self.inputs) // BLOCK_SIZE)
 
-    def take(self, logits: NDArray[np.floating]) -> None:
+    def score(self, logits: NDArray[np.floating]) -> None:
         """Scores the next R tokens with the (R, V) logits before them."""
         start = self.first + 1 + sum(len(part.logprobs) for part in self._parts)
         self._parts.append(_likelihood(logits, self.ids[start : start + len(logits)]))
@@ -117,7 +117,7 @@ class Scorer:
             for job in jobs:
                 chunk = Chunk(job.inputs, 0, range(job.n_blocks), all_logits=True)
                 for _, logits in self._feed([chunk], len(job.inputs)):
-                    job.take(logits[job.first :])
+                    job.score(logits[job.first :])
                 yield job.likelihood()
             return
         for lanes in self._lanes(jobs):
@@ -199,7 +199,7 @@ class Scorer:
             for _ in self._feed(prefixes, PREFILL_ROWS):
                 pass
             for i, logits in self._feed(ends, self._max_scored_rows):
-                jobs[i].take(logits)
+                jobs[i].score(logits)
 
     def _feed(self, chunks: Sequence[Chunk], max_rows: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
         """Runs chunks of different sequences, at most max_rows rows in a step: (chunk index, its next logits)."""

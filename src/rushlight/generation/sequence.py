@@ -136,7 +136,7 @@ class SequenceState:
         return self.n_pending == 1 and len(self.ids) > self.n_prompt
 
     @property
-    def n_spare(self) -> int:
+    def max_draft_tokens(self) -> int:
         """The most draft tokens that can be accepted before its end and without another block."""
         return min(self.end - len(self.ids) - 1, len(self.blocks) * BLOCK_SIZE - len(self.ids))
 
@@ -172,7 +172,7 @@ class SequenceState:
         n = 1 if self.sampler.is_stateful else n
         return [self.sampler.row(position) for position in range(len(self.ids), len(self.ids) + n)]
 
-    def take(self, token: int, logits: NDArray[np.floating] | None) -> None:
+    def append_token(self, token: int, logits: NDArray[np.floating] | None) -> None:
         """Adds the next sampled token, which may be the last.
 
         Args:
@@ -185,7 +185,7 @@ class SequenceState:
         if token < 0:
             position = len(self.ids)
             raise no_valid_token(position) if self.sampler.allows_none(position) else not_finite(position)
-        self.sampler.take(token)
+        self.sampler.accept_token(token)
         logprob = None if logits is None else token_logprob(logits, token, self.sampler.params.logprobs or 0)
         reason: FinishReason | None = None
         if token in self._stop_ids:

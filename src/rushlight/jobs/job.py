@@ -9,7 +9,7 @@ from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rushlight.errors import JobError, RushlightError
+from rushlight.errors import JobError, PortError, RushlightError
 from rushlight.jobs.identity import changes, job_identity
 from rushlight.jobs.result_line import REMEDY, ResultLine
 from rushlight.runtime.result import generations_to_json
@@ -127,6 +127,7 @@ class Job:
 
         Raises:
             JobError: as `check`, if it was not called.
+            PortError: the model file is unfinished or wrong.
         """
         self._check_identity()
         start, summary = perf_counter(), self.summary
@@ -158,6 +159,8 @@ class Job:
 
         for number, result in self._model.generate_many(requests(), max_active=self._max_active):
             line, request, name = active.pop(number)
+            if isinstance(result, PortError):  # of the model file, and so of every line
+                raise result
             if isinstance(result, RushlightError):
                 finish(line, self._failure(line, name, result))
             else:

@@ -55,7 +55,7 @@ def module_tree(checkpoint: Checkpoint) -> ModuleTree:
 
 def _marks(checkpoint: Checkpoint, rules: NameRules) -> dict[str, Mark]:
     """Marks the tensors that are not parameters. Without a config.json, a head that equals its table is tied."""
-    marks: dict[str, Mark] = {name: "buffer" for name in checkpoint if rules.ignored(name)}
+    marks: dict[str, Mark] = {name: "buffer" for name in checkpoint if rules.is_buffer(name)}
     names = {rules.canonical(name): name for name in checkpoint}
     for head, table in rules.tied.items():
         if head in names and table in names:

@@ -6,7 +6,7 @@
         num_hidden_layers: int = field.layers(blocks="layers")
         hidden_act: str = field.activation("silu")
 
-`TextConfig.from_json` and `TextConfig.shown_by` use these declarations. A field's name is its key in config.json.
+`TextConfig.from_json` and `TextConfig.infer_sizes` use these declarations. A field's name is its key in config.json.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Declaration(NamedTuple):
     Attributes:
         read: reads it from config.json.
         role: the size of a decoder that it is: vocabulary, positions, width, layers, heads, kv_heads or head_dim.
-        shown: infers it from the shapes of a checkpoint; 0 if it cannot.
+        infer: infers it from the shapes of a checkpoint; 0 if it cannot.
     """
 
     read: Read
     role: str = ""
-    shown: Callable[[Shapes], int] | None = None
+    infer: Callable[[Shapes], int] | None = None
 
 
 def declared(config_type: type) -> dict[str, Declaration]:
@@ -65,10 +65,10 @@ def declared(config_type: type) -> dict[str, Declaration]:
     return {field.name: field.metadata[_KEY] for field in fields if _KEY in field.metadata}
 
 
-def computed(read: Read, default: Any = _NONE, *, role: str = "", shown: Callable[[Shapes], int] | None = None) -> Any:
+def computed(read: Read, default: Any = _NONE, *, role: str = "", infer: Callable[[Shapes], int] | None = None) -> Any:
     """A field that `read(fields, name, read_before)` computes, such as rotary frequencies from several keys."""
     options = {} if default is _NONE else {"default": default}
-    return dataclasses.field(metadata={_KEY: Declaration(read, role, shown)}, **options)
+    return dataclasses.field(metadata={_KEY: Declaration(read, role, infer)}, **options)
 
 
 def size(
@@ -76,7 +76,7 @@ def size(
     *,
     axis: tuple[str, int] | None = None,
     blocks: str | None = None,
-    shown: Callable[[Shapes], int] | None = None,
+    infer: Callable[[Shapes], int] | None = None,
     older_key: str = "",
     aliases: Iterable[str] = (),
     at_most: int = MAX_SIZE,
@@ -88,7 +88,7 @@ def size(
         default: its value if config.json has none, or a function of the values read before; None requires the key.
         axis: a tensor, and its axis that has this size.
         blocks: instead of `axis`, the name of the blocks that it counts: `h` for `h.0`, `h.1`, ...
-        shown: instead of both, a function that infers it from all shapes; 0 if it cannot.
+        infer: instead of both, a function that infers it from all shapes; 0 if it cannot.
         older_key: the key to read if config.json lacks the field's name.
         aliases: other keys that may also have it, and must agree.
         at_most: the largest valid value.
@@ -98,7 +98,7 @@ def size(
     def read(fields: Fields, name: str, before: Mapping[str, Any]) -> int:
         key = older_key if fields.has(older_key) and not fields.has(name) else name
         fallback = default(before) if callable(default) else default
-        if fallback is not None and not fields.sound:
+        if fallback is not None and not fields.is_valid:
             fallback = min(max(fallback, 1), at_most)  # may derive from an invalid value, which is already reported
         value = fields.size(key, at_most=at_most) if fallback is None else fields.size(key, fallback, at_most=at_most)
         for alias in aliases:
@@ -106,11 +106,11 @@ def size(
         return value
 
     if axis is not None:
-        shown = _axis(*axis)
+        infer = _axis(*axis)
     elif blocks is not None:
-        shown = _blocks(blocks)
+        infer = _blocks(blocks)
     constant = default if isinstance(default, int) else _NONE
-    return computed(read, constant, role=role, shown=shown)
+    return computed(read, constant, role=role, infer=infer)
 
 
 def positions(**options: Any) -> Any:
@@ -179,30 +179,30 @@ def token_ids() -> Any:
 
 
 def other_side(tensor: str, of: tuple[str, int]) -> Callable[[Shapes], int]:
-    """For `shown`: the other side of a matrix, transposed or not, of which one side is `of`, an axis of a tensor."""
+    """For `infer`: the other side of a matrix, transposed or not, of which one side is `of`, an axis of a tensor."""
     known = _axis(*of)
 
-    def shown(shapes: Shapes) -> int:
+    def infer(shapes: Shapes) -> int:
         sides = shapes.get(tensor, ())
         return 0 if len(sides) != 2 else sides[1] if sides[0] == known(shapes) else sides[0]
 
-    return shown
+    return infer
 
 
 def _axis(tensor: str, axis: int) -> Callable[[Shapes], int]:
-    def shown(shapes: Shapes) -> int:
+    def infer(shapes: Shapes) -> int:
         shape = shapes.get(tensor, ())
         return shape[axis] if axis < len(shape) else 0
 
-    return shown
+    return infer
 
 
 def _blocks(stem: str) -> Callable[[Shapes], int]:
     """Counts the blocks `stem.N`, including missing ones; a block whose number is far too high is left out."""
     block = re.compile(re.escape(stem) + r"\.([0-9]{1,9})\.")
 
-    def shown(shapes: Shapes) -> int:
+    def infer(shapes: Shapes) -> int:
         numbers = {int(match[1]) for path in shapes if (match := block.match(path))}
         return max((n + 1 for n in numbers if n < 2 * len(numbers)), default=0)
 
-    return shown
+    return infer

@@ -34,7 +34,7 @@ class GPT2Config(TextConfig):
     n_head: int = field.heads(aliases=("num_attention_heads",))
     n_inner: int = field.size(
         lambda read: 4 * read["n_embd"],
-        shown=field.other_side("h.0.mlp.c_fc.weight", of=("wte.weight", 1)),
+        infer=field.other_side("h.0.mlp.c_fc.weight", of=("wte.weight", 1)),
         at_most=2**26,
     )
     activation_function: str = field.activation("gelu_new")
@@ -180,7 +180,7 @@ def bare_file_fields(tensors: Mapping[str, Tensor], file: str | None) -> dict[st
     head = paths.get("lm_head.weight")
     table = paths.get("wte.weight", head)
     shapes = {path: tensor.shape for path, tensor in paths.items()} | ({"wte.weight": table.shape} if table else {})
-    sizes = GPT2Config.shown_by(shapes)
+    sizes = GPT2Config.infer_sizes(shapes)
     n_embd = sizes.get("n_embd", 0)
     if {"vocab_size", "n_positions", "n_embd", "n_layer", "n_inner"} - sizes.keys():
         raise GPT2Config.without_config("the shapes do not show the sizes", file)

@@ -55,7 +55,7 @@ class Fields:
         return self._values.get(key) is not None
 
     @property
-    def sound(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether there are no problems so far; only then can values be compared with one another."""
         return not self._problems
 
@@ -119,7 +119,7 @@ class Fields:
 
     def alias(self, key: str, of: str, value: int) -> None:
         """Another key of a field that was read as `value`: its value, if any, must be equal."""
-        if self.sound and self.size(key, value) != value:
+        if self.is_valid and self.size(key, value) != value:
             self.problem(f"{key} is {_short(self._values[key])} and {of} is {value}, expected equal values")
 
     def neutral(self, key: str, *neutral: Any) -> None:

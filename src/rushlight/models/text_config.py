@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from rushlight.errors import ConfigError, PortError
@@ -72,18 +73,25 @@ class TextConfig:
 
         Raises:
             ConfigError: fields are missing, mistyped, out of range or not supported. The message lists them all.
-            PortError: the class lacks a declaration that a language model needs.
+            PortError: the class lacks a declaration that a language model needs, or has a field without one.
         """
         if missing := [role for role in ("positions", "width", "layers", "heads") if not cls._key(role)]:
             raise PortError(
                 f"not a language model: {cls.__name__} declares no {', '.join(missing)}",
                 remedy=f"declare a field of the config as rushlight.models.field.{missing[0]}()",
             )
+        declared = field.declared(cls)
+        required = [each.name for each in dataclasses.fields(cls) if each.default is each.default_factory is MISSING]
+        if undeclared := [name for name in required if name not in declared]:
+            raise PortError(
+                f"{cls.__name__} does not state how to read {', '.join(undeclared)} from config.json",
+                remedy=f"declare each field with rushlight.models.field, such as {undeclared[0]}: int = field.size()",
+            )
         fields = Fields(values, file)
         if cls.model_type:
             fields.choice("model_type", (cls.model_type,), cls.model_type)
         read: dict[str, Any] = {}
-        for name, declaration in field.declared(cls).items():
+        for name, declaration in declared.items():
             read[name] = declaration.read(fields, name, read)
         for key, neutral in {"quantization_config": (), **cls.unsupported}.items():
             fields.neutral(key, *neutral)
@@ -101,14 +109,14 @@ class TextConfig:
         raise cls.without_config("", file)
 
     @classmethod
-    def shown_by(cls, shapes: field.Shapes) -> dict[str, int]:
+    def infer_sizes(cls, shapes: field.Shapes) -> dict[str, int]:
         """The fields that can be inferred from a checkpoint's names and shapes.
 
         Args:
             shapes: shapes by tensor name, without prefixes such as `transformer.`.
         """
-        shown = {name: each.shown(shapes) for name, each in field.declared(cls).items() if each.shown}
-        return {name: value for name, value in shown.items() if value}
+        inferred = {name: each.infer(shapes) for name, each in field.declared(cls).items() if each.infer}
+        return {name: value for name, value in inferred.items() if value}
 
     @staticmethod
     def without_config(why: str, file: str | None) -> ConfigError:
@@ -136,5 +144,5 @@ class TextConfig:
         """Adds a problem if the heads do not divide the width, or the key/value heads do not divide the heads."""
         divisors = [("kv_heads", "heads")] if cls._key("head_dim") else [("heads", "width"), ("kv_heads", "heads")]
         for divisor, of in ((cls._key(a), cls._key(b)) for a, b in divisors):
-            if fields.sound and divisor and of and read[of] % read[divisor]:
+            if fields.is_valid and divisor and of and read[of] % read[divisor]:
                 fields.problem(f"{divisor} is {read[divisor]}, which does not divide {of} {read[of]}")

@@ -47,11 +47,11 @@ class NameRules:
                 return name.removeprefix(prefix)
         return name
 
-    def ignored(self, name: str) -> bool:
+    def is_buffer(self, name: str) -> bool:
         """Whether a tensor is a buffer, which the model does not load."""
         return any(re.fullmatch(pattern, self.canonical(name)) for pattern in self.buffers)
 
-    def other_head(self, name: str) -> bool:
+    def is_other_head(self, name: str) -> bool:
         """Whether a tensor belongs to another head on the same body, which the model does not need."""
         return any(re.fullmatch(pattern, name) for pattern in self.heads)
 
@@ -192,7 +192,7 @@ def _by_path(tensors: Mapping[str, Tensor], rules: NameRules) -> tuple[dict[str,
     found: dict[str, Tensor] = {}
     problems = []
     for name, tensor in tensors.items():
-        if rules.ignored(name):
+        if rules.is_buffer(name):
             continue
         path = rules.canonical(name)
         if path in found:
@@ -235,7 +235,7 @@ def _other_heads(slots: Mapping[str, Slot], found: Mapping[str, Tensor], rules: 
     return {
         path: tensor.name
         for path, tensor in found.items()
-        if rules.other_head(tensor.name) and path.partition(".")[0] not in own and tensor.shape not in absent
+        if rules.is_other_head(tensor.name) and path.partition(".")[0] not in own and tensor.shape not in absent
     }
 
 

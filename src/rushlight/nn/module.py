@@ -80,7 +80,7 @@ class Module:
 
     @property
     def version(self) -> int:
-        """Increases when an attribute is set anywhere in this module's tree, once the tree is bound.
+        """Increases when an attribute is set or deleted anywhere in this module's tree, once the tree is bound.
 
         A step that a backend has recorded is valid as long as the version is the same. Changes of other trees, and of
         tapped copies of this one, do not count.
@@ -92,6 +92,11 @@ class Module:
         for version in self._versions:
             version.n_changes += 1
             self.track(version)  # includes a module that was just added
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        for version in self._versions:
+            version.n_changes += 1
 
     def track(self, version: Version) -> None:
         """Counts changes of this module and its descendants in `version`."""
@@ -136,8 +141,18 @@ class Module:
         """A copy of the values of a bound parameter of this module, such as "weight", in the shape of its tensor.
 
         Weights are packed for their device and only usable by operations; this is the way to read one.
+
+        Raises:
+            PortError: the attribute is not a loaded parameter.
         """
-        return self.ops.weight_values(getattr(self, name))
+        weight = getattr(self, name)
+        if weight is None or isinstance(weight, Slot | Constant):
+            raise PortError(
+                f"{type(self).__name__}.{name} has no values",
+                expected="a loaded parameter",
+                found="None" if weight is None else "one that is not loaded yet",
+            )
+        return self.ops.weight_values(weight)
 
     def __repr__(self) -> str:
         """The tree in PyTorch's format, one line per module."""
@@ -164,8 +179,9 @@ class ModuleList(Module):
             yield str(i), module
 
     def set_child(self, name: str, child: Module) -> None:
-        i = int(name)
-        self._modules = [*self._modules[:i], child, *self._modules[i + 1 :]]  # another tree may share the list
+        modules = self._modules.copy()  # another tree may share the list
+        modules[int(name)] = child
+        self._modules = modules
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._modules)

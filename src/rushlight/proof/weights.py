@@ -32,7 +32,7 @@ def weight_differences(tensors: Mapping[str, Tensor], golden: Golden, rules: Nam
     differing = [
         (tensor, recorded.get(path))
         for tensor in tensors.values()
-        if not rules.ignored(tensor.name)
+        if not rules.is_buffer(tensor.name)
         and recorded.get(path := rules.canonical(tensor.name)) != tensor_digest(tensor)
         and not (path in rules.tied and path not in recorded)
     ]

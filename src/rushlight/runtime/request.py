@@ -149,7 +149,7 @@ class InputProcessor:
                 context_length=self._context_length,
                 stop_ids=stop_ids,
             )
-            engine.check(sequence)
+            engine.check_capacity(sequence)
             result = Generation(
                 prompt_ids,
                 sampler.seed if own.temperature > 0 else None,
@@ -216,7 +216,8 @@ class PromptEncoder:
         if self.tokenizer is None:
             raise TokenizerError(
                 f"{why}, and {self.name} has no tokenizer",
-                remedy="put its tokenizer.json, or vocab.json and merges.txt, next to the weights, or give token ids",
+                remedy="put its tokenizer.json, or vocab.json and merges.txt, next to the weights, "
+                "or give token ids, in Python or to `rushlight batch`",
             )
         return self.tokenizer
 

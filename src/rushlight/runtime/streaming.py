@@ -232,7 +232,7 @@ class Stream(_BaseStream):
         return map(Piece.delta, self._pieces)
 
     def close(self) -> None:
-        """Cancels what has not finished."""
+        """Cancels the sequences that have not finished."""
         self._pieces.close()
         self._engine.reclaim()
 
@@ -262,7 +262,7 @@ class AsyncStream(_BaseStream):
         return _AsyncDeltas(self._pieces)
 
     async def aclose(self) -> None:
-        """Cancels what has not finished."""
+        """Cancels the sequences that have not finished."""
         await self._pieces.aclose()
 
 

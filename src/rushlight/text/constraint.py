@@ -38,7 +38,7 @@ class Constraint:
         """(V,): whether each token may be next. End-of-text tokens may once the text is complete."""
         return np.frombuffer(self._matcher.compute_logit_bias(), np.uint8)[: self._vocab_size] > 0
 
-    def take(self, token_id: int) -> None:
+    def accept_token(self, token_id: int) -> None:
         """Advances by the sampled token.
 
         Raises:

@@ -31,7 +31,7 @@ class SampleTask(NamedTuple):
     rows: range
     draft_tokens: Sequence[int]
 
-    def take(self, tokens: Iterable[int], logits: Mapping[int, NDArray[np.floating]]) -> SampleTask | None:
+    def accept_tokens(self, tokens: Iterable[int], logits: Mapping[int, NDArray[np.floating]]) -> SampleTask | None:
         """Adds the tokens sampled from the first rows to the sequence, up to the first rejected draft token.
 
         Returns:
@@ -39,7 +39,7 @@ class SampleTask(NamedTuple):
         """
         n = 0
         for n, (token, row) in enumerate(zip(tokens, self.rows, strict=False), 1):
-            self.sequence.take(token, logits.get(row))
+            self.sequence.append_token(token, logits.get(row))
             # Keys and values of rejected draft tokens are overwritten in the next step.
             if self.sequence.done or n == len(self.rows) or token != self.draft_tokens[n - 1]:
                 return None
@@ -69,7 +69,7 @@ def sample(backend: Backend, logits: Array, tasks: Sequence[SampleTask]) -> None
         for task, how in zip(tasks, sampling_rows, strict=True):
             sampled = list(islice(tokens, len(how)))
             try:
-                rest = task.take(sampled, on_host)
+                rest = task.accept_tokens(sampled, on_host)
             except RushlightError as error:
                 task.sequence.fail(error)
             else:

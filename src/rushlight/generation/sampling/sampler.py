@@ -24,7 +24,7 @@ class Constraint(Protocol):
         """(V,): whether each token may come next."""
         ...
 
-    def take(self, token: int, /) -> None:
+    def accept_token(self, token: int, /) -> None:
         """Advances by a sampled token."""
         ...
 
@@ -92,16 +92,16 @@ class Sampler:
         allowed = self.row(position).allowed
         return allowed is not None and not allowed.any()
 
-    def take(self, token: int) -> None:
+    def accept_token(self, token: int) -> None:
         """Adds a sampled token to the output.
 
         Raises:
             GenerationError: the constraint cannot continue.
         """
         if self.is_stateful:
-            self._penalties.take(token)
+            self._penalties.accept_token(token)
             if self._constraint is not None:
-                self._constraint.take(token)
+                self._constraint.accept_token(token)
 
 
 class Penalties:
@@ -127,14 +127,14 @@ class Penalties:
         for token in {**self._bias, **self._counts}:
             self._set(token)
 
-    def take(self, token: int) -> None:
+    def accept_token(self, token: int) -> None:
         """Counts a token of the output."""
         if self.are_stateful:
             self._counts[token] = self._counts.get(token, 0) + 1
             self._set(token)
 
     def adjustments(self) -> LogitAdjustments | None:
-        """The current adjustments; the arrays are valid until the next `take`."""
+        """The current adjustments; the arrays are valid until the next `accept_token`."""
         n = len(self._indices)
         return LogitAdjustments(self._ids[:n], self._factors[:n], self._offsets[:n]) if n else None
 

@@ -102,6 +102,8 @@ def unknown_setting(name: object, settings: Mapping[str, Setting]) -> str:
     """The error message for an unknown setting; it suggests a similar name or the equivalent of an alias."""
     if name == "stop":
         return "stop is not a setting: pass it as a separate argument"
+    if name in {"beams", "n_beams", "num_beams", "beam_width"}:
+        return f"{name} is not a sampling setting: use model.beam_search(prompt, n_beams=...), or --beams"
     text = f"unknown setting {name!r}"
     if not isinstance(name, str):
         return text

@@ -64,7 +64,7 @@ class SpeculationController:
         forced = [i for i, sequence in enumerate(sequences) if sequence.speculate]
         if not any(rates) and not forced:
             return {}
-        limits = [sequence.n_spare for sequence in sequences]
+        limits = [sequence.max_draft_tokens for sequence in sequences]
         counts: Counter[int] = Counter()
         if self.costs.is_measured(len(sequences)):
             rounds_s = [None if proposer is None else proposer.round_s for proposer in proposers]
@@ -80,12 +80,12 @@ class SpeculationController:
         return {sequence: tokens for sequence, tokens in drafts.items() if tokens}
 
     def forget(self, sequence: SequenceState) -> None:
-        """Releases what the proposers keep for a sequence that has ended."""
+        """Releases the proposers' state of a sequence that has ended."""
         for proposer in self.proposers:
             proposer.forget(sequence)
 
     def reset(self) -> None:
-        """Releases everything that the proposers keep."""
+        """Releases all state of the proposers."""
         for proposer in self.proposers:
             proposer.reset()
 

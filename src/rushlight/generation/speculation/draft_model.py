@@ -26,7 +26,7 @@ INITIAL_RATE = 0.8
 """The assumed acceptance rate of a sequence's first draft tokens: users select a draft model that predicts well."""
 
 RECOVERY = 0.01
-"""In a step without draft tokens the rate moves this fraction towards 1, so that drafting is tried again."""
+"""In a step without draft tokens the rate moves this fraction towards 1, so that drafting is retried."""
 
 
 class DraftState:

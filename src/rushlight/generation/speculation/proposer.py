@@ -34,9 +34,9 @@ class Proposer(Protocol):
         ...
 
     def forget(self, sequence: SequenceState) -> None:
-        """Releases what is kept for a sequence that has ended."""
+        """Releases the state and blocks of a sequence that has ended."""
         ...
 
     def reset(self) -> None:
-        """Releases everything, whatever state an interrupt left it in; sequences continue as if new."""
+        """Releases everything, even if an interrupt left it inconsistent; sequences then continue as new ones."""
         ...

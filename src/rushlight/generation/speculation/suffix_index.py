@@ -6,8 +6,8 @@ from __future__ import annotations
 class SuffixIndex:
     """A suffix automaton, grown token by token (Blumer et al., Theoretical Computer Science 40, 1985).
 
-    A state is a set of subsequences that end at the same positions. The link of the whole sequence's state leads to its
-    longest suffix that also ends elsewhere, which is the only query needed here.
+    A state is a set of subsequences that end at the same positions. The link of the entire sequence's state leads to
+    its longest suffix that also ends elsewhere, which is the only query needed here.
 
     Attributes:
         ids: the tokens so far.
@@ -19,7 +19,7 @@ class SuffixIndex:
         self._links = [-1]
         self._ends = [0]  # the number of tokens up to the end of one occurrence
         self._edges: list[dict[int, int]] = [{}]
-        self._last = 0  # the state of the whole sequence
+        self._last = 0  # the state of the entire sequence
 
     def append(self, token: int) -> None:
         """Adds the next token."""

@@ -21,10 +21,10 @@ def check_config(checker: Checker, architecture: Architecture) -> Config | None:
 
     So the config of another model is one problem instead of one per tensor. None if the sizes cannot be determined.
     """
-    shown = _shown_by_shapes(checker, architecture)
+    inferred = _inferred_sizes(checker, architecture)
     path = checker.checkpoint.sidecar("config.json")
     config: Any = None
-    if path is None and shown:
+    if path is None and inferred:
         checker.note(
             "config",
             "no config.json",
@@ -45,7 +45,7 @@ def check_config(checker: Checker, architecture: Architecture) -> Config | None:
             return None
     elif wrong := [
         f"{key} is {getattr(config, key):,} in config.json, {size:,} in the tensors"
-        for key, size in shown.items()
+        for key, size in inferred.items()
         if getattr(config, key, size) != size
     ]:
         checker.problem(
@@ -56,12 +56,12 @@ def check_config(checker: Checker, architecture: Architecture) -> Config | None:
         )
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {field.name for field in dataclasses.fields(config)}
-        config = dataclasses.replace(config, **{key: size for key, size in shown.items() if key in fields})
+        config = dataclasses.replace(config, **{key: size for key, size in inferred.items() if key in fields})
     checked: Config = config
     return checked
 
 
-def _shown_by_shapes(checker: Checker, architecture: Architecture) -> dict[str, int]:
+def _inferred_sizes(checker: Checker, architecture: Architecture) -> dict[str, int]:
     """The config fields that shapes and names show."""
     if not issubclass(architecture.config_type, TextConfig):
         return {}
@@ -70,4 +70,4 @@ def _shown_by_shapes(checker: Checker, architecture: Architecture) -> dict[str, 
     for head, table in rules.tied.items():
         if head in shapes:
             shapes.setdefault(table, shapes[head])  # of two tied tensors a file may hold either
-    return architecture.config_type.shown_by(shapes)
+    return architecture.config_type.infer_sizes(shapes)

@@ -195,7 +195,7 @@ class Fit:
                 in_script=True,
             )
             self.checker.fix_script.drop([each.name for each in extra], self.checker.tensors)
-        ignored = [view for name, view in self.checker.tensors.items() if self.rules.ignored(name)]
+        ignored = [view for name, view in self.checker.tensors.items() if self.rules.is_buffer(name)]
         if ignored:
             self.checker.note(
                 "buffers",

@@ -145,14 +145,14 @@ def _report_other_model(checker: Checker, landmarks: frozenset[str], flag: str |
 
 
 def check_unknown(checker: Checker) -> None:
-    """Reports what is known about a checkpoint whose architecture rushlight does not have."""
+    """Reports what is known about a checkpoint whose architecture is not built in."""
     supported = ", ".join(ARCHITECTURES)
     model_type = checker.config_values.get("model_type")
     named = f"config.json's model_type is {printable_name(str(model_type))}" if model_type is not None else ""
     if found := family(checker.tensors):
         checker.problem(
             "architecture",
-            "an architecture that rushlight does not have",
+            "an architecture that is not built in",
             f"By its names this is {found.description}; {f'{named}; ' if named else ''}rushlight has {supported}.",
             found.fix,
         )
@@ -162,11 +162,11 @@ def check_unknown(checker: Checker) -> None:
         why += "but equal names do not mean equal arithmetic."
         fix = f"{PORT_IT}; if this is a {relative} after all, correct model_type"
     else:
-        why = f"The names are not those of {supported}, which is what rushlight has"
+        why = f"The tensor names do not match the built-in architecture: {supported}"
         why += f"; {named}." if named else "."
-        fix = f"{PORT_IT}; `--architecture NAME` compares them with an architecture of rushlight's anyway"
+        fix = f"{PORT_IT}; --port FILE compares with a model file, `--architecture NAME` with a built-in architecture"
     examples = [(view, str(view.shape)) for view in list(checker.tensors.values())[:5]]
-    checker.problem("architecture", "an architecture that rushlight does not have", why, fix, examples)
+    checker.problem("architecture", "an architecture that is not built in", why, fix, examples)
 
 
 def _by_landmarks(checker: Checker) -> str | None:

@@ -71,8 +71,8 @@ def _of_built_in(checker: Checker, architecture: Architecture, path: Path) -> Sc
     shapes = {}
     for tensor in checkpoint.values():
         name = rules.canonical(tensor.name)
-        is_weight = tensor.dtype in FLOAT_DTYPES and not rules.ignored(tensor.name)
-        if is_weight and (name.partition(".")[0] in own or not rules.other_head(name)):
+        is_weight = tensor.dtype in FLOAT_DTYPES and not rules.is_buffer(tensor.name)
+        if is_weight and (name.partition(".")[0] in own or not rules.is_other_head(name)):
             shapes[name] = tensor.shape
     if has_tied_heads(architecture, config):
         for head, table in rules.tied.items():  # of two tied tensors a file may hold either
@@ -95,7 +95,7 @@ def _of_built_in(checker: Checker, architecture: Architecture, path: Path) -> Sc
         module = port_of_built_in(model, changes, prefixes, docstring)
         if module is not None:
             return Scaffold(module, port_test(checkpoint.source, path, computes_logits=True), ())
-    sizes = config.shown_by(shapes) if isinstance(config, TextConfig) else {}
+    sizes = config.infer_sizes(shapes) if isinstance(config, TextConfig) else {}
     file = ModelFile.of(model)
     writer = VariantWriter(
         checkpoint, shapes, model=model, sizes=sizes, file=file, prefixes=prefixes, docstring=docstring
