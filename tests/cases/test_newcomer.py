@@ -86,4 +86,6 @@ def test_a_name_that_is_neither_a_path_nor_cached(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     code, _, err = run("generate", "my-model", "Once", "--offline")
     assert code == 2
-    assert err.startswith("error: no path my-model exists, and the model is not in the cache")
+    assert err.startswith(
+        "error: no path my-model exists, the cache does not have the complete model, and the network is disabled"
+    )

@@ -388,7 +388,7 @@ def test_an_incomplete_model_in_the_cache_is_refused_at_once(
 ):
     snapshot = next((tmp_path / "hub" / "models--me--tiny" / "snapshots").iterdir())
     (snapshot / "model.safetensors").unlink()
-    with pytest.raises(SourceError, match="incomplete there, and the network is disabled"):
+    with pytest.raises(SourceError, match="the cache does not have the complete model, and the network is disabled"):
         rushlight.load("me/tiny", offline=True)
     hub.close()
     with pytest.raises(SourceError, match=r"me/tiny exists, and the model cannot be downloaded .*refused") as caught:

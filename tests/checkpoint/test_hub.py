@@ -104,7 +104,7 @@ def test_offline_and_not_cached_has_a_remedy(hub):
     hub.repos["owner/name"] = REPO
     error = refusal("owner/name", offline=True)
     assert isinstance(error, SourceError)
-    assert "not in the cache" in error.message
+    assert "the cache does not have the complete model" in error.message
     assert "without --offline" in error.remedy
     assert hub.requests == []
 
@@ -112,7 +112,7 @@ def test_offline_and_not_cached_has_a_remedy(hub):
 def test_offline_and_incomplete_in_the_cache_is_an_error(hub):
     hub.repos["owner/name"] = REPO
     (check("owner/name") / "model.safetensors").unlink()
-    assert "not in the cache, or incomplete" in refusal("owner/name", offline=True).message
+    assert "the cache does not have the complete model" in refusal("owner/name", offline=True).message
     check("owner/name")
 
 

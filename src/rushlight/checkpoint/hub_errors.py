@@ -49,7 +49,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> SourceErro
     reason = error.__cause__ if cache_failed else error
     match reason:
         case None:
-            message = f"{no_path}, the model is not in the cache, or incomplete there, and the network is disabled"
+            message = f"{no_path}, the cache does not have the complete model, and the network is disabled"
             remedy = "load it once without --offline and HF_HUB_OFFLINE"
         case errors.HFValidationError():
             message = f"{repo_id} is neither an existing path nor a valid hub id"
