@@ -37,7 +37,7 @@ devices *args:
     test -d .venv-devices || python3 -m venv .venv-devices
     .venv-devices/bin/pip install --quiet torch==2.13.0
     .venv-devices/bin/pip install --quiet triton -e '.[test,proof,cuda,metal]'
-    .venv-devices/bin/pytest -m devices {{ args }}
+    OMP_NUM_THREADS=1 .venv-devices/bin/pytest -m devices {{ args }}
 
 # Compare with other runtimes, in a separate environment; needs an otherwise idle machine.
 bench *args:
