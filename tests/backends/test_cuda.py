@@ -348,8 +348,8 @@ def test_sampling_waits_for_the_device_once(torch, monkeypatch):
 def test_the_token_mask_of_a_model_is_copied_to_the_device_once(torch, monkeypatch):
     ops = open_backend("torch-cpu" if ON == "cpu" else ON)
     allowed, sent = np.arange(7) < 5, []
-    original = ops._sent
-    monkeypatch.setattr(ops, "_sent", lambda values: sent.append(values) or original(values))
+    original = ops._to_device
+    monkeypatch.setattr(ops, "_to_device", lambda values: sent.append(values) or original(values))
     for _ in range(3):
         assert ops.sample(torch.arange(14.0, device=ON).view(2, 7), [SamplingRow(allowed=allowed)] * 2) == [4, 4]
     assert len(sent) == 1
