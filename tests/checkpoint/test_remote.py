@@ -468,7 +468,7 @@ def test_a_hub_model_in_the_cache_is_read_there(hub):
 
 def test_a_hub_model_offline_and_not_in_the_cache_is_an_error(hub):
     hub.repos["owner/name"] = {"model.safetensors": SMALL}
-    assert "not in the cache" in refusal("owner/name", offline=True).message
+    assert "the cache does not have the complete model" in refusal("owner/name", offline=True).message
     assert hub.requests == []
 
 
