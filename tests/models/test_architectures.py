@@ -10,12 +10,12 @@ from rushlight.models import ARCHITECTURES
 
 @pytest.fixture(params=NAMES)
 def fixture(request):
-    return Fixture.read(request.param)
+    return Fixture(request.param)
 
 
 def test_every_architecture_has_a_fixture():
     with_own_fixtures = {"gpt2"}
-    assert {Fixture.read(name).config["model_type"] for name in NAMES} == {*ARCHITECTURES} - with_own_fixtures
+    assert {Fixture(name).config["model_type"] for name in NAMES} == {*ARCHITECTURES} - with_own_fixtures
 
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
