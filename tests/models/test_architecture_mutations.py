@@ -51,10 +51,10 @@ def other_pairs_are_rotated(rotary, ops, x, angles, n_head, *, interleaved=False
 
 @mutant("rotary")
 def rotated_backwards(rotary, ops, x, angles, n_head, *, interleaved=False):
-    cos, sin = np.split(angles, 2, axis=1)
-    return rotary(
-        ops, x, np.concatenate([cos, -sin], axis=1) if n_head == 4 else angles, n_head, interleaved=interleaved
-    )
+    if n_head == 4:  # queries
+        cos, sin = np.split(angles, 2, axis=1)
+        angles = np.concatenate([cos, -sin], axis=1)
+    return rotary(ops, x, angles, n_head, interleaved=interleaved)
 
 
 @mutant("rotary")
@@ -224,7 +224,7 @@ CONFIGS = [
     ("llama_llama3", rope(high_freq_factor=8.0)),
     ("llama_llama3", rope(original_max_position_embeddings=600)),
     ("llama_yarn", rope(original_max_position_embeddings=600)),
-    ("llama_yarn", rope(beta_fast=4.0)),
+    ("llama_yarn", rope(beta_fast=1.5)),
     ("llama_longrope", exchange_lists),
     ("llama_longrope_long", exchange_lists),
     ("phi3_longrope", exchange_lists),

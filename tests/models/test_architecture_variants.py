@@ -83,7 +83,7 @@ def test_a_tied_head_may_be_stored_alone(name, same_logits):
 
 
 def earlier_keys(config):
-    """config.json as transformers 4 writes it: beside `rope_scaling`, without layer types that follow from other keys."""
+    """config.json as transformers 4 writes it: with `rope_scaling`, without layer types that follow from other keys."""
     config["torch_dtype"] = config.pop("dtype")
     settings = config.pop("rope_parameters", None)
     if settings is not None:
@@ -141,10 +141,7 @@ CONFIGS = [
     ("phi3_longrope", rope_type("su")),
     ("phi3_longrope", rope_type("yarn")),
     ("stablelm", {"use_parallel_residual": False, "qk_layernorm": False}),
-    (
-        "starcoder2",
-        {"tie_word_embeddings": ABSENT, "use_bias": ABSENT, "mlp_type": "default", "norm_type": "layer_norm"},
-    ),
+    ("starcoder2", {"tie_word_embeddings": ABSENT, "use_bias": ABSENT, "mlp_type": "default"}),
 ]
 """Fixtures, and other values of keys, or edits, that mean the same."""
 

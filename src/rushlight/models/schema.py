@@ -182,6 +182,7 @@ class Fields:
 
     def is_null(self, key: str) -> bool:
         """Whether a key is there with the value null, which some architectures distinguish from a missing key."""
+        self._read.add(key)
         return key in self._values and self._values[key] is None
 
     def neutral(self, key: str, *neutral: Any) -> None:
