@@ -55,6 +55,7 @@ class Attention(Module):
         out_bias: whether the output has one.
         scale: the factor of the scores; None is 1/√D.
         window: the number of positions that a row sees; None is all.
+        softcap: scores become softcap · tanh(score / softcap); None leaves them.
         rotates: whether queries and keys are rotated.
     """
 
@@ -68,9 +69,11 @@ class Attention(Module):
         out_bias: bool = False,
         scale: float | None = None,
         window: int | None = None,
+        softcap: float | None = None,
         rotates: bool = True,
     ) -> None:
-        self.heads, self.layer, self.window, self.rotates = heads, layer, window, rotates
+        self.heads, self.layer, self.rotates = heads, layer, rotates
+        self.window, self.softcap = window, softcap
         self.scale = 1 / math.sqrt(heads.dim) if scale is None else scale
         self.add_projections(width, bias)
         self.o_proj = Linear(heads.n * heads.dim, width, bias=out_bias)
@@ -90,7 +93,17 @@ class Attention(Module):
         q, k, v = self.project(x)
         if self.rotates:
             q, k = ops.rotary(q, angles, heads.n), ops.rotary(k, angles, heads.n_kv)
-        x = ops.attention(q, k, v, batch, layer=self.layer, n_head=heads.n, scale=self.scale, window=self.window)
+        x = ops.attention(
+            q,
+            k,
+            v,
+            batch,
+            layer=self.layer,
+            n_head=heads.n,
+            scale=self.scale,
+            window=self.window,
+            softcap=self.softcap,
+        )
         return self.o_proj(x)
 
 
