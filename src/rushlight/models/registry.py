@@ -20,7 +20,16 @@ MODULES = {
     "gemma3": "gemma3",
     "gemma3_text": "gemma3_text",
     "gpt2": "gpt2",
+    "granite": "granite",
     "llama": "llama",
+    "mistral": "mistral",
+    "olmo2": "olmo2",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "smollm3": "smollm3",
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
 }
 """`model_type` in config.json -> the file in this folder that defines `ARCHITECTURE`, the class of the model."""
 

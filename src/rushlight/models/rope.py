@@ -109,7 +109,7 @@ def read_rope(
     theta = settings.positive("rope_theta", fields.positive(theta_key, theta))
     fraction = settings.positive("partial_rotary_factor", fields.positive(fraction_key, fraction))
     n_channels = 2 * math.ceil(int(head_dim * fraction) / 2)
-    if not 0 < n_channels <= head_dim:
+    if fields.is_valid and not 0 < n_channels <= head_dim:
         fields.problem(f"{fraction_key} is {fraction:g}, expected a share of the {head_dim} channels of a head")
     original = settings.size("original_max_position_embeddings", positions)
     original = fields.size("original_max_position_embeddings", original)
