@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 __all__ = ["ARCHITECTURES", "recognise"]
 
 MODULES = {
+    "bloom": "bloom",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3_text",
     "gpt2": "gpt2",
+    "gpt_bigcode": "gpt_bigcode",
+    "gpt_neo": "gpt_neo",
+    "gpt_neox": "gpt_neox",
+    "gptj": "gptj",
     "llama": "llama",
+    "opt": "opt",
+    "phi": "phi",
 }
 """`model_type` in config.json -> the file in this folder that defines `ARCHITECTURE`, the class of the model."""
 
