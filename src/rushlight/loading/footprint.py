@@ -1,0 +1,109 @@
+"""What a language model needs in memory, from its config and its headers: before it is loaded, or even downloaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from rushlight.backends.dtypes import WEIGHT_BYTES
+from rushlight.backends.protocol import Role
+from rushlight.checkpoint import read_config
+from rushlight.errors import RushlightError
+from rushlight.models import TextConfig
+from rushlight.models.recognition import architecture_of
+
+if TYPE_CHECKING:
+    from rushlight.checkpoint import Checkpoint
+    from rushlight.models import Architecture
+
+__all__ = ["DTYPES", "Footprint", "footprint"]
+
+DTYPES = ("f32", "bf16", "int8", "int4")
+"""The dtypes that differ in size, the largest first; f16 takes what bf16 takes."""
+TOKENS = 2048
+"""The tokens that a model must have room for to fit, or its whole context if that is less."""
+
+_STORED = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
+
+
+class Footprint(NamedTuple):
+    """The memory of a model on cpu.
+
+    Attributes:
+        n_parameters: its weights, a tied head counted once.
+        stored: the dtype of most of the checkpoint, which auto keeps.
+        weight_bytes: its weights in each of DTYPES and in `stored`.
+        kv_numbers: the keys and values of one token.
+        context_length: the most tokens of a sequence.
+    """
+
+    n_parameters: int
+    stored: str
+    weight_bytes: Mapping[str, int]
+    kv_numbers: int
+    context_length: int
+
+    def kv_bytes(self, dtype: str, n_tokens: int) -> int:
+        """The keys and values of a sequence, with weights in a dtype; layers with a window may take less."""
+        return self.kv_numbers * n_tokens * (4 if dtype == "f32" else 2)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that there must be room for."""
+        return min(TOKENS, self.context_length)
+
+    def need_bytes(self, dtype: str) -> int:
+        """Weights, and keys and values of `tokens`."""
+        return self.weight_bytes[dtype] + self.kv_bytes(dtype, self.tokens)
+
+    def fitting(self, have_bytes: int) -> str | None:
+        """The dtype in which the model fits: the stored one, or else the largest below it; None if it does not fit."""
+        below = [dtype for dtype in DTYPES if WEIGHT_BYTES[dtype] < WEIGHT_BYTES[self.stored]]
+        return next((dtype for dtype in (self.stored, *below) if self.need_bytes(dtype) <= have_bytes), None)
+
+
+def footprint(checkpoint: Checkpoint) -> Footprint | None:
+    """The footprint of an open checkpoint; None if its type is not built in or its config is not valid."""
+    architecture = architecture_of(checkpoint)
+    if architecture is None:
+        return None
+    path = checkpoint.sidecar("config.json")
+    try:
+        if path is None:
+            config = architecture.config_type.from_tensors(checkpoint, file=checkpoint.source)
+        else:
+            config = architecture.config_type.from_json(read_config(path), file=str(path))
+    except RushlightError:
+        return None
+    return _footprint(checkpoint, architecture, config) if isinstance(config, TextConfig) else None
+
+
+def _footprint(checkpoint: Checkpoint, architecture: Architecture, config: TextConfig) -> Footprint:
+    slots = [
+        slot
+        for name, slot in architecture(config).named_slots()
+        if not (config.tie_word_embeddings and name in architecture.rules.tied)
+    ]
+    stored_bytes = Counter[str]()
+    for tensor in checkpoint.values():
+        stored_bytes[_STORED.get(tensor.dtype, "f32")] += tensor.nbytes
+    stored = max(stored_bytes, key=lambda dtype: stored_bytes[dtype], default="f32")
+    kv = config.kv_shape
+    return Footprint(
+        n_parameters=sum(slot.n_elements for slot in slots),
+        stored=stored,
+        weight_bytes={
+            dtype: int(sum(slot.n_elements * _bytes_each(dtype, slot.role) for slot in slots))
+            for dtype in dict.fromkeys((stored, *DTYPES))
+        },
+        kv_numbers=2 * kv.n_layer * kv.n_kv_head * kv.head_dim,
+        context_length=config.context_length,
+    )
+
+
+def _bytes_each(dtype: str, role: Role) -> float:
+    """Bytes of one weight, by the policy of `rushlight.backends.dtypes`."""
+    if role is Role.VECTOR:
+        return WEIGHT_BYTES["f32"]
+    return WEIGHT_BYTES["int8" if dtype == "int4" and role is Role.TABLE else dtype]
