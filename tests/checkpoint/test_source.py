@@ -239,7 +239,8 @@ def test_a_hub_id_is_looked_up_on_the_hub(tmp_path, monkeypatch, hub_requests, n
 
 
 @pytest.mark.parametrize(
-    ("name", "full"), [("gpt2", "openai-community/gpt2"), ("qwen3:0.6b", "Qwen/Qwen3-0.6B"), ("qwen3", "Qwen/Qwen3-0.6B")]
+    ("name", "full"),
+    [("gpt2", "openai-community/gpt2"), ("qwen3:0.6b", "Qwen/Qwen3-0.6B"), ("qwen3", "Qwen/Qwen3-0.6B")],
 )
 def test_a_short_name_is_looked_up_in_full_and_said(tmp_path, monkeypatch, hub_requests, caplog, name, full):
     monkeypatch.chdir(tmp_path)
@@ -260,7 +261,12 @@ def test_a_path_takes_precedence_over_a_short_name(tmp_path, monkeypatch, hub_re
 
 @pytest.mark.parametrize(
     ("name", "suggested"),
-    [("qwen3:0.7b", "qwen3:0.6b"), ("smolm2:135m", "smollm2:135m"), ("Llama3.2:8b", "llama3.2:"), ("opt:13b", "opt:1.3b")],
+    [
+        ("qwen3:0.7b", "qwen3:0.6b"),
+        ("smolm2:135m", "smollm2:135m"),
+        ("Llama3.2:8b", "llama3.2:"),
+        ("opt:13b", "opt:1.3b"),
+    ],
 )
 def test_an_unknown_size_suggests_the_known_ones(tmp_path, monkeypatch, hub_requests, name, suggested):
     monkeypatch.chdir(tmp_path)

@@ -126,7 +126,9 @@ def test_a_bare_file_of_gpt2s_vocabulary_gets_gpt2s_sizes_and_tokenizer(tmp_path
 
 def test_a_bare_file_of_an_unknown_architecture_is_refused(tmp_path):
     save_file({"encoder.weight": np.zeros((4, 4), np.float32)}, tmp_path / "other.safetensors")
-    with pytest.raises(FormatError, match=r"match no known architecture.*rushlight inspect.*rushlight port.*rushlight models"):
+    with pytest.raises(
+        FormatError, match=r"match no known architecture.*rushlight inspect.*rushlight port.*rushlight models"
+    ):
         rushlight.load(tmp_path / "other.safetensors")
 
 
@@ -144,7 +146,9 @@ def test_an_unknown_architecture_is_named_by_its_family(folder):
     with pytest.raises(ConfigError, match=r"no architecture 'lalma'.*of the Llama family.*rushlight port SOURCE"):
         rushlight.load(folder)
     set_config(folder, model_type=None)
-    with pytest.raises(ConfigError, match=r"model_type is missing; .*of the Llama family.*config.json that was published"):
+    with pytest.raises(
+        ConfigError, match=r"model_type is missing; .*of the Llama family.*config.json that was published"
+    ):
         rushlight.load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(FormatError, match=r"no config.json.*of the Llama family.*config.json that was published"):

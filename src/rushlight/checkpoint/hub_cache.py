@@ -212,7 +212,7 @@ def _disk_bytes(folder: Path) -> int:
     for path, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
-                found = os.lstat(os.path.join(path, name))
+                found = (Path(path) / name).lstat()
                 if stat.S_ISREG(found.st_mode):
                     sizes[found.st_dev, found.st_ino] = found.st_size
     return sum(sizes.values())

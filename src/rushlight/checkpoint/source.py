@@ -62,12 +62,7 @@ def open_checkpoint(
         CheckpointError: a file is not a valid safetensors file, or the index does not match the files.
     """
     name = _name(source)
-    if url := _URL.match(name):
-        hub_id = url[1]
-        raise SourceError(
-            f"{printable_name(name)} is a URL: weights are not loaded from URLs",
-            remedy=f"use the hub id {hub_id}" if hub_id else "download the file and use its path",
-        )
+    _refuse_url(name)
     path = _local_path(source, revision)
     if path is None:
         name = _repository(name)
@@ -120,7 +115,17 @@ def repository_of(source: str, revision: str | None = None) -> str | None:
     Raises:
         SourceError: neither a path nor a hub id.
     """
-    return None if _URL.match(source) or _local_path(source, revision) else _repository(source)
+    _refuse_url(source)
+    return None if _local_path(source, revision) else _repository(source)
+
+
+def _refuse_url(name: str) -> None:
+    if url := _URL.match(name):
+        hub_id = url[1]
+        raise SourceError(
+            f"{printable_name(name)} is a URL: weights are not loaded from URLs",
+            remedy=f"use the hub id {hub_id}" if hub_id else "download the file and use its path",
+        )
 
 
 def _repository(name: str) -> str:

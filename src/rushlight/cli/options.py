@@ -70,8 +70,8 @@ HeaderSource = Annotated[
         autocompletion=complete_source,
         show_default=False,
         rich_help_panel=MODEL,
-        help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, a short name such"
-        " as smollm2 (see `rushlight models`), a URL, or tales, the embedded model.",
+        help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, a short name"
+        " such as smollm2 (see `rushlight models`), a URL, or tales, the embedded model.",
     ),
 ]
 """For commands that only read headers, which works for URLs too."""

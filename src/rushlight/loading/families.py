@@ -12,7 +12,7 @@ __all__ = ["NAME_IT", "PORT_IT", "Family", "family"]
 
 PORT_IT = "`rushlight port SOURCE -o my_model.py` writes a model file under these names to start from"
 NAME_IT = (
-    "put the config.json that was published with these weights next to them, since its model_type says which one it is; "
+    "put the config.json that was published with these weights next to them: its model_type says which one it is; "
     f"for a relative, {PORT_IT}"
 )
 """For families with built-in types, which differ in arithmetic that names do not show."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.backends.dtypes import WEIGHT_BYTES
@@ -14,6 +13,8 @@ from rushlight.models import TextConfig
 from rushlight.models.recognition import architecture_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rushlight.checkpoint import Checkpoint
     from rushlight.models import Architecture
 

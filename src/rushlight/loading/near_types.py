@@ -40,8 +40,8 @@ _KINDS = {
         granitemoe:granite granitemoeshared:granite jetmoe kimi_k2 minimax minimax_m2 mixtral:mistral olmoe:olmo2
         phimoe:phi3 qwen2_moe:qwen2 qwen3_moe:qwen3""",
     "a mixture of experts with linear attention": "qwen3_next:qwen3 qwen3_5_moe:qwen3",
-    "a model of images and text": """aya_vision blip blip-2 chameleon florence2 fuyu gemma4:gemma3_text git glm4v idefics
-        idefics2:mistral idefics3:llama internvl:qwen2 janus kosmos-2 llama4:llama llava:llama llava_next:llama
+    "a model of images and text": """aya_vision blip blip-2 chameleon florence2 fuyu gemma4:gemma3_text git glm4v
+        idefics idefics2:mistral idefics3:llama internvl:qwen2 janus kosmos-2 llama4:llama llava:llama llava_next:llama
         llava_onevision:qwen2 mistral3:mistral mllama:llama molmo paligemma:gemma phi3_v:phi3 pixtral:mistral
         qwen2_5_vl:qwen2 qwen2_vl:qwen2 qwen3_vl:qwen3 smolvlm:llama""",
     "a model of images, audio and text": """gemma3n:gemma3_text phi4_multimodal:phi3 phi4mm:phi3 qwen2_5_omni:qwen2
@@ -59,8 +59,8 @@ _KINDS = {
     "a mixture of attention and a state-space model": """bamba falcon_h1 granitemoehybrid:granite jamba lfm2 nemotron_h
         plamo2 qwen3_5:qwen3 recurrent_gemma:gemma zamba zamba2""",
     DECODER: """apertus:llama arcee:llama baichuan:llama biogpt bitnet:llama chatglm codegen:gptj cohere:llama
-        cohere2:llama ctrl diffllama:llama ernie4_5:llama exaone:llama exaone4:llama falcon:gpt_neox glm:llama glm4:llama
-        gpt_neox_japanese:gpt_neox gptsan-japanese helium:llama hunyuan_v1_dense:qwen3 internlm:llama internlm2:llama
+        cohere2:llama ctrl diffllama:llama ernie4_5:llama exaone:llama exaone4:llama falcon:gpt_neox glm:llama
+        glm4:llama gpt_neox_japanese:gpt_neox gptsan-japanese helium:llama hunyuan_v1_dense:qwen3 internlm:llama internlm2:llama
         internlm3:llama minicpm:llama minicpm3 ministral:mistral mpt:bloom nanochat:llama nemotron:llama olmo:llama
         olmo3:olmo2 openai-gpt:gpt2 persimmon:gpt_neox qwen:qwen2 seed_oss:qwen2 vaultgemma:gemma2 xglm:opt""",
 }
@@ -88,7 +88,7 @@ def describe_type(model_type: str) -> str | None:
         return what
     if known.kind == DECODER:
         return f"{what}; the most similar built-in type is {known.near}"
-    adjective = "dense" if "experts" in known.kind else "text-only" if " of " in known.kind else "similar"
+    adjective = "dense" if "experts" in known.kind else "text-only" if "and text" in known.kind else "similar"
     return f"{what}; the {adjective} {known.near} is built in"
 
 

@@ -9,7 +9,7 @@ import typer
 
 from rushlight.cli.options import MODEL, Debug, Revision, complete_short_name
 from rushlight.cli.terminal import out, status, write_message
-from rushlight.errors import SourceError, printable_line
+from rushlight.errors import SourceError, TruncatedError, printable_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,10 +55,17 @@ def pull(
             f"{printable_line(source)} is on this machine: there is nothing to download",
             remedy="use it as it is, or name a model on the hub, such as smollm2",
         )
-    with status(f"looking up {repo_id}"):
-        checkpoint = open_headers(repo_id, revision=revision, allow_missing=tied_heads)
-    with checkpoint:
-        _describe(checkpoint)
+    try:
+        with status(f"looking up {repo_id}"):
+            checkpoint = open_headers(repo_id, revision=revision, allow_missing=tied_heads)
+    except (SourceError, TruncatedError) as error:
+        if "://" not in str(error.file):
+            raise
+        # The header could not be read from its URL: the download may still succeed, since it retries.
+        write_message(f"the size is not known yet: {error}")
+    else:
+        with checkpoint:
+            _describe(checkpoint)
     with open_checkpoint(repo_id, revision=revision, allow_missing=tied_heads) as downloaded:
         out(f"{downloaded.folder}\n")
 

@@ -1,10 +1,12 @@
-"""A table whose last column wraps; on a terminal that is too narrow for it, a row becomes a line with details below.
+"""A table whose last column wraps.
 
     model                                type   size       here
-    HuggingFaceTB/SmolLM2-135M-Instruct  llama  257.0 MiB  runs in bf16
+    HuggingFaceTB/SmolLM2-135M-Instruct  llama  257.0 MiB  fits in bf16
+
+On a terminal that is too narrow for it, a row becomes a line with its details below:
 
     HuggingFaceTB/SmolLM2-135M-Instruct
-      llama  257.0 MiB  runs in bf16
+      llama  257.0 MiB  fits in bf16
 """
 
 from __future__ import annotations
