@@ -60,9 +60,10 @@ _KINDS = {
         plamo2 qwen3_5:qwen3 recurrent_gemma:gemma zamba zamba2""",
     DECODER: """apertus:llama arcee:llama baichuan:llama biogpt bitnet:llama chatglm codegen:gptj cohere:llama
         cohere2:llama ctrl diffllama:llama ernie4_5:llama exaone:llama exaone4:llama falcon:gpt_neox glm:llama
-        glm4:llama gpt_neox_japanese:gpt_neox gptsan-japanese helium:llama hunyuan_v1_dense:qwen3 internlm:llama internlm2:llama
-        internlm3:llama minicpm:llama minicpm3 ministral:mistral mpt:bloom nanochat:llama nemotron:llama olmo:llama
-        olmo3:olmo2 openai-gpt:gpt2 persimmon:gpt_neox qwen:qwen2 seed_oss:qwen2 vaultgemma:gemma2 xglm:opt""",
+        glm4:llama gpt_neox_japanese:gpt_neox gptsan-japanese helium:llama hunyuan_v1_dense:qwen3
+        internlm:llama internlm2:llama internlm3:llama minicpm:llama minicpm3
+        ministral:mistral mpt:bloom nanochat:llama nemotron:llama olmo:llama olmo3:olmo2 openai-gpt:gpt2 persimmon:gpt_neox qwen:qwen2
+        seed_oss:qwen2 vaultgemma:gemma2 xglm:opt""",
 }
 
 NEAR_TYPES = {
