@@ -62,8 +62,8 @@ _KINDS = {
         cohere2:llama ctrl diffllama:llama ernie4_5:llama exaone:llama exaone4:llama falcon:gpt_neox glm:llama
         glm4:llama gpt_neox_japanese:gpt_neox gptsan-japanese helium:llama hunyuan_v1_dense:qwen3
         internlm:llama internlm2:llama internlm3:llama minicpm:llama minicpm3
-        ministral:mistral mpt:bloom nanochat:llama nemotron:llama olmo:llama olmo3:olmo2 openai-gpt:gpt2 persimmon:gpt_neox qwen:qwen2
-        seed_oss:qwen2 vaultgemma:gemma2 xglm:opt""",
+        ministral:mistral mpt:bloom nanochat:llama nemotron:llama olmo:llama
+        olmo3:olmo2 openai-gpt:gpt2 persimmon:gpt_neox qwen:qwen2 seed_oss:qwen2 vaultgemma:gemma2 xglm:opt""",
 }
 
 NEAR_TYPES = {
