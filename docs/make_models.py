@@ -1,5 +1,7 @@
 """Writes docs/models.md from the catalogue of built-in types and the short names."""
 
+# ruff: noqa: E501 (lines of the page)
+
 from pathlib import Path
 
 from rushlight.checkpoint.short_names import short_names
@@ -21,8 +23,7 @@ $ rushlight models qwen3
 ...
 ```
 
-Any fine-tune of these types runs too. A `gemma3` checkpoint with vision runs as the `gemma3_text` inside it: the vision
-part is left out, with a note.
+Any fine-tune of these types runs too.
 """
 
 SHORT_NAMES = """\
@@ -97,7 +98,8 @@ def page() -> str:
 def _checkpoints() -> str:
     rows = "".join(_rows(each) for each in CATALOGUE)
     return (
-        "\n## Well-known checkpoints\n\n| type | hub id | parameters | context | short name |\n|---|---|---|---|---|\n" + rows
+        "\n## Well-known checkpoints\n\n| type | hub id | parameters | context | short name |\n|---|---|---|---|---|\n"
+        + rows
     )
 
 

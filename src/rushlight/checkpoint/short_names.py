@@ -18,6 +18,7 @@ SHORT_NAMES = {
     "gemma3": "google/gemma-3-270m-it",
     "gemma3:270m": "google/gemma-3-270m-it",
     "gemma3:1b": "google/gemma-3-1b-it",
+    "gemma3:4b": "google/gemma-3-4b-it",
     "gpt-neo": "EleutherAI/gpt-neo-125m",
     "gpt-neo:125m": "EleutherAI/gpt-neo-125m",
     "gpt-neo:1.3b": "EleutherAI/gpt-neo-1.3B",

@@ -155,13 +155,18 @@ CATALOGUE = (
     ),
     ModelType(
         "gemma3_text",
-        "Gemma 3, and the text part of its models with vision",
+        "Gemma 3",
         "windows in five of six layers, with rotary frequencies of their own",
         (
             Published("google/gemma-3-270m-it", "268M", 32768),
             Published("google/gemma-3-1b-it", "1.0B", 32768),
-            Published("google/gemma-3-4b-it", "4.3B", 131072),
         ),
+    ),
+    ModelType(
+        "gemma3",
+        "Gemma 3 with vision",
+        "the gemma3_text inside it; the vision part is left out",
+        (Published("google/gemma-3-4b-it", "4.3B", 131072),),
     ),
     ModelType(
         "phi",
