@@ -278,4 +278,4 @@ def test_completion_names_the_downloaded_models(pulled, process, cache):
     assert completed("rushlight pull smollm3", 2) == ["smollm3", "smollm3:3b"]
     assert completed("rushlight generate qwen", 2) == ["qwen2.5", "qwen3"]
     assert "qwen3:0.6b" in completed("rushlight chat qwen3:", 2)
-    assert completed("rushlight models gemma3", 2) == ["gemma3_text"]
+    assert completed("rushlight models smol", 2) == ["smollm3"]

@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from rushlight.cli.views.tree import TreeView, human_bytes
+from rushlight.cli.views.tree import TreeView
+from rushlight.host.memory import human_bytes
 from rushlight.loading.inspection import inspect
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -185,7 +186,14 @@ def test_json_is_the_tree(rushlight, path):
     record = json.loads(rushlight("inspect", path, "--json").out)
     assert record.pop("memory") == {
         "stored": "f32",
-        "weight_bytes": {"f32": 497_759_232, "bf16": 249_122_304, "int8": 132_573_744, "int4": 95_414_832},
+        "weight_bytes": {
+            "f64": 995_033_088,
+            "f32": 497_759_232,
+            "f16": 249_122_304,
+            "bf16": 249_122_304,
+            "int8": 132_573_744,
+            "int4": 95_414_832,
+        },
         "kv_bytes": {"1024": 75_497_472},
         "context_length": 1024,
     }

@@ -72,8 +72,8 @@ app = typer.Typer(
 \b
 Examples:
   rushlight generate -p "Once upon a time"
-  rushlight generate openai-community/gpt2 -p "My name is" --max-tokens 40
-  rushlight chat openai-community/gpt2
+  rushlight generate qwen3:0.6b -p "My name is" --max-tokens 40
+  rushlight chat smollm2
   rushlight inspect model.safetensors
   rushlight --model-path model.safetensors --device cpu --prompt "My name is"
 """,

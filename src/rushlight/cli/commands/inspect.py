@@ -23,7 +23,7 @@ EXAMPLES = """
 Examples:
   rushlight inspect tales
   rushlight inspect model.safetensors
-  rushlight inspect openai-community/gpt2 --depth 1
+  rushlight inspect qwen3:4b --depth 1
   rushlight inspect ./folder --full | grep attn
   rushlight inspect model.safetensors --json | jq .n_parameters
   rushlight inspect model.safetensors --stats --html model.html
@@ -93,15 +93,14 @@ def inspect(
 
 def _show_needs(needed: Footprint) -> None:
     """Prints what the model needs, and on stderr whether that is too much for this machine."""
-    from rushlight.cli.views.footprint import fit, needs
     from rushlight.cli.word_wrap import wrapped
     from rushlight.host.memory import available_bytes
 
-    text = f"memory: {needs(needed)}"
+    text = f"memory: {needed.describe()}"
     out(f"\n{wrapped(text, columns(sys.stdout)) if sys.stdout.isatty() else text}\n")
     have_bytes = available_bytes()
     if needed.fitting(have_bytes) != needed.stored:
-        note(fit(needed, have_bytes))
+        note(needed.describe_fit(have_bytes))
 
 
 def _memory(needed: Footprint) -> dict[str, object]:

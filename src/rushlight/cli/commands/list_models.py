@@ -35,8 +35,7 @@ def list_models(
     ~/.cache/huggingface/hub.
     """
     from rushlight.checkpoint.hub_cache import cache_folder
-    from rushlight.cli.views.tree import human_bytes
-    from rushlight.host.memory import available_bytes
+    from rushlight.host.memory import available_bytes, human_bytes
     from rushlight.loading.library import library
 
     with status("reading the cache"):
@@ -58,7 +57,7 @@ def _view(models: list[Downloaded], have_bytes: int) -> Text:
     from rich.text import Text
 
     from rushlight.cli.views.listing import listing
-    from rushlight.cli.views.tree import human_bytes
+    from rushlight.host.memory import human_bytes
 
     rows: list[Text | list[Text]] = [
         [
@@ -77,13 +76,13 @@ def _state(each: Downloaded, have_bytes: int) -> Text:
     from rich.text import Text
 
     from rushlight.checkpoint.short_names import short_names
-    from rushlight.cli.views.footprint import fit
     from rushlight.loading.near_types import describe_type
 
     if each.problems:
         state = Text(printable_line("; ".join(each.problems)), "red")
     elif each.footprint is not None:
-        state = Text(fit(each.footprint, have_bytes), "green" if each.footprint.fitting(have_bytes) else "yellow")
+        style = "green" if each.footprint.fitting(have_bytes) else "yellow"
+        state = Text(each.footprint.describe_fit(have_bytes), style)
     elif each.is_built_in:
         state = Text("its config is not valid: `rushlight check` says why", "red")
     else:

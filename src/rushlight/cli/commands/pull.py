@@ -73,9 +73,7 @@ def pull(
 def _describe(checkpoint: Checkpoint) -> None:
     """Prints on stderr what is about to be downloaded, and refuses what exceeds the disk."""
     from rushlight.checkpoint.hub_cache import cache_folder
-    from rushlight.cli.views.footprint import fit, needs
-    from rushlight.cli.views.tree import human_bytes
-    from rushlight.host.memory import available_bytes
+    from rushlight.host.memory import available_bytes, human_bytes
     from rushlight.loading.footprint import footprint
     from rushlight.loading.near_types import why_not
 
@@ -83,8 +81,8 @@ def _describe(checkpoint: Checkpoint) -> None:
     size = f"{human_bytes(nbytes)} to download" if checkpoint.is_remote else "already downloaded"
     write_message(printable_line(f"{checkpoint.source}: {size}"))
     if (needed := footprint(checkpoint)) is not None:
-        write_message(f"{needed.n_parameters:,} parameters: {needs(needed)}")
-        write_message(fit(needed, available_bytes()))
+        write_message(f"{needed.n_parameters:,} parameters: {needed.describe()}")
+        write_message(needed.describe_fit(available_bytes()))
     elif reason := why_not(checkpoint):
         write_message(printable_line(reason))
     cache = cache_folder()

@@ -45,7 +45,7 @@ def remove(
     cache is deleted.
     """
     from rushlight.checkpoint.hub_cache import delete, find_cached
-    from rushlight.cli.views.tree import human_bytes
+    from rushlight.host.memory import human_bytes
 
     model = find_cached(source)
     what = printable_line(f"{model.repo_id}, {human_bytes(model.nbytes)} in {model.folder}")
