@@ -218,7 +218,14 @@ PORTS = {
         root(lambda self, batch: self.wte(batch.ids)),
         ("wpe", "the port never calls it"),
     ),
-    "final norm left out": ("", without_norm, ("ln_f", "the port never calls it; its output goes to lm_head in the recording, where the port has h.1")),
+    "final norm left out": (
+        "",
+        without_norm,
+        (
+            "ln_f",
+            "the port never calls it; its output goes to lm_head in the recording, where the port has h.1",
+        ),
+    ),
     "residual left out": (
         "h.1",
         lambda self, x, batch: (y := self.attn(self.ln_1(x), batch)) + self.mlp(self.ln_2(y)),

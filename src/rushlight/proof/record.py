@@ -126,9 +126,9 @@ class _Recorder:
     def _returned(self, call: str, output: Any) -> list[str | None]:
         """The names of the tensors of an output: the first, and the others of a tuple of tensors of one shape."""
         tensors = [self._first(output)]
-        if isinstance(output, tuple) and all(isinstance(part, self._torch.Tensor) for part in output):
-            if len({(part.shape, part.dtype) for part in output}) == 1:
-                tensors = list(output)
+        parts = output if isinstance(output, tuple) else ()
+        if all(isinstance(part, self._torch.Tensor) for part in parts) and len({part.shape for part in parts}) == 1:
+            tensors = list(parts)
         return [self._keep("output", f"{call}/{i}" if i else call, tensor) for i, tensor in enumerate(tensors)]
 
     def _first(self, value: Any) -> Any:

@@ -262,7 +262,9 @@ class TeacherForced(PromptRun):
         module = self.view.modules[running.path]
         if recorded.shape != found.shape:  # angles of another width
             self.errors[running.path] = math.nan
-            self._diverge(running.path, "", why_output(module, running.given, self._trial(running, found, recorded, "")))
+            self._diverge(
+                running.path, "", why_output(module, running.given, self._trial(running, found, recorded, ""))
+            )
             return output
         right = self._judge(running.path, distance(found, recorded))
         eps = getattr(module, "eps", None)
@@ -340,10 +342,11 @@ class TeacherForced(PromptRun):
             return cause
         consumer = min(consumers, key=lambda path: path.count("."))  # not a submodule of it with the same input
         instead = self._input_causes.get(consumer, "").partition(" where the recording has ")[0]
+        used = f"{cause}; its output goes to {consumer} in the recording"
+        if not instead.startswith("it computes "):
+            return used
         parent = f"the input of {consumer.rpartition('.')[0] or 'the model'}"
-        instead = instead.replace(ITS_INPUT, parent)
-        mine = f", where the port has {instead.removeprefix('it computes ')}" if instead.startswith("it computes") else ""
-        return f"{cause}; its output goes to {consumer} in the recording{mine}"
+        return f"{used}, where the port has {instead.removeprefix('it computes ').replace(ITS_INPUT, parent)}"
 
 
 def _is_ids(x: Any) -> bool:

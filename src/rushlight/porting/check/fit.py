@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rushlight.nn import Problem, Slot
     from rushlight.porting.check.checker import Checker, TensorView
 
-__all__ = ["Fit"]
+__all__ = ["Fit", "is_buffer"]
 
 MIN_SIMILARITY = 0.6
 """The similarity from which two names may mean the same tensor: difflib's own cutoff for a close match."""
@@ -183,7 +183,7 @@ class Fit:
             )
 
     def _check_buffers(self) -> None:
-        extra = self._take("unexpected", lambda path: _is_buffer(self._diagnosis.found[path]))
+        extra = self._take("unexpected", lambda path: is_buffer(self._diagnosis.found[path]))
         if extra:
             self.checker.problem(
                 "buffers",
@@ -388,7 +388,7 @@ def _cut(lines: list[str], at: int = 10) -> list[str]:
     return lines if len(lines) <= at else [*lines[:at], f"and {len(lines) - at:,} more"]
 
 
-def _is_buffer(tensor: Tensor) -> bool:
+def is_buffer(tensor: Tensor) -> bool:
     """Whether a tensor looks like a buffer, by name, dtype or shape: a mask is (1, 1, T, T)."""
     name, dtype, shape = tensor.name, tensor.dtype, tensor.shape
     is_mask = len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]

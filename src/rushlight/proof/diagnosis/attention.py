@@ -7,7 +7,7 @@ until one gives the recorded array.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -250,9 +250,9 @@ class _Ways:
             arrays = [fused[:, :, i].reshape(n, -1) for i in range(3)]
         arrays = [arrays[i] for i in way.order]
         dim = arrays[0].shape[1] // way.n_head
-        for i, name in enumerate("qk"):
+        for which, name in enumerate("qk"):
             if name in way.rotated:
-                arrays[i] = turned(arrays[i], self.angles[way.angles], dim, interleaved=way.interleaved)
+                arrays[which] = turned(arrays[which], self.angles[way.angles], dim, interleaved=way.interleaved)
         q, k, v = (x.reshape(n, -1, dim).swapaxes(0, 1) for x in arrays)
         reads = _key_heads(way.n_head, len(k), way.groups)
         scores = q @ k[reads].swapaxes(1, 2) * way.scale
@@ -276,7 +276,9 @@ def _key_heads(n_head: int, n_kv_head: int, groups: str) -> Floats:
 
 
 def _visible(way: _Way, i: Floats, j: Floats) -> Floats:
-    visible = {"causal": j <= i, "no": j >= 0 * i, "next": j <= i + 1, "strict": (j < i) | (i == 0) & (j == 0)}[way.mask]
+    visible = {"causal": j <= i, "no": j >= 0 * i, "next": j <= i + 1, "strict": (j < i) | (i == 0) & (j == 0)}[
+        way.mask
+    ]
     return visible if way.window is None else visible & (j > i - way.window)
 
 

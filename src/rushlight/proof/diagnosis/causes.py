@@ -70,7 +70,7 @@ def why_input(parent: Module, inner: Module, trial: Trial) -> str:
         return f"off by {_signed(int(steps[0]))} everywhere: shifted positions or ids" if len(steps) == 1 else ""
     return (
         _not_finite(trial, "it computes")
-        or _rotated(parent, inner, trial)
+        or _rotated(inner, trial)
         or _placed(parent, inner, trial)
         or _exchanged(parent, None, trial)
         or _where(trial)
@@ -92,7 +92,7 @@ def _not_finite(trial: Trial, whose: str) -> str:
     return f"{whose} {what}: {int(bad.sum()):,} values are not finite, {where}, unlike the recorded ones"
 
 
-def _rotated(parent: Module, inner: Module, trial: Trial) -> str:
+def _rotated(inner: Module, trial: Trial) -> str:
     """Whether rotary embedding comes before a norm of every head, and after it in the recording, or the reverse."""
     if not isinstance(inner, LayerNorm | RMSNorm):
         return ""
@@ -113,23 +113,26 @@ def _placed(parent: Module, inner: Module, trial: Trial) -> str:
     cause, mine, theirs = formulas(parent, trial)
     if not mine or not theirs or mine == theirs:
         return cause
-    stream = f"{ITS_INPUT} + "
+    meaning = ""
     if isinstance(inner, Activation) and "+" not in mine + theirs:
-        return f"{cause}: gate and up are exchanged"
-    if isinstance(inner, LayerNorm | RMSNorm):
-        if theirs == stream + mine:
-            return f"{cause}: the residual is added before the norm in the recording"
-        if mine == stream + theirs:
-            return f"{cause}: the norm comes after the residual sum, and before it in the recording"
-        if mine == ITS_INPUT and theirs.startswith(stream):
-            return f"{cause}: the block is parallel, and serial in the recording"
-        if theirs == ITS_INPUT and mine.startswith(stream):
-            return f"{cause}: the block is serial, and parallel in the recording"
-        if mine == ITS_INPUT:
-            return f"{cause}: the norm comes before {theirs}, and after it in the recording"
-        if theirs == ITS_INPUT:
-            return f"{cause}: the norm comes after {mine}, and before it in the recording"
-    return cause
+        meaning = "gate and up are exchanged"
+    elif isinstance(inner, LayerNorm | RMSNorm):
+        meaning = _norm_is_elsewhere(mine, theirs)
+    return f"{cause}: {meaning}" if meaning else cause
+
+
+def _norm_is_elsewhere(mine: str, theirs: str) -> str:
+    """What the formulas of a norm's input mean for its place in a block; empty if they show none."""
+    stream = f"{ITS_INPUT} + "
+    meanings = (
+        (theirs == stream + mine, "the residual is added before the norm in the recording"),
+        (mine == stream + theirs, "the norm comes after the residual sum, and before it in the recording"),
+        (mine == ITS_INPUT and theirs.startswith(stream), "the block is parallel, and serial in the recording"),
+        (theirs == ITS_INPUT and mine.startswith(stream), "the block is serial, and parallel in the recording"),
+        (mine == ITS_INPUT, f"the norm comes before {theirs}, and after it in the recording"),
+        (theirs == ITS_INPUT, f"the norm comes after {mine}, and before it in the recording"),
+    )
+    return next((meaning for holds, meaning in meanings if holds), "")
 
 
 def _exchanged(_module: Module, _given: object, trial: Trial) -> str:

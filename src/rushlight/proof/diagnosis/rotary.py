@@ -67,45 +67,47 @@ def why_angles(found: Floats, recorded: Floats) -> str:
         return ""
     if found.shape != recorded.shape:
         mine, theirs = found.shape[-1], recorded.shape[-1]
-        return f"it turns {mine} channels of each head, and {theirs} are turned in the recording"
-    mine, theirs = _frequencies(found), _frequencies(recorded)
+        return f"it turns {mine} channels of each head, and the recording {theirs}"
     radius, recorded_radius = _radius(found), _radius(recorded)
     if not np.isclose(radius, recorded_radius, rtol=1e-5):
         return (
-            f"cosines and sines are scaled by {radius:.5g}, and by {recorded_radius:.5g} in the recording, as by the"
-            " attention factor of YaRN and LongRoPE"
+            f"cosines and sines are multiplied by {radius:.5g}, and by {recorded_radius:.5g} in the recording, as by"
+            " the attention factor of YaRN and LongRoPE"
         )
-    steps = _first_angles(found, mine) - _first_angles(recorded, theirs)
-    if np.allclose(mine, theirs, rtol=SCALED) and not np.allclose(steps, 0, atol=1e-4):
-        return "the positions are shifted"
+    mine, theirs = _frequencies(found), _frequencies(recorded)
+    if np.allclose(mine, theirs, rtol=SCALED):
+        return "" if np.allclose(_phases(found[0]), _phases(recorded[0]), atol=1e-4) else "the positions are shifted"
+    return _why_frequencies(mine, theirs)
+
+
+def _why_frequencies(mine: Floats, theirs: Floats) -> str:
     my_theta, their_theta = _theta(mine), _theta(theirs)
     if my_theta and their_theta:
         return f"theta is {my_theta:.6g}, and {their_theta:.6g} in the recording"
     ratio = theirs / mine
     if np.allclose(ratio, ratio[0], rtol=SCALED):
-        if ratio[0] < 1:
-            return f"frequencies are {1 / ratio[0]:.6g} times the recorded ones: linear scaling by this factor is missing"
-        return f"the recorded frequencies are {ratio[0]:.6g} times its own: they are scaled where the recording's are not"
-    if my_theta and ratio.min() < 1 - SCALED:
-        scaled = int((ratio < 1 - SCALED).sum())
-        return (
-            f"{scaled} of {len(ratio)} frequencies are lower in the recording: its rope scaling (llama3, yarn or"
-            " longrope) is missing"
+        times = f"frequencies are {1 / ratio[0]:.4g} times the recorded ones"
+        missing = (
+            f"linear scaling by {1 / ratio[0]:.4g} is missing" if ratio[0] < 1 else "the recording does not scale them"
         )
-    if their_theta and ratio.max() > 1 + SCALED:
+        return f"{times}: {missing}"
+    if my_theta and ratio.max() < 1 + SCALED:
+        n = int((ratio < 1 - SCALED).sum())
+        return (
+            f"{n} of {len(ratio)} frequencies are lower in the recording: llama3, yarn or longrope scaling is missing"
+        )
+    if their_theta:
         return "the frequencies are scaled, and those of the recording are not"
-    return "the frequencies are scaled otherwise than in the recording"
+    return "the frequencies are scaled in another way than the recorded ones"
 
 
 def _frequencies(angles: Floats) -> Floats:
     """Radians per position, from the first two rows; those above π appear lower."""
-    cosines, sines = np.split(angles.astype(np.float64), 2, axis=-1)
-    phases = np.arctan2(sines, cosines)
-    return np.mod(phases[1] - phases[0] + np.pi, 2 * np.pi) - np.pi
+    return np.mod(_phases(angles[1]) - _phases(angles[0]) + np.pi, 2 * np.pi) - np.pi
 
 
-def _first_angles(angles: Floats, _frequencies: Floats) -> Floats:
-    cosines, sines = np.split(angles[0].astype(np.float64), 2)
+def _phases(row: Floats) -> Floats:
+    cosines, sines = np.split(row.astype(np.float64), 2)
     return np.arctan2(sines, cosines)
 
 
