@@ -11,11 +11,9 @@ from safetensors.numpy import save_file
 import rushlight
 from rushlight.backends.reference import ReferenceWeight
 from rushlight.nn import Activation, Module, NameRules
-from rushlight.proof import Golden, verify
+from rushlight.proof import verify
 from rushlight.proof.diagnosis.causes import why_output
 from rushlight.proof.diagnosis.trial import Source, Trial
-from rushlight.proof.golden import Call, Case
-from rushlight.proof.runs import PromptRun, View
 
 PORT = """
 from dataclasses import dataclass
@@ -105,36 +103,9 @@ def decoder(tmp_path):
     return rushlight.load(tmp_path, port=tmp_path / "port.py", device="reference")
 
 
-class Recording(PromptRun):
-    """Records a port in the shapes of transformers: its rotary angles, and (T, H, D) for a norm of every head."""
-
-    def __init__(self, model):
-        self.case = Case(IDS, None, [])
-        super().__init__(View(model.module, self.case, model.module.rules, 1e-5, "golden"), model.config.kv_shape)
-
-    def begin(self, running, args):
-        running.given = self.array(args[0])
-        return args
-
-    def end(self, running, output):
-        arrays = {"input": running.given, "output": self.array(output)}
-        more = ()
-        if running.path == "rotary_emb":
-            cosines, sines = (np.tile(part, 2) for part in np.split(arrays["output"], 2, axis=-1))
-            arrays, more = {"output": cosines}, (f"0/output/{running.call}/1",)
-            self.case.tensors[more[0]] = sines
-        elif running.path.endswith("q_norm"):
-            arrays = {kind: array.reshape(len(IDS), 4, 4) for kind, array in arrays.items()}
-        names = {kind: f"0/{kind}/{running.call}" for kind, array in arrays.items() if array is not None}
-        self.case.tensors |= {names[kind]: arrays[kind] for kind in names}
-        eps = getattr(self.view.modules[running.path], "eps", None)
-        self.case.calls.append(Call(running.call, "", eps, names.get("input"), names.get("output"), more))
-        return output
-
-
 @pytest.fixture
-def golden(decoder):
-    return Golden({}, "Model", "float32", {}, {}, [Recording(decoder).case])
+def golden(decoder, record_port):
+    return record_port(decoder, IDS)
 
 
 def first(decoder, golden):

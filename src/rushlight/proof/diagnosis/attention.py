@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from rushlight.proof.compare import distance
 from rushlight.proof.diagnosis.operations import AttentionCall
 from rushlight.proof.diagnosis.rotary import PAIRINGS, angles_of, turned
 from rushlight.proof.diagnosis.trial import ITS_INPUT, Floats, Trial
@@ -44,6 +45,7 @@ SOFTCAPS = (50.0, 30.0, 20.0)
 Q_K_V = (0, 1, 2)
 OWN = "its own"
 """The name of the angles that the port passes."""
+RECORDED = "the recorded angles"
 FUSED = {"parts": "q, k and v one after the other", "heads": "q, k and v by head"}
 GROUPS = {"repeated": "query head h reading key head h·K // H", "tiled": "query head h reading key head h % K"}
 
@@ -91,12 +93,13 @@ def attention(module: Module, trial: Trial) -> str:
     call = trial.noted.attention or _assumed(module, trial)
     if call is None or call.q.shape != trial.recorded.shape:
         return ""
-    ways = _Ways(call)
+    ways = _Ways(call, tuple(trial.angles))
     n = ways.n_rows
     found, recorded = trial.found[:n], trial.recorded[:n]
 
     def first(target: NDArray[Any]) -> _Way | None:
-        return next((way for way in ways.all() if trial.fits(ways.computed(way), target)), None)
+        way = next((way for way in ways.all() if trial.fits(ways.computed(way), target)), None)
+        return way or ways.with_fitted_scale(trial, target)
 
     theirs = first(recorded)
     if theirs is None:
@@ -133,6 +136,7 @@ class _Ways:
     """The ways that are tried for one call."""
 
     call: AttentionCall
+    recorded_angles: tuple[Floats, ...] = ()
 
     @cached_property
     def n_rows(self) -> int:
@@ -166,6 +170,9 @@ class _Ways:
         n, named = self.n_rows, {}
         if rotation is not None:
             named[OWN] = rotation.angles[:n]
+        for i, angles in enumerate(self.recorded_angles):
+            if angles.shape[-1] <= self.head_dim:
+                named[f"{RECORDED} ({i + 1})" if i else RECORDED] = angles[:n]
         for theta in THETAS:
             for fraction in FRACTIONS:
                 r = int(self.head_dim * fraction) // 2 * 2
@@ -196,12 +203,13 @@ class _Ways:
     def all(self) -> Iterator[_Way]:
         """The port's own way, and those that differ in one respect, the likeliest first."""
         call, base = self.call, self.base
+        same_width = self.keys_and_values[0].shape == call.q.shape
         yield base
         yield from (base._replace(scale=scale) for scale in self._scales(base.n_head))
         if self.n_rows == len(call.q):
             yield from (base._replace(mask=mask) for mask in MASKS)
         yield from (base._replace(window=window) for window in self._windows())
-        if call.k.shape == call.q.shape:
+        if same_width:
             yield from (base._replace(order=order) for order in permutations(Q_K_V))
             if not base.rotated:
                 yield base._replace(fused="heads")
@@ -209,10 +217,24 @@ class _Ways:
         yield from (base._replace(softcap=softcap) for softcap in (None, *SOFTCAPS))
         yield base._replace(slopes=not base.slopes)
         yield from self._rotations()
-        if call.k.shape == call.q.shape and not base.rotated:
+        if same_width and not base.rotated:
             for n_head in self._heads():
                 yield from (base._replace(n_head=n_head, scale=scale) for scale in (base.scale, *self._scales(n_head)))
-        yield from (base._replace(scale=float(f"{10 ** (k / 200):.3g}")) for k in range(-500, 1, 4))
+
+    def with_fitted_scale(self, trial: Trial, target: NDArray[Any]) -> _Way | None:
+        """The port's own way with the scale that fits best; None if it does not fit."""
+
+        def error(scale: float) -> float:
+            return distance(self.computed(self.base._replace(scale=scale)), target).absolute
+
+        best, step = 1.0, 10.0 ** (1 / 16)
+        powers = [step**k for k in range(-48, 9)]
+        for _ in range(6):  # ever finer
+            best = min((best * power for power in powers), key=error)
+            step **= 1 / 8
+            powers = [step**k for k in range(-9, 10)]
+        way = self.base._replace(scale=best)
+        return way if trial.fits(self.computed(way), target) else None
 
     def _scales(self, n_head: int) -> list[float]:
         width, layer = self.call.q.shape[1], self.call.layer
@@ -338,6 +360,6 @@ def _slopes(way: _Way) -> str:
 def _rotated(way: _Way) -> str:
     if not way.rotated:
         return "no rotary embedding"
-    angles = "" if way.angles == OWN else f" with {way.angles}"
+    angles = "" if way.angles in {OWN, RECORDED} else f" with {way.angles}"
     pairs = f", {PAIRINGS[True]}" if way.interleaved else ""
     return f"rotary embedding of {' and '.join(way.rotated)}{'' if way.rotated == 'qk' else ' only'}{angles}{pairs}"

@@ -36,10 +36,10 @@ __all__ = ["why_input", "why_output"]
 
 def why_output(module: Module, given: NDArray[Any] | None, trial: Trial) -> str:
     """Why a module returns another output for the recorded input; empty if no tried cause explains it."""
-    if cause := _not_finite(trial, "its weights hold"):
-        return cause
     if isinstance(module, Rotary):
         return why_angles(trial.found, trial.recorded)
+    if cause := _not_finite(trial, "its weights hold"):
+        return cause
     tries: list[Any] = []
     if given is not None and isinstance(module, Embedding):
         tries = [rows_shifted, scaled, rounded]
@@ -118,6 +118,12 @@ def _placed(parent: Module, inner: Module, trial: Trial) -> str:
         meaning = "gate and up are exchanged"
     elif isinstance(inner, LayerNorm | RMSNorm):
         meaning = _norm_is_elsewhere(mine, theirs)
+    elif ITS_INPUT in {mine, theirs}:
+        norms = {name for name, child in parent.children() if isinstance(child, LayerNorm | RMSNorm)}
+        if theirs in norms:
+            meaning = "that norm comes first in the recording"
+        elif mine in norms:
+            meaning = "that norm does not come first in the recording"
     return f"{cause}: {meaning}" if meaning else cause
 
 
