@@ -123,10 +123,14 @@ def test_shades():
     messages = [
         {"role": "user", "content": " a b\n"},
         {"role": "x", "content": [{"type": "text", "text": "é"}], "n": 3},
+        {"role": "assistant", "content": "<think>a</think>b</x>"},
+        {"role": "user", "content": "<think>"},
     ]
     assert shaded(messages) == [
         {"role": "user", "content": f" {SHADE} {SHADE}\n"},
         {"role": "x", "content": [{"type": "text", "text": SHADE}], "n": 3},
+        {"role": "assistant", "content": f"<think>{SHADE}</think>{SHADE * 5}"},
+        {"role": "user", "content": SHADE * 7},
     ]
     assert messages[0]["content"] == " a b\n"
 
