@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["ARCHITECTURES", "recognise"]
 
 MODULES = {
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+    "gemma3_text": "gemma3_text",
     "gpt2": "gpt2",
     "llama": "llama",
 }

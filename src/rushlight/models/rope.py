@@ -99,9 +99,13 @@ def read_rope(
     """
     if fields.has("rope_parameters") and fields.has("rope_scaling"):
         fields.problem("rope_parameters and rope_scaling are both set, expected one of them")
-    settings = fields.child("rope_parameters" if fields.has("rope_parameters") else "rope_scaling", used=scaled)
-    if layer_type and settings.has(layer_type):
-        settings = settings.child(layer_type)
+    if fields.has("rope_parameters"):
+        settings = fields.child("rope_parameters")
+        if layer_type:
+            by_layer_type, settings = settings, settings.child(layer_type)
+            by_layer_type.refuse_unread(known=_LAYER_TYPES)
+    else:
+        settings = fields.child("rope_scaling", used=scaled)
     theta = settings.positive("rope_theta", fields.positive(theta_key, theta))
     fraction = settings.positive("partial_rotary_factor", fields.positive(fraction_key, fraction))
     n_channels = 2 * math.ceil(int(head_dim * fraction) / 2)
@@ -241,6 +245,7 @@ _KINDS = {
     "yarn": _Kind(_read_yarn, _yarn),
     "longrope": _Kind(_read_longrope, _longrope),
 }
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 _KEYS = frozenset(
     {"finetuned", "mscale", "mscale_all_dim", "attention_factor", "short_factor", "long_factor", *_LLAMA3, *_YARN}
 )
