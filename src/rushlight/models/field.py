@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rushlight.models.rope import Rope, read_rope
 from rushlight.models.schema import MAX_LAYERS, MAX_SIZE
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Declaration(NamedTuple):
 
     Attributes:
         read: reads it from config.json.
-        role: the size of a decoder that it is: vocabulary, positions, width, layers, heads, kv_heads or head_dim.
+        role: the size of a decoder that it is: vocabulary, positions, width, layers, heads, kv_heads, head_dim
+            or windows.
         infer: infers it from the shapes of a checkpoint; 0 if it cannot.
     """
 
@@ -176,6 +178,46 @@ def token_id() -> Any:
 def token_ids() -> Any:
     """Token ids, one or several or none."""
     return computed(lambda fields, name, before: fields.token_ids(name, before["vocab_size"]), ())
+
+
+def rope(**options: Any) -> Any:
+    """`rope_parameters`, the rotary embedding as a `rushlight.models.rope.Rope`; declared after the sizes.
+
+    Args:
+        options: the architecture's defaults, as `read_rope` takes them.
+    """
+
+    def read(fields: Fields, _name: str, before: Mapping[str, Any]) -> Rope:
+        head_dim = before.get("head_dim") or before["hidden_size"] // before["num_attention_heads"]
+        return read_rope(fields, head_dim=head_dim, positions=before["max_position_embeddings"], **options)
+
+    return computed(read)
+
+
+def windows(
+    default: int | None = None,
+    *,
+    slides: Callable[[int, Mapping[str, Any]], bool] = lambda _layer, _before: True,
+    switch: str = "",
+) -> Any:
+    """`sliding_window` of each layer, None for full attention, also from `layer_types`; declared after the sizes.
+
+    Args:
+        default: the window if config.json has no `sliding_window`; null there means none.
+        slides: without `layer_types`, whether a layer, counted from 0, has a window; gets the values read before.
+        switch: a flag of config.json without which no layer has one.
+    """
+
+    def read(fields: Fields, _name: str, before: Mapping[str, Any]) -> tuple[int | None, ...]:
+        n = before["num_hidden_layers"]
+        window = fields.window("sliding_window", default)
+        types = fields.words("layer_types", n, ("full_attention", "sliding_attention"))
+        if switch and not fields.flag(switch, False):
+            window = None
+        sliding = [each == "sliding_attention" for each in types] if types else [slides(i, before) for i in range(n)]
+        return tuple(window if slide else None for slide in sliding)
+
+    return computed(read, role="windows")
 
 
 def other_side(tensor: str, of: tuple[str, int]) -> Callable[[Shapes], int]:

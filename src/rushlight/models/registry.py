@@ -16,6 +16,7 @@ __all__ = ["ARCHITECTURES", "recognise"]
 
 MODULES = {
     "gpt2": "gpt2",
+    "llama": "llama",
 }
 """`model_type` in config.json -> the file in this folder that defines `ARCHITECTURE`, the class of the model."""
 
