@@ -80,9 +80,11 @@ def test_every_name_that_a_model_file_imports_is_public():
         "Heads",
         "Origin",
         "PretrainedModel",
+        "Rope",
         "TextConfig",
         "field",
         "load_port",
+        "read_rope",
         "recognise",
     ]
 

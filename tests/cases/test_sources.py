@@ -302,7 +302,7 @@ def test_other_heads_are_left_out_and_named(make_gpt2, prefix, caplog, capsys):
     assert sorted(caplog.messages[0].partition(": ")[2].split(", ")) == sorted(HEADS)
     assert run("check", folder) == 0
     page = capsys.readouterr().out
-    assert "note: ignored heads for other tasks" in page
+    assert "note: ignored parts for other tasks" in page
     assert all(name in page for name in HEADS)
     assert page.endswith("fits\n")
 

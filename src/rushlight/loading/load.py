@@ -185,7 +185,8 @@ def _bind(
             finish=finish,
         )
     if other_heads:
-        _log.warning("ignored heads for other tasks: %s", ", ".join(first_ten(other_heads)))
+        parts = sorted({architecture.rules.canonical(name).partition(".")[0] for name in other_heads})
+        _log.warning("ignored parts for other tasks: %s", ", ".join(first_ten(parts)))
 
 
 def _weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:

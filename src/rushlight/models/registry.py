@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["ARCHITECTURES", "recognise"]
 
 MODULES = {
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+    "gemma3_text": "gemma3_text",
     "gpt2": "gpt2",
+    "llama": "llama",
 }
 """`model_type` in config.json -> the file in this folder that defines `ARCHITECTURE`, the class of the model."""
 

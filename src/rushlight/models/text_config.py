@@ -48,10 +48,30 @@ class TextConfig:
     bos_token_id: int | None = field.token_id()
     eos_token_id: tuple[int, ...] = field.token_ids()
 
+    context: int | None = None
+    """The caller's limit of the context length; None is the model's own."""
+
     @property
     def context_length(self) -> int:
         """The most positions that a sequence can have."""
+        return self.context or self.default_context_length
+
+    @property
+    def default_context_length(self) -> int:
+        """The context length unless the caller limits it."""
+        return self.max_context_length
+
+    @property
+    def max_context_length(self) -> int:
+        """The most positions that the model can have at all."""
         return self._size("positions")
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The sliding window of each layer: how many positions a row sees; None is all."""
+        key = self._key("windows")
+        windows: tuple[int | None, ...] = getattr(self, key) if key else (None,) * self._size("layers")
+        return windows
 
     @property
     def heads(self) -> Heads:

@@ -31,7 +31,8 @@ class NameRules:
     Attributes:
         prefixes: prefixes that some files put before the names of the model's body, such as `transformer.`.
         buffers: patterns that match entire names of tensors that are not weights, such as causal masks.
-        heads: patterns that match entire names of tensors of other heads on the same body: a value head, a classifier.
+        heads: patterns that match entire names of tensors of other heads on the same body, such as a value head or a
+            classifier, and of other parts, such as a vision tower.
         tied: head -> table. If a config ties them, a file may hold either or both.
     """
 

@@ -286,7 +286,7 @@ class Fit:
             views = [self.checker.tensors[name] for name in others]
             self.checker.note(
                 "unexpected",
-                "ignored heads for other tasks",
+                "ignored parts for other tasks",
                 "The model is complete without them.",
                 "",
                 [(each, f"{each.dtype} {each.shape}") for each in views],
