@@ -158,6 +158,17 @@ def positive(default: float) -> Any:
     return computed(lambda fields, name, _: fields.positive(name, default), default)
 
 
+def optional(default: float | None = None) -> Any:
+    """A number above 0, or None, which null stands for even where there is a default."""
+
+    def read(fields: Fields, name: str, _before: Mapping[str, Any]) -> float | None:
+        is_none = fields.is_null(name) or (default is None and not fields.has(name))
+        value = fields.positive(name, 1.0 if default is None else default)
+        return None if is_none else value
+
+    return computed(read, default)
+
+
 def flag(default: bool) -> Any:
     """True or false."""
     return computed(lambda fields, name, _: fields.flag(name, default), default)
@@ -168,9 +179,19 @@ def choice(choices: Collection[str], default: str) -> Any:
     return computed(lambda fields, name, _: fields.choice(name, choices, default), default)
 
 
-def activation(default: str) -> Any:
-    """An activation by its name in config.json, a key of ACTIVATION_NAMES."""
-    return choice(ACTIVATION_NAMES, default)
+def activation(default: str, *, gelu: str = "gelu") -> Any:
+    """An activation by its name in config.json, a key of ACTIVATION_NAMES.
+
+    Args:
+        default: its name if config.json has none.
+        gelu: what the architecture means by "gelu".
+    """
+
+    def read(fields: Fields, name: str, _before: Mapping[str, Any]) -> str:
+        value = fields.choice(name, ACTIVATION_NAMES, default)
+        return gelu if value == "gelu" else value
+
+    return computed(read, default)
 
 
 def token_id() -> Any:

@@ -33,7 +33,9 @@ class LlamaConfig(TextConfig):
     num_attention_heads: int = field.heads()
     num_key_value_heads: int = field.kv_heads(default=lambda read: read["num_attention_heads"])
     head_dim: int = field.head_dim(default=lambda read: read["hidden_size"] // read["num_attention_heads"])
-    intermediate_size: int = field.size(axis=("layers.0.mlp.up_proj.weight", 0), at_most=2**26)
+    intermediate_size: int = field.size(
+        infer=field.other_side("layers.0.mlp.up_proj.weight", of=("embed_tokens.weight", 1)), at_most=2**26
+    )
     max_position_embeddings: int = field.positions()
     rms_norm_eps: float = field.positive(1e-6)
     hidden_act: str = field.activation("silu")
@@ -57,6 +59,7 @@ class Attention(Module):
         out_bias: whether the output has one.
         scale: the factor of the scores; None is 1/√D.
         window: the number of positions that a row sees; None is all.
+        softcap: scores become softcap · tanh(score / softcap); None leaves them.
         rotates: whether queries and keys are rotated.
     """
 
@@ -70,9 +73,11 @@ class Attention(Module):
         out_bias: bool = False,
         scale: float | None = None,
         window: int | None = None,
+        softcap: float | None = None,
         rotates: bool = True,
     ) -> None:
-        self.heads, self.layer, self.window, self.rotates = heads, layer, window, rotates
+        self.heads, self.layer, self.rotates = heads, layer, rotates
+        self.window, self.softcap = window, softcap
         self.scale = 1 / math.sqrt(heads.dim) if scale is None else scale
         self.add_projections(width, bias)
         self.o_proj = Linear(heads.n * heads.dim, width, bias=out_bias)
@@ -92,7 +97,17 @@ class Attention(Module):
         q, k, v = self.project(x)
         if self.rotates:
             q, k = ops.rotary(q, angles, heads.n), ops.rotary(k, angles, heads.n_kv)
-        x = ops.attention(q, k, v, batch, layer=self.layer, n_head=heads.n, scale=self.scale, window=self.window)
+        x = ops.attention(
+            q,
+            k,
+            v,
+            batch,
+            layer=self.layer,
+            n_head=heads.n,
+            scale=self.scale,
+            window=self.window,
+            softcap=self.softcap,
+        )
         return self.o_proj(x)
 
 
