@@ -130,7 +130,7 @@ def test_a_bare_file_of_an_unknown_architecture_is_refused(tmp_path):
         rushlight.load(tmp_path / "other.safetensors")
 
 
-@pytest.mark.parametrize("model_type", ["llama", 7, ["gpt2"]])
+@pytest.mark.parametrize("model_type", ["mamba", 7, ["gpt2"]])
 def test_an_unknown_model_type_is_refused_with_the_supported_ones(folder, model_type):
     set_config(folder, model_type=model_type)
     with pytest.raises(ConfigError, match=r"no architecture .*expected gpt2"):
@@ -140,8 +140,8 @@ def test_an_unknown_model_type_is_refused_with_the_supported_ones(folder, model_
 def test_an_unknown_architecture_is_named_by_its_family(folder):
     tensors = {"model.layers.0.self_attn.q_proj.weight": np.ones((4, 4), np.float32)}
     save_file(tensors, folder / "model.safetensors")
-    set_config(folder, model_type="llama")
-    with pytest.raises(ConfigError, match=r"no architecture 'llama'.*of the Llama family.*rushlight port SOURCE"):
+    set_config(folder, model_type="llama9")
+    with pytest.raises(ConfigError, match=r"no architecture 'llama9'.*of the Llama family.*rushlight port SOURCE"):
         rushlight.load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(FormatError, match=r"no config.json.*of the Llama family.*rushlight port SOURCE"):

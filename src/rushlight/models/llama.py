@@ -13,6 +13,9 @@ from rushlight.models import ACTIVATION_NAMES, Heads, PretrainedModel, Rope, Tex
 from rushlight.nn import Activation, Embedding, Linear, Module, ModuleList, NameRules, RMSNorm, Rotary
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from rushlight.nn import Array, Batch
 
 
@@ -72,10 +75,14 @@ class Attention(Module):
         self.heads, self.layer, self.rotates = heads, layer, rotates
         self.window, self.softcap = window, softcap
         self.scale = 1 / math.sqrt(heads.dim) if scale is None else scale
-        self.q_proj = Linear(width, heads.n * heads.dim, bias=bias)
-        self.k_proj = Linear(width, heads.n_kv * heads.dim, bias=bias)
-        self.v_proj = Linear(width, heads.n_kv * heads.dim, bias=bias)
+        self.add_projections(width, bias)
         self.o_proj = Linear(heads.n * heads.dim, width, bias=out_bias)
+
+    def add_projections(self, width: int, bias: bool) -> None:
+        """Adds the layers that `project` calls; other architectures override both."""
+        self.q_proj = Linear(width, self.heads.n * self.heads.dim, bias=bias)
+        self.k_proj = Linear(width, self.heads.n_kv * self.heads.dim, bias=bias)
+        self.v_proj = Linear(width, self.heads.n_kv * self.heads.dim, bias=bias)
 
     def project(self, x: Array) -> tuple[Array, Array, Array]:
         """(N, C) -> queries (N, H·D), keys and values (N, K·D), before rotation."""
@@ -114,19 +121,27 @@ class MLP(Module):
 
 
 class DecoderLayer(Module):
-    """Pre-norm transformer block: attention, then MLP, each added to the residual stream. (N, C) -> (N, C)"""
+    """Pre-norm transformer block: attention, then MLP, each added to the residual stream. (N, C) -> (N, C)
 
-    def __init__(self, config: LlamaConfig, layer: int) -> None:
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+    Other architectures override `norm`, `attention` and `feed_forward`, which build its parts.
+    """
+
+    def __init__(self, config: Any, layer: int) -> None:
+        self.input_layernorm = self.norm(config)
         self.self_attn = self.attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = MLP(config.hidden_size, config.intermediate_size, config.hidden_act, bias=config.mlp_bias)
+        self.post_attention_layernorm = self.norm(config)
+        self.mlp = self.feed_forward(config)
+
+    def norm(self, config: Any) -> Module:
+        return RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def attention(self, config: Any, layer: int) -> Attention:
-        """The layer's attention; other architectures override it."""
         bias = config.attention_bias
         window = config.windows[layer]
         return Attention(config.hidden_size, config.heads, layer, bias=bias, out_bias=bias, window=window)
+
+    def feed_forward(self, config: Any) -> Module:
+        return MLP(config.hidden_size, config.intermediate_size, config.hidden_act, bias=config.mlp_bias)
 
     def __call__(self, x: Array, angles: Array, batch: Batch) -> Array:
         x = x + self.self_attn(self.input_layernorm(x), angles, batch)
@@ -134,7 +149,10 @@ class DecoderLayer(Module):
 
 
 class Llama(PretrainedModel):
-    """Token embeddings, decoder layers, a norm, and the head. A batch of N rows -> (R, V) logits"""
+    """Token embeddings, decoder layers, a norm, and the head. A batch of N rows -> (R, V) logits
+
+    Other architectures set `decoder_layer`, and override `final_norm`, `embed` and `readout`.
+    """
 
     config_type: ClassVar = LlamaConfig
     rules: ClassVar = NameRules(
@@ -144,22 +162,29 @@ class Llama(PretrainedModel):
         tied={"lm_head.weight": "embed_tokens.weight"},
     )
     decoder_layer: ClassVar[type[Any]] = DecoderLayer
-    """The class of `layers`, called with the config and the layer's number; other architectures override it."""
+    """The class of `layers`, called with the config and the layer's number."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: Any) -> None:
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = ModuleList(self.decoder_layer(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = self.final_norm(config)
         rope = config.rope_parameters
         self.rotary_emb = Rotary(rope.frequencies(config.context_length), rope.scale)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def __call__(self, batch: Batch) -> Array:
-        x = self.embed_tokens(batch.ids)  # (N, C)
+        x = self.embed(batch.ids)  # (N, C)
         angles = self.rotary_emb(batch.positions)  # (N, r)
         for layer in self.layers:
             x = layer(x, angles, batch)
         return self.readout(self.ops.take(x, batch.logit_rows))  # (R, C): only the rows that need logits
+
+    def final_norm(self, config: Any) -> Module:
+        return RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def embed(self, ids: NDArray[np.int32]) -> Array:
+        """Token ids -> the residual stream. (N,) -> (N, C)"""
+        return self.embed_tokens(ids)
 
     def readout(self, x: Array) -> Array:
         """The residual stream -> logits. (R, C) -> (R, V)"""

@@ -25,9 +25,18 @@ MODULES = {
     "gpt_neo": "gpt_neo",
     "gpt_neox": "gpt_neox",
     "gptj": "gptj",
+    "granite": "granite",
     "llama": "llama",
+    "mistral": "mistral",
+    "olmo2": "olmo2",
     "opt": "opt",
     "phi": "phi",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "smollm3": "smollm3",
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
 }
 """`model_type` in config.json -> the file in this folder that defines `ARCHITECTURE`, the class of the model."""
 

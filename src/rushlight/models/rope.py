@@ -110,7 +110,7 @@ def read_rope(
     fraction = settings.positive("partial_rotary_factor", fields.positive(fraction_key, fraction))
     n_channels = int(head_dim * fraction)
     n_frequencies = math.ceil(n_channels / 2)
-    if not 0 < 2 * n_frequencies <= head_dim:
+    if fields.is_valid and not 0 < 2 * n_frequencies <= head_dim:
         fields.problem(f"{fraction_key} is {fraction:g}, expected a share of the {head_dim} channels of a head")
     original = settings.size("original_max_position_embeddings", positions)
     original = fields.size("original_max_position_embeddings", original)
