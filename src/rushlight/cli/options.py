@@ -122,6 +122,14 @@ Revision = Annotated[
     str | None,
     typer.Option("--revision", metavar="REV", rich_help_panel=MODEL, help="The branch, tag or commit of a hub model."),
 ]
+Bos = Annotated[
+    bool,
+    typer.Option(
+        "--bos/--no-bos",
+        rich_help_panel=INPUT,
+        help="Begin a text with the tokens that the tokenizer adds before it, such as <s> (the default).",
+    ),
+]
 Port = Annotated[
     str | None,
     typer.Option(

@@ -52,6 +52,7 @@ def load(
     port: str | os.PathLike[str] | None = None,
     draft: str | os.PathLike[str] | None = None,
     kv_bytes: int | None = None,
+    add_bos: bool = True,
 ) -> Model:
     """Loads a model, ready to generate.
 
@@ -75,6 +76,7 @@ def load(
             threads.
         kv_bytes: the most memory for the keys and values of all sequences, including the draft model's; by default 64
             full contexts, or half of the available memory if that is less. It is allocated as it is used.
+        add_bos: whether a text prompt begins with the tokens that the tokenizer adds before a text, such as `<s>`.
 
     Raises:
         RushlightError: one of its subclasses. Nothing is loaded then; there is no fallback to another device or dtype.
@@ -116,6 +118,8 @@ def load(
     from rushlight.runtime.model import Model
 
     tokenizer, no_tokenizer = load_tokenizer(checkpoint, architecture, config)
+    if tokenizer is not None and not add_bos:
+        tokenizer.prefix_ids = ()
     author = generation_config(checkpoint, config)
     if author.not_applied:
         _log.warning("%s", author.describe_not_applied())

@@ -34,7 +34,7 @@ WITHOUT = ("n", "logprobs", "prompt_logprobs", "json_schema", "regex")
 """Sampling settings that apply only to single requests."""
 
 
-@load_options()
+@load_options(without=("add_bos",))
 @sampling_options(without=WITHOUT, max_tokens=256, temperature=0.7)
 def chat(
     source: Source = None,

@@ -125,7 +125,8 @@ def check_checkpoint(
             check_unknown(checker)
     if architecture is not None:
         config = check_config(checker, architecture)
-        if config is not None:
+        is_other_model = any(each.is_problem and each.cause == "architecture" for each in checker.findings)
+        if config is not None and not is_other_model:
             fit = Fit(checker, architecture, config)
             model = f"{fit.title if is_port else architecture.model_type} ({config})"
             saved_by = _check_origin(checker, architecture, fit)

@@ -65,7 +65,8 @@ def find_architecture(
     """The architecture of a checkpoint, after removing a prefix from its names.
 
     The flag decides, then config.json's model_type, then the landmarks among the tensor names. Names alone do not
-    suffice where there is a model_type: gpt_bigcode has every landmark of GPT-2 and computes something else.
+    suffice where there is a model_type: gpt_bigcode has every landmark of GPT-2 and computes something else. A model of
+    which no tensor has its name is another one.
 
     Args:
         checker: its tensors lose the prefix.
@@ -91,15 +92,26 @@ def find_architecture(
             if prefix := Counter(present).most_common(1)[0][0]:
                 _strip(checker, prefix)
             return architecture if named or architecture.recognises(checker.tensors) else None
+    if named and flag is None and (relative := _by_landmarks(checker)) not in {None, named.model_type}:
+        checker.note(
+            "architecture",
+            f"the names are those of {relative}",
+            f"config.json's model_type is {named.model_type}, which decides.",
+            f"if this is a {relative}, use the config.json that belongs to it",
+        )
     return named
 
 
 def _landmarks(checker: Checker, architecture: Architecture) -> frozenset[str]:
-    """Names that every checkpoint of an architecture has; for a port without landmarks, some of its slots."""
+    """Names that every checkpoint of an architecture has; without landmarks, some of the slots of its model."""
     if architecture.landmarks:
         return architecture.landmarks
     try:
-        model = architecture(architecture.config_type.from_tensors(checker.tensors, file=checker.checkpoint.source))
+        if checker.config_values:
+            config = architecture.config_type.from_json(checker.config_values)
+        else:
+            config = architecture.config_type.from_tensors(checker.tensors, file=checker.checkpoint.source)
+        model = architecture(config)
     except RushlightError:
         return frozenset()
     return frozenset(name for name, _ in islice(model.named_slots(), N_LANDMARKS))
