@@ -266,5 +266,5 @@ def _misread_texts(model: Model | Module, golden: Golden) -> list[str]:
     """The recorded texts that the port's tokenizer encodes differently."""
     if not isinstance(model, Model) or model.tokenizer is None:
         return []
-    misread = [case for case in golden.cases if case.text and model.tokenizer.encode(case.text) != case.ids]
+    misread = [case for case in golden.cases if case.text and model.prompt_ids(case.text) != case.ids]
     return [f"the tokenizer encodes {case.text[:40]!r} differently" for case in misread if case.text]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rushlight.errors import RushlightError, printable_name
 from rushlight.loading.families import PORT_IT, family
+from rushlight.loading.near_types import refusal
 from rushlight.models import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -158,27 +159,19 @@ def _report_other_model(checker: Checker, landmarks: frozenset[str], flag: str |
 
 def check_unknown(checker: Checker) -> None:
     """Reports what is known about a checkpoint whose architecture is not built in."""
-    supported = ", ".join(ARCHITECTURES)
     model_type = checker.config_values.get("model_type")
-    named = f"config.json's model_type is {printable_name(str(model_type))}" if model_type is not None else ""
-    if found := family(checker.tensors):
-        checker.problem(
-            "architecture",
-            "an architecture that is not built in",
-            f"By its names this is {found.description}; {f'{named}; ' if named else ''}rushlight has {supported}.",
-            found.fix,
-        )
-        return
-    if relative := _by_landmarks(checker) if named else None:
-        why = f"{named[0].upper()}{named[1:]}, and rushlight has {supported}. The names are also those of {relative}, "
-        why += "but equal names do not mean equal arithmetic."
-        fix = f"{PORT_IT}; if this is a {relative} after all, correct model_type"
+    if model_type is not None:
+        why, fix = refusal(model_type, checker.tensors)
+        if relative := _by_landmarks(checker):
+            why += f". The names are also those of {relative}, but equal names do not mean equal arithmetic"
+            fix += f"; if this is a {relative} after all, correct model_type"
+    elif found := family(checker.tensors):
+        why, fix = f"By its names this is {found.description}", found.fix
     else:
-        why = f"The tensor names do not match the built-in architecture: {supported}"
-        why += f"; {named}." if named else "."
+        why = "The tensor names match no built-in architecture"
         fix = f"{PORT_IT}; --port FILE compares with a model file, `--architecture NAME` with a built-in architecture"
     examples = [(view, str(view.shape)) for view in list(checker.tensors.values())[:5]]
-    checker.problem("architecture", "an architecture that is not built in", why, fix, examples)
+    checker.problem("architecture", "an architecture that is not built in", f"{why}.", fix, examples)
 
 
 def _by_landmarks(checker: Checker) -> str | None:
