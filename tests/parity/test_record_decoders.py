@@ -21,7 +21,7 @@ def saved(transformers, tmp_path):
     """Saves the model of a fixture as transformers does; returns its folder, and the paths of modules with weights."""
 
     def saved(name):
-        folder = Fixture.read(name).write(tmp_path / "fixture")
+        folder = Fixture(name).write(tmp_path / "fixture")
         model = transformers.AutoModelForCausalLM.from_pretrained(folder)
         model.save_pretrained(tmp_path / name)
         weighted = [
