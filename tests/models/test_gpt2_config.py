@@ -152,7 +152,7 @@ def test_unknown_activation_names_the_known(edit, refused, activation):
 
 
 @ONE
-@pytest.mark.parametrize("model_type", ["llama", "", 5, ["gpt2"]], ids=repr)
+@pytest.mark.parametrize("model_type", ["zamba", "", 5, ["gpt2"]], ids=repr)
 def test_unknown_architecture_names_the_known(edit, refused, model_type):
     edit.config["model_type"] = model_type
     error = str(refused(edit.write(), ConfigError))

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from architecture_fixtures import NAMES, Fixture
 
 import rushlight
 from rushlight.models import ARCHITECTURES
@@ -23,12 +24,13 @@ def ports():
     return sorted(path for path in (ROOT / "examples").rglob("*.py") if "\nARCHITECTURE = " in path.read_text())
 
 
-BUILT_IN = [(None, folder) for model_type in ARCHITECTURES for folder in checkpoints(TESTS / "fixtures" / model_type)]
+BUILT_IN = [(None, folder) for folder in checkpoints(TESTS / "fixtures" / "gpt2")]
 EXAMPLES = [(port, folder) for port in ports() for folder in checkpoints(TESTS / "examples" / port.parent.name)]
 
 
 def test_every_architecture_and_every_example_has_a_checkpoint():
-    assert {rushlight.load(folder).module.model_type for _, folder in BUILT_IN} == {*ARCHITECTURES}
+    gpt2 = {rushlight.load(folder).module.model_type for _, folder in BUILT_IN}
+    assert gpt2 | {Fixture(name).config["model_type"] for name in NAMES} == {*ARCHITECTURES}
     assert [*dict.fromkeys(port for port, _ in EXAMPLES)] == ports() != []
 
 
@@ -51,6 +53,15 @@ class Shapes:
 )
 @pytest.mark.parametrize("dtype", ["f32", "int8"])
 def test_decode_steps_are_recorded(port, folder, dtype, monkeypatch, caplog):
+    records_decode_steps(folder, port, dtype, monkeypatch, caplog)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decode_steps_of_fixtures_are_recorded(name, tmp_path, monkeypatch, caplog):
+    records_decode_steps(Fixture(name).write(tmp_path), None, "int8", monkeypatch, caplog)
+
+
+def records_decode_steps(folder, port, dtype, monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="rushlight")
     model = rushlight.load(folder, port=port, device="cpu", dtype=dtype)
     shapes = Shapes(model, monkeypatch)

@@ -15,6 +15,7 @@ from rushlight.checkpoint import display_name, open_checkpoint
 from rushlight.errors import PortError, RequestError, first_ten
 from rushlight.host.memory import naming_shortages
 from rushlight.loading.background import BackgroundCall
+from rushlight.loading.footprint import footprint_of
 from rushlight.loading.identify import identify
 from rushlight.loading.sidecars import generation_config, load_tokenizer
 from rushlight.models import TextConfig, load_port
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from rushlight.runtime.model import Model
 
 __all__ = ["load", "load_module"]
+
+LARGE_BYTES = 2**30
+"""The size of a checkpoint from which `load` says what the model needs before it reads the weights."""
 
 _log = logging.getLogger("rushlight")
 
@@ -53,9 +57,9 @@ def load(
     """Loads a model, ready to generate.
 
     Args:
-        source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, or a hub id such as
-            `openai-community/gpt2`. None is the small model embedded in the package; so is the name `tales`, unless a
-            file or folder has this name.
+        source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, a hub id such as
+            `openai-community/gpt2`, or a short name such as `smollm2`, as `rushlight models` lists them. None is the
+            small model embedded in the package; so is the name `tales`. A file or folder of a name takes precedence.
         device: auto, or a device that `rushlight devices` lists.
         dtype: the dtype of the weights in memory: f32, f16, bf16, int8 or int4, or f64 for comparisons; auto is the
             dtype of the checkpoint.
@@ -97,6 +101,10 @@ def load(
                 file=port,
                 remedy="load it with rushlight.load_module and call it, or derive the config of a language model",
             )
+        if sum(tensor.nbytes for tensor in checkpoint.values()) >= LARGE_BYTES:
+            needed = footprint_of(checkpoint, architecture, config)
+            fit = needed.describe_fit(ops.available_bytes(), dtype)
+            _log.info("%s: %s; %s", display_name(checkpoint.source), needed.describe(), fit)
         module = architecture(config)
         n_parameters = sum(
             slot.n_elements
@@ -189,7 +197,8 @@ def _bind(
             finish=finish,
         )
     if other_heads:
-        _log.warning("ignored heads for other tasks: %s", ", ".join(first_ten(other_heads)))
+        parts = sorted({architecture.rules.canonical(name).partition(".")[0] for name in other_heads})
+        _log.warning("ignored parts for other tasks: %s", ", ".join(first_ten(parts)))
 
 
 def _weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:

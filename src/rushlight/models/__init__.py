@@ -5,6 +5,7 @@ from rushlight.models.architecture import GPT2_VOCAB_SIZE, Architecture, Config,
 from rushlight.models.field import ACTIVATION_NAMES
 from rushlight.models.ported import load_port
 from rushlight.models.registry import ARCHITECTURES, recognise
+from rushlight.models.rope import Rope, read_rope
 from rushlight.models.schema import Fields
 from rushlight.models.text_config import Heads, TextConfig
 
@@ -18,8 +19,10 @@ __all__ = [
     "Heads",
     "Origin",
     "PretrainedModel",
+    "Rope",
     "TextConfig",
     "field",
     "load_port",
+    "read_rope",
     "recognise",
 ]

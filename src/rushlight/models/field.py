@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rushlight.models.rope import Rope, read_rope
 from rushlight.models.schema import MAX_LAYERS, MAX_SIZE
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Declaration(NamedTuple):
 
     Attributes:
         read: reads it from config.json.
-        role: the size of a decoder that it is: vocabulary, positions, width, layers, heads, kv_heads or head_dim.
+        role: the size of a decoder that it is: vocabulary, positions, width, layers, heads, kv_heads, head_dim
+            or windows.
         infer: infers it from the shapes of a checkpoint; 0 if it cannot.
     """
 
@@ -74,6 +76,7 @@ def computed(read: Read, default: Any = _NONE, *, role: str = "", infer: Callabl
 def size(
     default: int | Callable[[Mapping[str, Any]], int] | None = None,
     *,
+    null: Callable[[Mapping[str, Any]], int] | None = None,
     axis: tuple[str, int] | None = None,
     blocks: str | None = None,
     infer: Callable[[Shapes], int] | None = None,
@@ -86,6 +89,7 @@ def size(
 
     Args:
         default: its value if config.json has none, or a function of the values read before; None requires the key.
+        null: its value if config.json has null, where that differs from a missing key: a function like `default`.
         axis: a tensor, and its axis that has this size.
         blocks: instead of `axis`, the name of the blocks that it counts: `h` for `h.0`, `h.1`, ...
         infer: instead of both, a function that infers it from all shapes; 0 if it cannot.
@@ -97,7 +101,8 @@ def size(
 
     def read(fields: Fields, name: str, before: Mapping[str, Any]) -> int:
         key = older_key if fields.has(older_key) and not fields.has(name) else name
-        fallback = default(before) if callable(default) else default
+        absent = null if null and fields.is_null(name) else default
+        fallback = absent(before) if callable(absent) else absent
         if fallback is not None and not fields.is_valid:
             fallback = min(max(fallback, 1), at_most)  # may derive from an invalid value, which is already reported
         value = fields.size(key, at_most=at_most) if fallback is None else fields.size(key, fallback, at_most=at_most)
@@ -134,8 +139,8 @@ def heads(**options: Any) -> Any:
 
 
 def kv_heads(**options: Any) -> Any:
-    """The heads of keys and values, K, where they are fewer than the query heads: `size`."""
-    return size(role="kv_heads", **options)
+    """The heads of keys and values, K, where they are fewer than the query heads, which null stands for: `size`."""
+    return size(role="kv_heads", null=lambda read: read["num_attention_heads"], **options)
 
 
 def head_dim(**options: Any) -> Any:
@@ -143,9 +148,25 @@ def head_dim(**options: Any) -> Any:
     return size(role="head_dim", **options)
 
 
+def count(default: int) -> Any:
+    """An integer of 0 or more."""
+    return computed(lambda fields, name, _: fields.count(name, default), default)
+
+
 def positive(default: float) -> Any:
     """A number above 0."""
     return computed(lambda fields, name, _: fields.positive(name, default), default)
+
+
+def optional(default: float | None = None) -> Any:
+    """A number above 0, or None, which null stands for even where there is a default."""
+
+    def read(fields: Fields, name: str, _before: Mapping[str, Any]) -> float | None:
+        is_none = fields.is_null(name) or (default is None and not fields.has(name))
+        value = fields.positive(name, 1.0 if default is None else default)
+        return None if is_none else value
+
+    return computed(read, default)
 
 
 def flag(default: bool) -> Any:
@@ -158,9 +179,19 @@ def choice(choices: Collection[str], default: str) -> Any:
     return computed(lambda fields, name, _: fields.choice(name, choices, default), default)
 
 
-def activation(default: str) -> Any:
-    """An activation by its name in config.json, a key of ACTIVATION_NAMES."""
-    return choice(ACTIVATION_NAMES, default)
+def activation(default: str, *, gelu: str = "gelu") -> Any:
+    """An activation by its name in config.json, a key of ACTIVATION_NAMES.
+
+    Args:
+        default: its name if config.json has none.
+        gelu: what the architecture means by "gelu".
+    """
+
+    def read(fields: Fields, name: str, _before: Mapping[str, Any]) -> str:
+        value = fields.choice(name, ACTIVATION_NAMES, default)
+        return gelu if value == "gelu" else value
+
+    return computed(read, default)
 
 
 def token_id() -> Any:
@@ -176,6 +207,46 @@ def token_id() -> Any:
 def token_ids() -> Any:
     """Token ids, one or several or none."""
     return computed(lambda fields, name, before: fields.token_ids(name, before["vocab_size"]), ())
+
+
+def rope(**options: Any) -> Any:
+    """`rope_parameters`, the rotary embedding as a `rushlight.models.rope.Rope`; declared after the sizes.
+
+    Args:
+        options: the architecture's defaults, as `read_rope` takes them.
+    """
+
+    def read(fields: Fields, _name: str, before: Mapping[str, Any]) -> Rope:
+        head_dim = before.get("head_dim") or before["hidden_size"] // before["num_attention_heads"]
+        return read_rope(fields, head_dim=head_dim, positions=before["max_position_embeddings"], **options)
+
+    return computed(read)
+
+
+def windows(
+    default: int | None = None,
+    *,
+    slides: Callable[[int, Mapping[str, Any]], bool] = lambda _layer, _before: True,
+    switch: str = "",
+) -> Any:
+    """`sliding_window` of each layer, None for full attention, also from `layer_types`; declared after the sizes.
+
+    Args:
+        default: the window if config.json has no `sliding_window`; null there means none.
+        slides: without `layer_types`, whether a layer, counted from 0, has a window; gets the values read before.
+        switch: a flag of config.json without which no layer has one.
+    """
+
+    def read(fields: Fields, _name: str, before: Mapping[str, Any]) -> tuple[int | None, ...]:
+        n = before["num_hidden_layers"]
+        window = fields.window("sliding_window", default)
+        types = fields.words("layer_types", n, ("full_attention", "sliding_attention"))
+        if switch and not fields.flag(switch, False):
+            window = None
+        sliding = [each == "sliding_attention" for each in types] if types else [slides(i, before) for i in range(n)]
+        return tuple(window if slide else None for slide in sliding)
+
+    return computed(read, role="windows")
 
 
 def other_side(tensor: str, of: tuple[str, int]) -> Callable[[Shapes], int]:

@@ -28,8 +28,8 @@ BENIGN_KEYS = frozenset(
     model_type num_labels output_attentions output_hidden_states output_past pad_token_id predict_special_tokens prefix
     pretraining_tp problem_type resid_dropout resid_pdrop residual_dropout return_dict scale_attention_softmax_in_fp32
     sep_token_id summary_activation summary_first_dropout summary_hidden_size summary_proj_to_labels summary_type
-    summary_use_proj task_specific_params tf_legacy_loss tokenizer_class torch_dtype torchscript transformers_version
-    unk_token_id use_cache use_flash_attention_2""".split()
+    summary_use_proj task_specific_params tf_legacy_loss tokenizer_class torch_dtype torchscript transformers.js_config
+    transformers_version unk_token_id use_cache use_flash_attention_2""".split()
 )
 
 _ARITHMETIC = re.compile("scal|multipl|softcap|norm|rope|window|attention_|residual|bias|clip|alibi|rotary")
@@ -46,9 +46,23 @@ class Fields:
     def __init__(self, values: Mapping[str, Any], file: str | None) -> None:
         self._values = values
         self._file = file
+        self._path = ""
         self._read: set[str] = set()
         self._problems: list[str] = []
         self._notes: list[str] = []
+
+    def child(self, key: str, *, used: bool = True) -> Fields:
+        """The fields of an object in the config, whose problems are reported with the others.
+
+        Without fields if the key is missing or null, or if the object is not `used` here.
+        """
+        value = self._get(key, {})
+        if not isinstance(value, dict):
+            self._refuse(key, value, {}, "an object", {})
+        child = Fields(value if used and isinstance(value, dict) else {}, self._file)
+        child._path = f"{self._path}{key}."
+        child._problems, child._notes = self._problems, self._notes
+        return child
 
     def has(self, key: str) -> bool:
         """Whether a key has a value other than null."""
@@ -66,12 +80,34 @@ class Fields:
             return value
         return int(self._refuse(key, value, default, f"an integer from 1 to {at_most}", at_most))
 
-    def positive(self, key: str, default: float) -> float:
+    def count(self, key: str, default: int) -> int:
+        """An integer of 0 or more."""
+        value = self._get(key, default)
+        if type(value) is int and 0 <= value <= MAX_SIZE:
+            return value
+        return int(self._refuse(key, value, default, f"an integer from 0 to {MAX_SIZE}", default))
+
+    def positive(self, key: str, default: Any = _REQUIRED) -> float:
         """A number above 0 that float32 can hold."""
         value = self._get(key, default)
-        if type(value) in (int, float) and 1e-30 <= value <= 1e30:
+        if _is_positive(value):
             return float(value)
         return float(self._refuse(key, value, default, "a number from 1e-30 to 1e30", 1.0))
+
+    def positives(self, key: str, n: int) -> tuple[float, ...]:
+        """A list of n numbers above 0 that float32 can hold."""
+        value = self._get(key, _REQUIRED)
+        if isinstance(value, list) and len(value) == n and all(_is_positive(each) for each in value):
+            return tuple(map(float, value))
+        self._refuse(key, value, _REQUIRED, f"a list of {n} numbers from 1e-30 to 1e30", ())
+        return (1.0,) * n
+
+    def number(self, key: str, default: float) -> float:
+        """A number of any sign that float32 can hold."""
+        value = self._get(key, default)
+        if type(value) in (int, float) and -1e30 <= value <= 1e30:
+            return float(value)
+        return float(self._refuse(key, value, default, "a number from -1e30 to 1e30", default))
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
@@ -80,12 +116,34 @@ class Fields:
             return value
         return bool(self._refuse(key, value, default, "true or false", default))
 
+    def flags(self, key: str, n: int) -> tuple[bool, ...]:
+        """A list of n flags, true and false or 1 and 0; empty if the key is missing."""
+        value = self._get(key, [])
+        if value == [] or (isinstance(value, list) and len(value) == n and all(v in (0, 1) for v in value)):
+            return tuple(map(bool, value))
+        self._refuse(key, value, [], f"a list of {n} numbers, each 0 or 1", [])
+        return ()
+
     def choice(self, key: str, choices: Collection[str], default: str) -> str:
         """One of several words."""
         value = self._get(key, default)
         if type(value) is str and value in choices:
             return value
         return str(self._refuse(key, value, default, f"one of {', '.join(sorted(choices))}", default))
+
+    def window(self, key: str, default: int | None) -> int | None:
+        """The number of positions that a layer sees; None, and 0 in some configs, is all of them."""
+        if self.is_null(key) or self._get(key, default) in (None, 0):
+            return None
+        return self.size(key, _REQUIRED if default is None else default)
+
+    def words(self, key: str, n: int, choices: Collection[str]) -> tuple[str, ...]:
+        """A list of n words, each one of several; empty if the key is missing."""
+        value = self._get(key, [])
+        if value == [] or (isinstance(value, list) and len(value) == n and all(word in choices for word in value)):
+            return tuple(value)
+        self._refuse(key, value, [], f"a list of {n} words, each one of {', '.join(sorted(choices))}", [])
+        return ()
 
     def token_ids(self, key: str, vocab_size: int) -> tuple[int, ...]:
         """A token id, several, or none. Ids beyond the vocabulary and -1 are dropped, which `finish` logs.
@@ -122,11 +180,24 @@ class Fields:
         if self.is_valid and self.size(key, value) != value:
             self.problem(f"{key} is {_short(self._values[key])} and {of} is {value}, expected equal values")
 
+    def is_null(self, key: str) -> bool:
+        """Whether a key is there with the value null, which some architectures distinguish from a missing key."""
+        self._read.add(key)
+        return key in self._values and self._values[key] is None
+
     def neutral(self, key: str, *neutral: Any) -> None:
         """A key that is not honoured and would change the arithmetic: only `neutral` values, and null, are accepted."""
         value = self._get(key, None)
         if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
-            self._problems.append(f"{key} is {_short(value)}, which rushlight does not support")
+            self._problems.append(f"{self._path}{key} is {_short(value)}, which rushlight does not support")
+
+    def refuse_unread(self, known: Collection[str] = ()) -> None:
+        """Adds a problem for every key that was not read and is not `known`; for objects, all keys of which matter."""
+        self._problems += [
+            f"{self._path}{printable_name(key)} is {_short(value)}: an unknown key; remove it if it changes nothing"
+            for key, value in self._values.items()
+            if key not in self._read and key not in known and value is not None
+        ]
 
     def problem(self, text: str) -> None:
         """Adds a problem, such as two values that contradict each other."""
@@ -148,7 +219,7 @@ class Fields:
             f"{printable_name(key)} is {_short(self._values[key])}: an unknown key that may change the arithmetic; "
             "remove it if it does not"
             for key in unknown
-            if _may_change_arithmetic(key, self._values[key])
+            if may_change_arithmetic(key, self._values[key])
         ]
         if self._problems:
             n = len(self._problems)
@@ -167,13 +238,17 @@ class Fields:
 
     def _refuse(self, key: str, value: Any, default: Any, expected: str, instead: Any) -> Any:
         if value is _REQUIRED:
-            self._problems.append(f"{key} is missing, expected {expected}")
+            self._problems.append(f"{self._path}{key} is missing, expected {expected}")
         else:
-            self._problems.append(f"{key} is {_short(value)}, expected {expected}")
+            self._problems.append(f"{self._path}{key} is {_short(value)}, expected {expected}")
         return instead if default is _REQUIRED else default
 
 
-def _may_change_arithmetic(key: str, value: Any) -> bool:
+def _is_positive(value: object) -> bool:
+    return type(value) in (int, float) and 1e-30 <= value <= 1e30  # type: ignore[operator]
+
+
+def may_change_arithmetic(key: str, value: Any) -> bool:
     """Whether a key that is not read may change what the model computes."""
     if not _ARITHMETIC.search(key) or value is None or value is False or value in ([], {}):
         return False
