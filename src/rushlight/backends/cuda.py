@@ -300,10 +300,9 @@ class TorchBackend:
 
         def decode(rows: Any) -> torch.Tensor:
             of_rows = q[rows], k[rows], v[rows], keys, values, step.places[rows], step.tables, step.lengths
-            if self._kernels and scoring.is_plain:
-                out: torch.Tensor = self._kernels.decode_attention(*of_rows, scale)
-                return out
-            return decode_attention(*of_rows, scoring)
+            compute = self._kernels.decode_attention if self._kernels else decode_attention
+            out: torch.Tensor = compute(*of_rows, scoring)
+            return out
 
         def prefill(chunk: PromptChunk) -> torch.Tensor:
             rows = chunk.rows
@@ -449,7 +448,7 @@ def int8_linear(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, bia
 
 def compute(fused: Fused) -> torch.Tensor:
     """The operations one by one."""
-    x, norm, weight, bias, activation, factor, residual = fused
+    x, norm, weight, bias, activation, factor, gated, residual = fused
     if norm is not None:
         x = _normed(x, norm)
     if weight is None:
@@ -462,6 +461,8 @@ def compute(fused: Fused) -> torch.Tensor:
         y = ACTIVATION_FUNCTIONS[activation](y)
     if factor is not None:
         y = y * factor
+    if gated is not None:
+        y = y * gated
     return y if residual is None else residual + y
 
 
