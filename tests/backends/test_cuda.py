@@ -162,6 +162,21 @@ def test_products_of_few_rows(torch, plain, kernels, dtype, parts, n, n_in, n_ou
     assert (found - expected).abs().max() <= limit * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize(("n_head", "head_dim", "n_rotated"), [(2, 10, 10), (3, 10, 4), (1, 64, 64), (2, 8, 2)])
+def test_rotary_of_few_rows(torch, kernels, dtype, interleaved, n_head, head_dim, n_rotated):
+    """x is a view of wider rows."""
+    ops = open_backend("torch-cpu" if ON == "cpu" else ON, "f32")
+    x = torch.randn(5, n_head * head_dim + 3).to(ON, getattr(torch, dtype))[:, 3:]
+    angles = torch.randn(5, n_rotated).to(ON)
+    found = kernels.rotary(x, angles, n_head, interleaved)
+    ops._kernels = None
+    expected = ops.rotary(x.double(), angles, n_head, interleaved=interleaved)
+    assert (found.dtype, found.shape) == (x.dtype, x.shape)
+    assert (found - expected).abs().max() <= DTYPES[dtype] * expected.abs().max()
+
+
 def doubled(fused):
     """Returns the same in float64."""
     norm, weight = fused.norm, fused.weight
@@ -326,6 +341,8 @@ for kernel, types, constants, options in [
     attend(False, group=9, head_dim=256, window="i32", slopes="*fp32", softcap="fp32"),
     (kernels._merge, ["*fp32", "*fp32", "*i64", "*bf16", "i32", None], (12, 64, 64, 256, 4), {}),
     (kernels._merge, ["*fp32", "*fp32", "*i64", "*bf16", "i32", "i32"], (12, 64, 64, 256, 4), {}),
+    (kernels._rotary, ["*bf16", "*fp32", "*bf16", "i32"], (12, 80, 20, False, 128), {}),
+    (kernels._rotary, ["*bf16", "*fp32", "*bf16", "i32"], (12, 80, 20, True, 128), {}),
     linear(1, 768, 2304, norm="*bf16", activation="gelu_tanh"),
     linear(1, 3072, 768, values="*i8", scales="*fp32", residual="*bf16"),
     linear(16, 768, 50257, norm="*bf16"),
@@ -352,7 +369,7 @@ def test_kernels_compile_for_ampere_and_hopper():
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert len(lines) == 22
+    assert len(lines) == 26
     assert max(int(shared) for _, _, shared in lines) <= 99 * 1024
 
 

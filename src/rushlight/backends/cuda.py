@@ -268,7 +268,11 @@ class TorchBackend:
 
     def rotary(self, x: Array, angles: torch.Tensor, n_head: int, *, interleaved: bool = False) -> torch.Tensor:
         check_rotary(x, angles, n_head)
-        heads, n_rotated = value_of(x).unflatten(1, (n_head, -1)), angles.shape[1]  # (N, H, D)
+        x = value_of(x)
+        if self._kernels and len(x) <= MAX_FUSED_ROWS:
+            out: torch.Tensor = self._kernels.rotary(x, angles, n_head, interleaved)
+            return out
+        heads, n_rotated = x.unflatten(1, (n_head, -1)), angles.shape[1]  # (N, H, D)
         rotated, rest = heads[:, :, :n_rotated].float(), heads[:, :, n_rotated:]
         cos, sin = angles[:, None].chunk(2, dim=2)
         a, b = (rotated[..., 0::2], rotated[..., 1::2]) if interleaved else rotated.chunk(2, dim=2)

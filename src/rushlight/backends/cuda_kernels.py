@@ -161,6 +161,44 @@ def _merge(
     tl.store(out + row * head_dim + d, o.to(out.dtype.element_ty), mask=d < head_dim)
 
 
+def rotary(x: torch.Tensor, angles: torch.Tensor, n_head: int, interleaved: bool) -> torch.Tensor:
+    """`TorchBackend.rotary` in one launch."""
+    n, width = x.shape
+    head_dim = width // n_head
+    out = torch.empty((n, width), dtype=x.dtype, device=x.device)
+    with torch.cuda.device_of(x):
+        _rotary[n, n_head](
+            x, angles.contiguous(), out, x.stride(0),
+            n_head, head_dim, angles.shape[1], interleaved, triton.next_power_of_2(head_dim),
+        )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _rotary(
+    x, angles, out, x_stride,
+    n_head: tl.constexpr, head_dim: tl.constexpr, N_ROTATED: tl.constexpr, INTERLEAVED: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """One head of one row: of the pairs (a, b), a cos - b sin and b cos + a sin."""
+    row, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    d = tl.arange(0, D)
+    half: tl.constexpr = N_ROTATED // 2
+    if INTERLEAVED:
+        is_a, pair = d % 2 == 0, d // 2
+        partner = tl.where(is_a, d + 1, d - 1)
+    else:
+        is_a = d < half
+        pair = tl.where(is_a, d, d - half)
+        partner = tl.where(is_a, d + half, d - half)
+    rotated, head = d < N_ROTATED, x + row * x_stride + h * head_dim
+    own = tl.load(head + d, mask=d < head_dim, other=0.0).to(tl.float32)
+    other = tl.load(head + partner, mask=rotated, other=0.0).to(tl.float32)
+    cos = tl.load(angles + row * N_ROTATED + pair, mask=rotated, other=1.0)
+    sin = tl.load(angles + row * N_ROTATED + half + pair, mask=rotated, other=0.0)
+    y = own * cos + tl.where(is_a, -other, other) * sin
+    tl.store(out + (row * n_head + h) * head_dim + d, y.to(out.dtype.element_ty), mask=d < head_dim)
+
+
 def linear(fused: Fused) -> torch.Tensor:
     """`rushlight.backends.cuda.compute` of a product of at most 16 rows, in one launch that reads each weight once.
 
