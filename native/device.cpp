@@ -36,42 +36,83 @@ void reads(const Read&... what) {
 
 }  // namespace
 
-KVCache::KVCache(Format format, int n_layer, int n_kv_head, int head_dim, int n_blocks)
+KVCache::KVCache(Format format, std::span<const int> windows, int n_kv_head, int head_dim,
+                 std::span<const int> n_blocks)
     : format(format),
-      n_layer(n_layer),
+      n_layer(static_cast<int>(windows.size())),
       n_kv_head(n_kv_head),
       head_dim(head_dim),
-      n_blocks(n_blocks),
       value_stride(static_cast<size_t>(round_up(head_dim, 16))) {
-  require(n_layer > 0 && n_kv_head > 0 && head_dim > 0 && head_dim <= kMaxItems && n_blocks >= 0,
+  require(n_layer > 0 && n_kv_head > 0 && head_dim > 0 && head_dim <= kMaxItems,
           "a KV cache needs at least one layer, key/value head and channel");
   require(static_cast<int>(format) < kKVFormats, "keys and values must be f32 or f16");
-  memory = map_pages(checked_product({static_cast<size_t>(n_blocks), static_cast<size_t>(n_layer),
-                                      static_cast<size_t>(n_kv_head), key_head() + value_head(), item_bytes()}));
+  const size_t step = checked_product({static_cast<size_t>(n_kv_head), key_head() + value_head()});
+  std::vector<size_t> n_layers;  // of each group
+  for (const int window : windows) {
+    require(window > 0, "a layer's window is ", window, ": expected at least 1");
+    const auto same = std::ranges::find(groups, window, &KVGroup::window);
+    const int group = static_cast<int>(same - groups.begin());
+    if (same == groups.end()) {
+      const size_t at = n_blocks.size() == 1 ? 0 : groups.size();
+      require(at < n_blocks.size() && n_blocks[at] >= 0, "expected a number of blocks for each group of layers");
+      groups.push_back({window, n_blocks[at]});
+      n_layers.push_back(0);
+    }
+    layers.push_back({group, n_layers[static_cast<size_t>(group)]++, 0});
+  }
+  require(n_blocks.size() == 1 || n_blocks.size() == groups.size(),
+          "found ", n_blocks.size(), " numbers of blocks for ", groups.size(), " groups of layers");
+  std::vector<size_t> starts;
+  size_t items = 0;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    starts.push_back(items);
+    items += checked_product({static_cast<size_t>(groups[g].n_blocks), n_layers[g], step, item_bytes()}) / item_bytes();
+  }
+  for (Layer& layer : layers) {
+    const auto g = static_cast<size_t>(layer.group);
+    layer.block_step = n_layers[g] * step;
+    layer.first = starts[g] + layer.first * step;
+  }
+  bytes = checked_product({items, item_bytes()});
+  memory = map_pages(bytes);
 }
 
-Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positions,
-           std::span<const int32_t> block_tables, int64_t width, int n_blocks)
+bool KVCache::is_like(const KVCache& other) const {
+  const auto same_group = [](const Layer& a, const Layer& b) { return a.group == b.group; };
+  return format == other.format && n_kv_head == other.n_kv_head && head_dim == other.head_dim &&
+         std::ranges::equal(groups, other.groups, {}, &KVGroup::window, &KVGroup::window) &&
+         std::ranges::equal(layers, other.layers, same_group);
+}
+
+Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positions, std::vector<BlockTable> tables,
+           const KVCache& cache, std::shared_ptr<const void> owner)
     : row_starts_(row_starts.begin(), row_starts.end()),
-      block_tables_(block_tables.begin(), block_tables.end()),
-      width_(width),
-      n_blocks_(n_blocks) {
+      tables_(std::move(tables)),
+      groups_(cache.groups),
+      owner_(std::move(owner)) {
   const int64_t n = static_cast<int64_t>(row_starts.size()) - 1;
+  const auto n_tables = static_cast<int64_t>(tables_.size());
   require(n >= 0 && row_starts.front() == 0 && row_starts.back() == static_cast<int64_t>(positions.size()) &&
-              static_cast<int64_t>(block_tables.size()) == n * width,
+              (n_tables == n || n_tables == n * static_cast<int64_t>(groups_.size())),
           "row_starts, positions and block_tables are inconsistent");
   for (int64_t s = 0; s < n; ++s) require(row_starts[s] < row_starts[s + 1], "sequence ", s, " has no rows");
   for (int64_t s = 0; s < n; ++s) {
     sequences_.resize(static_cast<size_t>(row_starts[s + 1]), static_cast<int32_t>(s));
-    const int32_t position = positions[row_starts[s]];
-    const int64_t last = int64_t{position} + row_starts[s + 1] - row_starts[s] - 1;
-    require(position >= 0 && last / kBlock < width && last <= kMaxItems,
-            "position ", position < 0 ? position : last, " is beyond the sequence's blocks");
-    for (int64_t j = 0; j <= last / kBlock; ++j) {
-      const int32_t block = block_tables[s * width + j];
-      require(block >= 0 && block < n_blocks, "block ", block, " is not in the cache");
+    positions_.push_back(positions[row_starts[s]]);
+  }
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    for (int64_t s = 0; s < n; ++s) {
+      const BlockTable table = tables_[static_cast<size_t>(n_tables == n ? s : static_cast<int64_t>(g) * n + s)];
+      const int64_t position = positions_[static_cast<size_t>(s)];
+      const int64_t last = position + row_starts[s + 1] - row_starts[s] - 1;
+      require(position >= 0 && last / kBlock < static_cast<int64_t>(table.size()) && last <= kMaxItems,
+              "position ", position < 0 ? position : last, " is beyond the sequence's blocks");
+      const int64_t first = std::max<int64_t>(0, position - (groups_[g].window - 1));  // that a row sees
+      for (int64_t j = first / kBlock; j <= last / kBlock; ++j) {
+        const int32_t block = table[static_cast<size_t>(j)];
+        require(block >= 0 && block < groups_[g].n_blocks, "block ", block, " is not in the cache");
+      }
     }
-    positions_.push_back(position);
   }
 }
 
@@ -432,11 +473,15 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
             ", found ", x);
   };
   check(q, "queries", n_head), check(k, "keys", n_kv_head), check(v, "values", n_kv_head);
-  require(layer >= 0 && layer < cache.n_layer && rows.n_blocks() == cache.n_blocks,
+  require(layer >= 0 && layer < cache.n_layer && rows.groups() == cache.groups,
           "layer ", layer, " or the batch's rows do not belong to this cache");
+  const int kv_group = cache.layers[static_cast<size_t>(layer)].group;
+  const int kept = cache.groups[static_cast<size_t>(kv_group)].window;
   require(cache.memory != nullptr, "the plan's cache is only available while the plan is recorded");
   require(n * n_head <= kMaxItems, "too many rows for ", n_head, " heads");
   require(options.window > 0, "window is ", options.window, ": expected at least 1");
+  require(options.window <= kept, "the cache keeps only the last ", kept, " positions of layer ", layer,
+          ": pass a window of at most that");
   require(options.softcap >= 0 && std::isfinite(options.softcap), "softcap is not a positive number");
   require(options.slopes == nullptr || options.slopes->n == n_head,
           "expected ", n_head, " slopes, one for each head");
@@ -446,13 +491,13 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
 
   // First all keys and values into the cache, then the products: a row may attend to a position of another part.
   share(n, kElementsPerPart / (int64_t{head_dim} * n_kv_head) + 1, View{}, {Items::kRows, {k.data, v.data}, &cache},
-        [&rows, &cache, k = View(k), v = View(v), layer, head_dim, n_kv_head, store_kv](const View&, int64_t begin,
+        [&rows, &cache, k = View(k), v = View(v), layer, kv_group, head_dim, n_kv_head, store_kv](const View&, int64_t begin,
                                                                                         int64_t end) {
           for (int64_t i = 0; i < (end - begin) * n_kv_head; ++i) {  // head by head: neighbouring rows share lines
             const int head = static_cast<int>(i / (end - begin)), row = static_cast<int>(begin + i % (end - begin));
             const int s = rows.sequence(row);
             const int position = rows.position(s) + row - rows.begin(s), at = position % kBlock;
-            const auto block = static_cast<size_t>(rows.blocks(s)[position / kBlock]);
+            const auto block = static_cast<size_t>(rows.blocks(kv_group, s)[position / kBlock]);
             store_kv(k.row(row) + head * head_dim, v.row(row) + head * head_dim, head_dim,
                      cache.keys(layer, head, block) + at * cache.item_bytes(),
                      cache.values(layer, head, block) + at * cache.value_stride * cache.item_bytes());
@@ -470,7 +515,7 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   const double work = 2 * positions * head_dim * group / n_parts /
                       static_cast<double>(std::max<int64_t>(n, 1) * kElementsPerPart);
   share(n * n_kv_head * n_parts, 1, work, out, {Items::kOther, {q.data, &cache}, out.data},
-        [&rows, &cache, q = View(q), n, layer, head_dim, attend, scale, group, n_parts, window = options.window,
+        [&rows, &cache, q = View(q), n, layer, kv_group, head_dim, attend, scale, group, n_parts, window = options.window,
          softcap = options.softcap, slopes = options.slopes == nullptr ? Vector{} : *options.slopes](
             const View& out, int64_t begin, int64_t end) {
           thread_local std::vector<float> scratch;
@@ -489,9 +534,9 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
                                       static_cast<size_t>(out.stride),
                                       cache.keys(layer, head, 0),
                                       cache.values(layer, head, 0),
-                                      cache.block_step(),
+                                      cache.layers[static_cast<size_t>(layer)].block_step,
                                       cache.value_stride,
-                                      rows.blocks(s),
+                                      rows.blocks(kv_group, s),
                                       rows.position(s),
                                       head_dim,
                                       group,

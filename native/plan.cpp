@@ -197,6 +197,7 @@ Array Plan::finish(const Array& out) {
   const auto writes_out = [&](const Recorded& stage) { return stage.out.data == out.data; };
   if (std::ranges::count_if(recorded_, writes_out) == 1) workspace_->detach(out.data);
   cache_.memory.reset();
+  rows_.disown();
   join();
   for (Joined& joined : joined_) stages_.push_back(joined.stage());
   state_ = State::kFinished;
@@ -209,9 +210,7 @@ std::optional<Array> Plan::run(const StepInputs& inputs) {
   const std::unique_lock lock(running_, std::try_to_lock);
   if (!lock || inputs.ids.size() != ids_.size() || inputs.positions.size() != positions_.size() ||
       inputs.logit_rows.size() != logit_rows_.size() || inputs.rows.n_rows() != rows_.n_rows() ||
-      inputs.rows.n_blocks() != inputs.cache.n_blocks || inputs.cache.format != cache_.format ||
-      inputs.cache.n_layer != cache_.n_layer ||
-      inputs.cache.n_kv_head != cache_.n_kv_head || inputs.cache.head_dim != cache_.head_dim) {
+      inputs.rows.groups() != inputs.cache.groups || !inputs.cache.is_like(cache_)) {
     return std::nullopt;
   }
   std::ranges::copy(inputs.ids, ids_.begin());
@@ -219,6 +218,7 @@ std::optional<Array> Plan::run(const StepInputs& inputs) {
   std::ranges::copy(inputs.logit_rows, logit_rows_.begin());
   if (!std::ranges::all_of(limits_, [](const Limit& l) { return within(*l.numbers, l.limit); })) return std::nullopt;
   rows_ = inputs.rows;
+  rows_.disown();  // the caller keeps the tables until this returns
   cache_ = inputs.cache;
   View& last = recorded_.back().out;
   Array result = device_->array(last.rows, last.columns);

@@ -11,7 +11,7 @@ def test_the_rows_of_chunks_are_concatenated():
     assert batch.ids.tolist() == [7, 8, 9, 4]
     assert batch.positions.tolist() == [0, 1, 2, 130]
     assert batch.row_starts.tolist() == [0, 3, 4]
-    assert batch.block_tables.tolist() == [[2, 5, -1], [0, 1, 3]]
+    assert [[table.tolist() for table in group] for group in batch.block_tables] == [[[2, 5], [0, 1, 3]]]
     assert batch.logit_rows.tolist() == [0, 1, 2, 3]
     assert {array.dtype for array in (batch.ids, batch.positions, batch.row_starts, batch.logit_rows)} == {
         np.dtype(np.int32)

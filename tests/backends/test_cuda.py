@@ -280,7 +280,7 @@ def test_a_block_of_gpt2_is_five_launches(torch, kernels, tiny, monkeypatch, pos
     ops, model, cache = tiny(fused=True)
     launches = Launches(torch, kernels, monkeypatch)
     batch = Batch.of([Chunk([5 + s], position, range(12)) for s in range(n)], cache)
-    host = HostStep.of(batch, cache.spare)
+    host = HostStep.of(batch, cache.spares)
     step = host.on_device(ops._upload(host.numbers))
     with launches.counting():
         ops.to_numpy(model(step))

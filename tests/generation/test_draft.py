@@ -113,7 +113,7 @@ def test_no_draft_tokens_beyond_the_context_of_the_draft_model():
 def test_without_enough_blocks_some_sequences_get_no_draft_tokens():
     draft, model = toy_draft()
     engine, _ = toy_engine(n_blocks=2 * 4, draft=draft)
-    draft_of(engine).pool.allocate()  # three are left, and both sequences need two
+    draft_of(engine).pool.parts[0].allocate()  # three are left, and both sequences need two
     prompts = [prompt_of(BLOCK_SIZE + 5, i) for i in range(2)]
     sequences = [drafted(prompt, max_tokens=50) for prompt in prompts]
     for one in sequences:

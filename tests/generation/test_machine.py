@@ -20,6 +20,11 @@ PROMPTS = [
 """Each prompt is extended in several ways, so that prefixes are shared."""
 
 
+def held(one):
+    """The blocks of a sequence."""
+    return [block for table in one.blocks.tables for block in table.held]
+
+
 class EngineMachine(RuleBasedStateMachine):
     """Checks each token against the model's definition; draft tokens come from a draft model or prompt lookup."""
 
@@ -70,7 +75,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_block_leaks(self):
-        holders = [block for one in self.live if not one.done for block in one.blocks]
+        holders = [block for one in self.live if not one.done for block in held(one)]
         assert self.engine.pool.n_held == len(set(holders))
         assert self.engine.pool.n_held + self.engine.pool.n_available == N_BLOCKS
         self.no_block_of_the_draft_leaks()
@@ -78,7 +83,7 @@ class EngineMachine(RuleBasedStateMachine):
     def no_block_of_the_draft_leaks(self):
         states = draft_of(self.engine)._states
         assert states.keys() <= self.engine._live
-        assert draft_of(self.engine).pool.n_held == len({block for state in states.values() for block in state.blocks})
+        assert draft_of(self.engine).pool.n_held == len({block for state in states.values() for block in held(state)})
 
     def teardown(self):
         for one in self.live:

@@ -15,6 +15,7 @@ from rushlight.checkpoint import display_name, open_checkpoint
 from rushlight.errors import PortError, RequestError, first_ten
 from rushlight.host.memory import naming_shortages
 from rushlight.loading.background import BackgroundCall
+from rushlight.loading.footprint import footprint_of
 from rushlight.loading.identify import identify
 from rushlight.loading.sidecars import generation_config, load_tokenizer
 from rushlight.models import TextConfig, load_port
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "load_module"]
 
+LARGE_BYTES = 2**30
+"""The size of a checkpoint from which `load` says what the model needs before it reads the weights."""
+
 _log = logging.getLogger("rushlight")
 
 
@@ -48,13 +52,14 @@ def load(
     port: str | os.PathLike[str] | None = None,
     draft: str | os.PathLike[str] | None = None,
     kv_bytes: int | None = None,
+    add_bos: bool = True,
 ) -> Model:
     """Loads a model, ready to generate.
 
     Args:
-        source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, or a hub id such as
-            `openai-community/gpt2`. None is the small model embedded in the package; so is the name `tales`, unless a
-            file or folder has this name.
+        source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, a hub id such as
+            `openai-community/gpt2`, or a short name such as `smollm2`, as `rushlight models` lists them. None is the
+            small model embedded in the package; so is the name `tales`. A file or folder of a name takes precedence.
         device: auto, or a device that `rushlight devices` lists.
         dtype: the dtype of the weights in memory: f32, f16, bf16, int8 or int4, or f64 for comparisons; auto is the
             dtype of the checkpoint.
@@ -71,6 +76,7 @@ def load(
             threads.
         kv_bytes: the most memory for the keys and values of all sequences, including the draft model's; by default 64
             full contexts, or half of the available memory if that is less. It is allocated as it is used.
+        add_bos: whether a text prompt begins with the tokens that the tokenizer adds before a text, such as `<s>`.
 
     Raises:
         RushlightError: one of its subclasses. Nothing is loaded then; there is no fallback to another device or dtype.
@@ -95,6 +101,10 @@ def load(
                 file=port,
                 remedy="load it with rushlight.load_module and call it, or derive the config of a language model",
             )
+        if sum(tensor.nbytes for tensor in checkpoint.values()) >= LARGE_BYTES:
+            needed = footprint_of(checkpoint, architecture, config)
+            fit = needed.describe_fit(ops.available_bytes(), dtype)
+            _log.info("%s: %s; %s", display_name(checkpoint.source), needed.describe(), fit)
         module = architecture(config)
         n_parameters = sum(
             slot.n_elements
@@ -108,6 +118,8 @@ def load(
     from rushlight.runtime.model import Model
 
     tokenizer, no_tokenizer = load_tokenizer(checkpoint, architecture, config)
+    if tokenizer is not None and not add_bos:
+        tokenizer.prefix_ids = ()
     author = generation_config(checkpoint, config)
     if author.not_applied:
         _log.warning("%s", author.describe_not_applied())
@@ -185,7 +197,8 @@ def _bind(
             finish=finish,
         )
     if other_heads:
-        _log.warning("ignored heads for other tasks: %s", ", ".join(first_ten(other_heads)))
+        parts = sorted({architecture.rules.canonical(name).partition(".")[0] for name in other_heads})
+        _log.warning("ignored parts for other tasks: %s", ", ".join(first_ten(parts)))
 
 
 def _weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:

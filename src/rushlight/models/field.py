@@ -76,6 +76,7 @@ def computed(read: Read, default: Any = _NONE, *, role: str = "", infer: Callabl
 def size(
     default: int | Callable[[Mapping[str, Any]], int] | None = None,
     *,
+    null: Callable[[Mapping[str, Any]], int] | None = None,
     axis: tuple[str, int] | None = None,
     blocks: str | None = None,
     infer: Callable[[Shapes], int] | None = None,
@@ -88,6 +89,7 @@ def size(
 
     Args:
         default: its value if config.json has none, or a function of the values read before; None requires the key.
+        null: its value if config.json has null, where that differs from a missing key: a function like `default`.
         axis: a tensor, and its axis that has this size.
         blocks: instead of `axis`, the name of the blocks that it counts: `h` for `h.0`, `h.1`, ...
         infer: instead of both, a function that infers it from all shapes; 0 if it cannot.
@@ -99,7 +101,8 @@ def size(
 
     def read(fields: Fields, name: str, before: Mapping[str, Any]) -> int:
         key = older_key if fields.has(older_key) and not fields.has(name) else name
-        fallback = default(before) if callable(default) else default
+        absent = null if null and fields.is_null(name) else default
+        fallback = absent(before) if callable(absent) else absent
         if fallback is not None and not fields.is_valid:
             fallback = min(max(fallback, 1), at_most)  # may derive from an invalid value, which is already reported
         value = fields.size(key, at_most=at_most) if fallback is None else fields.size(key, fallback, at_most=at_most)
@@ -136,8 +139,8 @@ def heads(**options: Any) -> Any:
 
 
 def kv_heads(**options: Any) -> Any:
-    """The heads of keys and values, K, where they are fewer than the query heads: `size`."""
-    return size(role="kv_heads", **options)
+    """The heads of keys and values, K, where they are fewer than the query heads, which null stands for: `size`."""
+    return size(role="kv_heads", null=lambda read: read["num_attention_heads"], **options)
 
 
 def head_dim(**options: Any) -> Any:
@@ -145,9 +148,25 @@ def head_dim(**options: Any) -> Any:
     return size(role="head_dim", **options)
 
 
+def count(default: int) -> Any:
+    """An integer of 0 or more."""
+    return computed(lambda fields, name, _: fields.count(name, default), default)
+
+
 def positive(default: float) -> Any:
     """A number above 0."""
     return computed(lambda fields, name, _: fields.positive(name, default), default)
+
+
+def optional(default: float | None = None) -> Any:
+    """A number above 0, or None, which null stands for even where there is a default."""
+
+    def read(fields: Fields, name: str, _before: Mapping[str, Any]) -> float | None:
+        is_none = fields.is_null(name) or (default is None and not fields.has(name))
+        value = fields.positive(name, 1.0 if default is None else default)
+        return None if is_none else value
+
+    return computed(read, default)
 
 
 def flag(default: bool) -> Any:
@@ -160,9 +179,19 @@ def choice(choices: Collection[str], default: str) -> Any:
     return computed(lambda fields, name, _: fields.choice(name, choices, default), default)
 
 
-def activation(default: str) -> Any:
-    """An activation by its name in config.json, a key of ACTIVATION_NAMES."""
-    return choice(ACTIVATION_NAMES, default)
+def activation(default: str, *, gelu: str = "gelu") -> Any:
+    """An activation by its name in config.json, a key of ACTIVATION_NAMES.
+
+    Args:
+        default: its name if config.json has none.
+        gelu: what the architecture means by "gelu".
+    """
+
+    def read(fields: Fields, name: str, _before: Mapping[str, Any]) -> str:
+        value = fields.choice(name, ACTIVATION_NAMES, default)
+        return gelu if value == "gelu" else value
+
+    return computed(read, default)
 
 
 def token_id() -> Any:

@@ -13,6 +13,9 @@ from rushlight.models import ACTIVATION_NAMES, Heads, PretrainedModel, Rope, Tex
 from rushlight.nn import Activation, Embedding, Linear, Module, ModuleList, NameRules, RMSNorm, Rotary
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from rushlight.nn import Array, Batch
 
 
@@ -21,6 +24,8 @@ class LlamaConfig(TextConfig):
     """The sizes and switches of a Llama, each under its key in config.json."""
 
     model_type: ClassVar = "llama"
+    benign_keys: ClassVar = frozenset({"is_llama_config"})  # of the code that trained SmolLM
+    unsupported: ClassVar = {"rope_interleaved": (False,), "activation": ("swiglu",)}
 
     tie_word_embeddings: bool = field.flag(False)
     hidden_size: int = field.width(axis=("embed_tokens.weight", 1))
@@ -28,7 +33,9 @@ class LlamaConfig(TextConfig):
     num_attention_heads: int = field.heads()
     num_key_value_heads: int = field.kv_heads(default=lambda read: read["num_attention_heads"])
     head_dim: int = field.head_dim(default=lambda read: read["hidden_size"] // read["num_attention_heads"])
-    intermediate_size: int = field.size(axis=("layers.0.mlp.up_proj.weight", 0), at_most=2**26)
+    intermediate_size: int = field.size(
+        infer=field.other_side("layers.0.mlp.up_proj.weight", of=("embed_tokens.weight", 1)), at_most=2**26
+    )
     max_position_embeddings: int = field.positions()
     rms_norm_eps: float = field.positive(1e-6)
     hidden_act: str = field.activation("silu")
@@ -52,6 +59,7 @@ class Attention(Module):
         out_bias: whether the output has one.
         scale: the factor of the scores; None is 1/√D.
         window: the number of positions that a row sees; None is all.
+        softcap: scores become softcap · tanh(score / softcap); None leaves them.
         rotates: whether queries and keys are rotated.
     """
 
@@ -65,14 +73,20 @@ class Attention(Module):
         out_bias: bool = False,
         scale: float | None = None,
         window: int | None = None,
+        softcap: float | None = None,
         rotates: bool = True,
     ) -> None:
-        self.heads, self.layer, self.window, self.rotates = heads, layer, window, rotates
+        self.heads, self.layer, self.rotates = heads, layer, rotates
+        self.window, self.softcap = window, softcap
         self.scale = 1 / math.sqrt(heads.dim) if scale is None else scale
-        self.q_proj = Linear(width, heads.n * heads.dim, bias=bias)
-        self.k_proj = Linear(width, heads.n_kv * heads.dim, bias=bias)
-        self.v_proj = Linear(width, heads.n_kv * heads.dim, bias=bias)
+        self.add_projections(width, bias)
         self.o_proj = Linear(heads.n * heads.dim, width, bias=out_bias)
+
+    def add_projections(self, width: int, bias: bool) -> None:
+        """Adds the layers that `project` calls; other architectures override both."""
+        self.q_proj = Linear(width, self.heads.n * self.heads.dim, bias=bias)
+        self.k_proj = Linear(width, self.heads.n_kv * self.heads.dim, bias=bias)
+        self.v_proj = Linear(width, self.heads.n_kv * self.heads.dim, bias=bias)
 
     def project(self, x: Array) -> tuple[Array, Array, Array]:
         """(N, C) -> queries (N, H·D), keys and values (N, K·D), before rotation."""
@@ -83,7 +97,17 @@ class Attention(Module):
         q, k, v = self.project(x)
         if self.rotates:
             q, k = ops.rotary(q, angles, heads.n), ops.rotary(k, angles, heads.n_kv)
-        x = ops.attention(q, k, v, batch, layer=self.layer, n_head=heads.n, scale=self.scale, window=self.window)
+        x = ops.attention(
+            q,
+            k,
+            v,
+            batch,
+            layer=self.layer,
+            n_head=heads.n,
+            scale=self.scale,
+            window=self.window,
+            softcap=self.softcap,
+        )
         return self.o_proj(x)
 
 
@@ -101,19 +125,27 @@ class MLP(Module):
 
 
 class DecoderLayer(Module):
-    """Pre-norm transformer block: attention, then MLP, each added to the residual stream. (N, C) -> (N, C)"""
+    """Pre-norm transformer block: attention, then MLP, each added to the residual stream. (N, C) -> (N, C)
 
-    def __init__(self, config: LlamaConfig, layer: int) -> None:
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+    Other architectures override `norm`, `attention` and `feed_forward`, which build its parts.
+    """
+
+    def __init__(self, config: Any, layer: int) -> None:
+        self.input_layernorm = self.norm(config)
         self.self_attn = self.attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = MLP(config.hidden_size, config.intermediate_size, config.hidden_act, bias=config.mlp_bias)
+        self.post_attention_layernorm = self.norm(config)
+        self.mlp = self.feed_forward(config)
+
+    def norm(self, config: Any) -> Module:
+        return RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def attention(self, config: Any, layer: int) -> Attention:
-        """The layer's attention; other architectures override it."""
         bias = config.attention_bias
         window = config.windows[layer]
         return Attention(config.hidden_size, config.heads, layer, bias=bias, out_bias=bias, window=window)
+
+    def feed_forward(self, config: Any) -> Module:
+        return MLP(config.hidden_size, config.intermediate_size, config.hidden_act, bias=config.mlp_bias)
 
     def __call__(self, x: Array, angles: Array, batch: Batch) -> Array:
         x = x + self.self_attn(self.input_layernorm(x), angles, batch)
@@ -121,7 +153,10 @@ class DecoderLayer(Module):
 
 
 class Llama(PretrainedModel):
-    """Token embeddings, decoder layers, a norm, and the head. A batch of N rows -> (R, V) logits"""
+    """Token embeddings, decoder layers, a norm, and the head. A batch of N rows -> (R, V) logits
+
+    Other architectures set `decoder_layer`, and override `final_norm`, `embed` and `readout`.
+    """
 
     config_type: ClassVar = LlamaConfig
     rules: ClassVar = NameRules(
@@ -131,22 +166,29 @@ class Llama(PretrainedModel):
         tied={"lm_head.weight": "embed_tokens.weight"},
     )
     decoder_layer: ClassVar[type[Any]] = DecoderLayer
-    """The class of `layers`, called with the config and the layer's number; other architectures override it."""
+    """The class of `layers`, called with the config and the layer's number."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: Any) -> None:
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = ModuleList(self.decoder_layer(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = self.final_norm(config)
         rope = config.rope_parameters
         self.rotary_emb = Rotary(rope.frequencies(config.context_length), rope.scale)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def __call__(self, batch: Batch) -> Array:
-        x = self.embed_tokens(batch.ids)  # (N, C)
+        x = self.embed(batch.ids)  # (N, C)
         angles = self.rotary_emb(batch.positions)  # (N, r)
         for layer in self.layers:
             x = layer(x, angles, batch)
         return self.readout(self.ops.take(x, batch.logit_rows))  # (R, C): only the rows that need logits
+
+    def final_norm(self, config: Any) -> Module:
+        return RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def embed(self, ids: NDArray[np.int32]) -> Array:
+        """Token ids -> the residual stream. (N,) -> (N, C)"""
+        return self.embed_tokens(ids)
 
     def readout(self, x: Array) -> Array:
         """The residual stream -> logits. (R, C) -> (R, V)"""
