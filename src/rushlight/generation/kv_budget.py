@@ -38,12 +38,13 @@ def divide(models: Sequence[LanguageModel], allowed: int, max_sequences: int, ma
     Groups without a window get the same number each, as many as `max_sequences` full contexts take or as fit.
 
     Args:
-        models: the models, whose sequences are the same.
+        models: the models, whose sequences are the same; the first bounds their length.
         allowed: bytes for all of them.
         max_sequences: the most sequences.
         max_rows: the most rows of a sequence in a step.
     """
-    parts = [_parts(model, max_rows) for model in models]
+    context_blocks = -(-models[0].context_length // BLOCK_SIZE)
+    parts = [_parts(model, context_blocks, max_rows) for model in models]
     everything = [part for each in parts for part in each]
     windows = [part for part in everything if part.group.window is not None]
     full = [part for part in everything if part.group.window is None]
@@ -60,8 +61,7 @@ def divide(models: Sequence[LanguageModel], allowed: int, max_sequences: int, ma
     return [[of_full if part.group.window is None else of_window(part) for part in each] for each in parts]
 
 
-def _parts(model: LanguageModel, max_rows: int) -> list[_Part]:
-    context_blocks = -(-model.context_length // BLOCK_SIZE)
+def _parts(model: LanguageModel, context_blocks: int, max_rows: int) -> list[_Part]:
     return [
         _Part(group, model.backend.kv_block_bytes(group), min(context_blocks, blocks_at_once(group, max_rows)))
         for group in model.kv_shape.groups
