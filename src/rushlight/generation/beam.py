@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE, Chunk
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Chunk
 from rushlight.errors import RequestError
-from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
+from rushlight.generation.runner import ModelRunner, require_room
 from rushlight.generation.sampling.logprobs import log_softmax, no_valid_token, not_finite
 from rushlight.generation.sampling.params import SamplingParams
 

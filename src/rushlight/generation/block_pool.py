@@ -186,8 +186,7 @@ class BlockPool:
 
     def n_blocks_for(self, length: int) -> list[int]:
         """The most blocks that a sequence of `length` positions holds at once, in each group."""
-        n_blocks = -(-length // BLOCK_SIZE)
-        return [min(n_blocks, blocks_at_once(group, self._max_rows)) for group in self.groups]
+        return [group.n_blocks_for(length, self._max_rows) for group in self.groups]
 
     def match_prefix(self, ids: Sequence[int]) -> Prefix:
         """The longest cached prefix of these tokens; acquires none of its blocks."""
@@ -231,9 +230,8 @@ class BlockPool:
             length: the positions that it is about to compute. Where a window moves on meanwhile, blocks for the first
                 of them are enough.
         """
-        end = -(-length // BLOCK_SIZE)
         return [
-            max(0, min(end, first + blocks_at_once(group, self._max_rows)) - prefix.n_blocks)
+            max(0, first + group.n_blocks_for(length - first * BLOCK_SIZE, self._max_rows) - prefix.n_blocks)
             for group, first in zip(self.groups, prefix.firsts, strict=True)
         ]
 
@@ -305,11 +303,3 @@ class BlockPool:
                 part.release(block)
         self.prefixes.drop(blocks.prefix)
         blocks.tables, blocks.n_cached, blocks.prefix = (), 0, ROOT_ID
-
-
-def blocks_at_once(group: KVGroup, max_rows: int) -> int:
-    """The most blocks of a group that one step of a sequence reads and writes: any number without a window."""
-    if group.window is None:
-        return 2**31
-    n_positions = group.window - 1 + max_rows
-    return -(-(n_positions - 1) // BLOCK_SIZE) + 1
