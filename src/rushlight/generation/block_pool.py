@@ -130,8 +130,9 @@ class BlockPool:
 
     A full block is cached as the end of its prefix: all tokens from position 0 to its last. A prefix is matched where
     the next row finds all that it sees: every block in groups without a window, those in the window in the others.
-    Blocks that fall behind a window are released while the sequence runs; those before the prompt's end stay cached
-    like any other, since the next prompt of a conversation continues there.
+    Blocks that fall behind a window are released while the sequence runs, and evicted before others. Not so those that
+    were found in the cache, which more prompts may begin with, and those before the prompt's end, where the next prompt
+    of a conversation continues.
 
     Args:
         groups: the groups of layers.
@@ -142,6 +143,7 @@ class BlockPool:
 
     Attributes:
         parts: the blocks of each group.
+        n_changes: how often blocks were cached or evicted: until it changes, `match_prefix` finds the same.
     """
 
     def __init__(
@@ -157,12 +159,14 @@ class BlockPool:
         self.has_prefix_cache = has_prefix_cache
         self._sizes = tuple(zip(n_blocks, max_evictable, strict=True))
         self._max_rows = max_rows
+        self.n_changes = 0
         self.reset()
 
     def reset(self) -> None:
         """Frees all blocks and empties the prefix cache."""
         self.prefixes = PrefixTree()
-        self.parts = [GroupPool(*sizes, self.prefixes.drop) for sizes in self._sizes]
+        self.parts = [GroupPool(*sizes, self._evicted) for sizes in self._sizes]
+        self.n_changes += 1
 
     @property
     def n_blocks(self) -> int:
@@ -281,7 +285,7 @@ class BlockPool:
             if table.first < end:
                 kept = range(group.first_block((n_prompt - 1) // BLOCK_SIZE * BLOCK_SIZE), n_prompt // BLOCK_SIZE)
                 for j in range(table.first, end):
-                    part.release(table[j], evict_first=j not in kept)
+                    part.release(table[j], evict_first=j >= blocks.n_found and j not in kept)
                     table[j] = NO_BLOCK
                 table.first = end
 
@@ -293,8 +297,13 @@ class BlockPool:
                 table[j], is_new = part.cache(prefix, table[j])
                 if is_new:
                     self.prefixes.hold(prefix)
+                    self.n_changes += 1
         self.prefixes.drop(blocks.prefix)
         blocks.prefix, blocks.n_cached = prefix, j + 1
+
+    def _evicted(self, prefix: int) -> None:
+        self.prefixes.drop(prefix)
+        self.n_changes += 1
 
     def release(self, blocks: SequenceBlocks) -> None:
         """Removes a sequence's references; of blocks that become evictable, its last is evicted first."""
@@ -302,4 +311,4 @@ class BlockPool:
             for block in reversed(table.held):
                 part.release(block)
         self.prefixes.drop(blocks.prefix)
-        blocks.tables, blocks.n_cached, blocks.prefix = (), 0, ROOT_ID
+        blocks.tables, blocks.n_cached, blocks.n_found, blocks.prefix = (), 0, 0, ROOT_ID
