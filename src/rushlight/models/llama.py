@@ -24,6 +24,8 @@ class LlamaConfig(TextConfig):
     """The sizes and switches of a Llama, each under its key in config.json."""
 
     model_type: ClassVar = "llama"
+    benign_keys: ClassVar = frozenset({"is_llama_config"})  # of the code that trained SmolLM
+    unsupported: ClassVar = {"rope_interleaved": (False,), "activation": ("swiglu",)}
 
     tie_word_embeddings: bool = field.flag(False)
     hidden_size: int = field.width(axis=("embed_tokens.weight", 1))

@@ -25,9 +25,10 @@ class Phi3Config(LlamaConfig):
     """A Llama's sizes, the window of all layers, and LongRoPE, which early files call su or yarn."""
 
     model_type: ClassVar = "phi3"
+    unsupported: ClassVar = {"full_attn_mod": (1,), "interpolate_factor": (1,), "lm_head_bias": (False,)}
 
     rms_norm_eps: float = field.positive(1e-5)
-    rope_parameters: Rope = field.rope(aliases={"su": "longrope", "yarn": "longrope"})
+    rope_parameters: Rope = field.rope(fraction=1.0, aliases={"su": "longrope", "yarn": "longrope"})
     sliding_window: tuple[int | None, ...] = field.windows()
 
 

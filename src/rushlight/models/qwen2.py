@@ -26,6 +26,7 @@ class Qwen2Config(LlamaConfig):
     """A Llama's sizes, and a window that applies only with `use_sliding_window`, from `max_window_layers` on."""
 
     model_type: ClassVar = "qwen2"
+    unsupported: ClassVar = {"use_mrope": (False,)}
 
     num_key_value_heads: int = field.kv_heads(default=32)
     max_window_layers: int = field.count(28)

@@ -21,8 +21,13 @@ class Starcoder2Config(LlamaConfig):
     """A Llama's sizes, with the epsilon of LayerNorm, one switch for all biases, and the window of all layers."""
 
     model_type: ClassVar = "starcoder2"
-    unsupported: ClassVar = {"rms_norm_eps": ()}
-    benign_keys: ClassVar = frozenset({"mlp_type", "norm_type"})  # of the training code: always default and layer_norm
+    benign_keys: ClassVar = frozenset({"activation_function", "layer_norm_epsilon"})  # which transformers ignores
+    unsupported: ClassVar = {
+        "mlp_type": ("default",),
+        "norm_type": ("layer_norm",),
+        "scale_attn_weights": (True,),
+        "rms_norm_eps": (),
+    }
 
     tie_word_embeddings: bool = field.flag(True)
     num_key_value_heads: int = field.kv_heads(default=2)
