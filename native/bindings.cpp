@@ -2,9 +2,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -15,6 +17,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <variant>
 
 #include "device.h"
 #include "gil.h"
@@ -89,10 +92,18 @@ nb::object unknown_attribute(const char* owner, const std::string& name, const s
   throw NotRecordable(explanation);
 }
 
-Rows rows_of(const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& positions,
-             const NumPy<int32_t, 2>& block_tables, int n_blocks) {
-  return Rows(span(row_starts), span(positions), span(block_tables), static_cast<int64_t>(block_tables.shape(1)),
-              n_blocks);
+// The rows of a batch: `block_tables` has for each group, or for all, the table of each sequence.
+Rows rows_of(const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& positions, nb::handle block_tables,
+             const KVCache& cache) {
+  auto arrays = std::make_shared<std::vector<NumPy<int32_t, 1>>>();
+  std::vector<BlockTable> tables;
+  for (const nb::handle of_group : block_tables) {
+    for (const nb::handle table : of_group) {
+      arrays->push_back(nb::cast<NumPy<int32_t, 1>>(table, false));
+      tables.push_back(span(arrays->back()));
+    }
+  }
+  return Rows(span(row_starts), span(positions), std::move(tables), cache, std::move(arrays));
 }
 
 // batch.py's Batch, with views of its arrays. They and the cache are held: the attributes may be properties that return
@@ -105,7 +116,7 @@ struct Batch {
         cache_object(batch.attr("cache")),
         cache(nb::cast<const KVCache&>(cache_object)),
         rows(rows_of(nb::cast<NumPy<int32_t, 1>>(batch.attr("row_starts"), false), positions,
-                     nb::cast<NumPy<int32_t, 2>>(batch.attr("block_tables"), false), cache.n_blocks)) {}
+                     batch.attr("block_tables"), cache)) {}
 
   StepInputs inputs() const { return {span(ids), span(positions), span(logit_rows), rows, cache}; }
 
@@ -190,6 +201,7 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
     return -1;
   }
   invalidate_recording("it reads the values of an array in the middle of the step");
+  array.device->expose(array);
   view->obj = Py_NewRef(self);
   view->buf = array.data;
   view->len = array.rows * array.columns * Py_ssize_t{sizeof(float)};
@@ -274,9 +286,13 @@ NB_MODULE(_native, m) {
   make_opaque(weight);
 
   nb::class_<KVCache>(m, "KVCache")
-      .def_ro("n_blocks", &KVCache::n_blocks)
+      .def_prop_ro("groups", [](const KVCache& c) {
+        std::vector<std::pair<int, int>> groups;
+        for (const KVGroup& group : c.groups) groups.emplace_back(group.window, group.n_blocks);
+        return groups;
+      })
       .def_prop_ro("format", [](const KVCache& c) { return kFormatNames[static_cast<int>(c.format)]; })
-      .def_prop_ro("nbytes", &KVCache::bytes);
+      .def_prop_ro("nbytes", [](const KVCache& c) { return c.bytes; });
 
   nb::class_<Rows>(m, "Rows");
 
@@ -311,6 +327,7 @@ NB_MODULE(_native, m) {
   for (const char* name : {"__bool__", "__array_ufunc__", "__array_function__"}) ids.def(name, raise);
 
   nb::class_<Plan>(m, "Plan")
+      .def_prop_ro("n_stages", &Plan::n_stages)  // for tests
       .def_prop_ro("ids", [](const Plan& p) { return Ids{p.ids()}; }, nb::keep_alive<0, 1>())
       .def_prop_ro("positions", [](const Plan& p) { return Ids{p.positions()}; }, nb::keep_alive<0, 1>())
       .def_prop_ro("logit_rows", [](const Plan& p) { return Ids{p.logit_rows()}; }, nb::keep_alive<0, 1>())
@@ -414,16 +431,23 @@ NB_MODULE(_native, m) {
            },
            "values"_a)
       .def("kv_cache",
-           [](Device&, const std::string& format, int n_layer, int n_kv_head, int head_dim, int n_blocks) {
+           [](Device&, const std::string& format, int n_layer, int n_kv_head, int head_dim,
+              const std::variant<int, std::vector<int>>& n_blocks, const std::vector<std::optional<int>>& windows) {
              const auto stored = static_cast<Format>(index_of(kFormatNames, format, "format"));
-             return KVCache(stored, n_layer, n_kv_head, head_dim, n_blocks);
+             require(windows.empty() || static_cast<int>(windows.size()) == n_layer,
+                     "found ", windows.size(), " windows for ", n_layer, " layers");
+             if (n_layer > 1 << 20) throw std::bad_alloc();
+             std::vector<int> of_layers(static_cast<size_t>(std::max(n_layer, 0)), kNoWindow);
+             for (size_t i = 0; i < windows.size(); ++i) of_layers[i] = windows[i].value_or(kNoWindow);
+             const auto* for_all = std::get_if<int>(&n_blocks);
+             return for_all != nullptr ? KVCache(stored, of_layers, n_kv_head, head_dim, std::span(for_all, 1))
+                                       : KVCache(stored, of_layers, n_kv_head, head_dim, std::get<1>(n_blocks));
            },
-           "format"_a, "n_layer"_a, "n_kv_head"_a, "head_dim"_a, "n_blocks"_a)
+           "format"_a, "n_layer"_a, "n_kv_head"_a, "head_dim"_a, "n_blocks"_a, "windows"_a = std::vector<int>())
       .def("rows",
-           [](Device&, const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& positions,
-              const NumPy<int32_t, 2>& block_tables,
-              int n_blocks) { return rows_of(row_starts, positions, block_tables, n_blocks); },
-           "row_starts"_a, "positions"_a, "block_tables"_a, "n_blocks"_a)
+           [](Device&, const NumPy<int32_t, 1>& row_starts, const NumPy<int32_t, 1>& positions, nb::handle block_tables,
+              const KVCache& cache) { return rows_of(row_starts, positions, block_tables, cache); },
+           "row_starts"_a, "positions"_a, "block_tables"_a, "cache"_a)
       .def("embedding",
            [](Device& d, const NumPy<int32_t, 1>& ids, const Weight& table, int64_t first_row) {
              return unlocked([&] { return d.embedding(span(ids), table, first_row); });

@@ -6,12 +6,22 @@ from rushlight.backends.batch import Batch, Chunk
 from rushlight.errors import RequestError
 
 
+def test_block_tables_are_views_however_long_they_are():
+    table, other = np.arange(2048, dtype=np.int32), np.full(2048, -1, np.int32)
+    batch = Batch.of([Chunk([7], 2047 * 64, table, other_blocks=[other])], cache=None)
+    for group, given in enumerate((table, other)):
+        [found] = batch.tables(group)
+        assert found is given
+    [span] = batch.spans(1)
+    assert span.blocks is other
+
+
 def test_the_rows_of_chunks_are_concatenated():
     batch = Batch.of([Chunk([7, 8, 9], 0, [2, 5], all_logits=True), Chunk([4], 130, [0, 1, 3])], cache=None)
     assert batch.ids.tolist() == [7, 8, 9, 4]
     assert batch.positions.tolist() == [0, 1, 2, 130]
     assert batch.row_starts.tolist() == [0, 3, 4]
-    assert batch.block_tables.tolist() == [[2, 5, -1], [0, 1, 3]]
+    assert [[table.tolist() for table in group] for group in batch.block_tables] == [[[2, 5], [0, 1, 3]]]
     assert batch.logit_rows.tolist() == [0, 1, 2, 3]
     assert {array.dtype for array in (batch.ids, batch.positions, batch.row_starts, batch.logit_rows)} == {
         np.dtype(np.int32)

@@ -14,7 +14,7 @@ SPARE = 99
 
 
 class Cache:
-    spare = SPARE
+    spares = (SPARE,)
 
 
 def decode_batch(*positions):
@@ -23,7 +23,7 @@ def decode_batch(*positions):
 
 
 def on_device(batch):
-    host = HostStep.of(batch, SPARE)
+    host = HostStep.of(batch, (SPARE,))
     return host.on_device(host.numbers)
 
 
@@ -49,7 +49,8 @@ def test_decode_rows_are_laid_out_together_and_prompt_chunks_apart():
 def test_a_table_is_as_wide_as_the_longest_sequence_rounded_up_to_a_power_of_two(position, width):
     batch = Batch.of([Chunk([1], position, range(16)), Chunk([1], 0, [16])], Cache())
     assert on_device(batch).tables.shape == (2, width)
-    assert on_device(batch).tables[0].tolist() == list(range(width))
+    known = [*range(position // BLOCK_SIZE + 1), *[SPARE] * width]
+    assert on_device(batch).tables[0].tolist() == known[:width]
 
 
 def test_without_decode_rows_the_table_is_empty():
@@ -60,7 +61,7 @@ def test_without_decode_rows_the_table_is_empty():
 @pytest.mark.parametrize(("n", "rows"), [(1, 1), (2, 2), (3, 4), (5, 8), (200, 256), (256, 256)])
 def test_decode_steps_are_padded_to_powers_of_two(n, rows):
     batch = decode_batch(*range(1, n + 1))
-    with_padding = padded(batch, SPARE)
+    with_padding = padded(batch, (SPARE,))
     step = on_device(with_padding)
     assert len(with_padding.ids) == len(step.decode_rows) == len(step.logit_rows) == rows
     assert np.array_equal(with_padding.ids[:n], batch.ids)
@@ -81,7 +82,7 @@ def test_decode_steps_are_padded_to_powers_of_two(n, rows):
     ids=["too many rows", "a prompt", "a prompt chunk", "not every row's logits"],
 )
 def test_other_steps_are_not_padded(batch):
-    assert padded(batch, SPARE) is None
+    assert padded(batch, (SPARE,)) is None
 
 
 def test_the_last_step_is_reused_by_all_layers_and_keeps_no_cache_alive():
@@ -106,7 +107,7 @@ def test_a_recording_serves_its_forward_and_shape_until_the_forward_changes():
         return made[-1]
 
     recorded, first, second = Recordings(), Forward(), Forward()
-    one, two = (HostStep.of(decode_batch(*positions), SPARE) for positions in ([1], [1, 300]))
+    one, two = (HostStep.of(decode_batch(*positions), (SPARE,)) for positions in ([1], [1, 300]))
     for _ in range(2):
         for words, number in (((first, one), 0), ((first, two), 1), ((second, one), 2)):
             assert recorded.get(*words, make)[0] == number
@@ -121,7 +122,7 @@ def test_a_recording_serves_its_forward_and_shape_until_the_forward_changes():
 
 def test_a_changed_forward_receives_no_recording_from_before_the_change():
     forward = type("Forward", (), {"version": 1})()
-    others, recorded, step = [], Recordings(), HostStep.of(decode_batch(1), SPARE)
+    others, recorded, step = [], Recordings(), HostStep.of(decode_batch(1), (SPARE,))
     for version in (1, 2):
         forward.version = version
         recorded.get(forward, step, lambda other: others.append(other) or "recording")

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from toy import BLOCK_BYTES, V, draft_of, drafted, expected, ids_of, read_all, sequence, toy_draft, toy_engine
 
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS
 from rushlight.errors import MemoryLimitError
-from rushlight.generation.runner import PREFILL_ROWS
 
 
 def prompt_of(n, seed=0):
@@ -113,7 +112,7 @@ def test_no_draft_tokens_beyond_the_context_of_the_draft_model():
 def test_without_enough_blocks_some_sequences_get_no_draft_tokens():
     draft, model = toy_draft()
     engine, _ = toy_engine(n_blocks=2 * 4, draft=draft)
-    draft_of(engine).pool.allocate()  # three are left, and both sequences need two
+    draft_of(engine).pool.parts[0].allocate()  # three are left, and both sequences need two
     prompts = [prompt_of(BLOCK_SIZE + 5, i) for i in range(2)]
     sequences = [drafted(prompt, max_tokens=50) for prompt in prompts]
     for one in sequences:

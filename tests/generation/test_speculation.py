@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import FixedRate, V, expected, ids_of, read_all, sequence, toy_engine, use_proposer
 
+from rushlight.generation.block_table import BlockTable, SequenceBlocks
 from rushlight.generation.speculation.controller import MAX_DRAFT_TOKENS, SpeculationController, plan_drafts
 from rushlight.generation.speculation.prompt_lookup import PromptLookup, SequenceLookup
 from rushlight.generation.speculation.step_costs import FORGET_STEPS, StepCosts
@@ -204,7 +205,7 @@ class Named(FixedRate):
 def decoding(prompt, **settings):
     """A sequence with room for draft tokens."""
     one = sequence(prompt, **settings)
-    one.blocks = [0]
+    one.blocks = SequenceBlocks([BlockTable(0, [0])])
     return one
 
 

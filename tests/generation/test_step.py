@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from toy import FixedRate, ToyModel, V, expected, language_model, sequence
+from toy import KV_SHAPE, FixedRate, ToyModel, V, expected, language_model, sequence
 
 from rushlight.backends import open_backend
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS
 from rushlight.errors import GenerationError
 from rushlight.generation.block_pool import BlockPool
 from rushlight.generation.consistency import Consistency
@@ -26,7 +26,7 @@ class Fixed(FixedRate):
 
 
 def step_runner(proposers=(), consistency=None):
-    pool = BlockPool(N_BLOCKS, N_BLOCKS)
+    pool = BlockPool(KV_SHAPE.groups, [N_BLOCKS], [N_BLOCKS], max_rows=PREFILL_ROWS)
     model = ToyModel(open_backend("reference", "f64"))
     return StepRunner(language_model(model), pool, proposers, consistency), pool, model
 
@@ -34,7 +34,8 @@ def step_runner(proposers=(), consistency=None):
 def admitted(pool, prompt, **settings):
     """A sequence with blocks for all its tokens."""
     one = sequence(prompt, **settings)
-    one.blocks = [pool.allocate() for _ in range(one.n_blocks_for(one.end))]
+    one.blocks = pool.start(pool.match_prefix([]))
+    assert pool.grow(one.blocks, one.end)
     return one
 
 
@@ -85,8 +86,8 @@ def test_full_blocks_are_cached():
     prompt = [i % V for i in range(BLOCK_SIZE + 3)]
     one = admitted(pool, prompt)
     steps.run({one: len(prompt)})
-    assert one.n_cached_blocks == 1
-    assert pool.match_prefix(prompt) == one.blocks[:1]
+    assert one.blocks.n_cached == 1
+    assert pool.match_prefix(prompt).blocks == ([one.blocks.tables[0][0]],)
 
 
 def test_a_sequence_that_cannot_be_sampled_ends_with_its_error_and_the_others_continue():

@@ -120,7 +120,7 @@ def no_window(attention, ops, *args, window=None, **options):
 @mutant("attention")
 def heads_tiled_instead_of_repeated(attention, ops, q, k, v, batch, *, n_head, **options):
     """Query head h reads key head h % K instead of h · K // H."""
-    n_kv = batch.cache.keys.shape[2]
+    n_kv = k.shape[1] * n_head // q.shape[1]
     order = np.arange(n_head).reshape(-1, n_kv).T.ravel()
     heads = q.reshape(len(q), n_head, -1)[:, order].reshape(q.shape)
     out = attention(ops, heads, k, v, batch, n_head=n_head, **options).reshape(len(q), n_head, -1)

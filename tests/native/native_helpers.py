@@ -81,7 +81,7 @@ class Sequences:
         """Computes the rows cuts[s] of each sequence s."""
         starts = np.cumsum([0, *(stop - start for start, stop in cuts)], dtype=np.int32)
         positions = np.concatenate([np.arange(start, stop, dtype=np.int32) for start, stop in cuts])
-        rows = self.device.rows(starts, positions, self.tables, self.cache.n_blocks)
+        rows = self.device.rows(starts, positions, (tuple(self.tables),), self.cache)
         qkv = [
             self.device.array(np.concatenate([s[i][a:b] for s, (a, b) in zip(self.sequences, cuts, strict=True)]))
             for i in range(3)

@@ -172,7 +172,7 @@ def test_positions_after_the_row_may_hold_nan(device, kv_format):
 )
 def test_mismatched_arguments_are_refused(device, n_head, widths, options, message):
     cache = device.kv_cache("f32", 1, 2, 8, 1)
-    rows = device.rows(*(np.array(x, np.int32) for x in ([0, 3], [0, 1, 2], [[0]])), 1)
+    rows = device.rows(*(np.array(x, np.int32) for x in ([0, 3], [0, 1, 2], [[[0]]])), cache)
     if "slopes" in options:
         options = {"slopes": device.vector(options["slopes"])}
     with pytest.raises(ValueError, match=message):

@@ -192,13 +192,13 @@ def test_a_batch_that_makes_its_arrays_on_access(device):
         ids = property(lambda _: np.array([1, 2], np.int32))
         positions = property(lambda _: np.array([0, 1], np.int32))
         row_starts = property(lambda _: np.array([0, 2], np.int32))
-        block_tables = property(lambda _: np.array([[0]], np.int32))
+        block_tables = property(lambda _: ((np.array([0], np.int32),),))
         logit_rows = property(lambda _: np.array([1], np.int32))
         cache = property(lambda _: device.kv_cache("f32", 1, 1, 16, 2))
 
     plan = device.plan(Fresh())
     gc.collect()
-    assert plan.cache.n_blocks == 2
+    assert [n_blocks for _, n_blocks in plan.cache.groups] == [2]
     assert plan.rows is not None
 
 
@@ -215,8 +215,9 @@ def test_a_batch_that_makes_its_arrays_on_access(device):
     ],
 )
 def test_inconsistent_rows_are_refused(device, row_starts, n_rows, tables):
+    cache, of_group = device.kv_cache("f32", 1, 1, 4, 2), [np.array(table, np.int32) for table in tables]
     with pytest.raises(ValueError, match=r"inconsistent|has no rows|not in the cache|beyond the sequence"):
-        device.rows(np.array(row_starts, np.int32), np.arange(n_rows, dtype=np.int32), np.array(tables, np.int32), 2)
+        device.rows(np.array(row_starts, np.int32), np.arange(n_rows, dtype=np.int32), [of_group], cache)
 
 
 @pytest.mark.parametrize("offset", [-1, 2**63 - 1])

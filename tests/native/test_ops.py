@@ -224,8 +224,9 @@ def test_a_cache_of_integers_is_refused(device):
     ],
 )
 def test_a_batch_that_does_not_fit_the_cache_is_refused(device, starts, positions, tables, message):
+    cache = device.kv_cache("f32", 1, 1, 4, 3)
     with pytest.raises(ValueError, match=message):
-        device.rows(np.array(starts, np.int32), np.array(positions, np.int32), np.array(tables, np.int32), 3)
+        device.rows(*(np.array(each, np.int32) for each in (starts, positions, [tables])), cache)
 
 
 def test_views(device):

@@ -45,10 +45,12 @@ class Weight:
     def nbytes(self) -> int: ...
 
 class KVCache:
-    """Keys and values of n_blocks blocks in every layer."""
+    """Keys and values of all layers, in blocks."""
 
     @property
-    def n_blocks(self) -> int: ...
+    def groups(self) -> list[tuple[int, int]]:
+        """The window and the number of blocks of each group of layers."""
+
     @property
     def format(self) -> str: ...
     @property
@@ -97,6 +99,9 @@ class Plan:
     def positions(self) -> Ids: ...
     @property
     def logit_rows(self) -> Ids: ...
+    @property
+    def n_stages(self) -> int:
+        """How many times the threads wait for each other in a step. 0 until it is finished. For tests."""
     @property
     def rows(self) -> Rows: ...
     @property
@@ -173,15 +178,23 @@ class Device:
         """A vector of these values, or memory for this many."""
 
     def array(self, values: NDArray[np.float32]) -> Array: ...
-    def kv_cache(self, format: str, n_layer: int, n_kv_head: int, head_dim: int, n_blocks: int) -> KVCache:  # noqa: A002
-        """Zeros, in f32 or f16."""
+    def kv_cache(
+        self,
+        format: str,  # noqa: A002
+        n_layer: int,
+        n_kv_head: int,
+        head_dim: int,
+        n_blocks: int | Sequence[int],
+        windows: Sequence[int | None] = (),
+    ) -> KVCache:
+        """Zeros, in f32 or f16: `n_blocks` in every group of layers with the same window, or in each."""
 
     def rows(
         self,
         row_starts: NDArray[np.int32],
         positions: NDArray[np.int32],
-        block_tables: NDArray[np.int32],
-        n_blocks: int,
+        block_tables: Sequence[Sequence[NDArray[np.int32]]],
+        cache: KVCache,
     ) -> Rows: ...
     def plan(self, batch: Batch) -> Plan:
         """A plan to be recorded with this batch."""

@@ -53,6 +53,14 @@ def check_rotary(x: Any, angles: Any, n_head: int) -> None:
     )
 
 
+def check_window(window: int | None, kept: int | None, layer: int) -> None:
+    """Raises ValueError if attention would see positions that the cache does not keep for this layer."""
+    require(
+        kept is None or (window is not None and window <= kept),
+        f"the cache keeps only the last {kept} positions of layer {layer}: pass a window of at most that",
+    )
+
+
 def check_norm(x: Any, weight_size: int, bias_size: int | None = None, *, grouped: bool = False) -> None:
     """Raises ValueError unless weight and bias have a value for each of x's channels, or of those of a group."""
     n_channels = x.shape[1]

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from contextlib import ExitStack
+from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -23,10 +24,12 @@ from rushlight.host.memory import available_bytes
 from rushlight.host.threads import threads_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import Batch, KVShape
+    from rushlight.backends.batch import Batch, KVGroup, KVShape
     from rushlight.backends.protocol import Array, Forward, Tensor
 
 ISA_VARIABLE = "RUSHLIGHT_ISA"
@@ -195,10 +198,11 @@ class CPUBackend:
     def dtype_label(self) -> str:
         return self._dtypes.label
 
-    def kv_cache(self, shape: KVShape, n_blocks: int) -> _native.KVCache:
-        return self._native.kv_cache(self.kv_dtype, shape.n_layer, shape.n_kv_head, shape.head_dim, n_blocks)
+    def kv_cache(self, shape: KVShape, n_blocks: int | Sequence[int]) -> _native.KVCache:
+        sizes = shape.n_layer, shape.n_kv_head, shape.head_dim
+        return self._native.kv_cache(self.kv_dtype, *sizes, n_blocks, shape.windows)
 
-    def kv_block_bytes(self, shape: KVShape) -> int:
+    def kv_block_bytes(self, shape: KVShape | KVGroup) -> int:
         value_dim = -(-shape.head_dim // 16) * 16  # values are padded to whole vectors
         item_bytes = 4 if self.kv_dtype == "f32" else 2
         return shape.n_layer * shape.n_kv_head * (shape.head_dim + value_dim) * BLOCK_SIZE * item_bytes
@@ -255,16 +259,12 @@ class CPUBackend:
         # Holds the arrays rather than the batch, which would keep its cache alive.
         parts = (batch.row_starts, batch.positions, batch.block_tables)
         batch.require_cache()
-        n_blocks = batch.cache.n_blocks
+        groups = batch.cache.groups
         cached = self._rows
-        if (
-            cached is not None
-            and cached.n_blocks == n_blocks
-            and all(a is b for a, b in zip(cached.parts, parts, strict=True))
-        ):
+        if cached is not None and cached.groups == groups and all(map(is_, cached.parts, parts)):
             return cached.rows
-        rows = self._native.rows(*parts, n_blocks)
-        self._rows = _CachedRows(parts, n_blocks, rows)
+        rows = self._native.rows(*parts, batch.cache)
+        self._rows = _CachedRows(parts, groups, rows)
         return rows
 
     def record(self, forward: Forward, batch: Batch) -> tuple[_native.Plan, Array]:
@@ -353,8 +353,8 @@ class _TensorLayout(NamedTuple):
 class _CachedRows(NamedTuple):
     """The last batch's rows in native form, and the arrays they were converted from."""
 
-    parts: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
-    n_blocks: int
+    parts: tuple[Any, Any, Any]
+    groups: list[tuple[int, int]]
     rows: _native.Rows
 
 

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812, PyTorch's own name for it
 from torch.nn.attention.bias import causal_lower_right
 
-from rushlight.backends.arguments import check_attention, check_norm, check_rotary, part_sizes
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.arguments import check_attention, check_norm, check_rotary, check_window, part_sizes
+from rushlight.backends.batch import BLOCK_SIZE, blocks_of_groups
 from rushlight.backends.device_step import (
     Captured,
     HostStep,
@@ -29,6 +29,7 @@ from rushlight.backends.device_step import (
     Scoring,
     allowed_tokens,
     attend,
+    in_parts,
     padded,
 )
 from rushlight.backends.dtypes import DtypePolicy
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import Batch, KVShape
+    from rushlight.backends.batch import Batch, KVGroup, KVShape
     from rushlight.backends.protocol import Array, Forward, SamplingRow, Tensor
 
 COMPUTE_DTYPES = {"f32": "f32", "f16": "f16", "bf16": "bf16", "int8": "bf16"}
@@ -81,14 +82,16 @@ class Int8Weight(NamedTuple):
 class TorchKVCache:
     """Keys and values, each one (n_places, K, D) tensor per layer, BLOCK_SIZE places per block.
 
-    It has one block more than requested, `spare`, which padding rows write to.
+    Each group of layers has one block more than requested, its spare one, which padding rows write to.
     """
 
-    def __init__(self, shape: KVShape, n_blocks: int, dtype: torch.dtype, device: torch.device) -> None:
-        dims = (n_blocks + 1) * BLOCK_SIZE, shape.n_kv_head, shape.head_dim
-        self.spare = n_blocks
-        self.keys = [_zeros(dims, dtype, device) for _ in range(shape.n_layer)]
-        self.values = [_zeros(dims, dtype, device) for _ in range(shape.n_layer)]
+    def __init__(self, shape: KVShape, n_blocks: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+        self.group_of = shape.group_of
+        self.windows = shape.windows or (None,) * shape.n_layer
+        self.spares = tuple(n_blocks)
+        dims = [((n_blocks[g] + 1) * BLOCK_SIZE, shape.n_kv_head, shape.head_dim) for g in self.group_of]
+        self.keys = [_zeros(each, dtype, device) for each in dims]
+        self.values = [_zeros(each, dtype, device) for each in dims]
         self.graphs: Recordings[_Graph] = Recordings()
         """They hold the cache's addresses, and are dropped with it."""
 
@@ -191,12 +194,13 @@ class TorchBackend:
             values = values.values * values.scales[:, None]
         return weight.as_loaded(values.float().numpy(force=True))
 
-    def kv_cache(self, shape: KVShape, n_blocks: int) -> TorchKVCache:
+    def kv_cache(self, shape: KVShape, n_blocks: int | Sequence[int]) -> TorchKVCache:
         """Raises DeviceError if memory runs out."""
-        with self._memory_for(f"{n_blocks} blocks of keys and values"):
-            return TorchKVCache(shape, n_blocks, _TYPES[self.kv_dtype], self._on)
+        of_groups = blocks_of_groups(shape, n_blocks)
+        with self._memory_for(f"{max(of_groups)} blocks of keys and values"):
+            return TorchKVCache(shape, of_groups, _TYPES[self.kv_dtype], self._on)
 
-    def kv_block_bytes(self, shape: KVShape) -> int:
+    def kv_block_bytes(self, shape: KVShape | KVGroup) -> int:
         value_bytes: int = _TYPES[self.kv_dtype].itemsize
         return 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * BLOCK_SIZE * value_bytes
 
@@ -268,7 +272,11 @@ class TorchBackend:
 
     def rotary(self, x: Array, angles: torch.Tensor, n_head: int, *, interleaved: bool = False) -> torch.Tensor:
         check_rotary(x, angles, n_head)
-        heads, n_rotated = value_of(x).unflatten(1, (n_head, -1)), angles.shape[1]  # (N, H, D)
+        x = value_of(x)
+        if self._kernels and len(x) <= MAX_FUSED_ROWS:
+            out: torch.Tensor = self._kernels.rotary(x, angles, n_head, interleaved)
+            return out
+        heads, n_rotated = x.unflatten(1, (n_head, -1)), angles.shape[1]  # (N, H, D)
         rotated, rest = heads[:, :, :n_rotated].float(), heads[:, :, n_rotated:]
         cos, sin = angles[:, None].chunk(2, dim=2)
         a, b = (rotated[..., 0::2], rotated[..., 1::2]) if interleaved else rotated.chunk(2, dim=2)
@@ -290,20 +298,20 @@ class TorchBackend:
         slopes: ArrayWeight | None = None,
         softcap: float | None = None,
     ) -> torch.Tensor:
-        step = self._steps.of(batch)
+        step = self._steps.of(batch).of_group(batch.cache.group_of[layer])
         keys, values = batch.cache.keys[layer], batch.cache.values[layer]
         n_slopes = None if slopes is None else len(slopes.values)
         cached = keys.shape[-2:]
         check_attention(q, k, v, cached, n_head=n_head, window=window, n_slopes=n_slopes, softcap=softcap)
+        check_window(window, batch.cache.windows[layer], layer)
         q, k, v = (value_of(x).unflatten(1, (-1, cached[1])).to(keys.dtype) for x in (q, k, v))  # (N, H or K, D)
         scoring = Scoring(scale, window, _values(slopes), softcap)
 
         def decode(rows: Any) -> torch.Tensor:
             of_rows = q[rows], k[rows], v[rows], keys, values, step.places[rows], step.tables, step.lengths
-            if self._kernels and scoring.is_plain:
-                out: torch.Tensor = self._kernels.decode_attention(*of_rows, scale)
-                return out
-            return decode_attention(*of_rows, scoring)
+            compute = self._kernels.decode_attention if self._kernels else decode_attention
+            out: torch.Tensor = compute(*of_rows, scoring)
+            return out
 
         def prefill(chunk: PromptChunk) -> torch.Tensor:
             rows = chunk.rows
@@ -317,12 +325,12 @@ class TorchBackend:
         x = self._adjusted(value_of(logits).float(), rows)
         largest, ids = x.max(1)  # a NaN counts as the largest
         random = [i for i, row in enumerate(rows) if row.temperature]
-        if random:
-            numbers = self._to_device([(i, *_settings(rows[i])) for i in random]).T
+        for part in in_parts(random, x.shape[1]):
+            numbers = self._to_device([(i, *_settings(rows[i])) for i in part]).T
             at = numbers[0].long()
-            some = x if len(random) == len(x) else x[at]
-            max_k = max(rows[i].top_k if rows[i].top_k < x.shape[1] else 0 for i in random)
-            sorts = any(rows[i].top_p < 1 for i in random)
+            some = x if len(part) == len(x) else x[at]
+            max_k = max(rows[i].top_k if rows[i].top_k < x.shape[1] else 0 for i in part)
+            sorts = any(rows[i].top_p < 1 for i in part)
             ids = ids.index_copy(0, at, sample_tokens(some, *numbers[1:, :, None], max_k=max_k, sorts=sorts))
         sampled: list[int] = torch.where(largest.isfinite(), ids, -1).tolist()  # the only wait for the device
         return sampled
@@ -374,8 +382,8 @@ class TorchBackend:
         """
 
         def run(batch: Batch) -> torch.Tensor:
-            with_padding = padded(batch, batch.cache.spare)
-            host = HostStep.of(batch if with_padding is None else with_padding, batch.cache.spare)
+            with_padding = padded(batch, batch.cache.spares)
+            host = HostStep.of(batch if with_padding is None else with_padding, batch.cache.spares)
             if with_padding is None or not self._records:
                 logits = value_of(forward(host.on_device(self._upload(host.numbers))))
                 return logits if with_padding is None else logits[: len(batch.logit_rows)]
@@ -449,7 +457,7 @@ def int8_linear(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, bia
 
 def compute(fused: Fused) -> torch.Tensor:
     """The operations one by one."""
-    x, norm, weight, bias, activation, factor, residual = fused
+    x, norm, weight, bias, activation, factor, gated, residual = fused
     if norm is not None:
         x = _normed(x, norm)
     if weight is None:
@@ -462,6 +470,8 @@ def compute(fused: Fused) -> torch.Tensor:
         y = ACTIVATION_FUNCTIONS[activation](y)
     if factor is not None:
         y = y * factor
+    if gated is not None:
+        y = y * gated
     return y if residual is None else residual + y
 
 

@@ -19,6 +19,8 @@ from rushlight.backends.batch import BLOCK_SIZE, Batch
 from rushlight.backends.protocol import NotRecordableError, version_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Span
@@ -29,6 +31,9 @@ MAX_PADDED_ROWS = 256
 
 MIN_TABLE_WIDTH = 4
 """Blocks in a table of decode rows, at least: narrower tables would save little, and add shapes."""
+
+SAMPLED_LOGITS = 2**22
+"""Logits that are sampled together, at most: each takes several doubles to sort and sum."""
 
 Upload = Callable[[Sequence["NDArray[np.int32]"]], Sequence[Any]]
 """Arrays on the host -> the same on the device."""
@@ -53,6 +58,8 @@ class PromptChunk(NamedTuple):
 class Step(NamedTuple):
     """A batch as models read it, with its numbers on the device.
 
+    Blocks, tables and places are those of the first group of layers; `of_group` has those of the others.
+
     Attributes:
         cache, unfold_rows, ids, positions, logit_rows: as in `Batch`.
         prompt_chunks: the rows of sequences that have several.
@@ -60,7 +67,8 @@ class Step(NamedTuple):
         decode_rows: (S,) the rows that are the only ones of their sequence.
         lengths: (S,) the positions that each of them sees, its own included.
         tables: (S, W) their blocks; W is the number of blocks that the longest needs, rounded up to a power of two and
-            at least MIN_TABLE_WIDTH. Shorter sequences have `spare` in the remaining columns.
+            at least MIN_TABLE_WIDTH. Shorter sequences have the spare block in the remaining columns.
+        others: the same step for the other groups of layers.
     """
 
     cache: Any
@@ -73,6 +81,11 @@ class Step(NamedTuple):
     decode_rows: Any
     lengths: Any
     tables: Any
+    others: tuple[Step, ...] = ()
+
+    def of_group(self, group: int) -> Step:
+        """The step with the blocks of a group of layers."""
+        return self.others[group - 1] if group else self
 
     def __getattr__(self, name: str) -> Any:
         if name in _ONLY_IN_BATCH:
@@ -80,7 +93,7 @@ class Step(NamedTuple):
         raise AttributeError(name)
 
 
-_ONLY_IN_BATCH = {*(field.name for field in fields(Batch)), "spans"} - set(Step._fields)
+_ONLY_IN_BATCH = {*(field.name for field in fields(Batch)), "spans", "tables"} - set(Step._fields)
 
 
 class HostStep(NamedTuple):
@@ -88,7 +101,8 @@ class HostStep(NamedTuple):
 
     Attributes:
         batch: the rows.
-        numbers: those of `Step` from ids on, then the blocks of each prompt chunk.
+        numbers: ids, positions, logit_rows, decode_rows and lengths of `Step`; then for each group of layers places,
+            tables, and the blocks of each prompt chunk.
         spans: the prompt chunks.
     """
 
@@ -98,32 +112,47 @@ class HostStep(NamedTuple):
 
     @property
     def tables(self) -> NDArray[np.int32]:
-        return self.numbers[6]
+        return self.numbers[_N_SHARED + 1]
 
     @classmethod
-    def of(cls, batch: Batch, spare: int) -> HostStep:
-        """The step of a batch over a cache whose block `spare` belongs to no sequence."""
+    def of(cls, batch: Batch, spares: Sequence[int]) -> HostStep:
+        """The step of a batch over a cache whose block spares[g] belongs to no sequence in group g."""
         counts = np.diff(batch.row_starts)
         sequence = np.repeat(np.arange(len(counts)), counts)
-        blocks = batch.block_tables[sequence, batch.positions // BLOCK_SIZE]
         decodes = counts == 1
         decode_rows = batch.row_starts[:-1][decodes]
         lengths = batch.positions[decode_rows] + 1
         width = max(MIN_TABLE_WIDTH, _power_of_two(-(-int(lengths.max(initial=1)) // BLOCK_SIZE)))
-        known = batch.block_tables[decodes, :width]
-        tables = np.full((len(decode_rows), width), spare, np.int32)
-        tables[:, : known.shape[1]] = np.where(known < 0, spare, known)
-        places = blocks * BLOCK_SIZE + batch.positions % BLOCK_SIZE
+        n_blocks = batch.positions[batch.row_starts[1:] - 1] // BLOCK_SIZE + 1
+        numbers = [batch.ids, batch.positions, batch.logit_rows, decode_rows, lengths]
         spans = [] if decodes.all() else [span for span, one in zip(batch.spans(), decodes, strict=True) if not one]
-        chunks = [span.blocks[: -(-_length(span) // BLOCK_SIZE)] for span in spans]
-        numbers = [batch.ids, batch.positions, batch.logit_rows, places, decode_rows, lengths, tables, *chunks]
+        for group, spare in enumerate(spares):
+            known = np.concatenate([table[:n] for table, n in zip(batch.tables(group), n_blocks.tolist(), strict=True)])
+            blocks = np.full((len(counts), max(width, int(n_blocks.max()))), spare, np.int32)
+            blocks[np.arange(blocks.shape[1]) < n_blocks[:, None]] = np.where(known < 0, spare, known)
+            places = blocks[sequence, batch.positions // BLOCK_SIZE] * BLOCK_SIZE + batch.positions % BLOCK_SIZE
+            chunks = [of[:n] for of, n, one in zip(blocks, n_blocks, decodes, strict=True) if not one] if spans else []
+            numbers += [places, blocks[decodes, :width], *chunks]
         return cls(batch, numbers, spans)
 
     def on_device(self, numbers: Sequence[Any]) -> Step:
         """The step, from the device's copies of `numbers`."""
-        of_rows, of_chunks = numbers[:7], zip(self.spans, numbers[7:], strict=True)
-        chunks = tuple(PromptChunk(span.rows, _length(span), blocks) for span, blocks in of_chunks)
-        return Step(self.batch.cache, self.batch.unfold_rows, chunks, *of_rows)
+        ids, positions, logit_rows, decode_rows, lengths = numbers[:_N_SHARED]
+        steps = []
+        n_each = 2 + len(self.spans)
+        for first in range(_N_SHARED, len(numbers), n_each):
+            places, tables, *of_chunks = numbers[first : first + n_each]
+            chunks = tuple(
+                PromptChunk(span.rows, _length(span), blocks)
+                for span, blocks in zip(self.spans, of_chunks, strict=True)
+            )
+            rows = self.batch.cache, self.batch.unfold_rows, chunks, ids, positions, logit_rows
+            steps.append(Step(*rows, places, decode_rows, lengths, tables))
+        return steps[0]._replace(others=tuple(steps[1:]))
+
+
+_N_SHARED = 5
+"""The numbers of a step that all groups of layers share."""
 
 
 class Scoring(NamedTuple):
@@ -183,7 +212,7 @@ class LastStep:
     def __init__(self, upload: Upload) -> None:
         self._upload = upload
         self._parts: tuple[Any, ...] = ()
-        self._spare = -1
+        self._spares: Sequence[int] = ()
         self._step: Step | None = None
 
     def of(self, batch: Batch | Step) -> Step:
@@ -193,11 +222,11 @@ class LastStep:
         batch.require_cache()
         # The batch itself is not kept: it would keep its cache alive.
         parts = (batch.row_starts, batch.positions, batch.block_tables)
-        spare = batch.cache.spare
-        if self._step is None or self._spare != spare or any(map(is_not, self._parts, parts)):
-            host = HostStep.of(replace(batch, cache=None), spare)
+        spares = tuple(batch.cache.spares)
+        if self._step is None or self._spares != spares or any(map(is_not, self._parts, parts)):
+            host = HostStep.of(replace(batch, cache=None), spares)
             self._step = host.on_device(self._upload(host.numbers))
-            self._parts, self._spare = parts, spare
+            self._parts, self._spares = parts, spares
         return self._step
 
 
@@ -261,10 +290,10 @@ class Captured:
         return self._run_eagerly(batch)
 
 
-def padded(batch: Batch, spare: int) -> Batch | None:
+def padded(batch: Batch, spares: Sequence[int]) -> Batch | None:
     """A decode step's batch with rows added up to a power of two, so that few shapes occur; None for other steps.
 
-    The added rows come last. Each is a sequence of one position, in the block `spare`.
+    The added rows come last. Each is a sequence of one position, in the block spares[g] of each group g of layers.
     """
     n = len(batch.ids)
     one_each = n == len(batch.row_starts) - 1 == len(batch.logit_rows)
@@ -274,13 +303,13 @@ def padded(batch: Batch, spare: int) -> Batch | None:
     rows = _power_of_two(n)
     if rows == n:
         return batch
-    tables = np.full((rows, batch.block_tables.shape[1]), spare, np.int32)
-    tables[:n] = batch.block_tables
     return Batch(
         ids=np.pad(batch.ids, (0, rows - n)),
         positions=np.pad(batch.positions, (0, rows - n)),
         row_starts=np.arange(rows + 1, dtype=np.int32),
-        block_tables=tables,
+        block_tables=tuple(
+            (*batch.tables(group), *[np.array([spare], np.int32)] * (rows - n)) for group, spare in enumerate(spares)
+        ),
         logit_rows=np.arange(rows, dtype=np.int32),
         cache=batch.cache,
     )
@@ -293,6 +322,12 @@ def allowed_tokens(rows: Sequence[SamplingRow], vocab_size: int) -> NDArray[np.b
         return first
     everything = np.ones(vocab_size, np.bool_)
     return np.stack([everything if row.allowed is None else row.allowed for row in rows])
+
+
+def in_parts(rows: Sequence[int], vocab_size: int) -> Iterator[Sequence[int]]:
+    """The rows in parts of at most SAMPLED_LOGITS logits."""
+    n = max(1, SAMPLED_LOGITS // vocab_size)
+    return (rows[start : start + n] for start in range(0, len(rows), n))
 
 
 def _length(span: Span) -> int:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from rushlight.backends.arguments import check_attention, check_norm, check_rotary, part_sizes
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.arguments import check_attention, check_norm, check_rotary, check_window, part_sizes
+from rushlight.backends.batch import BLOCK_SIZE, blocks_of_groups
 from rushlight.backends.device_step import (
     Captured,
     HostStep,
@@ -27,6 +27,7 @@ from rushlight.backends.device_step import (
     Step,
     allowed_tokens,
     attend,
+    in_parts,
     padded,
 )
 from rushlight.backends.dtypes import DtypePolicy
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import Batch, KVShape
+    from rushlight.backends.batch import Batch, KVGroup, KVShape
     from rushlight.backends.protocol import Forward, SamplingRow, Tensor
 
 COMPUTE_DTYPES = {"f32": "f32", "f16": "f16", "bf16": "bf16", "int8": "f16", "int4": "f16"}
@@ -81,29 +82,36 @@ class QuantisedWeight(NamedTuple):
 class MLXKVCache:
     """Keys and values, each one (n_places, K, D) array per layer, BLOCK_SIZE places per block.
 
-    The arrays grow as blocks are used, the lower ones first. The last allocated block, `spare`, is what padding rows
-    write to; when the arrays grow, it becomes an ordinary block.
+    The arrays grow as blocks are used, the lower ones first. The last allocated block of each group of layers, its
+    spare one, is what padding rows write to; when the arrays grow, it becomes an ordinary block.
     """
 
-    def __init__(self, shape: KVShape, n_blocks: int, dtype: mx.Dtype) -> None:
+    def __init__(self, shape: KVShape, n_blocks: Sequence[int], dtype: mx.Dtype) -> None:
+        self.group_of = shape.group_of
+        self.windows = shape.windows or (None,) * shape.n_layer
         self._n_blocks = n_blocks
-        self.spare = min(n_blocks, FIRST_BLOCKS)
-        dims = (self.spare + 1) * BLOCK_SIZE, shape.n_kv_head, shape.head_dim
-        self.keys = [mx.zeros(dims, dtype) for _ in range(shape.n_layer)]
-        self.values = [mx.zeros(dims, dtype) for _ in range(shape.n_layer)]
+        self.spares = [min(n, FIRST_BLOCKS) for n in n_blocks]
+        dims = [((self.spares[g] + 1) * BLOCK_SIZE, shape.n_kv_head, shape.head_dim) for g in self.group_of]
+        self.keys = [mx.zeros(each, dtype) for each in dims]
+        self.values = [mx.zeros(each, dtype) for each in dims]
         self.compiled: Recordings[Callable[[list[mx.array]], mx.array]] = Recordings()
         """They write to this cache, and are dropped with it."""
 
     def reserve(self, batch: Batch) -> None:
         """Allocates the batch's blocks if they are not there yet, and as many again."""
-        last = int(batch.block_tables[:, : int(batch.positions.max()) // BLOCK_SIZE + 1].max())
-        if last < self.spare:
-            return
-        spare = min(self._n_blocks, 2 * (last + 1))
-        more = (spare - self.spare) * BLOCK_SIZE
-        for arrays in (self.keys, self.values):
-            arrays[:] = [mx.concatenate([x, mx.zeros((more, *x.shape[1:]), x.dtype)]) for x in arrays]
-        self.spare = spare
+        ends = (batch.positions[batch.row_starts[1:] - 1] // BLOCK_SIZE + 1).tolist()
+        for group, spare in enumerate(self.spares):
+            used = [table[:end] for table, end in zip(batch.tables(group), ends, strict=True)]
+            last = int(np.concatenate(used).max())
+            if last < spare:
+                continue
+            self.spares[group] = min(self._n_blocks[group], 2 * (last + 1))
+            more = (self.spares[group] - spare) * BLOCK_SIZE
+            for arrays in (self.keys, self.values):
+                arrays[:] = [
+                    mx.concatenate([x, mx.zeros((more, *x.shape[1:]), x.dtype)]) if of == group else x
+                    for x, of in zip(arrays, self.group_of, strict=True)
+                ]
 
 
 class MLXBackend:
@@ -177,10 +185,10 @@ class MLXBackend:
             values = _dequantised(values, values.parts)
         return weight.as_loaded(np.array(values.astype(mx.float32)))
 
-    def kv_cache(self, shape: KVShape, n_blocks: int) -> MLXKVCache:
-        return MLXKVCache(shape, n_blocks, _TYPES[self.kv_dtype])
+    def kv_cache(self, shape: KVShape, n_blocks: int | Sequence[int]) -> MLXKVCache:
+        return MLXKVCache(shape, blocks_of_groups(shape, n_blocks), _TYPES[self.kv_dtype])
 
-    def kv_block_bytes(self, shape: KVShape) -> int:
+    def kv_block_bytes(self, shape: KVShape | KVGroup) -> int:
         value_bytes: int = _TYPES[self.kv_dtype].size
         return 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * BLOCK_SIZE * value_bytes
 
@@ -274,10 +282,11 @@ class MLXBackend:
         if not isinstance(batch, Step):
             batch.require_cache()
             cache.reserve(batch)
-        step = self._steps.of(batch)
+        step = self._steps.of(batch).of_group(cache.group_of[layer])
         cached, kv_type = cache.keys[layer].shape[-2:], cache.keys[layer].dtype
         n_slopes = None if slopes is None else len(slopes.values)
         check_attention(q, k, v, cached, n_head=n_head, window=window, n_slopes=n_slopes, softcap=softcap)
+        check_window(window, cache.windows[layer], layer)
         q, k, v = (x.reshape(len(x), -1, cached[1]).astype(kv_type) for x in (q, k, v))  # (N, H or K, D)
         keys, values = cache.keys[layer], cache.values[layer]
         keys[step.places], values[step.places] = k, v
@@ -295,9 +304,9 @@ class MLXBackend:
         x = _adjusted(logits.astype(mx.float32), rows)
         largest, ids = mx.max(x, axis=1), mx.argmax(x, axis=1)
         random = [i for i, row in enumerate(rows) if row.temperature]
-        if random:
-            at = mx.array(random)
-            settings = mx.array([_settings(rows[i]) for i in random]).T[:, :, None]
+        for part in in_parts(random, x.shape[1]):
+            at = mx.array(part)
+            settings = mx.array([_settings(rows[i]) for i in part]).T[:, :, None]
             ids[at] = sample_tokens(x[at], *settings)
         usable = mx.isfinite(largest) & ~mx.isnan(x).any(axis=1)
         sampled: list[int] = mx.where(usable, ids.astype(mx.int32), -1).tolist()
@@ -322,8 +331,8 @@ class MLXBackend:
         def run(batch: Batch) -> mx.array:
             cache = batch.cache
             cache.reserve(batch)
-            with_padding = padded(batch, cache.spare)
-            host = HostStep.of(batch if with_padding is None else with_padding, cache.spare)
+            with_padding = padded(batch, cache.spares)
+            host = HostStep.of(batch if with_padding is None else with_padding, cache.spares)
             numbers = _upload(host.numbers)
             first: list[mx.array] = []
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import Batch, KVCache, KVShape
+    from rushlight.backends.batch import Batch, KVCache, KVGroup, KVShape
 
 Array = Any
 """An activation on the device: (N, C), with `.shape`, `+`, and `*` with another one or with a number. Arrays of NumPy,
@@ -202,15 +202,15 @@ class Backend(Protocol):
         """The numbers that the device computes with, in the shape that the tensor had; a copy."""
         ...
 
-    def kv_cache(self, shape: KVShape, n_blocks: int) -> KVCache:
-        """A zeroed cache of `n_blocks` blocks of keys and values in every layer.
+    def kv_cache(self, shape: KVShape, n_blocks: int | Sequence[int]) -> KVCache:
+        """A zeroed cache of `n_blocks` blocks of keys and values in every layer, or of that many in each group.
 
         Where the device can, memory is taken only when a block is first written; lower blocks are used first.
         """
         ...
 
-    def kv_block_bytes(self, shape: KVShape) -> int:
-        """The size of one block of such a cache, of all layers."""
+    def kv_block_bytes(self, shape: KVShape | KVGroup) -> int:
+        """The size of one block of such a cache, of all layers or of those of a group."""
         ...
 
     def available_bytes(self) -> int:
@@ -305,7 +305,8 @@ class Backend(Protocol):
         takes softmax(score) · v over positions 0 to p, where score(t) = scale · q · k of key head h·K // H at t.
 
         Args:
-            window: a row sees this many positions, its own being the last; None is all.
+            window: a row sees this many positions, its own being the last; None is all. At most the layer's window in
+                `KVShape.windows`, if it has one.
             slopes: (H,) ALiBi's: slope · (t - p) is added to a score. Press et al., arXiv:2108.12409.
             softcap: scores become softcap · tanh(score / softcap), before slopes are added. Gemma 2, arXiv:2408.00118.
         """

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rushlight.backends.arguments import check_attention, check_norm, check_rotary, part_sizes, require
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.arguments import check_attention, check_norm, check_rotary, check_window, part_sizes, require
+from rushlight.backends.batch import BLOCK_SIZE, blocks_of_groups
 from rushlight.backends.dtypes import check_dtype
 from rushlight.backends.protocol import Role
 from rushlight.backends.weights import OpaqueWeight
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rushlight.backends.batch import Batch, KVShape
+    from rushlight.backends.batch import Batch, KVGroup, KVShape
     from rushlight.backends.protocol import Forward, SamplingRow, Tensor
 
 Floats = Any  # NDArray of float32, or of float64 at dtype f64
@@ -51,12 +51,20 @@ class ReferenceWeight(OpaqueWeight):
 
 
 class ReferenceKVCache:
-    """Keys and values, each (n_layer, n_blocks, K, BLOCK_SIZE, D): zeros, which take memory once they are written."""
+    """Keys and values, each one (n_blocks, K, BLOCK_SIZE, D) array per layer: zeros, which take memory once written.
 
-    def __init__(self, shape: KVShape, n_blocks: int, dtype: type[np.floating[Any]]) -> None:
-        dims = (shape.n_layer, n_blocks, shape.n_kv_head, BLOCK_SIZE, shape.head_dim)
-        self.keys: Floats = np.zeros(dims, dtype)
-        self.values: Floats = np.zeros(dims, dtype)
+    Attributes:
+        keys, values: the arrays.
+        group_of: the group of each layer.
+        windows: the window of each layer; None keeps all positions.
+    """
+
+    def __init__(self, shape: KVShape, n_blocks: Sequence[int], dtype: type[np.floating[Any]]) -> None:
+        self.group_of = shape.group_of
+        self.windows = shape.windows or (None,) * shape.n_layer
+        dims = [(n_blocks[g], shape.n_kv_head, BLOCK_SIZE, shape.head_dim) for g in self.group_of]
+        self.keys: list[Floats] = [np.zeros(each, dtype) for each in dims]
+        self.values: list[Floats] = [np.zeros(each, dtype) for each in dims]
 
 
 class ReferenceBackend:
@@ -94,10 +102,10 @@ class ReferenceBackend:
     def weight_values(self, weight: ReferenceWeight) -> NDArray[np.float32]:
         return np.array(weight.values, np.float32)
 
-    def kv_cache(self, shape: KVShape, n_blocks: int) -> ReferenceKVCache:
-        return ReferenceKVCache(shape, n_blocks, self._float)
+    def kv_cache(self, shape: KVShape, n_blocks: int | Sequence[int]) -> ReferenceKVCache:
+        return ReferenceKVCache(shape, blocks_of_groups(shape, n_blocks), self._float)
 
-    def kv_block_bytes(self, shape: KVShape) -> int:
+    def kv_block_bytes(self, shape: KVShape | KVGroup) -> int:
         return 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * BLOCK_SIZE * np.dtype(self._float).itemsize
 
     def available_bytes(self) -> int:
@@ -189,18 +197,20 @@ class ReferenceBackend:
         softcap: float | None = None,
     ) -> Floats:
         batch.require_cache()
-        n_layer, _, n_kv_head, _, head_dim = batch.cache.keys.shape
+        n_layer = len(batch.cache.keys)
         require(0 <= layer < n_layer, f"layer {layer} is not in this cache, which has {n_layer} layers")
+        keys, values = batch.cache.keys[layer], batch.cache.values[layer]
+        _, n_kv_head, _, head_dim = keys.shape
         bias = None if slopes is None else slopes.array
         n_slopes = None if bias is None else bias.size
         check_attention(
             q, k, v, (n_kv_head, head_dim), n_head=n_head, window=window, n_slopes=n_slopes, softcap=softcap
         )
+        check_window(window, batch.cache.windows[layer], layer)
         n = len(q)
         q, k, v = (x.reshape(n, -1, head_dim) for x in (q * self._float(scale), k, v))
         out = np.empty_like(q)
-        keys, values = batch.cache.keys[layer], batch.cache.values[layer]
-        for span in batch.spans():
+        for span in batch.spans(batch.cache.group_of[layer]):
             out[span.rows] = _attend(
                 q[span.rows],
                 k[span.rows],

@@ -59,7 +59,7 @@ class Sequences:
     def __init__(self, model: Model, n: int, capacity: int) -> None:
         self._ops = model.module.ops
         n_blocks = -(-capacity // BLOCK_SIZE)
-        self._blocks = [range(s * n_blocks, (s + 1) * n_blocks) for s in range(n)]
+        self._blocks = np.arange(n * n_blocks, dtype=np.int32).reshape(n, n_blocks)
         self._runner = ModelRunner(model.language_model, n * n_blocks)
         self.length = 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rushlight.cli.collect import Option, collect
-from rushlight.cli.options import Device, Draft, Dtype, Exact, Offline, Port, Revision, Threads
+from rushlight.cli.options import Bos, Context, Device, Draft, Dtype, Exact, Offline, Port, Revision, Threads
 from rushlight.cli.terminal import note, status
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ LOAD_OPTIONS = {
     "revision": Option(Revision, None),
     "port": Option(Port, None),
     "draft": Option(Draft, None),
+    "add_bos": Option(Bos, True),
+    "context": Option(Context, None),
 }
 """The keywords of `rushlight.load`."""
 

@@ -8,16 +8,16 @@ from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
 from rushlight.generation.block_pool import BlockPool
 from rushlight.generation.consistency import Consistency
-from rushlight.generation.runner import PREFILL_ROWS
+from rushlight.generation.kv_budget import divide
 from rushlight.generation.scheduler import Scheduler
 from rushlight.generation.speculation.draft_model import DraftModelProposer
 from rushlight.generation.speculation.prompt_lookup import PromptLookup
 from rushlight.generation.step import StepRunner
-from rushlight.host.memory import naming_shortages, shortage
+from rushlight.host.memory import KV_SHARE, naming_shortages, shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,15 +33,12 @@ MAX_SEQUENCES = 64
 MAX_WAITING = 1024
 """The most sequences in the queue."""
 
-KV_SHARE = 0.5
-"""The share of available memory that keys and values may take."""
-
 CACHED_CONTEXTS = 4
 """The prefix cache keeps blocks of past prompts for this many full contexts before it evicts any."""
 
 CACHED_SHARE = 0.25
-"""... but for at most this share of the memory that keys and values may take, or one context if that is more. Does not
-apply if `kv_bytes` is set."""
+"""... but at most this share of the blocks, and so of the memory that keys and values may take. Does not apply if
+`kv_bytes` is set."""
 
 LINGER_S = 0.1
 """How long the background thread waits for work before it ends."""
@@ -121,22 +118,31 @@ class Engine:
         draft: LanguageModel | None = None,
     ) -> None:
         models = [model] if draft is None else [model, draft]
-        self._block_bytes = sum(each.kv_block_bytes for each in models)
         available = min(each.backend.available_bytes() for each in models)
         if kv_bytes is not None and kv_bytes > available:
             raise MemoryLimitError("kv_bytes exceeds the available memory", need_bytes=kv_bytes, have_bytes=available)
         allowed = int(available * KV_SHARE) if kv_bytes is None else kv_bytes
-        self._remedy = f"request fewer tokens, or {'free memory' if kv_bytes is None else 'raise kv_bytes'}"
-        context_blocks = -(-model.context_length // BLOCK_SIZE)
-        n_blocks = min(max_sequences * context_blocks, allowed // self._block_bytes)
-        max_evictable = CACHED_CONTEXTS * context_blocks
-        if kv_bytes is None:
-            share = int(allowed * CACHED_SHARE) // self._block_bytes
-            max_evictable = min(max_evictable, max(share, context_blocks))
-        self.pool = BlockPool(n_blocks, max_evictable, has_prefix_cache=prefix_cache)
+        more = "free memory" if kv_bytes is None else "raise kv_bytes"
+        self._remedy = (
+            f"request fewer tokens (--context, --max-tokens), keep weights in fewer bits (--dtype), or {more}"
+        )
+        max_cached = CACHED_CONTEXTS * -(-model.context_length // BLOCK_SIZE)
+        share = CACHED_SHARE if kv_bytes is None else 1.0
+        pools = [
+            BlockPool(
+                each.kv_shape.groups,
+                n_blocks,
+                [min(max_cached, int(n * share)) for n in n_blocks],
+                max_rows=max_prefill_rows,
+                has_prefix_cache=prefix_cache,
+            )
+            for each, n_blocks in zip(models, divide(models, allowed, max_sequences, max_prefill_rows), strict=True)
+        ]
+        self._pools = list(zip(models, pools, strict=True))
+        self.pool = pools[0]
         proposers: list[Proposer] = [PromptLookup()] if speculation else []
         if draft is not None:
-            proposers.append(DraftModelProposer(draft, n_blocks, max_evictable))
+            proposers.append(DraftModelProposer(draft, pools[1]))
         self._model = model
         self._version = model.version
         self._consistency = Consistency()
@@ -163,12 +169,18 @@ class Engine:
         Raises:
             MemoryLimitError: it cannot; the error states both sizes.
         """
-        n_blocks = sequence.n_blocks_for(sequence.end)
-        if n_blocks > self.pool.n_blocks:
+        need_bytes = have_bytes = 0
+        for model, pool in self._pools:
+            needs = pool.n_blocks_for(sequence.end)
+            for group, part, need in zip(pool.groups, pool.parts, needs, strict=True):
+                block_bytes = model.backend.kv_block_bytes(group)
+                need_bytes += need * block_bytes
+                have_bytes += min(need, part.n_blocks) * block_bytes
+        if have_bytes < need_bytes:
             raise MemoryLimitError(
                 f"keys and values of {sequence.end} tokens do not fit in memory",
-                need_bytes=n_blocks * self._block_bytes,
-                have_bytes=self.pool.n_blocks * self._block_bytes,
+                need_bytes=need_bytes,
+                have_bytes=have_bytes,
                 remedy=self._remedy,
             )
 

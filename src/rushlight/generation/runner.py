@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Batch, Chunk, blocks_of_groups
 from rushlight.backends.protocol import version_of
 from rushlight.errors import MemoryLimitError, PortError
 from rushlight.host.memory import naming_shortages, out_of_memory
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from rushlight.backends.batch import KVCache, KVShape
     from rushlight.backends.protocol import Array, Backend, Forward, SamplingRow
-
-PREFILL_ROWS = 256
-"""The most prompt tokens in a step, which bounds the memory of activations."""
 
 SCORED_ROWS = 64
 """The most rows of a step whose logits are all copied to the host."""
@@ -70,7 +67,7 @@ class LanguageModel(NamedTuple):
 
     @property
     def kv_block_bytes(self) -> int:
-        """The size of one block of its keys and values."""
+        """The size of one block of its keys and values, in all layers."""
         return self.backend.kv_block_bytes(self.kv_shape)
 
     @property
@@ -78,13 +75,15 @@ class LanguageModel(NamedTuple):
         """The most rows of a step whose logits are all copied to the host, from SCORED_ROWS and SCORED_BYTES."""
         return min(SCORED_ROWS, max(1, SCORED_BYTES // (4 * self.vocab_size)))
 
-    def kv_cache(self, n_blocks: int) -> KVCache:
-        """A zeroed cache of `n_blocks` blocks.
+    def kv_cache(self, n_blocks: int | Sequence[int]) -> KVCache:
+        """A zeroed cache of `n_blocks` blocks in every layer, or of that many in each group of layers.
 
         Raises:
             MemoryLimitError: it cannot be allocated.
         """
-        with naming_shortages("the cache of keys and values", n_blocks * self.kv_block_bytes):
+        of_groups = zip(self.kv_shape.groups, blocks_of_groups(self.kv_shape, n_blocks), strict=True)
+        need_bytes = sum(self.backend.kv_block_bytes(group) * n for group, n in of_groups)
+        with naming_shortages("the cache of keys and values", need_bytes):
             return self.backend.kv_cache(self.kv_shape, n_blocks)
 
 
@@ -106,10 +105,10 @@ class ModelRunner:
 
     Args:
         model: the model.
-        n_blocks: the size of the cache.
+        n_blocks: the size of the cache, as in `LanguageModel.kv_cache`.
     """
 
-    def __init__(self, model: LanguageModel, n_blocks: int) -> None:
+    def __init__(self, model: LanguageModel, n_blocks: int | Sequence[int]) -> None:
         self._forward = model.forward
         self._backend = model.backend
         self._vocab_size = model.vocab_size
@@ -155,7 +154,7 @@ class Context:
     """
 
     def __init__(self, model: LanguageModel, capacity: int) -> None:
-        self._blocks = range(-(-capacity // BLOCK_SIZE))
+        self._blocks = np.arange(-(-capacity // BLOCK_SIZE), dtype=np.int32)
         self._backend = model.backend
         self._runner = ModelRunner(model, len(self._blocks))
         self.length = 0

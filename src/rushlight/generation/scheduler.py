@@ -5,14 +5,16 @@ from __future__ import annotations
 from bisect import insort
 from operator import attrgetter
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.generation.block_table import SequenceBlocks
 from rushlight.generation.runner import SCORED_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
-    from rushlight.generation.block_pool import BlockPool
+    from rushlight.generation.block_pool import BlockPool, Prefix
     from rushlight.generation.sequence import SequenceState
 
 MIXED_ROWS = 64
@@ -54,6 +56,7 @@ class Scheduler:
         self.waiting: list[SequenceState] = []
         self.running: list[SequenceState] = []
         self.n_cached_tokens = 0
+        self._prefixes: WeakKeyDictionary[SequenceState, tuple[int, Prefix]] = WeakKeyDictionary()
 
     def add(self, sequence: SequenceState) -> None:
         """Queues a sequence."""
@@ -70,8 +73,8 @@ class Scheduler:
         """Frees all blocks and queues these sequences to be recomputed from position 0, to the same bits."""
         self.pool.reset()
         for sequence in sequences:
-            sequence.blocks = []
-            sequence.n_cached_blocks = sequence.n_computed = 0
+            sequence.blocks = SequenceBlocks()
+            sequence.n_computed = 0
         self.running = []
         self.waiting = sorted((s for s in sequences if not s.done), key=ARRIVAL)
 
@@ -96,23 +99,30 @@ class Scheduler:
         for sequence in waiting:
             if n_active >= self.max_sequences:
                 return
-            cached = [] if sequence.scores_prompt else self.pool.match_prefix(sequence.ids[:-1])
-            if self._is_being_computed(sequence, (len(cached) + 1) * BLOCK_SIZE):
+            prefix = self._prefix_of(sequence)
+            if self._is_being_computed(sequence, (prefix.n_blocks + 1) * BLOCK_SIZE):
                 continue  # that block can be shared in a step or two
             # One position more than it has tokens, for the first token to be sampled.
-            missing = sequence.n_blocks_for(min(len(sequence.ids) + 1, sequence.end)) - len(cached)
-            if not self._make_room(missing, cached):
+            missing = self.pool.n_missing(prefix, min(len(sequence.ids) + 1, sequence.end))
+            if not self._make_room(prefix, missing):
                 return
-            self.pool.acquire(cached)
-            sequence.blocks = cached + [block for _ in range(missing) if (block := self.pool.allocate()) is not None]
-            sequence.n_cached_blocks = len(cached)
-            sequence.n_computed = len(cached) * BLOCK_SIZE
+            sequence.blocks = self.pool.start(prefix, missing)
+            sequence.n_computed = prefix.n_blocks * BLOCK_SIZE
             if len(sequence.ids) == sequence.n_prompt:
                 sequence.n_cached = sequence.n_computed
                 self.n_cached_tokens += sequence.n_cached
             self.waiting.remove(sequence)
+            self._prefixes.pop(sequence, None)
             insort(self.running, sequence, key=ARRIVAL)
             n_active += 1
+
+    def _prefix_of(self, sequence: SequenceState) -> Prefix:
+        """The sequence's cached prefix, looked up again only when the cache has changed while it waits."""
+        found = self._prefixes.get(sequence)
+        if found is None or found[0] != self.pool.n_changes:
+            prefix = self.pool.match_prefix([] if sequence.scores_prompt else sequence.ids[:-1])
+            found = self._prefixes[sequence] = self.pool.n_changes, prefix
+        return found[1]
 
     def _is_being_computed(self, sequence: SequenceState, end: int) -> bool:
         """Whether a running sequence will soon fill a block with the same tokens up to position `end`."""
@@ -122,10 +132,10 @@ class Scheduler:
             s.n_computed < end <= len(s.ids) and s.runnable and s.ids[:end] == sequence.ids[:end] for s in self.running
         )
 
-    def _make_room(self, n_blocks: int, cached: list[int]) -> bool:
-        """Whether `n_blocks` can be allocated besides the cached ones; preempts sequences that are not runnable."""
+    def _make_room(self, prefix: Prefix, n_missing: Sequence[int]) -> bool:
+        """Whether the missing blocks can be allocated besides the prefix; preempts sequences that are not runnable."""
         stalled = [s for s in self.running if not s.runnable]
-        while self.pool.n_available - self.pool.n_evictable_of(cached) < n_blocks:
+        while not self.pool.has_room(prefix, n_missing):
             if not stalled:
                 return False
             self._preempt(stalled.pop())
@@ -133,15 +143,13 @@ class Scheduler:
 
     def _grow(self, sequence: SequenceState, rows: dict[SequenceState, int]) -> None:
         """Allocates the blocks for a sequence's rows; removes its rows from the step if it is preempted."""
-        for _ in range(sequence.n_blocks_for(sequence.n_computed + rows[sequence])):
-            while (block := self.pool.allocate()) is None:
-                stalled = [s for s in self.running if not s.runnable]
-                victim = (stalled or self.running)[-1]
-                rows.pop(victim, None)
-                self._preempt(victim)
-                if victim is sequence:
-                    return
-            sequence.blocks.append(block)
+        while not self.pool.grow(sequence.blocks, sequence.n_computed + rows[sequence]):
+            stalled = [s for s in self.running if not s.runnable]
+            victim = (stalled or self.running)[-1]
+            rows.pop(victim, None)
+            self._preempt(victim)
+            if victim is sequence:
+                return
 
     def _preempt(self, sequence: SequenceState) -> None:
         self.running.remove(sequence)
@@ -150,5 +158,4 @@ class Scheduler:
 
     def _release(self, sequence: SequenceState) -> None:
         self.pool.release(sequence.blocks)
-        sequence.blocks = []
-        sequence.n_cached_blocks = sequence.n_computed = 0
+        sequence.n_computed = 0

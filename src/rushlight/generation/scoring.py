@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE, Chunk
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Chunk
 from rushlight.errors import RequestError, RushlightError
-from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
+from rushlight.generation.runner import ModelRunner, require_room
 from rushlight.generation.sampling.logprobs import logprobs_of, not_finite
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Scorer:
     def _score(self, lanes: list[_Lane]) -> None:
         """Scores the first jobs of all lanes in one batch, then the second ones, and so on."""
         blocks = iter(range(self._n_blocks))
-        tables = [list(islice(blocks, max(job.n_blocks for job in lane))) for lane in lanes]
+        tables = [np.fromiter(islice(blocks, max(job.n_blocks for job in lane)), np.int32) for lane in lanes]
         computed: list[list[int]] = [[] for _ in lanes]
         for round_ in zip_longest(*lanes):
             prefixes, ends, jobs = [], [], []
@@ -207,7 +207,7 @@ class Scorer:
         while True:
             step: dict[int, Chunk] = {}
             left = max_rows
-            for i, (ids, position, table, all_logits) in enumerate(chunks):
+            for i, (ids, position, table, all_logits, _) in enumerate(chunks):
                 if part := ids[n_computed[i] : n_computed[i] + left]:
                     step[i] = Chunk(part, position + n_computed[i], table, all_logits)
                     n_computed[i] += len(part)

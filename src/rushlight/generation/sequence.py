@@ -7,7 +7,7 @@ from collections import deque
 from math import isfinite
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.generation.block_table import SequenceBlocks
 from rushlight.generation.sampling.logprobs import TokenLogprob, no_valid_token, not_finite, token_logprob
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ class SequenceState:
         n_computed: the number of tokens whose keys and values are in the cache; the next to compute is ids[n_computed].
         n_cached: prompt tokens found in the prefix cache.
         n_sampled: tokens sampled so far, a stop token included.
-        blocks: the blocks of the KV cache, in the order of positions.
-        n_cached_blocks: the number of blocks, from the first, that are in the prefix cache.
+        blocks: its blocks of the KV cache.
         unread: sampled tokens that the consumer has not read yet.
         prompt_logprobs: log-probabilities of the prompt tokens computed so far, from the second on.
         done: whether it has ended.
@@ -98,8 +97,7 @@ class SequenceState:
         self.n_computed = 0
         self.n_cached = 0
         self.n_sampled = 0
-        self.blocks: list[int] = []
-        self.n_cached_blocks = 0
+        self.blocks = SequenceBlocks()
         self.unread: deque[SampledToken] = deque()
         self.prompt_logprobs: list[TokenLogprob] = []
         self.done = self.end == self.n_prompt and not self.scores_prompt
@@ -138,16 +136,12 @@ class SequenceState:
     @property
     def max_draft_tokens(self) -> int:
         """The most draft tokens that can be accepted before its end and without another block."""
-        return min(self.end - len(self.ids) - 1, len(self.blocks) * BLOCK_SIZE - len(self.ids))
+        return min(self.end - len(self.ids) - 1, self.blocks.end - len(self.ids))
 
     @property
     def runnable(self) -> bool:
         """Whether a step may include it, because its consumer keeps up."""
         return len(self.unread) < MAX_UNREAD
-
-    def n_blocks_for(self, length: int) -> int:
-        """The number of blocks that it still needs for `length` positions."""
-        return -(-length // BLOCK_SIZE) - len(self.blocks)
 
     def score(self, logits: NDArray[np.floating]) -> None:
         """Takes the (n, V) logits after the next n tokens, and keeps the log-probabilities of prompt tokens.

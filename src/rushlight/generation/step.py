@@ -51,7 +51,7 @@ class StepRunner:
         self.n_steps = self.n_computed = self.n_sampled = self.n_drafted = self.n_accepted = 0
         self._pool = pool
         self._backend = model.backend
-        self._runner = ModelRunner(model, pool.n_blocks)
+        self._runner = ModelRunner(model, [part.n_blocks for part in pool.parts])
         self._consistency = Consistency() if consistency is None else consistency
 
     def run(self, rows: Mapping[SequenceState, int]) -> list[SequenceState]:
@@ -71,15 +71,11 @@ class StepRunner:
         decoding = all(sequence.decoding for sequence in rows)
         with self._consistency:
             drafts = self.speculation.draft(list(rows)) if decoding else {}
-        chunks = [
-            Chunk(
-                s.ids[s.n_computed : s.n_computed + n] + drafts.get(s, []),
-                s.n_computed,
-                s.blocks,
-                all_logits=s.scores_prompt or s in drafts,
-            )
-            for s, n in rows.items()
-        ]
+        chunks = []
+        for s, n in rows.items():
+            ids = s.ids[s.n_computed : s.n_computed + n] + drafts.get(s, [])
+            table, *others = s.blocks.views
+            chunks.append(Chunk(ids, s.n_computed, table, s.scores_prompt or s in drafts, others))
         start = perf_counter()
         logits = self._runner.on_device(chunks)  # not guarded: an interrupt leaves all other sequences intact
         with self._consistency:
@@ -89,7 +85,7 @@ class StepRunner:
             if decoding:
                 self.speculation.costs.record(sum(len(chunk.ids) for chunk in chunks), perf_counter() - start)
             for sequence in rows:
-                self._pool.cache_full_blocks(sequence)
+                self._pool.commit(sequence.blocks, sequence.ids, sequence.n_computed, sequence.n_prompt)
             self._count(rows, tasks, n_before)
         return [sequence for sequence in rows if sequence.done]
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from rushlight.errors import RushlightError
 
+KV_SHARE = 0.5
+"""The share of available memory that keys and values may take, unless the caller sets their size."""
+
 _NO_MEMORY = ("failed to map segment", "annot allocate memory")
 """In error messages of the dynamic linker and C libraries."""
 
@@ -74,6 +77,17 @@ def out_of_memory(what: str, need_bytes: int | None = None, have_bytes: int | No
         have_bytes=available_bytes() if have_bytes is None else have_bytes,
         remedy="free memory, raise a limit (ulimit -v), use fewer threads, or keep weights in fewer bits (dtype int8)",
     )
+
+
+def human_bytes(n: float) -> str:
+    """A number of bytes with a unit: 512 B, 6.0 KiB, 474.7 MiB."""
+    if n < 1024:
+        return f"{n} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        n /= 1024
+        if n < 1023.95:
+            return f"{n:.1f} {unit}"
+    return f"{n / 1024:,.1f} TiB"
 
 
 def available_bytes(root: Path = Path("/")) -> int:

@@ -110,11 +110,12 @@ def read_rope(
         settings = fields.child("rope_scaling", used=scaled)
     theta = settings.positive("rope_theta", fields.positive(theta_key, theta))
     n_channels = _n_channels(fields, settings, fraction_key, fraction, head_dim)
+    n_frequencies = math.ceil(n_channels / 2)
     original = settings.size("original_max_position_embeddings", positions)
     original = fields.size("original_max_position_embeddings", original)
     kind = settings.choice("rope_type", {*_KINDS, *aliases}, settings.choice("type", {*_KINDS, *aliases}, "default"))
     kind = aliases.get(kind, kind)
-    values, scale = _KINDS[kind].read(settings, math.ceil(n_channels / 2), original, positions)
+    values, scale = _KINDS[kind].read(settings, n_frequencies, original, positions)
     settings.refuse_unread(known=_KEYS)
     return Rope(theta, n_channels, kind, values, scale)
 
@@ -128,7 +129,7 @@ def _n_channels(fields: Fields, settings: Fields, key: str, default: float | Non
     within, key = (settings, "partial_rotary_factor") if settings.has("partial_rotary_factor") else (fields, key)
     fraction = within.positive(key, default)
     n_channels = int(head_dim * fraction)
-    if fields.is_valid and not 0 < 2 * math.ceil(n_channels / 2) <= head_dim:
+    if fields.is_valid and not 0 < n_channels + n_channels % 2 <= head_dim:
         within.problem(f"{key} is {fraction:g}, expected a share of the {head_dim} channels of a head")
     return n_channels
 

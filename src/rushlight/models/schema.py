@@ -223,7 +223,7 @@ class Fields:
             f"{printable_name(key)} is {_short(self._values[key])}: an unknown key that may change the arithmetic; "
             "remove it if it does not"
             for key in unknown
-            if _may_change_arithmetic(key, self._values[key])
+            if may_change_arithmetic(key, self._values[key])
         ]
         if self._problems:
             n = len(self._problems)
@@ -252,7 +252,7 @@ def _is_positive(value: object) -> bool:
     return type(value) in (int, float) and 1e-30 <= value <= 1e30  # type: ignore[operator]
 
 
-def _may_change_arithmetic(key: str, value: Any) -> bool:
+def may_change_arithmetic(key: str, value: Any) -> bool:
     """Whether a key that is not read may change what the model computes."""
     if not _ARITHMETIC.search(key) or value is None or value is False or value in ([], {}):
         return False

@@ -24,16 +24,18 @@ Examples:
   rushlight chat
   rushlight chat tales "Who lived in the wood?"
   rushlight chat ./folder --system-prompt "Answer in one sentence."
-  rushlight chat gpt2 --chat-template template.jinja --temp 0.9 --seed 7
+  rushlight chat smollm2
+  rushlight chat ./folder --chat-template template.jinja --temp 0.9 --seed 7
   echo "Who are you?" | rushlight chat microsoft/DialoGPT-small
-  rushlight chat gpt2 --json < turns.jsonl
+  rushlight chat smollm2 --json < turns.jsonl
+  rushlight chat qwen3:0.6b --chat-template-kwargs '{"enable_thinking": false}'
 """
 
 WITHOUT = ("n", "logprobs", "prompt_logprobs", "json_schema", "regex")
 """Sampling settings that apply only to single requests."""
 
 
-@load_options()
+@load_options(without=("add_bos",))
 @sampling_options(without=WITHOUT, max_tokens=256, temperature=0.7)
 def chat(
     source: Source = None,
@@ -67,6 +69,15 @@ def chat(
             help="A Jinja chat template: a file, its text, or a name. Default: the template of the model.",
         ),
     ] = None,
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template-kwargs",
+            metavar="JSON",
+            rich_help_panel=INPUT,
+            help='Variables for the chat template, as a JSON object, such as {"enable_thinking": false}.',
+        ),
+    ] = None,
     load: Annotated[
         str | None,
         typer.Option("--load", metavar="FILE", rich_help_panel=INPUT, help="Continue a saved conversation."),
@@ -85,6 +96,14 @@ def chat(
         bool,
         typer.Option("--stats", rich_help_panel=OUTPUT, help="Print token counts and rates of each answer on stderr."),
     ] = False,
+    hide_thinking: Annotated[
+        bool,
+        typer.Option(
+            "--hide-thinking",
+            rich_help_panel=OUTPUT,
+            help="Do not show the reasoning of answers. At a terminal it is dimmed; in a pipe it is never printed.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -102,21 +121,48 @@ def chat(
     # Validated before loading, which may download the model.
     SamplingParams(**settings)
     StopStrings(stop or ())
+    variables = None if chat_template_kwargs is None else _variables(chat_template_kwargs)
     loaded = load_model(name, load_with)
     with rushlight.Chat(
-        loaded, system_prompt=system_prompt, template=chat_template, stop=stop or (), **settings
+        loaded,
+        system_prompt=system_prompt,
+        template=chat_template,
+        variables=variables,
+        stop=stop or (),
+        **settings,
     ) as conversation:
         if load is not None:
             conversation.load(load)
             if system_prompt is not None:
                 conversation.system_prompt = system_prompt
-        note_embedded_model(name, "rushlight chat gpt2")
+        note_embedded_model(name, "rushlight chat smollm2")
         if as_json or not _at_terminal():
             if not answer_lines(conversation, prompt, as_json=as_json, stats=stats):
                 raise typer.Exit(BAD_INPUT)
         else:
             with interrupts_as_exceptions():
-                Repl(conversation, scalar_settings(WITHOUT), history=history, stats=stats).run(prompt)
+                repl = Repl(
+                    conversation,
+                    scalar_settings(WITHOUT),
+                    history=history,
+                    stats=stats,
+                    shows_reasoning=not hide_thinking,
+                )
+                repl.run(prompt)
+
+
+def _variables(text: str) -> dict[str, Any]:
+    """The variables of --chat-template-kwargs.
+
+    Raises:
+        RequestError: not a JSON object.
+    """
+    from rushlight.errors import RequestError
+    from rushlight.files.strict_json import parse_json_object
+
+    return parse_json_object(
+        text.encode(), file="--chat-template-kwargs", error=RequestError, remedy='write {"enable_thinking": false}'
+    )
 
 
 def _at_terminal() -> bool:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from rushlight.backends.batch import BLOCK_SIZE, Chunk
-from rushlight.generation.block_pool import BlockPool
-from rushlight.generation.runner import PREFILL_ROWS, ModelRunner
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Chunk
+from rushlight.generation.block_table import SequenceBlocks
+from rushlight.generation.runner import ModelRunner
 from rushlight.generation.sampling.sample_step import rows_of
 from rushlight.generation.speculation.step_costs import StepCosts, count_accepted, update_acceptance_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from rushlight.generation.block_pool import BlockPool
     from rushlight.generation.runner import LanguageModel
     from rushlight.generation.sampling.sampler import Sampler
     from rushlight.generation.sequence import SequenceState
@@ -35,7 +36,6 @@ class DraftState:
     Attributes:
         ids: prompt and output at the last observation.
         n_computed: tokens whose keys and values are in the draft model's cache, including accepted draft tokens.
-        n_cached_blocks: the number of its blocks that are in the prefix cache.
         blocks: its blocks in the draft model's cache.
         draft_tokens: the draft tokens that were proposed last.
     """
@@ -44,8 +44,7 @@ class DraftState:
         self.sampler = sampler
         self.ids: Sequence[int] = ()
         self.n_computed = 0
-        self.n_cached_blocks = 0
-        self.blocks: list[int] = []
+        self.blocks = SequenceBlocks()
         self.draft_tokens: list[int] = []
         self._n_observed = 0
         self._rate = INITIAL_RATE
@@ -70,8 +69,7 @@ class DraftModelProposer:
 
     Args:
         model: the draft model.
-        n_blocks: the size of its cache.
-        max_evictable: as in `BlockPool`.
+        pool: the blocks of its cache.
 
     Attributes:
         costs: the times of a round, by number of sequences.
@@ -79,12 +77,12 @@ class DraftModelProposer:
         pool: the blocks of its cache.
     """
 
-    def __init__(self, model: LanguageModel, n_blocks: int, max_evictable: int) -> None:
+    def __init__(self, model: LanguageModel, pool: BlockPool) -> None:
         self.context_length = model.context_length
-        self.pool = BlockPool(n_blocks, max_evictable)
+        self.pool = pool
         self.costs = StepCosts()
         self._backend = model.backend
-        self._runner = ModelRunner(model, n_blocks)
+        self._runner = ModelRunner(model, [part.n_blocks for part in pool.parts])
         self._states: dict[SequenceState, DraftState] = {}
         self._with_blocks: dict[DraftState, None] = {}
 
@@ -122,7 +120,11 @@ class DraftModelProposer:
     ) -> dict[DraftState, Sequence[int]]:
         """Computes tokens, and samples a draft token where all are computed; returns the tokens of the next round."""
         start = perf_counter()
-        logits = self._runner.on_device([Chunk(ids, state.n_computed, state.blocks) for state, ids in feed.items()])
+        chunks = []
+        for state, ids in feed.items():
+            table, *others = state.blocks.views
+            chunks.append(Chunk(ids, state.n_computed, table, other_blocks=others))
+        logits = self._runner.on_device(chunks)
         complete: dict[int, DraftState] = {}  # by row of the logits
         for row, (state, ids) in enumerate(feed.items()):
             state.n_computed += len(ids)
@@ -154,25 +156,20 @@ class DraftModelProposer:
 
     def _release(self, state: DraftState) -> None:
         self._with_blocks.pop(state, None)
-        blocks, state.blocks = state.blocks, []
-        state.n_computed = state.n_cached_blocks = 0
-        self.pool.release(blocks)
+        state.n_computed = 0
+        self.pool.release(state.blocks)
 
     def _allocate(self, state: DraftState, end: int, wanted: Collection[DraftState]) -> bool:
         """Allocates the blocks for positions up to `end`; if there are not enough, releases all and returns False."""
-        if not state.blocks:
-            state.blocks = self.pool.match_prefix(state.ids[:-1])
-            self.pool.acquire(state.blocks)
-            state.n_cached_blocks = len(state.blocks)
-            state.n_computed = state.n_cached_blocks * BLOCK_SIZE
+        if not state.blocks.tables:
+            state.blocks = self.pool.start(self.pool.match_prefix(state.ids[:-1]))
+            state.n_computed = state.blocks.n_cached * BLOCK_SIZE
             self._with_blocks[state] = None
         else:
-            self.pool.cache_full_blocks(state)
-        for _ in range(-(-end // BLOCK_SIZE) - len(state.blocks)):
-            while (block := self.pool.allocate()) is None:
-                other = next((other for other in self._with_blocks if other not in wanted), None)
-                self._release(state if other is None else other)
-                if other is None:
-                    return False
-            state.blocks.append(block)
+            self.pool.commit(state.blocks, state.ids, state.n_computed)
+        while not self.pool.grow(state.blocks, end):
+            other = next((other for other in self._with_blocks if other not in wanted), None)
+            self._release(state if other is None else other)
+            if other is None:
+                return False
         return True
