@@ -11,7 +11,7 @@ import pytest
 from architecture_fixtures import NAMES, TOLERANCE, Fixture
 
 from rushlight.backends.reference import ReferenceBackend
-from rushlight.models import Rope, gpt_neox, gptj, phi
+from rushlight.models import Rope, TextConfig, gpt_neox, gptj, phi
 from rushlight.models.gemma import Gemma, GemmaLayer
 from rushlight.models.gemma2 import SandwichLayer
 from rushlight.models.gemma3_text import NormedAttention
@@ -102,19 +102,23 @@ def scores_without_scale(attention, ops, *args, scale, **options):
     return attention(ops, *args, scale=1.0, **options)
 
 
-@mutant("attention")
-def window_one_longer(attention, ops, *args, window=None, **options):
-    return attention(ops, *args, window=window and window + 1, **options)
+def other_windows(change, monkeypatch):
+    """Changes the windows of the config, which attention and the KV cache share."""
+    windows = TextConfig.windows.fget
+    changed = property(lambda config: tuple(window and change(window) for window in windows(config)))
+    monkeypatch.setattr(TextConfig, "windows", changed)
 
 
-@mutant("attention")
-def window_one_shorter(attention, ops, *args, window=None, **options):
-    return attention(ops, *args, window=window and window - 1, **options)
+def window_one_longer(monkeypatch):
+    other_windows(lambda window: window + 1, monkeypatch)
 
 
-@mutant("attention")
-def no_window(attention, ops, *args, window=None, **options):
-    return attention(ops, *args, **options)
+def window_one_shorter(monkeypatch):
+    other_windows(lambda window: window - 1, monkeypatch)
+
+
+def no_window(monkeypatch):
+    other_windows(lambda window: None, monkeypatch)
 
 
 @mutant("attention")
