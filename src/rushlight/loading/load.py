@@ -101,10 +101,11 @@ def load(
                 file=port,
                 remedy="load it with rushlight.load_module and call it, or derive the config of a language model",
             )
+        name = demo.NAME if source is None else display_name(checkpoint.source)
         if sum(tensor.nbytes for tensor in checkpoint.values()) >= LARGE_BYTES:
             needed = footprint_of(checkpoint, architecture, config)
             fit = needed.describe_fit(ops.available_bytes(), dtype)
-            _log.info("%s: %s; %s", display_name(checkpoint.source), needed.describe(), fit)
+            _log.info("%s %s", name, fit)
         module = architecture(config)
         n_parameters = sum(
             slot.n_elements
@@ -130,7 +131,7 @@ def load(
         backend=ops,
         tokenizer=tokenizer,
         no_tokenizer=no_tokenizer,
-        name=demo.NAME if source is None else display_name(checkpoint.source),
+        name=name,
         n_parameters=n_parameters,
         eos_ids=author.eos_token_id,
         suppressed_ids=author.suppress_tokens,
