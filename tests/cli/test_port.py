@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from architecture_fixtures import Fixture
 from safetensors.numpy import save_file
 
 import rushlight as package
@@ -73,6 +74,22 @@ def test_an_unwritten_forward_is_reported_and_raises(rushlight, tmp_path):
     done = rushlight("generate", tmp_path, "--port", path, "-p", "x")
     assert done.code == 2
     assert "not a language model" in done.err
+
+
+def test_what_a_whole_port_assumes_is_listed(rushlight, tmp_path):
+    fixture = Fixture("llama")
+    fixture.config |= {"model_type": "newcomer", "strange_scale": 2.0}
+    folder, path = fixture.write(tmp_path / "newcomer"), tmp_path / "my_model.py"
+    done = rushlight("port", folder, "-o", path)
+    assert done.code == 0
+    lines = done.err.splitlines()
+    assert lines[1] == "to check, in the lines marked Assumed:"
+    assert "  rotary embedding of every layer, of channel pairs (i, i + r/2)" in lines
+    assert "  these keys of config.json change nothing: strange_scale" in lines
+    assert lines[-1].endswith(f"--port {path} --golden golden.safetensors` names what differs")
+    assert len(lines) == 3 + path.read_text().count("# Assumed:")
+    done = rushlight("generate", folder, "--port", path, "--ids", "3,4,5", "-n", "2")
+    assert done.code == 0
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,8 @@ def port(
         names = ", ".join(first_ten(written.to_write))
         write_err(f"all tensors are bound; now write the forward of: {names}")
     if written.to_check:
-        write_err("it assumes, in the lines marked Assumed:")
+        write_err("to check, in the lines marked Assumed:")
         for each in written.to_check:
             write_err(printable_line(f"  {each}"))
-        write_err(f"check with: rushlight record {name} -o golden.safetensors, then verify {name} --port {module}")
+        verify = f"rushlight verify {name} --port {module} --golden golden.safetensors"
+        write_err(printable_line(f"record the original with PyTorch, then `{verify}` names what differs"))
