@@ -180,6 +180,9 @@ def test_list_shows_what_runs_and_what_is_broken(rushlight, hub, cache, monkeypa
     ]
     assert rows["owner/bare"].endswith("  no tokenizer was downloaded")
     assert rows["owner/new"].endswith(r"  new\x1b is not built in")
+    assert rows["owner/odd"].endswith(
+        "  config.json is not valid: `rushlight check` says why; no tokenizer was downloaded"
+    )
     assert rows["owner/t5"].endswith("  t5 is an encoder-decoder model, which rushlight does not run")
     assert "  gpt2  " in rows["owner/tales"]
     assert "bytes" in rows["owner/tales"]
