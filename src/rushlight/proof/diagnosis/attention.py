@@ -201,7 +201,7 @@ class _Ways:
         )
 
     def all(self) -> Iterator[_Way]:
-        """The port's own way, and those that differ in one respect, the likeliest first."""
+        """The port's own way, and those that differ in one respect, the most likely first."""
         call, base = self.call, self.base
         same_width = self.keys_and_values[0].shape == call.q.shape
         yield base

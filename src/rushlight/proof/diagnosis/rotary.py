@@ -43,7 +43,7 @@ def turned(x: Floats, angles: Floats, head_dim: int, *, interleaved: bool) -> Fl
 
 
 def cosines_then_sines(parts: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
-    """(N, r): the port's layout of angles, from a recorded pair of cosines and sines; None if this is no such pair.
+    """(N, r): the port's layout of angles, from a recorded pair of cosines and sines; None for other tensors.
 
     transformers mostly has each number twice: both halves of a head are equal, or two neighbours.
     """
