@@ -21,6 +21,7 @@ class Computer:
         y = y if fused.bias is None else y + fused.bias
         y = y if fused.activation is None else np.maximum(y, 0)
         y = y if fused.factor is None else y * fused.factor
+        y = y if fused.gated is None else y * np.asarray(fused.gated)
         return y if fused.residual is None else y + np.asarray(fused.residual)
 
 
@@ -108,3 +109,29 @@ def test_a_number_is_a_factor_of_the_product(computer):
     assert (product.activated("relu") * 2).product().factor == 2
     assert product.activated("relu").activated("relu") is None
     assert np.array_equal(computer.defer(Fused(X, NORM)) * 2.0, 2 * X)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_gate_is_part_of_its_product(computer, order):
+    """As in a gated MLP: act(gate(x)) * up(x), in either order."""
+    gate = computer.defer(Fused(X - 2, weight=WEIGHT)).activated("relu")
+    up = computer.defer(Fused(X, weight=WEIGHT, bias=BIAS))
+    product = [gate, up][::order]
+    gated = product[0] * product[1] * 0.5
+    assert gated.activated("relu") is None
+    total = np.ones((2, 4)).view(Unwilling) + gated
+    assert np.array_equal(total.value, 1 + 0.5 * np.maximum((X - 2) @ WEIGHT.T, 0) * (X @ WEIGHT.T + BIAS))
+    assert len(computer.computed) == 2
+
+
+def test_of_several_arrays_one_is_gated_by_the_product(computer):
+    product = computer.defer(Fused(X, weight=WEIGHT))
+    gated = product * np.full((2, 4), 2.0) * np.full((2, 4), 3.0)
+    assert np.array_equal(gated, 6 * (X @ WEIGHT.T))
+    assert len(computer.computed) == 1
+
+
+def test_a_square_is_computed_from_one_value(computer):
+    product = computer.defer(Fused(X, weight=WEIGHT))
+    assert np.array_equal(product * product, (X @ WEIGHT.T) ** 2)
+    assert len(computer.computed) == 1

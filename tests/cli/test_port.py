@@ -129,3 +129,12 @@ def test_wrong_usage_exits_with_2(rushlight, tmp_path, monkeypatch, arguments, m
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_type_that_is_not_built_in_is_named(rushlight, tmp_path):
+    tensors = {"encoder.layer.0.attention.self.query.weight": np.ones((4, 4), np.float32)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    done = rushlight("port", tmp_path, "-o", tmp_path / "my_bert.py")
+    assert done.code == 0
+    assert done.err.startswith("note: bert is an encoder, which does not generate text\nwrote ")

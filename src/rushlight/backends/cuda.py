@@ -272,7 +272,11 @@ class TorchBackend:
 
     def rotary(self, x: Array, angles: torch.Tensor, n_head: int, *, interleaved: bool = False) -> torch.Tensor:
         check_rotary(x, angles, n_head)
-        heads, n_rotated = value_of(x).unflatten(1, (n_head, -1)), angles.shape[1]  # (N, H, D)
+        x = value_of(x)
+        if self._kernels and len(x) <= MAX_FUSED_ROWS:
+            out: torch.Tensor = self._kernels.rotary(x, angles, n_head, interleaved)
+            return out
+        heads, n_rotated = x.unflatten(1, (n_head, -1)), angles.shape[1]  # (N, H, D)
         rotated, rest = heads[:, :, :n_rotated].float(), heads[:, :, n_rotated:]
         cos, sin = angles[:, None].chunk(2, dim=2)
         a, b = (rotated[..., 0::2], rotated[..., 1::2]) if interleaved else rotated.chunk(2, dim=2)
@@ -305,10 +309,9 @@ class TorchBackend:
 
         def decode(rows: Any) -> torch.Tensor:
             of_rows = q[rows], k[rows], v[rows], keys, values, step.places[rows], step.tables, step.lengths
-            if self._kernels and scoring.is_plain:
-                out: torch.Tensor = self._kernels.decode_attention(*of_rows, scale)
-                return out
-            return decode_attention(*of_rows, scoring)
+            compute = self._kernels.decode_attention if self._kernels else decode_attention
+            out: torch.Tensor = compute(*of_rows, scoring)
+            return out
 
         def prefill(chunk: PromptChunk) -> torch.Tensor:
             rows = chunk.rows
@@ -454,7 +457,7 @@ def int8_linear(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, bia
 
 def compute(fused: Fused) -> torch.Tensor:
     """The operations one by one."""
-    x, norm, weight, bias, activation, factor, residual = fused
+    x, norm, weight, bias, activation, factor, gated, residual = fused
     if norm is not None:
         x = _normed(x, norm)
     if weight is None:
@@ -467,6 +470,8 @@ def compute(fused: Fused) -> torch.Tensor:
         y = ACTIVATION_FUNCTIONS[activation](y)
     if factor is not None:
         y = y * factor
+    if gated is not None:
+        y = y * gated
     return y if residual is None else residual + y
 
 

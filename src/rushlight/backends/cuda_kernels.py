@@ -16,10 +16,14 @@ import triton.language as tl
 from rushlight.backends.batch import BLOCK_SIZE
 
 if TYPE_CHECKING:
+    from rushlight.backends.device_step import Scoring
     from rushlight.backends.fusion import Fused
 
 MAX_TILE_VALUES = 16384
 """The values of a tile that a program keeps in registers: 256 keys of 64, for example."""
+
+MAX_HEADS_TOGETHER = 8
+"""The query heads that a program computes one after the other, from one load of their keys."""
 
 MAX_TILE_INPUTS = 4096
 """The inputs that a program multiplies by one row at a time."""
@@ -37,32 +41,37 @@ def decode_attention(
     places: torch.Tensor,
     tables: torch.Tensor,
     lengths: torch.Tensor,
-    scale: float,
+    scoring: Scoring,
 ) -> torch.Tensor:
-    """`rushlight.backends.cuda.decode_attention` with nothing but a scale; keys and values are read in place.
+    """`rushlight.backends.cuda.decode_attention`; keys and values are read in place, those before a window not at all.
 
-    Flash-decoding (Dao et al., 2023): one program per sequence, query head and part of its keys. A part has a fixed
-    size, so a sequence is cut at the same keys whatever else is in the batch, and a long one still keeps many
-    multiprocessors busy. If there is more than one part, a second kernel merges them.
+    Flash-decoding (Dao et al., 2023): one program per sequence, key head and part of its keys, which are loaded once
+    for the query heads that share them. A part has a fixed size, so a sequence is cut at the same keys whatever else is
+    in the batch, and a long one still keeps many multiprocessors busy. If there is more than one part, a second kernel
+    merges them.
     """
     n, n_head, head_dim = q.shape
-    width = tables.shape[1]
+    n_kv_head, width = k.shape[1], tables.shape[1]
+    group = n_head // n_kv_head
     d_padded = triton.next_power_of_2(head_dim)
-    part = min(max(MAX_TILE_VALUES // d_padded, BLOCK_SIZE), 4 * BLOCK_SIZE)
+    tile_values = MAX_TILE_VALUES if group == 1 else MAX_TILE_VALUES // 2  # a group's keys and values are both kept
+    part = min(max(tile_values // d_padded, BLOCK_SIZE), 4 * BLOCK_SIZE)
     n_parts = triton.cdiv(width * BLOCK_SIZE, part)
     out = torch.empty((n, n_head, head_dim), dtype=q.dtype, device=q.device)
     one_part = n_parts == 1
     partial = out if one_part else torch.empty((n, n_head, n_parts, head_dim), dtype=torch.float32, device=q.device)
     sums = None if one_part else torch.empty((n, n_head, n_parts, 2), dtype=torch.float32, device=q.device)
+    together = min(group, MAX_HEADS_TOGETHER)
     with torch.cuda.device_of(q):
-        _attend[n, n_head, n_parts](
-            q, k, v, keys, values, places, tables, lengths, partial, sums, scale,
+        _attend[n, n_kv_head * triton.cdiv(group, together), n_parts](
+            q, k, v, keys, values, places, tables, lengths, partial, sums,
+            scoring.scale, scoring.window, scoring.slopes, scoring.softcap,
             q.stride(0), k.stride(0), v.stride(0), width,
-            n_head, k.shape[1], head_dim, d_padded, part, BLOCK_SIZE, num_warps=8,
+            n_kv_head, group, together, head_dim, d_padded, part, BLOCK_SIZE, num_warps=8,
         )  # fmt: skip
         if not one_part:
             _merge[n, n_head](
-                partial, sums, lengths, out, n_parts,
+                partial, sums, lengths, out, n_parts, scoring.window,
                 n_head, head_dim, d_padded, part, triton.next_power_of_2(n_parts),
             )  # fmt: skip
     return out
@@ -70,23 +79,30 @@ def decode_attention(
 
 @triton.jit
 def _attend(
-    q, k, v, keys, values, places, tables, lengths, out, sums, scale, q_stride, k_stride, v_stride, width,
-    n_head: tl.constexpr, n_kv_head: tl.constexpr, head_dim: tl.constexpr,
+    q, k, v, keys, values, places, tables, lengths, out, sums, scale, window, slopes, softcap,
+    q_stride, k_stride, v_stride, width,
+    n_kv_head: tl.constexpr, GROUP: tl.constexpr, TOGETHER: tl.constexpr, head_dim: tl.constexpr,
     D: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One part of one sequence's keys, for one query head. The program of the last part writes the row's own key.
+    """One part of one sequence's keys, for up to TOGETHER of the query heads that share them.
 
-    The query heads of a key head all write it, the same values. Without `sums` there is one part, and `out` (S, H, D)
-    is the result; else `out` is (S, H, parts, D).
+    The program of the last part writes the row's own key; if there are several such programs, the same values. Without
+    `sums` there is one part, and `out` (S, H, D) is the result; else `out` is (S, H, parts, D). Arguments that are None
+    are left out.
     """
-    s, h, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    s, part = tl.program_id(0), tl.program_id(2)
+    n_programs: tl.constexpr = (GROUP + TOGETHER - 1) // TOGETHER  # of a key head
+    kv_head, first = tl.program_id(1) // n_programs, tl.program_id(1) % n_programs * TOGETHER
     d, n = tl.arange(0, D), part * PART + tl.arange(0, PART)
     last = tl.load(lengths + s).to(tl.int32) - 1
     if part * PART > last:
         return
+    seen = n <= last
+    if window is not None:
+        if part * PART + PART <= last + 1 - window:
+            return
+        seen = seen & (n > last - window)
     in_head = d < head_dim
-    kv_head = h * n_kv_head // n_head
-    query = tl.load(q + s * q_stride + h * head_dim + d, mask=in_head, other=0.0).to(tl.float32) * scale
     key = tl.load(k + s * k_stride + kv_head * head_dim + d, mask=in_head, other=0.0)
     value = tl.load(v + s * v_stride + kv_head * head_dim + d, mask=in_head, other=0.0)
     place = (tl.load(places + s) * n_kv_head + kv_head) * head_dim + d
@@ -94,37 +110,48 @@ def _attend(
         tl.store(keys + place, key, mask=in_head)
         tl.store(values + place, value, mask=in_head)
 
-    before = n < last
+    before = seen & (n < last)
     block = tl.load(tables + s * width + n // BLOCK, mask=before, other=0)
     at = ((block * BLOCK + n % BLOCK) * n_kv_head + kv_head)[:, None] * head_dim + d[None, :]
     there = before[:, None] & in_head[None, :]
     here = (n == last)[:, None]
     k_rows = tl.where(here, key.to(tl.float32)[None, :], tl.load(keys + at, mask=there, other=0.0).to(tl.float32))
     v_rows = tl.where(here, value.to(tl.float32)[None, :], tl.load(values + at, mask=there, other=0.0).to(tl.float32))
-    scores = tl.where(n <= last, tl.sum(query[None, :] * k_rows, 1), float("-inf"))
-    m = tl.max(scores, 0)
-    p = tl.exp(scores - m)
-    total = tl.sum(p, 0)
-    o = tl.sum(p[:, None] * v_rows, 0)
-    at_part = (s * n_head + h) * tl.num_programs(2) + part
-    if sums is None:
-        o = o / total
-    else:
-        tl.store(sums + at_part * 2, m)
-        tl.store(sums + at_part * 2 + 1, total)
-    tl.store(out + at_part * head_dim + d, o.to(out.dtype.element_ty), mask=in_head)
+    for in_group in range(first, min(first + TOGETHER, GROUP)):
+        h = kv_head * GROUP + in_group
+        query = tl.load(q + s * q_stride + h * head_dim + d, mask=in_head, other=0.0).to(tl.float32) * scale
+        scores = tl.sum(query[None, :] * k_rows, 1)
+        if softcap is not None:
+            scores = softcap * _activate(scores / softcap, "tanh")
+        if slopes is not None:
+            scores += tl.load(slopes + h) * (n - last).to(tl.float32)
+        scores = tl.where(seen, scores, float("-inf"))
+        m = tl.max(scores, 0)
+        p = tl.exp(scores - m)
+        total = tl.sum(p, 0)
+        o = tl.sum(p[:, None] * v_rows, 0)
+        at_part = (s * n_kv_head * GROUP + h) * tl.num_programs(2) + part
+        if sums is None:
+            o = o / total
+        else:
+            tl.store(sums + at_part * 2, m)
+            tl.store(sums + at_part * 2 + 1, total)
+        tl.store(out + at_part * head_dim + d, o.to(out.dtype.element_ty), mask=in_head)
 
 
 @triton.jit
 def _merge(
-    partial, sums, lengths, out, n_parts,
+    partial, sums, lengths, out, n_parts, window,
     n_head: tl.constexpr, head_dim: tl.constexpr, D: tl.constexpr, PART: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """Merges the parts of one sequence's head, each rescaled to the largest score of all."""
     s = tl.program_id(0)
     row = s * n_head + tl.program_id(1)
     d, p = tl.arange(0, D), tl.arange(0, P)
-    there = p * PART < tl.load(lengths + s)
+    length = tl.load(lengths + s)
+    there = p * PART < length
+    if window is not None:
+        there = there & (p * PART + PART > length - window)
     m = tl.load(sums + (row * n_parts + p) * 2, mask=there, other=float("-inf"))
     total = tl.load(sums + (row * n_parts + p) * 2 + 1, mask=there, other=0.0)
     rescale = tl.exp(m - tl.max(m, 0))
@@ -134,6 +161,44 @@ def _merge(
     tl.store(out + row * head_dim + d, o.to(out.dtype.element_ty), mask=d < head_dim)
 
 
+def rotary(x: torch.Tensor, angles: torch.Tensor, n_head: int, interleaved: bool) -> torch.Tensor:
+    """`TorchBackend.rotary` in one launch."""
+    n, width = x.shape
+    head_dim = width // n_head
+    out = torch.empty((n, width), dtype=x.dtype, device=x.device)
+    with torch.cuda.device_of(x):
+        _rotary[n, n_head](
+            x, angles.contiguous(), out, x.stride(0),
+            n_head, head_dim, angles.shape[1], interleaved, triton.next_power_of_2(head_dim),
+        )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _rotary(
+    x, angles, out, x_stride,
+    n_head: tl.constexpr, head_dim: tl.constexpr, N_ROTATED: tl.constexpr, INTERLEAVED: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """One head of one row: of the pairs (a, b), a cos - b sin and b cos + a sin."""
+    row, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    d = tl.arange(0, D)
+    half: tl.constexpr = N_ROTATED // 2
+    if INTERLEAVED:
+        is_a, pair = d % 2 == 0, d // 2
+        partner = tl.where(is_a, d + 1, d - 1)
+    else:
+        is_a = d < half
+        pair = tl.where(is_a, d, d - half)
+        partner = tl.where(is_a, d + half, d - half)
+    rotated, head = d < N_ROTATED, x + row * x_stride + h * head_dim
+    own = tl.load(head + d, mask=d < head_dim, other=0.0).to(tl.float32)
+    other = tl.load(head + partner, mask=rotated, other=0.0).to(tl.float32)
+    cos = tl.load(angles + row * N_ROTATED + pair, mask=rotated, other=1.0)
+    sin = tl.load(angles + row * N_ROTATED + half + pair, mask=rotated, other=0.0)
+    y = own * cos + tl.where(is_a, -other, other) * sin
+    tl.store(out + (row * n_head + h) * head_dim + d, y.to(out.dtype.element_ty), mask=d < head_dim)
+
+
 def linear(fused: Fused) -> torch.Tensor:
     """`rushlight.backends.cuda.compute` of a product of at most 16 rows, in one launch that reads each weight once.
 
@@ -141,23 +206,29 @@ def linear(fused: Fused) -> torch.Tensor:
     Sums run over the inputs in the same order whatever the number of rows, but for a single row, which is summed
     without tensor cores, in another order.
     """
-    x, norm, weight, bias, activation, factor, residual = fused
+    x, norm, weight, bias, activation, factor, gated, residual = fused
     values, scales = (weight, None) if isinstance(weight, torch.Tensor) else weight
     kept = x.dtype if scales is not None else values.dtype
     (n, n_in), n_out = x.shape, len(values)
-    out_type = kept if residual is None else torch.promote_types(kept, residual.dtype)
+    out_type = kept
+    for other in (gated, residual):
+        out_type = out_type if other is None else torch.promote_types(out_type, other.dtype)
     y = torch.empty((n, n_out), dtype=out_type, device=x.device)
     gain, shift, eps, offset, rms = norm or (None, None, 0.0, 0.0, False)
     factor = 1.0 if factor is None else float(factor)
     rows, outputs, inputs = _tile(n, n_in, n_out, kept)
     with torch.cuda.device_of(x):
         _linear[(triton.cdiv(n_out, outputs),)](
-            x.contiguous(), gain, shift, values, scales, bias, None if residual is None else residual.contiguous(), y,
+            x.contiguous(), gain, shift, values, scales, bias, _contiguous(gated), _contiguous(residual), y,
             n, n_out, eps, float(offset), factor, n_in, rms, activation, *_TYPES[kept], rows, outputs, inputs,
             min(triton.next_power_of_2(n_in), MAX_TILE_VALUES // rows),
             num_warps=8 if inputs == MAX_TILE_INPUTS else 4, num_stages=4,
         )  # fmt: skip
     return y
+
+
+def _contiguous(x: torch.Tensor | None) -> torch.Tensor | None:
+    return None if x is None else x.contiguous()
 
 
 _TYPES = {
@@ -179,7 +250,7 @@ def _tile(n: int, n_in: int, n_out: int, kept: torch.dtype) -> tuple[int, int, i
 
 @triton.jit
 def _linear(
-    x, gain, shift, values, scales, bias, residual, y, n, n_out, eps, offset, factor,
+    x, gain, shift, values, scales, bias, gated, residual, y, n, n_out, eps, offset, factor,
     n_in: tl.constexpr, RMS: tl.constexpr, ACTIVATION: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -231,6 +302,8 @@ def _linear(
     if bias is not None:
         total += tl.load(bias + o, mask=o < n_out, other=0.0).to(tl.float32)[None, :]
     total = _activate(total, ACTIVATION) * factor
+    if gated is not None:
+        total *= tl.load(gated + at, mask=there, other=0.0).to(tl.float32)
     if residual is not None:
         total += tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
     tl.store(y + at, total.to(y.dtype.element_ty), mask=there)

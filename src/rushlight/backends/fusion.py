@@ -33,7 +33,8 @@ class Norm(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """residual + factor · activation(norm(x) Wᵀ + bias), without the parts that are None; without a weight, norm(x).
+    """residual + factor · gated · activation(norm(x) Wᵀ + bias), without the parts that are None; without a weight,
+    norm(x).
 
     Attributes:
         x: (N, C) on the device.
@@ -42,6 +43,7 @@ class Fused(NamedTuple):
         bias: (F,).
         activation: a name of `rushlight.nn.ACTIVATIONS`.
         factor: a number.
+        gated: (N, F) on the device, what the activation is a gate of.
         residual: (N, F) on the device.
     """
 
@@ -51,6 +53,7 @@ class Fused(NamedTuple):
     bias: Any = None
     activation: str | None = None
     factor: float | None = None
+    gated: Any = None
     residual: Any = None
 
     @property
@@ -89,14 +92,14 @@ class Deferred:
         return fused if fused is not None and fused.weight is None else None
 
     def product(self) -> Fused | None:
-        """The description, if it is a linear that is not computed yet: an activation, factor or sum can extend it."""
+        """The description, if it is a linear that is not computed yet: an activation, product or sum can extend it."""
         fused = self._fused
         return fused if fused is not None and fused.weight is not None and fused.residual is None else None
 
     def activated(self, name: str) -> Deferred | None:
         """With an activation, if it can be a part of the product."""
         product = self.product()
-        if product is None or product.activation is not None or product.factor is not None:
+        if product is None or (product.activation, product.factor) != (None, None) or product.gated is not None:
             return None
         return Deferred(product._replace(activation=name), self._compute)
 
@@ -110,10 +113,16 @@ class Deferred:
     __radd__ = __add__
 
     def __mul__(self, other: Any) -> Any:
-        product = self.product() if isinstance(other, int | float) else None
-        if product is not None:
+        if isinstance(other, int | float):
+            product = self.product()
+            if product is None:
+                return self.value * other
             factor = other if product.factor is None else product.factor * other
             return Deferred(product._replace(factor=factor), self._compute)
+        for one, rest in ((self, other), (other, self)):
+            product = one.product() if isinstance(one, Deferred) and one is not rest else None
+            if product is not None and product.gated is None and one.shape == tuple(rest.shape):
+                return Deferred(product._replace(gated=value_of(rest)), one._compute)
         return self.value * value_of(other)
 
     __rmul__ = __mul__
