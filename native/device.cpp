@@ -516,7 +516,8 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
                       static_cast<double>(std::max<int64_t>(n, 1) * kElementsPerPart);
   share(n * n_kv_head * n_parts, 1, work, out, {Items::kOther, {q.data, &cache}, out.data},
         [&rows, &cache, q = View(q), n, layer, kv_group, head_dim, attend, scale, group, n_parts,
-         window = options.window, softcap = options.softcap, slopes = options.slopes == nullptr ? Vector{} : *options.slopes](
+         window = options.window, softcap = options.softcap,
+         slopes = options.slopes == nullptr ? Vector{} : *options.slopes](
             const View& out, int64_t begin, int64_t end) {
           thread_local std::vector<float> scratch;
           scratch.resize(attention_scratch(cache.value_stride));
