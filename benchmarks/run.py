@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from rushlight.bench import Repeats, machine
 from rushlight.bench.process import run_fresh
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SETTLE_S = 0.05
@@ -81,6 +82,24 @@ class BenchmarkRun:
 
     def run(self) -> dict[str, Any]:
         """Measures everything. A runtime that fails is recorded with its error, and the others continue."""
+        self._begin()
+        checkpoint = self._checkpoint("gpt2-small", GPT2_SMALL)
+        with self._compared(checkpoint, GPT2_SMALL.vocab_size) as handles:
+            self._own(handles)
+        self._narrow()
+        self._fresh_processes()
+        self._quality()
+        return self._finished()
+
+    def compare(self, checkpoint: Path, vocab_size: int) -> dict[str, Any]:
+        """Measures only what other runtimes have too: the rates, the memory and the first token of a checkpoint."""
+        self._begin()
+        with self._compared(checkpoint, vocab_size):
+            pass
+        self._fresh_processes()
+        return self._finished()
+
+    def _begin(self) -> None:
         config = self.config
         self.record = {
             **machine(),
@@ -94,19 +113,21 @@ class BenchmarkRun:
             "runtimes": {},
             "own": {},
         }
-        checkpoint = self._checkpoint("gpt2-small", GPT2_SMALL)
-        with ExitStack() as stack:
-            handles = self._open_all(checkpoint, stack)
-            self._check(handles)
-            self._rounds(handles)
-            self._own(handles)
-        self._narrow()
-        self._fresh_processes()
-        self._quality()
+
+    def _finished(self) -> dict[str, Any]:
         for entry in self.record["runtimes"].values():
             for found in entry["dtypes"].values():
                 found.pop("path", None)  # describes this machine, not the runtime
         return self.record
+
+    @contextmanager
+    def _compared(self, checkpoint: Path, vocab_size: int) -> Iterator[dict[tuple[str, str], Handle]]:
+        """Opens the runtimes, checks and times them, and leaves them open inside the `with` block."""
+        with ExitStack() as stack:
+            handles = self._open_all(checkpoint, vocab_size, stack)
+            self._check(handles)
+            self._rounds(handles)
+            yield handles
 
     def _checkpoint(self, name: str, shape: Shape) -> Path:
         folder = self.config.work / name
@@ -115,9 +136,11 @@ class BenchmarkRun:
             write_checkpoint(folder, shape)
         return folder
 
-    def _open_all(self, checkpoint: Path, stack: ExitStack) -> dict[tuple[str, str], Handle]:
+    def _open_all(self, checkpoint: Path, vocab_size: int, stack: ExitStack) -> dict[tuple[str, str], Handle]:
         """Loads and warms up every runtime at every dtype, and takes its peak memory before anything else runs."""
         config, handles = self.config, {}
+        converted = config.work / "converted" / checkpoint.name
+        converted.mkdir(parents=True, exist_ok=True)
         for name in config.runtimes:
             version = installed_version(name)
             distribution = peer(name).DISTRIBUTION
@@ -132,7 +155,7 @@ class BenchmarkRun:
                 entry["dtypes"][dtype] = found = {}
                 try:
                     with Handle(name, config.threads) as maker:
-                        path = maker.ask("prepare", checkpoint=str(checkpoint), dtype=dtype, folder=str(config.work))
+                        path = maker.ask("prepare", checkpoint=str(checkpoint), dtype=dtype, folder=str(converted))
                     found["path"] = path["path"]
                     handle = stack.enter_context(Handle(name, config.threads))
                     handle.ask(
@@ -140,7 +163,7 @@ class BenchmarkRun:
                         path=path["path"],
                         dtype=dtype,
                         threads=config.threads,
-                        vocab_size=GPT2_SMALL.vocab_size,
+                        vocab_size=vocab_size,
                     )
                     n = min(config.prompt_tokens, PROBE_TOKENS)
                     seconds = min(handle.ask("prefill", n_tokens=n)["seconds"] for _ in range(2))

@@ -108,10 +108,12 @@ Rows::Rows(std::span<const int32_t> row_starts, std::span<const int32_t> positio
       require(position >= 0 && last / kBlock < static_cast<int64_t>(table.size()) && last <= kMaxItems,
               "position ", position < 0 ? position : last, " is beyond the sequence's blocks");
       const int64_t first = std::max<int64_t>(0, position - (groups_[g].window - 1));  // that a row sees
+      uint32_t greatest = 0;  // -1 is the greatest of all: so compared, many blocks are checked at once
       for (int64_t j = first / kBlock; j <= last / kBlock; ++j) {
-        const int32_t block = table[static_cast<size_t>(j)];
-        require(block >= 0 && block < groups_[g].n_blocks, "block ", block, " is not in the cache");
+        greatest = std::max(greatest, static_cast<uint32_t>(table[static_cast<size_t>(j)]));
       }
+      require(greatest < static_cast<uint32_t>(groups_[g].n_blocks),
+              "block ", static_cast<int32_t>(greatest), " is not in the cache");
     }
   }
 }

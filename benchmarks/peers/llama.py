@@ -1,7 +1,7 @@
 """llama.cpp through llama-cpp-python: its C functions for the timing, its `Llama` class for the first token.
 
-The GGUF names and keys are those of llama.cpp's conversion/gpt2.py; other types than float32 are made by llama.cpp's
-own quantiser, so they are what its users run (Q4_0 keeps the tied embedding table in 6 bits).
+Other types than float32 are made by llama.cpp's own quantiser, so they are what its users run (Q4_0 keeps the tied
+embedding table in 6 bits, or in 8 where its rows are not a multiple of 256).
 """
 
 from __future__ import annotations
@@ -27,28 +27,20 @@ DTYPES = ("f32", "f16", "bf16", "int8", "int4")
 _FILE_TYPES = {"f16": 1, "bf16": 32, "int8": 7, "int4": 2}
 """llama.h, enum llama_ftype: MOSTLY_F16, MOSTLY_BF16, MOSTLY_Q8_0, MOSTLY_Q4_0."""
 
-_NAMES = {
-    "wte": "token_embd",
-    "wpe": "position_embd",
-    "ln_f": "output_norm",
-    "ln_1": "attn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output",
-    "ln_2": "ffn_norm",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-}
-
+CONTEXT_TOKENS = 1024
+"""Context length of a single sequence; less if the model has less. llama.cpp reserves its memory up front."""
 
 SEQUENCE_TOKENS = 128
-"""Context length per sequence of a batch: llama.cpp reserves its memory up front."""
+"""Context length per sequence of a batch."""
 
 
 def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
     """Writes a GGUF file of the dtype."""
     plain = folder / "f32.gguf"
     if not plain.exists():
-        _write_gguf(checkpoint, plain)
+        from benchmarks.peers.gguf_files import write_gguf
+
+        write_gguf(checkpoint, plain)
     if dtype == "f32":
         return plain
     path = folder / f"{dtype}.gguf"
@@ -57,54 +49,11 @@ def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
 
         params = llama_cpp.llama_model_quantize_default_params()
         params.ftype = _FILE_TYPES[dtype]
-        if llama_cpp.llama_model_quantize(bytes(plain), bytes(path), ctypes.byref(params)):
+        partial = path.with_suffix(".partial")
+        if llama_cpp.llama_model_quantize(bytes(plain), bytes(partial), ctypes.byref(params)):
             raise RuntimeError(f"llama.cpp failed to write {path}")
+        partial.rename(path)
     return path
-
-
-def _write_gguf(checkpoint: Path, path: Path) -> None:
-    import json
-
-    import gguf
-    from safetensors.numpy import load_file
-
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    vocab = json.loads((checkpoint / "vocab.json").read_text(encoding="utf-8"))
-    merges = (checkpoint / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
-    end = config["eos_token_id"]
-
-    writer = gguf.GGUFWriter(str(path), "gpt2")
-    writer.add_block_count(config["n_layer"])
-    writer.add_context_length(config["n_positions"])
-    writer.add_embedding_length(config["n_embd"])
-    writer.add_feed_forward_length(4 * config["n_embd"])
-    writer.add_head_count(config["n_head"])
-    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([token for token, _ in sorted(vocab.items(), key=lambda item: item[1])])
-    writer.add_token_types([gguf.TokenType.CONTROL if i == end else gguf.TokenType.NORMAL for i in range(len(vocab))])
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(end)
-    writer.add_eos_token_id(end)
-    writer.add_add_bos_token(False)
-    for name, tensor in load_file(checkpoint / "model.safetensors").items():
-        is_conv1d = name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
-        writer.add_tensor(gguf_name(name), tensor.T.copy() if is_conv1d else tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def gguf_name(name: str) -> str:
-    """A GPT-2 tensor's name in GGUF: transformer.h.0.ln_1.bias is blk.0.attn_norm.bias."""
-    path, _, kind = name.removeprefix("transformer.").rpartition(".")
-    if path.startswith("h."):
-        _, layer, inner = path.split(".", 2)
-        return f"blk.{layer}.{_NAMES[inner]}.{kind}"
-    return f"{_NAMES[path]}.{kind}"
 
 
 class Runtime:
@@ -122,7 +71,7 @@ class Runtime:
         if not self._model:
             raise RuntimeError(f"llama.cpp failed to load {path}")
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
-        self._n_ctx_train = llama_cpp.llama_model_n_ctx_train(self._model)
+        self._n_ctx = min(llama_cpp.llama_model_n_ctx_train(self._model), CONTEXT_TOKENS)
         self._threads = threads
         self._contexts: dict[int, Any] = {}
 
@@ -171,7 +120,7 @@ class Runtime:
         if n_sequences not in self._contexts:
             params = self._c.llama_context_default_params()
             params.n_seq_max = n_sequences
-            params.n_ctx = self._n_ctx_train if n_sequences == 1 else SEQUENCE_TOKENS * n_sequences
+            params.n_ctx = self._n_ctx if n_sequences == 1 else SEQUENCE_TOKENS * n_sequences
             params.n_batch = params.n_ubatch = 512
             params.n_threads = params.n_threads_batch = self._threads
             context = self._c.llama_init_from_model(self._model, params)

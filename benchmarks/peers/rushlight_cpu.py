@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers import PROMPT
 
@@ -72,8 +72,9 @@ class Runtime:
         from rushlight.backends.batch import BLOCK_SIZE
 
         config, ops = self.model.config, self.model.module.ops
-        modules = [(path, module) for path, module in self.model.module.named_modules() if hasattr(module, "weight")]
-        weights = [module.weight for path, module in modules if path != "wte" or not config.tie_word_embeddings]
+        modules = [module for _, module in self.model.module.named_modules() if hasattr(module, "weight")]
+        is_tied = config.tie_word_embeddings
+        weights = [module.weight for module in modules if not (is_tied and _is_table(module, config.vocab_size))]
         return {
             "weights": sum(int(weight.nbytes) for weight in weights if hasattr(weight, "nbytes")),
             "kv": ops.kv_block_bytes(config.kv_shape) // BLOCK_SIZE * n_tokens,
@@ -128,6 +129,13 @@ class Runtime:
             chosen = logits[np.arange(length - 1), window[1:]]
             losses += (np.log(np.exp(logits).sum(-1)) - chosen).tolist()
         return {"loss": sum(losses) / len(losses), "tokens": len(losses)}
+
+
+def _is_table(module: Any, vocab_size: int) -> bool:
+    """Whether a module is the table of token embeddings."""
+    from rushlight.nn import Embedding
+
+    return isinstance(module, Embedding) and vocab_size in module.weight.shape
 
 
 def first_token(path: str, dtype: str, _threads: int) -> None:

@@ -26,18 +26,19 @@ def prepare(checkpoint: Path, _dtype: str, _folder: Path) -> Path:
 
 
 class Runtime:
-    """GPT2LMHeadModel without gradients."""
+    """A causal language model without gradients."""
 
     def __init__(self, path: str, dtype: str, threads: int) -> None:
         import torch
-        from transformers import GPT2LMHeadModel
+        from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self._torch = torch
-        self._model = GPT2LMHeadModel.from_pretrained(path, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
+        dtypes = {"f32": torch.float32, "bf16": torch.bfloat16}
+        self._model = AutoModelForCausalLM.from_pretrained(path, dtype=dtypes[dtype])
         self._model.eval()
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:

@@ -91,12 +91,12 @@ def attend(ops, sequences, steps, n_head, scale, **options):
     return [np.concatenate(output) for output in outputs]
 
 
-def attend_step(ops, qkv, batch, n_head, scale, **options):
-    """Calls `Backend.attention` once, on layer 1, with NumPy arrays in and out."""
+def attend_step(ops, qkv, batch, n_head, scale, *, layer=1, **options):
+    """Calls `Backend.attention` once, by default on layer 1, with NumPy arrays in and out."""
     if options.get("slopes") is not None:
         options["slopes"] = constant(ops, options["slopes"])
     q, k, v = map(ops.from_numpy, qkv)
-    return ops.to_numpy(ops.attention(q, k, v, batch, layer=1, n_head=n_head, scale=scale, **options))
+    return ops.to_numpy(ops.attention(q, k, v, batch, layer=layer, n_head=n_head, scale=scale, **options))
 
 
 def fill_with_stale_values(ops, cache, blocks, n_kv_head, head_dim):

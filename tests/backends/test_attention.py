@@ -139,6 +139,49 @@ def test_blocks_behind_the_window_are_not_read(ops, close, grouped, n):
     close(ops.from_numpy(result), textbook_attention(q, k, v, N_HEAD, 0.3, window=window)[-n:])
 
 
+def test_a_group_of_layers_frees_the_blocks_behind_its_window(ops, close, grouped):
+    """Its block table has -1 for them, and a sequence of any length needs two blocks; the others keep all."""
+    window, sizes = 20, [60, 1, 1, 1, 1, 36, 44, 1, 40, 1, 1]
+    t = sum(sizes)
+    q, k, v = (rounded(ops, x) for x in grouped(t))
+    cache = ops.kv_cache(KVShape(4, N_KV_HEAD, HEAD_DIM, (None, window, None, window)), [5, 3])
+    full = np.array([3, 1, 0, 2], np.int32)
+    of_window, free = np.full(4, -1, np.int32), [1, 0]
+    windows = {1: window, 2: None, 3: window}
+    outputs = {layer: [] for layer in windows}
+    end = 0
+    for size in sizes:
+        start, end = end, end + size
+        for j in range(-(-end // BLOCK_SIZE)):
+            if (j + 1) * BLOCK_SIZE <= start - window + 1 and of_window[j] >= 0:
+                stale = [np.full((BLOCK_SIZE, x.shape[1]), np.nan, np.float32) for x in (q, k, v)]
+                freed = Chunk([0] * BLOCK_SIZE, 0, [4], other_blocks=[of_window[j : j + 1].copy()])
+                for layer in windows:
+                    with np.errstate(all="ignore"):
+                        attend_step(ops, stale, Batch.of([freed], cache), N_HEAD, 1.0, layer=layer, window=window)
+                free.append(int(of_window[j]))
+                of_window[j] = -1
+            elif of_window[j] < 0 and j * BLOCK_SIZE >= start // BLOCK_SIZE * BLOCK_SIZE:
+                of_window[j] = free.pop(0)
+        chunk = Chunk([0] * size, start, full, other_blocks=[of_window.copy()])
+        for layer, seen in windows.items():
+            rows, batch = [x[start:end] for x in (q, k, v)], Batch.of([chunk], cache)
+            outputs[layer].append(attend_step(ops, rows, batch, N_HEAD, 0.3, layer=layer, window=seen))
+    assert of_window.tolist()[:2] == [-1, -1]
+    for layer, seen in windows.items():
+        expected = textbook_attention(q, k, v, N_HEAD, 0.3, window=seen)
+        close(ops.from_numpy(np.concatenate(outputs[layer])), expected)
+
+
+@pytest.mark.parametrize("window", [21, None])
+def test_a_window_beyond_what_the_cache_keeps_is_refused(ops, window):
+    cache = ops.kv_cache(KVShape(1, N_KV_HEAD, HEAD_DIM, (20,)), 1)
+    rows = [random(3, n * HEAD_DIM) for n in (N_HEAD, N_KV_HEAD, N_KV_HEAD)]
+    batch = Batch.of([Chunk([0] * 3, 0, [0])], cache)
+    with pytest.raises(ValueError, match="the cache keeps only the last 20 positions of layer 0"):
+        attend_step(ops, rows, batch, N_HEAD, 1.0, layer=0, window=window)
+
+
 WRONG_ARGUMENTS = {
     "no window": ({"window": 0}, "window is 0: expected at least 1"),
     "a negative window": ({"window": -1}, "window is -1: expected at least 1"),

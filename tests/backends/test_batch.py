@@ -6,6 +6,16 @@ from rushlight.backends.batch import Batch, Chunk
 from rushlight.errors import RequestError
 
 
+def test_block_tables_are_views_however_long_they_are():
+    table, other = np.arange(2048, dtype=np.int32), np.full(2048, -1, np.int32)
+    batch = Batch.of([Chunk([7], 2047 * 64, table, other_blocks=[other])], cache=None)
+    for group, given in enumerate((table, other)):
+        [found] = batch.tables(group)
+        assert found is given
+    [span] = batch.spans(1)
+    assert span.blocks is other
+
+
 def test_the_rows_of_chunks_are_concatenated():
     batch = Batch.of([Chunk([7, 8, 9], 0, [2, 5], all_logits=True), Chunk([4], 130, [0, 1, 3])], cache=None)
     assert batch.ids.tolist() == [7, 8, 9, 4]

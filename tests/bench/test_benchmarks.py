@@ -5,11 +5,12 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from benchmarks.checkpoint import GPT2_SMALL, Shape, random_tensors, write_checkpoint
+from benchmarks.checkpoint import GPT2_SMALL, SMOLLM2_135M, Shape, random_tensors, write_checkpoint, write_decoder
 from benchmarks.goals import goals, ratio
 from benchmarks.handle import Handle, WorkerError
+from benchmarks.models import markdown as models_markdown
 from benchmarks.peers import PEERS, installed_version, peer
-from benchmarks.peers.llama import gguf_name
+from benchmarks.peers.gguf_files import gguf_name
 from benchmarks.plot import svg
 from benchmarks.report import markdown
 from benchmarks.run import GAP_TOLERANCE, LOGITS_TOLERANCE, BenchmarkRun, RunConfig
@@ -17,6 +18,16 @@ from benchmarks.sizes import installed_bytes
 
 import rushlight
 
+SMALL_LLAMA = {
+    **SMOLLM2_135M,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 96,
+    "vocab_size": 300,
+}
 SMALL = Shape(n_layer=2, n_embd=64, n_head=1, n_positions=96, vocab_size=300)
 
 
@@ -184,6 +195,20 @@ def test_names_in_gguf(name, expected):
     assert gguf_name(name) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.embed_tokens.weight", "token_embd.weight"),
+        ("model.norm.weight", "output_norm.weight"),
+        ("lm_head.weight", "output.weight"),
+        ("model.layers.0.self_attn.k_norm.weight", "blk.0.attn_k_norm.weight"),
+        ("model.layers.27.post_attention_layernorm.weight", "blk.27.ffn_norm.weight"),
+    ],
+)
+def test_names_of_qwen3_in_gguf(name, expected):
+    assert gguf_name(name, "qwen3") == expected
+
+
 def test_a_worker_answers_requests_and_reports_errors(checkpoint, tmp_path):
     with Handle("rushlight", 1) as handle:
         path = handle.ask("prepare", checkpoint=str(checkpoint), dtype="f32", folder=str(tmp_path))["path"]
@@ -251,3 +276,26 @@ def test_a_benchmark_run_from_checkpoint_to_plot(tmp_path, monkeypatch):
 def test_the_size_of_a_package_includes_its_dependencies():
     assert installed_bytes("pytest") > installed_bytes("pluggy") > 10_000  # pytest requires pluggy
     assert installed_bytes("no-such-package") is None
+
+
+def test_small_models_are_compared(tmp_path, monkeypatch):
+    write_decoder(tmp_path / "llama", SMALL_LLAMA)
+    config = RunConfig(
+        work=tmp_path,
+        runtimes=("rushlight", "llama.cpp"),
+        dtypes=("f32", "int8"),
+        threads=1,
+        repeats=1,
+        prompt_tokens=8,
+        tokens=2,
+        batch_size=2,
+    )
+    monkeypatch.setattr("benchmarks.run.installed_version", lambda name: "1" if name == "rushlight" else None)
+    record = BenchmarkRun(config).compare(tmp_path / "llama", 300)
+    for dtype in config.dtypes:
+        mine = record["runtimes"]["rushlight"]["dtypes"][dtype]
+        assert mine["agrees"]
+        assert mine["decode_tok_s"]["median"] > 0
+    report = models_markdown(json.loads(json.dumps({"llama": {"weights": "random weights", **record}})))
+    assert "decode, one sequence, int8, share of only reading the weights | ≥ 90%" in report
+    assert "- llama.cpp: llama-cpp-python is not installed" in report

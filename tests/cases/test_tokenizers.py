@@ -1,5 +1,6 @@
 """Tokenizers that once differed from transformers; the expected results are those of transformers 5.24."""
 
+import contextlib
 import json
 import logging
 import math
@@ -214,6 +215,55 @@ def test_prefix_ids_start_the_prompt(
         model.logits("Hi")
     assert len(trace["h.0"]) == 3
     assert model.tokenizer.encode("Hi") == [72, 105]
+
+
+def test_a_text_without_the_prefix(make_gpt2: MakeGPT2) -> None:
+    folder = make_gpt2(vocab_size=257, files={"tokenizer_config.json": {**GPT2, "add_bos_token": True}})
+    model = rushlight.load(folder, add_bos=False)
+    assert model.generate("Hi", max_tokens=1).prompt_ids == [72, 105]
+    assert model.perplexity("Hi there").n_ids == 8
+    assert lens(model, "Hi").prompt_ids == [72, 105]
+    assert len(model.generate("", max_tokens=1).prompt_ids) == 1
+
+
+@pytest.mark.parametrize("command", ["generate", "eval", "batch"])
+def test_no_bos_on_the_command_line(make_gpt2: MakeGPT2, tmp_path: Path, capsys, command: str) -> None:
+    from rushlight.cli import main
+
+    folder = make_gpt2(files={"tokenizer_config.json": {**GPT2, "add_bos_token": True}})
+    (tmp_path / "text.txt").write_text("Hi")
+    arguments = {
+        "generate": ["generate", str(folder), "-p", "Hi", "-n", "1", "--json"],
+        "eval": ["eval", str(folder), "--text", str(tmp_path / "text.txt"), "--json"],
+        "batch": ["batch", str(tmp_path / "text.txt"), "-m", str(folder), "--text-lines", "-n", "1", "-o", "-"],
+    }[command]
+
+    def n_tokens(*flags: str) -> int:
+        with contextlib.suppress(SystemExit):
+            main([*arguments, *flags])
+        record = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return {**record, **record.get("stats", {}), **record.get("usage", {})}[
+            "tokens" if command == "eval" else "prompt_tokens"
+        ]
+
+    assert n_tokens() - n_tokens("--no-bos") == 1
+    assert n_tokens("--bos") == n_tokens()
+
+
+@pytest.mark.parametrize(
+    ("config", "start"),
+    [
+        ({"bos_token_id": 3, "eos_token_id": [5, 7]}, 3),
+        ({"bos_token_id": None, "eos_token_id": [5, 7]}, 5),
+    ],
+)
+def test_an_empty_prompt_starts_with_the_bos_token_or_else_the_first_end(
+    make_gpt2: MakeGPT2, config: dict, start: int
+) -> None:
+    model = rushlight.load(make_gpt2(**config))
+    assert model.generate("", max_tokens=1).prompt_ids == [start]
+    assert model.generate([], max_tokens=1).prompt_ids == [start]
+    assert model.score("", "a").prompt_ids == [start]
 
 
 def test_perplexity_as_in_the_guide_with_a_prefix(make_gpt2: MakeGPT2) -> None:

@@ -1,6 +1,7 @@
 """`rushlight pull`, `list` and `rm` over the hub's cache, with a fake hub on this machine."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+import rushlight as rushlight_module
 from rushlight import demo
 from rushlight.cli.commands import pull as pull_module
 
@@ -58,6 +60,15 @@ def test_a_pulled_model_runs_offline(rushlight, hub, cache):
     done = rushlight("generate", "smollm2", "Once upon a time", "-n", "3", "--offline")
     assert (done.code, done.err) == (0, f"note: smollm2 is {SMOLLM2}\n")
     assert done.out.startswith("Once upon a time")
+
+
+def test_pull_in_a_pipe_shows_no_bars(process, hub, cache):
+    done = process(
+        "$rushlight pull owner/tales 2>&1 >/dev/null | cat", env={"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(cache)}
+    )
+    assert done.out.splitlines()[0] == "owner/tales: 6.8 MiB to download"
+    assert len(done.out.splitlines()) == 3
+    assert "\r" not in done.out
 
 
 def test_pull_says_what_fits_before_it_downloads(rushlight, hub, cache, monkeypatch):
@@ -269,13 +280,48 @@ def test_rm_refuses_what_is_not_a_complete_name(pulled, rushlight, name):
     assert pulled.exists()
 
 
-def test_completion_names_the_downloaded_models(pulled, process, cache):
-    def completed(words, at):
-        env = {"HF_HUB_CACHE": str(cache), "_RUSHLIGHT_COMPLETE": "complete_bash"}
-        return process("$rushlight", env=env | {"COMP_WORDS": words, "COMP_CWORD": str(at)}).out.split()
+def test_completion_of_rm_names_the_downloaded_models(pulled, process, cache):
+    env = {"HF_HUB_CACHE": str(cache), "_RUSHLIGHT_COMPLETE": "complete_bash"}
+    done = process("$rushlight", env=env | {"COMP_WORDS": "rushlight rm ow", "COMP_CWORD": "2"})
+    assert done.out.split() == ["owner/tales"]
 
-    assert completed("rushlight rm ow", 2) == ["owner/tales"]
-    assert completed("rushlight pull smollm3", 2) == ["smollm3", "smollm3:3b"]
-    assert completed("rushlight generate qwen", 2) == ["qwen2.5", "qwen3"]
-    assert "qwen3:0.6b" in completed("rushlight chat qwen3:", 2)
-    assert completed("rushlight models smol", 2) == ["smollm3"]
+
+# Offline and read-only
+
+
+def test_pull_offline_prints_what_is_there_and_refuses_what_is_not(pulled, rushlight, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    done = rushlight("pull", "owner/tales")
+    assert done.code == 0
+    assert Path(done.out.strip()).is_relative_to(pulled)
+    assert done.err.startswith("owner/tales: already downloaded\n")
+    done = rushlight("pull", "smollm2")
+    assert (done.code, done.out) == (2, "")
+    assert "the cache does not have the complete model, and the network is disabled" in done.err
+    assert hub.requests == []
+
+
+def test_python_loads_a_short_name(rushlight, hub, cache):
+    hub.repos[SMOLLM2] = TALES
+    assert rushlight_module.load("smollm2").name == SMOLLM2
+    assert rushlight_module.inspect("smollm2").source == SMOLLM2
+    assert rushlight_module.check("smollm2", data=False).fits
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may change everything")
+def test_a_read_only_cache_is_listed_and_not_changed(pulled, rushlight, cache):
+    folders = [cache, *(path for path in cache.rglob("*") if path.is_dir() and not path.is_symlink())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        assert "fits in f16" in rushlight("list").out
+        assert rushlight("pull", "owner/tales").code == 0
+        done = rushlight("rm", "owner/tales", "--yes")
+        assert done.code == 2
+        assert "Permission denied" in done.err
+        pulled.chmod(0)
+        assert "cannot be read: Permission denied" in rushlight("list").out
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)

@@ -11,9 +11,12 @@ import time
 import pexpect
 import pytest
 
+from rushlight.chat import AnswerDelta
+from rushlight.cli.chat.answer import ReasoningStyle, styled
 from rushlight.cli.chat.line_editor import MAX_ENTRIES, LineEditor, history_path
 from rushlight.cli.interrupt import Interrupts
 from rushlight.cli.terminal import visible
+from rushlight.cli.word_wrap import WordWrap
 
 READY = "\x1b\\[\\?2004h> "
 """The input prompt, with bracketed paste enabled."""
@@ -281,6 +284,92 @@ class TestTerminal:
         user.wait("\n> ")
         user.child.sendline("/show")
         assert "user: one\ntwo\nthree\n" in user.wait("assistant:")
+
+
+OPEN = "{{ messages[-1].content }}{% if add_generation_prompt %}<think>{% endif %}{# </think> #}"
+"""A template after which every answer is reasoning, since the model ends none."""
+
+
+class TestReasoning:
+    def test_is_dimmed(self, user_at):
+        user = user_at("--chat-template", OPEN, columns=30)
+        shown = user.type("Once upon a time")
+        dimmed = re.search("\x1b\\[2m(.+)\x1b\\[22m", shown, re.DOTALL)
+        assert dimmed
+        rows = re.sub("\x1b\\[[0-9]+D\x1b\\[K", "", dimmed[1]).split("\n")
+        assert len(rows) > 1
+        assert max(map(len, rows)) < 30
+
+    def test_can_be_hidden(self, user_at):
+        user = user_at("--chat-template", OPEN, "--hide-thinking")
+        shown = user.type("Once upon a time")
+        assert "(thinking)" in shown
+        assert "\x1b[2m" not in shown
+        assert "the reasoning of answers is shown" in user.type("/thinking")
+        assert "\x1b[2m" in user.type("/retry")
+        assert "the reasoning of answers is hidden" in user.type("/thinking")
+
+    def test_is_json_in_a_pipe_and_no_text(self, rushlight):
+        arguments = ["chat", "--chat-template", OPEN, "--temp", "0", "-n", "4"]
+        done = rushlight(*arguments, "--json", stdin=b'{"content": "Once upon a time"}')
+        record = json.loads(done.out)
+        assert list(record) == ["role", "reasoning", "content", "finish_reason", "seed", "stats"]
+        assert record["reasoning"]
+        assert record["content"] == ""
+        assert rushlight(*arguments, stdin=b"Once upon a time").out == "\n"
+
+
+DELTAS = [
+    AnswerDelta("so", is_reasoning=True),
+    AnswerDelta(" it", is_reasoning=True),
+    AnswerDelta(" is", is_reasoning=False),
+]
+
+
+@pytest.mark.parametrize(
+    ("env", "shows", "text", "message"),
+    [
+        ({}, True, "\x1b[2mso it\x1b[22m\n\nis.", ""),
+        ({"NO_COLOR": "1"}, True, "<think>\nso it\n</think>\n\nis.", ""),
+        ({"TERM": "dumb"}, True, "<think>\nso it\n</think>\n\nis.", ""),
+        ({}, False, "is.", "(thinking)\n"),
+    ],
+    ids=["dimmed", "NO_COLOR", "dumb terminal", "hidden"],
+)
+def test_reasoning_is_apart_from_the_text(monkeypatch, capsys, env, shows, text, message):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    wrap = WordWrap(lambda: 80)
+    deltas = [*DELTAS, AnswerDelta(".", is_reasoning=False)]
+    assert "".join(styled(deltas, wrap.push, ReasoningStyle.of_terminal(), shows_reasoning=shows)) == text
+    assert capsys.readouterr().err == message
+    cut = "".join(styled(DELTAS[:2], wrap.push, ReasoningStyle.of_terminal(), shows_reasoning=shows))
+    assert cut == text.partition("\n\nis")[0].removesuffix("is.")
+
+
+@pytest.mark.parametrize("value", ["enable_thinking", "[1]", "{"])
+def test_variables_that_are_not_an_object_exit_with_2(rushlight, value):
+    done = rushlight("chat", "--chat-template-kwargs", value, stdin=b"Once\n")
+    assert done.code == 2
+    assert "error: --chat-template-kwargs: " in done.err
+    assert '{"enable_thinking": false}' in done.err
+
+
+def test_variables_reach_the_template(rushlight):
+    arguments = [
+        "chat",
+        "-n",
+        "1",
+        "--temp",
+        "0",
+        "--json",
+        "--chat-template",
+        "{{ 'word ' * n }}{{ messages[-1].content }}",
+    ]
+    done = rushlight(*arguments, "--chat-template-kwargs", '{"n": 20}', stdin=b'{"content": "Once"}')
+    assert json.loads(done.out)["stats"]["prompt_tokens"] > 20
 
 
 def test_ctrl_c_before_and_between_pieces():

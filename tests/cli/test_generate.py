@@ -191,6 +191,16 @@ def test_output_constrained_by_a_pattern_or_a_schema(rushlight, tmp_path):
     assert len(rushlight("generate", "-p", PROMPT, "--json-schema", schema).err) < 200
 
 
+def test_the_context_is_limited(rushlight):
+    done = rushlight("generate", "-p", PROMPT, "--context", "20")
+    assert done.code == 0
+    assert "the model's context of 20 tokens is full" in done.err
+    done = rushlight("generate", "-p", PROMPT, "--context", "513")
+    assert (done.code, done.out) == (2, "")
+    assert "a context of 513 tokens is longer than the model's, 512; use --context 512 or less" in done.err
+    assert rushlight("generate", "-p", PROMPT, "--context", "0").code == 2
+
+
 def test_a_draft_with_other_tokens_is_refused(rushlight, bare_gpt2):
     done = rushlight("generate", "-p", PROMPT, "--draft", bare_gpt2)
     assert (done.code, done.out) == (2, "")

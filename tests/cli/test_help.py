@@ -78,6 +78,10 @@ def test_shell_completion_is_printed(process, shell):
         ("rushlight generate --repet", 2, {"--repetition-penalty"}),
         ("rushlight generate --device ", 3, {"auto", "cpu", "metal", "mlx-cpu", "cuda", "torch-cpu", "reference"}),
         ("rushlight generate --dtype f", 3, {"f32", "f64", "f16"}),
+        ("rushlight generate qwen", 2, {"qwen2.5", "qwen3"}),
+        ("rushlight chat qwen3:0", 2, {"qwen3:0.6b"}),
+        ("rushlight pull smollm3", 2, {"smollm3", "smollm3:3b"}),
+        ("rushlight models smol", 2, {"smollm3"}),
     ],
 )
 def test_completions(process, words, at, expected):

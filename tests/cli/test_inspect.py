@@ -346,3 +346,20 @@ def test_the_screenshot_is_current():
     made = runpy.run_path(str(IMAGES / "make_inspect_svg.py"))["screenshot"]()
     assert words((IMAGES / "inspect.svg").read_text(encoding="utf-8")) == words(made)
     assert "124,439,808" in words(made)
+
+
+def test_a_type_that_is_not_built_in_is_named(rushlight, path):
+    write(path, {"model.layers.0.mlp.experts.0.w1.weight": (4, 4)})
+    (path.parent / "config.json").write_text('{"model_type": "mixtral"}')
+    done = rushlight("inspect", path)
+    assert done.code == 0
+    assert "mixtral is a mixture-of-experts model, which rushlight does not run" in done.err
+    assert "memory" not in done.out
+    assert json.loads(rushlight("inspect", path, "--json").out)["memory"] is None
+
+
+def test_what_does_not_fit_in_memory_is_named(rushlight, path, monkeypatch):
+    monkeypatch.setattr("rushlight.host.memory.available_bytes", lambda: 400 * 2**20)
+    done = rushlight("inspect", write(path, gpt2_small()))
+    assert "memory: weights in f32 474.7 MiB" in done.out
+    assert done.err == "note: fits with --dtype bf16 (273.6 MiB); f32 needs 546.7 MiB, 400.0 MiB available\n"

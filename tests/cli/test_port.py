@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from architecture_fixtures import Fixture
 from safetensors.numpy import save_file
 
 import rushlight as package
@@ -75,6 +76,22 @@ def test_an_unwritten_forward_is_reported_and_raises(rushlight, tmp_path):
     assert "not a language model" in done.err
 
 
+def test_what_a_whole_port_assumes_is_listed(rushlight, tmp_path):
+    fixture = Fixture("llama")
+    fixture.config |= {"model_type": "newcomer", "strange_scale": 2.0}
+    folder, path = fixture.write(tmp_path / "newcomer"), tmp_path / "my_model.py"
+    done = rushlight("port", folder, "-o", path)
+    assert done.code == 0
+    lines = done.err.splitlines()
+    assert lines[1] == "to check, in the lines marked Assumed:"
+    assert "  rotary embedding of every layer, of channel pairs (i, i + r/2)" in lines
+    assert "  these keys of config.json change nothing: strange_scale" in lines
+    assert lines[-1].endswith(f"--port {path} --golden golden.safetensors` names what differs")
+    assert len(lines) == 3 + path.read_text().count("# Assumed:")
+    done = rushlight("generate", folder, "--port", path, "--ids", "3,4,5", "-n", "2")
+    assert done.code == 0
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -112,3 +129,12 @@ def test_wrong_usage_exits_with_2(rushlight, tmp_path, monkeypatch, arguments, m
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_type_that_is_not_built_in_is_named(rushlight, tmp_path):
+    tensors = {"encoder.layer.0.attention.self.query.weight": np.ones((4, 4), np.float32)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    done = rushlight("port", tmp_path, "-o", tmp_path / "my_bert.py")
+    assert done.code == 0
+    assert done.err.startswith("note: bert is an encoder, which does not generate text\nwrote ")

@@ -31,7 +31,7 @@ def commands(title):
 
 def small_model(model_type):
     """The files of a checkpoint with random weights, and a tokenizer with a token for each byte."""
-    fixture = Fixture.read(model_type)
+    fixture = Fixture(model_type)
     n_before = fixture.config["vocab_size"]
     fixture.config |= {"vocab_size": N_TOKENS, "eos_token_id": N_TOKENS - 1, "bos_token_id": None, "pad_token_id": None}
     fixture.tensors = {

@@ -225,6 +225,18 @@ def test_the_window_before_the_prompts_end_stays_cached_while_the_output_runs_on
     assert pool.match_prefix([*ids[:n_prompt], *tokens(9)]).n_blocks == 3
 
 
+def test_a_prefix_that_a_second_prompt_began_with_is_not_evicted_first():
+    pool = windowed(BLOCK_SIZE)
+    system = tokens(1, 3)
+    for seed, evicted_first in ((2, True), (3, False)):
+        blocks = computed(pool, [*system, *tokens(seed, 4)])
+        assert blocks.n_found == (0 if evicted_first else 3)
+        last = pool.parts[1].find(list(pool.parts[0]._cached)[2])  # of the system prompt
+        order = list(pool.parts[1]._evictable)
+        assert (last == order[-1]) == (not evicted_first)
+        pool.release(blocks)
+
+
 def test_prefixes_are_forgotten_with_their_last_block():
     pool = windowed(BLOCK_SIZE, n_blocks=8, max_evictable=0)
     for seed in range(20):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from toy import BLOCK_BYTES, V, draft_of, drafted, expected, ids_of, read_all, sequence, toy_draft, toy_engine
 
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS
 from rushlight.errors import MemoryLimitError
-from rushlight.generation.runner import PREFILL_ROWS
 
 
 def prompt_of(n, seed=0):

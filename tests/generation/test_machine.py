@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from toy import V, draft_of, drafted, expected, sequence, toy_draft, toy_engine
+from toy import V, WindowToy, draft_of, drafted, expected, poison, sequence, toy_draft, toy_engine
 
 from rushlight.backends.batch import BLOCK_SIZE
 
@@ -21,8 +21,8 @@ PROMPTS = [
 
 
 def held(one):
-    """The blocks of a sequence."""
-    return [block for table in one.blocks.tables for block in table.held]
+    """The blocks of a sequence, each with its group."""
+    return [(group, block) for group, table in enumerate(one.blocks.tables) for block in table.held]
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -33,6 +33,8 @@ class EngineMachine(RuleBasedStateMachine):
         draft, _ = toy_draft(context_length=2 * BLOCK_SIZE)
         # N_BLOCKS for the model, and the same number for the draft model.
         self.use(n_blocks=2 * N_BLOCKS, draft=draft)
+
+    expected = staticmethod(expected)
 
     def use(self, **options):
         self.engine, _ = toy_engine(max_sequences=3, max_waiting=1000, **options)
@@ -71,13 +73,13 @@ class EngineMachine(RuleBasedStateMachine):
     def outputs_are_right(self):
         for one, ids in self.read.items():
             output = ids + [token.id for token in one.unread]
-            assert output == expected(one.ids[: one.n_prompt], len(output))
+            assert output == self.expected(one.ids[: one.n_prompt], len(output))
 
     @invariant()
     def no_block_leaks(self):
         holders = [block for one in self.live if not one.done for block in held(one)]
         assert self.engine.pool.n_held == len(set(holders))
-        assert self.engine.pool.n_held + self.engine.pool.n_available == N_BLOCKS
+        assert self.engine.pool.n_held + self.engine.pool.n_available == self.engine.pool.n_blocks
         self.no_block_of_the_draft_leaks()
 
     def no_block_of_the_draft_leaks(self):
@@ -106,10 +108,24 @@ class LookupMachine(EngineMachine):
         assert draft_of(self.engine)._lookups.keys() <= self.engine._live
 
 
+class WindowMachine(EngineMachine):
+    """The same for models whose layers have windows; blocks hold NaN until they are written."""
+
+    expected = staticmethod(WindowToy.expected)
+
+    def __init__(self):
+        super().__init__()
+        draft, _ = toy_draft(context_length=2 * BLOCK_SIZE, kind=WindowToy)
+        self.use(n_blocks=50, draft=draft, kind=WindowToy, max_prefill_rows=BLOCK_SIZE + 9)
+        poison(self.engine)
+
+
 TestEngine = EngineMachine.TestCase
 TestEngine.settings = settings(max_examples=25, stateful_step_count=25)
 TestEngineWithoutDraftModel = LookupMachine.TestCase
 TestEngineWithoutDraftModel.settings = settings(max_examples=15, stateful_step_count=25)
+TestEngineWithWindows = WindowMachine.TestCase
+TestEngineWithWindows.settings = settings(max_examples=15, stateful_step_count=25)
 
 
 def cancel_at_random(n, seed):

@@ -5,11 +5,10 @@ import pytest
 from toy import KV_SHAPE, FixedRate, ToyModel, V, expected, language_model, sequence
 
 from rushlight.backends import open_backend
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS
 from rushlight.errors import GenerationError
 from rushlight.generation.block_pool import BlockPool
 from rushlight.generation.consistency import Consistency
-from rushlight.generation.runner import PREFILL_ROWS
 from rushlight.generation.step import StepRunner
 
 N_BLOCKS = 8

@@ -9,6 +9,8 @@ from rushlight.generation import Engine, LanguageModel, Sampler, SamplingParams,
 V = 31
 KV_SHAPE = KVShape(1, 1, 1)
 BLOCK_BYTES = 2 * 64 * 8
+"""Of one layer."""
+WINDOW_SHAPE = KVShape(3, 1, 1, (70, None, 5))
 
 
 class ToyModel:
@@ -16,6 +18,8 @@ class ToyModel:
 
     With an `error` of n, it predicts another token at every n-th position.
     """
+
+    shape = KV_SHAPE
 
     def __init__(self, ops, error=0):
         self.ops = ops
@@ -37,8 +41,63 @@ class ToyModel:
         return sum(len(batch.ids) for batch in self.batches)
 
 
+class WindowToy(ToyModel):
+    """Predicts a sum of three such sums: over the last 70 tokens, over all, and over the last 5."""
+
+    shape = WINDOW_SHAPE
+
+    def __call__(self, batch):
+        self.batches.append(batch)
+        values = (batch.ids * weight(batch.positions))[:, None].astype(np.float64)
+        total = np.zeros(len(batch.ids), int)
+        for layer, window in enumerate(WINDOW_SHAPE.windows):
+            mean = self.ops.attention(
+                0 * values, values, values, batch, layer=layer, n_head=1, scale=1.0, window=window
+            )
+            n = batch.positions + 1 if window is None else np.minimum(window, batch.positions + 1)
+            total += (layer + 1) * np.rint(mean[:, 0] * n).astype(int)
+        if self.error:
+            total += batch.positions % self.error == 0
+        return np.eye(V)[total[batch.logit_rows] % V]
+
+    @staticmethod
+    def expected(prompt, n):
+        """Returns the n tokens that follow a prompt, by the definition of the model."""
+        ids, weighted = list(prompt), [token * weight(position) for position, token in enumerate(prompt)]
+        for _ in range(n):
+            ids.append((sum(weighted[-70:]) + 2 * sum(weighted) + 3 * sum(weighted[-5:])) % V)
+            weighted.append(ids[-1] * weight(len(ids) - 1))
+        return ids[len(prompt) :]
+
+
 def language_model(model, context_length=1000):
-    return LanguageModel(model, model.ops, KV_SHAPE, context_length, V)
+    return LanguageModel(model, model.ops, model.shape, context_length, V)
+
+
+def poison(engine):
+    """Fills a block of an engine with NaN whenever it is allocated or freed: what it held cannot be read unnoticed."""
+    for model, pool in engine._pools:
+        runner = engine._steps._runner if model is engine._model else draft_of(engine)._runner
+        cache = runner._cache
+        for group, part in zip(pool.groups, pool.parts, strict=True):
+            arrays = [array for layer in group.layers for array in (cache.keys[layer], cache.values[layer])]
+
+            def fill(block, arrays=arrays):
+                for array in arrays:
+                    array[block] = np.nan
+
+            def allocate(allocate=part.allocate, fill=fill):
+                block = allocate()
+                if block is not None:
+                    fill(block)
+                return block
+
+            def release(block, *, evict_first=False, release=part.release, part=part, fill=fill):
+                release(block, evict_first=evict_first)
+                if block in part._free:
+                    fill(block)
+
+            part.allocate, part.release = allocate, release
 
 
 def weight(position):
@@ -53,18 +112,18 @@ def expected(prompt, n):
     return ids[len(prompt) :]
 
 
-def toy_engine(*, n_blocks=64, context_length=1000, **options):
-    """Returns an engine of a toy model in float64 with that many blocks."""
+def toy_engine(*, n_blocks=64, context_length=1000, kind=ToyModel, **options):
+    """Returns an engine of a toy model in float64 with memory for that many blocks of one layer."""
     ops = open_backend("reference", "f64")
-    model = ToyModel(ops)
+    model = kind(ops)
     kv_bytes = n_blocks * BLOCK_BYTES
     return Engine(language_model(model, context_length), kv_bytes=kv_bytes, **options), model
 
 
-def toy_draft(error=5, context_length=1000):
+def toy_draft(error=5, context_length=1000, kind=ToyModel):
     """Returns a draft model on the same device, and its toy model."""
     ops = open_backend("reference", "f64")
-    model = ToyModel(ops, error)
+    model = kind(ops, error)
     return language_model(model, context_length), model
 
 

@@ -29,7 +29,7 @@ def test_what_is_near_is_built_in_and_what_is_refused_is_not():
         ("gpt_oss", "a mixture-of-experts model, which rushlight does not run"),
         ("llava", "a model of images and text, which rushlight does not run"),
         ("whisper", "an encoder-decoder model, which rushlight does not run"),
-        ("bert", "an encoder, which rushlight does not run"),
+        ("bert", "an encoder, which does not generate text"),
         ("mamba", "a state-space model, which rushlight does not run"),
         ("mpt", "a decoder that is not built in"),
     ],
@@ -55,8 +55,10 @@ def test_what_is_near_is_named_if_it_is_built_in(monkeypatch, model_type, near):
     assert ";" not in describe_type(model_type)
 
 
-@pytest.mark.parametrize(("model_type", "is_portable"), [("falcon", True), ("lalma", True), ("bert", False)])
-def test_a_decoder_can_be_ported(model_type, is_portable):
+@pytest.mark.parametrize(
+    ("model_type", "is_portable"), [("falcon", True), ("lalma", True), ("bert", True), ("t5", False)]
+)
+def test_what_can_be_ported(model_type, is_portable):
     message, remedy = refusal(model_type, [])
     assert model_type in message
     assert ("rushlight port" in remedy) == is_portable

@@ -24,7 +24,20 @@ def same_logits(tmp_path):
 
 # Names
 
-BUFFERS = {"llama": {"model.layers.{layer}.self_attn.rotary_emb.inv_freq": (5,), "model.rotary_emb.inv_freq": (5,)}}
+MASKS = {"transformer.h.{layer}.attn.bias": (1, 1, 600, 600), "transformer.h.{layer}.attn.masked_bias": ()}
+BUFFERS = {
+    "llama": {"model.layers.{layer}.self_attn.rotary_emb.inv_freq": (5,), "model.rotary_emb.inv_freq": (5,)},
+    "gpt_neox": {
+        "gpt_neox.layers.{layer}.attention.bias": (1, 1, 600, 600),
+        "gpt_neox.layers.{layer}.attention.masked_bias": (),
+        "gpt_neox.layers.{layer}.attention.rotary_emb.inv_freq": (3,),
+    },
+    "gpt_neo": {name.replace("attn.", "attn.attention."): shape for name, shape in MASKS.items()},
+    "gpt_bigcode": MASKS,
+    "gptj": MASKS | {"transformer.h.{layer}.attn.embed_positions": (600, 8), "transformer.embed_positions": (600, 8)},
+    "opt": {"model.decoder.version": (1,), "decoder.version": (1,)},
+    "bloom": {},
+}
 """Buffers of earlier files by architecture, of which a model has one in each layer; others have Llama's."""
 
 
@@ -85,21 +98,61 @@ def test_a_tied_head_may_be_stored_alone(name, same_logits):
 def earlier_keys(config):
     """config.json as transformers 4 writes it: with `rope_scaling`, without layer types that follow from other keys."""
     config["torch_dtype"] = config.pop("dtype")
-    settings = config.pop("rope_parameters", None)
-    if settings is not None:
+    settings = config.pop("rope_parameters", {})
+    if "rope_theta" in settings:
         config["rope_theta"] = settings.pop("rope_theta")
         if "partial_rotary_factor" in settings:
             config["partial_rotary_factor"] = settings.pop("partial_rotary_factor")
         kind = settings.pop("rope_type")
         config["rope_scaling"] = None if kind == "default" else {"type": kind, **settings}
-    EARLIER.get(config["model_type"], lambda config: None)(config)
+    EARLIER.get(config["model_type"], lambda config, settings: None)(config, settings)
 
 
-def without_layer_types(config):
+def without_layer_types(config, _settings):
     del config["layer_types"]
 
 
-EARLIER = dict.fromkeys(("qwen2", "qwen3", "smollm3"), without_layer_types)
+def gemma3_text(config, settings):
+    full, sliding = settings["full_attention"], settings["sliding_attention"]
+    config["rope_theta"], config["rope_local_base_freq"] = full.pop("rope_theta"), sliding["rope_theta"]
+    config["rope_scaling"] = full
+    if config["layer_types"] != ["full_attention", "sliding_attention", "full_attention"]:
+        del config["layer_types"], config["_sliding_window_pattern"]
+        config["sliding_window_pattern"] = 6
+
+
+def gemma3(config, _settings):
+    text = config["text_config"]
+    gemma3_text(text, text.pop("rope_parameters"))
+    del text["bos_token_id"], text["eos_token_id"], text["tie_word_embeddings"]
+
+
+def gpt_neox(config, _settings):
+    config["rotary_emb_base"], config["rotary_pct"] = config.pop("rope_theta"), config.pop("partial_rotary_factor")
+    config |= {"attention_dropout": 0.0, "hidden_dropout": 0.0, "classifier_dropout": 0.1, "rope_scaling": None}
+
+
+def gpt2_names(config, _settings):
+    config |= {"hidden_size": config["n_embd"], "num_hidden_layers": config["n_layer"], "summary_use_proj": True}
+
+
+def bloom(config, _settings):
+    config["n_embed"] = config.pop("hidden_size")
+    config["num_hidden_layers"], config["num_attention_heads"] = config.pop("n_layer"), config.pop("n_head")
+    config |= {"n_inner": None, "offset_alibi": 100, "seq_length": 2048, "masked_softmax_fusion": True}
+    config |= {"attention_softmax_in_fp32": True, "bias_dropout_fusion": True, "skip_bias_add": True}
+
+
+EARLIER = {
+    **dict.fromkeys(("gemma2", "qwen2", "qwen3", "smollm3"), without_layer_types),
+    "bloom": bloom,
+    "gemma3": gemma3,
+    "gemma3_text": gemma3_text,
+    "gpt_neox": gpt_neox,
+    "gpt_bigcode": gpt2_names,
+    "gptj": gpt2_names,
+    "gpt_neo": lambda config, _: config.pop("attention_layers"),
+}
 """What else earlier files have by other keys, or lack."""
 
 
@@ -142,6 +195,22 @@ CONFIGS = [
     ("phi3_longrope", rope_type("yarn")),
     ("stablelm", {"use_parallel_residual": False, "qk_layernorm": False}),
     ("starcoder2", {"tie_word_embeddings": ABSENT, "use_bias": ABSENT, "mlp_type": "default"}),
+    ("gemma", {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": ABSENT}),
+    ("gemma", {"hidden_act": ABSENT, "hidden_activation": None, "rope_parameters": ABSENT}),
+    ("gemma2", {"hidden_act": "gelu", "layer_types": None, "cache_implementation": "hybrid"}),
+    ("gemma3_text", {"hidden_activation": ABSENT, "layer_types": ABSENT, "use_bidirectional_attention": None}),
+    ("gpt_neox", {"use_parallel_residual": ABSENT, "attention_bias": ABSENT, "hidden_act": ABSENT}),
+    ("gpt_neox_serial", {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}),  # a quarter is rotated
+    ("gpt_neo", {"attention_types": [[["global"], 1], [["local"], 2]], "attention_layers": ABSENT}),
+    ("gpt_neo", {"attention_types": ABSENT}),
+    ("gpt_neo", {"intermediate_size": None, "activation_function": ABSENT}),
+    ("phi", {"num_key_value_heads": 2, "rope_parameters": ABSENT}),
+    ("opt", {"word_embed_proj_dim": ABSENT, "enable_bias": ABSENT, "prefix": "</s>", "activation_dropout": 0.0}),
+    ("gpt_bigcode", {"multi_query": ABSENT, "num_key_value_heads": ABSENT, "activation_function": ABSENT}),
+    ("gpt_bigcode_mha", {"num_key_value_heads": ABSENT}),
+    ("bloom", {"num_hidden_layers": 2, "num_attention_heads": 4, "pretraining_tp": 4}),
+    ("gptj_whole", {"rotary_dim": None}),
+    ("gptj", {"rotary": True, "scale_attn_weights": True, "max_position_embeddings": 600}),
 ]
 """Fixtures, and other values of keys, or edits, that mean the same."""
 

@@ -10,16 +10,16 @@ import pytest
 from rushlight.errors import ConfigError
 from rushlight.models import ARCHITECTURES, Heads
 
-OLD = """"architectures": ["ForCausalLM"], "attention_dropout": 0.0, "initializer_range": 0.02, "torch_dtype": "bfloat16",
-    "transformers_version": "4.45.1", "use_cache": true"""
+OLD = """"architectures": ["ForCausalLM"], "attention_dropout": 0.0, "initializer_range": 0.02,
+    "torch_dtype": "bfloat16", "transformers_version": "4.45.1", "use_cache": true"""
 LONG = [1.0 + i / 4 for i in range(48)]
 
 PUBLISHED = {
-    "TinyLlama-1.1B-Chat": f"""{{{OLD}, "model_type": "llama", "attention_bias": false, "bos_token_id": 1, "eos_token_id": 2,
-    "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 2048,
-    "num_attention_heads": 32, "num_hidden_layers": 22, "num_key_value_heads": 4, "pretraining_tp": 1,
-    "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 10000.0, "tie_word_embeddings": false,
-    "vocab_size": 32000}}""",
+    "TinyLlama-1.1B-Chat": f"""{{{OLD}, "model_type": "llama", "attention_bias": false, "bos_token_id": 1,
+    "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 5632,
+    "max_position_embeddings": 2048, "num_attention_heads": 32, "num_hidden_layers": 22, "num_key_value_heads": 4,
+    "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 10000.0,
+    "tie_word_embeddings": false, "vocab_size": 32000}}""",
     "Llama-2-7b": f"""{{{OLD}, "_name_or_path": "meta-llama/Llama-2-7b-hf", "model_type": "llama", "bos_token_id": 1,
     "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 11008,
     "max_position_embeddings": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
@@ -135,7 +135,7 @@ EXPECTED = {
     "Phi-3.5-mini-instruct": (Heads(32, 32, 96), 4096, 262144, "theta 10000, longrope"),
     "Phi-4-mini-instruct": (Heads(24, 8, 128), 4096, 262144, "theta 10000, longrope"),
     "stablelm-2-1_6b": (Heads(32, 32, 64), 4096, None, "theta 10000"),
-    "starcoder2-3b": (Heads(24, 2, 128), 16384, 4096, "theta 1e+06"),
+    "starcoder2-3b": (Heads(24, 2, 128), 16384, 4096, "theta 999999"),
 }
 """The heads, the context length, the window of every layer, and the rotary embedding."""
 

@@ -14,7 +14,7 @@ class Decoder:
     """A checkpoint of a Llama of 4 heads over 2 of 10 channels, to be spoiled."""
 
     def __init__(self, folder):
-        self.folder, self.fixture = folder, Fixture.read("llama")
+        self.folder, self.fixture = folder, Fixture("llama")
         self.config, self.tensors = self.fixture.config, self.fixture.tensors
 
     def rename(self, old, new):

@@ -12,7 +12,7 @@ from rushlight.checkpoint import open_headers
 from rushlight.porting.scaffold.port import scaffold
 from rushlight.proof import verify
 
-IDS = Fixture.read("llama").prompt[:30]
+IDS = Fixture("llama").prompt[:30]
 
 
 class Port:
@@ -20,7 +20,7 @@ class Port:
 
     def __init__(self, folder, record_port):
         self.folder, self.record_port = folder, record_port
-        self.fixture = Fixture.read("llama")
+        self.fixture = Fixture("llama")
         self.fixture.config |= {"model_type": "newcomer", "sliding_window": 8, "attention_multiplier": 0.3}
         for i in range(2):
             for name in ("q_norm", "k_norm"):

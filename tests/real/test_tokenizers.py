@@ -55,7 +55,25 @@ SCRIPTS = {
     "emoji": (0x1F300, 0x1F700),
     "any": (0x0, 0xD800),
 }
-COMMON = [" the", "ing", " ", "  ", "\n", "\n\n", "\r\n", "\t", "'s", "12", "345", ".", ", ", "...", "▁", "<", "e\u0301"]
+COMMON = [
+    " the",
+    "ing",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\t",
+    "'s",
+    "12",
+    "345",
+    ".",
+    ", ",
+    "...",
+    "▁",
+    "<",
+    "e\u0301",
+]
 
 
 def random_texts(folder):
@@ -178,12 +196,21 @@ def system(text):
 CONVERSATIONS = {
     "question": [user("What is the capital of France?")],
     "system": [system("Answer in one word. "), user("  And of Italy?\n")],
-    "turns": [user("1+1?"), answer("2"), user("日本語 and 🕯️?\n\nYes: <table>\n\n\n<b>x</b>"), answer(" ok\n"), user("so?")],
+    "turns": [
+        user("1+1?"),
+        answer("2"),
+        user("日本語 and 🕯️?\n\nYes: <table>\n\n\n<b>x</b>"),
+        answer(" ok\n"),
+        user("so?"),
+    ],
     "system turns": [system("Be\n\nkind."), user("Hi"), answer("Hello!"), user("कैसे हो?")],
     "reasoning": [user("Why?"), answer("<think>\nhm, so\n</think>\n\nBecause."), user("Sure?")],
     "wrong order": [answer("I begin."), user("You do?")],
 }
-VARIABLES = {"qwen3": [{}, {"enable_thinking": True}, {"enable_thinking": False}], "gptoss": [{}, {"reasoning_effort": "high"}]}
+VARIABLES = {
+    "qwen3": [{}, {"enable_thinking": True}, {"enable_thinking": False}],
+    "gptoss": [{}, {"reasoning_effort": "high"}],
+}
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import rushlight
+from rushlight.backends.batch import PREFILL_ROWS
 from rushlight.errors import ContextLengthError, MemoryLimitError, RequestError, TokenizerError
-from rushlight.generation.runner import PREFILL_ROWS, SCORED_ROWS
+from rushlight.generation.runner import SCORED_ROWS
 from rushlight.generation.scoring import MAX_JOBS, MAX_LANES
 
 TEXT = "Once upon a time there was a king who had three sons, and the youngest of them was called Boots. " * 6

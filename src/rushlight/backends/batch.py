@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 BLOCK_SIZE = 64
 """Positions in a block of the KV cache."""
 
+PREFILL_ROWS = 256
+"""The most prompt tokens in a step, which bounds the memory of activations."""
+
 
 @dataclass(frozen=True, slots=True)
 class KVGroup:
@@ -36,6 +39,18 @@ class KVGroup:
     def first_block(self, position: int) -> int:
         """The first block that a row at this position, or at a later one, sees."""
         return 0 if self.window is None else max(0, position - self.window + 1) // BLOCK_SIZE
+
+    def n_blocks_for(self, length: int, max_rows: int) -> int:
+        """The most blocks that a sequence of `length` positions holds at once.
+
+        Args:
+            length: its positions.
+            max_rows: the most rows of it in a step, which reads and writes the positions from its window on.
+        """
+        n_blocks = -(-length // BLOCK_SIZE)
+        if self.window is None:
+            return n_blocks
+        return min(n_blocks, -(-(self.window + max_rows - 2) // BLOCK_SIZE) + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ class Backend(Protocol):
         ...
 
     def kv_cache(self, shape: KVShape, n_blocks: int | Sequence[int]) -> KVCache:
-        """A zeroed cache of `n_blocks` blocks of keys and values in every layer, or of so many in each group of layers.
+        """A zeroed cache of `n_blocks` blocks of keys and values in every layer, or of that many in each group.
 
         Where the device can, memory is taken only when a block is first written; lower blocks are used first.
         """

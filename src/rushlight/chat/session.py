@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rushlight.chat.encoder import ConversationEncoder
+from rushlight.chat.reasoning import reasoning_parser
 from rushlight.chat.template import ChatTemplate, find_template, turn_end_ids
 from rushlight.chat.transcript import Message, check_messages, read_transcript, write_transcript
 from rushlight.errors import ContextLengthError, RequestError
@@ -16,10 +17,11 @@ from rushlight.text import StopStrings
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Self, Unpack
 
     from rushlight.chat.provenance import Rendered
+    from rushlight.chat.reasoning import AnswerDelta, ReasoningParser
     from rushlight.generation import SamplingSettings
     from rushlight.runtime.model import Model
     from rushlight.runtime.result import Generation
@@ -34,15 +36,25 @@ _log = logging.getLogger("rushlight")
 
 
 class Answer:
-    """A streamed answer: iterate for its text; `result` then holds the complete answer.
+    """A streamed answer: iterate for its text; `deltas` also yields the reasoning that precedes it.
 
     It is added to the conversation when it ends. If it is closed early, or by Ctrl-C, the text so far is added; without
     any text, the message that it answers is removed.
+
+    Attributes:
+        result: the tokens, and all text that the model generated, with the reasoning and the markers around it.
+        text: the text so far, without reasoning.
+        reasoning: the reasoning so far; empty if the model does not reason, or does not mark it.
     """
 
-    def __init__(self, stream: Stream, *, keep: Callable[[Generation], None], drop: Callable[[], None]):
+    def __init__(
+        self, stream: Stream, parser: ReasoningParser, *, keep: Callable[[Answer], None], drop: Callable[[], None]
+    ):
         self.result = stream.result
+        self.text, self.reasoning = "", ""
         self._stream = stream
+        self._parser = parser
+        self._deltas = self._parsed()
         self._keep, self._drop = keep, drop
         self._ended = False
 
@@ -55,10 +67,23 @@ class Answer:
         return self
 
     def __next__(self) -> str:
+        return next(delta.text for delta in self._deltas if not delta.is_reasoning)
+
+    def deltas(self) -> Iterator[AnswerDelta]:
+        """The reasoning and the text, in the order in which they are generated."""
+        return self._deltas
+
+    def close(self) -> None:
+        """Ends the answer early."""
+        self._stream.close()
+        self._end(complete=False)
+
+    def _parsed(self) -> Iterator[AnswerDelta]:
         try:
-            return next(self._stream)
-        except StopIteration:
-            self._end(complete=True)
+            for piece in self._stream:
+                for delta in self._parser.push(piece):
+                    yield self._added(delta)
+        except GeneratorExit:
             raise
         except Exception:
             self._ended = True
@@ -67,18 +92,27 @@ class Answer:
         except BaseException:
             self.close()
             raise
+        if not self._ended:
+            for delta in self._parser.flush():
+                yield self._added(delta)
+        self._end(complete=True)
 
-    def close(self) -> None:
-        """Ends the answer early."""
-        self._stream.close()
-        self._end(complete=False)
+    def _added(self, delta: AnswerDelta) -> AnswerDelta:
+        if delta.is_reasoning:
+            self.reasoning += delta.text
+        else:
+            self.text += delta.text
+        return delta
 
     def _end(self, *, complete: bool) -> None:
         if self._ended:
             return
         self._ended = True
-        if complete or self.result.text.strip():
-            self._keep(self.result)
+        if not complete:
+            for delta in self._parser.flush():
+                self._added(delta)
+        if complete or self.text.strip():
+            self._keep(self)
         else:
             self._drop()
 
@@ -97,7 +131,8 @@ class Chat:
 
     Attributes:
         model: the model.
-        messages: the conversation as `{"role": ..., "content": ...}`, with the system prompt first.
+        messages: the conversation as `{"role": ..., "content": ...}`, with the system prompt first; an answer with
+            marked reasoning has it as `"reasoning"`, and templates decide which of it stays in the prompt.
         template: the format in which it is rendered.
         settings: the sampling settings of the answers.
         stop: the stop strings besides those of the template.
@@ -279,9 +314,10 @@ class Chat:
         before, self.messages = self.messages, messages
         n_before, self.n_forgotten = self.n_forgotten, n_forgotten
 
-        def keep(result: Generation) -> None:
-            self.messages = [*messages, {"role": "assistant", "content": result.text}]
-            self._encoder.remember(rendered, ids, list(result.ids))
+        def keep(answer: Answer) -> None:
+            reasoning = {"reasoning": answer.reasoning} if answer.reasoning else {}
+            self.messages = [*messages, {"role": "assistant", "content": answer.text, **reasoning}]
+            self._encoder.remember(rendered, ids, list(answer.result.ids))
 
         def drop() -> None:
             self.messages, self.n_forgotten = before, n_before
@@ -296,7 +332,9 @@ class Chat:
                 "turn is" if n_turns == 1 else f"{n_turns} turns are",
                 extra={"each_time": True},
             )
-        self._answer = Answer(stream, keep=keep, drop=drop)
+        template = self.template.text if isinstance(self.template, ChatTemplate) else ""
+        parser = reasoning_parser(template, self._tokenizer.added_tokens(), rendered.text)
+        self._answer = Answer(stream, parser, keep=keep, drop=drop)
         return self._answer
 
     def _fitting(self, messages: list[Message], room: int) -> tuple[Rendered, list[int], int]:

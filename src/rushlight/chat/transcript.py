@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["ROLES", "Message", "check_messages", "read_transcript", "write_transcript"]
 
 Message = dict[str, str]
-"""`{"role": ..., "content": ...}`"""
+"""`{"role": ..., "content": ...}`, and the `"reasoning"` of an answer if it is marked"""
 
 ROLES = ("system", "user", "assistant")
 FORMAT, VERSION = "rushlight conversation", 1
@@ -27,8 +27,9 @@ def check_messages(messages: object, *, file: str | os.PathLike[str] | None = No
     """Validates messages, and returns a copy.
 
     Raises:
-        RequestError: not a list of objects with exactly role and content, a role that is not in `ROLES`, a system
-            prompt that is not first, or text that is not Unicode. The message lists every problem.
+        RequestError: not a list of objects with role and content, and perhaps the reasoning of an answer; a role that
+            is not in `ROLES`, a system prompt that is not first, or text that is not Unicode. The message lists every
+            problem.
     """
     if not isinstance(messages, list):
         raise RequestError("messages must be a list", file=file, found=type(messages).__name__)
@@ -82,15 +83,22 @@ def write_transcript(path: str | os.PathLike[str], messages: Sequence[Message], 
 
 
 def _problem(message: Any, *, is_first: bool) -> str | None:
-    if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+    if not isinstance(message, dict) or message.keys() - {"reasoning"} != {"role", "content"}:
         return "expected exactly role and content"
-    role, content = message["role"], message["content"]
+    role = message["role"]
     if role not in ROLES:
         return f"the role is {printable_name(repr(role)[:40])}, expected one of {', '.join(ROLES)}"
     if role == "system" and not is_first:
         return "a system prompt must be the first message"
-    if not isinstance(content, str):
-        return "the content must be a string"
-    if any("\ud800" <= character <= "\udfff" for character in content):
-        return "the content contains half of a surrogate pair"
+    if "reasoning" in message and role != "assistant":
+        return "only an answer has reasoning"
+    problems = (_problem_of_text(key, message.get(key, "")) for key in ("content", "reasoning"))
+    return next(filter(None, problems), None)
+
+
+def _problem_of_text(key: str, text: Any) -> str | None:
+    if not isinstance(text, str):
+        return f"the {key} must be a string"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return f"the {key} contains half of a surrogate pair"
     return None

@@ -32,6 +32,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
 from rushlight.errors import CheckpointError, printable_name
 
@@ -125,7 +126,8 @@ def find_snapshot(repo_id: str, revision: str | None, *, wait_s: float) -> Snaps
     names = _listed(repo_id, commit)
     if names is None and hub.answers(repo_id, commit):
         # Downloads one small file, and stores the list of all files in the cache.
-        snapshot_download(repo_id, revision=commit, allow_patterns=["config.json"], library_name=_LIBRARY)
+        only = ["config.json"]
+        snapshot_download(repo_id, revision=commit, allow_patterns=only, library_name=_LIBRARY, tqdm_class=_NoBar)
         names = _listed(repo_id, commit)
     return Snapshot(
         repo_id,
@@ -136,6 +138,13 @@ def find_snapshot(repo_id: str, revision: str | None, *, wait_s: float) -> Snaps
         failure=hub.failure,
         started=started,
     )
+
+
+class _NoBar(tqdm):
+    """A progress bar that does not appear."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options | {"disable": True})  # type: ignore[no-untyped-call]
 
 
 class _Hub(HfApi):

@@ -163,6 +163,16 @@ Draft = Annotated[
         help="A smaller model with the same vocabulary that proposes draft tokens for speculative decoding.",
     ),
 ]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        metavar="N",
+        min=1,
+        rich_help_panel=MODEL,
+        help="Limit prompt and completion together to N tokens. Default: the model's context length.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 """Declared for the parser and for `--help`; `rushlight.cli.error_report` reads it from the arguments."""
 

@@ -4,38 +4,39 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rushlight.cli.terminal import erase_status, show_status, stderr_is_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+T = TypeVar("T")
 
 DELAY_S = 0.3
 """A shorter prefill shows nothing."""
 INTERVAL_S = 0.2
 
 
-class Pieces(Protocol):
+class HasProgress(Protocol):
     """Streamed output: a `Stream` or an `Answer`."""
 
     @property
     def prompt_progress(self) -> tuple[int, int]: ...
-    def __iter__(self) -> Iterator[str]: ...
 
 
-def with_prompt_progress(stream: Pieces) -> Iterator[str]:
+def with_prompt_progress(stream: HasProgress, pieces: Iterable[T]) -> Iterator[T]:
     """The pieces of a stream; before the first one, the terminal on stderr shows the progress of the prefill."""
-    pieces = iter(stream)
+    rest = iter(pieces)
     with _showing(stream):
-        first = next(pieces, None)
+        first = next(rest, None)
     if first is not None:
         yield first
-        yield from pieces
+        yield from rest
 
 
 @contextmanager
-def _showing(stream: Pieces) -> Iterator[None]:
+def _showing(stream: HasProgress) -> Iterator[None]:
     if not stderr_is_terminal():
         yield
         return
@@ -49,7 +50,7 @@ def _showing(stream: Pieces) -> Iterator[None]:
         thread.join()  # it erases its status line
 
 
-def _draw(stream: Pieces, begun: Event) -> None:
+def _draw(stream: HasProgress, begun: Event) -> None:
     if begun.wait(DELAY_S):
         return
     while True:

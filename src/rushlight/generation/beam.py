@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE, Chunk
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Chunk
 from rushlight.errors import RequestError
-from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
+from rushlight.generation.block_table import BlockTable
+from rushlight.generation.runner import ModelRunner, require_room
 from rushlight.generation.sampling.logprobs import largest, log_softmax, no_valid_token, not_finite
 from rushlight.generation.sampling.params import SamplingParams
 
@@ -193,18 +194,19 @@ class _Beams:
         self._prompt_ids = tuple(prompt_ids)
         shared = len(prompt_ids) // BLOCK_SIZE
         per_beam = -(-(len(prompt_ids) + max_tokens) // BLOCK_SIZE) - shared
+        self._n_shared = shared  # full blocks of the prompt, the first ones, which all beams keep
         self._n_blocks = shared + n_beams * per_beam
         contents = f"{n_beams} beams of {len(prompt_ids) + max_tokens} tokens"
         require_room(self._n_blocks, model, contents, "use fewer beams or a smaller max_tokens")
         self._runner = ModelRunner(model, self._n_blocks)
-        self._tables: list[list[int]] = []
+        self._tables: list[BlockTable] = []
 
     def start(self) -> NDArray[np.floating]:
         """Runs the prompt as one beam: (1, V) logits."""
         ids = self._prompt_ids
-        table = list(range(-(-len(ids) // BLOCK_SIZE)))
+        table = BlockTable(0, range(-(-len(ids) // BLOCK_SIZE)))
         self._tables = [table]
-        chunks = [Chunk(ids[at : at + PREFILL_ROWS], at, table) for at in range(0, len(ids), PREFILL_ROWS)]
+        chunks = [Chunk(ids[at : at + PREFILL_ROWS], at, table.view) for at in range(0, len(ids), PREFILL_ROWS)]
         return [self._runner([chunk]) for chunk in chunks][-1]
 
     def step(self, parents: Sequence[int], prefixes: Sequence[tuple[int, ...]]) -> NDArray[np.floating]:
@@ -216,15 +218,18 @@ class _Beams:
         n_full = n_computed // BLOCK_SIZE
         heirs = [parent not in parents[:beam] for beam, parent in enumerate(parents)]
         tables = [
-            self._tables[parent][: None if is_heir else n_full] for parent, is_heir in zip(parents, heirs, strict=True)
+            self._tables[parent] if is_heir else BlockTable(0, self._tables[parent].view[:n_full])
+            for parent, is_heir in zip(parents, heirs, strict=True)
         ]
-        used = {block for table in tables for block in table}
-        free = (block for block in range(self._n_blocks) if block not in used)
+        used = {block for table in tables for block in table.view[self._n_shared :].tolist()}
+        free = (block for block in range(self._n_shared, self._n_blocks) if block not in used)
         chunks = []
         for ids, is_heir, table in zip(prefixes, heirs, tables, strict=True):
             if len(table) == n_full:
                 table.append(next(free))
             start = n_computed if is_heir else n_full * BLOCK_SIZE
-            chunks.append(Chunk((*self._prompt_ids, *ids)[start:], start, table))
+            n_prompt = len(self._prompt_ids)
+            tokens = ids[start - n_prompt :] if start >= n_prompt else (*self._prompt_ids[start:], *ids)
+            chunks.append(Chunk(tokens, start, table.view))
         self._tables = tables
         return self._runner(chunks)

@@ -130,8 +130,9 @@ class BlockPool:
 
     A full block is cached as the end of its prefix: all tokens from position 0 to its last. A prefix is matched where
     the next row finds all that it sees: every block in groups without a window, those in the window in the others.
-    Blocks that fall behind a window are released while the sequence runs; those before the prompt's end stay cached
-    like any other, since the next prompt of a conversation continues there.
+    Blocks that fall behind a window are released while the sequence runs, and evicted before others. Not so those that
+    were found in the cache, which more prompts may begin with, and those before the prompt's end, where the next prompt
+    of a conversation continues.
 
     Args:
         groups: the groups of layers.
@@ -142,6 +143,7 @@ class BlockPool:
 
     Attributes:
         parts: the blocks of each group.
+        n_changes: how often blocks were cached or evicted: until it changes, `match_prefix` finds the same.
     """
 
     def __init__(
@@ -157,12 +159,14 @@ class BlockPool:
         self.has_prefix_cache = has_prefix_cache
         self._sizes = tuple(zip(n_blocks, max_evictable, strict=True))
         self._max_rows = max_rows
+        self.n_changes = 0
         self.reset()
 
     def reset(self) -> None:
         """Frees all blocks and empties the prefix cache."""
         self.prefixes = PrefixTree()
-        self.parts = [GroupPool(*sizes, self.prefixes.drop) for sizes in self._sizes]
+        self.parts = [GroupPool(*sizes, self._evicted) for sizes in self._sizes]
+        self.n_changes += 1
 
     @property
     def n_blocks(self) -> int:
@@ -186,8 +190,7 @@ class BlockPool:
 
     def n_blocks_for(self, length: int) -> list[int]:
         """The most blocks that a sequence of `length` positions holds at once, in each group."""
-        n_blocks = -(-length // BLOCK_SIZE)
-        return [min(n_blocks, blocks_at_once(group, self._max_rows)) for group in self.groups]
+        return [group.n_blocks_for(length, self._max_rows) for group in self.groups]
 
     def match_prefix(self, ids: Sequence[int]) -> Prefix:
         """The longest cached prefix of these tokens; acquires none of its blocks."""
@@ -231,9 +234,8 @@ class BlockPool:
             length: the positions that it is about to compute. Where a window moves on meanwhile, blocks for the first
                 of them are enough.
         """
-        end = -(-length // BLOCK_SIZE)
         return [
-            max(0, min(end, first + blocks_at_once(group, self._max_rows)) - prefix.n_blocks)
+            max(0, first + group.n_blocks_for(length - first * BLOCK_SIZE, self._max_rows) - prefix.n_blocks)
             for group, first in zip(self.groups, prefix.firsts, strict=True)
         ]
 
@@ -283,7 +285,7 @@ class BlockPool:
             if table.first < end:
                 kept = range(group.first_block((n_prompt - 1) // BLOCK_SIZE * BLOCK_SIZE), n_prompt // BLOCK_SIZE)
                 for j in range(table.first, end):
-                    part.release(table[j], evict_first=j not in kept)
+                    part.release(table[j], evict_first=j >= blocks.n_found and j not in kept)
                     table[j] = NO_BLOCK
                 table.first = end
 
@@ -295,8 +297,13 @@ class BlockPool:
                 table[j], is_new = part.cache(prefix, table[j])
                 if is_new:
                     self.prefixes.hold(prefix)
+                    self.n_changes += 1
         self.prefixes.drop(blocks.prefix)
         blocks.prefix, blocks.n_cached = prefix, j + 1
+
+    def _evicted(self, prefix: int) -> None:
+        self.prefixes.drop(prefix)
+        self.n_changes += 1
 
     def release(self, blocks: SequenceBlocks) -> None:
         """Removes a sequence's references; of blocks that become evictable, its last is evicted first."""
@@ -304,12 +311,4 @@ class BlockPool:
             for block in reversed(table.held):
                 part.release(block)
         self.prefixes.drop(blocks.prefix)
-        blocks.tables, blocks.n_cached, blocks.prefix = (), 0, ROOT_ID
-
-
-def blocks_at_once(group: KVGroup, max_rows: int) -> int:
-    """The most blocks of a group that one step of a sequence reads and writes: any number without a window."""
-    if group.window is None:
-        return 2**31
-    n_positions = group.window - 1 + max_rows
-    return -(-(n_positions - 1) // BLOCK_SIZE) + 1
+        blocks.tables, blocks.n_cached, blocks.n_found, blocks.prefix = (), 0, 0, ROOT_ID

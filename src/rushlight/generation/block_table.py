@@ -25,7 +25,7 @@ class BlockTable:
         first: the blocks before this one are NO_BLOCK.
     """
 
-    def __init__(self, first: int = 0, blocks: Sequence[int] = ()) -> None:
+    def __init__(self, first: int = 0, blocks: Sequence[int] | NDArray[np.int32] = ()) -> None:
         self.first = first
         self._n = first + len(blocks)
         self._array: NDArray[np.int32] = np.full(max(4, 2 * self._n), NO_BLOCK, np.int32)
@@ -67,11 +67,12 @@ class SequenceBlocks:
         tables: one for each group; none before blocks are allocated.
         n_cached: the number of blocks, from the first, that are in the prefix cache.
         prefix: the id of the prefix that they hold.
+        n_found: the number of blocks, from the first, that were in the prefix cache before.
     """
 
     def __init__(self, tables: Sequence[BlockTable] = (), n_cached: int = 0, prefix: int = 0) -> None:
         self.tables = tuple(tables)
-        self.n_cached = n_cached
+        self.n_cached = self.n_found = n_cached
         self.prefix = prefix
 
     @property

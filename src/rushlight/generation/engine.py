@@ -8,17 +8,16 @@ from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from rushlight.backends.batch import BLOCK_SIZE
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS
 from rushlight.errors import GenerationError, MemoryLimitError, QueueFullError
 from rushlight.generation.block_pool import BlockPool
 from rushlight.generation.consistency import Consistency
 from rushlight.generation.kv_budget import divide
-from rushlight.generation.runner import PREFILL_ROWS
 from rushlight.generation.scheduler import Scheduler
 from rushlight.generation.speculation.draft_model import DraftModelProposer
 from rushlight.generation.speculation.prompt_lookup import PromptLookup
 from rushlight.generation.step import StepRunner
-from rushlight.host.memory import naming_shortages, shortage
+from rushlight.host.memory import KV_SHARE, naming_shortages, shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,9 +32,6 @@ MAX_SEQUENCES = 64
 
 MAX_WAITING = 1024
 """The most sequences in the queue."""
-
-KV_SHARE = 0.5
-"""The share of available memory that keys and values may take."""
 
 CACHED_CONTEXTS = 4
 """The prefix cache keeps blocks of past prompts for this many full contexts before it evicts any."""
@@ -126,7 +122,10 @@ class Engine:
         if kv_bytes is not None and kv_bytes > available:
             raise MemoryLimitError("kv_bytes exceeds the available memory", need_bytes=kv_bytes, have_bytes=available)
         allowed = int(available * KV_SHARE) if kv_bytes is None else kv_bytes
-        self._remedy = f"request fewer tokens, or {'free memory' if kv_bytes is None else 'raise kv_bytes'}"
+        more = "free memory" if kv_bytes is None else "raise kv_bytes"
+        self._remedy = (
+            f"request fewer tokens (--context, --max-tokens), keep weights in fewer bits (--dtype), or {more}"
+        )
         max_cached = CACHED_CONTEXTS * -(-model.context_length // BLOCK_SIZE)
         share = CACHED_SHARE if kv_bytes is None else 1.0
         pools = [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE, Batch, Chunk, blocks_of_groups
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Batch, Chunk, blocks_of_groups
 from rushlight.backends.protocol import version_of
 from rushlight.errors import MemoryLimitError, PortError
 from rushlight.host.memory import naming_shortages, out_of_memory
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from rushlight.backends.batch import KVCache, KVShape
     from rushlight.backends.protocol import Array, Backend, Forward, SamplingRow
-
-PREFILL_ROWS = 256
-"""The most prompt tokens in a step, which bounds the memory of activations."""
 
 SCORED_ROWS = 64
 """The most rows of a step whose logits are all copied to the host."""
@@ -79,7 +76,7 @@ class LanguageModel(NamedTuple):
         return min(SCORED_ROWS, max(1, SCORED_BYTES // (4 * self.vocab_size)))
 
     def kv_cache(self, n_blocks: int | Sequence[int]) -> KVCache:
-        """A zeroed cache of `n_blocks` blocks in every layer, or of so many in each group of layers.
+        """A zeroed cache of `n_blocks` blocks in every layer, or of that many in each group of layers.
 
         Raises:
             MemoryLimitError: it cannot be allocated.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import insort
 from operator import attrgetter
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.generation.block_table import SequenceBlocks
@@ -55,6 +56,7 @@ class Scheduler:
         self.waiting: list[SequenceState] = []
         self.running: list[SequenceState] = []
         self.n_cached_tokens = 0
+        self._prefixes: WeakKeyDictionary[SequenceState, tuple[int, Prefix]] = WeakKeyDictionary()
 
     def add(self, sequence: SequenceState) -> None:
         """Queues a sequence."""
@@ -97,7 +99,7 @@ class Scheduler:
         for sequence in waiting:
             if n_active >= self.max_sequences:
                 return
-            prefix = self.pool.match_prefix([] if sequence.scores_prompt else sequence.ids[:-1])
+            prefix = self._prefix_of(sequence)
             if self._is_being_computed(sequence, (prefix.n_blocks + 1) * BLOCK_SIZE):
                 continue  # that block can be shared in a step or two
             # One position more than it has tokens, for the first token to be sampled.
@@ -110,8 +112,17 @@ class Scheduler:
                 sequence.n_cached = sequence.n_computed
                 self.n_cached_tokens += sequence.n_cached
             self.waiting.remove(sequence)
+            self._prefixes.pop(sequence, None)
             insort(self.running, sequence, key=ARRIVAL)
             n_active += 1
+
+    def _prefix_of(self, sequence: SequenceState) -> Prefix:
+        """The sequence's cached prefix, looked up again only when the cache has changed while it waits."""
+        found = self._prefixes.get(sequence)
+        if found is None or found[0] != self.pool.n_changes:
+            prefix = self.pool.match_prefix([] if sequence.scores_prompt else sequence.ids[:-1])
+            found = self._prefixes[sequence] = self.pool.n_changes, prefix
+        return found[1]
 
     def _is_being_computed(self, sequence: SequenceState, end: int) -> bool:
         """Whether a running sequence will soon fill a block with the same tokens up to position `end`."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rushlight.backends.batch import BLOCK_SIZE, Chunk
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Chunk
 from rushlight.errors import RequestError, RushlightError
-from rushlight.generation.runner import PREFILL_ROWS, ModelRunner, require_room
+from rushlight.generation.runner import ModelRunner, require_room
 from rushlight.generation.sampling.logprobs import logprobs_of, not_finite
 
 if TYPE_CHECKING:

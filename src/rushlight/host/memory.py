@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from rushlight.errors import RushlightError
 
+KV_SHARE = 0.5
+"""The share of available memory that keys and values may take, unless the caller sets their size."""
+
 _NO_MEMORY = ("failed to map segment", "annot allocate memory")
 """In error messages of the dynamic linker and C libraries."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from rushlight.host.memory import naming_shortages
 from rushlight.loading.background import BackgroundCall
 from rushlight.loading.footprint import footprint_of
 from rushlight.loading.identify import identify
+from rushlight.loading.memory import require_fits
 from rushlight.loading.sidecars import generation_config, load_tokenizer
 from rushlight.models import TextConfig, load_port
 from rushlight.models.tied import has_tied_heads, tied_heads
@@ -53,6 +55,7 @@ def load(
     draft: str | os.PathLike[str] | None = None,
     kv_bytes: int | None = None,
     add_bos: bool = True,
+    context: int | None = None,
 ) -> Model:
     """Loads a model, ready to generate.
 
@@ -77,12 +80,16 @@ def load(
         kv_bytes: the most memory for the keys and values of all sequences, including the draft model's; by default 64
             full contexts, or half of the available memory if that is less. It is allocated as it is used.
         add_bos: whether a text prompt begins with the tokens that the tokenizer adds before a text, such as `<s>`.
+        context: the most tokens of prompt and completion together, at most the model's own limit, which is the default.
+            The keys and values of one context of this length must fit in memory.
 
     Raises:
         RushlightError: one of its subclasses. Nothing is loaded then; there is no fallback to another device or dtype.
     """
     if kv_bytes is not None and (not isinstance(kv_bytes, int) or kv_bytes < 0):
         raise RequestError("kv_bytes must be an integer of at least 0", found=repr(kv_bytes))
+    if context is not None and (not isinstance(context, int) or isinstance(context, bool) or context < 1):
+        raise RequestError("context must be an integer of at least 1", found=repr(context))
     ops = open_backend(device, dtype, threads=threads, exact=exact)
     ported = None if port is None else load_port(port)
     with ExitStack() as files:
@@ -105,12 +112,24 @@ def load(
             needed = footprint_of(checkpoint, architecture, config)
             fit = needed.describe_fit(ops.available_bytes(), dtype)
             _log.info("%s: %s; %s", display_name(checkpoint.source), needed.describe(), fit)
+        if context is not None:
+            config = _limited(config, context)
         module = architecture(config)
-        n_parameters = sum(
-            slot.n_elements
+        slots = [
+            slot
             for name, slot in module.named_slots()
             if not (config.tie_word_embeddings and name in architecture.rules.tied)
+        ]
+        require_fits(
+            config,
+            slots,
+            dtype,
+            device=ops.device,
+            have_bytes=ops.available_bytes(),
+            stored_bytes=_stored_bytes(checkpoint),
+            kv_bytes=kv_bytes,
         )
+        n_parameters = sum(slot.n_elements for slot in slots)
         _bind(module, architecture, config, checkpoint, ops, dtype, finish=False)
         reading = BackgroundCall(ops.finish_loading, files.pop_all())
 
@@ -199,6 +218,26 @@ def _bind(
     if other_heads:
         parts = sorted({architecture.rules.canonical(name).partition(".")[0] for name in other_heads})
         _log.warning("ignored parts for other tasks: %s", ", ".join(first_ten(parts)))
+
+
+def _limited(config: TextConfig, context: int) -> TextConfig:
+    """The config with a limited context length.
+
+    Raises:
+        RequestError: it exceeds the model's own.
+    """
+    if context > config.max_context_length:
+        raise RequestError(
+            f"a context of {context:,} tokens is longer than the model's, {config.max_context_length:,}",
+            remedy=f"use --context {config.max_context_length} or less, or leave it out",
+        )
+    return replace(config, context=context)
+
+
+def _stored_bytes(checkpoint: Checkpoint) -> float:
+    """The bytes of a stored number, on average."""
+    n_elements = sum(math.prod(tensor.shape) for tensor in checkpoint.values())
+    return sum(tensor.nbytes for tensor in checkpoint.values()) / max(1, n_elements)
 
 
 def _weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:

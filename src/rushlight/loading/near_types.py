@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.checkpoint import read_config
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
     from rushlight.checkpoint import Checkpoint
 
-__all__ = ["LIST_THEM", "NEAR_TYPES", "NearType", "describe_type", "refusal", "why_not"]
+__all__ = ["LIST_THEM", "NEAR_TYPES", "NearType", "describe_type", "model_type_of", "refusal", "why_not"]
 
 LIST_THEM = "`rushlight models` lists what is built in"
 
 DECODER = "a decoder"
 """The kind that `rushlight port` is for."""
+ENCODERS = ("an encoder", "a model of images", "a model of audio")
+"""Kinds that can be ported too, to be called as modules."""
 
 
 class NearType(NamedTuple):
@@ -82,9 +85,8 @@ def describe_type(model_type: str) -> str | None:
     known = NEAR_TYPES.get(model_type)
     if known is None:
         return None
-    what = f"{model_type} is {known.kind}" + (
-        " that is not built in" if known.kind == DECODER else ", which rushlight does not run"
-    )
+    why = " that is not built in" if known.kind == DECODER else ", which rushlight does not run"
+    what = f"{model_type} is {known.kind}{', which does not generate text' if known.kind in ENCODERS else why}"
     if known.near not in ARCHITECTURES:
         return what
     if known.kind == DECODER:
@@ -102,8 +104,9 @@ def refusal(model_type: object, names: Iterable[str]) -> tuple[str, str]:
     """
     found = family(names)
     if isinstance(model_type, str) and (sentence := describe_type(model_type)):
-        is_decoder = NEAR_TYPES[model_type].kind == DECODER
-        return sentence, f"{PORT_IT}, for --port; {LIST_THEM}" if is_decoder else LIST_THEM
+        kind = NEAR_TYPES[model_type].kind
+        use = "--port" if kind == DECODER else "rushlight.load_module" if kind in ENCODERS else None
+        return sentence, f"{PORT_IT}, for {use}; {LIST_THEM}" if use else LIST_THEM
     by_names = f"; by its tensor names this is {found.description}" if found else ""
     if model_type is None:
         return f"model_type is missing{by_names}", found.fix if found else NAME_IT
@@ -112,16 +115,24 @@ def refusal(model_type: object, names: Iterable[str]) -> tuple[str, str]:
     return f"rushlight has no architecture {model_type!r}{by_names}", f"{remedy}; {LIST_THEM}"
 
 
+def model_type_of(checkpoint: Checkpoint) -> str | None:
+    """model_type in the config.json of an open checkpoint; None if there is none that can be read."""
+    path = checkpoint.sidecar("config.json")
+    with suppress(ConfigError):
+        value = read_config(path).get("model_type") if path else None
+        return value if isinstance(value, str) else None
+    return None
+
+
 def why_not(checkpoint: Checkpoint) -> str | None:
     """Why an open checkpoint cannot run without a port, with the next step; None if its type is built in."""
-    path = checkpoint.sidecar("config.json")
-    try:
-        model_type = read_config(path).get("model_type") if path else None
-    except ConfigError as error:
-        return f"config.json is invalid: {error.message}"
     if architecture_of(checkpoint) is not None:
         return None
+    path = checkpoint.sidecar("config.json")
     if path is None:
         found = family(checkpoint)
         return f"no config.json; by its tensor names this is {found.description}" if found else None
-    return "; ".join(refusal(model_type, checkpoint))
+    try:
+        return "; ".join(refusal(read_config(path).get("model_type"), checkpoint))
+    except ConfigError as error:
+        return f"config.json is invalid: {error.message}"

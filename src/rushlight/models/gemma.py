@@ -39,10 +39,8 @@ def norm(config: GemmaConfig, n_channels: int | None = None) -> RMSNorm:
 class GemmaLayer(DecoderLayer):
     """Pre-norm transformer block: attention, then MLP, each added to the residual stream. (N, C) -> (N, C)"""
 
-    def __init__(self, config: GemmaConfig, layer: int) -> None:
-        super().__init__(config, layer)
-        self.input_layernorm = norm(config)
-        self.post_attention_layernorm = norm(config)
+    def norm(self, config: Any) -> RMSNorm:
+        return norm(config)
 
 
 class Gemma(Llama):
@@ -54,7 +52,9 @@ class Gemma(Llama):
     def __init__(self, config: GemmaConfig) -> None:
         super().__init__(config)
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, scale=math.sqrt(config.hidden_size))
-        self.norm = norm(config)
+
+    def final_norm(self, config: Any) -> RMSNorm:
+        return norm(config)
 
 
 ARCHITECTURE = Gemma

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushlight.models import field
-from rushlight.models.gemma import Gemma, GemmaConfig, norm
+from rushlight.models.gemma import Gemma, GemmaConfig, GemmaLayer, norm
 from rushlight.models.llama import MLP, Attention
-from rushlight.nn import Module
 
 if TYPE_CHECKING:
     from rushlight.nn import Array, Batch
@@ -34,19 +33,15 @@ class Gemma2Config(GemmaConfig):
     final_logit_softcapping: float | None = field.optional(30.0)
 
 
-class SandwichLayer(Module):
+class SandwichLayer(GemmaLayer):
     """Attention, then MLP, each between two norms and added to the residual stream. (N, C) -> (N, C)"""
 
     def __init__(self, config: Any, layer: int) -> None:
-        self.input_layernorm = norm(config)
-        self.self_attn = self.attention(config, layer)
-        self.post_attention_layernorm = norm(config)
+        super().__init__(config, layer)
         self.pre_feedforward_layernorm = norm(config)
-        self.mlp = MLP(config.hidden_size, config.intermediate_size, config.hidden_activation)
         self.post_feedforward_layernorm = norm(config)
 
     def attention(self, config: Any, layer: int) -> Attention:
-        """The layer's attention; Gemma 3 overrides it."""
         return Attention(
             config.hidden_size,
             config.heads,
@@ -57,6 +52,9 @@ class SandwichLayer(Module):
             window=config.windows[layer],
             softcap=config.attn_logit_softcapping,
         )
+
+    def feed_forward(self, config: Any) -> MLP:
+        return MLP(config.hidden_size, config.intermediate_size, config.hidden_activation)
 
     def __call__(self, x: Array, angles: Array, batch: Batch) -> Array:
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), angles, batch))
@@ -69,7 +67,7 @@ class Gemma2(Gemma):
     config_type: ClassVar[Any] = Gemma2Config
     decoder_layer: ClassVar[type[Any]] = SandwichLayer
 
-    def __init__(self, config: Gemma2Config) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.softcap = config.final_logit_softcapping
 

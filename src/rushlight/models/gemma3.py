@@ -5,12 +5,11 @@ Gemma Team, arXiv:2503.19786. The config is the `text_config` of config.json.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rushlight.models import Fields
 from rushlight.models.gemma3_text import Gemma3Text, Gemma3TextConfig
-from rushlight.nn import NameRules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,10 +40,10 @@ class Gemma3(Gemma3Text):
     """Scaled token embeddings, decoder layers, a norm, and the head. A batch of N rows -> (R, V) logits"""
 
     config_type: ClassVar[Any] = Gemma3Config
-    rules: ClassVar = NameRules(
+    rules: ClassVar = replace(
+        Gemma3Text.rules,
         prefixes=("language_model.model.", "model.language_model.", "language_model.", "model."),
         heads=(r"(model\.)?(vision_tower|multi_modal_projector)\..*", *Gemma3Text.rules.heads),
-        tied=Gemma3Text.rules.tied,
     )
 
 

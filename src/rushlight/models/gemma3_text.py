@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushlight.models import Rope, field
-from rushlight.models.gemma import norm
-from rushlight.models.gemma2 import Gemma2, Gemma2Config, SandwichLayer
+from rushlight.models.gemma import GemmaConfig, norm
+from rushlight.models.gemma2 import Gemma2, SandwichLayer
 from rushlight.models.llama import Attention
 from rushlight.nn import Rotary
 
@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gemma3TextConfig(Gemma2Config):
+class Gemma3TextConfig(GemmaConfig):
     """The sizes and switches of a Gemma 3, each under its key in config.json; published files leave many out."""
 
     model_type: ClassVar = "gemma3_text"
     benign_keys: ClassVar = frozenset({"cache_implementation", "_sliding_window_pattern"})
-    unsupported: ClassVar = {"use_bidirectional_attention": (False,), "attn_logit_softcapping": ()}
+    unsupported: ClassVar = {
+        "use_bidirectional_attention": (False,),
+        "attn_logit_softcapping": (),  # transformers reads and ignores it
+    }
 
     vocab_size: int = field.size(262_208, role="vocabulary")
     num_attention_heads: int = field.heads(default=8)
     num_key_value_heads: int = field.kv_heads(default=4)
     max_position_embeddings: int = field.positions(default=131_072)
+    hidden_activation: str = field.activation("gelu_pytorch_tanh")
+    query_pre_attn_scalar: float = field.positive(256.0)
+    """Scores are divided by its square root."""
     sliding_window_pattern: int = field.size(6)
     """Without layer_types, every so manieth layer sees all positions."""
     sliding_window: tuple[int | None, ...] = field.windows(
@@ -40,7 +46,6 @@ class Gemma3TextConfig(Gemma2Config):
         layer_type="sliding_attention", theta=1e4, theta_key="rope_local_base_freq", scaled=False
     )
     """The rotary embedding of the layers with a window."""
-    attn_logit_softcapping: float | None = None  # refused: transformers reads and ignores it
     final_logit_softcapping: float | None = field.optional()
 
 

@@ -34,7 +34,7 @@ class GPTBigCodeConfig(TextConfig):
     n_layer: int = field.layers(blocks="h", aliases=("num_hidden_layers",))
     n_head: int = field.heads(aliases=("num_attention_heads",))
     multi_query: bool = field.flag(True)
-    num_key_value_heads: int = field.kv_heads(default=lambda read: 1 if read["multi_query"] else read["n_head"])
+    num_key_value_heads: int = field.size(lambda read: 1 if read["multi_query"] else read["n_head"], role="kv_heads")
     n_inner: int = field.size(lambda read: 4 * read["n_embd"], at_most=2**26)
     activation_function: str = field.activation("gelu_pytorch_tanh")
     layer_norm_epsilon: float = field.positive(1e-5)

@@ -91,6 +91,7 @@ class GPTNeoX(PretrainedModel):
         buffers=(r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
         heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
         tied={"embed_out.weight": "embed_in.weight"},
+        modules={"lm_head": "embed_out"},
     )
 
     def __init__(self, config: GPTNeoXConfig) -> None:

@@ -74,7 +74,7 @@ def read_rope(
     head_dim: int,
     positions: int,
     theta: float = 10000.0,
-    fraction: float = 1.0,
+    fraction: float | None = None,
     theta_key: str = "rope_theta",
     fraction_key: str = "partial_rotary_factor",
     layer_type: str = "",
@@ -91,13 +91,15 @@ def read_rope(
         head_dim: the channels of a head.
         positions: max_position_embeddings.
         theta: the architecture's default base.
-        fraction: the architecture's default share of the channels of a head that are rotated.
+        fraction: the architecture's default share of the channels of a head that are rotated; None is all of them, and
+            another share is refused.
         theta_key, fraction_key: their keys in the earlier style.
         layer_type: the kind of layer in `rope_parameters`, such as "full_attention"; "" for all layers.
         scaled: whether the earlier style's `rope_scaling` applies to this kind of layer.
         aliases: other names of kinds of scaling.
     """
     if fields.has("rope_parameters") and fields.has("rope_scaling"):
+        fields.raw("rope_scaling")
         fields.problem("rope_parameters and rope_scaling are both set, expected one of them")
     if fields.has("rope_parameters"):
         settings = fields.child("rope_parameters")
@@ -107,11 +109,8 @@ def read_rope(
     else:
         settings = fields.child("rope_scaling", used=scaled)
     theta = settings.positive("rope_theta", fields.positive(theta_key, theta))
-    fraction = settings.positive("partial_rotary_factor", fields.positive(fraction_key, fraction))
-    n_channels = int(head_dim * fraction)
+    n_channels = _n_channels(fields, settings, fraction_key, fraction, head_dim)
     n_frequencies = math.ceil(n_channels / 2)
-    if fields.is_valid and not 0 < 2 * n_frequencies <= head_dim:
-        fields.problem(f"{fraction_key} is {fraction:g}, expected a share of the {head_dim} channels of a head")
     original = settings.size("original_max_position_embeddings", positions)
     original = fields.size("original_max_position_embeddings", original)
     kind = settings.choice("rope_type", {*_KINDS, *aliases}, settings.choice("type", {*_KINDS, *aliases}, "default"))
@@ -119,6 +118,20 @@ def read_rope(
     values, scale = _KINDS[kind].read(settings, n_frequencies, original, positions)
     settings.refuse_unread(known=_KEYS)
     return Rope(theta, n_channels, kind, values, scale)
+
+
+def _n_channels(fields: Fields, settings: Fields, key: str, default: float | None, head_dim: int) -> int:
+    """The channels of a head that are rotated; the key of the share is always partial_rotary_factor in `settings`."""
+    if default is None:
+        fields.neutral(key, 1, 1.0)
+        settings.neutral("partial_rotary_factor", 1, 1.0)
+        return head_dim
+    within, key = (settings, "partial_rotary_factor") if settings.has("partial_rotary_factor") else (fields, key)
+    fraction = within.positive(key, default)
+    n_channels = int(head_dim * fraction)
+    if fields.is_valid and not 0 < n_channels + n_channels % 2 <= head_dim:
+        within.problem(f"{key} is {fraction:g}, expected a share of the {head_dim} channels of a head")
+    return n_channels
 
 
 class _Kind(NamedTuple):
@@ -158,7 +171,8 @@ def _read_llama3(settings: Fields, _n: int, original: int, _positions: int) -> t
     keys = ("factor", "low_freq_factor", "high_freq_factor")
     values = {key: settings.positive(key) for key in keys} | {"original_max_position_embeddings": original}
     if values["low_freq_factor"] >= values["high_freq_factor"] and settings.is_valid:
-        settings.problem("low_freq_factor is not below high_freq_factor")
+        low, high = values["low_freq_factor"], values["high_freq_factor"]
+        settings.problem(f"low_freq_factor is {low:g}, expected a number below high_freq_factor, {high:g}")
     return values, 1.0
 
 

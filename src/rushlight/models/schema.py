@@ -99,7 +99,10 @@ class Fields:
         value = self._get(key, _REQUIRED)
         if isinstance(value, list) and len(value) == n and all(_is_positive(each) for each in value):
             return tuple(map(float, value))
-        self._refuse(key, value, _REQUIRED, f"a list of {n} numbers from 1e-30 to 1e30", ())
+        if isinstance(value, list) and len(value) != n:
+            self.problem(f"{key} is a list of {len(value)}, expected a list of {n} numbers")
+        else:
+            self._refuse(key, value, _REQUIRED, f"a list of {n} numbers from 1e-30 to 1e30", ())
         return (1.0,) * n
 
     def number(self, key: str, default: float) -> float:
@@ -200,8 +203,8 @@ class Fields:
         ]
 
     def problem(self, text: str) -> None:
-        """Adds a problem, such as two values that contradict each other."""
-        self._problems.append(text)
+        """Adds a problem, such as two values that contradict each other; the text begins with a key."""
+        self._problems.append(f"{self._path}{text}")
 
     def finish(self, benign: Collection[str]) -> None:
         """Raises all problems at once; otherwise logs notes, such as unknown keys.

@@ -21,9 +21,7 @@ class Starcoder2Config(LlamaConfig):
     """A Llama's sizes, with the epsilon of LayerNorm, one switch for all biases, and the window of all layers."""
 
     model_type: ClassVar = "starcoder2"
-    benign_keys: ClassVar = frozenset(
-        {"activation_function", "layer_norm_epsilon"}
-    )  # hidden_act and norm_epsilon count
+    benign_keys: ClassVar = frozenset({"activation_function", "layer_norm_epsilon"})  # which transformers ignores
     unsupported: ClassVar = {
         "mlp_type": ("default",),
         "norm_type": ("layer_norm",),

@@ -81,8 +81,10 @@ class TextConfig:
 
     @property
     def kv_shape(self) -> KVShape:
-        """The shape of the keys and values of one position."""
-        return KVShape(self._size("layers"), self.heads.n_kv, self.heads.dim)
+        """The shape of the keys and values of one position, with the windows that are shorter than the context."""
+        length = self.context_length
+        windows = tuple(None if window is None or window >= length else window for window in self.windows)
+        return KVShape(self._size("layers"), self.heads.n_kv, self.heads.dim, windows if any(windows) else ())
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, file: str | None = None) -> Self:

@@ -45,8 +45,8 @@ class View:
         found = ((call, cosines_then_sines(case.outputs(call))) for call in case.calls if call.more)
         self.angles = [(call, angles) for call, angles in found if angles is not None]
         """The recorded rotary angles, in the port's layout, whatever the names of their modules."""
-        rotary = [path for path, part in self.modules.items() if isinstance(part, Rotary)]
-        self.not_comparable = [] if self.angles else rotary
+        self.rotary = [path for path, part in self.modules.items() if isinstance(part, Rotary)]
+        self.not_comparable = [] if self.angles else self.rotary
         """Modules that are not compared, because the recording has no angles."""
 
     def recorded(self, running: ModuleCall, found: NDArray[Any] | None) -> tuple[Call | None, NDArray[Any] | None]:
@@ -62,11 +62,14 @@ class View:
             return None, None
         same = [(call, angles) for call, angles in self.angles if angles.shape == found.shape] or self.angles
         own = self.calls.get(running.call)
-        if running.path + "#2" not in self.calls and any(call is own for call, _ in same):
+        if len(self.rotary) == 1 and any(call is own for call, _ in same):
             return next((call, angles) for call, angles in same if call is own)
         if same is self.angles:
             return same[0]
-        return min(same, key=lambda pair: distance(found, pair[1]).absolute)
+        closest = min(same, key=lambda pair: distance(found, pair[1]).absolute)
+        # Of two kinds of layers, the recorded model may have one: the other's angles are not recorded then.
+        is_recorded = len(self.rotary) <= len(self.angles) or distance(found, closest[1]).within(self.tolerance)
+        return closest if is_recorded else (None, None)
 
     def description(self, path: str) -> str:
         """PyTorch's description of a module; empty if it was not recorded."""
@@ -329,7 +332,7 @@ class TeacherForced(PromptRun):
             path = name.partition("#")[0]
             if name in self._ended_at:
                 before = self._ended_at[name]
-            elif path in self.view.modules and call.output is not None:
+            elif path in self.view.modules and path not in self.view.rotary and call.output is not None:
                 self.errors[path] = math.nan
                 self.divergences.append(Divergence(before + 0.5, path, self._left_out(name, call)))
 

@@ -6,8 +6,8 @@ import os
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from rushlight.backends.batch import PREFILL_ROWS
 from rushlight.generation import Engine
-from rushlight.generation.runner import PREFILL_ROWS
 
 if TYPE_CHECKING:
     from rushlight.generation import LanguageModel

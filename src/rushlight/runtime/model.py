@@ -10,6 +10,7 @@ from itertools import tee
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
+from rushlight.backends.batch import PREFILL_ROWS
 from rushlight.errors import ContextLengthError, RequestError, RushlightError, TokenizerError
 from rushlight.generation import (
     BeamSearch,
@@ -21,7 +22,6 @@ from rushlight.generation import (
     Scorer,
     takes_settings,
 )
-from rushlight.generation.runner import PREFILL_ROWS
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_patches, check_patterns, patch_hook
 from rushlight.runtime.execution import Execution

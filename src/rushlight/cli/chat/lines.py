@@ -14,9 +14,8 @@ from rushlight.errors import RequestError, RushlightError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rushlight.chat import Chat
+    from rushlight.chat import Answer, Chat
     from rushlight.jobs import Line
-    from rushlight.runtime.result import Generation
 
 
 def answer_lines(conversation: Chat, first: str | None, *, as_json: bool, stats: bool) -> bool:
@@ -31,7 +30,7 @@ def answer_lines(conversation: Chat, first: str | None, *, as_json: bool, stats:
             if as_json:
                 for _ in answer:
                     pass
-                out_json(_record(answer.result))
+                out_json(_record(answer))
             else:
                 out_answer(without_leading_space(answer))
             if stats:
@@ -75,10 +74,12 @@ def _message(line: Line, *, as_json: bool) -> str:
     return content
 
 
-def _record(result: Generation) -> dict[str, Any]:
+def _record(answer: Answer) -> dict[str, Any]:
+    result = answer.result
     return {
         "role": "assistant",
-        "content": result.text,
+        **({"reasoning": answer.reasoning} if answer.reasoning else {}),
+        "content": answer.text,
         "finish_reason": result.finish_reason,
         "seed": result.seed,
         "stats": asdict(result.stats),

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rushlight.cli.chat.answer import out_answer, summary, without_leading_space
+from rushlight.cli.chat.answer import ReasoningStyle, out_answer, styled, summary
 from rushlight.cli.error_report import describe
 from rushlight.cli.interrupt import Interrupts
 from rushlight.cli.prompt_progress import with_prompt_progress
@@ -30,20 +30,25 @@ class Repl:
         settings: the sampling settings that /set lists and changes.
         history: whether to save typed messages in the history file.
         stats: whether to print the statistics of each answer.
+        shows_reasoning: whether to show the reasoning of each answer.
     """
 
-    def __init__(self, conversation: Chat, settings: Sequence[str], *, history: bool, stats: bool) -> None:
+    def __init__(
+        self, conversation: Chat, settings: Sequence[str], *, history: bool, stats: bool, shows_reasoning: bool
+    ) -> None:
         from rushlight.cli.chat.line_editor import LineEditor, history_path
 
         self._chat = conversation
         self._settings = settings
         self._stats = stats
+        self._shows_reasoning = shows_reasoning
         self._last: Generation | None = None
         self._commands: dict[str, tuple[str, str, Callable[[str], None]]] = {
             "/help": ("", "list the commands", self._help),
             "/clear": ("", "start a new conversation with the same system prompt", self._clear),
             "/system": ("[TEXT]", "set the system prompt, or remove it", self._system),
             "/set": ("[NAME VALUE]", "change a sampling setting, or list them", self._set),
+            "/thinking": ("", "show or hide the reasoning of answers", self._thinking),
             "/show": ("", "print the conversation and the name of its template", self._show),
             "/stats": ("", "print token counts and rates of the last answer", self._show_stats),
             "/retry": ("", "answer the last message again", self._retry),
@@ -106,18 +111,22 @@ class Repl:
 
     def _answer(self, answer: Answer) -> None:
         wrap = WordWrap(lambda: columns(sys.stdout))
+        style = ReasoningStyle.of_terminal()
+        deltas = with_prompt_progress(answer, answer.deltas())
+        pieces = styled(deltas, lambda text: wrap.push(visible(text)), style, shows_reasoning=self._shows_reasoning)
         with Interrupts() as interrupts:
             try:
-                pieces = without_leading_space(with_prompt_progress(answer))
-                out_answer(interrupts.until_interrupted(wrap.push(visible(piece)) for piece in pieces), out)
+                out_answer(interrupts.until_interrupted(pieces), out)
             except KeyboardInterrupt:
                 pass
             finally:
                 answer.close()
+        if interrupts.came and style.is_control:
+            out(style.end)
         self._last = result = answer.result
         if interrupts.came:
             write_message(
-                "(stopped: the partial answer is kept)" if result.text.strip() else "(stopped: the message is removed)"
+                "(stopped: the partial answer is kept)" if answer.text.strip() else "(stopped: the message is removed)"
             )
         elif result.finish_reason == "length":
             write_message(f"(stopped after {len(result.ids)} tokens: /set max_tokens N)")
@@ -155,6 +164,10 @@ class Repl:
         settings: Any = {**self._chat.settings, name: _parse_value(value.strip())}
         SamplingParams(**settings)
         self._chat.settings = settings
+
+    def _thinking(self, _: str) -> None:
+        self._shows_reasoning = not self._shows_reasoning
+        write_message(f"the reasoning of answers is {'shown' if self._shows_reasoning else 'hidden'}")
 
     def _show(self, _: str) -> None:
         model = self._chat.model

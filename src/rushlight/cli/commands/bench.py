@@ -31,7 +31,7 @@ Examples:
 """
 
 
-@load_options(without=("dtype", "draft", "add_bos"))
+@load_options(without=("dtype", "draft", "add_bos", "context"))
 def bench(
     source: Source = None,
     model: ModelFlag = None,

@@ -28,6 +28,7 @@ Examples:
   rushlight chat ./folder --chat-template template.jinja --temp 0.9 --seed 7
   echo "Who are you?" | rushlight chat microsoft/DialoGPT-small
   rushlight chat smollm2 --json < turns.jsonl
+  rushlight chat qwen3:0.6b --chat-template-kwargs '{"enable_thinking": false}'
 """
 
 WITHOUT = ("n", "logprobs", "prompt_logprobs", "json_schema", "regex")
@@ -68,6 +69,15 @@ def chat(
             help="A Jinja chat template: a file, its text, or a name. Default: the template of the model.",
         ),
     ] = None,
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template-kwargs",
+            metavar="JSON",
+            rich_help_panel=INPUT,
+            help='Variables for the chat template, as a JSON object, such as {"enable_thinking": false}.',
+        ),
+    ] = None,
     load: Annotated[
         str | None,
         typer.Option("--load", metavar="FILE", rich_help_panel=INPUT, help="Continue a saved conversation."),
@@ -86,6 +96,14 @@ def chat(
         bool,
         typer.Option("--stats", rich_help_panel=OUTPUT, help="Print token counts and rates of each answer on stderr."),
     ] = False,
+    hide_thinking: Annotated[
+        bool,
+        typer.Option(
+            "--hide-thinking",
+            rich_help_panel=OUTPUT,
+            help="Do not show the reasoning of answers. At a terminal it is dimmed; in a pipe it is never printed.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -103,9 +121,15 @@ def chat(
     # Validated before loading, which may download the model.
     SamplingParams(**settings)
     StopStrings(stop or ())
+    variables = None if chat_template_kwargs is None else _variables(chat_template_kwargs)
     loaded = load_model(name, load_with)
     with rushlight.Chat(
-        loaded, system_prompt=system_prompt, template=chat_template, stop=stop or (), **settings
+        loaded,
+        system_prompt=system_prompt,
+        template=chat_template,
+        variables=variables,
+        stop=stop or (),
+        **settings,
     ) as conversation:
         if load is not None:
             conversation.load(load)
@@ -117,7 +141,28 @@ def chat(
                 raise typer.Exit(BAD_INPUT)
         else:
             with interrupts_as_exceptions():
-                Repl(conversation, scalar_settings(WITHOUT), history=history, stats=stats).run(prompt)
+                repl = Repl(
+                    conversation,
+                    scalar_settings(WITHOUT),
+                    history=history,
+                    stats=stats,
+                    shows_reasoning=not hide_thinking,
+                )
+                repl.run(prompt)
+
+
+def _variables(text: str) -> dict[str, Any]:
+    """The variables of --chat-template-kwargs.
+
+    Raises:
+        RequestError: not a JSON object.
+    """
+    from rushlight.errors import RequestError
+    from rushlight.files.strict_json import parse_json_object
+
+    return parse_json_object(
+        text.encode(), file="--chat-template-kwargs", error=RequestError, remedy='write {"enable_thinking": false}'
+    )
 
 
 def _at_terminal() -> bool:

@@ -125,7 +125,7 @@ def generate(
         stream = loaded.stream(prompt, stop=stop or (), **settings)
         outputs = stream.results
         _note_request(name, params)
-        pieces = timed(with_prompt_progress(stream))
+        pieces = timed(with_prompt_progress(stream, stream))
         if as_json:
             for _ in pieces:
                 pass

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rushlight.cli.options import OUTPUT, Debug, HeaderSource, ModelFlag, Offline, Revision, need_source
-from rushlight.cli.terminal import out, status, write_err
+from rushlight.cli.terminal import note, out, status, write_err
 from rushlight.errors import PortError, first_ten, printable_line
 from rushlight.files.atomic import atomic_write
 
@@ -49,6 +49,7 @@ def port(
     forward.
     """
     from rushlight.checkpoint import open_headers
+    from rushlight.loading.near_types import describe_type, model_type_of
     from rushlight.models.tied import tied_heads
     from rushlight.porting.scaffold.port import scaffold
 
@@ -63,6 +64,8 @@ def port(
     with status(f"opening {name}"):
         checkpoint = open_headers(name, offline=offline, revision=revision, allow_missing=tied_heads)
     with checkpoint:
+        if sentence := describe_type(model_type_of(checkpoint) or ""):
+            note(sentence)
         written = scaffold(checkpoint, module)
     if output == "-":
         out(written.module)
@@ -74,7 +77,8 @@ def port(
         names = ", ".join(first_ten(written.to_write))
         write_err(f"all tensors are bound; now write the forward of: {names}")
     if written.to_check:
-        write_err("it assumes, in the lines marked Assumed:")
+        write_err("to check, in the lines marked Assumed:")
         for each in written.to_check:
             write_err(printable_line(f"  {each}"))
-        write_err(f"check with: rushlight record {name} -o golden.safetensors, then verify {name} --port {module}")
+        verify = f"rushlight verify {name} --port {module} --golden golden.safetensors"
+        write_err(printable_line(f"record the original with PyTorch, then `{verify}` names what differs"))

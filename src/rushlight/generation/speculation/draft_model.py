@@ -9,9 +9,9 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from rushlight.backends.batch import BLOCK_SIZE, Chunk
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Chunk
 from rushlight.generation.block_table import SequenceBlocks
-from rushlight.generation.runner import PREFILL_ROWS, ModelRunner
+from rushlight.generation.runner import ModelRunner
 from rushlight.generation.sampling.sample_step import rows_of
 from rushlight.generation.speculation.step_costs import StepCosts, count_accepted, update_acceptance_rate
 

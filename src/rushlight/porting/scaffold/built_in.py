@@ -15,6 +15,7 @@ from rushlight.porting.scaffold.model_file import OTHER_KIND, Change, ModelFile,
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rushlight.models import PretrainedModel
     from rushlight.nn import Module, Slot
 
 __all__ = ["MismatchError", "layer_changes", "port_of_built_in"]
@@ -40,7 +41,7 @@ def layer_changes(model: Module, shapes: Mapping[str, Shape]) -> dict[str, Chang
         shapes: the checkpoint's tensors, by attribute path.
 
     Raises:
-        MismatchError: a shape differs, and not by a transpose.
+        MismatchError: a shape differs, and not by a transpose, or no layer has a transposed weight without a bias.
     """
     slots = dict(model.named_slots())
     if set(shapes) - set(slots) or any(path not in shapes and not path.endswith(".bias") for path in slots):
@@ -59,6 +60,8 @@ def layer_changes(model: Module, shapes: Mapping[str, Shape]) -> dict[str, Chang
         change = changes.get(layer, Change())
         if path not in shapes:
             changes[layer] = change._replace(no_bias=True)
+        elif path in transposed and slot.role is Role.LINEAR and f"{layer}.bias" not in slots:
+            raise MismatchError(path, found=shapes[path], expected=slot.shape)
         elif path in transposed:
             changes[layer] = change._replace(transposed=True)
         elif path in square and all_transposed(slot.role):
@@ -69,7 +72,7 @@ def layer_changes(model: Module, shapes: Mapping[str, Shape]) -> dict[str, Chang
 
 
 def port_of_built_in(
-    model: Module,
+    model: PretrainedModel,
     changes: Mapping[str, Change],
     prefixes: tuple[str, ...],
     docstring: list[str],
@@ -85,7 +88,7 @@ def port_of_built_in(
     Returns:
         None if the file cannot be edited so: blocks differ from one another, or a layer has no such option.
     """
-    file = ModelFile.of(model).with_prefixes(type(model).__name__, prefixes)
+    file = ModelFile.of(model).with_prefixes(type(model), prefixes)
     modules = dict(model.named_modules())
     edits: dict[tuple[str, str], Change] = {}
     for path in {slot.rpartition(".")[0] for slot, _ in model.named_slots()}:

@@ -54,6 +54,15 @@ PARALLEL = ("use_parallel_residual", "parallel_attn", "parallel_residual")
 INTERLEAVED = ("rope_interleaved", "rope_interleave", "rotary_interleaved")
 
 
+LONGROPE = (
+    "",
+    "    @property",
+    "    def default_context_length(self):",
+    "        return self.rope_parameters.default_context_length(self.max_context_length)",
+)
+"""LongRoPE's factors for longer contexts also change what the model computes for short ones."""
+
+
 class DecoderWriter(Writer):
     """Writes a decoder.
 
@@ -126,8 +135,8 @@ class DecoderWriter(Writer):
             [
                 f'"""A port of {one_line(self.source_name)}, written by `rushlight port`.',
                 "",
-                "It computes what models of these names and shapes usually do. Check the lines marked Assumed, best",
-                "with `rushlight record` and `rushlight verify`, which name the module that differs.",
+                "It computes what models of these names and shapes usually do. Check what is marked Assumed, best with",
+                "`rushlight record` and `rushlight verify`, which name a module that differs.",
                 *(["", TO_WRITE] if self.to_write else []),
                 "",
                 *USAGE,
@@ -223,11 +232,16 @@ class DecoderWriter(Writer):
         if interleaved:
             self.fixed[interleaved] = True
         option = ", interleaved=True" if interleaved else ""
-        call += self.assumed(
-            f"rotary embedding of every layer, of channel pairs {'(2i, 2i + 1)' if interleaved else '(i, i + r/2)'}"
-        )
-        call.append(f"q = ops.rotary(q, angles, heads.n{option})")
-        call.append(f"k = ops.rotary(k, angles, heads.n_kv{option})")
+        pairs = "(2i, 2i + 1)" if interleaved else "(i, i + r/2)"
+        unrotated = self.unrotated()
+        layers = "these layers" if unrotated else "every layer"
+        call += self.assumed(f"rotary embedding of {layers}, of channel pairs {pairs}")
+        rotation = [f"q = ops.rotary(q, angles, heads.n{option})", f"k = ops.rotary(k, angles, heads.n_kv{option})"]
+        if unrotated:
+            init.insert(2, f"self.rotates = layer not in {{{', '.join(map(str, unrotated))}}}")
+            call += ["if self.rotates:", *indented(rotation)]
+        else:
+            call += rotation
         options = ["layer=self.layer", "n_head=heads.n", "scale=self.scale"]
         if self.has_windows:
             call += self.assumed("a window of W positions includes the row's own")
@@ -237,6 +251,14 @@ class DecoderWriter(Writer):
         call += call_lines("ops.attention", ["q, k, v, batch", *options], MODEL_WIDTH - 8, before="x = ")
         call.append(f"return self.{form.out}(x)")
         return _class("Attention", "Causal self-attention. (N, C) -> (N, C)", init, call, layer=True)
+
+    def unrotated(self) -> list[int]:
+        """The layers without rotary embedding, which `no_rope_layers` marks with 0."""
+        marks = self.values.get("no_rope_layers")
+        if not isinstance(marks, list) or len(marks) != self.form_of_model.sizes["num_hidden_layers"]:
+            return []
+        self.fixed["no_rope_layers"] = marks
+        return [i for i, rotates in enumerate(marks) if not rotates]
 
     def scale(self) -> list[str]:
         """The factor of the scores."""
@@ -335,7 +357,9 @@ class DecoderWriter(Writer):
                 init.append(f"rope = config.{kind}")
                 init.append(f"self.rotary_emb{suffix} = Rotary(rope.frequencies(config.context_length), rope.scale)")
         init.append(f"self.{self.head} = {self.linear(C, 'config.vocab_size', bias=form.head_has_bias)}")
-        call = [f"x = self.{form.embedding}(batch.ids){self.factor('embedding_multiplier')}  # (N, C)"]
+        factor = self.factor("embedding_multiplier")
+        call = [] if factor else self.assumed("embeddings are not multiplied by a factor, such as Gemma's √hidden_size")
+        call.append(f"x = self.{form.embedding}(batch.ids){factor}  # (N, C)")
         if self.is_rotary:
             for suffix, _ in self.ropes():
                 call.append(f"angles{suffix} = self.rotary_emb{suffix}(batch.positions)  # (N, r)")
@@ -418,6 +442,8 @@ class DecoderWriter(Writer):
             lines += self.rope()
         if self.has_windows:
             lines += self.windows()
+        if self.is_longrope():
+            lines += LONGROPE
         unread = self.unread()
         class_variables = []
         if self.fixed:
@@ -464,6 +490,11 @@ class DecoderWriter(Writer):
         lines = [] if has_theta else indented(self.assumed("theta is 10,000; config.json does not say it"))
         return [*lines, f"    rope_parameters: Rope = field.rope({', '.join(options)})"]
 
+    def is_longrope(self) -> bool:
+        """Whether the rotary embedding has factors for short and for long contexts."""
+        settings = self.values.get("rope_parameters") or self.values.get("rope_scaling") or {}
+        return isinstance(settings, dict) and "short_factor" in settings
+
     def windows(self) -> list[str]:
         """The declaration of the windows."""
         lines = []
@@ -475,6 +506,7 @@ class DecoderWriter(Writer):
     def is_shown(self, key: str) -> bool:
         """Whether the layers of the file show what a key says."""
         is_off = key == "max_window_layers" and not self.values.get("use_sliding_window")
+        is_off |= key == "no_rope_layer_interval" and "no_rope_layers" in self.fixed
         return is_off or bool(SHOWN_KEYS.search(key))
 
     def unread(self) -> list[str]:

@@ -13,6 +13,7 @@ from rushlight.porting.scaffold.source_text import imported, tuple_literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from rushlight.models import Architecture
     from rushlight.nn import Module
 
 __all__ = ["OTHER_KIND", "Change", "ModelFile", "with_layer_imports"]
@@ -80,22 +81,44 @@ class ModelFile:
             self._edits.append((at, at, ", bias=False"))
         return True
 
-    def with_prefixes(self, architecture: str, prefixes: tuple[str, ...]) -> ModelFile:
-        """The file with `prefixes` in the `rules = NameRules(...)` of the architecture."""
-        for node in self.classes[architecture].body:
-            match node:
+    def with_prefixes(self, architecture: Architecture, prefixes: tuple[str, ...]) -> ModelFile:
+        """The file with `prefixes` in the rules of the architecture, which it may inherit from another file."""
+        node = self.classes[architecture.__name__]
+        literal = tuple_literal(prefixes)
+        for statement in node.body:
+            match statement:
                 case (
-                    ast.Assign(targets=[ast.Name(id="rules")], value=ast.Call() as call)
-                    | ast.AnnAssign(target=ast.Name(id="rules"), value=ast.Call() as call)
+                    ast.Assign(targets=[ast.Name(id="rules")], value=ast.Call(func=ast.Name(id="NameRules")) as call)
+                    | ast.AnnAssign(target=ast.Name(id="rules"), value=ast.Call(func=ast.Name(id="NameRules")) as call)
                 ):
-                    literal = tuple_literal(prefixes)
                     old = [keyword.value for keyword in call.keywords if keyword.arg == "prefixes"]
                     if old:
                         self._replace(old[0], literal)
                     else:
                         at = self._end(call.func) + 1
                         self._edits.append((at, at, f"prefixes={literal}, "))
+                    return ModelFile(self.text())
+        if prefixes != architecture.rules.prefixes:
+            self._set_rules(node, literal)
         return ModelFile(self.text())
+
+    def _set_rules(self, node: ast.ClassDef, prefixes: str) -> None:
+        """Adds the rules of a class that inherits them, or replaces those that it derives from another's."""
+        old = next((each for each in node.body if _assigned(each) == "rules"), None)
+        if isinstance(old, ast.Assign | ast.AnnAssign) and old.value is not None:
+            self._replace(old.value, f"replace({ast.unparse(old.value)}, prefixes={prefixes})")
+        else:
+            last = [each for each in node.body if _assigned(each) or isinstance(each, ast.Expr)][-1]
+            line = f"\n    rules: ClassVar = replace({ast.unparse(node.bases[0])}.rules, prefixes={prefixes})"
+            self._edits.append((self._end(last), self._end(last), line))
+        dataclasses = next((each for each in self._tree.body if _module(each) == "dataclasses"), None)
+        if dataclasses is None:
+            first = next(each for each in self._tree.body if _module(each) not in {"", "__future__"})
+            at = self._offset(first.lineno, 0)
+            self._edits.append((at, at, "from dataclasses import replace\n"))
+        elif isinstance(dataclasses, ast.ImportFrom):
+            names = {alias.name for alias in dataclasses.names} | {"replace"}
+            self._replace(dataclasses, f"from dataclasses import {', '.join(sorted(names))}")
 
     def set_docstring(self, lines: list[str]) -> None:
         """Replaces the first line of the module's docstring; what follows stays below."""
@@ -158,8 +181,23 @@ def with_layer_imports(source: str) -> str:
     tree = ast.parse(source)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    top = next(node for node in imports if node.module == "rushlight.nn" and node in tree.body)
+    top = next((node for node in imports if node.module == "rushlight.nn" and node in tree.body), None)
+    if top is None:  # it imports its layers from the file of another model
+        return source
     elsewhere = {alias.name for node in imports if node is not top for alias in node.names}
     lines = source.splitlines()
     lines[top.lineno - 1 : top.end_lineno] = imported("rushlight.nn", used & set(rushlight.nn.__all__) - elsewhere)
     return "\n".join(lines) + "\n"
+
+
+def _assigned(node: ast.stmt) -> str:
+    """The name that a statement of a class assigns to; empty if it is no such statement."""
+    match node:
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            return name
+    return ""
+
+
+def _module(node: ast.stmt) -> str:
+    """The module that a statement imports from; empty if it is no such statement."""
+    return node.module or "" if isinstance(node, ast.ImportFrom) else ""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rushlight.checkpoint import read_config
 from rushlight.checkpoint.dtypes import FLOAT_DTYPES
 from rushlight.errors import PortError
-from rushlight.models import TextConfig
+from rushlight.models import PretrainedModel, TextConfig
 from rushlight.models.tied import has_tied_heads
 from rushlight.porting.check.checker import Checker, config_values
 from rushlight.porting.check.fit import is_buffer
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from rushlight.checkpoint import Checkpoint
     from rushlight.models import Architecture
+    from rushlight.nn import Module
 
 __all__ = ["scaffold"]
 
@@ -57,13 +58,21 @@ def scaffold(checkpoint: Checkpoint, file: str | os.PathLike[str] = "my_model.py
     checker = Checker(checkpoint, readable=False)
     architecture = find_architecture(checker)
     if architecture is None:
-        writer = _decoder_writer(checkpoint) or Writer(checkpoint)
-        return writer.scaffold(path)
+        return _unknown(checkpoint).scaffold(path)
     return _of_built_in(checker, architecture, path)
 
 
-def _decoder_writer(checkpoint: Checkpoint) -> DecoderWriter | None:
-    """The writer for a decoder of a known form; None for any other model."""
+def _inherits(model: Module) -> bool:
+    """Whether a built-in model has modules of another model's file, in which a variant of it cannot be edited."""
+    own = type(model).__module__
+    return any(
+        type(part).__module__ not in {own, "rushlight.nn.layers", "rushlight.nn.module"}
+        for _, part in model.named_modules()
+    ) or any(base.__module__ not in {own, PretrainedModel.__module__} for base in type(model).__bases__)
+
+
+def _unknown(checkpoint: Checkpoint) -> Writer:
+    """The writer for a model that is not built in: for a decoder of a known form, or for any model."""
     prefix = body_prefix(checkpoint)
     buffers = [tensor.name for tensor in checkpoint.values() if tensor.dtype not in FLOAT_DTYPES or is_buffer(tensor)]
     weights = {
@@ -71,7 +80,7 @@ def _decoder_writer(checkpoint: Checkpoint) -> DecoderWriter | None:
     }
     form = Form.of(tree_of(weights.items(), checkpoint.source), config_values(checkpoint))
     if form is None:
-        return None
+        return Writer(checkpoint)
     patterns = name_patterns(name.removeprefix(prefix) for name in buffers)
     return DecoderWriter(checkpoint, weights, form=form, prefix=prefix, buffers=patterns)
 
@@ -114,6 +123,8 @@ def _of_built_in(checker: Checker, architecture: Architecture, path: Path) -> Sc
         module = port_of_built_in(model, changes, prefixes, docstring)
         if module is not None:
             return Scaffold(module, port_test(checkpoint.source, path, computes_logits=True), ())
+    if _inherits(model):
+        return _unknown(checkpoint).scaffold(path)
     sizes = config.infer_sizes(shapes) if isinstance(config, TextConfig) else {}
     file = ModelFile.of(model)
     writer = VariantWriter(

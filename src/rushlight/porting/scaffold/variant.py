@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rushlight.checkpoint import Checkpoint
+    from rushlight.models import PretrainedModel
     from rushlight.nn import Module
     from rushlight.porting.scaffold.model_file import ModelFile
     from rushlight.porting.scaffold.tree import Node
@@ -47,14 +48,14 @@ class VariantWriter(Writer):
         checkpoint: Checkpoint,
         weights: Mapping[str, tuple[int, ...]],
         *,
-        model: Module,
+        model: PretrainedModel,
         sizes: Mapping[str, int],
         file: ModelFile,
         prefixes: tuple[str, ...],
         docstring: list[str],
     ) -> None:
-        self.modules = dict(model.named_modules())
-        self.file = file.with_prefixes(type(model).__name__, prefixes)
+        self.modules: dict[str, Module] = dict(model.named_modules())
+        self.file = file.with_prefixes(type(model), prefixes)
         self.docstring = docstring
         self.shown = sizes
         super().__init__(checkpoint, [*weights.items()])
