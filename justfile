@@ -48,9 +48,10 @@ bench *args:
     .venv-bench/bin/pip install --quiet .
     .venv-bench/bin/python -m benchmarks {{ args }}
 
-# Regenerate docs/cli.md.
+# Regenerate docs/cli.md and docs/models.md.
 docs:
     python docs/make_cli.py
+    python docs/make_models.py
 
 # Everything that CI runs, in fresh environments.
 ci:

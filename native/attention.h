@@ -91,17 +91,18 @@ void add_product(const float* a, size_t a_stride, int n, const Element* b, size_
                  float* out, size_t out_stride, int n_out, const Next<Element>& next) {
   constexpr int kV = (kRegisters - 4) / kM < 8 ? (kRegisters - 4) / kM : 8;
   int at = 0;
-  for (; at + kV * kLanes <= n_out; at += kV * kLanes) {
-    add_product<kM, kV>(a, a_stride, n, b + at, b_stride, scale, out + at, out_stride, next);
-  }
-  if constexpr (kV > 2) {
-    for (; at + 2 * kLanes <= n_out; at += 2 * kLanes) {
-      add_product<kM, 2>(a, a_stride, n, b + at, b_stride, scale, out + at, out_stride, next);
+  const auto add_vectors = [&]<int kVectors>() {
+    if constexpr (kVectors <= kV) {
+      for (; at + kVectors * kLanes <= n_out; at += kVectors * kLanes) {
+        add_product<kM, kVectors>(a, a_stride, n, b + at, b_stride, scale, out + at, out_stride, next);
+      }
     }
-  }
-  for (; at < n_out; at += kLanes) {
-    add_product<kM, 1>(a, a_stride, n, b + at, b_stride, scale, out + at, out_stride, next);
-  }
+  };
+  // As many as fit: the sums of a single vector would wait for one another's latency.
+  add_vectors.template operator()<kV>();
+  if constexpr (kV != 4) add_vectors.template operator()<4>();
+  if constexpr (kV != 2) add_vectors.template operator()<2>();
+  if constexpr (kV != 1) add_vectors.template operator()<1>();
 }
 
 // The part of a block that a query sees. Positions count from the block's first.

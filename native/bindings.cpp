@@ -201,6 +201,7 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
     return -1;
   }
   invalidate_recording("it reads the values of an array in the middle of the step");
+  array.device->expose(array);
   view->obj = Py_NewRef(self);
   view->buf = array.data;
   view->len = array.rows * array.columns * Py_ssize_t{sizeof(float)};
@@ -326,6 +327,7 @@ NB_MODULE(_native, m) {
   for (const char* name : {"__bool__", "__array_ufunc__", "__array_function__"}) ids.def(name, raise);
 
   nb::class_<Plan>(m, "Plan")
+      .def_prop_ro("n_stages", &Plan::n_stages)  // for tests
       .def_prop_ro("ids", [](const Plan& p) { return Ids{p.ids()}; }, nb::keep_alive<0, 1>())
       .def_prop_ro("positions", [](const Plan& p) { return Ids{p.positions()}; }, nb::keep_alive<0, 1>())
       .def_prop_ro("logit_rows", [](const Plan& p) { return Ids{p.logit_rows()}; }, nb::keep_alive<0, 1>())

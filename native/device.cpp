@@ -178,18 +178,18 @@ Array Device::array(int64_t rows, int64_t columns) {
 }
 
 template <class Body>
-void Device::share(int64_t n, int64_t min_items, double work, const View& out, Body&& body) {
+void Device::share(int64_t n, int64_t min_items, double work, const View& out, const Access& access, Body&& body) {
   OutOfMemory memory;
   pool_.share(n, min_items, work, [&](int64_t begin, int64_t end) { memory.watch([&] { body(out, begin, end); }); });
   memory.raise();
-  if (Plan* plan = Plan::recording()) plan->add(n, min_items, work, out, std::forward<Body>(body));
+  if (Plan* plan = Plan::recording()) plan->add(n, min_items, work, out, access, std::forward<Body>(body));
 }
 
 template <class Function>
-Array Device::each_row(const Array& x, Function&& function, int64_t columns) {
-  reads(x);
+Array Device::each_row(const Array& x, Function&& function, const View* other, int64_t columns) {
   Array out = array(x.rows, columns < 0 ? x.columns : columns);
   share(x.rows, kElementsPerPart / std::max<int64_t>(x.columns, 1) + 1, out,
+        {Items::kRows, {x.data, other == nullptr ? x.data : other->data}, out.data},
         [in = View(x), function](const View& out, int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) function(i, in.row(i), out.row(i));
         });
@@ -208,7 +208,7 @@ Array Device::embedding(std::span<const int32_t> ids, const Weight& table, int64
   const auto gather = [ids, table, first = static_cast<int>(first_row)](const View& out, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) table.gather(first + ids[i], out.row(i));
   };
-  share(out.rows, 8, out, gather);
+  share(out.rows, 8, out, {Items::kRows, {}, out.data}, gather);
   return out;
 }
 
@@ -216,7 +216,6 @@ Array Device::linear(const Array& x, const Weight& weight, const Vector* bias) {
   require(x.columns == weight.n_in, "x has ", x.columns, " columns, the weight ", weight.n_in, " inputs");
   require(bias == nullptr || bias->n == weight.n_out,
           "the bias does not have ", weight.n_out, " values, one for each output");
-  reads(x);
   const LinearKernels& kernels = linear_kernels(weight.format);
   Array out = array(x.rows, weight.n_out);
   const uint8_t* input = reinterpret_cast<const uint8_t*>(x.data);
@@ -224,22 +223,16 @@ Array Device::linear(const Array& x, const Weight& weight, const Vector* bias) {
   std::shared_ptr<float> prepared;
   if (kernels.prepare != nullptr) {
     input_stride = kernels.prepared_bytes(weight.n_in);
-    const size_t floats = (input_stride * static_cast<size_t>(x.rows) + 3) / 4;
-    prepared = allocate(floats);
-    auto* bytes = reinterpret_cast<uint8_t*>(prepared.get());
-    input = bytes;
-    share(x.rows, kElementsPerPart / std::max<int64_t>(x.columns, 1) + 1, View{prepared.get()},
-          [&kernels, in = View(x), bytes, input_stride](const View&, int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) {
-              kernels.prepare(in.row(i), static_cast<int>(in.columns), bytes + static_cast<size_t>(i) * input_stride);
-            }
-          });
+    prepared = prepare(x, kernels);
+    input = reinterpret_cast<const uint8_t*>(prepared.get());
   }
   // Parts follow the panels, so that each thread reads contiguous weights; many rows are divided too.
   const int64_t row_parts = std::max<int64_t>((x.rows + kLinearRows - 1) / kLinearRows, 1);
   const double work =
       static_cast<double>(x.rows * x.columns) * kPanel / static_cast<double>(kElementsPerPart * row_parts);
-  share(weight.n_panels() * row_parts, 1, work, out,
+  const Access access = {Items::kPanels, {input}, out.data, weight.memory.get(),
+                         weight.panel_bytes() / static_cast<size_t>(row_parts)};
+  share(weight.n_panels() * row_parts, 1, work, out, access,
         [&kernels, weight, bias = bias == nullptr ? Vector{} : *bias, input, input_stride, row_parts](
             const View& out, int64_t begin, int64_t end) {
           const LinearJob job = {weight.memory.get(),
@@ -266,6 +259,34 @@ Array Device::linear(const Array& x, const Weight& weight, const Vector* bias) {
   return out;
 }
 
+std::shared_ptr<float> Device::prepare(const Array& x, const LinearKernels& kernels) {
+  const Plan* plan = Plan::recording();
+  {
+    const std::lock_guard lock(prepared_mutex_);
+    const Prepared& kept = x.prepared;
+    if (kept.by == kernels.prepare && (plan == nullptr || plan->owns(kept.memory.get()))) return kept.memory;
+  }
+  const size_t stride = kernels.prepared_bytes(static_cast<int>(x.columns));
+  std::shared_ptr<float> prepared = allocate((stride * static_cast<size_t>(x.rows) + 3) / 4);
+  auto* bytes = reinterpret_cast<uint8_t*>(prepared.get());
+  share(x.rows, kElementsPerPart / std::max<int64_t>(x.columns, 1) + 1, View{prepared.get()},
+        {Items::kRows, {x.data}, bytes},
+        [prepare = kernels.prepare, in = View(x), bytes, stride](const View&, int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            prepare(in.row(i), static_cast<int>(in.columns), bytes + static_cast<size_t>(i) * stride);
+          }
+        });
+  const std::lock_guard lock(prepared_mutex_);
+  if (!x.exposed) x.prepared = {kernels.prepare, prepared};
+  return prepared;
+}
+
+void Device::expose(const Array& x) {
+  const std::lock_guard lock(prepared_mutex_);
+  x.exposed = true;
+  x.prepared = {};
+}
+
 Array Device::layer_norm(const Array& x, const Vector& weight, const Vector* bias, float eps) {
   require(x.columns == weight.n && (bias == nullptr || bias->n == weight.n), "x, weight and bias differ in length");
   return each_row(x, [layer_norm = kernels_.layer_norm, weight, bias = bias == nullptr ? Vector{} : *bias, eps](
@@ -289,7 +310,8 @@ Array Device::angles(std::span<const int32_t> positions, const Vector& frequenci
   Array out = array(static_cast<int64_t>(positions.size()), 2 * int64_t{frequencies.n});
   constexpr int64_t kPerPart = kElementsPerPart / 16;  // an angle takes as long as 16 sums
   const int64_t min_items = kPerPart / std::max<int64_t>(frequencies.n, 1) + 1;
-  share(out.rows, min_items, out, [positions, frequencies, scale](const View& out, int64_t begin, int64_t end) {
+  const Access access = {Items::kRows, {}, out.data};
+  share(out.rows, min_items, out, access, [positions, frequencies, scale](const View& out, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float* cosines = out.row(i);
       float* sines = cosines + frequencies.n;
@@ -310,11 +332,11 @@ Array Device::rotary(const Array& x, const Array& angles, int n_head, bool inter
   const int64_t head_dim = x.columns / n_head;
   require(angles.columns % 2 == 0 && angles.columns <= head_dim,
           "angles have ", angles.columns, " columns: expected an even number up to the head's ", head_dim, " channels");
-  reads(angles);
-  return each_row(x, [rotary = kernels_.rotary[interleaved ? 1 : 0], angles = View(angles), n_head,
+  const auto rotate = [rotary = kernels_.rotary[interleaved ? 1 : 0], angles = View(angles), n_head,
                       head_dim = static_cast<int>(head_dim)](int64_t i, const float* in, float* out) {
     rotary(in, angles.row(i), n_head, head_dim, static_cast<int>(angles.columns), out);
-  });
+  };
+  return each_row(x, rotate, &angles);
 }
 
 Array Device::activation(const Array& x, ActivationKind kind) {
@@ -330,18 +352,18 @@ Array Device::exp(const Array& x) {
 
 Array Device::add(const Array& a, const Array& b) {
   require(a.rows == b.rows && a.columns == b.columns, "cannot add arrays of shapes ", a, " and ", b);
-  reads(b);
-  return each_row(a, [add = kernels_.add, b = View(b)](int64_t i, const float* in, float* out) {
+  const auto add_row = [add = kernels_.add, b = View(b)](int64_t i, const float* in, float* out) {
     add(in, b.row(i), out, static_cast<int>(b.columns));
-  });
+  };
+  return each_row(a, add_row, &b);
 }
 
 Array Device::multiply(const Array& a, const Array& b) {
   require(a.rows == b.rows && a.columns == b.columns, "cannot multiply arrays of shapes ", a, " and ", b);
-  reads(b);
-  return each_row(a, [multiply = kernels_.multiply, b = View(b)](int64_t i, const float* in, float* out) {
+  const auto multiply_row = [multiply = kernels_.multiply, b = View(b)](int64_t i, const float* in, float* out) {
     multiply(in, b.row(i), out, static_cast<int>(b.columns));
-  });
+  };
+  return each_row(a, multiply_row, &b);
 }
 
 Array Device::scale(const Array& x, float factor) {
@@ -352,10 +374,9 @@ Array Device::scale(const Array& x, float factor) {
 Array Device::take(const Array& x, std::span<const int32_t> rows) {
   for (const int32_t row : rows) require(row >= 0 && row < x.rows,
                                          "row ", row, " is not in an array of ", x.rows, " rows");
-  reads(x);
   reads(rows, x.rows);
   Array out = array(static_cast<int64_t>(rows.size()), x.columns);
-  share(out.rows, kElementsPerPart / std::max<int64_t>(x.columns, 1) + 1, out,
+  share(out.rows, kElementsPerPart / std::max<int64_t>(x.columns, 1) + 1, out, {Items::kOther, {x.data}, out.data},
         [in = View(x), rows](const View& out, int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) {
             std::memcpy(out.row(i), in.row(rows[i]), static_cast<size_t>(in.columns) * sizeof(float));
@@ -395,7 +416,6 @@ std::vector<int32_t> Device::sample(const Array& logits, std::span<const Samplin
 }
 
 Array Device::unfold(const Array& x, std::span<const int32_t> rows, int64_t size) {
-  reads(x);
   reads(rows, x.rows);
   require(size > 0 && size <= kMaxItems, "unfold needs at least one row to put side by side");
   Array out = array(static_cast<int64_t>(rows.size()) / size, size * x.columns);
@@ -421,6 +441,7 @@ std::vector<Array> Device::split(const Array& x, std::span<const int64_t> sizes,
     rest -= size;
   }
   require(rest == 0, "the sizes do not add up to the ", group, " columns to split");
+  if (groups == 1) expose(x);
   std::vector<Array> parts;
   int64_t at = 0;
   for (const int64_t size : sizes) {
@@ -434,7 +455,7 @@ std::vector<Array> Device::split(const Array& x, std::span<const int64_t> sizes,
           std::memcpy(out + g * size, in + g * group + at, static_cast<size_t>(size) * sizeof(float));
         }
       };
-      parts.push_back(each_row(x, gather, groups * size));
+      parts.push_back(each_row(x, gather, nullptr, groups * size));
     }
     at += size;
   }
@@ -466,16 +487,17 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   require(options.softcap >= 0 && std::isfinite(options.softcap), "softcap is not a positive number");
   require(options.slopes == nullptr || options.slopes->n == n_head,
           "expected ", n_head, " slopes, one for each head");
-  reads(q), reads(k), reads(v), reads(rows, cache);
+  reads(rows, cache);
   const auto store_kv = kernels_.store_kv[static_cast<int>(cache.format)];
   const auto attend = kernels_.attention[static_cast<int>(cache.format)];
 
   // First all keys and values into the cache, then the products: a row may attend to a position of another part.
-  share(n * n_kv_head, kElementsPerPart / head_dim + 1, View{},
-        [&rows, &cache, k = View(k), v = View(v), n, layer, kv_group, head_dim, store_kv](const View&, int64_t begin,
-                                                                                int64_t end) {
-          for (int64_t i = begin; i < end; ++i) {
-            const int head = static_cast<int>(i / n), row = static_cast<int>(i % n), s = rows.sequence(row);
+  share(n, kElementsPerPart / (int64_t{head_dim} * n_kv_head) + 1, View{}, {Items::kRows, {k.data, v.data}, &cache},
+        [&rows, &cache, k = View(k), v = View(v), layer, kv_group, head_dim, n_kv_head, store_kv](const View&, int64_t begin,
+                                                                                        int64_t end) {
+          for (int64_t i = 0; i < (end - begin) * n_kv_head; ++i) {  // head by head: neighbouring rows share lines
+            const int head = static_cast<int>(i / (end - begin)), row = static_cast<int>(begin + i % (end - begin));
+            const int s = rows.sequence(row);
             const int position = rows.position(s) + row - rows.begin(s), at = position % kBlock;
             const auto block = static_cast<size_t>(rows.blocks(kv_group, s)[position / kBlock]);
             store_kv(k.row(row) + head * head_dim, v.row(row) + head * head_dim, head_dim,
@@ -494,7 +516,7 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   }
   const double work = 2 * positions * head_dim * group / n_parts /
                       static_cast<double>(std::max<int64_t>(n, 1) * kElementsPerPart);
-  share(n * n_kv_head * n_parts, 1, work, out,
+  share(n * n_kv_head * n_parts, 1, work, out, {Items::kOther, {q.data, &cache}, out.data},
         [&rows, &cache, q = View(q), n, layer, kv_group, head_dim, attend, scale, group, n_parts, window = options.window,
          softcap = options.softcap, slopes = options.slopes == nullptr ? Vector{} : *options.slopes](
             const View& out, int64_t begin, int64_t end) {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -106,6 +108,23 @@ struct ScoreOptions {
   float softcap = 0;
 };
 
+// What the items of an operation have to do with those of the operations around it.
+enum class Items : uint8_t {
+  kOther,
+  kRows,    // item i reads and writes row i alone of each array
+  kPanels,  // of a product: an item reads whole arrays
+};
+
+// The memory that an operation reads and writes, by any address of each array; a cache is its own address.
+struct Access {
+  Items items;
+  std::initializer_list<const void*> reads;
+  const void* writes;
+  // Of kPanels: the weights of each item, one after the other.
+  const uint8_t* weights = nullptr;
+  size_t item_bytes = 0;
+};
+
 // Each operation is complete when it returns. If this thread records a Plan, the operation is added to it.
 class Device : public std::enable_shared_from_this<Device> {
  public:
@@ -157,6 +176,9 @@ class Device : public std::enable_shared_from_this<Device> {
   // Parts of these sizes, side by side in each of `groups` equal groups of columns. Of one group they are views.
   std::vector<Array> split(const Array& x, std::span<const int64_t> sizes, int64_t groups);
 
+  // To be called before something else than an operation can write to the array's memory.
+  void expose(const Array& x);
+
   // Runs the stages of a plan.
   void run(std::span<const Stage> stages) { pool_.run(stages); }
 
@@ -165,16 +187,19 @@ class Device : public std::enable_shared_from_this<Device> {
   // plan: it must own what it reads, or refer to the plan's own data; it holds activations as views. `work` is that of
   // an item, in units that justify a thread.
   template <class Body>
-  void share(int64_t n, int64_t min_items, double work, const View& out, Body&& body);
+  void share(int64_t n, int64_t min_items, double work, const View& out, const Access& access, Body&& body);
   template <class Body>
-  void share(int64_t n, int64_t min_items, const View& out, Body&& body) {
-    share(n, min_items, Pool::work_of(min_items), out, std::forward<Body>(body));
+  void share(int64_t n, int64_t min_items, const View& out, const Access& access, Body&& body) {
+    share(n, min_items, Pool::work_of(min_items), out, access, std::forward<Body>(body));
   }
 
   // Calls function(row index, row of x, row of the result) for each row, on several threads if there is enough to do.
-  // The result has `columns` columns; -1 is as many as x.
+  // The result has `columns` columns; -1 is as many as x. `other` is an array whose row of this index is read too.
   template <class Function>
-  Array each_row(const Array& x, Function&& function, int64_t columns = -1);
+  Array each_row(const Array& x, Function&& function, const View* other = nullptr, int64_t columns = -1);
+
+  // The rows of x as the kernels' products read them.
+  std::shared_ptr<float> prepare(const Array& x, const LinearKernels& kernels);
 
   std::shared_ptr<float> allocate(size_t floats);
 
@@ -187,6 +212,7 @@ class Device : public std::enable_shared_from_this<Device> {
   Pool pool_;
   Arena arena_;
   std::mutex arena_mutex_;
+  std::mutex prepared_mutex_;
   std::shared_ptr<BufferCache> buffers_ = std::make_shared<BufferCache>();
 };
 

@@ -44,6 +44,7 @@ const Kernels kKernels = {
     .attention = {attention<float>, attention<Half>},
     .exp = map<Exp>,
     .maxima = maxima,
+    .weights = weights,
     .read = read,
 };
 

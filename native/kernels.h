@@ -70,7 +70,8 @@ inline constexpr int kActivations = 7;
 inline constexpr const char* kActivationNames[kActivations] = {"gelu_tanh",  "gelu_erf", "relu", "silu",
                                                                "quick_gelu", "sigmoid",  "tanh"};
 
-inline constexpr int kSegment = 64;
+inline constexpr int kSegment = 64;  // logits with a common maximum
+inline constexpr int kPart = 256;    // weights with a common sum
 
 struct Kernels {
   const char* name;
@@ -92,10 +93,12 @@ struct Kernels {
   void (*store_kv[kKVFormats])(const float* k, const float* v, int head_dim, void* key, void* value);
   // Queries query_begin to query_end of a sequence, at most kAttentionQueries of them.
   void (*attention[kKVFormats])(const AttentionJob& job, int query_begin, int query_end, float* scratch);
-  // exp of n floats, for sampling and for tests.
+  // exp of n floats, for tests.
   void (*exp)(const float* x, float* out, int n);
   // The maximum of each segment of kSegment floats, the last of which may be shorter. False if a float is NaN.
   bool (*maxima)(const float* x, int n, float* out);
+  // out[i] = exp((x[i] - most) * factor); sums[i] = the sum of part i of kPart weights, the last of which may be shorter.
+  void (*weights)(const float* x, int n, float most, float factor, float* out, double* sums);
   // Reads a multiple of 64 bytes and returns a checksum.
   uint32_t (*read)(const uint8_t* from, size_t bytes);
 

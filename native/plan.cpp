@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <new>
 #include <stdexcept>
@@ -12,6 +13,8 @@ namespace {
 
 thread_local Plan* recording_here = nullptr;
 
+constexpr int64_t kRest = 6;  // from the query to the value, with norms and rotary between
+
 bool within(std::span<const int32_t> numbers, int64_t limit) {
   return std::ranges::all_of(numbers, [&](int32_t i) { return i >= 0 && i < limit; });
 }
@@ -20,11 +23,13 @@ bool within(std::span<const int32_t> numbers, int64_t limit) {
 
 std::shared_ptr<float> Workspace::allocate(size_t floats) {
   const std::lock_guard lock(mutex_);
-  auto free = std::ranges::find_if(buffers_, [&](const Buffer& b) { return !b.taken && b.floats == floats; });
+  ++n_allocations_;
+  auto free = std::ranges::find_if(
+      buffers_, [&](const Buffer& b) { return !b.taken && b.floats == floats && b.usable <= n_allocations_; });
   if (free == buffers_.end()) {
     auto* memory = static_cast<float*>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64 + 64));
     if (memory == nullptr) throw std::bad_alloc();
-    buffers_.push_back({{memory, std::free}, floats, false});
+    buffers_.push_back({{memory, std::free}, floats, false, 0});
     free = std::prev(buffers_.end());
   }
   free->taken = true;
@@ -35,14 +40,16 @@ std::shared_ptr<float> Workspace::allocate(size_t floats) {
 void Workspace::release(const float* buffer) {
   const std::lock_guard lock(mutex_);
   for (Buffer& b : buffers_) {
-    if (b.memory.get() == buffer) b.taken = false;
+    if (b.memory.get() == buffer) b.taken = false, b.usable = n_allocations_ + kRest;
   }
 }
 
-bool Workspace::owns(const float* data) const {
+const float* Workspace::buffer_of(const void* address) const {
   const std::lock_guard lock(mutex_);
-  return std::ranges::any_of(
+  const auto* data = static_cast<const float*>(address);
+  const auto found = std::ranges::find_if(
       buffers_, [&](const Buffer& b) { return data >= b.memory.get() && data < b.memory.get() + b.floats; });
+  return found == buffers_.end() ? nullptr : found->memory.get();
 }
 
 void Workspace::detach(const float* buffer) {
@@ -77,13 +84,89 @@ Plan::Recording::~Recording() {
   plan_.state_ = State::kRecorded;
 }
 
-void Plan::add(int64_t n, int64_t min_items, double work, const View& out,
+void Plan::add(int64_t n, int64_t min_items, double work, const View& out, const Access& access,
                std::function<void(const View& out, int64_t begin, int64_t end)> body) {
-  if (n > 0) recorded_.push_back({n, min_items, work, out, std::move(body), &memory_});
+  const auto whole = [&](const void* address) {
+    return address == &cache_ ? address : static_cast<const void*>(workspace_->buffer_of(address));
+  };
+  std::vector<const void*> reads;
+  for (const void* address : access.reads) {
+    reads.push_back(whole(address));
+    if (reads.back() == nullptr) invalidate("it computes with an array that was made outside the step");
+  }
+  if (n == 0) return;
+  recorded_.push_back({n, min_items, work, out, std::move(body), access.items, std::move(reads),
+                       whole(access.writes), access.weights, access.item_bytes});
 }
 
-void Plan::reads(const View& x) {
-  if (!workspace_->owns(x.data)) invalidate("it computes with an array that was made outside the step");
+// Whether an operation must not run before or beside the parts.
+bool Plan::Joined::conflicts(const Recorded& later) const {
+  return std::ranges::any_of(parts, [&](const Recorded* part) {
+    return part->writes == later.writes || std::ranges::find(later.reads, part->writes) != later.reads.end() ||
+           std::ranges::find(part->reads, later.writes) != part->reads.end();
+  });
+}
+
+// Whether an operation may join the parts, if all that it depends on has run before or, row by row, is among them. The
+// arrays of operations by rows have n rows: if they share a buffer, row i of one has the memory of row i of the other.
+bool Plan::Joined::admits(const Recorded& later) const {
+  const Recorded& first = *parts.front();
+  if (later.items != first.items) return false;
+  if (later.items == Items::kRows) return later.n == first.n;
+  return later.items == Items::kPanels && !conflicts(later);
+}
+
+Stage Plan::Joined::stage() {
+  int64_t n = 0;
+  double work = 0;
+  for (const Recorded* part : parts) n += part->n, work += part->work * static_cast<double>(part->n);
+  int64_t min_items = parts.front()->min_items;
+  if (parts.front()->items == Items::kRows && parts.size() > 1) {
+    n = parts.front()->n;
+    min_items = static_cast<int64_t>(std::ceil(static_cast<double>(n) / work));
+  }
+  const auto call = [](void* context, int64_t begin, int64_t end) {
+    const auto& joined = *static_cast<const Joined*>(context);
+    joined.memory->watch([&] { joined.run(begin, end); });
+  };
+  const auto weights = [](const void* context, int64_t item) {
+    return static_cast<const Joined*>(context)->weights(item);
+  };
+  const bool streams = parts.front()->items == Items::kPanels;
+  return {call, this, n, min_items, work / static_cast<double>(n), streams ? +weights : nullptr};
+}
+
+std::span<const uint8_t> Plan::Joined::weights(int64_t item) const {
+  auto part = parts.begin();
+  for (; item >= (*part)->n; ++part) item -= (*part)->n;
+  return {(*part)->weights + static_cast<size_t>(item) * (*part)->item_bytes, (*part)->item_bytes};
+}
+
+void Plan::Joined::run(int64_t begin, int64_t end) const {
+  if (parts.front()->items == Items::kRows && parts.size() > 1) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (const Recorded* part : parts) part->body(part->out, row, row + 1);
+    }
+    return;
+  }
+  for (const Recorded* part : parts) {
+    if (begin < part->n && end > 0) part->body(part->out, std::max<int64_t>(begin, 0), std::min(end, part->n));
+    begin -= part->n, end -= part->n;
+  }
+}
+
+void Plan::join() {
+  for (Recorded& operation : recorded_) {
+    const auto last = std::find_if(joined_.rbegin(), joined_.rend(),
+                                   [&](const Joined& joined) { return joined.conflicts(operation); });
+    const auto stage = std::find_if(last == joined_.rend() ? joined_.begin() : std::prev(last.base()), joined_.end(),
+                                    [&](const Joined& joined) { return joined.admits(operation); });
+    if (stage != joined_.end()) {
+      stage->parts.push_back(&operation);
+    } else {
+      joined_.push_back({{&operation}, &memory_});
+    }
+  }
 }
 
 void Plan::reads(std::span<const int32_t> numbers, int64_t limit) {
@@ -115,13 +198,8 @@ Array Plan::finish(const Array& out) {
   if (std::ranges::count_if(recorded_, writes_out) == 1) workspace_->detach(out.data);
   cache_.memory.reset();
   rows_.disown();
-  for (Recorded& stage : recorded_) {
-    stages_.push_back({[](void* context, int64_t begin, int64_t end) {
-                         const auto& recorded = *static_cast<const Recorded*>(context);
-                         recorded.memory->watch([&] { recorded.body(recorded.out, begin, end); });
-                       },
-                       &stage, stage.n, stage.min_items, stage.work});
-  }
+  join();
+  for (Joined& joined : joined_) stages_.push_back(joined.stage());
   state_ = State::kFinished;
   return result;
 }

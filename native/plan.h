@@ -22,11 +22,13 @@ namespace rushlight {
 
 // Memory for the activations of one plan. Freed buffers are reused and none is given back, so that the addresses of a
 // step hold for every later one. Which activations share a buffer follows from when the model released them, as in the
-// memory pool of a CUDA graph.
+// memory pool of a CUDA graph. A freed buffer rests for a few allocations, so that operations that do not depend on one
+// another do not come to depend by their memory.
 class Workspace : public std::enable_shared_from_this<Workspace> {
  public:
   std::shared_ptr<float> allocate(size_t floats);
-  bool owns(const float* data) const;
+  // The buffer that the address lies in, or null.
+  const float* buffer_of(const void* address) const;
   // Removes a buffer from the workspace: its last owner frees it.
   void detach(const float* buffer);
   size_t n_taken() const;
@@ -36,11 +38,13 @@ class Workspace : public std::enable_shared_from_this<Workspace> {
     std::shared_ptr<float> memory;
     size_t floats;
     bool taken;
+    int64_t usable;  // the number of the allocation that may take it again
   };
   void release(const float* buffer);
 
   mutable std::mutex mutex_;
   std::vector<Buffer> buffers_;
+  int64_t n_allocations_ = 0;
 };
 
 // The inputs of a step besides the model.
@@ -56,7 +60,10 @@ class NotRecordable : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The stages of a step for one number of rows, in the order in which the device ran them.
+// The stages of a step for one number of rows. Each costs a barrier of the threads, which takes as long as a small
+// operation. So operations that the device ran one after the other are joined where the results stay the same bits:
+// those by rows follow each other row by row, and independent products are one stage of all their panels. An operation
+// joins the earliest stage that what it reads and writes allows: in act(gate(x)) * up(x), `up` joins `gate`.
 //
 // A device adds each of its operations to the plan that this thread records. What cannot be repeated invalidates the
 // plan: an array that was made outside the step, is read during it, or is kept after it. Everything that varies
@@ -91,14 +98,14 @@ class Plan {
 
   // For the device.
   std::shared_ptr<float> allocate(size_t floats) { return workspace_->allocate(floats); }
-  void add(int64_t n, int64_t min_items, double work, const View& out,
+  bool owns(const float* data) const { return workspace_->buffer_of(data) != nullptr; }
+  // Invalidates the plan if the operation reads an array that the plan does not compute.
+  void add(int64_t n, int64_t min_items, double work, const View& out, const Access& access,
            std::function<void(const View& out, int64_t begin, int64_t end)> body);
   // The first reason is the one that `finish` reports.
   void invalidate(const char* reason) {
     if (invalid_ == nullptr) invalid_ = reason;
   }
-  // Invalidates the plan unless it computes the array.
-  void reads(const View& x);
   // Invalidates the plan unless these are its own ids, positions or logit rows. Each run checks that they are below the
   // limit.
   void reads(std::span<const int32_t> numbers, int64_t limit);
@@ -113,14 +120,33 @@ class Plan {
   // returned.
   std::optional<Array> run(const StepInputs& inputs);
 
+  // The number of stages. For tests.
+  size_t n_stages() const { return joined_.size(); }
+
  private:
   struct Recorded {
     int64_t n, min_items;
     double work;
     View out;
     std::function<void(const View& out, int64_t begin, int64_t end)> body;
-    OutOfMemory* memory;
+    Items items;
+    std::vector<const void*> reads;  // buffers or the cache
+    const void* writes;
+    const uint8_t* weights;
+    size_t item_bytes;
   };
+  // Operations that run as one stage.
+  struct Joined {
+    std::vector<Recorded*> parts;
+    OutOfMemory* memory;
+
+    bool conflicts(const Recorded& later) const;
+    bool admits(const Recorded& later) const;
+    Stage stage();
+    void run(int64_t begin, int64_t end) const;
+    std::span<const uint8_t> weights(int64_t item) const;
+  };
+  void join();
   enum class State : uint8_t { kNew, kRecording, kRecorded, kFinished, kUnfit };
   struct Limit {
     const std::vector<int32_t>* numbers;
@@ -133,6 +159,7 @@ class Plan {
   Rows rows_;
   KVCache cache_;
   std::vector<Recorded> recorded_;
+  std::vector<Joined> joined_;
   std::vector<Stage> stages_;
   std::vector<Limit> limits_;
   OutOfMemory memory_;

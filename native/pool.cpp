@@ -21,6 +21,10 @@ constexpr int kSpins = 8000;   // pauses of 15 to 45 ns: longer than Python take
 constexpr int kInstant = 64;   // pauses after which a wait is timed: reading the clock costs more than a shorter wait
 constexpr int kPartsEach = 4;  // parts of a thread's share, so that others can take work from a delayed thread
 
+// Bytes of the next weights that a waiting thread fetches at most: half of a small second-level cache.
+constexpr int64_t kFetchedBytes = int64_t{256} << 10;
+constexpr int64_t kFetchedAtOnce = 256;  // between two looks at what it waits for
+
 void pause() {
 #if defined(__x86_64__)
   _mm_pause();
@@ -34,14 +38,15 @@ int64_t now_ns() {
 }
 
 // Returns the value once it differs from `old`: immediately, after a short spin, or woken by `notify`. Adds the time to
-// `waited`, unless it was negligible.
-uint32_t await_change(const std::atomic<uint32_t>& value, uint32_t old, int64_t& waited) {
+// `waited`, unless it was negligible. While it spins it calls use_wait(), which returns false if there is nothing to do.
+template <class UseWait>
+uint32_t await_change(const std::atomic<uint32_t>& value, uint32_t old, int64_t& waited, UseWait&& use_wait) {
   int64_t since = 0;
   uint32_t now = old;
   for (int i = 0; i < kSpins; ++i) {
     if ((now = value.load(std::memory_order_acquire)) != old) break;
     if (i == kInstant) since = now_ns();
-    pause();
+    if (!use_wait()) pause();
   }
   if (now == old) {
     value.wait(old, std::memory_order_acquire);
@@ -49,6 +54,10 @@ uint32_t await_change(const std::atomic<uint32_t>& value, uint32_t old, int64_t&
   }
   if (since != 0) waited += now_ns() - since;
   return now;
+}
+
+uint32_t await_change(const std::atomic<uint32_t>& value, uint32_t old, int64_t& waited) {
+  return await_change(value, old, waited, [] { return false; });
 }
 
 std::atomic<uint64_t> forks = 0;
@@ -144,15 +153,47 @@ struct Pool::Workers {
   // Calls `between` after a wait.
   template <class Between>
   void work(int self, int64_t& waited, Between&& between) {
+    Fetch fetch;
     for (uint32_t s = 0, seen = 0; s < stages.size(); ++s) {
       leave_callers_core(self);
       take_parts(s, self);
       while (seen <= s && s + 1 < stages.size()) {
-        seen = await_change(finished, seen, waited);
+        seen = await_change(finished, seen, waited, [&] { return fetch_weights(fetch, s, self); });
         between();
       }
       if (self != 0 && abandoned.load(std::memory_order_relaxed)) return;
     }
+  }
+
+  // What a thread has fetched of the weights of a stage.
+  struct Fetch {
+    size_t stage = 0;
+    int64_t item = 0;
+    size_t from = 0;  // in the item's weights
+    int64_t left = 0;
+  };
+
+  // Fetches a little more of the weights that the thread will read first after stage s. False if it has enough of them.
+  bool fetch_weights(Fetch& fetch, uint32_t s, int self) const {
+    if (fetch.stage <= s) {
+      fetch = {s + size_t{1}, 0, 0, 0};
+      while (fetch.stage < stages.size() && stages[fetch.stage].weights == nullptr) ++fetch.stage;
+      if (fetch.stage < stages.size()) {
+        fetch.item = share_of(stages[fetch.stage], self).begin;
+        fetch.left = kFetchedBytes;
+      }
+    }
+    if (fetch.left <= 0) return false;
+    const Stage& stage = stages[fetch.stage];
+    const std::span<const uint8_t> weights = stage.weights(stage.context, fetch.item);
+    const uint8_t* end = weights.data() + std::min(fetch.from + kFetchedAtOnce, weights.size());
+    for (const uint8_t* line = weights.data() + fetch.from; line < end; line += 64) __builtin_prefetch(line, 0, 2);
+    fetch.from += kFetchedAtOnce, fetch.left -= kFetchedAtOnce;
+    if (fetch.from >= weights.size()) {
+      fetch.from = 0;
+      if (++fetch.item >= share_of(stage, self).end) fetch.left = 0;
+    }
+    return true;
   }
 
   // A worker that shares the caller's core moves to another.
@@ -165,16 +206,28 @@ struct Pool::Workers {
     }
   }
 
+  // A part of a stage's items for each thread, unless there are too few.
+  struct Share {
+    int64_t begin, end;
+  };
+  int64_t n_shares_of(const Stage& stage) const {
+    return std::clamp<int64_t>(stage.n / stage.min_items, 1, n_threads);
+  }
+  Share share_of(const Stage& stage, int64_t i) const {
+    const int64_t n_shares = n_shares_of(stage);
+    return {stage.n * (i % n_shares) / n_shares, stage.n * (i % n_shares + 1) / n_shares};
+  }
+
   // The thread's own share of the stage first, in order, so that it reads contiguous memory; then what is left of
   // others'.
   void take_parts(uint32_t s, int self) {
     const Stage& stage = stages[s];
-    const int64_t n_shares = std::clamp<int64_t>(stage.n / stage.min_items, 1, n_threads);
+    const int64_t n_shares = n_shares_of(stage);
     const int64_t wanted = n_shares * kPartsEach;
     const int64_t part = std::max(stage.min_items, (stage.n + wanted - 1) / wanted);
     for (int64_t i = 0; i < n_shares; ++i) {
-      const int64_t share = (self + i) % n_shares, first = stage.n * share / n_shares;
-      const int64_t last = stage.n * (share + 1) / n_shares;
+      const int64_t share = (self + i) % n_shares;
+      const auto [first, last] = share_of(stage, share);
       std::atomic<int64_t>& items = taken[static_cast<size_t>(s * n_threads + share)].items;
       while (self == 0 || !abandoned.load(std::memory_order_relaxed)) {
         const int64_t begin = first + items.fetch_add(part, std::memory_order_relaxed);

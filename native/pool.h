@@ -20,10 +20,15 @@ struct Stage {
   int64_t n;
   int64_t min_items;
   double work;  // of an item: proportional to its time among stages of one call
+  // The weights that an item streams from memory, or null if it streams none.
+  std::span<const uint8_t> (*weights)(const void* context, int64_t item) = nullptr;
 };
 
 // Threads wait for work by spinning for a few hundred microseconds, within which the next step of a decode arrives, and
 // then sleep: waking a thread takes as long as a small operation, but an idle program must not burn a core.
+//
+// A thread that waits for others fetches into its cache what it will read first of the next weights: decoding is bound
+// by memory, which would idle too.
 //
 // A pool that adapts gives a call the number of threads that its Governor chooses; the others sleep. If threads of a
 // call are not scheduled, the caller finishes it.

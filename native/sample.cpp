@@ -21,7 +21,9 @@ struct Scratch {
   std::vector<float> maxima;    // of each kSegment logits
   std::vector<float> values;    // scratch for partitioning
   std::vector<int32_t> ids;     // the candidate tokens, in order; empty for all
+  std::vector<float> logits;    // of the candidates, unless they are all
   std::vector<float> weights;   // of the candidates
+  std::vector<double> sums;     // of each kPart weights
 };
 
 float kth_largest(std::span<const float> values, size_t k, std::vector<float>& scratch) {
@@ -30,44 +32,53 @@ float kth_largest(std::span<const float> values, size_t k, std::vector<float>& s
   return scratch[k - 1];
 }
 
-// Fills ids and weights with the k largest logits and all that equal the last of them.
+// Fills ids and logits with all logits of at least `floor`.
+void keep_from(std::span<const float> logits, float floor, Scratch& scratch) {
+  auto& ids = scratch.ids;
+  auto& kept = scratch.logits;
+  size_t n = 0;
+  for (size_t segment = 0; segment < scratch.maxima.size(); ++segment) {
+    if (scratch.maxima[segment] < floor) continue;
+    ids.resize(n + kSegment), kept.resize(n + kSegment);
+    for (size_t i = segment * kSegment; i < std::min((segment + 1) * kSegment, logits.size()); ++i) {
+      ids[n] = static_cast<int32_t>(i), kept[n] = logits[i];
+      n += logits[i] >= floor ? 1 : 0;  // without a branch, which would often be mispredicted
+    }
+  }
+  ids.resize(n), kept.resize(n);
+}
+
+// Fills ids and logits with the k largest logits and all that equal the last of them.
 void keep_top(std::span<const float> logits, size_t k, Scratch& scratch) {
   // k segments have a maximum of at least `floor`, so the k-th largest logit is at least `floor`.
   const auto& maxima = scratch.maxima;
-  const float floor = k <= maxima.size() ? kth_largest(maxima, k, scratch.values) : kNegativeInfinity;
-  for (size_t segment = 0; segment < maxima.size(); ++segment) {
-    if (maxima[segment] < floor) continue;
-    for (size_t i = segment * kSegment; i < std::min((segment + 1) * kSegment, logits.size()); ++i) {
-      if (logits[i] < floor) continue;
-      scratch.ids.push_back(static_cast<int32_t>(i));
-      scratch.weights.push_back(logits[i]);
-    }
-  }
-  const float least = kth_largest(scratch.weights, k, scratch.values);
-  for (float& logit : scratch.weights) logit = logit < least ? kNegativeInfinity : logit;
+  keep_from(logits, k <= maxima.size() ? kth_largest(maxima, k, scratch.values) : kNegativeInfinity, scratch);
+  const float least = kth_largest(scratch.logits, k, scratch.values);
+  for (float& logit : scratch.logits) logit = logit < least ? kNegativeInfinity : logit;
 }
 
-// In several chains, because each addition waits for the previous one.
-double sum(std::span<const float> values) {
-  constexpr size_t kChains = 8;
-  double chains[kChains] = {};
-  size_t i = 0;
-  for (; i + kChains <= values.size(); i += kChains) {
-    for (size_t j = 0; j < kChains; ++j) chains[j] += values[i + j];
-  }
-  for (; i < values.size(); ++i) chains[0] += values[i];
-  return std::accumulate(std::begin(chains), std::end(chains), 0.0);
+// A logit below which all weights, exp((logit - most) * factor), are below `least`; the margin covers their rounding.
+float logit_of(double least, float most, float factor) {
+  return static_cast<float>(most + (std::log(least) - 1e-3) / factor);
 }
 
-// Zeroes all but the fewest weights, largest first and the first of equals, whose sum reaches p of the total. Weights
-// are at most 1. They are summed in bins by their leading bits, and only the bin that reaches p is sorted.
-void keep_top_p(std::span<float> weights, double p) {
+// Keeps the fewest weights, largest first and the first of equals, whose sum reaches p of the total: ids and weights are
+// then those that may be among them, the others of which are 0. Weights are at most 1. They are summed in bins by their
+// leading bits, and only the bin that reaches p is sorted.
+void keep_top_p(std::span<const float> logits, float most, float factor, double p, Scratch& scratch) {
+  auto& weights = scratch.weights;
+  const double total = std::accumulate(scratch.sums.begin(), scratch.sums.end(), 0.0), wanted = p * total;
+  // All weights below this add up to less than the part that is dropped.
+  const auto least = static_cast<float>((total - wanted) / static_cast<double>(weights.size()));
+  if (scratch.ids.empty()) {
+    keep_from(logits, logit_of(least, most, factor), scratch);
+    for (size_t i = 0; i < scratch.ids.size(); ++i) weights[i] = weights[static_cast<size_t>(scratch.ids[i])];
+    weights.resize(scratch.ids.size());
+  }
+
   constexpr int kShift = 19;  // 16 bins to a factor of 2
   const auto bin_of = [](float weight) { return std::bit_cast<uint32_t>(weight) >> kShift; };
   std::array<double, (std::bit_cast<uint32_t>(1.0f) >> kShift) + 1> bins = {};
-  const double total = sum(weights), wanted = p * total;
-  // All weights below this add up to less than the part that is dropped.
-  const auto least = static_cast<float>((total - wanted) / static_cast<double>(weights.size()));
   for (const float weight : weights) {
     if (weight >= least) bins[bin_of(weight)] += weight;
   }
@@ -88,12 +99,7 @@ void keep_top_p(std::span<float> weights, double p) {
 }
 
 // The first index at which the cumulative sum of the weights exceeds `uniform` of the total.
-size_t at_uniform(std::span<const float> weights, double uniform) {
-  constexpr size_t kPart = 256;
-  std::vector<double> sums;
-  for (size_t i = 0; i < weights.size(); i += kPart) {
-    sums.push_back(sum(weights.subspan(i, std::min(kPart, weights.size() - i))));
-  }
+size_t at_uniform(std::span<const float> weights, std::span<const double> sums, double uniform) {
   const double target = uniform * std::accumulate(sums.begin(), sums.end(), 0.0);
   size_t part = 0;
   double reached = 0;
@@ -135,22 +141,32 @@ int32_t sample(std::span<const float> logits, const SamplingRow& row, float most
                const Kernels& kernels) {
   auto& ids = scratch.ids;
   auto& weights = scratch.weights;
-  ids.clear(), weights.clear();
+  auto& sums = scratch.sums;
+  ids.clear(), scratch.logits.clear();
+  const auto factor = static_cast<float>(std::min(1.0 / row.temperature, 1e38));
   if (row.top_k > 0 && row.top_k < static_cast<int64_t>(logits.size())) {
     keep_top(logits, static_cast<size_t>(row.top_k), scratch);
-  } else {
-    weights.assign(logits.begin(), logits.end());
+  } else if (row.min_p > 0 && row.top_p == 1) {
+    keep_from(logits, logit_of(row.min_p, most, factor), scratch);
   }
-  const auto inverse = static_cast<float>(std::min(1.0 / row.temperature, 1e38));
-  for (float& weight : weights) weight = (weight - most) * inverse;
-  kernels.exp(weights.data(), weights.data(), static_cast<int>(weights.size()));
-  if (row.top_p < 1) keep_top_p(weights, row.top_p);
+  const std::span<const float> candidates = ids.empty() ? logits : scratch.logits;
+  weights.resize(candidates.size());
+  sums.resize((candidates.size() + kPart - 1) / kPart);
+  kernels.weights(candidates.data(), static_cast<int>(candidates.size()), most, factor, weights.data(), sums.data());
+  if (row.top_p < 1) keep_top_p(logits, most, factor, row.top_p, scratch);
   if (row.min_p > 0) {
     auto least = static_cast<float>(row.min_p);
     if (least < row.min_p) least = std::nextafter(least, 2.0f);
     for (float& weight : weights) weight = weight < least ? 0 : weight;
   }
-  const size_t sampled = at_uniform(weights, row.uniform);
+  if (row.top_p < 1 || row.min_p > 0) {
+    sums.clear();
+    for (size_t i = 0; i < weights.size(); i += kPart) {
+      const auto end = weights.begin() + static_cast<ptrdiff_t>(std::min(i + kPart, weights.size()));
+      sums.push_back(std::accumulate(weights.begin() + static_cast<ptrdiff_t>(i), end, 0.0));
+    }
+  }
+  const size_t sampled = at_uniform(weights, sums, row.uniform);
   return ids.empty() ? static_cast<int32_t>(sampled) : ids[sampled];
 }
 

@@ -60,6 +60,14 @@ def test_a_row_is_sampled_identically_solo_and_batched(ops, settings):
         assert not i % 3 or mixed[i] == batched[i]
 
 
+def test_rows_in_parts_are_sampled_as_all_together(ops, monkeypatch):
+    rows = [SamplingRow(i % 3, 20 * (i % 2), 0.9, uniform=i / 17) for i in range(17)]
+    x, _ = logits_of(ops, len(rows), 300)
+    together = ops.sample(x, rows)
+    monkeypatch.setattr("rushlight.backends.device_step.SAMPLED_LOGITS", 2 * 300)
+    assert ops.sample(x, rows) == together
+
+
 def test_greedy_ties_go_to_the_first_token(ops):
     logits = np.array([[0, 5, 5, 1], [7, 7, 7, 7], [0, 0, 0, 1]], np.float32)
     assert ops.sample(ops.from_numpy(logits), [SamplingRow()] * 3) == [1, 0, 3]

@@ -123,10 +123,14 @@ def test_shades():
     messages = [
         {"role": "user", "content": " a b\n"},
         {"role": "x", "content": [{"type": "text", "text": "é"}], "n": 3},
+        {"role": "assistant", "content": "<think>a</think>b</x>"},
+        {"role": "user", "content": "<think>"},
     ]
     assert shaded(messages) == [
         {"role": "user", "content": f" {SHADE} {SHADE}\n"},
         {"role": "x", "content": [{"type": "text", "text": SHADE}], "n": 3},
+        {"role": "assistant", "content": f"<think>{SHADE}</think>{SHADE * 5}"},
+        {"role": "user", "content": SHADE * 7},
     ]
     assert messages[0]["content"] == " a b\n"
 
@@ -164,4 +168,4 @@ def test_added_tokens_that_are_not_special_cannot_be_typed_either(chatml_json, t
 
 @pytest.mark.parametrize("text", ["", " ", "Once upon a time\n\n  é 日本 x", "don't 12345"])
 def test_plain_characters_are_encoded_as_the_library_does(chatml_tokenizer, text):
-    assert chatml_tokenizer._encode_plain(text) == chatml_tokenizer.encode(text)
+    assert chatml_tokenizer._encode_plain(text, 0, len(text), ()) == chatml_tokenizer.encode(text)

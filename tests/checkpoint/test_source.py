@@ -12,6 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from rushlight.checkpoint import open_checkpoint, source
+from rushlight.checkpoint.short_names import SHORT_NAMES
+from rushlight.checkpoint.source import could_be_source, repository_of
 from rushlight.errors import RushlightError, SourceError
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "gpt2"
@@ -229,11 +231,74 @@ def test_a_missing_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch, hub_r
     assert hub_requests == []
 
 
-@pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2", "distilbert/distilgpt2", "a.b-c_d/e.f-g_h"])
+@pytest.mark.parametrize("name", ["distilgpt2", "openai-community/gpt2", "distilbert/distilgpt2", "a.b-c_d/e.f-g_h"])
 def test_a_hub_id_is_looked_up_on_the_hub(tmp_path, monkeypatch, hub_requests, name):
     monkeypatch.chdir(tmp_path)
     assert refusal(name).message == "the hub was asked"
     assert hub_requests == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [("gpt2", "openai-community/gpt2"), ("qwen3:0.6b", "Qwen/Qwen3-0.6B"), ("qwen3", "Qwen/Qwen3-0.6B")],
+)
+def test_a_short_name_is_looked_up_in_full_and_said(tmp_path, monkeypatch, hub_requests, caplog, name, full):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", "rushlight")
+    assert refusal(name).message == "the hub was asked"
+    assert hub_requests == [full]
+    assert caplog.messages == [f"{name} is {full}"]
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen3:0.6b"])
+def test_a_path_takes_precedence_over_a_short_name(tmp_path, monkeypatch, hub_requests, name):
+    write(tmp_path / name / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with open_checkpoint(name) as checkpoint:
+        assert checkpoint.source == name
+    assert hub_requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [
+        ("qwen3:0.7b", "qwen3:0.6b"),
+        ("smolm2:135m", "smollm2:135m"),
+        ("Llama3.2:8b", "llama3.2:"),
+        ("opt:13b", "opt:1.3b"),
+    ],
+)
+def test_an_unknown_size_suggests_the_known_ones(tmp_path, monkeypatch, hub_requests, name, suggested):
+    monkeypatch.chdir(tmp_path)
+    error = refusal(name)
+    assert error.message == f"{name} is neither an existing path nor a short name of a model"
+    assert error.remedy.startswith("did you mean ")
+    assert suggested in error.remedy
+    assert "`rushlight models` lists all" in error.remedy
+    assert hub_requests == []
+
+
+def test_a_size_of_an_unknown_family_suggests_the_list(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refusal("zzzz:9b").remedy == "`rushlight models` lists all"
+
+
+def test_a_misspelt_short_name_is_looked_up_and_then_suggested(tmp_path, monkeypatch, hub_requests):
+    monkeypatch.chdir(tmp_path)
+    error = refusal("smolllm2")
+    assert hub_requests == ["smolllm2"]
+    assert error.remedy.startswith("did you mean smollm2")
+    assert refusal("owner/smolllm2").remedy is None
+
+
+def test_short_names_are_valid():
+    for name, full in SHORT_NAMES.items():
+        assert could_be_source(name)
+        assert full.count("/") == 1
+        assert repository_of(name) == repository_of(full) == full
+        assert name == name.lower()
+        family = name.partition(":")[0]
+        assert family in SHORT_NAMES
 
 
 @pytest.mark.parametrize(

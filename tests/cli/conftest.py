@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hub_server import hub  # noqa: F401 (a fixture)
 from safetensors.numpy import save_file
 
 from rushlight.cli import main

@@ -157,7 +157,11 @@ def test_no_data_reads_no_values(rushlight, write, monkeypatch):
     ("arguments", "expected"),
     [
         (["./nothing.safetensors"], "no such file"),
-        (["{path}", "--architecture", "gpt3"], "no architecture 'gpt3' (expected gpt2)"),
+        (["{path}", "--architecture", "gpt3"], "no architecture 'gpt3' (expected gpt2"),
+        (
+            ["{path}", "--architecture", "mixtral"],
+            "mixtral is a mixture-of-experts model, which rushlight does not run",
+        ),
         (["{path}", "--port", "no.py"], "no.py: no such file"),
         (["{path}", "--port", "no.py", "-a", "gpt2"], "both an architecture, gpt2, and a port"),
         ([], "SOURCE"),

@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from rushlight.cli.views.tree import TreeView, human_bytes
+from rushlight.cli.views.tree import TreeView
+from rushlight.host.memory import human_bytes
 from rushlight.loading.inspection import inspect
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -79,8 +80,12 @@ def test_the_output_for_gpt2_small(rushlight, path):
     write(path, gpt2_small(), {"format": "pt"})
     done = rushlight("inspect", path)
     assert (done.code, done.err) == (0, "")
-    source, facts, blank, *table = done.out.splitlines()
-    assert (source, blank) == (str(path), "")
+    source, facts, blank, *table, blank_too, memory = done.out.splitlines()
+    assert (source, blank, blank_too) == (str(path), "", "")
+    assert memory == (
+        "memory: weights in f32 474.7 MiB (bf16 237.6 MiB, int8 126.4 MiB, int4 91.0 MiB); "
+        "keys and values 72.0 MiB for all 1,024 tokens"
+    )
     assert facts == "gpt2 · 124,439,808 parameters · 148 tensors · 474.7 MiB · F32 · 1 file · format: pt"
     assert table == [
         "name                    dtype  shape           parameters       size",
@@ -163,7 +168,7 @@ def test_a_checkpoint_of_an_unknown_architecture_is_shown(rushlight, path):
 @pytest.mark.parametrize(("depth", "lines"), [(0, 0), (1, 4), (2, 10)])
 def test_depth_limits_the_tree(rushlight, path, depth, lines):
     out = rushlight("inspect", write(path, gpt2_small()), "--depth", depth).out
-    assert len(out.splitlines()) == 2 + (2 + lines if lines else 0)
+    assert len(out.splitlines()) == 2 + (2 + lines if lines else 0) + 2
 
 
 def test_a_negative_depth_is_wrong_usage(rushlight, path):
@@ -179,6 +184,19 @@ def test_full_shows_every_block(rushlight, path):
 def test_json_is_the_tree(rushlight, path):
     write(path, gpt2_small(buffers=True), {"format": "pt"})
     record = json.loads(rushlight("inspect", path, "--json").out)
+    assert record.pop("memory") == {
+        "stored": "f32",
+        "weight_bytes": {
+            "f64": 995_033_088,
+            "f32": 497_759_232,
+            "f16": 249_122_304,
+            "bf16": 249_122_304,
+            "int8": 132_573_744,
+            "int4": 95_414_832,
+        },
+        "kv_bytes": {"1024": 75_497_472},
+        "context_length": 1024,
+    }
     assert record == inspect(str(path)).to_json()
     assert (record["n_parameters"], record["files"]) == (N_PARAMETERS, ["model.safetensors"])
 

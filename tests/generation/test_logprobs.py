@@ -1,9 +1,11 @@
 """The log-softmax that logprobs, scores, beams, the lens and verify share."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from rushlight.generation.sampling.logprobs import log_softmax, logprobs_of, softmax, token_logprob
+from rushlight.generation.sampling.logprobs import largest, log_softmax, logprobs_of, softmax, token_logprob
 
 
 def rows(n=5, n_vocab=1000, scale=10.0):
@@ -44,3 +46,20 @@ def test_arguments_are_not_modified():
     for function in (log_softmax, softmax, lambda x: logprobs_of(x, [0] * 5)):
         function(logits)
     assert np.array_equal(logits, before)
+
+
+@pytest.mark.parametrize("n_vocab", [1, 63, 64, 65, 640, 50_257])
+def test_the_largest_values_come_first_and_equals_in_their_order(n_vocab):
+    values = np.random.default_rng(n_vocab).integers(0, max(2, n_vocab // 4), n_vocab).astype(np.float32)
+    expected = np.argsort(-values, kind="stable")
+    for n in (0, 1, 5, 64, n_vocab, n_vocab + 1):
+        assert largest(values, n).tolist() == expected[:n].tolist()
+
+
+def test_a_large_vocabulary_takes_no_double_for_each_token():
+    logits = rows(n=1, n_vocab=262_144)[0]
+    tracemalloc.start()
+    token_logprob(logits, 5, 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < logits.nbytes

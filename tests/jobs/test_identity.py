@@ -10,7 +10,7 @@ from rushlight.jobs.identity import changes, job_identity
 def test_the_keys_of_an_identity(model, tmp_path):
     lines = RequestLines({"max_tokens": 3})
     found = job_identity(model, lines, echo=False)
-    assert list(found) == ["settings", "device", "dtype", "arithmetic", "weights", "config", "tokenizer"]
+    assert list(found) == ["settings", "device", "dtype", "arithmetic", "weights", "config", "tokenizer", "prefix"]
     assert (found["device"], found["dtype"], found["arithmetic"]) == ("cpu", "f16", "exact")
     assert found == job_identity(model, lines, echo=False)
     port = tmp_path / "port.py"

@@ -126,25 +126,32 @@ def test_a_bare_file_of_gpt2s_vocabulary_gets_gpt2s_sizes_and_tokenizer(tmp_path
 
 def test_a_bare_file_of_an_unknown_architecture_is_refused(tmp_path):
     save_file({"encoder.weight": np.zeros((4, 4), np.float32)}, tmp_path / "other.safetensors")
-    with pytest.raises(FormatError, match=r"match no known architecture .*gpt2.*rushlight inspect.*rushlight port"):
+    with pytest.raises(
+        FormatError, match=r"match no known architecture.*rushlight inspect.*rushlight port.*rushlight models"
+    ):
         rushlight.load(tmp_path / "other.safetensors")
 
 
-@pytest.mark.parametrize("model_type", ["llama", 7, ["gpt2"]])
-def test_an_unknown_model_type_is_refused_with_the_supported_ones(folder, model_type):
+@pytest.mark.parametrize("model_type", ["lalma", 7, ["gpt2"]])
+def test_an_unknown_model_type_is_refused_with_the_way_to_port_it(folder, model_type):
     set_config(folder, model_type=model_type)
-    with pytest.raises(ConfigError, match=r"no architecture .*expected gpt2"):
+    with pytest.raises(ConfigError, match=r"no architecture .*rushlight port SOURCE.*rushlight models"):
         rushlight.load(folder)
 
 
 def test_an_unknown_architecture_is_named_by_its_family(folder):
     tensors = {"model.layers.0.self_attn.q_proj.weight": np.ones((4, 4), np.float32)}
     save_file(tensors, folder / "model.safetensors")
-    set_config(folder, model_type="llama")
-    with pytest.raises(ConfigError, match=r"no architecture 'llama'.*of the Llama family.*rushlight port SOURCE"):
+    set_config(folder, model_type="lalma")
+    with pytest.raises(ConfigError, match=r"no architecture 'lalma'.*of the Llama family.*rushlight port SOURCE"):
+        rushlight.load(folder)
+    set_config(folder, model_type=None)
+    with pytest.raises(
+        ConfigError, match=r"model_type is missing; .*of the Llama family.*config.json that was published"
+    ):
         rushlight.load(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(FormatError, match=r"no config.json.*of the Llama family.*rushlight port SOURCE"):
+    with pytest.raises(FormatError, match=r"no config.json.*of the Llama family.*config.json that was published"):
         rushlight.load(folder)
 
 

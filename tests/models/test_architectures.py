@@ -4,33 +4,27 @@ import numpy as np
 import pytest
 from architecture_fixtures import NAMES, TOLERANCE, Fixture
 
-import rushlight
 from rushlight.generation import Context
 from rushlight.models import ARCHITECTURES
 
 
 @pytest.fixture(params=NAMES)
 def fixture(request):
-    return Fixture.read(request.param)
-
-
-@pytest.fixture
-def folder(fixture, tmp_path):
-    return fixture.write(tmp_path / fixture.name)
+    return Fixture(request.param)
 
 
 def test_every_architecture_has_a_fixture():
     with_own_fixtures = {"gpt2"}
-    assert {Fixture.read(name).config["model_type"] for name in NAMES} == {*ARCHITECTURES} - with_own_fixtures
+    assert {Fixture(name).config["model_type"] for name in NAMES} == {*ARCHITECTURES} - with_own_fixtures
 
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
-def test_logits_equal_transformers(fixture, folder, device):
-    assert fixture.error(rushlight.load(folder, device=device, dtype="f32")) < TOLERANCE
+def test_logits_equal_transformers(fixture, tmp_path, device):
+    assert fixture.error(fixture.load(tmp_path, device=device, dtype="f32")) < TOLERANCE
 
 
-def test_greedy_output_equals_transformers(fixture, folder):
-    model = rushlight.load(folder, dtype="f32")
+def test_greedy_output_equals_transformers(fixture, tmp_path):
+    model = fixture.load(tmp_path, dtype="f32")
     result = model.generate(fixture.prompt, max_tokens=len(fixture.greedy), ignore_eos=True)
     assert result.ids == fixture.greedy
 
@@ -38,14 +32,14 @@ def test_greedy_output_equals_transformers(fixture, folder):
 @pytest.mark.parametrize(
     "dtype", ["f32", *(pytest.param(each, marks=pytest.mark.slow) for each in ("f16", "bf16", "int8", "int4"))]
 )
-def test_bits_do_not_depend_on_chunks_threads_or_neighbours(fixture, folder, dtype):
-    model = rushlight.load(folder, dtype=dtype, threads=1)
+def test_bits_do_not_depend_on_chunks_threads_or_neighbours(fixture, tmp_path, dtype):
+    model = fixture.load(tmp_path, dtype=dtype, threads=1)
     ids = fixture.prompt + fixture.greedy
     logits = Context(model.language_model, len(ids)).feed(ids, all_logits=True, chunk_rows=256)
     for chunk_rows in (1, 13):
         chunks = Context(model.language_model, len(ids)).feed(ids, all_logits=True, chunk_rows=chunk_rows)
         assert np.array_equal(logits, chunks)
-    assert np.array_equal(logits, rushlight.load(folder, dtype=dtype, threads=2).logits(ids))
+    assert np.array_equal(logits, fixture.load(tmp_path, dtype=dtype, threads=2).logits(ids))
     prompts = [ids[:n] for n in (70, 5, 64, 33)]
     solo = [model.generate(prompt, max_tokens=20, ignore_eos=True).ids for prompt in prompts]
     together = dict(model.generate_many(prompts, max_tokens=20, ignore_eos=True))

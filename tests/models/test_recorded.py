@@ -30,7 +30,7 @@ EXAMPLES = [(port, folder) for port in ports() for folder in checkpoints(TESTS /
 
 def test_every_architecture_and_every_example_has_a_checkpoint():
     gpt2 = {rushlight.load(folder).module.model_type for _, folder in BUILT_IN}
-    assert gpt2 | {Fixture.read(name).config["model_type"] for name in NAMES} == {*ARCHITECTURES}
+    assert gpt2 | {Fixture(name).config["model_type"] for name in NAMES} == {*ARCHITECTURES}
     assert [*dict.fromkeys(port for port, _ in EXAMPLES)] == ports() != []
 
 
@@ -58,7 +58,7 @@ def test_decode_steps_are_recorded(port, folder, dtype, monkeypatch, caplog):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_decode_steps_of_fixtures_are_recorded(name, tmp_path, monkeypatch, caplog):
-    records_decode_steps(Fixture.read(name).write(tmp_path), None, "int8", monkeypatch, caplog)
+    records_decode_steps(Fixture(name).write(tmp_path), None, "int8", monkeypatch, caplog)
 
 
 def records_decode_steps(folder, port, dtype, monkeypatch, caplog):

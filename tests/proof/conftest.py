@@ -5,12 +5,16 @@ import shutil
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import rushlight
 from rushlight.checkpoint import open_checkpoint
-from rushlight.proof import read_golden, verify
+from rushlight.nn import RMSNorm, Rotary
+from rushlight.proof import Golden, read_golden, verify
+from rushlight.proof.golden import Call, Case
+from rushlight.proof.runs import PromptRun, View
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 GPT2 = FIXTURES / "gpt2" / "gelu_new"
@@ -64,3 +68,43 @@ def golden():
 @pytest.fixture
 def gpt2():
     return rushlight.load(GPT2)
+
+
+class Recording(PromptRun):
+    """Records a port in the shapes of transformers: a tuple of cosines and sines, and (T, H, D) for norms of heads."""
+
+    def __init__(self, model, ids):
+        self.case = Case(ids, None, [])
+        super().__init__(View(model.module, self.case, model.module.rules, 1e-5, "golden"), model.config.kv_shape)
+
+    def begin(self, running, args):
+        running.given = self.array(args[0])
+        return args
+
+    def end(self, running, output):
+        arrays, more = {"input": running.given, "output": self.array(output)}, ()
+        module = self.view.modules[running.path]
+        if isinstance(module, Rotary):
+            cosines, sines = (np.tile(part, 2) for part in np.split(arrays["output"], 2, axis=-1))
+            arrays, more = {"output": cosines}, (f"0/output/{running.call}/1",)
+            self.case.tensors[more[0]] = sines
+        elif isinstance(module, RMSNorm) and arrays["output"].shape[1] != module.n_channels:
+            shape = (len(arrays["output"]), -1, module.n_channels)
+            arrays = {kind: array.reshape(shape) for kind, array in arrays.items()}
+        names = {}
+        for kind, array in arrays.items():
+            if array is None:
+                continue
+            # Equal arrays are stored once.
+            same = (name for name, other in self.case.tensors.items() if np.array_equal(array, other))
+            names[kind] = next(same, f"0/{kind}/{running.call}")
+            self.case.tensors[names[kind]] = array
+        eps = getattr(module, "eps", None)
+        self.case.calls.append(Call(running.call, "", eps, names.get("input"), names.get("output"), more))
+        return output
+
+
+@pytest.fixture
+def record_port():
+    """Records what a port computes for a prompt, as if PyTorch had."""
+    return lambda model, ids: Golden({}, "Model", "float32", {}, {}, [Recording(model, ids).case])

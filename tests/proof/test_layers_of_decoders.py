@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,10 @@ from safetensors.numpy import save_file
 
 import rushlight
 from rushlight.backends.reference import ReferenceWeight
-from rushlight.nn import Activation, Module
-from rushlight.proof import Golden, verify
+from rushlight.nn import Activation, Module, NameRules
+from rushlight.proof import verify
 from rushlight.proof.diagnosis.causes import why_output
 from rushlight.proof.diagnosis.trial import Source, Trial
-from rushlight.proof.golden import Call, Case
-from rushlight.proof.runs import PromptRun, View
 
 PORT = """
 from dataclasses import dataclass
@@ -104,34 +103,9 @@ def decoder(tmp_path):
     return rushlight.load(tmp_path, port=tmp_path / "port.py", device="reference")
 
 
-class Recording(PromptRun):
-    """Records a port in the shapes of transformers: its rotary angles, and (T, H, D) for a norm of every head."""
-
-    def __init__(self, model):
-        self.case = Case(IDS, None, [])
-        super().__init__(View(model.module, self.case, model.module.rules, 1e-5, "golden"), model.config.kv_shape)
-
-    def begin(self, running, args):
-        running.given = self.array(args[0])
-        return args
-
-    def end(self, running, output):
-        arrays = {"input": running.given, "output": self.array(output)}
-        if running.path == "rotary_emb":
-            cosines = arrays["output"][:, :2]
-            arrays = {"output": np.concatenate([cosines, cosines], axis=-1)}
-        elif running.path.endswith("q_norm"):
-            arrays = {kind: array.reshape(len(IDS), 4, 4) for kind, array in arrays.items()}
-        names = {kind: f"0/{kind}/{running.call}" for kind, array in arrays.items() if array is not None}
-        self.case.tensors |= {names[kind]: arrays[kind] for kind in names}
-        eps = getattr(self.view.modules[running.path], "eps", None)
-        self.case.calls.append(Call(running.call, "", eps, names.get("input"), names.get("output")))
-        return output
-
-
 @pytest.fixture
-def golden(decoder):
-    return Golden({}, "Model", "float32", {}, {}, [Recording(decoder).case])
+def golden(decoder, record_port):
+    return record_port(decoder, IDS)
 
 
 def first(decoder, golden):
@@ -146,12 +120,53 @@ def test_a_correct_port_passes(decoder, golden):
     assert {result.status for result in report.modules} == {"equal"}
 
 
-def test_rotary_angles_are_not_compared(decoder, golden):
-    """PyTorch's module returns cosines for both halves of a head, and sines separately."""
+def test_rotary_angles_are_compared_with_cosines_and_sines(decoder, golden):
+    """PyTorch's module returns a tuple, each for both halves of a head."""
     report = verify(decoder, golden)
-    assert "rotary_emb" not in [result.path for result in report.modules]
-    assert any("rotary_emb" in note for note in report.notes)
-    assert not any("not recorded: rotary_emb" in note for note in report.notes)
+    assert ("rotary_emb", "equal") in [(result.path, result.status) for result in report.modules]
+    assert report.notes == ["the weights were not compared with the recorded ones"]
+
+
+def test_rotary_angles_under_another_name_are_compared(decoder, golden):
+    for case in golden.cases:
+        case.calls = [
+            replace(call, path="model.rotary_emb") if call.path == "rotary_emb" else call for call in case.calls
+        ]
+    assert verify(decoder, golden).failures == []
+    decoder.module.rotary_emb.scale = 0.5
+    assert first(decoder, golden)[0] == "rotary_emb"
+
+
+def test_rotary_angles_of_an_unknown_layout_are_not_compared(decoder, golden):
+    for case in golden.cases:
+        case.calls = [replace(call, more=()) if call.path == "rotary_emb" else call for call in case.calls]
+    report = verify(decoder, golden)
+    assert report.failures == []
+    assert any(note.startswith("rotary angles, which are compared only through") for note in report.notes)
+
+
+def test_a_module_without_weights_is_not_missing(decoder, golden):
+    for case in golden.cases:
+        last = case.calls[-2]
+        case.calls += [
+            replace(last, path="act_fn", input=None),
+            replace(last, path="layers.0.extra", input=None),
+        ]
+    golden.weights = {"layers.0.extra.weight": "", "head.weight": ""}
+    notes = verify(decoder, golden).notes
+    assert [note for note in notes if "does not have" in note] == [
+        "recorded modules that the port does not have: layers.0.extra"
+    ]
+
+
+def test_a_module_that_is_named_otherwise_in_the_files_is_compared(decoder, golden):
+    """GPT-NeoX's files have embed_out, and the module is lm_head."""
+    for case in golden.cases:
+        case.calls = [replace(call, path="lm_head") if call.path == "head" else call for call in case.calls]
+    decoder.module.head.weight = ReferenceWeight(np.zeros((16, 11), np.float32), np.zeros((16, 11), np.float32))
+    assert "head" not in [result.path for result in verify(decoder, golden).modules]
+    type(decoder.module).rules = NameRules(modules={"lm_head": "head"})
+    assert first(decoder, golden)[0] == "head"
 
 
 def weight(values):
@@ -171,14 +186,23 @@ def weight(values):
             "the bias differs: every row differs by the same values, in 16 of 16 channels",
         ),
         ("layers.0.q_norm", {"eps": 1e-2}, "eps is 0.01, but 1e-06 in the recording"),
-        ("layers.0.q_norm", {"weight": np.linspace(-1, 1, 4)}, ""),
-        ("norm", {"offset": 0.0}, ""),
+        ("layers.0.q_norm", {"weight": np.linspace(-1, 1, 4)}, "its weight differs"),
+        (
+            "norm",
+            {"offset": 0.0},
+            "it multiplies by weight, and the recording by 1 + weight: offset=1.0 is missing",
+        ),
+        (
+            "layers.0.q_norm",
+            {"offset": 1.0},
+            "it multiplies by 1 + weight, and the recording by weight: offset is to be 0",
+        ),
         (
             "norm",
             {"weight": np.full(16, np.nan)},
             "its weights hold NaN: 128 values are not finite, everywhere, unlike the recorded ones",
         ),
-        ("embed", {"scale": 1.0}, "the recording is 3 times what it computes"),
+        ("embed", {"scale": 1.0}, "the recording is 3 times what it computes: its scale is 1, not 3"),
         (
             "positions",
             {"first_row": 1},
@@ -191,11 +215,6 @@ def test_a_spoiled_layer_is_named(decoder, golden, path, changes, expected):
     for name, value in changes.items():
         setattr(module, name, weight(value) if isinstance(value, np.ndarray) else value)
     assert first(decoder, golden) == (path, expected)
-
-
-def test_wrong_frequencies_diverge_where_they_are_used(decoder, golden):
-    decoder.module.rotary_emb.scale = 0.5
-    assert first(decoder, golden) == ("layers.0", "it passes another input to o_proj")
 
 
 def test_a_submodule_may_have_the_name_layer():

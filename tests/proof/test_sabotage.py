@@ -218,21 +218,39 @@ PORTS = {
         root(lambda self, batch: self.wte(batch.ids)),
         ("wpe", "the port never calls it"),
     ),
-    "final norm left out": ("", without_norm, ("ln_f", "the port never calls it")),
+    "final norm left out": (
+        "",
+        without_norm,
+        (
+            "ln_f",
+            "the port never calls it; its output goes to lm_head in the recording, where the port has h.1",
+        ),
+    ),
     "residual left out": (
         "h.1",
         lambda self, x, batch: (y := self.attn(self.ln_1(x), batch)) + self.mlp(self.ln_2(y)),
-        ("h.1", "before ln_2: it computes attn where the recording has its input + attn"),
+        (
+            "h.1",
+            "before ln_2: it computes attn where the recording has its input + attn: the residual is added before the"
+            " norm in the recording",
+        ),
     ),
     "norm behind the residual": (
         "h.0",
         lambda self, x, batch: (y := x + self.attn(x, batch)) + self.mlp(self.ln_2(y)),
-        ("h.0.ln_1", "the port never calls it"),
+        (
+            "h.0.ln_1",
+            "the port never calls it; its output goes to h.0.attn in the recording, where the port has the input of"
+            " h.0",
+        ),
     ),
     "activation left out": (
         "h.0.mlp",
         lambda self, x: self.c_proj(self.c_fc(x)),
-        ("h.0.mlp.act", "the port never calls it"),
+        (
+            "h.0.mlp.act",
+            "the port never calls it; its output goes to h.0.mlp.c_proj in the recording, where the port has c_fc",
+        ),
     ),
     "bias left out": (
         "h.0.mlp.c_proj",

@@ -5,7 +5,7 @@ import pytest
 
 import rushlight
 from rushlight.errors import RequestError
-from rushlight.runtime.lens import ROWS_PER_CHUNK
+from rushlight.generation.runner import SCORED_ROWS
 
 TEXT = "Once upon a time there was a fox"
 
@@ -40,7 +40,7 @@ def test_a_block_predicts_the_output_of_the_model_without_later_blocks(model):
 
 
 def test_last_selects_the_last_positions(model):
-    ids = list(range(3, 3 + 2 * ROWS_PER_CHUNK))
+    ids = list(range(3, 3 + 2 * SCORED_ROWS))
     full, last = rushlight.lens(model, ids), rushlight.lens(model, ids, last=5)
     assert (full.first, last.first, last.prompt_ids) == (0, len(ids) - 5, ids)
     assert np.array_equal(last.top_ids, full.top_ids[:, -5:])

@@ -176,3 +176,87 @@ def test_ctrl_c_in_the_library_propagates(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(GPT2, "_library", Interrupted())
     with pytest.raises(KeyboardInterrupt):
         GPT2.encode("hello")
+
+
+def metaspace(fields: dict, scheme: str) -> dict:
+    """A BPE over words that begin with ▁, as in Llama's tokenizers."""
+    pieces = ["<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz<>/|", "hi", "▁hi", "go", "▁go"]
+    merges = [["h", "i"], ["g", "o"], ["▁", "hi"], ["▁", "go"]]
+    model = {
+        "type": "BPE",
+        "vocab": {piece: i for i, piece in enumerate(pieces)},
+        "merges": merges,
+        "unk_token": "<unk>",
+    }
+    added = [{**fields["added_tokens"][0], "id": len(pieces) + i, "content": c} for i, c in enumerate(("<s>", "</s>"))]
+    space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": True}
+    return {**fields, "model": model, "added_tokens": added, "pre_tokenizer": space, "decoder": space}
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_a_typed_special_token_leaves_the_tokens_around_the_others_unchanged(
+    fields: dict, load: Load, scheme: str
+) -> None:
+    tokenizer = load(metaspace(fields, scheme))
+    library = tokenizer._library
+    text = "hi<s>hi</s>go hi"
+    expected = tokenizer.encode(text, allow_special=True)
+    assert expected == library.encode(text, add_special_tokens=False).ids
+    text = text.replace("</s>go", "</s>go</s>")  # of which the user typed the last
+    typed = [(text.index("go"), len(text))]
+    ids = tokenizer.encode_rendered(text, typed)
+    n = len(expected) - 1
+    assert ids[: n - 1] == expected[: n - 1]
+    pieces = [library.id_to_token(i) for i in ids]
+    assert (
+        pieces[:4]
+        == {
+            "first": ["▁hi", "<s>", "hi", "</s>"],
+            "always": ["▁hi", "<s>", "▁hi", "</s>"],
+            "never": ["hi", "<s>", "hi", "</s>"],
+        }[scheme]
+    )
+    assert pieces[4:6] == (["▁go", "<"] if scheme == "always" else ["go", "<"])
+
+
+def test_only_the_first_stretch_of_a_text_begins_with_the_dummy_prefix(fields: dict, load: Load) -> None:
+    tokenizer = load(metaspace(fields, "first"))
+    ids = tokenizer.encode_rendered("<s>hi</s> <s> go", [(9, 12)])
+    assert [tokenizer._library.id_to_token(i) for i in ids] == ["<s>", "hi", "</s>", "▁", "<", "s", ">", "▁go"]
+    ids = tokenizer.encode_rendered("<s>hi", [(0, 3)])
+    assert [tokenizer._library.id_to_token(i) for i in ids] == ["▁", "<", "s", ">", "hi"]
+
+
+def test_typed_words_of_the_vocabulary_stay_tokens_unless_the_template_writes_them(fields: dict, load: Load) -> None:
+    fields["model"]["vocab"] |= {"<table>": 259, "ĊĊ": 260, "<turn>": 261}
+    added = fields["added_tokens"][0]
+    words = ["<table>", "<turn>"]
+    fields["added_tokens"] += [
+        {**added, "special": False, "id": 259 + 2 * i, "content": w} for i, w in enumerate(words)
+    ]
+    tokenizer = load(fields)
+    text = "<turn>he<table>"
+    assert tokenizer.encode_rendered(text, [(6, 15)]) == [261, 256, 259]
+    forged = tokenizer.encode_rendered(text + "<turn>", [(6, 21)])
+    assert forged[:3] == [261, 256, 259]
+    assert forged.count(261) == 1
+    assert tokenizer.decode(forged) == text + "<turn>"
+
+
+def test_unused_ids_of_a_vocabulary_with_gaps(fields: dict, load: Load) -> None:
+    fields["model"]["vocab"]["far"] = 262
+    assert load(fields).unused_ids(265) == [259, 260, 261, 263, 264]
+
+
+def test_added_tokens_beyond_the_model_are_named_in_the_order_of_their_ids(fields: dict, load: Load) -> None:
+    added = fields["added_tokens"][0]
+    fields["added_tokens"] += [{**added, "id": 259 + i, "content": c} for i, c in enumerate(["<b>", "<a>"])]
+    assert load(fields).check_fits(259) == ["<b>", "<a>"]
+    fields["added_tokens"][1:] = []
+    fields["model"]["vocab"]["far"] = 300
+    with pytest.raises(TokenizerError, match="ids up to 300, and the model embeds 259 tokens"):
+        load(fields).check_fits(259)
+    del fields["model"]["vocab"]["far"]
+    fields["model"]["vocab"] |= {"<c>": 270}
+    fields["added_tokens"].append({**added, "id": 270, "content": "<c>"})
+    assert load(fields).check_fits(259) == ["<c>"]

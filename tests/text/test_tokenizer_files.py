@@ -10,7 +10,7 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from rushlight.errors import TokenizerError
-from rushlight.text import Tokenizer, read_tokenizer_json
+from rushlight.text import Tokenizer, read_tokenizer, read_tokenizer_json
 from rushlight.text.vocab_merges import read_vocab_merges
 
 Load = Callable[[dict], Tokenizer]
@@ -75,7 +75,7 @@ def test_json_that_is_not_a_tokenizer_is_an_error(tmp_path: Path, content: bytes
 
 def test_two_tokens_with_the_same_id_are_an_error(fields: dict, load: Load) -> None:
     fields["model"]["vocab"]["\x1b[31m"] = 256
-    with pytest.raises(TokenizerError, match=r'"he" and "\\x1b\[31m" have the same id 256'):
+    with pytest.raises(TokenizerError, match=r'"\\x1b\[31m" and "he" have the same id 256'):
         load(fields)
 
 
@@ -150,3 +150,55 @@ def test_missing_merges_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(SYMBOLS)}))
     with pytest.raises(TokenizerError, match=r"merges\.txt: no such file"):
         read_vocab_merges(tmp_path / "vocab.json", tmp_path / "merges.txt")
+
+
+def test_a_large_model_is_parsed_only_by_the_library(fields: dict, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    import rushlight.text.tokenizer_json as module
+
+    parsed = []
+    parse = module.parse_tokenizer_json
+    monkeypatch.setattr(module, "parse_tokenizer_json", lambda raw, path: parsed.append(len(raw)) or parse(raw, path))
+    n_bytes = len(json.dumps(fields))
+    assert load(fields).vocab_size == 259
+    assert len(parsed) == 1
+    assert parsed[0] < n_bytes / 2
+
+
+@pytest.mark.parametrize("order", [["model", "added_tokens"], ["added_tokens", "model", "decoder"]])
+def test_the_model_may_be_anywhere_in_the_file(fields: dict, load: Load, order: list[str]) -> None:
+    fields = {key: fields[key] for key in order} | fields
+    assert next(iter(fields)) == order[0]
+    tokenizer = load(fields)
+    assert (tokenizer.vocab_size, tokenizer.encode("hello<|endoftext|>", allow_special=True)[-1]) == (259, 258)
+
+
+BOS = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}], "pair": []}
+
+
+@pytest.mark.parametrize(
+    ("config", "with_bos", "prefix"),
+    [
+        ({}, True, (259,)),
+        ({"add_bos_token": True}, True, (259,)),
+        ({"add_bos_token": False}, True, ()),
+        ({"add_bos_token": None}, True, (259,)),
+        ({}, False, ()),
+        ({"add_bos_token": True}, False, (259,)),
+        ({"add_bos_token": True, "tokenizer_class": "PreTrainedTokenizerFast"}, False, ()),
+        ({"add_bos_token": True, "bos_token": None}, False, ()),
+    ],
+)
+def test_add_bos_token_overrides_the_post_processor(
+    fields: dict, tmp_path: Path, config: dict, with_bos: bool, prefix: tuple[int, ...]
+) -> None:
+    fields["added_tokens"].append(added("<s>", 259))
+    if with_bos:
+        sequence = {"Sequence": {"id": "A", "type_id": 0}}
+        token = {"id": "<s>", "ids": [259], "tokens": ["<s>"]}
+        single = [*BOS["single"], sequence]
+        fields["post_processor"] = {**BOS, "single": single, "pair": single, "special_tokens": {"<s>": token}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", **config}))
+    tokenizer = read_tokenizer(lambda name: path if (path := tmp_path / name).exists() else None)
+    assert isinstance(tokenizer, Tokenizer)
+    assert tokenizer.prefix_ids == prefix

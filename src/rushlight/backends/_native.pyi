@@ -100,6 +100,9 @@ class Plan:
     @property
     def logit_rows(self) -> Ids: ...
     @property
+    def n_stages(self) -> int:
+        """How many times the threads wait for each other in a step. 0 until it is finished. For tests."""
+    @property
     def rows(self) -> Rows: ...
     @property
     def cache(self) -> KVCache: ...

@@ -29,6 +29,7 @@ from rushlight.backends.device_step import (
     Scoring,
     allowed_tokens,
     attend,
+    in_parts,
     padded,
 )
 from rushlight.backends.dtypes import DtypePolicy
@@ -321,12 +322,12 @@ class TorchBackend:
         x = self._adjusted(value_of(logits).float(), rows)
         largest, ids = x.max(1)  # a NaN counts as the largest
         random = [i for i, row in enumerate(rows) if row.temperature]
-        if random:
-            numbers = self._to_device([(i, *_settings(rows[i])) for i in random]).T
+        for part in in_parts(random, x.shape[1]):
+            numbers = self._to_device([(i, *_settings(rows[i])) for i in part]).T
             at = numbers[0].long()
-            some = x if len(random) == len(x) else x[at]
-            max_k = max(rows[i].top_k if rows[i].top_k < x.shape[1] else 0 for i in random)
-            sorts = any(rows[i].top_p < 1 for i in random)
+            some = x if len(part) == len(x) else x[at]
+            max_k = max(rows[i].top_k if rows[i].top_k < x.shape[1] else 0 for i in part)
+            sorts = any(rows[i].top_p < 1 for i in part)
             ids = ids.index_copy(0, at, sample_tokens(some, *numbers[1:, :, None], max_k=max_k, sorts=sorts))
         sampled: list[int] = torch.where(largest.isfinite(), ids, -1).tolist()  # the only wait for the device
         return sampled

@@ -19,6 +19,8 @@ from rushlight.backends.batch import BLOCK_SIZE, Batch
 from rushlight.backends.protocol import NotRecordableError, version_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Span
@@ -29,6 +31,9 @@ MAX_PADDED_ROWS = 256
 
 MIN_TABLE_WIDTH = 4
 """Blocks in a table of decode rows, at least: narrower tables would save little, and add shapes."""
+
+SAMPLED_LOGITS = 2**22
+"""Logits that are sampled together, at most: each takes several doubles to sort and sum."""
 
 Upload = Callable[[Sequence["NDArray[np.int32]"]], Sequence[Any]]
 """Arrays on the host -> the same on the device."""
@@ -317,6 +322,12 @@ def allowed_tokens(rows: Sequence[SamplingRow], vocab_size: int) -> NDArray[np.b
         return first
     everything = np.ones(vocab_size, np.bool_)
     return np.stack([everything if row.allowed is None else row.allowed for row in rows])
+
+
+def in_parts(rows: Sequence[int], vocab_size: int) -> Iterator[Sequence[int]]:
+    """The rows in parts of at most SAMPLED_LOGITS logits."""
+    n = max(1, SAMPLED_LOGITS // vocab_size)
+    return (rows[start : start + n] for start in range(0, len(rows), n))
 
 
 def _length(span: Span) -> int:

@@ -27,6 +27,7 @@ from rushlight.backends.device_step import (
     Step,
     allowed_tokens,
     attend,
+    in_parts,
     padded,
 )
 from rushlight.backends.dtypes import DtypePolicy
@@ -303,9 +304,9 @@ class MLXBackend:
         x = _adjusted(logits.astype(mx.float32), rows)
         largest, ids = mx.max(x, axis=1), mx.argmax(x, axis=1)
         random = [i for i, row in enumerate(rows) if row.temperature]
-        if random:
-            at = mx.array(random)
-            settings = mx.array([_settings(rows[i]) for i in random]).T[:, :, None]
+        for part in in_parts(random, x.shape[1]):
+            at = mx.array(part)
+            settings = mx.array([_settings(rows[i]) for i in part]).T[:, :, None]
             ids[at] = sample_tokens(x[at], *settings)
         usable = mx.isfinite(largest) & ~mx.isnan(x).any(axis=1)
         sampled: list[int] = mx.where(usable, ids.astype(mx.int32), -1).tolist()

@@ -19,6 +19,8 @@ __all__ = ["Rendered", "compare", "shaded"]
 SHADE = "\U0010fffd"
 """A private-use character: ordinary to a template, and in no token."""
 
+_TYPED = re.compile(r"\S")
+_ANSWERED = re.compile(r"</?think>|\S")
 _TRUSTED_KEYS = frozenset({"role", "type"})
 """Members whose values are keywords of the format, not typed text."""
 
@@ -40,8 +42,11 @@ class Rendered:
 
 
 def shaded(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with `SHADE` for every typed character that is not white space."""
-    return [_shade(message) for message in messages]
+    """The messages with `SHADE` for every typed character that is not white space.
+
+    An answer keeps the tags around its reasoning: templates look for them, and the model wrote them.
+    """
+    return [_shade(message, _ANSWERED if message.get("role") == "assistant" else _TYPED) for message in messages]
 
 
 def compare(text: str, shadow: str | None) -> tuple[tuple[int, int], ...] | None:
@@ -55,11 +60,11 @@ def compare(text: str, shadow: str | None) -> tuple[tuple[int, int], ...] | None
     return typed if same else None
 
 
-def _shade(value: Any) -> Any:
+def _shade(value: Any, typed: re.Pattern[str] = _TYPED) -> Any:
     if isinstance(value, str):
-        return re.sub(r"\S", SHADE, value)
+        return typed.sub(lambda match: SHADE if len(match[0]) == 1 else match[0], value)
     if isinstance(value, dict):
-        return {key: item if key in _TRUSTED_KEYS else _shade(item) for key, item in value.items()}
+        return {key: item if key in _TRUSTED_KEYS else _shade(item, typed) for key, item in value.items()}
     if isinstance(value, list):
-        return [_shade(item) for item in value]
+        return [_shade(item, typed) for item in value]
     return value

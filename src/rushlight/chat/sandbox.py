@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,7 +97,11 @@ class TemplateSandbox:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            process.communicate()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(OSError):  # what was not sent yet
+                    if pipe is not None:
+                        pipe.close()
+            process.wait()
 
     def __enter__(self) -> Self:
         return self

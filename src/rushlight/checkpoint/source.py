@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Collection
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,17 @@ from rushlight import demo
 from rushlight.checkpoint import hub
 from rushlight.checkpoint.checkpoint import Checkpoint, open_shard
 from rushlight.checkpoint.shards import INDEX, open_shards, read_index
+from rushlight.checkpoint.short_names import SHORT_NAMES, has_form_of_short_name, similar_names
 from rushlight.errors import SourceError, first_ten, printable_name
 from rushlight.files.sniff import PICKLE_SUFFIXES, how_to_convert
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rushlight.checkpoint.checkpoint import Shard
     from rushlight.checkpoint.shards import Index
 
-__all__ = ["AllowMissing", "could_be_source", "open_checkpoint", "open_headers"]
+__all__ = ["AllowMissing", "could_be_source", "open_checkpoint", "open_headers", "repository_of"]
 
 AllowMissing = Callable[[Checkpoint], Collection[str]]
 """Returns the names of tensors that the index of a checkpoint may list although none of its files contains them."""
@@ -31,6 +33,8 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:huggingface\.co/([\w.-]+/[\w.-]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _PATH_STARTS = (".", "/", "~")
 _FILE_SUFFIXES = (".safetensors", ".json", *PICKLE_SUFFIXES, ".gguf", ".npz", ".h5", ".msgpack", ".onnx")
+
+_log = logging.getLogger("rushlight")
 
 
 def open_checkpoint(
@@ -44,8 +48,9 @@ def open_checkpoint(
 
     Args:
         source: a .safetensors file; a folder with model.safetensors, or model.safetensors.index.json and its shards, or
-            one other .safetensors file; the path of such an index; or, as a string, "tales" for the embedded model or
-            the id of a model on the hub, "owner/name". A path that exists takes precedence.
+            one other .safetensors file; the path of such an index; or, as a string, "tales" for the embedded model, the
+            id of a model on the hub, "owner/name", or a short name such as "smollm2". A path that exists takes
+            precedence.
         revision: the branch, tag or commit of a model on the hub.
         offline: do not use the network; a model on the hub must then be in the cache. HF_HUB_OFFLINE=1 in the
             environment does the same.
@@ -57,15 +62,12 @@ def open_checkpoint(
         CheckpointError: a file is not a valid safetensors file, or the index does not match the files.
     """
     name = _name(source)
-    if url := _URL.match(name):
-        hub_id = url[1]
-        raise SourceError(
-            f"{printable_name(name)} is a URL: weights are not loaded from URLs",
-            remedy=f"use the hub id {hub_id}" if hub_id else "download the file and use its path",
-        )
+    _refuse_url(name)
     path = _local_path(source, revision)
     if path is None:
-        path = hub.download(name, revision=revision, offline=offline)
+        name = _repository(name)
+        with _suggesting_short_names(name):
+            path = hub.download(name, revision=revision, offline=offline)
     return _open_path(name, path, allow_missing)
 
 
@@ -93,7 +95,9 @@ def open_headers(
         return _open_path(name, path, allow_missing)
     from rushlight.checkpoint.remote import open_remote
 
-    found = hub.locate(name, revision=revision, offline=offline)
+    name = _repository(name)
+    with _suggesting_short_names(name):
+        found = hub.locate(name, revision=revision, offline=offline)
     if isinstance(found, Path):
         return _open_path(name, found, allow_missing)
     return _checked(name, found.folder, *open_remote(found.url, hub.authorization(found.url)), allow_missing)
@@ -101,7 +105,46 @@ def open_headers(
 
 def could_be_source(name: str) -> bool:
     """Whether a string has the form of a source: an existing path, or what could be a path, a URL or a hub id."""
-    return bool(_URL.match(name) or _HUB_ID.fullmatch(name) or _has_form_of_path(name) or _exists(name))
+    is_name = _HUB_ID.fullmatch(name) or has_form_of_short_name(name)
+    return bool(_URL.match(name) or is_name or _has_form_of_path(name) or _exists(name))
+
+
+def repository_of(source: str, revision: str | None = None) -> str | None:
+    """The id on the hub of a source, whose short name is written out; None for a path and the embedded model.
+
+    Raises:
+        SourceError: neither a path nor a hub id.
+    """
+    _refuse_url(source)
+    return None if _local_path(source, revision) else _repository(source)
+
+
+def _refuse_url(name: str) -> None:
+    if url := _URL.match(name):
+        hub_id = url[1]
+        raise SourceError(
+            f"{printable_name(name)} is a URL: weights are not loaded from URLs",
+            remedy=f"use the hub id {hub_id}" if hub_id else "download the file and use its path",
+        )
+
+
+def _repository(name: str) -> str:
+    """The hub id that a short name stands for, which is logged; any other name unchanged."""
+    full = SHORT_NAMES.get(name)
+    if full is not None:
+        _log.info("%s is %s", name, full)
+    return full or name
+
+
+@contextmanager
+def _suggesting_short_names(name: str) -> Iterator[None]:
+    """Adds similar short names to an error about a name without an owner, which few models on the hub have."""
+    try:
+        yield
+    except SourceError as error:
+        if "/" not in name and (similar := similar_names(name)):
+            error.remedy = f"did you mean {' or '.join(similar)}? Otherwise {error.remedy or 'check the spelling'}"
+        raise
 
 
 def _exists(name: str) -> bool:
@@ -175,7 +218,13 @@ def _local_path(source: str | os.PathLike[str], revision: str | None) -> Path | 
                 remedy="leave the revision out",
             )
         return demo.folder()
-    if not _HUB_ID.fullmatch(name):
+    if has_form_of_short_name(name) and name not in SHORT_NAMES:
+        similar = similar_names(name)
+        raise SourceError(
+            f"{shown} is neither an existing path nor a short name of a model",
+            remedy=(f"did you mean {' or '.join(similar)}? " if similar else "") + "`rushlight models` lists all",
+        )
+    if not _HUB_ID.fullmatch(name) and name not in SHORT_NAMES:
         raise SourceError(f"{shown} is neither an existing path nor a valid hub id", remedy="check the spelling")
     return None
 

@@ -18,6 +18,10 @@ COMMANDS = {
     "generate": "Continue a prompt and stream the output.",
     "chat": "Chat with a model; answers are streamed.",
     "batch": "Generate completions for the prompts in a file, in batches.",
+    "models": "List the built-in model types, with well-known checkpoints and their short names.",
+    "pull": "Download a model from the hub, and print the path of its folder.",
+    "list": "List the downloaded models: their size, whether they run here, and what is broken.",
+    "rm": "Delete a downloaded model, after asking.",
     "inspect": "Show a checkpoint as a tree of modules.",
     "check": "Report every reason why a checkpoint does not fit a model, with suggested fixes.",
     "port": "Write a model file from a checkpoint's tensor names, to complete and load with --port.",
@@ -30,8 +34,8 @@ COMMANDS = {
 }
 """The commands with the first line of their help, so that `--help` imports none of them."""
 
-MODULES = {"eval": "evaluate"}
-"""Commands in a module of another name: `eval` is a builtin."""
+MODULES = {"eval": "evaluate", "list": "list_models", "rm": "remove"}
+"""Commands in a module of another name: `eval` and `list` are builtins."""
 
 
 class Commands(TyperGroup):
@@ -68,8 +72,8 @@ app = typer.Typer(
 \b
 Examples:
   rushlight generate -p "Once upon a time"
-  rushlight generate openai-community/gpt2 -p "My name is" --max-tokens 40
-  rushlight chat openai-community/gpt2
+  rushlight generate qwen3:0.6b -p "My name is" --max-tokens 40
+  rushlight chat smollm2
   rushlight inspect model.safetensors
   rushlight --model-path model.safetensors --device cpu --prompt "My name is"
 """,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rushlight.cli.collect import Option, collect
-from rushlight.cli.options import Context, Device, Draft, Dtype, Exact, Offline, Port, Revision, Threads
+from rushlight.cli.options import Bos, Context, Device, Draft, Dtype, Exact, Offline, Port, Revision, Threads
 from rushlight.cli.terminal import note, status
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ LOAD_OPTIONS = {
     "port": Option(Port, None),
     "draft": Option(Draft, None),
     "context": Option(Context, None),
+    "add_bos": Option(Bos, True),
 }
 """The keywords of `rushlight.load`."""
 

@@ -30,15 +30,27 @@ def _dtypes(incomplete: str) -> list[str]:
     return [word for word in DTYPES if word.startswith(incomplete)]
 
 
+def complete_short_name(incomplete: str) -> list[str]:
+    """Completes the short names of models on the hub."""
+    from rushlight.checkpoint.short_names import SHORT_NAMES
+
+    return [name for name in SHORT_NAMES if name.startswith(incomplete)]
+
+
 def complete_source(incomplete: str) -> list[str]:
-    """Completes `tales` together with the matching paths; for anything else the shell completes paths."""
+    """Completes `tales` and short names together with the matching paths; for anything else the shell completes paths.
+
+    Sizes are completed once their family is written.
+    """
     from rushlight import demo
 
-    if not demo.NAME.startswith(incomplete):
+    names = [demo.NAME, *complete_short_name(incomplete)]
+    names = [name for name in names if name.startswith(incomplete) and (":" in incomplete or ":" not in name)]
+    if not names:
         return []
     paths = Path().glob(f"{incomplete}*")
     shown = sorted(f"{path}/" if path.is_dir() else str(path) for path in paths if not path.name.startswith("."))
-    return [demo.NAME, *shown]
+    return list(dict.fromkeys([*names, *shown]))
 
 
 Source = Annotated[
@@ -47,7 +59,8 @@ Source = Annotated[
         metavar="SOURCE",
         autocompletion=complete_source,
         rich_help_panel=MODEL,
-        help="A .safetensors file, a folder, a hub id, or tales, the embedded model. Default: tales.",
+        help="A .safetensors file, a folder, a hub id, a short name such as smollm2 (see `rushlight models`), or tales,"
+        " the embedded model. Default: tales.",
     ),
 ]
 HeaderSource = Annotated[
@@ -57,8 +70,8 @@ HeaderSource = Annotated[
         autocompletion=complete_source,
         show_default=False,
         rich_help_panel=MODEL,
-        help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, a URL, or"
-        " tales, the embedded model.",
+        help="A .safetensors file, a folder, an index of shards, a hub id such as openai-community/gpt2, a short name"
+        " such as smollm2 (see `rushlight models`), a URL, or tales, the embedded model.",
     ),
 ]
 """For commands that only read headers, which works for URLs too."""
@@ -108,6 +121,14 @@ Offline = Annotated[
 Revision = Annotated[
     str | None,
     typer.Option("--revision", metavar="REV", rich_help_panel=MODEL, help="The branch, tag or commit of a hub model."),
+]
+Bos = Annotated[
+    bool,
+    typer.Option(
+        "--bos/--no-bos",
+        rich_help_panel=INPUT,
+        help="Begin a text with the tokens that the tokenizer adds before it, such as <s> (the default).",
+    ),
 ]
 Port = Annotated[
     str | None,

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["read_bytes", "read_text"]
 
 
-def read_bytes(path: str | os.PathLike[str], *, max_bytes: int, error: type[RushlightError] = FormatError) -> bytes:
-    """The content of a regular file of at most `max_bytes` that should hold text.
+def read_bytes(
+    path: str | os.PathLike[str],
+    *,
+    max_bytes: int,
+    first: int | None = None,
+    error: type[RushlightError] = FormatError,
+) -> bytes:
+    """The content of a regular file of at most `max_bytes` that should hold text, or only its `first` bytes.
 
     Raises:
         error: the file is larger, or begins as another kind of file does, such as a Git LFS pointer.
@@ -27,7 +33,7 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int, error: type[Rush
     with File(path) as file:
         if file.size > max_bytes:
             raise _too_large(path, max_bytes, error, found=f"{file.size:,}")
-        raw = file.read(0, file.size)
+        raw = file.read(0, file.size if first is None else min(first, file.size))
     if kind := sniff_text(raw[:SNIFF_BYTES], Path(path)):
         raise error(f"not a text file but {kind.name}", file=path, remedy=kind.remedy)
     return raw

@@ -10,6 +10,7 @@ tokens.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -20,7 +21,7 @@ from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Chunk
 from rushlight.errors import RequestError
 from rushlight.generation.block_table import BlockTable
 from rushlight.generation.runner import ModelRunner, require_room
-from rushlight.generation.sampling.logprobs import log_softmax, no_valid_token, not_finite
+from rushlight.generation.sampling.logprobs import largest, log_softmax, no_valid_token, not_finite
 from rushlight.generation.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from rushlight.generation.runner import LanguageModel
     from rushlight.generation.sequence import FinishReason
 
+    _Prefix = tuple[float, tuple[int, ...]]
+    """The logprob of a prefix, and its tokens after the prompt."""
 
 MAX_BEAMS = 64
 
@@ -111,17 +114,15 @@ class BeamSearch:
         max_length = min(self.params.max_tokens, model.context_length - len(prompt_ids))
         last_reason: FinishReason = "length" if max_length == self.params.max_tokens else "context"
         beams = _Beams(model, prompt_ids, self.n_beams, max_length)
-        logprobs = self._logprobs(beams.start(), prompt_ids, [()])
-        running: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        running: list[_Prefix] = [(0.0, ())]
+        logits = beams.start()
         finished: list[Hypothesis] = []
         # Enough that n_beams of them continue even if every beam ends in every stop token.
         n_candidates = max(2, 1 + len(self.stop_ids)) * self.n_beams
         for length in range(1, max_length + 1):
-            totals = (logprobs + np.array([logprob for logprob, _ in running])[:, None]).ravel()
             continuing, parents = [], []
-            for rank, candidate in enumerate(_best(totals, n_candidates)):
-                parent, token = divmod(int(candidate), logprobs.shape[1])
-                total, ids = float(totals[candidate]), (*running[parent][1], token)
+            for rank, (total, parent, token) in enumerate(self._best(logits, prompt_ids, running, n_candidates)):
+                ids = (*running[parent][1], token)
                 is_stopped = token in self.stop_ids or bool(self.stops and self.stops(ids))
                 if not is_stopped and length < max_length:
                     continuing.append((total, ids))
@@ -135,8 +136,7 @@ class BeamSearch:
                 len(finished) == self.n_beams and self._is_over(running[0][0], length, max_length, finished[-1])
             ):
                 break
-            prefixes = [ids for _, ids in running]
-            logprobs = self._logprobs(beams.step(parents, prefixes), prompt_ids, prefixes)
+            logits = beams.step(parents, [ids for _, ids in running])
         if not finished:
             raise no_valid_token(len(prompt_ids) + length - 1)
         return finished[: self.n]
@@ -148,38 +148,43 @@ class BeamSearch:
         reached = max_length if self.early_stopping == "never" and self.length_penalty > 0 else length
         return bool(best / reached**self.length_penalty <= worst.score)
 
+    def _best(
+        self, logits: NDArray[np.floating], prompt_ids: Sequence[int], running: Sequence[_Prefix], n: int
+    ) -> list[tuple[float, int, int]]:
+        """The n most likely prefixes one token longer, most likely first: (logprob, index of the parent, token).
+
+        Of equals the earlier first. Log-probabilities are in memory row by row, since those of all rows could be large.
+
+        Args:
+            logits: (B, V) after the prompt and each of the B running prefixes.
+        """
+        found = []
+        for parent, (row, (logprob, ids)) in enumerate(zip(logits, running, strict=True)):
+            totals = self._logprobs(row, prompt_ids, ids) + logprob
+            best = largest(totals, n)
+            found += [(total, parent, token) for total, token in zip(totals[best].tolist(), best.tolist(), strict=True)]
+        return sorted((each for each in found if each[0] > -math.inf), key=lambda each: -each[0])[:n]
+
     def _logprobs(
-        self, logits: NDArray[np.floating], prompt_ids: Sequence[int], prefixes: Sequence[tuple[int, ...]]
+        self, logits: NDArray[np.floating], prompt_ids: Sequence[int], ids: Sequence[int]
     ) -> NDArray[np.float64]:
-        """(B, V) logits after the prompt and each of B prefixes -> their log-softmax, with biases and penalties."""
+        """(V,) logits after the prompt and a prefix -> their log-softmax, with biases and penalties."""
         if not np.isfinite(logits).all():
-            raise not_finite(len(prompt_ids) + len(prefixes[0]))
+            raise not_finite(len(prompt_ids) + len(ids))
         logprobs = log_softmax(logits)
         params = self.params
         if params.logit_bias:
-            logprobs[:, list(params.logit_bias)] += list(params.logit_bias.values())
-        for row, ids in zip(logprobs, prefixes, strict=True):
-            if params.repetition_penalty != 1:
-                seen = list({*prompt_ids, *ids})
-                row[seen] *= np.where(row[seen] < 0, params.repetition_penalty, 1 / params.repetition_penalty)
-            if ids and (params.presence_penalty or params.frequency_penalty):
-                tokens, counts = np.unique(ids, return_counts=True)
-                row[tokens] -= params.presence_penalty + params.frequency_penalty * counts
-        allowed = self.allowed if any(prefixes) or self.allowed_first is None else self.allowed_first
+            logprobs[list(params.logit_bias)] += list(params.logit_bias.values())
+        if params.repetition_penalty != 1:
+            seen = list({*prompt_ids, *ids})
+            logprobs[seen] *= np.where(logprobs[seen] < 0, params.repetition_penalty, 1 / params.repetition_penalty)
+        if ids and (params.presence_penalty or params.frequency_penalty):
+            tokens, counts = np.unique(ids, return_counts=True)
+            logprobs[tokens] -= params.presence_penalty + params.frequency_penalty * counts
+        allowed = self.allowed if ids or self.allowed_first is None else self.allowed_first
         if allowed is not None:
-            logprobs[:, ~allowed] = -np.inf
+            logprobs[~allowed] = -np.inf
         return logprobs
-
-
-def _best(totals: NDArray[np.float64], n: int) -> NDArray[np.int64]:
-    """The indices of the n greatest totals, greatest first, without minus infinity; of equals the earlier first."""
-    if n < totals.size:
-        least = np.partition(totals, -n)[-n]
-        order = np.flatnonzero(totals >= least)
-    else:
-        order = np.arange(totals.size)
-    order = order[np.argsort(-totals[order], kind="stable")][:n]
-    return order[totals[order] > -np.inf]
 
 
 class _Beams:

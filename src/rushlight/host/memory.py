@@ -79,6 +79,17 @@ def out_of_memory(what: str, need_bytes: int | None = None, have_bytes: int | No
     )
 
 
+def human_bytes(n: float) -> str:
+    """A number of bytes with a unit: 512 B, 6.0 KiB, 474.7 MiB."""
+    if n < 1024:
+        return f"{n} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        n /= 1024
+        if n < 1023.95:
+            return f"{n:.1f} {unit}"
+    return f"{n / 1024:,.1f} TiB"
+
+
 def available_bytes(root: Path = Path("/")) -> int:
     """Bytes available without swapping, within the limits of the cgroups and the process; never below 0.
 

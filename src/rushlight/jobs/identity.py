@@ -53,6 +53,7 @@ def job_identity(
         "weights": _weights_digest(model.files),
         "config": _files_digest(folder / name for folder in folders for name in CONFIG_FILES),
         "tokenizer": _files_digest(folder / name for folder in folders for name in TOKENIZER_FILES),
+        "prefix": " ".join(map(str, model.tokenizer.prefix_ids if model.tokenizer else ())),
         **({} if port is None else {"port": blake2b(Path(port).read_bytes(), digest_size=8).hexdigest()}),
     }
 

@@ -1,4 +1,4 @@
-"""Recognises the family of a model that rushlight does not support, for error messages, from its tensor names."""
+"""Recognises the family of a checkpoint from its tensor names, for error messages where config.json does not help."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PORT_IT", "Family", "family"]
+__all__ = ["NAME_IT", "PORT_IT", "Family", "family"]
 
 PORT_IT = "`rushlight port SOURCE -o my_model.py` writes a model file under these names to start from"
+NAME_IT = (
+    "put the config.json that was published with these weights next to them: its model_type says which one it is; "
+    f"for a relative, {PORT_IT}"
+)
+"""For families with built-in types, which differ in arithmetic that names do not show."""
 
 
 class Family(NamedTuple):
@@ -37,12 +42,21 @@ _FAMILIES = (
     Family(r"\.(absmax|quant_map|SCB)$", "a bitsandbytes quantised model", "use the checkpoint it was quantised from"),
     Family(r"(^|\.)exp_avg(_sq)?\b", "the state of an optimizer", "save only the model's state_dict"),
     Family(r"(^|\.)encoder\.layers\.0\.self_attn\.q_proj\.", "of the BART family: BART, Whisper or a relative"),
-    Family(r"(^|\.)decoder\.layers\.0\.self_attn\.q_proj\.", "OPT or a relative"),
-    Family(r"(^|\.)layers\.0\.self_attn\.q_proj\.", "of the Llama family: Llama, Mistral, Qwen, Gemma or a relative"),
-    Family(r"(^|\.)layers\.0\.attention\.query_key_value\.", "GPT-NeoX or Pythia"),
-    Family(r"(^|\.)h\.0\.attn\.attention\.q_proj\.", "GPT-Neo"),
-    Family(r"(^|\.)h\.0\.attn\.q_proj\.", "GPT-J or CodeGen"),
-    Family(r"(^|\.)h\.0\.self_attention\.query_key_value\.", "BLOOM or Falcon"),
+    Family(
+        r"(^|\.)layers\.0\.(mlp\.experts|block_sparse_moe)\.",
+        "a mixture-of-experts model, which rushlight does not run",
+        "use a dense model: `rushlight models` lists what is built in",
+    ),
+    Family(r"(^|\.)decoder\.layers\.0\.self_attn\.q_proj\.", "OPT or a relative", NAME_IT),
+    Family(
+        r"(^|\.)layers\.0\.self_attn\.q_proj\.",
+        "of the Llama family: Llama, Mistral, Qwen, Gemma or a relative",
+        NAME_IT,
+    ),
+    Family(r"(^|\.)layers\.0\.attention\.query_key_value\.", "GPT-NeoX or Pythia", NAME_IT),
+    Family(r"(^|\.)h\.0\.attn\.attention\.q_proj\.", "GPT-Neo", NAME_IT),
+    Family(r"(^|\.)h\.0\.attn\.q_proj\.", "GPT-J or CodeGen", NAME_IT),
+    Family(r"(^|\.)h\.0\.self_attention\.query_key_value\.", "BLOOM or Falcon", NAME_IT),
     Family(r"(^|\.)layer\.0\.attention\.self\.query\.", "of the BERT family: BERT, RoBERTa or a relative"),
     Family(r"(^|\.)layer\.0\.attention\.q_lin\.", "DistilBERT"),
     Family(r"(^|\.)block\.0\.layer\.0\.SelfAttention\.", "T5"),

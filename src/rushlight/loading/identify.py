@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rushlight.checkpoint import read_config
 from rushlight.errors import ConfigError, FormatError
 from rushlight.loading.families import PORT_IT, family
+from rushlight.loading.near_types import LIST_THEM, refusal
 from rushlight.models import ARCHITECTURES, TextConfig, recognise
 
 if TYPE_CHECKING:
@@ -43,12 +44,11 @@ def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[
     if recognised is None:
         found = family(checkpoint)
         raise FormatError(
-            f"no config.json, and by its tensor names this is {found.description}, which rushlight does not support"
+            f"no config.json, and by its tensor names this is {found.description}"
             if found
             else "no config.json, and the tensor names match no known architecture",
             file=checkpoint.source,
-            expected=", ".join(ARCHITECTURES),
-            remedy=found.fix if found else f"`rushlight inspect` shows the names, and {PORT_IT}",
+            remedy=found.fix if found else f"`rushlight inspect` shows the names, and {PORT_IT}; {LIST_THEM}",
         )
     config = recognised.config_type.from_tensors(checkpoint, file=checkpoint.source)
     if isinstance(config, TextConfig):
@@ -70,11 +70,5 @@ def _by_model_type(values: dict[str, Any], checkpoint: Checkpoint, file: str) ->
         return recognised
     if isinstance(model_type, str) and model_type in ARCHITECTURES:
         return ARCHITECTURES[model_type]
-    found = family(checkpoint)
-    raise ConfigError(
-        ("model_type is missing" if model_type is None else f"rushlight has no architecture {model_type!r}")
-        + (f"; by its tensor names this is {found.description}" if found else ""),
-        file=file,
-        expected=", ".join(ARCHITECTURES),
-        remedy=f"{found.fix if found else PORT_IT}, for --port",
-    )
+    message, remedy = refusal(model_type, checkpoint)
+    raise ConfigError(message, file=file, remedy=remedy)

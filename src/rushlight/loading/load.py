@@ -16,8 +16,8 @@ from rushlight.checkpoint import display_name, open_checkpoint
 from rushlight.errors import PortError, RequestError, first_ten
 from rushlight.host.memory import naming_shortages
 from rushlight.loading.background import BackgroundCall
+from rushlight.loading.footprint import footprint_of
 from rushlight.loading.identify import identify
-from rushlight.loading.memory import require_fits
 from rushlight.loading.sidecars import generation_config, load_tokenizer
 from rushlight.models import TextConfig, load_port
 from rushlight.models.tied import has_tied_heads, tied_heads
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from rushlight.runtime.model import Model
 
 __all__ = ["load", "load_module"]
+
+LARGE_BYTES = 2**30
+"""The size of a checkpoint from which `load` says what the model needs before it reads the weights."""
 
 _log = logging.getLogger("rushlight")
 
@@ -51,13 +54,14 @@ def load(
     draft: str | os.PathLike[str] | None = None,
     kv_bytes: int | None = None,
     context: int | None = None,
+    add_bos: bool = True,
 ) -> Model:
     """Loads a model, ready to generate.
 
     Args:
-        source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, or a hub id such as
-            `openai-community/gpt2`. None is the small model embedded in the package; so is the name `tales`, unless a
-            file or folder has this name.
+        source: a `.safetensors` file, a folder, a `model.safetensors.index.json`, a hub id such as
+            `openai-community/gpt2`, or a short name such as `smollm2`, as `rushlight models` lists them. None is the
+            small model embedded in the package; so is the name `tales`. A file or folder of a name takes precedence.
         device: auto, or a device that `rushlight devices` lists.
         dtype: the dtype of the weights in memory: f32, f16, bf16, int8 or int4, or f64 for comparisons; auto is the
             dtype of the checkpoint.
@@ -76,6 +80,7 @@ def load(
             full contexts, or half of the available memory if that is less. It is allocated as it is used.
         context: the most tokens of prompt and completion together, at most the model's own limit, which is the default.
             The keys and values of one context of this length must fit in memory.
+        add_bos: whether a text prompt begins with the tokens that the tokenizer adds before a text, such as `<s>`.
 
     Raises:
         RushlightError: one of its subclasses. Nothing is loaded then; there is no fallback to another device or dtype.
@@ -105,21 +110,12 @@ def load(
         if context is not None:
             config = _limited(config, context)
         module = architecture(config)
-        slots = [
-            slot
-            for name, slot in module.named_slots()
-            if not (config.tie_word_embeddings and name in architecture.rules.tied)
-        ]
-        require_fits(
-            config,
-            slots,
-            dtype,
-            device=ops.device,
-            have_bytes=ops.available_bytes(),
-            stored_bytes=_stored_bytes(checkpoint),
-            kv_bytes=kv_bytes,
-        )
-        n_parameters = sum(slot.n_elements for slot in slots)
+        needed = footprint_of(checkpoint, architecture, config, module)
+        have_bytes = ops.available_bytes()
+        if sum(tensor.nbytes for tensor in checkpoint.values()) >= LARGE_BYTES:
+            fit = needed.describe_fit(have_bytes, dtype)
+            _log.info("%s: %s; %s", display_name(checkpoint.source), needed.describe(), fit)
+        needed.require(dtype, ops.device, have_bytes, context=context, kv_bytes=kv_bytes)
         _bind(module, architecture, config, checkpoint, ops, dtype, finish=False)
         reading = BackgroundCall(ops.finish_loading, files.pop_all())
 
@@ -127,6 +123,8 @@ def load(
     from rushlight.runtime.model import Model
 
     tokenizer, no_tokenizer = load_tokenizer(checkpoint, architecture, config)
+    if tokenizer is not None and not add_bos:
+        tokenizer.prefix_ids = ()
     author = generation_config(checkpoint, config)
     if author.not_applied:
         _log.warning("%s", author.describe_not_applied())
@@ -138,7 +136,7 @@ def load(
         tokenizer=tokenizer,
         no_tokenizer=no_tokenizer,
         name=demo.NAME if source is None else display_name(checkpoint.source),
-        n_parameters=n_parameters,
+        n_parameters=needed.n_parameters,
         eos_ids=author.eos_token_id,
         suppressed_ids=author.suppress_tokens,
         begin_suppressed_ids=author.begin_suppress_tokens,
@@ -220,12 +218,6 @@ def _limited(config: TextConfig, context: int) -> TextConfig:
             remedy=f"use --context {config.max_context_length} or less, or leave it out",
         )
     return replace(config, context=context)
-
-
-def _stored_bytes(checkpoint: Checkpoint) -> float:
-    """The bytes of a stored number, on average."""
-    n_elements = sum(math.prod(tensor.shape) for tensor in checkpoint.values())
-    return sum(tensor.nbytes for tensor in checkpoint.values()) / max(1, n_elements)
 
 
 def _weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:

@@ -148,6 +148,11 @@ def head_dim(**options: Any) -> Any:
     return size(role="head_dim", **options)
 
 
+def count(default: int) -> Any:
+    """An integer of 0 or more."""
+    return computed(lambda fields, name, _: fields.count(name, default), default)
+
+
 def positive(default: float) -> Any:
     """A number above 0."""
     return computed(lambda fields, name, _: fields.positive(name, default), default)

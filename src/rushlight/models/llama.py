@@ -24,6 +24,8 @@ class LlamaConfig(TextConfig):
     """The sizes and switches of a Llama, each under its key in config.json."""
 
     model_type: ClassVar = "llama"
+    benign_keys: ClassVar = frozenset({"is_llama_config"})  # of the code that trained SmolLM
+    unsupported: ClassVar = {"rope_interleaved": (False,), "activation": ("swiglu",)}
 
     tie_word_embeddings: bool = field.flag(False)
     hidden_size: int = field.width(axis=("embed_tokens.weight", 1))
@@ -31,7 +33,9 @@ class LlamaConfig(TextConfig):
     num_attention_heads: int = field.heads()
     num_key_value_heads: int = field.kv_heads(default=lambda read: read["num_attention_heads"])
     head_dim: int = field.head_dim(default=lambda read: read["hidden_size"] // read["num_attention_heads"])
-    intermediate_size: int = field.size(axis=("layers.0.mlp.up_proj.weight", 0), at_most=2**26)
+    intermediate_size: int = field.size(
+        infer=field.other_side("layers.0.mlp.up_proj.weight", of=("embed_tokens.weight", 1)), at_most=2**26
+    )
     max_position_embeddings: int = field.positions()
     rms_norm_eps: float = field.positive(1e-6)
     hidden_act: str = field.activation("silu")

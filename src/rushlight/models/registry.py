@@ -15,12 +15,28 @@ if TYPE_CHECKING:
 __all__ = ["ARCHITECTURES", "recognise"]
 
 MODULES = {
+    "bloom": "bloom",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3_text",
     "gpt2": "gpt2",
+    "gpt_bigcode": "gpt_bigcode",
+    "gpt_neo": "gpt_neo",
+    "gpt_neox": "gpt_neox",
+    "gptj": "gptj",
+    "granite": "granite",
     "llama": "llama",
+    "mistral": "mistral",
+    "olmo2": "olmo2",
+    "opt": "opt",
+    "phi": "phi",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "smollm3": "smollm3",
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
 }
 """`model_type` in config.json -> the file in this folder that defines `ARCHITECTURE`, the class of the model."""
 

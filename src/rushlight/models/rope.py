@@ -31,7 +31,7 @@ class Rope:
 
     Attributes:
         theta: the base of the frequencies.
-        n_channels: the channels of each head that are rotated, r: an even number.
+        n_channels: the channels of each head that are rotated; of an odd number, the next even one is.
         kind: the scaling: default, linear, llama3, yarn or longrope.
         settings: the parameters of the scaling, by their keys in config.json.
         scale: a factor of cosines and sines, other than 1 for yarn and longrope.
@@ -108,14 +108,15 @@ def read_rope(
         settings = fields.child("rope_scaling", used=scaled)
     theta = settings.positive("rope_theta", fields.positive(theta_key, theta))
     fraction = settings.positive("partial_rotary_factor", fields.positive(fraction_key, fraction))
-    n_channels = 2 * math.ceil(int(head_dim * fraction) / 2)
-    if not 0 < n_channels <= head_dim:
+    n_channels = int(head_dim * fraction)
+    n_frequencies = math.ceil(n_channels / 2)
+    if fields.is_valid and not 0 < 2 * n_frequencies <= head_dim:
         fields.problem(f"{fraction_key} is {fraction:g}, expected a share of the {head_dim} channels of a head")
     original = settings.size("original_max_position_embeddings", positions)
     original = fields.size("original_max_position_embeddings", original)
     kind = settings.choice("rope_type", {*_KINDS, *aliases}, settings.choice("type", {*_KINDS, *aliases}, "default"))
     kind = aliases.get(kind, kind)
-    values, scale = _KINDS[kind].read(settings, n_channels // 2, original, positions)
+    values, scale = _KINDS[kind].read(settings, n_frequencies, original, positions)
     settings.refuse_unread(known=_KEYS)
     return Rope(theta, n_channels, kind, values, scale)
 

@@ -28,8 +28,8 @@ BENIGN_KEYS = frozenset(
     model_type num_labels output_attentions output_hidden_states output_past pad_token_id predict_special_tokens prefix
     pretraining_tp problem_type resid_dropout resid_pdrop residual_dropout return_dict scale_attention_softmax_in_fp32
     sep_token_id summary_activation summary_first_dropout summary_hidden_size summary_proj_to_labels summary_type
-    summary_use_proj task_specific_params tf_legacy_loss tokenizer_class torch_dtype torchscript transformers_version
-    unk_token_id use_cache use_flash_attention_2""".split()
+    summary_use_proj task_specific_params tf_legacy_loss tokenizer_class torch_dtype torchscript transformers.js_config
+    transformers_version unk_token_id use_cache use_flash_attention_2""".split()
 )
 
 _ARITHMETIC = re.compile("scal|multipl|softcap|norm|rope|window|attention_|residual|bias|clip|alibi|rotary")
@@ -80,6 +80,13 @@ class Fields:
             return value
         return int(self._refuse(key, value, default, f"an integer from 1 to {at_most}", at_most))
 
+    def count(self, key: str, default: int) -> int:
+        """An integer of 0 or more."""
+        value = self._get(key, default)
+        if type(value) is int and 0 <= value <= MAX_SIZE:
+            return value
+        return int(self._refuse(key, value, default, f"an integer from 0 to {MAX_SIZE}", default))
+
     def positive(self, key: str, default: Any = _REQUIRED) -> float:
         """A number above 0 that float32 can hold."""
         value = self._get(key, default)
@@ -108,6 +115,14 @@ class Fields:
         if type(value) is bool:
             return value
         return bool(self._refuse(key, value, default, "true or false", default))
+
+    def flags(self, key: str, n: int) -> tuple[bool, ...]:
+        """A list of n flags, true and false or 1 and 0; empty if the key is missing."""
+        value = self._get(key, [])
+        if value == [] or (isinstance(value, list) and len(value) == n and all(v in (0, 1) for v in value)):
+            return tuple(map(bool, value))
+        self._refuse(key, value, [], f"a list of {n} numbers, each 0 or 1", [])
+        return ()
 
     def choice(self, key: str, choices: Collection[str], default: str) -> str:
         """One of several words."""
@@ -167,6 +182,7 @@ class Fields:
 
     def is_null(self, key: str) -> bool:
         """Whether a key is there with the value null, which some architectures distinguish from a missing key."""
+        self._read.add(key)
         return key in self._values and self._values[key] is None
 
     def neutral(self, key: str, *neutral: Any) -> None:
@@ -203,7 +219,7 @@ class Fields:
             f"{printable_name(key)} is {_short(self._values[key])}: an unknown key that may change the arithmetic; "
             "remove it if it does not"
             for key in unknown
-            if _may_change_arithmetic(key, self._values[key])
+            if may_change_arithmetic(key, self._values[key])
         ]
         if self._problems:
             n = len(self._problems)
@@ -232,7 +248,7 @@ def _is_positive(value: object) -> bool:
     return type(value) in (int, float) and 1e-30 <= value <= 1e30  # type: ignore[operator]
 
 
-def _may_change_arithmetic(key: str, value: Any) -> bool:
+def may_change_arithmetic(key: str, value: Any) -> bool:
     """Whether a key that is not read may change what the model computes."""
     if not _ARITHMETIC.search(key) or value is None or value is False or value in ([], {}):
         return False

@@ -69,7 +69,7 @@ class TextConfig:
     @property
     def windows(self) -> tuple[int | None, ...]:
         """The sliding window of each layer: how many positions a row sees; None is all."""
-        key = self._key("windows")
+        key = self.key_of("windows")
         windows: tuple[int | None, ...] = getattr(self, key) if key else (None,) * self._size("layers")
         return windows
 
@@ -97,7 +97,7 @@ class TextConfig:
             ConfigError: fields are missing, mistyped, out of range or not supported. The message lists them all.
             PortError: the class lacks a declaration that a language model needs, or has a field without one.
         """
-        if missing := [role for role in ("positions", "width", "layers", "heads") if not cls._key(role)]:
+        if missing := [role for role in ("positions", "width", "layers", "heads") if not cls.key_of(role)]:
             raise PortError(
                 f"not a language model: {cls.__name__} declares no {', '.join(missing)}",
                 remedy=f"declare a field of the config as rushlight.models.field.{missing[0]}()",
@@ -147,24 +147,24 @@ class TextConfig:
         return ConfigError(problem, file=file, remedy="put the model's config.json next to the weights")
 
     def __str__(self) -> str:
-        keys = [key for role in ("layers", "width", "heads") if (key := self._key(role))]
+        keys = [key for role in ("layers", "width", "heads") if (key := self.key_of(role))]
         return ", ".join(f"{key} {getattr(self, key)}" for key in keys)
 
     @classmethod
-    def _key(cls, role: str) -> str:
+    def key_of(cls, role: str) -> str:
         """The field with a role; "" if there is none."""
         return next((name for name, each in field.declared(cls).items() if each.role == role), "")
 
     def _size(self, role: str) -> int:
         """The value of the field with a role; 0 if there is none."""
-        key = self._key(role)
+        key = self.key_of(role)
         value: int = getattr(self, key) if key else 0
         return value
 
     @classmethod
     def _check_heads(cls, fields: Fields, read: Mapping[str, Any]) -> None:
         """Adds a problem if the heads do not divide the width, or the key/value heads do not divide the heads."""
-        divisors = [("kv_heads", "heads")] if cls._key("head_dim") else [("heads", "width"), ("kv_heads", "heads")]
-        for divisor, of in ((cls._key(a), cls._key(b)) for a, b in divisors):
+        divisors = [("kv_heads", "heads")] if cls.key_of("head_dim") else [("heads", "width"), ("kv_heads", "heads")]
+        for divisor, of in ((cls.key_of(a), cls.key_of(b)) for a, b in divisors):
             if fields.is_valid and divisor and of and read[of] % read[divisor]:
                 fields.problem(f"{divisor} is {read[divisor]}, which does not divide {of} {read[of]}")

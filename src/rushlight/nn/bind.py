@@ -34,12 +34,23 @@ class NameRules:
         heads: patterns that match entire names of tensors of other heads on the same body, such as a value head or a
             classifier, and of other parts, such as a vision tower.
         tied: head -> table. If a config ties them, a file may hold either or both.
+        modules: PyTorch's name of a module -> its attribute path, where the files have another name than PyTorch's
+            module tree. GPT-NeoX's files have `embed_out`, and the module is `lm_head`.
     """
 
     prefixes: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict)
+
+    def module_path(self, name: str) -> str:
+        """The attribute path of a PyTorch module, or of one of its tensors."""
+        path = self.canonical(name)
+        for theirs, ours in self.modules.items():
+            if path == theirs or path.startswith((f"{theirs}.", f"{theirs}#")):
+                return ours + path.removeprefix(theirs)
+        return path
 
     def canonical(self, name: str) -> str:
         """The attribute path of a tensor: its name without the prefix."""

@@ -54,13 +54,16 @@ def oriented(recorded: NDArray[Any] | None, found: NDArray[Any]) -> NDArray[Any]
     """A recorded array in the shape of the port's; None if no orientation fits.
 
     The port has (N, C). PyTorch's convolutions, and the code between them, have (C, N), which is transposed; a norm of
-    every head has (N, H, D), which is flattened. If N and C are equal, the closer orientation is taken.
+    every head has (N, H, D), or (H, N, D) after a transpose, which is flattened. Of several that fit, such as where N
+    and C are equal, the closest is taken.
     """
     if recorded is None:
         return None
-    if recorded.ndim == 3 and found.ndim == 2:
-        recorded = recorded.reshape(len(recorded), -1)
-    fitting = [each for each in (recorded, recorded.T, recorded[None]) if each.shape == found.shape]
-    if len(fitting) == 2 and distance(found, fitting[1]).absolute < distance(found, fitting[0]).absolute:
-        return fitting[1]
-    return fitting[0] if fitting else None
+    ways = [recorded, recorded.T, recorded[None]]
+    if recorded.ndim > 2 and found.ndim == 2:
+        ways = [each.reshape(len(each), -1) for each in (recorded, recorded.swapaxes(0, 1))]
+    fitting = [each for each in ways if each.shape == found.shape]
+    if len(fitting) < 2:
+        return fitting[0] if fitting else None
+    # A distance that is not a number is the largest.
+    return min(fitting, key=lambda each: (math.isnan(apart := distance(found, each).absolute), apart))

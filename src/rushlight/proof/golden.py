@@ -5,6 +5,7 @@ A prompt is a case, numbered from 0. Its tensors are
     0/ids                        (T,)  I64  the token ids
     0/input/h.0.attn.c_proj      F32 or I64: the first tensor that the module was called with
     0/output/h.0.attn.c_proj     F32 or I64: the first tensor that it returned
+    0/output/rotary_emb/1        F32: the second of a tuple of tensors of one shape, such as cosines and sines
     0/greedy_ids                 (n,)  I64  the greedy tokens after the prompt, if recorded
     0/greedy_margins             (n,)  F32  the difference of the two largest logits at each
 
@@ -14,7 +15,8 @@ batch axis. Equal tensors are stored once: an input is usually another module's 
 Everything else is JSON under the metadata key "rushlight.golden": `version`, `made_with` (versions of the libraries),
 `model` (its class), `dtype` (PyTorch's compute dtype), `config`, `weights` (the digest of each tensor, as `digest.py`
 defines it), and `cases`, each with its `text` and, in the order in which they finished, its `modules`: `path`, `repr`
-(PyTorch's description), `eps` where it has one, and the names of the tensors that are its `input` and `output`.
+(PyTorch's description), `eps` where it has one, the names of the tensors that are its `input` and `output`, and of
+the `more` that it returned beside the first.
 It contains no date, so the same model and prompts give the same file.
 """
 
@@ -56,6 +58,7 @@ class Call:
         repr: PyTorch's description in one line; only the class of a module with submodules.
         eps: the epsilon of a norm.
         input, output: the names of the tensors, or None.
+        more: the names of the other tensors of an output that is a tuple of tensors of one shape.
     """
 
     path: str
@@ -63,6 +66,13 @@ class Call:
     eps: float | None
     input: str | None
     output: str | None
+    more: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        values = asdict(self)
+        if not self.more:
+            del values["more"]
+        return values
 
 
 @dataclass(slots=True)
@@ -91,6 +101,10 @@ class Case:
     def input(self, call: Call) -> NDArray[Any] | None:
         """The recorded input of a call."""
         return None if call.input is None else self.tensors[call.input]
+
+    def outputs(self, call: Call) -> list[NDArray[Any]]:
+        """Every recorded tensor of a call's output."""
+        return [self.tensors[name] for name in (call.output, *call.more) if name is not None]
 
 
 @dataclass(slots=True)
@@ -130,7 +144,7 @@ class Golden:
 
     def metadata(self) -> dict[str, str]:
         """The metadata of the file, under one key because the order of keys in a file is not fixed."""
-        cases = [{"text": case.text, "modules": [asdict(call) for call in case.calls]} for case in self.cases]
+        cases = [{"text": case.text, "modules": [call.to_json() for call in case.calls]} for case in self.cases]
         about = {
             "version": VERSION,
             "made_with": self.made_with,
@@ -203,7 +217,7 @@ class _GoldenReader:
             self.call(entry if isinstance(entry, dict) else {}, f"cases[{i}].modules[{j}]")
             for j, entry in enumerate(self.typed(about, "modules", list, f"cases[{i}]."))
         ]
-        names = {name for call in calls for name in (call.input, call.output) if name is not None}
+        names = {name for call in calls for name in (call.input, call.output, *call.more) if name is not None}
         ids = self.integers(f"{i}/ids")
         if not ids:
             self.problems.append(f"{i}/ids is empty")
@@ -231,8 +245,12 @@ class _GoldenReader:
         if eps is not None and type(eps) not in (int, float):
             self.problems.append(f"{where}.eps must be a number")
             eps = None
+        more = about.get("more", [])
+        if not isinstance(more, list) or not all(isinstance(name, str) for name in more):
+            self.problems.append(f"{where}.more must list tensor names")
+            more = []
         path, line = self.typed(about, "path", str, f"{where}."), self.typed(about, "repr", str, f"{where}.")
-        return Call(path, line, eps, names[0], names[1])
+        return Call(path, line, eps, names[0], names[1], tuple(more))
 
     def typed(self, about: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
         value = about.get(key)

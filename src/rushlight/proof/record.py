@@ -38,8 +38,9 @@ def record(
         rushlight.record(my_model, [464, 3290], "golden.safetensors")
 
     The module runs in evaluation mode and without gradients, each prompt as a batch of one; its mode is restored. Of
-    inputs and outputs that are tuples or dicts, the first tensor is kept. Floats are stored as float32 without batch
-    axis: (1, T, C) as (T, C), and a convolution's (1, C, T) as (C, T), which `verify` transposes if that fits.
+    inputs and outputs that are tuples or dicts, the first tensor is kept, and all of an output of tensors of one shape,
+    such as cosines and sines. Floats are stored as float32 without batch axis: (1, T, C) as (T, C), (1, T, H, D) as
+    (T, H, D), and a convolution's (1, C, T) as (C, T); `verify` flattens and transposes as fits.
 
     Args:
         module: any torch.nn.Module whose forward takes token ids (1, T), or the arguments in a dict of tensors.
@@ -116,10 +117,19 @@ class _Recorder:
 
     def leave(self, module: Any, output: Any) -> None:
         call, given = self._stack.pop()
-        returned = self._keep("output", call, self._first(output))
+        returned, *more = self._returned(call, output)
         line = type(module).__name__ if next(module.children(), None) is not None else " ".join(repr(module).split())
         eps = next((value for key in ("eps", "variance_epsilon") if (value := getattr(module, key, None))), None)
-        self.calls.append(Call(call, line, float(eps) if isinstance(eps, float) else None, given, returned))
+        kept = tuple(name for name in more if name is not None)
+        self.calls.append(Call(call, line, float(eps) if isinstance(eps, float) else None, given, returned, kept))
+
+    def _returned(self, call: str, output: Any) -> list[str | None]:
+        """The names of the tensors of an output: the first, and the others of a tuple of tensors of one shape."""
+        tensors = [self._first(output)]
+        parts = output if isinstance(output, tuple) else ()
+        if all(isinstance(part, self._torch.Tensor) for part in parts) and len({part.shape for part in parts}) == 1:
+            tensors = list(parts)
+        return [self._keep("output", f"{call}/{i}" if i else call, tensor) for i, tensor in enumerate(tensors)]
 
     def _first(self, value: Any) -> Any:
         """The first tensor of a tensor, a tuple, a dict or a ModelOutput; None if there is none."""

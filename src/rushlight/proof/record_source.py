@@ -81,7 +81,7 @@ def record_source(
             prompts, words = [[(7919 * i + 11) % vocab_size for i in range(N_IDS)]], [None]
         else:
             for text in texts or TEXTS:
-                prompts.append(list(tokenizer.encode(text, add_special_tokens=False)))
+                prompts.append(_prompt_ids(tokenizer, text))
                 words.append(text)
     vocab_size = int(getattr(model.config, "vocab_size", 0))
     if unknown := sorted({i for prompt in prompts for i in prompt if vocab_size and not 0 <= i < vocab_size}):
@@ -91,6 +91,13 @@ def record_source(
     golden = record(model, prompts, texts=words, greedy=greedy, weights=weights)
     golden.name = f"transformers {transformers.__version__}"
     return golden
+
+
+def _prompt_ids(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text after those that the tokenizer puts before it, without those that it puts after it."""
+    ids, all_ids = list(tokenizer.encode(text, add_special_tokens=False)), list(tokenizer.encode(text))
+    start = next((i for i in range(len(all_ids)) if all_ids[i : i + len(ids)] == ids), 0)
+    return [*all_ids[:start], *ids]
 
 
 def _folder(checkpoint: Checkpoint) -> Path:

@@ -15,6 +15,8 @@ from rushlight.errors import GoldenError, RequestError
 from rushlight.nn import Embedding, NameRules, Rotary, tapped
 from rushlight.proof.compare import Distance, distance, oriented
 from rushlight.proof.diagnosis.causes import why_input, why_output
+from rushlight.proof.diagnosis.operations import Noted, NotedOperations
+from rushlight.proof.diagnosis.rotary import cosines_then_sines
 from rushlight.proof.diagnosis.trial import ITS_INPUT, Source, Trial
 
 if TYPE_CHECKING:
@@ -38,12 +40,40 @@ class View:
         self.modules = dict(module.named_modules())
         self.case = case
         self.tolerance = tolerance
-        # transformers' rotary module returns cosines and sines separately, each twice: for both halves of a head.
-        self.not_comparable = [path for path, part in self.modules.items() if isinstance(part, Rotary)]
-        """The modules that are not compared, because PyTorch's counterparts return arrays in another layout."""
-        calls = {rules.canonical(call.path): call for call in case.calls}
-        self.calls = {name: call for name, call in calls.items() if name.partition("#")[0] not in self.not_comparable}
+        self.calls = {rules.module_path(call.path): call for call in case.calls}
         """By path; a module's second and later calls have "#2", "#3", ... appended."""
+        found = ((call, cosines_then_sines(case.outputs(call))) for call in case.calls if call.more)
+        self.angles = [(call, angles) for call, angles in found if angles is not None]
+        """The recorded rotary angles, in the port's layout, whatever the names of their modules."""
+        rotary = [path for path, part in self.modules.items() if isinstance(part, Rotary)]
+        self.not_comparable = [] if self.angles else rotary
+        """Modules that are not compared, because the recording has no angles."""
+
+    def recorded(self, running: ModuleCall, found: NDArray[Any] | None) -> tuple[Call | None, NDArray[Any] | None]:
+        """The recorded call of the port's, and its output in the shape of the port's; None where there is none."""
+        if isinstance(self.modules[running.path], Rotary):
+            return self._angles(running, found)
+        call = self.calls.get(running.call)
+        return call, None if call is None or found is None else oriented(self.case.output(call), found)
+
+    def _angles(self, running: ModuleCall, found: NDArray[Any] | None) -> tuple[Call | None, NDArray[Any] | None]:
+        """The angles of a rotary module: those of its name, or the closest, because models with two have one module."""
+        if found is None or not self.angles:
+            return None, None
+        same = [(call, angles) for call, angles in self.angles if angles.shape == found.shape] or self.angles
+        own = self.calls.get(running.call)
+        if running.path + "#2" not in self.calls and any(call is own for call, _ in same):
+            return next((call, angles) for call, angles in same if call is own)
+        if same is self.angles:
+            return same[0]
+        return min(same, key=lambda pair: distance(found, pair[1]).absolute)
+
+    def description(self, path: str) -> str:
+        """PyTorch's description of a module; empty if it was not recorded."""
+        if path in self.calls:
+            return self.calls[path].repr
+        is_rotary = isinstance(self.modules[path], Rotary) and bool(self.angles)
+        return self.angles[0][0].repr if is_rotary else ""
 
     def check_prompt(self, path: str, ids: Any) -> None:
         """Check that an embedding called with the prompt has a row for each of its ids.
@@ -103,6 +133,7 @@ class ModuleCall:
     path: str
     given: NDArray[Any] | None = None
     ended: list[str] = field(default_factory=list)
+    noted: Noted = field(default_factory=Noted)
 
 
 class PromptRun(ABC):
@@ -116,6 +147,9 @@ class PromptRun(ABC):
         blocks = range(-(-len(ids) // BLOCK_SIZE))
         cache = None if kv_shape is None else view.ops.kv_cache(kv_shape, len(blocks))
         tree: Any = tapped(view.module, self._end, pre_hook=self._begin)
+        self._ops = NotedOperations(view.ops)
+        for _, part in tree.named_modules():
+            part.ops = self._ops
         with np.errstate(all="ignore"):  # overflow shows in the outputs
             tree(Batch.of([Chunk(ids, 0, blocks, all_logits=True)], cache))
 
@@ -124,6 +158,7 @@ class PromptRun(ABC):
         n = self._n_calls[path]
         running = ModuleCall(path if n == 1 else f"{path}#{n}", path)
         self._stack.append(running)
+        self._ops.noted = running.noted
         if args:
             self.view.check_prompt(path, args[0])
         return self.begin(running, args)
@@ -133,6 +168,7 @@ class PromptRun(ABC):
         output = self.end(running, output)
         if self._stack:
             self._stack[-1].ended.append(running.call)
+            self._ops.noted = self._stack[-1].noted
         return output
 
     @abstractmethod
@@ -162,10 +198,11 @@ class FreeRunning(PromptRun):
         return args
 
     def end(self, running: ModuleCall, output: Any) -> Any:
-        call, found = self.view.calls.get(running.call), self.array(output)
+        found = self.array(output)
+        call, recorded = self.view.recorded(running, found)
         if call is not None and found is not None:
-            recorded = oriented(self.view.case.output(call), found)
-            apart = None if recorded is None else distance(found, recorded)
+            same = recorded is not None and recorded.shape == found.shape
+            apart = distance(found, recorded) if recorded is not None and same else None
             self.distances.append((running.path, found.shape, apart))
         return output
 
@@ -187,6 +224,7 @@ class TeacherForced(PromptRun):
         self.divergences: list[Divergence] = []
         self._time = 0
         self._ended_at: dict[str, int] = {}
+        self._input_causes: dict[str, str] = {}
         super().__init__(view, kv_shape)
         self._not_called()
 
@@ -205,7 +243,9 @@ class TeacherForced(PromptRun):
         if len(self._stack) > 1:
             caller = self._stack[-2]
             if not self._judge(caller.path, distance(given, recorded)):
-                cause = why_input(self.view.modules[caller.path], self._trial(caller, given, recorded, running.call))
+                module, inner_module = self.view.modules[caller.path], self.view.modules[running.path]
+                cause = why_input(module, inner_module, self._trial(caller, given, recorded, running.call))
+                self._input_causes[running.call] = cause
                 inner = _inside(running.call, caller.path)
                 self._diverge(caller.path, f"before {inner}" if cause else f"it passes another input to {inner}", cause)
         if _is_ids(args[0]):
@@ -215,11 +255,17 @@ class TeacherForced(PromptRun):
     def end(self, running: ModuleCall, output: Any) -> Any:
         self._time += 1
         self._ended_at[running.call] = self._time
-        call, found = self.view.calls.get(running.call), self.array(output)
-        recorded = None if call is None or found is None else oriented(self.view.case.output(call), found)
+        found = self.array(output)
+        call, recorded = self.view.recorded(running, found)
         if call is None or found is None or recorded is None:
             return output
         module = self.view.modules[running.path]
+        if recorded.shape != found.shape:  # angles of another width
+            self.errors[running.path] = math.nan
+            self._diverge(
+                running.path, "", why_output(module, running.given, self._trial(running, found, recorded, ""))
+            )
+            return output
         right = self._judge(running.path, distance(found, recorded))
         eps = getattr(module, "eps", None)
         if call.eps is not None and isinstance(eps, float) and not math.isclose(eps, call.eps, rel_tol=1e-6):
@@ -252,7 +298,29 @@ class TeacherForced(PromptRun):
                 like = values.T if turned else oriented(values, found)
                 name = _inside(ended, running.path)
                 sources.setdefault(inner.output, Source(name, values if like is None else like))
-        return Trial(found, recorded, list(sources.values()), self.view.elsewhere(found, call), self.view.tolerance)
+        return Trial(
+            found,
+            recorded,
+            list(sources.values()),
+            self.view.elsewhere(found, call),
+            self.view.tolerance,
+            self._later(running, found, call),
+            running.noted,
+            [angles for _, angles in self.view.angles],
+        )
+
+    def _later(self, running: ModuleCall, found: NDArray[Any], call: str) -> list[Source]:
+        """The recorded outputs of the submodules that the port has not called yet."""
+        later = []
+        for name, inner in self.view.calls.items():
+            rest = _inside(name, running.path)
+            is_child = rest != name or not running.path
+            if not is_child or not rest or rest.count(".") or name == call or name in running.ended:
+                continue
+            values = oriented(self.view.case.output(inner), found)
+            if values is not None and values.dtype.kind == "f":
+                later.append(Source(rest, values))
+        return later
 
     def _not_called(self) -> None:
         """Add the modules that PyTorch called and the port has but does not call, at their place in the order."""
@@ -263,7 +331,22 @@ class TeacherForced(PromptRun):
                 before = self._ended_at[name]
             elif path in self.view.modules and call.output is not None:
                 self.errors[path] = math.nan
-                self.divergences.append(Divergence(before + 0.5, path, "the port never calls it"))
+                self.divergences.append(Divergence(before + 0.5, path, self._left_out(name, call)))
+
+    def _left_out(self, name: str, call: Call) -> str:
+        """That the port never calls a module, and where the recording uses its output."""
+        cause = "the port never calls it"
+        consumers = [path for path, other in self.view.calls.items() if other.input == call.output != call.input]
+        consumers = [path for path in consumers if not path.startswith(f"{name}.")]
+        if not consumers:
+            return cause
+        consumer = min(consumers, key=lambda path: path.count("."))  # not a submodule of it with the same input
+        instead = self._input_causes.get(consumer, "").partition(" where the recording has ")[0]
+        used = f"{cause}; its output goes to {consumer} in the recording"
+        if not instead.startswith("it computes "):
+            return used
+        parent = f"the input of {consumer.rpartition('.')[0] or 'the model'}"
+        return f"{used}, where the port has {instead.removeprefix('it computes ').replace(ITS_INPUT, parent)}"
 
 
 def _is_ids(x: Any) -> bool:

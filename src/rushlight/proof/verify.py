@@ -22,7 +22,7 @@ import numpy as np
 
 from rushlight.errors import GoldenError, RequestError, first_ten
 from rushlight.generation.sampling.logprobs import log_softmax
-from rushlight.nn import NameRules
+from rushlight.nn import Activation, NameRules, Rotary
 from rushlight.proof.compare import Distance, distance, oriented
 from rushlight.proof.digest import digest_of_all
 from rushlight.proof.golden import Golden, read_golden
@@ -33,7 +33,7 @@ from rushlight.runtime.model import Model
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from collections.abc import Set as AbstractSet
 
     from rushlight.checkpoint import Tensor
@@ -107,7 +107,7 @@ def verify(
         first=next((result for result in modules if result.path == first), None),
         logits=logits,
         weights=None if checkpoint is None else weight_differences(checkpoint, golden, rules),
-        notes=_notes(views[0], checkpoint, rules),
+        notes=_notes(views[0], checkpoint, rules, golden.weights),
     )
     report.failures = _failures(report, model, golden)
     return report
@@ -127,14 +127,14 @@ def _results(runs: list[FreeRunning], forced: list[TeacherForced], tolerance: fl
     for run in runs:
         for path, shape, apart in run.distances:
             if path not in results:
-                kind, recorded = view.modules[path].describe(), run.view.calls[path].repr
+                kind, recorded = view.modules[path].describe(), run.view.description(path)
                 results[path] = ModuleResult(path, kind, recorded, shape, apart, None, "other shape")
             elif apart is not None and not _worse(results[path].free_running, apart):
                 results[path].free_running = apart
     for each in forced:
         for divergence in each.divergences:
             if divergence.path not in results:
-                recorded = each.view.calls[divergence.path].repr if divergence.path in each.view.calls else ""
+                recorded = each.view.description(divergence.path)
                 kind = view.modules[divergence.path].describe()
                 results[divergence.path] = ModuleResult(divergence.path, kind, recorded, (), None, None, "diverges")
     causes: dict[str, str] = {}
@@ -195,21 +195,26 @@ def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | No
     return LogitsResult(worst, float(np.concatenate(kl).mean()), float(np.concatenate(same).mean()), compared, tie)
 
 
-def _notes(view: View, checkpoint: Mapping[str, Tensor] | None, rules: NameRules) -> list[str]:
+def _notes(
+    view: View, checkpoint: Mapping[str, Tensor] | None, rules: NameRules, golden_weights: Iterable[str]
+) -> list[str]:
     notes = []
-    # A module for a prefix only contains modules that are compared.
-    known = {*view.modules, *(prefix.rstrip(".") for prefix in rules.prefixes)}
+    # Only modules with weights: activations, rotary embeddings and containers may be written in other ways.
+    weighted = {rules.module_path(name).rpartition(".")[0] for name in golden_weights}
     missing = [
         name
         for name, call in view.calls.items()
-        if name.partition("#")[0] not in known and call.output is not None and call.output != call.input
+        if name in weighted and name not in view.modules and call.output is not None and call.output != call.input
     ]
     if missing:
         notes.append(f"recorded modules that the port does not have: {', '.join(first_ten(missing))}")
     unrecorded = [
         path
         for path, module in view.modules.items()
-        if path not in view.calls and path not in view.not_comparable and "__call__" in dir(module)
+        if path not in view.calls
+        and not isinstance(module, Activation | Rotary)
+        and next(module.children(), None) is None
+        and "__call__" in dir(module)
     ]
     if unrecorded:
         notes.append(f"modules of the port that were not recorded: {', '.join(first_ten(unrecorded))}")
@@ -261,5 +266,5 @@ def _misread_texts(model: Model | Module, golden: Golden) -> list[str]:
     """The recorded texts that the port's tokenizer encodes differently."""
     if not isinstance(model, Model) or model.tokenizer is None:
         return []
-    misread = [case for case in golden.cases if case.text and model.tokenizer.encode(case.text) != case.ids]
+    misread = [case for case in golden.cases if case.text and model.prompt_ids(case.text) != case.ids]
     return [f"the tokenizer encodes {case.text[:40]!r} differently" for case in misread if case.text]

@@ -28,7 +28,7 @@ MAX_EXAMINED = 50
 
 def weight_differences(tensors: Mapping[str, Tensor], golden: Golden, rules: NameRules) -> list[WeightDifference]:
     """The tensors that differ from the recorded ones; buffers that the port does not use are skipped."""
-    recorded = {rules.canonical(name): digest for name, digest in golden.weights.items()}
+    recorded = {rules.module_path(name): digest for name, digest in golden.weights.items()}
     differing = [
         (tensor, recorded.get(path))
         for tensor in tensors.values()

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from rushlight.nn import Module
     from rushlight.runtime.model import Model
 
-ROWS_PER_CHUNK = 64
-"""The most rows whose logits are in memory at a time."""
-
 
 @dataclass(frozen=True, slots=True)
 class Lens:
@@ -71,7 +68,8 @@ def lens(model: Model, prompt: str | Sequence[int], *, last: int | None = None, 
     with model.trace(*blocks) as trace:
         model.logits(ids)
     first = max(0, len(ids) - last) if last else 0
-    top = [_top(module, trace[path][first:], top_k) for path in blocks]
+    n_rows = model.language_model.max_scored_rows
+    top = [_top(module, trace[path][first:], top_k, n_rows) for path in blocks]
     return Lens(blocks, ids, first, np.stack([ids for ids, _ in top]), np.stack([p for _, p in top]))
 
 
@@ -84,11 +82,17 @@ def _blocks(module: Module) -> list[str]:
     return [f"{path}.{i}" for i in range(len(longest))]
 
 
-def _top(module: Any, stream: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(T, C) residual stream after a block -> (T, k) the most likely tokens, and (T, k) their probabilities."""
+def _top(
+    module: Any, stream: NDArray[np.floating], k: int, n_rows: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(T, C) residual stream after a block -> (T, k) the most likely tokens, and (T, k) their probabilities.
+
+    Args:
+        n_rows: the most rows whose logits are in memory at a time.
+    """
     ids, probabilities = [], []
-    for start in range(0, len(stream), ROWS_PER_CHUNK):
-        x = module.ops.from_numpy(stream[start : start + ROWS_PER_CHUNK])
+    for start in range(0, len(stream), n_rows):
+        x = module.ops.from_numpy(stream[start : start + n_rows])
         weights = softmax(module.ops.to_numpy(module.readout(x)))
         k = min(k, weights.shape[1])
         best = np.argpartition(weights, -k, axis=1)[:, -k:]

@@ -552,7 +552,8 @@ class Model:
 
     @property
     def _prompts(self) -> PromptEncoder:
-        start = self.eos_ids[0] if self.eos_ids else self.config.bos_token_id
+        bos = self.config.bos_token_id
+        start = bos if bos is not None else self.eos_ids[0] if self.eos_ids else None
         return PromptEncoder(
             self.name, self.tokenizer, self.config.vocab_size, self.context_length, start, self._no_tokenizer
         )

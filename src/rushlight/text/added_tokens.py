@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     import tokenizers
 
@@ -27,13 +27,17 @@ class AddedTokens:
     Attributes:
         contents: the text of each, the longest first, without those that are only white space.
         special: the texts of the special ones, by id.
-        are_all_special: whether there are no others.
+        are_free_of_spaces: whether those that are not special neither contain white space nor strip it.
     """
 
     def __init__(self, library: tokenizers.Tokenizer) -> None:
         tokens = library.get_added_tokens_decoder()
         self.special = {token_id: token.content for token_id, token in tokens.items() if token.special}
-        self.are_all_special = len(self.special) == len(tokens)
+        self.are_free_of_spaces = all(
+            token.special or not (token.lstrip or token.rstrip or token.content.split() != [token.content])
+            for token in tokens.values()
+        )
+        self._library = library
         self._tokens = {token.content: token for token in tokens.values()}
         self._longest_first = sorted(self._tokens, key=len, reverse=True)
         self.contents = [content for content in self._longest_first if content.strip()]
@@ -47,14 +51,30 @@ class AddedTokens:
         return re.sub(_any_of(removed), "", text) if removed else text
 
     def spans(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The places of added tokens in text[start:end], each with the white space that the token strips.
+        """The places of `contents` in text[start:end], each with the white space that the token strips."""
+        return self._spans(self._pattern, text, start, end) if self.contents else iter(())
 
-        A token is searched for and then widened, as the library does: a pattern that begins with optional white space
-        takes time quadratic in the white space of the text.
-        """
-        if not self.contents:
-            return
-        while match := self._pattern.search(text, start, end):
+    def word_spans(self, text: str, start: int, end: int, *, without: Collection[str]) -> Iterator[tuple[int, int]]:
+        """As `spans`, of the tokens that are `words` and of those that are only white space, but of none `without`."""
+        if not self.words:
+            return iter(())
+        spans = self._spans(self._word_pattern, text, start, end)
+        return (span for span in spans if text[slice(*span)].strip(_WHITE_SPACE) not in without)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Those that are not special and that the model has among its own words, such as the HTML tags of Gemma."""
+        model = self._library.model
+        return frozenset(
+            content
+            for content, token in self._tokens.items()
+            if not token.special and model.token_to_id(content) is not None
+        )
+
+    def _spans(self, pattern: re.Pattern[str], text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+        # A token is searched for and then widened, as the library does: a pattern that begins with optional white space
+        # takes time quadratic in the white space of the text.
+        while match := pattern.search(text, start, end):
             token = self._tokens[match[0]]
             first, last = match.span()
             if token.lstrip:
@@ -68,6 +88,10 @@ class AddedTokens:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         return re.compile(_any_of(self.contents))
+
+    @cached_property
+    def _word_pattern(self) -> re.Pattern[str]:
+        return re.compile(_any_of(content for content in self._longest_first if content in self.words))
 
 
 def _any_of(contents: Iterable[str]) -> str:

@@ -51,24 +51,24 @@ def read_chunks(file: BinaryIO, name: str) -> Iterator[str]:
 def encode_chunks(tokenizer: Tokenizer, chunks: Iterable[str]) -> Iterator[int]:
     """The token ids of the text that the chunks make up, exactly those of `tokenizer.encode` for all of it.
 
-    A text cannot be cut just anywhere: " the" is one token, " t" and "he" are two. Where the tokenizer
-    `splits_before_spaces`, each chunk is encoded up to its last split point; otherwise the text is encoded at the end.
+    A text cannot be cut just anywhere: " the" is one token, " t" and "he" are two. Each chunk is encoded up to its last
+    split point if the tokenizer has `split_characters`; otherwise the text is encoded at the end.
 
     Raises:
         RequestError: as `Tokenizer.encode`; or the text, or a stretch of it without a split point, has more than
             `MAX_PROMPT_BYTES`.
         TokenizerError: the library fails.
     """
-    can_split = tokenizer.splits_before_spaces
+    characters = tokenizer.split_characters
     held = ""
     for chunk in chunks:
         held += chunk
-        cut = last_split_point(held, len(held) - len(chunk)) if can_split else 0
+        cut = last_split_point(held, len(held) - len(chunk), characters) if characters else 0
         if cut:
             yield from tokenizer.encode(held[:cut])
             held = held[cut:]
         elif len(held) > MAX_PROMPT_BYTES:
-            without = " without a space" if can_split else ""
+            without = " without a space" if characters else ""
             raise RequestError(
                 f"more than {MAX_PROMPT_BYTES:,} bytes of text{without} cannot be split without changing the tokens",
                 remedy="pass it in parts, as separate texts",

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["parse_tokenizer_json", "read_tokenizer_bytes", "read_tokenizer_object", "read_tokenizer_text"]
 
 
-def read_tokenizer_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_TOKENIZER_FILE_BYTES) -> bytes:
-    """The content of a regular file of at most `max_bytes`, by default `MAX_TOKENIZER_FILE_BYTES`.
+def read_tokenizer_bytes(
+    path: str | os.PathLike[str], *, max_bytes: int = MAX_TOKENIZER_FILE_BYTES, first: int | None = None
+) -> bytes:
+    """The content of a regular file of at most `max_bytes`, or only its `first` bytes.
 
     Raises:
         TokenizerError: no such file, not a regular one, too large, or another kind of file, such as a Git LFS pointer.
     """
     with _source_errors_as_tokenizer_errors():
-        return read_bytes(path, max_bytes=max_bytes, error=TokenizerError)
+        return read_bytes(path, max_bytes=max_bytes, first=first, error=TokenizerError)
 
 
 def read_tokenizer_text(path: str | os.PathLike[str]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
 
 from rushlight.errors import TokenizerError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from rushlight.text.vocabulary import AddedToken
 
-__all__ = ["add_tokens", "library_errors", "prefix_ids", "set_prefix_space"]
+__all__ = ["add_tokens", "library_errors", "prefix_ids", "set_prefix_space", "without_first_prefix"]
 
 
 @contextmanager
@@ -36,10 +37,29 @@ def set_prefix_space(library: tokenizers.Tokenizer, value: bool | None) -> None:
         return
     from tokenizers import pre_tokenizers
 
-    words = library.pre_tokenizer
-    for part in iter(words) if isinstance(words, pre_tokenizers.Sequence) else [words]:
+    for part in _parts(library.pre_tokenizer):
         if isinstance(part, pre_tokenizers.ByteLevel):
             part.add_prefix_space = value
+
+
+def without_first_prefix(
+    pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer | None,
+) -> tokenizers.pre_tokenizers.PreTokenizer | None:
+    """A copy of a pre-tokenizer for text that is not at the start, where the scheme `first` adds no prefix."""
+    from tokenizers import pre_tokenizers
+
+    pre_tokenizer = deepcopy(pre_tokenizer)
+    for part in _parts(pre_tokenizer):
+        if isinstance(part, pre_tokenizers.Metaspace) and part.prepend_scheme == "first":
+            part.prepend_scheme = "never"
+    return pre_tokenizer
+
+
+def _parts(pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer | None) -> list[Any]:
+    """The members of a Sequence, or the only pre-tokenizer."""
+    from tokenizers import pre_tokenizers
+
+    return list(iter(pre_tokenizer)) if isinstance(pre_tokenizer, pre_tokenizers.Sequence) else [pre_tokenizer]
 
 
 def add_tokens(library: tokenizers.Tokenizer, added: Iterable[AddedToken]) -> None:

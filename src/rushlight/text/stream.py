@@ -30,6 +30,7 @@ __all__ = [
     "WindowStream",
     "decode_stream",
     "decoder_steps",
+    "flat_steps",
     "is_byte_level",
     "text_after",
     "waits_for_more",
@@ -175,13 +176,14 @@ def waits_for_more(steps: Sequence[Mapping[str, Any]]) -> Callable[[str], bool]:
 
 def decoder_steps(decoder: Any) -> list[Mapping[str, Any]]:
     """The steps of a decoder of the tokenizers library: none, one, or the members of a Sequence, flattened."""
-    return [] if decoder is None else _flat(json.loads(decoder.__getstate__()))
+    return [] if decoder is None else flat_steps(json.loads(decoder.__getstate__()), "decoders")
 
 
-def _flat(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if decoder["type"] != "Sequence":
-        return [decoder]
-    return [step for member in decoder["decoders"] for step in _flat(member)]
+def flat_steps(part: Mapping[str, Any], members: str) -> list[Mapping[str, Any]]:
+    """The part of a tokenizer, or the members of a Sequence of such parts, which it has under the key `members`."""
+    if part["type"] != "Sequence":
+        return [part]
+    return [step for member in part[members] for step in flat_steps(member, members)]
 
 
 def _is_byte(token: str) -> bool:

@@ -8,14 +8,15 @@ that happens silently: it is switched off, or an error.
 from __future__ import annotations
 
 from functools import cached_property
+from operator import itemgetter
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from rushlight.errors import RequestError, TokenizerError, printable_name
 from rushlight.text.added_tokens import AddedTokens
-from rushlight.text.library import library_errors, prefix_ids
+from rushlight.text.library import library_errors, prefix_ids, without_first_prefix
 from rushlight.text.missing_bytes import first_missing, missing_bytes
-from rushlight.text.split_points import splits_before_spaces
+from rushlight.text.split_points import split_characters
 from rushlight.text.stream import (
     decode_stream,
     decoder_steps,
@@ -27,7 +28,7 @@ from rushlight.text.stream import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     import tokenizers
 
@@ -96,14 +97,17 @@ class Tokenizer:
         """
         if self.vocab_size <= vocab_size:
             return []
-        beyond = sorted((i, token) for token, i in self.vocabulary().items() if i >= vocab_size)
-        if any(token not in self._added for _, token in beyond):
+        if self._is_dense:
+            beyond = [self._token(i) for i in range(vocab_size, self.vocab_size)]
+        else:
+            beyond = [token for token, i in sorted(self.vocabulary().items(), key=itemgetter(1)) if i >= vocab_size]
+        if any(token not in self._added for token in beyond):
             raise TokenizerError(
                 f"the tokenizer has ids up to {self.vocab_size - 1}, and the model embeds {vocab_size} tokens",
                 file=self._file,
                 remedy="take the tokenizer and the weights from the same model",
             )
-        return [token for _, token in beyond]
+        return beyond
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """The token ids of a text.
@@ -132,9 +136,9 @@ class Tokenizer:
     def encode_rendered(self, text: str, typed: Sequence[tuple[int, int]]) -> list[int]:
         """The token ids of a rendered chat template, in which users typed some stretches.
 
-        An added token, special or not, is recognised where it lies outside the typed stretches in full. All other
-        characters are encoded as plain text. If users typed no added token, the result is that of `encode` with
-        `allow_special`.
+        An added token, special or not, is recognised where it lies outside the typed stretches in full. A typed one is
+        plain text, unless it is a word of the model's vocabulary that does not occur outside them: in Gemma's, tags
+        such as `<table>` are. If users typed no other, the result is that of `encode` with `allow_special`.
 
         Args:
             text: the text.
@@ -148,14 +152,16 @@ class Tokenizer:
         _check_length(text)
         edges = zip([0, *(end for _, end in typed)], [*(start for start, _ in typed), len(text)], strict=True)
         trusted = [span for start, end in edges for span in self._added.spans(text, start, end)]
-        if trusted == [*self._added.spans(text, 0, len(text))]:
+        markers = {text[start:end].strip() for start, end in trusted}
+        found = {*self._added.spans(text, 0, len(text))}.difference(trusted)
+        if self._added.words.difference(markers).issuperset(text[start:end].strip() for start, end in found):
             return self.encode(text, allow_special=True)
         ids, at = [], 0
         for start, end in trusted:
-            ids += self._encode_plain(text[at:start])
+            ids += self._encode_plain(text, at, start, markers)
             ids += self.encode(text[start:end], allow_special=True)
             at = end
-        return ids + self._encode_plain(text[at:])
+        return ids + self._encode_plain(text, at, len(text), markers)
 
     def added_tokens(self) -> list[str]:
         """The texts of the added tokens, the longest first, without those that are only white space."""
@@ -190,10 +196,10 @@ class Tokenizer:
         with library_errors("the tokenizer fails", self._file):
             return "".join(self._words("a")) != "a"
 
-    @property
-    def splits_before_spaces(self) -> bool:
-        """Whether a text may be cut before spaces and newlines without changing its tokens: see `split_points`."""
-        return splits_before_spaces(self._library, self._added)
+    @cached_property
+    def split_characters(self) -> str:
+        """The characters before which a text may be cut without changing its tokens: see `split_points`."""
+        return split_characters(self._library, self._added)
 
     def has_token(self, token_id: int) -> bool:
         """Whether an id has a token."""
@@ -201,8 +207,10 @@ class Tokenizer:
 
     def unused_ids(self, vocab_size: int) -> list[int]:
         """The ids below `vocab_size` that have no token."""
-        is_dense = self._library.get_vocab_size() == self.vocab_size  # then every id has one, and the loop is short
-        return [i for i in range(self.vocab_size if is_dense else 0, vocab_size) if not self.has_token(i)]
+        if self._is_dense:
+            return list(range(self.vocab_size, vocab_size))
+        used = set(self.vocabulary().values())
+        return [i for i in range(vocab_size) if i not in used]
 
     def vocabulary(self) -> dict[str, int]:
         """Every token with its id."""
@@ -212,6 +220,11 @@ class Tokenizer:
         """The tokenizer in the format of tokenizer.json."""
         text: str = self._library.to_str()
         return text
+
+    @property
+    def _is_dense(self) -> bool:
+        """Whether every id below `vocab_size` has a token."""
+        return self._library.get_vocab_size() == self.vocab_size
 
     def __repr__(self) -> str:
         return f"<Tokenizer: ids up to {self.vocab_size - 1}>"
@@ -232,17 +245,35 @@ class Tokenizer:
         waits, token = self._waits, self._library.id_to_token
         return window_before(before, is_special=self._added.special.__contains__, waits=lambda i: waits(token(i) or ""))
 
-    def _encode_plain(self, text: str) -> list[int]:
-        """The ids of a text without recognising any added token; the library can ignore only the special ones."""
+    def _encode_plain(self, text: str, start: int, end: int, markers: Collection[str]) -> list[int]:
+        """The ids of text[start:end], in which no added token is recognised but words of the vocabulary.
+
+        The library can ignore only special tokens.
+        """
+        ids, at = [], start
+        for first, last in [*self._added.word_spans(text, start, end, without=markers), (end, end)]:
+            ids += self._encode_words(text[at:first], is_first=at == 0)
+            ids += self.encode(text[first:last], allow_special=True)
+            at = last
+        return ids
+
+    def _encode_words(self, text: str, *, is_first: bool) -> list[int]:
         with library_errors("the tokenizer fails on this text", self._file):
-            ids = [token.id for word in self._words(text) if word for token in self._library.model.tokenize(word)]
+            words = self._words(text, is_first=is_first)
+            ids = [token.id for word in words if word for token in self._library.model.tokenize(word)]
         self._refuse_forged(text, ids)
         self._refuse_missing(self._first_missing(text))
         return ids
 
-    def _words(self, text: str) -> list[str]:
-        normal, pre_tokenizer = self._normalized(text), self._library.pre_tokenizer
+    def _words(self, text: str, *, is_first: bool = True) -> list[str]:
+        normal = self._normalized(text)
+        pre_tokenizer = self._library.pre_tokenizer if is_first else self._pre_tokenizer_within
         return [word for word, _ in pre_tokenizer.pre_tokenize_str(normal)] if pre_tokenizer else [normal]
+
+    @cached_property
+    def _pre_tokenizer_within(self) -> tokenizers.pre_tokenizers.PreTokenizer | None:
+        """The pre-tokenizer of text after an added token, to which Metaspace adds no prefix if its scheme is first."""
+        return without_first_prefix(self._library.pre_tokenizer)
 
     def _normalized(self, text: str) -> str:
         normalizer = self._library.normalizer

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING
 
-from rushlight.errors import TokenizerError
+from rushlight.errors import TokenizerError, printable_name
 from rushlight.files.limits import MAX_TOKENIZER_CONFIG_BYTES
 from rushlight.text.files import read_tokenizer_object
 from rushlight.text.vocabulary import AddedToken, check_id
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-__all__ = ["TokenizerSettings", "class_name", "read_settings"]
+__all__ = ["TokenizerSettings", "class_name", "no_bos_token", "read_settings"]
 
 NAMES = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
 """The keys of the special tokens that have a role."""
@@ -108,6 +108,13 @@ def read_settings(find: Callable[[str], Path | None]) -> TokenizerSettings:
         added=tuple(added),
         config=config,
         file=path,
+    )
+
+
+def no_bos_token(name: str, settings: TokenizerSettings) -> TokenizerError:
+    """The error of `add_bos_token` without a token to add."""
+    return TokenizerError(
+        f'add_bos_token is true, but the vocabulary has no "{printable_name(name)}"', file=settings.file
     )
 
 

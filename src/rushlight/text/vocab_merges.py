@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rushlight.errors import TokenizerError, printable_name
+from rushlight.errors import TokenizerError
 from rushlight.text.byte_level import SYMBOLS
 from rushlight.text.files import read_tokenizer_object, read_tokenizer_text
 from rushlight.text.library import add_tokens, library_errors, set_prefix_space
 from rushlight.text.tokenizer import Tokenizer
-from rushlight.text.tokenizer_settings import NO_SETTINGS
+from rushlight.text.tokenizer_settings import NO_SETTINGS, no_bos_token
 from rushlight.text.vocabulary import check_id, checked_vocab_size, with_added_tokens
 
 if TYPE_CHECKING:
@@ -87,9 +87,7 @@ def _bos_ids(vocab: Mapping[str, int], settings: TokenizerSettings) -> list[int]
         return []
     name = settings.names.get("bos_token", END_OF_TEXT)
     if name not in vocab:
-        raise TokenizerError(
-            f'add_bos_token is true, but the vocabulary has no "{printable_name(name)}"', file=settings.file
-        )
+        raise no_bos_token(name, settings)
     return [vocab[name]]
 
 

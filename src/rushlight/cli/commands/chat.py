@@ -24,16 +24,17 @@ Examples:
   rushlight chat
   rushlight chat tales "Who lived in the wood?"
   rushlight chat ./folder --system-prompt "Answer in one sentence."
-  rushlight chat gpt2 --chat-template template.jinja --temp 0.9 --seed 7
+  rushlight chat smollm2
+  rushlight chat ./folder --chat-template template.jinja --temp 0.9 --seed 7
   echo "Who are you?" | rushlight chat microsoft/DialoGPT-small
-  rushlight chat gpt2 --json < turns.jsonl
+  rushlight chat smollm2 --json < turns.jsonl
 """
 
 WITHOUT = ("n", "logprobs", "prompt_logprobs", "json_schema", "regex")
 """Sampling settings that apply only to single requests."""
 
 
-@load_options()
+@load_options(without=("add_bos",))
 @sampling_options(without=WITHOUT, max_tokens=256, temperature=0.7)
 def chat(
     source: Source = None,
@@ -110,7 +111,7 @@ def chat(
             conversation.load(load)
             if system_prompt is not None:
                 conversation.system_prompt = system_prompt
-        note_embedded_model(name, "rushlight chat gpt2")
+        note_embedded_model(name, "rushlight chat smollm2")
         if as_json or not _at_terminal():
             if not answer_lines(conversation, prompt, as_json=as_json, stats=stats):
                 raise typer.Exit(BAD_INPUT)

@@ -147,7 +147,7 @@ def generate(
 
 def _note_request(name: str | None, params: SamplingParams) -> None:
     """Notes about a valid request, before its output."""
-    note_embedded_model(name, "rushlight generate gpt2 -p ...")
+    note_embedded_model(name, "rushlight generate smollm2 -p ...")
     if params.n > 1 and not params.temperature:
         note("at temperature 0 all outputs are the same: use --temp 0.8 to sample")
 

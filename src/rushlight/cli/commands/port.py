@@ -44,8 +44,9 @@ def port(
 ) -> None:
     """Write a model file from a checkpoint's tensor names, to complete and load with --port.
 
-    Reads only headers, and infers layers from names and shapes. For a known architecture the file is complete; for
-    others it marks where to write the forward.
+    Reads only headers, and infers layers from names and shapes. For a known architecture the file is complete. For a
+    decoder of a known form it is complete, too, and what it assumes is listed; for others it marks where to write the
+    forward.
     """
     from rushlight.checkpoint import open_headers
     from rushlight.models.tied import tied_heads
@@ -72,3 +73,8 @@ def port(
     if written.to_write:
         names = ", ".join(first_ten(written.to_write))
         write_err(f"all tensors are bound; now write the forward of: {names}")
+    if written.to_check:
+        write_err("it assumes, in the lines marked Assumed:")
+        for each in written.to_check:
+            write_err(printable_line(f"  {each}"))
+        write_err(f"check with: rushlight record {name} -o golden.safetensors, then verify {name} --port {module}")

@@ -20,6 +20,7 @@ from rich.style import Style
 from rushlight.checkpoint.tree import Fold, ModuleNode, TensorNode, fold
 from rushlight.cli.views.symbols import ASCII, UNICODE, Symbols
 from rushlight.errors import printable_line, printable_name
+from rushlight.host.memory import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -199,14 +200,3 @@ def _label(label: str) -> str:
 
 def _counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
-def human_bytes(n: float) -> str:
-    """A number of bytes with a unit: 512 B, 6.0 KiB, 474.7 MiB."""
-    if n < 1024:
-        return f"{n} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        n /= 1024
-        if n < 1023.95:
-            return f"{n:.1f} {unit}"
-    return f"{n / 1024:,.1f} TiB"

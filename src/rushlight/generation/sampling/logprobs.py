@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_COLUMNS = 8192
+"""Logits of a row whose exponentials are in memory at a time."""
+
+_SEGMENT = 64
+"""Logits with a common maximum, among which the most likely tokens are sought first."""
+
+
 class TokenLogprob(NamedTuple):
     """The log-probability of a token, and the most likely tokens at its position.
 
@@ -45,28 +52,31 @@ def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """(..., V) logits -> log-probabilities, in float64. A row with NaN or infinity gives NaN."""
     with np.errstate(invalid="ignore"):
         values = _shifted(logits)
-        values -= np.log(np.exp(values).sum(axis=-1, keepdims=True))
+        values -= _log_of_sum(logits)
         return values
 
 
 def logprobs_of(logits: NDArray[Any], ids: Sequence[int]) -> NDArray[np.float64]:
     """(R, V) logits, R token ids -> (R,) the log-probability of each id in its row, bit-identical to `log_softmax`."""
-    with np.errstate(invalid="ignore"):
-        values = _shifted(logits)
-        logprobs: NDArray[np.float64] = values[np.arange(len(ids)), ids]
-        logprobs -= np.log(np.exp(values, out=values).sum(axis=-1))
-        return logprobs
+    return _logprobs_at(logits, np.asarray(ids)[:, None])[:, 0]
 
 
 def token_logprob(logits: NDArray[np.floating], token: int, n_top: int) -> TokenLogprob:
     """(V,) logits -> the log-probability of `token`, and the n_top most likely tokens."""
-    values = log_softmax(logits)
-    top: list[int] = []
-    if n_top:
-        least = np.partition(values, -n_top)[-n_top] if n_top < values.size else -np.inf
-        candidates = np.flatnonzero(values >= least)
-        top = candidates[np.argsort(-values[candidates], kind="stable")][:n_top].tolist()
-    return TokenLogprob(token, float(values[token]), tuple((i, float(values[i])) for i in top))
+    top = largest(logits, n_top).tolist()
+    logprob, *of_top = _logprobs_at(logits, np.array([token, *top])).tolist()
+    return TokenLogprob(token, logprob, tuple(zip(top, of_top, strict=True)))
+
+
+def largest(values: NDArray[np.floating], n: int) -> NDArray[np.int64]:
+    """(V,) -> the indices of the n largest values, largest first; equals in their order. With NaN, perhaps none."""
+    if n == 0:
+        return np.empty(0, np.int64)
+    maxima = values[: values.size // _SEGMENT * _SEGMENT].reshape(-1, _SEGMENT).max(axis=1)
+    # n segments have a maximum of at least `least`, so the n-th largest value is at least that.
+    least = np.partition(maxima, -n)[-n] if n <= maxima.size else -np.inf
+    candidates = np.flatnonzero(values >= least)
+    return candidates[np.argsort(-values[candidates], kind="stable")][:n]
 
 
 def not_finite(position: int) -> GenerationError:
@@ -88,6 +98,29 @@ def no_valid_token(position: int) -> GenerationError:
 
 def _shifted(logits: NDArray[Any]) -> NDArray[np.float64]:
     """The logits in float64, minus the maximum of each row, so that exp cannot overflow."""
-    values: NDArray[np.float64] = logits.astype(np.float64)
-    values -= values.max(axis=-1, keepdims=True)
+    values: NDArray[np.float64] = logits - _maximum(logits)
     return values
+
+
+def _logprobs_at(logits: NDArray[Any], ids: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(..., V) logits, (..., K) token ids -> (..., K) log-probabilities, bit-identical to `log_softmax`."""
+    with np.errstate(invalid="ignore"):
+        values: NDArray[np.float64] = np.take_along_axis(logits, ids, axis=-1) - _maximum(logits)
+        values -= _log_of_sum(logits)
+        return values
+
+
+def _log_of_sum(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """(..., V) -> (..., 1) the logarithm of the sum of exp(logit - maximum), without an array of V doubles."""
+    most = _maximum(logits)
+    total = np.zeros_like(most)
+    for start in range(0, logits.shape[-1], _COLUMNS):
+        part = logits[..., start : start + _COLUMNS] - most
+        total += np.exp(part, out=part).sum(axis=-1, keepdims=True)
+    return np.log(total)
+
+
+def _maximum(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """(..., V) -> (..., 1) the maximum of each row, in float64."""
+    most: NDArray[np.float64] = logits.max(axis=-1, keepdims=True).astype(np.float64)
+    return most

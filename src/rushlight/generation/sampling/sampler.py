@@ -122,9 +122,12 @@ class Penalties:
         self.are_stateful = repeats or params.presence_penalty != 0 or params.frequency_penalty != 0
         self._counts = dict.fromkeys(prompt_ids, 0) if repeats else {}
         """How often each penalised token occurs in the output."""
-        self._indices: dict[int, int] = {}  # token -> its index in the arrays
-        self._ids, self._factors, self._offsets = np.empty(0, np.int32), np.empty(0), np.empty(0)
-        for token in {**self._bias, **self._counts}:
+        tokens = {**self._bias, **self._counts}
+        self._indices = {token: index for index, token in enumerate(tokens)}  # in the arrays
+        self._ids = np.fromiter(tokens, np.int32, len(tokens))
+        self._factors = np.full(len(tokens), params.repetition_penalty)
+        self._offsets = np.zeros(len(tokens))
+        for token in self._bias:
             self._set(token)
 
     def accept_token(self, token: int) -> None:

@@ -7,6 +7,7 @@ would still refuse.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from rushlight.checkpoint import open_headers
 from rushlight.checkpoint.stats import measure
 from rushlight.errors import ConfigError, RequestError, TokenizerError, first_ten
+from rushlight.loading.near_types import LIST_THEM, describe_type
 from rushlight.loading.sidecars import find_tokenizer, generation_config
 from rushlight.models import ARCHITECTURES, GPT2_VOCAB_SIZE, TextConfig, load_port
 from rushlight.models.tied import tied_heads
@@ -78,7 +80,11 @@ def resolve_architecture(name: str | None, port: str | os.PathLike[str] | None) 
     if name is not None and port is not None:
         raise RequestError(f"both an architecture, {name}, and a port are given", remedy="give only one of them")
     if name is not None and name not in ARCHITECTURES:
-        raise RequestError(f"rushlight has no architecture {name!r}", expected=", ".join(ARCHITECTURES))
+        raise RequestError(
+            describe_type(name) or f"rushlight has no architecture {name!r}",
+            expected=", ".join(get_close_matches(name, ARCHITECTURES)) or None,
+            remedy=LIST_THEM,
+        )
     return ARCHITECTURES[name] if name is not None else load_port(port) if port is not None else None
 
 
@@ -119,7 +125,8 @@ def check_checkpoint(
             check_unknown(checker)
     if architecture is not None:
         config = check_config(checker, architecture)
-        if config is not None:
+        is_other_model = any(each.is_problem and each.cause == "architecture" for each in checker.findings)
+        if config is not None and not is_other_model:
             fit = Fit(checker, architecture, config)
             model = f"{fit.title if is_port else architecture.model_type} ({config})"
             saved_by = _check_origin(checker, architecture, fit)

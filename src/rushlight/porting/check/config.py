@@ -10,10 +10,14 @@ from rushlight.errors import ConfigError
 from rushlight.models import TextConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rushlight.models import Architecture, Config
     from rushlight.porting.check.checker import Checker
 
 __all__ = ["check_config"]
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj")
 
 
 def check_config(checker: Checker, architecture: Architecture) -> Config | None:
@@ -43,22 +47,61 @@ def check_config(checker: Checker, architecture: Architecture) -> Config | None:
         except ConfigError as error:
             checker.problem("config", "the sizes are unknown", error.message, error.remedy or "")
             return None
-    elif wrong := [
+    else:
+        inferred |= _heads(checker, architecture, config, inferred)
+        _report_sizes(checker, config, inferred)
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = {field.name for field in dataclasses.fields(config)}
+        config = dataclasses.replace(config, **{key: size for key, size in inferred.items() if key in fields})
+    checked: Config = config
+    return checked
+
+
+def _report_sizes(checker: Checker, config: Config, inferred: Mapping[str, int]) -> None:
+    wrong = [
         f"{key} is {getattr(config, key):,} in config.json, {size:,} in the tensors"
         for key, size in inferred.items()
         if getattr(config, key, size) != size
-    ]:
+    ]
+    if wrong:
         checker.problem(
             "config",
             "config.json does not match the tensors",
             "\n".join(wrong),
             "correct config.json, or use the one that was published with the weights",
         )
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        fields = {field.name for field in dataclasses.fields(config)}
-        config = dataclasses.replace(config, **{key: size for key, size in inferred.items() if key in fields})
-    checked: Config = config
-    return checked
+
+
+def _heads(checker: Checker, architecture: Architecture, config: Config, inferred: Mapping[str, int]) -> dict[str, int]:
+    """The heads, if the rows of the projections to queries and keys contradict config.json; by their fields.
+
+    Rows show H·D and K·D alone, so that a value is only taken where one changed setting explains all of them.
+    """
+    if not isinstance(config, TextConfig):
+        return {}
+    n_key, kv_key, dim_key = (config.key_of(role) for role in ("heads", "kv_heads", "head_dim"))
+    width = inferred.get(config.key_of("width"), 0)
+    n, n_kv, dim = config.heads
+    paths = {architecture.rules.canonical(name): view.shape for name, view in checker.tensors.items()}
+    layers = {end: shape for path, shape in paths.items() for end in _PROJECTIONS if path.endswith(f".{end}.weight")}
+    rows = {end: shape[0] for end, shape in layers.items() if len(shape) == 2 and width in {0, shape[1]}}
+
+    def explained(heads: int, kv_heads: int, head_dim: int) -> bool:
+        expected = {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads, "qkv_proj": heads + 2 * kv_heads}
+        return all(rows[end] == expected[end] * head_dim for end in rows)
+
+    if not rows or explained(n, n_kv, dim):
+        return {}
+    q, k = rows.get("q_proj", 0), rows.get("k_proj", 0)
+    other_kv = k // dim if k else (rows.get("qkv_proj", 0) // dim - n) // 2
+    other_dim = q // n if q else rows.get("qkv_proj", 0) // (n + 2 * n_kv)
+    if kv_key and other_kv > 0 and explained(n, other_kv, dim):
+        return {kv_key: other_kv}
+    if dim_key and other_dim > 0 and explained(n, n_kv, other_dim):
+        return {dim_key: other_dim}
+    if dim_key and q and explained(q // dim, n_kv, dim):
+        return {n_key: q // dim}
+    return {}
 
 
 def _inferred_sizes(checker: Checker, architecture: Architecture) -> dict[str, int]:

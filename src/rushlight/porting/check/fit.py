@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rushlight.nn import Problem, Slot
     from rushlight.porting.check.checker import Checker, TensorView
 
-__all__ = ["Fit"]
+__all__ = ["Fit", "is_buffer"]
 
 MIN_SIMILARITY = 0.6
 """The similarity from which two names may mean the same tensor: difflib's own cutoff for a close match."""
@@ -43,6 +43,13 @@ _ORIENTATIONS = {
         "GPT-2's Conv1D keeps a weight as (in, out); this model has PyTorch's nn.Linear, which keeps it as (out, in).",
     ),
 }
+
+
+FUSED = {
+    ("q_proj", "k_proj", "v_proj"): ("qkv_proj", "query_key_value", "Wqkv", "c_attn"),
+    ("gate_proj", "up_proj"): ("gate_up_proj",),
+}
+"""Projections -> names of one tensor with the rows of all of them."""
 
 
 class Fit:
@@ -183,7 +190,7 @@ class Fit:
             )
 
     def _check_buffers(self) -> None:
-        extra = self._take("unexpected", lambda path: _is_buffer(self._diagnosis.found[path]))
+        extra = self._take("unexpected", lambda path: is_buffer(self._diagnosis.found[path]))
         if extra:
             self.checker.problem(
                 "buffers",
@@ -255,6 +262,7 @@ class Fit:
                 "keep one of each",
                 [(checker.tensors[each.name], each.fix.partition(":")[0]) for each in twice],
             )
+        self._check_fused()
         self._check_other_names()
         if missing := self._take("missing"):
             lines = [f"{each.name} {each.detail}" for each in missing]
@@ -280,6 +288,47 @@ class Fit:
                 "check that the file belongs to this model",
                 self._details(wrong),
             )
+
+    def _check_fused(self) -> None:
+        """Reports projections that the file has as one tensor and the model as several, or the other way round."""
+        slots, found = self._diagnosis.slots, self._diagnosis.found
+        missing = {self.rules.canonical(each.name) for each in self._left if each.kind == "missing"}
+        extra = {self.rules.canonical(each.name) for each in self._left if each.kind == "unexpected"}
+        for parts, fused_names in FUSED.items():
+            for fused in fused_names:
+                for in_file, in_model in (((fused,), parts), (parts, (fused,))):
+                    stems = {path.removesuffix(f"{in_model[0]}.weight") for path in missing}
+                    stems = {
+                        stem
+                        for stem in stems
+                        if all(f"{stem}{name}.weight" in missing for name in in_model)
+                        and all(f"{stem}{name}.weight" in extra for name in in_file)
+                        and sum(found[f"{stem}{name}.weight"].shape[0] for name in in_file)
+                        == sum(slots[f"{stem}{name}.weight"].shape[0] for name in in_model)
+                    }
+                    if stems:
+                        self._report_fused(stems, in_file, in_model)
+
+    def _report_fused(self, stems: set[str], in_file: tuple[str, ...], in_model: tuple[str, ...]) -> None:
+        def among(names: tuple[str, ...]) -> set[str]:
+            return {f"{stem}{name}.{kind}" for stem in stems for name in names for kind in ("weight", "bias")}
+
+        self._take("missing", among(in_model).__contains__)
+        extra = self._take("unexpected", among(in_file).__contains__)
+        rows = [self._diagnosis.slots[f"{min(stems)}{name}.weight"].shape[0] for name in in_model]
+        one, several = " and ".join(in_file), ", ".join(in_model)
+        if len(in_file) == 1:
+            title = f"{one} where the model has {several}"
+            fix = f"if its rows are {several} in turn, split them into {', '.join(map(str, rows))}"
+        else:
+            title, fix = f"{', '.join(in_file)} where the model has {several}", f"concatenate their rows as {several}"
+        self.checker.problem(
+            "renamed",
+            title,
+            "The file and the model have the same projections, one of them as a single fused tensor.",
+            f"{fix}; or write a port under these names with `rushlight port`",
+            self._details(extra),
+        )
 
     def _check_other_heads(self) -> None:
         if others := self._diagnosis.other_heads:
@@ -388,7 +437,7 @@ def _cut(lines: list[str], at: int = 10) -> list[str]:
     return lines if len(lines) <= at else [*lines[:at], f"and {len(lines) - at:,} more"]
 
 
-def _is_buffer(tensor: Tensor) -> bool:
+def is_buffer(tensor: Tensor) -> bool:
     """Whether a tensor looks like a buffer, by name, dtype or shape: a mask is (1, 1, T, T)."""
     name, dtype, shape = tensor.name, tensor.dtype, tensor.shape
     is_mask = len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]

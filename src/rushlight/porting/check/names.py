@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rushlight.errors import RushlightError, printable_name
 from rushlight.loading.families import PORT_IT, family
+from rushlight.loading.near_types import refusal
 from rushlight.models import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def find_architecture(
     """The architecture of a checkpoint, after removing a prefix from its names.
 
     The flag decides, then config.json's model_type, then the landmarks among the tensor names. Names alone do not
-    suffice where there is a model_type: gpt_bigcode has every landmark of GPT-2 and computes something else.
+    suffice where there is a model_type: gpt_bigcode has every landmark of GPT-2 and computes something else. A model of
+    which no tensor has its name is another one.
 
     Args:
         checker: its tensors lose the prefix.
@@ -90,15 +92,26 @@ def find_architecture(
             if prefix := Counter(present).most_common(1)[0][0]:
                 _strip(checker, prefix)
             return architecture if named or architecture.recognises(checker.tensors) else None
+    if named and flag is None and (relative := _by_landmarks(checker)) not in {None, named.model_type}:
+        checker.note(
+            "architecture",
+            f"the names are those of {relative}",
+            f"config.json's model_type is {named.model_type}, which decides.",
+            f"if this is a {relative}, use the config.json that belongs to it",
+        )
     return named
 
 
 def _landmarks(checker: Checker, architecture: Architecture) -> frozenset[str]:
-    """Names that every checkpoint of an architecture has; for a port without landmarks, some of its slots."""
+    """Names that every checkpoint of an architecture has; without landmarks, some of the slots of its model."""
     if architecture.landmarks:
         return architecture.landmarks
     try:
-        model = architecture(architecture.config_type.from_tensors(checker.tensors, file=checker.checkpoint.source))
+        if checker.config_values:
+            config = architecture.config_type.from_json(checker.config_values)
+        else:
+            config = architecture.config_type.from_tensors(checker.tensors, file=checker.checkpoint.source)
+        model = architecture(config)
     except RushlightError:
         return frozenset()
     return frozenset(name for name, _ in islice(model.named_slots(), N_LANDMARKS))
@@ -146,27 +159,19 @@ def _report_other_model(checker: Checker, landmarks: frozenset[str], flag: str |
 
 def check_unknown(checker: Checker) -> None:
     """Reports what is known about a checkpoint whose architecture is not built in."""
-    supported = ", ".join(ARCHITECTURES)
     model_type = checker.config_values.get("model_type")
-    named = f"config.json's model_type is {printable_name(str(model_type))}" if model_type is not None else ""
-    if found := family(checker.tensors):
-        checker.problem(
-            "architecture",
-            "an architecture that is not built in",
-            f"By its names this is {found.description}; {f'{named}; ' if named else ''}rushlight has {supported}.",
-            found.fix,
-        )
-        return
-    if relative := _by_landmarks(checker) if named else None:
-        why = f"{named[0].upper()}{named[1:]}, and rushlight has {supported}. The names are also those of {relative}, "
-        why += "but equal names do not mean equal arithmetic."
-        fix = f"{PORT_IT}; if this is a {relative} after all, correct model_type"
+    if model_type is not None:
+        why, fix = refusal(model_type, checker.tensors)
+        if relative := _by_landmarks(checker):
+            why += f". The names are also those of {relative}, but equal names do not mean equal arithmetic"
+            fix += f"; if this is a {relative} after all, correct model_type"
+    elif found := family(checker.tensors):
+        why, fix = f"By its names this is {found.description}", found.fix
     else:
-        why = f"The tensor names do not match the built-in architecture: {supported}"
-        why += f"; {named}." if named else "."
+        why = "The tensor names match no built-in architecture"
         fix = f"{PORT_IT}; --port FILE compares with a model file, `--architecture NAME` with a built-in architecture"
     examples = [(view, str(view.shape)) for view in list(checker.tensors.values())[:5]]
-    checker.problem("architecture", "an architecture that is not built in", why, fix, examples)
+    checker.problem("architecture", "an architecture that is not built in", f"{why}.", fix, examples)
 
 
 def _by_landmarks(checker: Checker) -> str | None:

@@ -29,11 +29,13 @@ class Scaffold:
         module: the source of the model.
         test: the source of its test.
         to_write: the classes whose forward is left to write.
+        to_check: what the file assumes, since neither names, shapes nor config.json show it.
     """
 
     module: str
     test: str
     to_write: tuple[str, ...]
+    to_check: tuple[str, ...] = ()
 
 
 def port_test(source: str, file: Path, *, computes_logits: bool) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["SQUARE", "Layer", "conv1d_by_majority", "infer_layer", "is_head_name"]
+__all__ = ["SQUARE", "Layer", "conv1d_by_majority", "infer_layer", "is_head_name", "is_table_name"]
 
 Shape = tuple[int, ...]
 
@@ -54,6 +54,11 @@ def conv1d_by_majority(tensors: Iterable[tuple[str, Shape]]) -> bool:
 def is_head_name(name: str) -> bool:
     """Whether a module of this name with an embedding table's shape is the head: GPT-NeoX calls its head embed_out."""
     return bool(_HEAD.search(name))
+
+
+def is_table_name(name: str) -> bool:
+    """Whether a module of this name is an embedding table if its shape allows it."""
+    return bool(_TABLE.search(name))
 
 
 def infer_layer(

@@ -8,17 +8,14 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.porting.scaffold.infer import SQUARE
-from rushlight.porting.scaffold.source_text import call_lines, tuple_literal
+from rushlight.porting.scaffold.source_text import imported, tuple_literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from rushlight.nn import Module
 
-__all__ = ["OTHER_KIND", "WIDTH", "Change", "ModelFile", "with_layer_imports"]
-
-WIDTH = 120
-"""The line length of the files in models/."""
+__all__ = ["OTHER_KIND", "Change", "ModelFile", "with_layer_imports"]
 
 OTHER_KIND = {"Conv1D": "Linear", "Linear": "Conv1D"}
 """The layer whose weight is the transpose of another's."""
@@ -163,12 +160,6 @@ def with_layer_imports(source: str) -> str:
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     top = next(node for node in imports if node.module == "rushlight.nn" and node in tree.body)
     elsewhere = {alias.name for node in imports if node is not top for alias in node.names}
-    names = sorted(used & set(rushlight.nn.__all__) - elsewhere, key=_import_order)
     lines = source.splitlines()
-    lines[top.lineno - 1 : top.end_lineno] = call_lines("", names, WIDTH, before="from rushlight.nn import ")
+    lines[top.lineno - 1 : top.end_lineno] = imported("rushlight.nn", used & set(rushlight.nn.__all__) - elsewhere)
     return "\n".join(lines) + "\n"
-
-
-def _import_order(name: str) -> tuple[int, str]:
-    """The order of isort: constants, classes, functions."""
-    return (0 if name.isupper() and len(name) > 1 else 2 if name[0].islower() else 1), name

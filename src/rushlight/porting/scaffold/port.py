@@ -1,8 +1,8 @@
 """Scaffolds a port: a Python file with the model under a checkpoint's own names, and a test that loads it.
 
-For a built-in architecture it is the architecture's own file, fitted to the checkpoint. For any other model it has a
-module for every module of the checkpoint, with the layers inferred from names and shapes, and leaves the forward to
-write.
+For a built-in architecture it is the architecture's own file, fitted to the checkpoint. For another decoder of Llama's
+or GPT-NeoX's form it is complete, and marks what it assumes. For any other model it has a module for every module of
+the checkpoint, with the layers inferred from names and shapes, and leaves the forward to write.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from rushlight.checkpoint.dtypes import FLOAT_DTYPES
 from rushlight.errors import PortError
 from rushlight.models import TextConfig
 from rushlight.models.tied import has_tied_heads
-from rushlight.porting.check.checker import Checker
+from rushlight.porting.check.checker import Checker, config_values
+from rushlight.porting.check.fit import is_buffer
 from rushlight.porting.check.names import find_architecture
 from rushlight.porting.scaffold.built_in import MismatchError, layer_changes, port_of_built_in
+from rushlight.porting.scaffold.decoder import DecoderWriter
 from rushlight.porting.scaffold.files import USAGE, Scaffold, port_test
-from rushlight.porting.scaffold.model_file import WIDTH, ModelFile
-from rushlight.porting.scaffold.source_text import one_line
+from rushlight.porting.scaffold.form import Form, body_prefix
+from rushlight.porting.scaffold.model_file import ModelFile
+from rushlight.porting.scaffold.source_text import MODEL_WIDTH, one_line
+from rushlight.porting.scaffold.tree import tree_of
 from rushlight.porting.scaffold.variant import VariantWriter
-from rushlight.porting.scaffold.writer import Writer
+from rushlight.porting.scaffold.writer import Writer, name_patterns
 
 if TYPE_CHECKING:
     import os
@@ -53,8 +57,23 @@ def scaffold(checkpoint: Checkpoint, file: str | os.PathLike[str] = "my_model.py
     checker = Checker(checkpoint, readable=False)
     architecture = find_architecture(checker)
     if architecture is None:
-        return Writer(checkpoint).scaffold(path)
+        writer = _decoder_writer(checkpoint) or Writer(checkpoint)
+        return writer.scaffold(path)
     return _of_built_in(checker, architecture, path)
+
+
+def _decoder_writer(checkpoint: Checkpoint) -> DecoderWriter | None:
+    """The writer for a decoder of a known form; None for any other model."""
+    prefix = body_prefix(checkpoint)
+    buffers = [tensor.name for tensor in checkpoint.values() if tensor.dtype not in FLOAT_DTYPES or is_buffer(tensor)]
+    weights = {
+        tensor.name.removeprefix(prefix): tensor.shape for tensor in checkpoint.values() if tensor.name not in buffers
+    }
+    form = Form.of(tree_of(weights.items(), checkpoint.source), config_values(checkpoint))
+    if form is None:
+        return None
+    patterns = name_patterns(name.removeprefix(prefix) for name in buffers)
+    return DecoderWriter(checkpoint, weights, form=form, prefix=prefix, buffers=patterns)
 
 
 def _of_built_in(checker: Checker, architecture: Architecture, path: Path) -> Scaffold:
@@ -113,7 +132,7 @@ def _docstring(checker: Checker, architecture: Architecture) -> list[str]:
     ]
     origin = architecture.describe_source(checker.tensors)
     if origin and origin.unknown_key and checker.config_values.get(origin.unknown_key) is None:
-        lines += ["", *wrap(f"Uncertain: {origin.unknown_title}. {origin.unknown_detail}", WIDTH)]
+        lines += ["", *wrap(f"Uncertain: {origin.unknown_title}. {origin.unknown_detail}", MODEL_WIDTH)]
     return lines
 
 

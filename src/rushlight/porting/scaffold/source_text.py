@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import json
 import keyword
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
-__all__ = ["WIDTH", "assignment", "call_lines", "indented", "one_line", "room_for", "string_literal", "tuple_literal"]
+__all__ = [
+    "MODEL_WIDTH",
+    "WIDTH",
+    "assignment",
+    "call_lines",
+    "comment_lines",
+    "dict_lines",
+    "imported",
+    "indented",
+    "one_line",
+    "room_for",
+    "set_lines",
+    "string_literal",
+    "tuple_literal",
+]
 
 
 WIDTH = 88
 """The line length to keep to where names are short enough."""
+MODEL_WIDTH = 120
+"""The line length of the files in models/."""
 
 
 def string_literal(text: str) -> str:
@@ -31,6 +48,35 @@ def tuple_literal(words: tuple[str, ...]) -> str:
     ]
     one = f"({', '.join(quoted)}{',' if len(words) == 1 else ''})"
     return one if len(one) <= WIDTH - 20 else "(\n" + "".join(f"    {word},\n" for word in quoted) + ")"
+
+
+def dict_lines(before: str, items: Mapping[str, str], room: int) -> list[str]:
+    """A dict as Python source behind `before`, from its keys and the source of its values; on one line if it fits."""
+    pairs = [f"{string_literal(key)}: {value}" for key, value in items.items()]
+    one = f"{before}{{{', '.join(pairs)}}}"
+    return [one] if len(one) <= room else [f"{before}{{", *(f"    {pair}," for pair in pairs), "}"]
+
+
+def set_lines(before: str, words: Iterable[str], room: int) -> list[str]:
+    """A set of strings as Python source behind `before`, which opens a call; on one line if it fits."""
+    quoted = [string_literal(word) for word in sorted(set(words))]
+    one = f"{before}{{{', '.join(quoted)}}})"
+    return [one] if len(one) <= room else [before, "    {", *(f"        {word}," for word in quoted), "    }", ")"]
+
+
+def imported(module: str, names: Iterable[str]) -> list[str]:
+    """An import of names, in the order of isort: constants, classes, functions."""
+
+    def order(name: str) -> tuple[int, str]:
+        return (0 if name.isupper() and len(name) > 1 else 2 if name[0].islower() else 1), name
+
+    return call_lines("", sorted(names, key=order), MODEL_WIDTH, before=f"from {module} import ")
+
+
+def comment_lines(text: str, room: int) -> list[str]:
+    """A comment in lines of at most `room` columns."""
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return [f"# {line}" for line in wrap(shown, room - 2, break_long_words=False, break_on_hyphens=False)]
 
 
 def one_line(text: str) -> str:

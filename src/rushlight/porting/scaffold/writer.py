@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from rushlight.checkpoint import Checkpoint
 
-__all__ = ["Writer"]
+__all__ = ["Writer", "name_patterns"]
 
 LAYERS = ("Activation", "Conv1D", "Convolution", "Embedding", "LayerNorm", "Linear", "RMSNorm")
 CLASS_NAMES = {"attn": "Attention", "self_attn": "SelfAttention", "mlp": "MLP", "ffn": "FeedForward", "h": "Block"}
@@ -45,7 +45,7 @@ class Writer:
         """Takes the checkpoint, and its weights as (attribute path, shape) pairs where paths differ from names."""
         self.checkpoint = checkpoint
         self.values = config_values(checkpoint)
-        self.buffers = _patterns(t.name for t in checkpoint.values() if t.dtype not in FLOAT_DTYPES)
+        self.buffers = name_patterns(t.name for t in checkpoint.values() if t.dtype not in FLOAT_DTYPES)
         weights = weights or [(t.name, t.shape) for t in checkpoint.values() if t.dtype in FLOAT_DTYPES]
         self.root = tree_of(weights, checkpoint.source)
         self.conv1d = conv1d_by_majority(weights)
@@ -336,7 +336,7 @@ class Config:
         ]
 
 
-def _patterns(names: Iterable[str]) -> tuple[str, ...]:
+def name_patterns(names: Iterable[str]) -> tuple[str, ...]:
     """Patterns that match the names; names that differ only in their numbers share one."""
     return tuple(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name)) for name in names))
 

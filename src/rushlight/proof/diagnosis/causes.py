@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rushlight.nn import Activation, Conv1D, Convolution, Embedding, LayerNorm, Linear
+from rushlight.nn import Activation, Conv1D, Convolution, Embedding, LayerNorm, Linear, RMSNorm, Rotary
 from rushlight.proof.diagnosis.formulas import formulas
 from rushlight.proof.diagnosis.layers import (
     constant,
-    epsilon,
-    gain_differs,
-    rms,
     rounded,
     rows_shifted,
     scaled,
@@ -25,6 +22,8 @@ from rushlight.proof.diagnosis.layers import (
     transposed,
     window,
 )
+from rushlight.proof.diagnosis.norms import epsilon, gain_differs, mean, one_plus_weight
+from rushlight.proof.diagnosis.rotary import PAIRINGS, turned, why_angles
 from rushlight.proof.diagnosis.trial import ITS_INPUT, Source, Trial
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ __all__ = ["why_input", "why_output"]
 
 def why_output(module: Module, given: NDArray[Any] | None, trial: Trial) -> str:
     """Why a module returns another output for the recorded input; empty if no tried cause explains it."""
+    if isinstance(module, Rotary):
+        return why_angles(trial.found, trial.recorded)
     if cause := _not_finite(trial, "its weights hold"):
         return cause
     tries: list[Any] = []
@@ -45,25 +46,32 @@ def why_output(module: Module, given: NDArray[Any] | None, trial: Trial) -> str:
     elif given is not None and isinstance(module, Linear | Conv1D):
         tries = [thirds, constant, transposed, scaled, rounded]
     elif given is not None and isinstance(module, LayerNorm):
-        tries = [epsilon, constant, gain_differs, rms, rounded]
+        tries = [epsilon, constant, gain_differs, mean, rounded]
+    elif given is not None and isinstance(module, RMSNorm):
+        tries = [epsilon, one_plus_weight, gain_differs, mean, rounded]
     elif given is not None and isinstance(module, Convolution):
         tries = [constant, window, scaled]
     elif given is not None and isinstance(module, Activation):
         trial = replace(trial, sources=[Source(ITS_INPUT, given)])
-    for attempt in (*(tries or [formulas]), _exchanged):
+    for attempt in (*(tries or [_formulas]), _exchanged):
         if cause := attempt(module, given, trial):
             return str(cause)
     return _where(trial)
 
 
-def why_input(parent: Module, trial: Trial) -> str:
-    """Why a module passes another input to a submodule; empty if no tried cause explains it."""
+def _formulas(module: Module, _given: object, trial: Trial) -> str:
+    return formulas(module, trial)[0]
+
+
+def why_input(parent: Module, inner: Module, trial: Trial) -> str:
+    """Why a module passes another input to a submodule, `inner`; empty if no tried cause explains it."""
     if trial.found.dtype.kind in "iu":
         steps = np.unique(trial.found.astype(np.int64) - trial.recorded)
         return f"off by {_signed(int(steps[0]))} everywhere: shifted positions or ids" if len(steps) == 1 else ""
     return (
         _not_finite(trial, "it computes")
-        or formulas(parent, None, trial)
+        or _rotated(inner, trial)
+        or _placed(parent, inner, trial)
         or _exchanged(parent, None, trial)
         or _where(trial)
     )
@@ -82,6 +90,55 @@ def _not_finite(trial: Trial, whose: str) -> str:
         where = f"in row {_few(rows)} of {len(bad)}"
     what = "NaN" if np.isnan(trial.found[bad]).any() else "infinity"
     return f"{whose} {what}: {int(bad.sum()):,} values are not finite, {where}, unlike the recorded ones"
+
+
+def _rotated(inner: Module, trial: Trial) -> str:
+    """Whether rotary embedding comes before a norm of every head, and after it in the recording, or the reverse."""
+    if not isinstance(inner, LayerNorm | RMSNorm):
+        return ""
+    for _, rotation in trial.noted.rotations:
+        if trial.fits(rotation.turned, trial.found) and trial.fits(rotation.given, trial.recorded):
+            return "rotary embedding comes before the norm, and after it in the recording"
+    head_dim = inner.n_channels if trial.found.shape[-1] % inner.n_channels == 0 else trial.found.shape[-1]
+    for angles in trial.angles:
+        for interleaved in PAIRINGS:
+            rotated = turned(trial.found, angles, head_dim, interleaved=interleaved)
+            if angles.shape[-1] <= head_dim and trial.fits(rotated, trial.recorded):
+                return "rotary embedding comes after the norm, and before it in the recording"
+    return ""
+
+
+def _placed(parent: Module, inner: Module, trial: Trial) -> str:
+    """The formulas of the two inputs, with what they mean for a norm or for the activation of a gated MLP."""
+    cause, mine, theirs = formulas(parent, trial)
+    if not mine or not theirs or mine == theirs:
+        return cause
+    meaning = ""
+    if isinstance(inner, Activation) and "+" not in mine + theirs:
+        meaning = "gate and up are exchanged"
+    elif isinstance(inner, LayerNorm | RMSNorm):
+        meaning = _norm_is_elsewhere(mine, theirs)
+    elif ITS_INPUT in {mine, theirs}:
+        norms = {name for name, child in parent.children() if isinstance(child, LayerNorm | RMSNorm)}
+        if theirs in norms:
+            meaning = "that norm comes first in the recording"
+        elif mine in norms:
+            meaning = "that norm does not come first in the recording"
+    return f"{cause}: {meaning}" if meaning else cause
+
+
+def _norm_is_elsewhere(mine: str, theirs: str) -> str:
+    """What the formulas of a norm's input mean for its place in a block; empty if they show none."""
+    stream = f"{ITS_INPUT} + "
+    meanings = (
+        (theirs == stream + mine, "the residual is added before the norm in the recording"),
+        (mine == stream + theirs, "the norm comes after the residual sum, and before it in the recording"),
+        (mine == ITS_INPUT and theirs.startswith(stream), "the block is parallel, and serial in the recording"),
+        (theirs == ITS_INPUT and mine.startswith(stream), "the block is serial, and parallel in the recording"),
+        (mine == ITS_INPUT, f"the norm comes before {theirs}, and after it in the recording"),
+        (theirs == ITS_INPUT, f"the norm comes after {mine}, and before it in the recording"),
+    )
+    return next((meaning for holds, meaning in meanings if holds), "")
 
 
 def _exchanged(_module: Module, _given: object, trial: Trial) -> str:

@@ -1,18 +1,18 @@
-"""Finds why a layer diverges: its weight, bias, eps, rows or window.
+"""Finds why a layer diverges: its weight, bias, rows or window.
 
 Each function takes the module, its recorded input and the trial, and returns a cause or an empty string.
 """
 
 from __future__ import annotations
 
-import math
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rushlight.nn import Conv1D, Convolution, Embedding, LayerNorm, Linear
+from rushlight.nn import Conv1D, Convolution, Embedding, LayerNorm, Linear, RMSNorm
 from rushlight.proof.compare import distance
+from rushlight.proof.diagnosis.norms import called, gain_and_bias
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "constant",
-    "epsilon",
-    "gain_differs",
-    "rms",
     "rounded",
     "rows_shifted",
     "scaled",
@@ -33,11 +30,8 @@ __all__ = [
     "window",
 ]
 
-EPSILONS = (1e-5, 1e-6, 1e-12, 1e-8, 1e-3, 1e-2)
 MAX_PROBE = 2**26
 """The largest number of elements of a weight that is read back through its module."""
-FAR = 1e4
-"""Rows are scaled to this size, so that eps has no effect."""
 
 
 def rows_shifted(module: Embedding, ids: NDArray[Any], trial: Trial) -> str:
@@ -88,10 +82,10 @@ def constant(module: Module, given: NDArray[Any], trial: Trial) -> str:
 def _at_zero(module: Module, given: NDArray[Any]) -> Floats | None:
     """The module's bias."""
     if isinstance(module, LayerNorm):
-        return _call(module, given[:1]) + _call(module, -given[:1])
+        return called(module, given[:1]) + called(module, -given[:1])
     if isinstance(module, Convolution):
         return None if module.bias is not None else np.zeros(1)
-    return _call(module, np.zeros_like(given[:1]))
+    return called(module, np.zeros_like(given[:1]))
 
 
 def transposed(module: Linear | Conv1D, given: NDArray[Any], trial: Trial) -> str:
@@ -110,16 +104,19 @@ def transposed(module: Linear | Conv1D, given: NDArray[Any], trial: Trial) -> st
 
 def _probed(module: Linear | Conv1D) -> tuple[Floats, Floats]:
     """The (n_in, n_out) weight and (n_out,) bias that the module computes with: its outputs for unit vectors."""
-    bias = _call(module, np.zeros((1, module.n_in)))[0]
-    return _call(module, np.eye(module.n_in)) - bias, bias
+    bias = called(module, np.zeros((1, module.n_in)))[0]
+    return called(module, np.eye(module.n_in)) - bias, bias
 
 
-def scaled(_module: Module, _given: object, trial: Trial) -> str:
+def scaled(module: Module, _given: object, trial: Trial) -> str:
     """Whether the recorded output is a multiple of the port's."""
     found, recorded = trial.found.astype(np.float64), trial.recorded.astype(np.float64)
     power = float((found * found).sum())
     factor = float((found * recorded).sum()) / power if power else 0.0
-    return f"the recording is {factor:.6g} times what it computes" if trial.fits(factor * found, recorded) else ""
+    if not trial.fits(factor * found, recorded):
+        return ""
+    scale = f": its scale is {module.scale:g}, not {factor * module.scale:.6g}" if isinstance(module, Embedding) else ""
+    return f"the recording is {factor:.6g} times what it computes{scale}"
 
 
 def rounded(module: Module, given: NDArray[Any], trial: Trial) -> str:
@@ -127,8 +124,8 @@ def rounded(module: Module, given: NDArray[Any], trial: Trial) -> str:
     if isinstance(module, Embedding):
         weight = np.asarray(trial.found, np.float64)
         slack = 0.0
-    elif isinstance(module, LayerNorm):
-        weight, slack = np.concatenate(_gain_and_bias(module, given)), 2e-6
+    elif isinstance(module, LayerNorm | RMSNorm):
+        weight, slack = np.concatenate(gain_and_bias(module, given)), 2e-6
     elif isinstance(module, Linear | Conv1D) and module.n_in * module.n_out <= MAX_PROBE:
         weight, bias = _probed(module)
         slack = 4e-7 * (1 + float(np.abs(bias).max()) / max(float(np.abs(weight).max()), 1e-30))
@@ -140,62 +137,6 @@ def rounded(module: Module, given: NDArray[Any], trial: Trial) -> str:
         if (off <= slack * np.abs(weight).max()).all() and distance(trial.found, trial.recorded).within(size):
             return f"its weights are rounded to {name}, unlike the recorded ones"
     return ""
-
-
-def _normalised(x: Floats, eps: float) -> Floats:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + eps)
-
-
-def _gain_and_bias(module: LayerNorm, given: NDArray[Any]) -> tuple[Floats, Floats]:
-    """The gain and the bias, from the module's outputs for a row and for its negative."""
-    row = given[:1].astype(np.float64)
-    row = row * (FAR / max(float(np.abs(row).max()), 1e-30))
-    plus, minus = _call(module, row), _call(module, -row)
-    normal = _normalised(row, 0.0)
-    return np.where(normal == 0, 1.0, (plus - minus) / 2 / np.where(normal == 0, 1.0, normal)), (plus + minus) / 2
-
-
-def epsilon(module: LayerNorm, given: NDArray[Any], trial: Trial) -> str:
-    """Whether two values of eps give the recorded output and the port's."""
-    x = given.astype(np.float64)
-    gain, bias = _gain_and_bias(module, given)
-
-    def fitted(target: NDArray[Any]) -> float | None:
-        def error(eps: float) -> float:
-            return distance(_normalised(x, eps) * gain + bias, target).relative
-
-        # The usual values first; otherwise the least error over ever finer powers of ten.
-        eps = min((module.eps, *EPSILONS), key=error)
-        if not error(eps) <= 2 * trial.tolerance:
-            eps = min((10.0 ** (k / 20) for k in range(-280, 41)), key=error)
-            eps = min((eps * 10.0 ** (k / 400) for k in range(-20, 21)), key=error)
-            eps = min((eps * 10.0 ** (k / 8000) for k in range(-20, 21)), key=error)
-        return eps if error(eps) <= 2 * trial.tolerance else None
-
-    mine, theirs = fitted(trial.found), fitted(trial.recorded)
-    if mine is None or theirs is None or math.isclose(mine, theirs, rel_tol=1e-3):
-        return ""
-    return f"eps is {mine:.3g}, and the recording fits {theirs:.3g}"
-
-
-def gain_differs(module: LayerNorm, given: NDArray[Any], trial: Trial) -> str:
-    """Whether another gain with the same bias gives the recorded output."""
-    normal = _normalised(given.astype(np.float64), module.eps)
-    bias = _gain_and_bias(module, given)[1]
-    power = np.square(normal).sum(axis=0)
-    gain = (normal * (trial.recorded - bias)).sum(axis=0) / np.where(power == 0, 1.0, power)
-    return "its weight differs; the bias is right" if trial.fits(normal * gain + bias, trial.recorded) else ""
-
-
-def rms(module: LayerNorm, given: NDArray[Any], trial: Trial) -> str:
-    """Whether the recorded norm does not subtract the mean."""
-    x = given.astype(np.float64)
-    gain, bias = _gain_and_bias(module, given)
-    rms = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + module.eps)
-    return (
-        "the recording does not subtract the mean: an RMS norm" if trial.fits(rms * gain + bias, trial.recorded) else ""
-    )
 
 
 def window(_module: Convolution, _given: object, trial: Trial) -> str:
@@ -212,10 +153,3 @@ def window(_module: Convolution, _given: object, trial: Trial) -> str:
                     f"its window begins {step} row{'s' if step > 1 else ''} {way} than the recorded one; check `before`"
                 )
     return ""
-
-
-def _call(module: Module, x: Floats) -> Floats:
-    """The output of a module that takes no batch, for (N, C) values."""
-    given = module.ops.from_numpy(np.ascontiguousarray(x, np.float32))
-    called: Any = module
-    return np.array(module.ops.to_numpy(called(given)), np.float64)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rushlight.proof.compare import distance
+from rushlight.proof.diagnosis.operations import Noted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,9 @@ class Trial:
         sources: the module's recorded input, and the recorded outputs of its submodules.
         elsewhere: recorded outputs of other modules, of the same shape.
         tolerance: relative; arrays within twice the tolerance count as equal.
+        later: recorded outputs of submodules that the port has not called yet, of the same shape.
+        noted: the attention and the rotations that the module has computed.
+        angles: the recorded rotary angles.
     """
 
     found: NDArray[Any]
@@ -42,6 +46,9 @@ class Trial:
     sources: Sequence[Source]
     elsewhere: Sequence[Source]
     tolerance: float
+    later: Sequence[Source] = ()
+    noted: Noted = field(default_factory=Noted)
+    angles: Sequence[NDArray[Any]] = ()
 
     def fits(self, candidate: Floats, target: Floats) -> bool:
         return candidate.shape == target.shape and distance(candidate, target).within(2 * self.tolerance)

@@ -1,0 +1,179 @@
+"""The configs of well-known models, as published, are read without a problem or a warning.
+
+They are shortened where a key has no meaning for any model: names of classes, dropout, initialization, versions.
+"""
+
+import json
+
+import pytest
+
+from rushlight.errors import ConfigError
+from rushlight.models import ARCHITECTURES, Heads
+
+OLD = """"architectures": ["ForCausalLM"], "attention_dropout": 0.0, "initializer_range": 0.02, "torch_dtype": "bfloat16",
+    "transformers_version": "4.45.1", "use_cache": true"""
+LONG = [1.0 + i / 4 for i in range(48)]
+
+PUBLISHED = {
+    "TinyLlama-1.1B-Chat": f"""{{{OLD}, "model_type": "llama", "attention_bias": false, "bos_token_id": 1, "eos_token_id": 2,
+    "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 2048,
+    "num_attention_heads": 32, "num_hidden_layers": 22, "num_key_value_heads": 4, "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 10000.0, "tie_word_embeddings": false,
+    "vocab_size": 32000}}""",
+    "Llama-2-7b": f"""{{{OLD}, "_name_or_path": "meta-llama/Llama-2-7b-hf", "model_type": "llama", "bos_token_id": 1,
+    "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 11008,
+    "max_position_embeddings": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
+    "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null, "tie_word_embeddings": false,
+    "vocab_size": 32000}}""",
+    "SmolLM2-135M-Instruct": f"""{{{OLD}, "model_type": "llama", "attention_bias": false, "bos_token_id": 1,
+    "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 576, "intermediate_size": 1536, "is_llama_config": true,
+    "max_position_embeddings": 8192, "mlp_bias": false, "num_attention_heads": 9, "num_hidden_layers": 30,
+    "num_key_value_heads": 3, "pad_token_id": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": false,
+    "rope_scaling": null, "rope_theta": 100000, "tie_word_embeddings": true, "vocab_size": 49152,
+    "transformers.js_config": {{"kv_cache_dtype": {{"q4f16": "float16", "fp16": "float16"}}}}}}""",
+    "Llama-3.2-1B-Instruct": f"""{{{OLD}, "model_type": "llama", "attention_bias": false, "bos_token_id": 128000,
+    "eos_token_id": [128001, 128008, 128009], "head_dim": 64, "hidden_act": "silu", "hidden_size": 2048,
+    "intermediate_size": 8192, "max_position_embeddings": 131072, "mlp_bias": false, "num_attention_heads": 32,
+    "num_hidden_layers": 16, "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling":
+    {{"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+    "rope_type": "llama3"}}, "rope_theta": 500000.0, "tie_word_embeddings": true, "vocab_size": 128256}}""",
+    "Falcon3-1B-Base": f"""{{{OLD}, "model_type": "llama", "activation": "swiglu", "attention_bias": false,
+    "eos_token_id": 11, "head_dim": 256, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 8192,
+    "max_position_embeddings": 4096, "mlp_bias": false, "num_attention_heads": 8, "num_hidden_layers": 18,
+    "num_key_value_heads": 4, "pretraining_tp": 1, "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 1000042,
+    "tie_word_embeddings": false, "vocab_size": 131072}}""",
+    "Qwen2.5-0.5B-Instruct": f"""{{{OLD}, "model_type": "qwen2", "bos_token_id": 151643, "eos_token_id": 151645,
+    "hidden_act": "silu", "hidden_size": 896, "intermediate_size": 4864, "max_position_embeddings": 32768,
+    "max_window_layers": 21, "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": true,
+    "use_mrope": false, "use_sliding_window": false, "vocab_size": 151936}}""",
+    "Qwen3-0.6B": f"""{{{OLD}, "model_type": "qwen3", "attention_bias": false, "bos_token_id": 151643,
+    "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024, "intermediate_size": 3072,
+    "max_position_embeddings": 40960, "max_window_layers": 28, "num_attention_heads": 16, "num_hidden_layers": 28,
+    "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 1000000,
+    "sliding_window": null, "tie_word_embeddings": true, "use_sliding_window": false, "vocab_size": 151936}}""",
+    "Mistral-7B-v0.1": f"""{{{OLD}, "model_type": "mistral", "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+    "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768, "num_attention_heads": 32,
+    "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+    "sliding_window": 4096, "tie_word_embeddings": false, "vocab_size": 32000}}""",
+    "Mistral-7B-Instruct-v0.3": f"""{{{OLD}, "model_type": "mistral", "bos_token_id": 1, "eos_token_id": 2,
+    "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
+    "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0, "sliding_window": null, "tie_word_embeddings": false, "vocab_size": 32768}}""",
+    "Mistral-Nemo-Instruct-2407": f"""{{{OLD}, "model_type": "mistral", "bos_token_id": 1, "eos_token_id": 2,
+    "head_dim": 128, "hidden_act": "silu", "hidden_size": 5120, "intermediate_size": 14336,
+    "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 40, "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "sliding_window": null, "tie_word_embeddings": false,
+    "vocab_size": 131072}}""",
+    "SmolLM3-3B": f"""{{{OLD}, "model_type": "smollm3", "attention_bias": false, "bos_token_id": null,
+    "eos_token_id": 128012, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 11008,
+    "layer_types": {json.dumps(["full_attention"] * 36)}, "max_position_embeddings": 65536, "max_window_layers": 28,
+    "mlp_bias": false, "no_rope_layer_interval": 4, "no_rope_layers": {[1, 1, 1, 0] * 9}, "num_attention_heads": 16,
+    "num_hidden_layers": 36, "num_key_value_heads": 4, "pad_token_id": 128004, "pretraining_tp": 2,
+    "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 5000000.0, "sliding_window": null,
+    "use_sliding_window": false, "vocab_size": 128256}}""",
+    "OLMo-2-0425-1B": f"""{{{OLD}, "model_type": "olmo2", "attention_bias": false, "eos_token_id": 100257,
+    "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 8192, "max_position_embeddings": 4096,
+    "num_attention_heads": 16, "num_hidden_layers": 16, "num_key_value_heads": 16, "pad_token_id": 100277,
+    "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 500000, "tie_word_embeddings": false,
+    "vocab_size": 100352}}""",
+    "granite-3.3-2b-instruct": f"""{{{OLD}, "model_type": "granite", "attention_bias": false,
+    "attention_multiplier": 0.015625, "bos_token_id": 0, "embedding_multiplier": 12.0, "eos_token_id": 0,
+    "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 8192, "logits_scaling": 8.0,
+    "max_position_embeddings": 131072, "mlp_bias": false, "num_attention_heads": 32, "num_hidden_layers": 40,
+    "num_key_value_heads": 8, "pad_token_id": 0, "residual_multiplier": 0.22, "rms_norm_eps": 1e-05,
+    "rope_scaling": null, "rope_theta": 10000000.0, "tie_word_embeddings": true, "vocab_size": 49159}}""",
+    "Phi-3-mini-4k-instruct": f"""{{{OLD}, "_name_or_path": "Phi-3-mini-4k-instruct", "model_type": "phi3",
+    "attention_bias": false, "auto_map": {{"AutoConfig": "configuration_phi3.Phi3Config"}}, "bos_token_id": 1,
+    "embd_pdrop": 0.0, "eos_token_id": 32000, "hidden_act": "silu", "hidden_size": 3072, "intermediate_size": 8192,
+    "max_position_embeddings": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
+    "original_max_position_embeddings": 4096, "pad_token_id": 32000, "resid_pdrop": 0.0, "rms_norm_eps": 1e-05,
+    "rope_scaling": null, "rope_theta": 10000.0, "sliding_window": 2047, "tie_word_embeddings": false,
+    "vocab_size": 32064}}""",
+    "Phi-3.5-mini-instruct": f"""{{{OLD}, "model_type": "phi3", "attention_bias": false, "bos_token_id": 1,
+    "embd_pdrop": 0.0, "eos_token_id": 32000, "hidden_act": "silu", "hidden_size": 3072, "intermediate_size": 8192,
+    "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
+    "original_max_position_embeddings": 4096, "pad_token_id": 32000, "resid_pdrop": 0.0, "rms_norm_eps": 1e-05,
+    "rope_scaling": {{"long_factor": {LONG}, "short_factor": {LONG}, "type": "longrope"}}, "rope_theta": 10000.0,
+    "sliding_window": 262144, "tie_word_embeddings": false, "vocab_size": 32064}}""",
+    "Phi-4-mini-instruct": f"""{{{OLD}, "model_type": "phi3", "attention_bias": false, "bos_token_id": 199999,
+    "embd_pdrop": 0.0, "eos_token_id": 199999, "full_attn_mod": 1, "hidden_act": "silu", "hidden_size": 3072,
+    "interpolate_factor": 1, "intermediate_size": 8192, "lm_head_bias": false, "max_position_embeddings": 131072,
+    "mlp_bias": false, "num_attention_heads": 24, "num_hidden_layers": 32, "num_key_value_heads": 8,
+    "original_max_position_embeddings": 4096, "pad_token_id": 199999, "partial_rotary_factor": 0.75, "resid_pdrop": 0.0,
+    "rms_norm_eps": 1e-05, "rope_scaling": {{"long_factor": {LONG}, "short_factor": {LONG}, "type": "longrope"}},
+    "rope_theta": 10000.0, "sliding_window": 262144, "tie_word_embeddings": true, "vocab_size": 200064}}""",
+    "stablelm-2-1_6b": f"""{{{OLD}, "model_type": "stablelm", "bos_token_id": 100257, "eos_token_id": 100257,
+    "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 5632, "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 4096, "num_attention_heads": 32, "num_hidden_layers": 24, "num_key_value_heads": 32,
+    "partial_rotary_factor": 0.25, "rope_theta": 10000, "tie_word_embeddings": false, "use_qkv_bias": true,
+    "vocab_size": 100352}}""",
+    "starcoder2-3b": f"""{{{OLD}, "model_type": "starcoder2", "activation_function": "gelu",
+    "attention_softmax_in_fp32": true, "bos_token_id": 0, "embedding_dropout": 0.1, "eos_token_id": 0,
+    "hidden_act": "gelu_pytorch_tanh", "hidden_size": 3072, "intermediate_size": 12288, "layer_norm_epsilon": 1e-05,
+    "max_position_embeddings": 16384, "mlp_type": "default", "norm_epsilon": 1e-05, "norm_type": "layer_norm",
+    "num_attention_heads": 24, "num_hidden_layers": 30, "num_key_value_heads": 2, "residual_dropout": 0.1,
+    "rope_theta": 999999.4420358813, "scale_attention_softmax_in_fp32": true, "scale_attn_weights": true,
+    "sliding_window": 4096, "use_bias": true, "vocab_size": 49152}}""",
+}
+
+EXPECTED = {
+    "TinyLlama-1.1B-Chat": (Heads(32, 4, 64), 2048, None, "theta 10000"),
+    "Llama-2-7b": (Heads(32, 32, 128), 4096, None, "theta 10000"),
+    "SmolLM2-135M-Instruct": (Heads(9, 3, 64), 8192, None, "theta 100000"),
+    "Llama-3.2-1B-Instruct": (Heads(32, 8, 64), 131072, None, "theta 500000, llama3"),
+    "Falcon3-1B-Base": (Heads(8, 4, 256), 4096, None, "theta 1.00004e+06"),
+    "Qwen2.5-0.5B-Instruct": (Heads(14, 2, 64), 32768, None, "theta 1e+06"),
+    "Qwen3-0.6B": (Heads(16, 8, 128), 40960, None, "theta 1e+06"),
+    "Mistral-7B-v0.1": (Heads(32, 8, 128), 32768, 4096, "theta 10000"),
+    "Mistral-7B-Instruct-v0.3": (Heads(32, 8, 128), 32768, None, "theta 1e+06"),
+    "Mistral-Nemo-Instruct-2407": (Heads(32, 8, 128), 131072, None, "theta 1e+06"),
+    "SmolLM3-3B": (Heads(16, 4, 128), 65536, None, "theta 5e+06"),
+    "OLMo-2-0425-1B": (Heads(16, 16, 128), 4096, None, "theta 500000"),
+    "granite-3.3-2b-instruct": (Heads(32, 8, 64), 131072, None, "theta 1e+07"),
+    "Phi-3-mini-4k-instruct": (Heads(32, 32, 96), 4096, 2047, "theta 10000"),
+    "Phi-3.5-mini-instruct": (Heads(32, 32, 96), 4096, 262144, "theta 10000, longrope"),
+    "Phi-4-mini-instruct": (Heads(24, 8, 128), 4096, 262144, "theta 10000, longrope"),
+    "stablelm-2-1_6b": (Heads(32, 32, 64), 4096, None, "theta 10000"),
+    "starcoder2-3b": (Heads(24, 2, 128), 16384, 4096, "theta 1e+06"),
+}
+"""The heads, the context length, the window of every layer, and the rotary embedding."""
+
+
+def read(values):
+    return ARCHITECTURES[values["model_type"]].config_type.from_json(values, file="config.json")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_are_read_without_a_warning(name, caplog):
+    config = read(json.loads(PUBLISHED[name]))
+    heads, context_length, window, rope = EXPECTED[name]
+    assert (config.heads, config.context_length, str(config.rope_parameters)) == (heads, context_length, rope)
+    assert config.windows == (window,) * config.num_hidden_layers
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("SmolLM2-135M-Instruct", "rope_interleaved", True),
+        ("Falcon3-1B-Base", "activation", "gelu"),
+        ("Llama-2-7b", "sliding_window", 4096),
+        ("Llama-2-7b", "attention_multiplier", 0.5),
+        ("Llama-2-7b", "quantization_config", {"bits": 4}),
+        ("Qwen2.5-0.5B-Instruct", "use_mrope", True),
+        ("Qwen3-0.6B", "attn_logit_softcapping", 50.0),
+        ("Phi-4-mini-instruct", "full_attn_mod", 2),
+        ("Phi-4-mini-instruct", "interpolate_factor", 4),
+        ("Phi-4-mini-instruct", "lm_head_bias", True),
+        ("stablelm-2-1_6b", "qk_layernorm", True),
+        ("stablelm-2-1_6b", "use_parallel_residual", True),
+        ("stablelm-2-1_6b", "rms_norm_eps", 1e-5),
+        ("starcoder2-3b", "scale_attn_weights", False),
+        ("starcoder2-3b", "norm_type", "rms_norm"),
+        ("starcoder2-3b", "mlp_type", "gated"),
+    ],
+)
+def test_keys_that_would_change_the_arithmetic_are_refused_by_name(name, key, value):
+    with pytest.raises(ConfigError, match=rf"1 problem .*\n  {key} is "):
+        read(json.loads(PUBLISHED[name]) | {key: value})
