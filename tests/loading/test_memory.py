@@ -18,7 +18,7 @@ def need_of(folder):
 
 def test_one_context_takes_what_the_cache_holds_for_it(tmp_path):
     for name in ("llama", "gemma3_text"):
-        folder = Fixture.read(name).write(tmp_path / name)
+        folder = Fixture(name).write(tmp_path / name)
         model = rushlight.load(folder, device="cpu", dtype="f32", context=599)
         pool = model._default.engine.pool
         held = [n * g.n_layer * BLOCK_SIZE for n, g in zip(pool.n_blocks_for(599), pool.groups, strict=True)]
@@ -33,7 +33,7 @@ def test_one_context_takes_what_the_cache_holds_for_it(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    return Fixture.read("llama").write(tmp_path / "llama")
+    return Fixture("llama").write(tmp_path / "llama")
 
 
 def with_memory(monkeypatch, n_bytes):

@@ -104,7 +104,7 @@ class Footprint(NamedTuple):
         return f"does not fit: even {least} needs {human_bytes(self.need_bytes(least))}, {have}"
 
     def context_bytes(self, dtype: str) -> int:
-        """The keys and values of a full context as the cache holds them: in blocks, and with a window those of a step."""
+        """The keys and values of a full context as the cache holds them: in blocks, of a window those of a step."""
         layers = (KVGroup(1, 1, 1, window, ()) for window in self.windows)
         n_blocks = sum(layer.n_blocks_for(self.context_length, PREFILL_ROWS) for layer in layers)
         return self.kv_numbers * n_blocks * BLOCK_SIZE * {"f64": 8, "f32": 4}.get(dtype, 2)
