@@ -341,8 +341,8 @@ CONFIGS = [
     ("gpt_neox", rope(partial_rotary_factor=0.25)),
     ("gpt_neox_serial", rope(partial_rotary_factor=0.34)),  # four channels instead of three
     ("gpt_neox", {"hidden_act": "gelu_new"}),
-    ("gpt_neo", {"attention_layers": ["local", "global", "local"]}),
-    ("gpt_neo", {"attention_layers": ["global", "local", "global"]}),
+    ("gpt_neo", {"attention_types": None, "attention_layers": ["local", "global", "local"]}),
+    ("gpt_neo", {"attention_types": None, "attention_layers": ["global", "local", "global"]}),
     ("phi", rope(partial_rotary_factor=0.4)),
     ("opt_post_norm", {"activation_function": "relu"}),
     ("gpt_bigcode_mha", {"scale_attn_weights": True}),
