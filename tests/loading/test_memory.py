@@ -50,7 +50,7 @@ def test_layers_with_a_window_need_their_window_and_one_step():
 
 @pytest.fixture
 def folder(tmp_path):
-    return Fixture.read("llama").write(tmp_path / "llama")
+    return Fixture("llama").write(tmp_path / "llama")
 
 
 def with_memory(monkeypatch, n_bytes):

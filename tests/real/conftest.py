@@ -3,11 +3,9 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 MODELS = "RUSHLIGHT_REAL_MODELS"
-CHUNK_ROWS = 500
 
 
 @pytest.fixture(scope="session")
@@ -59,17 +57,13 @@ class Theirs:
         return output[0, ids.shape[1] :].tolist()
 
     def logits(self, ids, rows):
-        """The logits of some rows of a text, computed in chunks, because eager attention holds (H, T, T) scores."""
-        ids, cache, found = self._torch.tensor([ids]), None, []
-        for at in range(0, ids.shape[1], CHUNK_ROWS):
-            chunk = ids[:, at : at + CHUNK_ROWS]
-            wanted = [row - at for row in rows if at <= row < at + chunk.shape[1]]
-            output = self.model(
-                chunk, past_key_values=cache, use_cache=True, logits_to_keep=self._torch.tensor(wanted or [0])
-            )
-            cache = output.past_key_values
-            found += [output.logits[0].numpy()] if wanted else []
-        return np.concatenate(found)
+        """The logits of some rows of a text; eager attention would hold (H, T, T) scores of a long one."""
+        self.model.set_attn_implementation("sdpa")
+        try:
+            output = self.model(self._torch.tensor([ids]), use_cache=False, logits_to_keep=self._torch.tensor(rows))
+        finally:
+            self.model.set_attn_implementation("eager")
+        return output.logits[0].numpy()
 
 
 @pytest.fixture(scope="module")

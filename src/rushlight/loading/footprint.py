@@ -83,14 +83,14 @@ class Footprint(NamedTuple):
         """Whether the model fits in the requested dtype, and the dtype that would."""
         wanted = self.stored if dtype == "auto" else dtype
         fitting = self.fitting(have_bytes, wanted)
+        needed = human_bytes(self.need_bytes(fitting or DTYPES[-1]))
         have = f"{human_bytes(have_bytes)} available"
         if fitting == wanted:
-            return f"fits in {wanted}, {have}"
-        needed = f"{wanted} needs {human_bytes(self.need_bytes(wanted))}, {have}"
-        if fitting is not None:
-            return f"fits with --dtype {fitting} ({human_bytes(self.need_bytes(fitting))}); {needed}"
-        least = DTYPES[-1]
-        return f"does not fit: even {least} needs {human_bytes(self.need_bytes(least))}, {have}"
+            return f"fits in {wanted} ({needed} of {have})"
+        if fitting is None:
+            return f"does not fit: even {DTYPES[-1]} needs {needed} of {have}"
+        more = human_bytes(self.need_bytes(wanted))
+        return f"fits with --dtype {fitting} ({needed} of {have}; {wanted} needs {more})"
 
 
 def footprint(checkpoint: Checkpoint) -> Footprint | None:

@@ -108,10 +108,11 @@ def load(
                 file=port,
                 remedy="load it with rushlight.load_module and call it, or derive the config of a language model",
             )
+        name = demo.NAME if source is None else display_name(checkpoint.source)
         if sum(tensor.nbytes for tensor in checkpoint.values()) >= LARGE_BYTES:
             needed = footprint_of(checkpoint, architecture, config)
             fit = needed.describe_fit(ops.available_bytes(), dtype)
-            _log.info("%s: %s; %s", display_name(checkpoint.source), needed.describe(), fit)
+            _log.info("%s %s", name, fit)
         if context is not None:
             config = _limited(config, context)
         module = architecture(config)
@@ -149,7 +150,7 @@ def load(
         backend=ops,
         tokenizer=tokenizer,
         no_tokenizer=no_tokenizer,
-        name=demo.NAME if source is None else display_name(checkpoint.source),
+        name=name,
         n_parameters=n_parameters,
         eos_ids=author.eos_token_id,
         suppressed_ids=author.suppress_tokens,

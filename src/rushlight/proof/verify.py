@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from collections.abc import Set as AbstractSet
 
+    from numpy.typing import NDArray
+
     from rushlight.checkpoint import Tensor
     from rushlight.nn import Module
     from rushlight.proof.report import Status
@@ -168,7 +170,8 @@ def _status(result: ModuleResult, diverges: bool, limit: float) -> Status:
 def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | None:
     """The logits and greedy tokens of the model without hooks; None if logits were not recorded."""
     worst: Distance | None = None
-    kl, same, greedy, tie = [], [], (0, 0), False
+    kl: list[float] = []
+    same, greedy, tie = [], (0, 0), False
     for case in golden.cases:
         found = model.logits(case.ids)
         call = next((call for call in case.calls if call.path == ""), None)
@@ -177,8 +180,7 @@ def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | No
             return None
         apart = distance(found, recorded)
         worst = worst if worst is not None and _worse(worst, apart) else apart
-        ours, theirs = log_softmax(found), log_softmax(recorded)
-        kl.append((np.exp(theirs) * (theirs - ours)).sum(axis=-1))
+        kl += map(_divergence, found, recorded)
         same.append(found.argmax(axis=-1) == recorded.argmax(axis=-1))
         if case.greedy_ids and model.module.causal and math.isfinite(apart.relative):
             ids = model.generate(case.ids, max_tokens=len(case.greedy_ids), ignore_eos=True).ids
@@ -192,7 +194,13 @@ def _logits(model: Model, golden: Golden, tolerance: float) -> LogitsResult | No
     if worst is None:
         return None
     compared = greedy if greedy[1] else None
-    return LogitsResult(worst, float(np.concatenate(kl).mean()), float(np.concatenate(same).mean()), compared, tie)
+    return LogitsResult(worst, float(np.mean(kl)), float(np.concatenate(same).mean()), compared, tie)
+
+
+def _divergence(found: NDArray[np.floating], recorded: NDArray[np.floating]) -> float:
+    """The Kullback-Leibler divergence of one row of logits (V,) from the recorded one, in nats."""
+    ours, theirs = log_softmax(found), log_softmax(recorded)
+    return float((np.exp(theirs) * (theirs - ours)).sum())
 
 
 def _notes(
