@@ -1,10 +1,9 @@
 """Six published tokenizers: ids, decoding, streaming and chat equal to the tokenizers library and transformers.
 
-`real_models.py tokenizers` writes them into the folder that RUSHLIGHT_REAL_MODELS names. Ids are those of the library
-and the file itself: transformers 5 rebuilds the pipeline of some classes, such as Llama's, and then differs from both.
+Ids are compared with the library and the file itself: transformers 5 rebuilds the pipeline of some classes, such as
+Llama's, and then differs from both.
 """
 
-import os
 import random
 import re
 from datetime import datetime
@@ -75,15 +74,6 @@ def random_texts(folder):
 
 
 @pytest.fixture(scope="session")
-def real_models():
-    name = os.environ.get("RUSHLIGHT_REAL_MODELS")
-    folder = Path(name or "nowhere") / "tokenizers"
-    if not folder.is_dir():
-        pytest.fail("RUSHLIGHT_REAL_MODELS must name the folder with the `tokenizers` that real_models.py writes")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def load(real_models):
     """`load(name)`: the folder, and its tokenizer as rushlight and as the library read it."""
     loaded = {}
@@ -91,7 +81,7 @@ def load(real_models):
     def load(name):
         if name not in loaded:
             loaded.clear()  # the vocabularies are large
-            folder = real_models / name
+            folder = real_models(f"tokenizers/{name}")
             ours = read_tokenizer(lambda file: path if (path := folder / file).exists() else None)
             loaded[name] = folder, ours, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         return loaded[name]
@@ -196,14 +186,6 @@ VARIABLES = {
     "qwen3": [{}, {"enable_thinking": True}, {"enable_thinking": False}],
     "gptoss": [{}, {"reasoning_effort": "high"}],
 }
-
-
-@pytest.fixture(scope="session")
-def transformers():
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    return transformers
 
 
 @pytest.fixture
