@@ -71,7 +71,7 @@ def cached_models() -> list[CachedModel]:
     """
     cache = cache_folder()
     try:
-        names = sorted((entry.name for entry in os.scandir(cache) if entry.name.startswith(_PREFIX)), key=str.lower)
+        names = [entry.name for entry in os.scandir(cache) if entry.name.startswith(_PREFIX)]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -80,7 +80,7 @@ def cached_models() -> list[CachedModel]:
             file=cache,
             remedy="fix it, or set HF_HUB_CACHE to another folder",
         ) from error
-    return [_describe(cache / name) for name in names]
+    return [_describe(cache / name) for name in sorted(names, key=str.lower) if name != _PREFIX]
 
 
 def find_cached(name: str) -> CachedModel:
@@ -123,6 +123,8 @@ def delete(model: CachedModel) -> int:
             remedy="delete the link, and the folder if you no longer need it",
         )
     folder = cache / model.folder.name
+    if not folder.is_dir():  # opening a named pipe would wait for ever
+        raise SourceError("cannot be deleted: not a folder", file=folder, remedy="delete it yourself")
     for path in (cache, *_folders(folder)):
         if not os.access(path, os.W_OK | os.X_OK):
             raise SourceError("cannot be deleted from: Permission denied", file=path, remedy="change its permissions")
