@@ -298,6 +298,7 @@ def test_published_configs_are_read_without_a_warning(name, caplog):
         ("opt-125m", "layer_norm_elementwise_affine", False),
         ("opt-125m", "scale_embeddings", True),
         ("tiny_starcoder_py", "add_cross_attention", True),
+        ("tiny_starcoder_py", "num_key_value_heads", 2),
         ("bloom-560m", "slow_but_exact", True),
         ("bloom-560m", "alibi_bias_max", 4),
         ("gpt-j-6b", "rotary", False),
@@ -308,3 +309,12 @@ def test_published_configs_are_read_without_a_warning(name, caplog):
 def test_keys_that_would_change_the_arithmetic_are_refused_by_name(name, key, value):
     with pytest.raises(ConfigError, match=rf"1 problem .*\n  {key} is "):
         read(json.loads(PUBLISHED[name]) | {key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "n"), [("gemma-2b", 16), ("gemma-2-2b", 4), ("Mistral-7B-v0.1", 8), ("Qwen2.5-0.5B-Instruct", 32)]
+)
+def test_defaults_of_key_value_heads_do_not_depend_on_the_heads(name, n):
+    values = json.loads(PUBLISHED[name])
+    del values["num_key_value_heads"]
+    assert read(values | {"num_attention_heads": 64, "hidden_size": 4096}).heads.n_kv == n

@@ -51,8 +51,8 @@ class Declaration(NamedTuple):
 
     Attributes:
         read: reads it from config.json.
-        role: the size of a decoder that it is: vocabulary, positions, width, layers, heads, kv_heads, head_dim
-            or windows.
+        role: what `TextConfig` takes it for: vocabulary, positions, width, layers, heads, kv_heads, head_dim, windows
+            or rope.
         infer: infers it from the shapes of a checkpoint; 0 if it cannot.
     """
 
@@ -220,7 +220,7 @@ def rope(**options: Any) -> Any:
         head_dim = before.get("head_dim") or before["hidden_size"] // before["num_attention_heads"]
         return read_rope(fields, head_dim=head_dim, positions=before["max_position_embeddings"], **options)
 
-    return computed(read)
+    return computed(read, role="rope")
 
 
 def windows(

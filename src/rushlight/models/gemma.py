@@ -26,6 +26,7 @@ class GemmaConfig(LlamaConfig):
     }
 
     tie_word_embeddings: bool = field.flag(True)
+    num_key_value_heads: int = field.kv_heads(default=16)
     head_dim: int = field.head_dim(default=256)
     hidden_act: str = field.activation("gelu_pytorch_tanh", gelu="gelu_pytorch_tanh")
     rope_parameters: Rope = field.rope()
@@ -36,7 +37,7 @@ def norm(config: GemmaConfig, n_channels: int | None = None) -> RMSNorm:
     return RMSNorm(n_channels or config.hidden_size, eps=config.rms_norm_eps, offset=1.0)
 
 
-class GemmaLayer(DecoderLayer):
+class GemmaDecoderLayer(DecoderLayer):
     """Pre-norm transformer block: attention, then MLP, each added to the residual stream. (N, C) -> (N, C)"""
 
     def norm(self, config: Any) -> RMSNorm:
@@ -47,7 +48,7 @@ class Gemma(Llama):
     """Scaled token embeddings, decoder layers, a norm, and the head. A batch of N rows -> (R, V) logits"""
 
     config_type: ClassVar[Any] = GemmaConfig
-    decoder_layer: ClassVar[type[Any]] = GemmaLayer
+    decoder_layer: ClassVar[type[Any]] = GemmaDecoderLayer
 
     def __init__(self, config: GemmaConfig) -> None:
         super().__init__(config)

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rushlight.models import ACTIVATION_NAMES, Heads, PretrainedModel, Rope, TextConfig, field
+from rushlight.models import ACTIVATION_NAMES, OTHER_HEADS, Heads, PretrainedModel, Rope, TextConfig, field
 from rushlight.nn import Activation, Embedding, Linear, Module, ModuleList, NameRules, RMSNorm, Rotary
 
 if TYPE_CHECKING:
@@ -42,10 +42,6 @@ class LlamaConfig(TextConfig):
     attention_bias: bool = field.flag(False)
     mlp_bias: bool = field.flag(False)
     rope_parameters: Rope = field.rope()
-
-    @property
-    def default_context_length(self) -> int:
-        return self.rope_parameters.default_context_length(self.max_context_length)
 
 
 class Attention(Module):
@@ -162,7 +158,7 @@ class Llama(PretrainedModel):
     rules: ClassVar = NameRules(
         prefixes=("model.",),
         buffers=(r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
-        heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
+        heads=OTHER_HEADS,
         tied={"lm_head.weight": "embed_tokens.weight"},
     )
     decoder_layer: ClassVar[type[Any]] = DecoderLayer

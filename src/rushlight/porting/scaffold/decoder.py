@@ -54,15 +54,6 @@ PARALLEL = ("use_parallel_residual", "parallel_attn", "parallel_residual")
 INTERLEAVED = ("rope_interleaved", "rope_interleave", "rotary_interleaved")
 
 
-LONGROPE = (
-    "",
-    "    @property",
-    "    def default_context_length(self):",
-    "        return self.rope_parameters.default_context_length(self.max_context_length)",
-)
-"""LongRoPE's factors for longer contexts also change what the model computes for short ones."""
-
-
 class DecoderWriter(Writer):
     """Writes a decoder.
 
@@ -442,8 +433,6 @@ class DecoderWriter(Writer):
             lines += self.rope()
         if self.has_windows:
             lines += self.windows()
-        if self.is_longrope():
-            lines += LONGROPE
         unread = self.unread()
         class_variables = []
         if self.fixed:
@@ -492,11 +481,6 @@ class DecoderWriter(Writer):
             given = ", ".join(filter(None, [layer_type, *options]))
             lines.append(f"    {field}: Rope = field.rope({given})")
         return lines
-
-    def is_longrope(self) -> bool:
-        """Whether the rotary embedding has factors for short and for long contexts."""
-        settings = self.values.get("rope_parameters") or self.values.get("rope_scaling") or {}
-        return isinstance(settings, dict) and "short_factor" in settings
 
     def windows(self) -> list[str]:
         """The declaration of the windows."""
