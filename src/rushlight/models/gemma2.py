@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushlight.models import field
-from rushlight.models.gemma import Gemma, GemmaConfig, GemmaDecoderLayer, norm
+from rushlight.models.gemma import Gemma, GemmaConfig, GemmaDecoderLayer
 from rushlight.models.llama import MLP, Attention
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Gemma2DecoderLayer(GemmaDecoderLayer):
 
     def __init__(self, config: Any, layer: int) -> None:
         super().__init__(config, layer)
-        self.pre_feedforward_layernorm = norm(config)
-        self.post_feedforward_layernorm = norm(config)
+        self.pre_feedforward_layernorm = self.norm(config)
+        self.post_feedforward_layernorm = self.norm(config)
 
     def attention(self, config: Any, layer: int) -> Attention:
         return Attention(

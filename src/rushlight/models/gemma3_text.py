@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushlight.models import Rope, field
-from rushlight.models.gemma import GemmaConfig, norm
+from rushlight.models.gemma import GemmaConfig
 from rushlight.models.gemma2 import Gemma2, Gemma2DecoderLayer
 from rushlight.models.llama import Attention
-from rushlight.nn import Rotary
+from rushlight.nn import RMSNorm, Rotary
 
 if TYPE_CHECKING:
     from rushlight.nn import Array, Batch
@@ -62,8 +62,8 @@ class Gemma3Attention(Attention):
             scale=config.query_pre_attn_scalar**-0.5,
             window=config.windows[layer],
         )
-        self.q_norm = norm(config, config.head_dim)
-        self.k_norm = norm(config, config.head_dim)
+        self.q_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps, offset=1.0)
+        self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps, offset=1.0)
 
     def project(self, x: Array) -> tuple[Array, Array, Array]:
         q, k, v = super().project(x)
