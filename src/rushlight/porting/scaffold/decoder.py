@@ -48,8 +48,8 @@ WINDOW_KEYS = frozenset({"layer_types", "sliding_window", "use_sliding_window"})
 """Keys that `field.windows` reads."""
 SHOWN_KEYS = re.compile(r"(^|_)bias$|^use_\w*bias$|^(use_)?qk_(layer)?norm$|^(use_)?rms_?norm$|^multi_query$")
 """Keys that only say which tensors there are: the file has the layers of the tensors."""
-ORDERS = {"pre": "nanm", "post": "anmn", "sandwich": "nannmn", "shared": "nam"}
-"""The modules of a block in the order in which they compute: norms, attention and MLP."""
+STEPS = {"pre": "nanm", "post": "anmn", "sandwich": "nannmn", "shared": "nam"}
+"""An order of `form.ORDERS` -> the modules of a block as they compute: norms, attention and MLP."""
 PARALLEL = ("use_parallel_residual", "parallel_attn", "parallel_residual")
 INTERLEAVED = ("rope_interleaved", "rope_interleave", "rotary_interleaved")
 
@@ -292,7 +292,7 @@ class DecoderWriter(Writer):
         self.used.add("Module")
         parts = [f"self.{form.attention_name} = Attention(config, layer)", f"self.{form.mlp_name} = MLP(config)"]
         made = iter(f"self.{norm.name} = {self.norm(norm)}" for norm in form.norms)
-        init = [next(made) if each == "n" else parts["am".index(each)] for each in ORDERS[form.order]]
+        init = [next(made) if each == "n" else parts["am".index(each)] for each in STEPS[form.order]]
         angles = "angles, " if self.is_rotary else ""
 
         def attention(x: str) -> str:
