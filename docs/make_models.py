@@ -51,11 +51,11 @@ $ rushlight pull smollm2
 note: smollm2 is HuggingFaceTB/SmolLM2-135M-Instruct
 HuggingFaceTB/SmolLM2-135M-Instruct: 256.6 MiB to download
 134,515,008 parameters: weights in bf16 256.6 MiB (f32 513.1 MiB, int8 136.4 MiB, int4 92.1 MiB); keys and values 45.0 MiB for 2,048 tokens, 180.0 MiB for all 8,192 tokens
-fits in bf16, 21.0 GiB available
+fits in bf16 (301.6 MiB of 21.0 GiB available)
 /home/me/.cache/huggingface/hub/models--HuggingFaceTB--SmolLM2-135M-Instruct/snapshots/12fd25f77366fa6b3b4b768ec3050bf629380bac
 $ rushlight list
 model                                type       size  here
-HuggingFaceTB/SmolLM2-135M-Instruct  llama  260.0 MiB  fits in bf16, 21.0 GiB available; short name smollm2
+HuggingFaceTB/SmolLM2-135M-Instruct  llama  260.0 MiB  fits in bf16 (301.6 MiB of 21.0 GiB available); short name smollm2
 1 model, 260.0 MiB, in /home/me/.cache/huggingface/hub
 $ rushlight rm smollm2
 delete HuggingFaceTB/SmolLM2-135M-Instruct, 260.0 MiB in /home/me/.cache/huggingface/hub/models--HuggingFaceTB--SmolLM2-135M-Instruct? [y/N] y

@@ -112,11 +112,29 @@ struct Visible {
   float slope;  // of its head
 };
 
+// The blocks whose values are summed in one chain, counted from position 0. The sums of several such chains are added
+// to a total: over thousands of positions, a single chain would round more than the sums of PyTorch do.
+inline constexpr int kChainBlocks = 8;
+
 // Running state of the softmax of each query.
 struct Softmax {
-  float* max_score;  // the maximum of its scores so far
-  float* sum;        // of exp(score - max_score)
-  float* o;          // [query][value_stride]: the sum of exp(score - max_score) · value
+  float* max_score;    // the maximum of its scores so far
+  float* sum;          // of exp(score - max_score)
+  float* total_scale;  // by which the total is to be multiplied, since the maximum has changed
+  float* o;            // [query][value_stride]: the present chain's sum of exp(score - max_score) · value
+  float* total;        // [query][value_stride]: the sum of the chains before
+
+  // Adds the present chains of n queries to their totals, and begins new ones.
+  void end_chains(int n, size_t stride) const {
+    for (int i = 0; i < n; ++i) {
+      const F32 scale = broadcast(total_scale[i]);
+      for (size_t d = i * stride; d < (i + 1) * stride; d += kLanes) {
+        store(total + d, fma(load<F32>(total + d), scale, load<F32>(o + d)));
+      }
+      total_scale[i] = 1;
+    }
+    __builtin_memset(o, 0, n * stride * sizeof(float));
+  }
 };
 
 // Adds a block to kM queries, each of which sees a part of it. Queries are in the order of their positions.
@@ -155,6 +173,7 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
     }
     scale[m] = exp(broadcast(state.max_score[m] - new_max))[0];
     state.max_score[m] = new_max;
+    state.total_scale[m] *= scale[m];
     state.sum[m] = state.sum[m] * scale[m] + reduce_add(total);
   }
 
@@ -183,16 +202,19 @@ void attention(const AttentionJob& job, int query_begin, int query_end, float* s
   const size_t stride = job.value_stride;
   float* scores = scratch;                           // [kTogether][kBlock]
   float* q = scores + kTogether * kBlock;            // [query][value_stride]: heads that lie apart, put side by side
-  const Softmax softmax = {q + kAttentionQueries * stride, q + kAttentionQueries * (stride + 1),
-                           q + kAttentionQueries * (stride + 2)};
+  float* state = q + kAttentionQueries * stride;
+  const Softmax softmax = {state, state + kAttentionQueries, state + 2 * kAttentionQueries,
+                           state + 3 * kAttentionQueries, state + (stride + 3) * kAttentionQueries};
   for (int i = 0; i < n_queries; ++i) {
     const int row = (query_begin + i) / group, head = (query_begin + i) % group;
     const float* from = job.q + static_cast<size_t>(row) * job.q_stride + static_cast<size_t>(head) * head_dim;
     __builtin_memcpy(q + i * stride, from, static_cast<size_t>(head_dim) * sizeof(float));
     softmax.max_score[i] = -__builtin_inff();
     softmax.sum[i] = 0;
+    softmax.total_scale[i] = 1;
   }
   __builtin_memset(softmax.o, 0, n_queries * stride * sizeof(float));
+  __builtin_memset(softmax.total, 0, n_queries * stride * sizeof(float));
 
   const auto block_of = [&](const void* base, int block) {
     return static_cast<const Element*>(base) + static_cast<size_t>(job.blocks[block]) * job.block_stride;
@@ -232,16 +254,19 @@ void attention(const AttentionJob& job, int query_begin, int query_end, float* s
       }
       const int i = query - query_begin;
       kAttend[m - 1](job, q + i * stride, keys, values, visible, next_values, next_keys, scores,
-                     {softmax.max_score + i, softmax.sum + i, softmax.o + i * stride});
+                     {softmax.max_score + i, softmax.sum + i, softmax.total_scale + i, softmax.o + i * stride,
+                      softmax.total + i * stride});
       first = false;
       query += m;
     }
+    if ((block + 1) % kChainBlocks == 0) softmax.end_chains(n_queries, stride);
   }
+  softmax.end_chains(n_queries, stride);
 
   for (int i = 0; i < n_queries; ++i) {
     const int row = (query_begin + i) / group, head = (query_begin + i) % group;
     const F32 divisor = broadcast(softmax.sum[i]);
-    const float* from = softmax.o + i * stride;
+    const float* from = softmax.total + i * stride;
     float* to = job.out + static_cast<size_t>(row) * job.out_stride + static_cast<size_t>(head) * head_dim;
     for (int d = 0; d < head_dim; d += kLanes) {
       const int n = head_dim - d < kLanes ? head_dim - d : kLanes;

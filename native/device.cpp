@@ -493,8 +493,8 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
 
   // First all keys and values into the cache, then the products: a row may attend to a position of another part.
   share(n, kElementsPerPart / (int64_t{head_dim} * n_kv_head) + 1, View{}, {Items::kRows, {k.data, v.data}, &cache},
-        [&rows, &cache, k = View(k), v = View(v), layer, kv_group, head_dim, n_kv_head, store_kv](const View&, int64_t begin,
-                                                                                        int64_t end) {
+        [&rows, &cache, k = View(k), v = View(v), layer, kv_group, head_dim, n_kv_head, store_kv](
+            const View&, int64_t begin, int64_t end) {
           for (int64_t i = 0; i < (end - begin) * n_kv_head; ++i) {  // head by head: neighbouring rows share lines
             const int head = static_cast<int>(i / (end - begin)), row = static_cast<int>(begin + i % (end - begin));
             const int s = rows.sequence(row);
@@ -517,8 +517,9 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   const double work = 2 * positions * head_dim * group / n_parts /
                       static_cast<double>(std::max<int64_t>(n, 1) * kElementsPerPart);
   share(n * n_kv_head * n_parts, 1, work, out, {Items::kOther, {q.data, &cache}, out.data},
-        [&rows, &cache, q = View(q), n, layer, kv_group, head_dim, attend, scale, group, n_parts, window = options.window,
-         softcap = options.softcap, slopes = options.slopes == nullptr ? Vector{} : *options.slopes](
+        [&rows, &cache, q = View(q), n, layer, kv_group, head_dim, attend, scale, group, n_parts,
+         window = options.window, softcap = options.softcap,
+         slopes = options.slopes == nullptr ? Vector{} : *options.slopes](
             const View& out, int64_t begin, int64_t end) {
           thread_local std::vector<float> scratch;
           scratch.resize(attention_scratch(cache.value_stride));

@@ -62,7 +62,7 @@ inline constexpr int kKVFormats = 2;
 
 // Floats of scratch that `attention` needs.
 inline size_t attention_scratch(size_t value_stride) {
-  return kTogether * kBlock + kAttentionQueries * (2 * value_stride + 2);
+  return kTogether * kBlock + kAttentionQueries * (3 * value_stride + 3);
 }
 
 enum class ActivationKind : uint8_t { kGeluTanh, kGeluErf, kRelu, kSilu, kQuickGelu, kSigmoid, kTanh };

@@ -288,6 +288,26 @@ def test_tokens_after_a_text_are_left_out(make_gpt2: MakeGPT2) -> None:
     assert model.generate("Hi", max_tokens=1).prompt_ids == [257, 72, 105]
 
 
+def test_a_recorded_text_begins_with_the_prefix_too() -> None:
+    from rushlight.proof.record_source import _prompt_ids
+
+    class Theirs:
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            ids = list(text.encode())
+            return [257, *ids, 258] if add_special_tokens else ids
+
+    assert _prompt_ids(Theirs(), "Hi") == [257, 72, 105]
+
+
+def test_add_eos_token_is_not_applied_and_said(make_gpt2: MakeGPT2, caplog: pytest.LogCaptureFixture) -> None:
+    config = {**GPT2, "add_bos_token": True, "add_eos_token": True}
+    with caplog.at_level(logging.WARNING, "rushlight"):
+        model = rushlight.load(make_gpt2(files={"tokenizer_config.json": config}))
+    [note] = [record.getMessage() for record in caplog.records]
+    assert "tokenizer_config.json: add_eos_token is not applied" in note
+    assert model.generate("Hi", max_tokens=1).prompt_ids == [256, 72, 105]
+
+
 def test_a_chat_has_the_prefix_that_its_template_writes(make_gpt2: MakeGPT2) -> None:
     config = {**GPT2, "add_bos_token": True, "chat_template": TURNS}
     model = rushlight.load(

@@ -44,7 +44,7 @@ def test_pull_downloads_what_is_read_and_prints_the_folder(rushlight, hub, cache
     assert {path.name for path in folder.iterdir()} == {*TALES}
     assert "owner/tales: 6.8 MiB to download\n" in done.err
     assert "3,554,304 parameters: weights in f16 6.8 MiB (f32 13.6 MiB, int8 3.6 MiB, int4 2.5 MiB)" in done.err
-    assert "fits in f16, 1.0 GiB available" in done.err
+    assert "fits in f16 (9.1 MiB of 1.0 GiB available)" in done.err
     hub.requests.clear()
     again = rushlight("pull", "owner/tales")
     assert (again.code, again.out) == (0, done.out)
@@ -76,7 +76,7 @@ def test_pull_says_what_fits_before_it_downloads(rushlight, hub, cache, monkeypa
     said = []
     monkeypatch.setattr(pull_module, "write_message", lambda text: said.append((text, hub.bodies())))
     assert rushlight("pull", "owner/tales").code == 0
-    assert said[2][0] == "fits with --dtype int8 (5.9 MiB); f16 needs 9.1 MiB, 6.0 MiB available"
+    assert said[2][0] == "fits with --dtype int8 (5.9 MiB of 6.0 MiB available; f16 needs 9.1 MiB)"
     assert all(set(bodies) <= {"config.json", "model.safetensors"} for _, bodies in said)  # its header
     assert not any("tokenizer.json" in bodies for _, bodies in said)
 
@@ -176,10 +176,13 @@ def test_list_shows_what_runs_and_what_is_broken(rushlight, hub, cache, monkeypa
         "gpt2",
         "6.9",
         "MiB",
-        "fits in f16, 1.0 GiB available; short name smollm2",
+        "fits in f16 (9.1 MiB of 1.0 GiB available); short name smollm2",
     ]
     assert rows["owner/bare"].endswith("  no tokenizer was downloaded")
     assert rows["owner/new"].endswith(r"  new\x1b is not built in")
+    assert rows["owner/odd"].endswith(
+        "  config.json is not valid: `rushlight check` says why; no tokenizer was downloaded"
+    )
     assert rows["owner/t5"].endswith("  t5 is an encoder-decoder model, which rushlight does not run")
     assert "  gpt2  " in rows["owner/tales"]
     assert "bytes" in rows["owner/tales"]
@@ -199,7 +202,7 @@ def test_list_shows_what_runs_and_what_is_broken(rushlight, hub, cache, monkeypa
 def test_list_says_what_does_not_fit(rushlight, cache, monkeypatch):
     assert rushlight("pull", "owner/tales").code == 0
     memory(monkeypatch, 2**20)
-    assert "does not fit: even int4 needs 4.8 MiB, 1.0 MiB available" in rushlight("list").out
+    assert "does not fit: even int4 needs 4.8 MiB of 1.0 MiB available" in rushlight("list").out
 
 
 def test_list_of_a_cache_that_is_a_file(rushlight, cache):

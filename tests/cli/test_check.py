@@ -157,7 +157,7 @@ def test_no_data_reads_no_values(rushlight, write, monkeypatch):
     ("arguments", "expected"),
     [
         (["./nothing.safetensors"], "no such file"),
-        (["{path}", "--architecture", "gpt3"], "no architecture 'gpt3' (expected gpt2"),
+        (["{path}", "--architecture", "gpt3"], "no architecture 'gpt3' (expected gptj, gpt2)"),
         (
             ["{path}", "--architecture", "mixtral"],
             "mixtral is a mixture-of-experts model, which rushlight does not run",

@@ -362,4 +362,4 @@ def test_what_does_not_fit_in_memory_is_named(rushlight, path, monkeypatch):
     monkeypatch.setattr("rushlight.host.memory.available_bytes", lambda: 400 * 2**20)
     done = rushlight("inspect", write(path, gpt2_small()))
     assert "memory: weights in f32 474.7 MiB" in done.out
-    assert done.err == "note: fits with --dtype bf16 (273.6 MiB); f32 needs 546.7 MiB, 400.0 MiB available\n"
+    assert done.err == "note: fits with --dtype bf16 (273.6 MiB of 400.0 MiB available; f32 needs 546.7 MiB)\n"

@@ -91,19 +91,18 @@ def test_the_requested_dtype_is_checked():
     have = found.need_bytes("int8")
     assert found.fitting(have, "int8") == found.fitting(have, "f16") == found.fitting(have) == "int8"
     assert found.fitting(have - 1, "int8") == "int4"
-    assert found.describe_fit(have, "int8").startswith("fits in int8, ")
+    assert found.describe_fit(have, "int8").startswith("fits in int8 (")
 
 
 def test_a_large_model_is_described_before_it_is_loaded(monkeypatch, caplog):
     caplog.set_level("INFO", "rushlight")
     rushlight.load()
-    assert not any("weights in" in message for message in caplog.messages)
+    assert not any("fits in" in message for message in caplog.messages)
     monkeypatch.setattr("rushlight.loading.load.LARGE_BYTES", 2**20)
     monkeypatch.setattr("rushlight.loading.load.bind", lambda *_, **__: pytest.fail("the weights are read"))
     with pytest.raises(pytest.fail.Exception):
         rushlight.load(dtype="int8")
-    assert "weights in f16 6.8 MiB" in caplog.messages[-1]
-    assert "; fits in int8, " in caplog.messages[-1]
+    assert caplog.messages[-1].startswith("tales fits in int8 (5.9 MiB of ")
 
 
 def test_a_dtype_above_the_stored_one_is_not_suggested():
@@ -117,9 +116,9 @@ def test_the_sentences():
     assert found.describe() == (
         "weights in f16 6.8 MiB (f32 13.6 MiB, int8 3.6 MiB, int4 2.5 MiB); keys and values 2.2 MiB for all 512 tokens"
     )
-    assert found.describe_fit(2**30) == "fits in f16, 1.0 GiB available"
-    assert found.describe_fit(6 * 2**20) == "fits with --dtype int8 (5.9 MiB); f16 needs 9.1 MiB, 6.0 MiB available"
-    assert found.describe_fit(2**20) == "does not fit: even int4 needs 4.8 MiB, 1.0 MiB available"
+    assert found.describe_fit(2**30) == "fits in f16 (9.1 MiB of 1.0 GiB available)"
+    assert found.describe_fit(6 * 2**20) == "fits with --dtype int8 (5.9 MiB of 6.0 MiB available; f16 needs 9.1 MiB)"
+    assert found.describe_fit(2**20) == "does not fit: even int4 needs 4.8 MiB of 1.0 MiB available"
 
 
 def test_a_long_context_is_stated_for_some_tokens_and_for_all():

@@ -4,53 +4,36 @@ import pytest
 from architecture_fixtures import Fixture
 
 import rushlight
-from rushlight.backends.batch import BLOCK_SIZE, KVShape
+from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.cpu import CPUBackend
+from rushlight.checkpoint import open_checkpoint
 from rushlight.errors import MemoryLimitError, RequestError
-from rushlight.loading.memory import memory_needed
-from rushlight.models import TextConfig
-from rushlight.nn import Role, Slot
+from rushlight.loading.footprint import footprint
 
 
-class Config(TextConfig):
-    """A config of these sizes only."""
-
-    context_length = 8192
-    kv_shape = KVShape(4, 2, 64)
-
-    def __init__(self):
-        pass
+def need_of(folder):
+    with open_checkpoint(folder) as checkpoint:
+        return footprint(checkpoint)
 
 
-SLOTS = [Slot((1000, 64), Role.TABLE), Slot((64, 64), Role.LINEAR), Slot((64,), Role.VECTOR)]
-
-
-@pytest.mark.parametrize(
-    ("dtype", "table", "matrix", "number"),
-    [("f32", 4, 4, 4), ("bf16", 2, 2, 2), ("int8", 1.0625, 1.0625, 2), ("int4", 1.0625, 0.625, 2), ("auto", 2, 2, 2)],
-)
-def test_the_need_is_that_of_the_weights_and_of_one_context(dtype, table, matrix, number):
-    need = memory_needed(Config(), SLOTS, dtype, context=1000)
-    assert need.weights == int(64_000 * table + 64 * 64 * matrix + 64 * 4)
-    assert need.kv == 16 * BLOCK_SIZE * 4 * 2 * 2 * 64 * number
-    assert (need.context, need.total) == (1000, need.weights + need.kv)
-    assert memory_needed(Config(), SLOTS, dtype).context == 8192
-
-
-class WindowedConfig(Config):
-    """The same with windows in three layers."""
-
-    kv_shape = KVShape(4, 2, 64, (None, 512, 512, 512))
-
-
-def test_layers_with_a_window_need_their_window_and_one_step():
-    blocks = 8192 // BLOCK_SIZE + 3 * (-(-(512 + 254) // BLOCK_SIZE) + 1)
-    assert memory_needed(WindowedConfig(), [], "bf16").kv == blocks * BLOCK_SIZE * 2 * 2 * 64 * 2
+def test_one_context_takes_what_the_cache_holds_for_it(tmp_path):
+    for name in ("llama", "gemma3_text"):
+        folder = Fixture(name).write(tmp_path / name)
+        model = rushlight.load(folder, device="cpu", dtype="f32", context=599)
+        pool = model._default.engine.pool
+        held = [n * g.n_layer * BLOCK_SIZE for n, g in zip(pool.n_blocks_for(599), pool.groups, strict=True)]
+        need = need_of(folder)._replace(context_length=599)
+        numbers = 2 * model.config.heads.n_kv * model.config.heads.dim * sum(held)
+        assert [need.context_bytes(dtype) for dtype in ("f32", "bf16", "int4")] == [
+            4 * numbers,
+            2 * numbers,
+            2 * numbers,
+        ]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return Fixture.read("llama").write(tmp_path / "llama")
+    return Fixture("llama").write(tmp_path / "llama")
 
 
 def with_memory(monkeypatch, n_bytes):
@@ -59,7 +42,7 @@ def with_memory(monkeypatch, n_bytes):
 
 @pytest.mark.parametrize(
     ("share", "remedy"),
-    [(0.6, r"use --dtype bf16 \(0 MB\), which fits"), (0.01, "use a smaller model; in int4 it takes 0 MB")],
+    [(0.6, r"use --dtype bf16 \(0\.0 MB\), which fits"), (0.01, "use a smaller model; even in int4 this one takes")],
 )
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(folder, monkeypatch, share, remedy):
     model = rushlight.load(folder, device="cpu", dtype="f32")
@@ -93,10 +76,10 @@ def test_a_context_that_is_no_number_of_tokens_is_refused(folder, context):
 
 def test_a_requested_context_must_fit(folder, monkeypatch):
     weights = 4 * rushlight.load(folder, device="cpu", dtype="f32").n_parameters
-    context = memory_needed(rushlight.load(folder, context=512).config, [], "f32").kv
+    context = need_of(folder)._replace(context_length=512).context_bytes("f32")
     with_memory(monkeypatch, weights + context)  # half of what is left is for keys and values
     with pytest.raises(
-        MemoryLimitError, match=r"one context of 512 positions .*; use --context 256 or less, or weights"
+        MemoryLimitError, match=r"one context of 512 tokens .*; use --context 256 or less, or weights"
     ) as error:
         rushlight.load(folder, device="cpu", dtype="f32", context=512)
     assert (error.value.need_bytes, error.value.have_bytes) == (context, context // 2)

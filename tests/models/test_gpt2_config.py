@@ -152,12 +152,12 @@ def test_unknown_activation_names_the_known(edit, refused, activation):
 
 
 @ONE
-@pytest.mark.parametrize("model_type", ["zamba", "", 5, ["gpt2"]], ids=repr)
-def test_unknown_architecture_names_the_known(edit, refused, model_type):
+@pytest.mark.parametrize("model_type", ["unheard", "", 5, ["gpt2"]], ids=repr)
+def test_an_unknown_architecture_is_refused(edit, refused, model_type):
     edit.config["model_type"] = model_type
     error = str(refused(edit.write(), ConfigError))
     assert repr(model_type) in error
-    assert "gpt2" in error.replace(str(edit.folder), "")
+    assert "`rushlight models` lists what is built in" in error
 
 
 @ONE
@@ -329,4 +329,4 @@ def test_a_bare_file_with_another_head_dim_needs_its_config(edit, refused):
 def test_a_bare_file_of_another_architecture_is_an_error(tmp_path, refused):
     save_file({"model.layers.0.self_attn.q_proj.weight": np.zeros((4, 4), np.float32)}, tmp_path / "x.safetensors")
     error = refused(tmp_path, FormatError)
-    assert "gpt2" in str(error)
+    assert "of the Llama family" in str(error)

@@ -26,7 +26,7 @@ print(model.context_length, kilobytes)
 def test_a_model_of_131072_positions_starts_in_the_memory_of_one_of_600(tmp_path, name, device):
     peaks = {}
     for positions in (600, 131_072):
-        folder = Fixture.read(name).write(tmp_path / str(positions))
+        folder = Fixture(name).write(tmp_path / str(positions))
         config = json.loads((folder / "config.json").read_text("utf-8"))
         (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}), "utf-8")
         threads = {"RUSHLIGHT_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -20,7 +20,7 @@ def prompts(model):
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     """Loads the model, whose cache frees what is behind the windows of 8 positions, or keeps it."""
-    folder = Fixture.read("gemma3_text").write(tmp_path / "model")
+    folder = Fixture("gemma3_text").write(tmp_path / "model")
 
     def load(*, frees, **options):
         keeps = property(lambda config: replace(KV_SHAPE(config), windows=()))

@@ -201,10 +201,10 @@ def test_a_variant_with_other_layers_in_one_block_is_complete(tales, ported, tal
 
 
 def test_model_type_takes_precedence_over_names(tales, ported):
-    """GPT-BigCode has every tensor name of GPT-2, but computes something else."""
-    tales.config["model_type"] = "gpt_bigcode"
+    """ImageGPT has the tensor names of GPT-2, but computes something else."""
+    tales.config["model_type"] = "imagegpt"
     _, written = ported(tales.write())
-    assert "GptBigcode" in written.to_write
+    assert "Imagegpt" in written.to_write
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

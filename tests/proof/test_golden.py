@@ -1,5 +1,6 @@
 """Golden files: a round trip through the file, and the errors for invalid ones."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from safetensors.numpy import load_file, save_file
 import rushlight
 from rushlight.errors import FormatError, GoldenError, RequestError, SourceError
 from rushlight.proof import read_golden, verify
+from rushlight.proof.compare import oriented
+from rushlight.proof.diagnosis.rotary import cosines_then_sines
 from rushlight.proof.digest import digest_of_all, tensor_digests, values_digest
 from rushlight.proof.golden import KEY
 from rushlight.proof.record import write_golden
@@ -147,3 +150,47 @@ def test_the_digests_equal_those_of_the_checkpoint(golden):
     assert {name: values_digest(tensor) for name, tensor in tensors.items()} == digests
     assert digest_of_all(digests) == digest_of_all(dict(reversed(digests.items())))
     assert values_digest(np.zeros((2, 3), np.float32)) != values_digest(np.zeros((3, 2), np.float32))
+
+
+def test_a_tuple_round_trips_through_a_file(golden, tmp_path):
+    """The cosines and sines that a rotary module returns."""
+    case = golden.cases[0]
+    case.calls[0] = dataclasses.replace(case.calls[0], more=("0/output/rotary_emb/1",))
+    case.tensors["0/output/rotary_emb/1"] = np.ones((12, 4), np.float32)
+    write_golden(golden, tmp_path / "a.safetensors")
+    again = read_golden(tmp_path / "a.safetensors").cases[0]
+    assert again.calls == case.calls
+    assert np.array_equal(again.outputs(again.calls[0])[1], np.ones((12, 4)))
+
+
+def test_a_tuple_that_is_not_a_list_of_names_is_an_error(rewritten):
+    message = rewritten(lambda contents, _: contents["cases"][0]["modules"][0].update(more="x"))
+    assert "cases[0].modules[0].more must list tensor names" in message
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 0, 2)], ids=["rows first", "heads first"])
+def test_heads_are_flattened(axes):
+    """A norm of every head is recorded as (N, H, D), or as (H, N, D) after a transpose."""
+    values = np.arange(60.0).reshape(5, 3, 4)
+    assert np.array_equal(oriented(values.transpose(axes), values.reshape(5, 12)), values.reshape(5, 12))
+
+
+def test_of_two_orientations_the_closer_is_taken():
+    values = np.arange(36.0).reshape(3, 3, 4)
+    assert np.array_equal(oriented(values.swapaxes(0, 1), values.reshape(3, 12) + 0.1), values.reshape(3, 12))
+
+
+@pytest.mark.parametrize("layout", ["halves", "neighbours", "once", "sines first"])
+def test_cosines_and_sines_of_any_layout(layout):
+    angles = np.arange(6)[:, None] * np.array([1.0, 0.1, 0.01])
+    parts = [np.cos(angles), np.sin(angles)]
+    expected = np.concatenate(parts, axis=1)
+    given = {
+        "halves": [np.tile(part, 2) for part in parts],
+        "neighbours": [np.repeat(part, 2, axis=1) for part in parts],
+        "once": parts,
+        "sines first": parts[::-1],
+    }[layout]
+    assert np.array_equal(cosines_then_sines(given), expected)
+    assert cosines_then_sines([given[0], given[1] + 1]) is None
+    assert cosines_then_sines(given[:1]) is None

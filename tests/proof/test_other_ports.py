@@ -119,3 +119,14 @@ def test_a_product_that_is_added_to_the_stream():
         "it computes its input + the second half of conv times sigmoid of the first half of conv where the recording"
         " has its input + the first half of conv times sigmoid of the second half of conv: gate and up are exchanged"
     )
+
+
+def test_formulas_are_tried_on_the_first_rows_of_large_arrays(monkeypatch):
+    monkeypatch.setattr("rushlight.proof.diagnosis.formulas.MAX_VALUES", 32)
+    rng = np.random.default_rng(0)
+    x, other = rng.normal(size=(50, 4)), rng.normal(size=(50, 4))
+    trial = Trial(x + other, x + 0.5 * other, [Source(ITS_INPUT, x), Source("proj", other)], [], 1e-5)
+    assert len(trial.first_rows(8).sources[0].values) == 8
+    assert why_output(Module(), x, trial) == (
+        "it computes its input + proj where the recording has its input + 0.5 × proj: a factor of 0.5 is missing"
+    )

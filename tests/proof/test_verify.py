@@ -154,6 +154,8 @@ def test_a_tokenizer_with_other_ids(golden):
     model = rushlight.load(FIXTURES / "gelu_new")
 
     class Tokenizer:
+        prefix_ids = ()
+
         def encode(self, text):
             return [1, 2]
 

@@ -128,24 +128,6 @@ CASES = {
         ATTENTION,
         "before q_norm: rotary embedding comes before the norm, and after it in the recording",
     ),
-    "window + 1": (
-        "window=self.window",
-        "window=self.window + 1",
-        ATTENTION,
-        "before o_proj: attention with a window of 9 where the recording has a window of 8",
-    ),
-    "window - 1": (
-        "window=self.window",
-        "window=self.window - 1",
-        ATTENTION,
-        "before o_proj: attention with a window of 7 where the recording has a window of 8",
-    ),
-    "no window": (
-        ", window=self.window",
-        "",
-        ATTENTION,
-        "before o_proj: attention with no window where the recording has a window of 8",
-    ),
     "scale": (
         "self.scale = 0.3",
         "self.scale = heads.dim**-0.5",
@@ -260,6 +242,18 @@ def test_a_shared_norm_of_a_parallel_block_is_named(port):
     assert (report.first.path, report.first.cause) == (
         "layers.0.post_attention_layernorm",
         "the port never calls it; its output goes to layers.0.mlp in the recording, where the port has input_layernorm",
+    )
+
+
+@pytest.mark.parametrize(("window", "found"), [(9, "a window of 9"), (7, "a window of 7"), (None, "no window")])
+def test_a_wrong_window_is_named(port, window, found):
+    golden = port.record()
+    port.fixture.config["sliding_window"] = window
+    port.fixture.write(port.folder)
+    report = verify(port.load(port.source), golden)
+    assert (report.first.path, report.first.cause) == (
+        ATTENTION,
+        f"before o_proj: attention with {found} where the recording has a window of 8",
     )
 
 

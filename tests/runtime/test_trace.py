@@ -146,6 +146,6 @@ def test_a_trace_creates_its_engine_on_the_first_generation(monkeypatch):
     )
     with model.trace("h.0"):
         n_ids = len(model.logits(TEXT))
-        assert made == [-(-n_ids // 64)]
+        assert made == [[-(-n_ids // 64)]]
         model.generate(TEXT, max_tokens=1)
     assert made[1:] == [[4_000_000 // model._backend.kv_block_bytes(model.config.kv_shape)]]

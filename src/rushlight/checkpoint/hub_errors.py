@@ -50,7 +50,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> SourceErro
     match reason:
         case None:
             message = f"{no_path}, the cache does not have the complete model, and the network is disabled"
-            remedy = "load it once without --offline and HF_HUB_OFFLINE"
+            remedy = f"download it with `rushlight pull {repo_id}`, without --offline and HF_HUB_OFFLINE"
         case errors.HFValidationError():
             message = f"{repo_id} is neither an existing path nor a valid hub id"
             remedy = "check the spelling"

@@ -22,8 +22,8 @@ LOAD_OPTIONS = {
     "revision": Option(Revision, None),
     "port": Option(Port, None),
     "draft": Option(Draft, None),
-    "add_bos": Option(Bos, True),
     "context": Option(Context, None),
+    "add_bos": Option(Bos, True),
 }
 """The keywords of `rushlight.load`."""
 

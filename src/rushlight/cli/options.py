@@ -159,6 +159,7 @@ Draft = Annotated[
     typer.Option(
         "--draft",
         metavar="SOURCE",
+        autocompletion=complete_source,
         rich_help_panel=MODEL,
         help="A smaller model with the same vocabulary that proposes draft tokens for speculative decoding.",
     ),

@@ -9,6 +9,7 @@ import numpy as np
 from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Batch, Chunk, blocks_of_groups
 from rushlight.backends.protocol import version_of
 from rushlight.errors import MemoryLimitError, PortError
+from rushlight.generation.block_pool import BlockPool
 from rushlight.host.memory import naming_shortages, out_of_memory
 
 if TYPE_CHECKING:
@@ -154,9 +155,12 @@ class Context:
     """
 
     def __init__(self, model: LanguageModel, capacity: int) -> None:
-        self._blocks = np.arange(-(-capacity // BLOCK_SIZE), dtype=np.int32)
+        groups = model.kv_shape.groups
+        n_blocks = [-(-capacity // BLOCK_SIZE)] * len(groups)
+        self._pool = BlockPool(groups, n_blocks, n_blocks, max_rows=capacity, has_prefix_cache=False)
+        self._blocks = self._pool.start(self._pool.match_prefix([]))
         self._backend = model.backend
-        self._runner = ModelRunner(model, len(self._blocks))
+        self._runner = ModelRunner(model, n_blocks)
         self.length = 0
 
     def feed(
@@ -180,9 +184,12 @@ class Context:
     def _feed(self, ids: Sequence[int], all_logits: bool, chunk_rows: int) -> list[Array]:
         logits = []
         for start in range(0, len(ids), chunk_rows):
-            chunk = Chunk(ids[start : start + chunk_rows], self.length, self._blocks, all_logits)
-            out = self._runner.on_device([chunk])
-            self.length += len(chunk.ids)
+            part = ids[start : start + chunk_rows]
+            self._pool.grow(self._blocks, self.length + len(part))
+            table, *others = self._blocks.views
+            out = self._runner.on_device([Chunk(part, self.length, table, all_logits, others)])
+            self.length += len(part)
+            self._pool.commit(self._blocks, part, self.length)  # frees what fell behind windows
             if all_logits or start + chunk_rows >= len(ids):
                 logits.append(out)
         return logits

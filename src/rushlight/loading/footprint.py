@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, KVGroup
 from rushlight.backends.dtypes import WEIGHT_BYTES
 from rushlight.backends.protocol import Role
 from rushlight.checkpoint import read_config
-from rushlight.errors import RushlightError
-from rushlight.host.memory import human_bytes
+from rushlight.errors import MemoryLimitError, RushlightError
+from rushlight.host.memory import KV_SHARE, human_bytes
 from rushlight.models import TextConfig
 from rushlight.models.recognition import architecture_of
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from rushlight.checkpoint import Checkpoint
     from rushlight.models import Architecture
+    from rushlight.nn import Module
 
 __all__ = ["DTYPES", "Footprint", "footprint", "footprint_of"]
 
@@ -25,6 +27,15 @@ DTYPES = ("f32", "bf16", "int8", "int4")
 """The dtypes that differ in size, the largest first; f16 takes what bf16 takes."""
 TOKENS = 2048
 """The tokens that a model must have room for to fit, or its whole context if that is less."""
+
+_SMALLER = {
+    "cpu": ("bf16", "int8", "int4"),
+    "metal": ("bf16", "int8", "int4"),
+    "mlx-cpu": ("bf16", "int8", "int4"),
+    "cuda": ("bf16", "int8"),
+    "torch-cpu": ("bf16", "int8"),
+}
+"""The dtypes that a device can keep weights in to save memory, the largest first."""
 
 _STORED = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 
@@ -83,14 +94,59 @@ class Footprint(NamedTuple):
         """Whether the model fits in the requested dtype, and the dtype that would."""
         wanted = self.stored if dtype == "auto" else dtype
         fitting = self.fitting(have_bytes, wanted)
+        needed = human_bytes(self.need_bytes(fitting or DTYPES[-1]))
         have = f"{human_bytes(have_bytes)} available"
         if fitting == wanted:
-            return f"fits in {wanted}, {have}"
-        needed = f"{wanted} needs {human_bytes(self.need_bytes(wanted))}, {have}"
-        if fitting is not None:
-            return f"fits with --dtype {fitting} ({human_bytes(self.need_bytes(fitting))}); {needed}"
-        least = DTYPES[-1]
-        return f"does not fit: even {least} needs {human_bytes(self.need_bytes(least))}, {have}"
+            return f"fits in {wanted} ({needed} of {have})"
+        if fitting is None:
+            return f"does not fit: even {DTYPES[-1]} needs {needed} of {have}"
+        more = human_bytes(self.need_bytes(wanted))
+        return f"fits with --dtype {fitting} ({needed} of {have}; {wanted} needs {more})"
+
+    def context_bytes(self, dtype: str) -> int:
+        """The keys and values of a full context as the cache holds them: in blocks, of a window those of a step."""
+        layers = (KVGroup(1, 1, 1, window, ()) for window in self.windows)
+        n_blocks = sum(layer.n_blocks_for(self.context_length, PREFILL_ROWS) for layer in layers)
+        return self.kv_numbers * n_blocks * BLOCK_SIZE * {"f64": 8, "f32": 4}.get(dtype, 2)
+
+    def require(self, dtype: str, device: str, have_bytes: int, *, context: int | None, kv_bytes: int | None) -> None:
+        """Checks that the weights fit in memory and, if the caller sets the context, one full context beside them.
+
+        Args:
+            dtype: the requested dtype.
+            device: where the weights go.
+            have_bytes: the available memory there.
+            context: the context length, if the caller sets it.
+            kv_bytes: the caller's limit for keys and values; None is `KV_SHARE` of what the weights leave.
+
+        Raises:
+            MemoryLimitError: they do not fit; the message has the dtype or the context that would.
+        """
+        dtype = self.stored if dtype == "auto" else dtype
+        weights = self.weight_bytes[dtype]
+        if weights > have_bytes:
+            sizes = {each: self.weight_bytes[each] for each in _SMALLER.get(device.partition(":")[0], ())}
+            fits = next((each for each, size in sizes.items() if size <= have_bytes), None)
+            least = min(sizes, key=lambda each: sizes[each], default=None)
+            remedy = "free memory, or use a smaller model"
+            if fits is not None:
+                remedy = f"use --dtype {fits} ({sizes[fits] / 1e6:,.1f} MB), which fits"
+            elif least is not None:
+                remedy += f"; even in {least} this one takes {sizes[least] / 1e6:,.1f} MB"
+            raise MemoryLimitError(
+                "the model does not fit in memory", need_bytes=weights, have_bytes=have_bytes, remedy=remedy
+            )
+        room = int((have_bytes - weights) * KV_SHARE) if kv_bytes is None else kv_bytes
+        need = self.context_bytes(dtype)
+        if context is not None and need > room:
+            shorter = (n for n in range(context // BLOCK_SIZE * BLOCK_SIZE, 0, -BLOCK_SIZE))
+            most = next((n for n in shorter if self._replace(context_length=n).context_bytes(dtype) <= room), None)
+            raise MemoryLimitError(
+                f"keys and values of one context of {context:,} tokens do not fit in memory beside the weights",
+                need_bytes=need,
+                have_bytes=room,
+                remedy=f"use --context {most} or less, or weights in fewer bits (--dtype)" if most else "free memory",
+            )
 
 
 def footprint(checkpoint: Checkpoint) -> Footprint | None:
@@ -108,14 +164,14 @@ def footprint(checkpoint: Checkpoint) -> Footprint | None:
         return None
     if not isinstance(config, TextConfig):
         return None
-    return footprint_of(checkpoint, architecture, config)
+    return footprint_of(checkpoint, architecture, config, architecture(config))
 
 
-def footprint_of(checkpoint: Checkpoint, architecture: Architecture, config: TextConfig) -> Footprint:
-    """The footprint of an open checkpoint whose architecture and config are known."""
+def footprint_of(checkpoint: Checkpoint, architecture: Architecture, config: TextConfig, module: Module) -> Footprint:
+    """The footprint of an open checkpoint whose architecture and config are known, with the module built from them."""
     slots = [
         slot
-        for name, slot in architecture(config).named_slots()
+        for name, slot in module.named_slots()
         if not (config.tie_word_embeddings and name in architecture.rules.tied)
     ]
     stored_bytes = Counter[str]()

@@ -64,6 +64,9 @@ def _describe(cached: CachedModel) -> Downloaded:
                 needs = footprint(checkpoint)
         except RushlightError as error:
             problems.append(error.message)
+        else:
+            if needs is None and model_type in ARCHITECTURES and not problems:
+                problems.append("config.json is not valid: `rushlight check` says why")
     if model_type in ARCHITECTURES and not any((folder / name).exists() for name in TOKENIZER_FILES):
         problems.append("no tokenizer was downloaded")
     return Downloaded(cached, model_type, needs, tuple(problems))

@@ -18,7 +18,6 @@ from rushlight.host.memory import naming_shortages
 from rushlight.loading.background import BackgroundCall
 from rushlight.loading.footprint import footprint_of
 from rushlight.loading.identify import identify
-from rushlight.loading.memory import require_fits
 from rushlight.loading.sidecars import generation_config, load_tokenizer
 from rushlight.models import TextConfig, load_port
 from rushlight.models.tied import has_tied_heads, tied_heads
@@ -54,8 +53,8 @@ def load(
     port: str | os.PathLike[str] | None = None,
     draft: str | os.PathLike[str] | None = None,
     kv_bytes: int | None = None,
-    add_bos: bool = True,
     context: int | None = None,
+    add_bos: bool = True,
 ) -> Model:
     """Loads a model, ready to generate.
 
@@ -79,9 +78,9 @@ def load(
             threads.
         kv_bytes: the most memory for the keys and values of all sequences, including the draft model's; by default 64
             full contexts, or half of the available memory if that is less. It is allocated as it is used.
-        add_bos: whether a text prompt begins with the tokens that the tokenizer adds before a text, such as `<s>`.
         context: the most tokens of prompt and completion together, at most the model's own limit, which is the default.
             The keys and values of one context of this length must fit in memory.
+        add_bos: whether a text prompt begins with the tokens that the tokenizer adds before a text, such as `<s>`.
 
     Raises:
         RushlightError: one of its subclasses. Nothing is loaded then; there is no fallback to another device or dtype.
@@ -108,28 +107,15 @@ def load(
                 file=port,
                 remedy="load it with rushlight.load_module and call it, or derive the config of a language model",
             )
-        if sum(tensor.nbytes for tensor in checkpoint.values()) >= LARGE_BYTES:
-            needed = footprint_of(checkpoint, architecture, config)
-            fit = needed.describe_fit(ops.available_bytes(), dtype)
-            _log.info("%s: %s; %s", display_name(checkpoint.source), needed.describe(), fit)
+        name = demo.NAME if source is None else display_name(checkpoint.source)
         if context is not None:
             config = _limited(config, context)
         module = architecture(config)
-        slots = [
-            slot
-            for name, slot in module.named_slots()
-            if not (config.tie_word_embeddings and name in architecture.rules.tied)
-        ]
-        require_fits(
-            config,
-            slots,
-            dtype,
-            device=ops.device,
-            have_bytes=ops.available_bytes(),
-            stored_bytes=_stored_bytes(checkpoint),
-            kv_bytes=kv_bytes,
-        )
-        n_parameters = sum(slot.n_elements for slot in slots)
+        needed = footprint_of(checkpoint, architecture, config, module)
+        have_bytes = ops.available_bytes()
+        if sum(tensor.nbytes for tensor in checkpoint.values()) >= LARGE_BYTES:
+            _log.info("%s %s", name, needed.describe_fit(have_bytes, dtype))
+        needed.require(dtype, ops.device, have_bytes, context=context, kv_bytes=kv_bytes)
         _bind(module, architecture, config, checkpoint, ops, dtype, finish=False)
         reading = BackgroundCall(ops.finish_loading, files.pop_all())
 
@@ -149,8 +135,8 @@ def load(
         backend=ops,
         tokenizer=tokenizer,
         no_tokenizer=no_tokenizer,
-        name=demo.NAME if source is None else display_name(checkpoint.source),
-        n_parameters=n_parameters,
+        name=name,
+        n_parameters=needed.n_parameters,
         eos_ids=author.eos_token_id,
         suppressed_ids=author.suppress_tokens,
         begin_suppressed_ids=author.begin_suppress_tokens,
@@ -232,12 +218,6 @@ def _limited(config: TextConfig, context: int) -> TextConfig:
             remedy=f"use --context {config.max_context_length} or less, or leave it out",
         )
     return replace(config, context=context)
-
-
-def _stored_bytes(checkpoint: Checkpoint) -> float:
-    """The bytes of a stored number, on average."""
-    n_elements = sum(math.prod(tensor.shape) for tensor in checkpoint.values())
-    return sum(tensor.nbytes for tensor in checkpoint.values()) / max(1, n_elements)
 
 
 def _weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushlight.models import PretrainedModel, TextConfig, field
-from rushlight.models.gpt_neox import MLP
-from rushlight.nn import Constant, Embedding, LayerNorm, Linear, Module, ModuleList, NameRules
+from rushlight.nn import Activation, Constant, Embedding, LayerNorm, Linear, Module, ModuleList, NameRules
 
 if TYPE_CHECKING:
     from rushlight.nn import Array, Batch
@@ -48,7 +47,7 @@ def alibi_slopes(n_head: int) -> list[float]:
 
 
 class Attention(Module):
-    """Causal self-attention; scores fall with distance. (N, C) -> (N, C)"""
+    """Causal self-attention, added to the residual stream; scores fall with distance. 2 × (N, C) -> (N, C)"""
 
     def __init__(self, config: BloomConfig, layer: int) -> None:
         self.layer, self.n_head = layer, config.n_head
@@ -57,28 +56,43 @@ class Attention(Module):
         self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = Linear(config.hidden_size, config.hidden_size)
 
-    def __call__(self, x: Array, batch: Batch) -> Array:
+    def __call__(self, x: Array, residual: Array, batch: Batch) -> Array:
         ops, n_head = self.ops, self.n_head
         q, k, v = ops.split(self.query_key_value(x), 3, groups=n_head)  # each head has its q, k and v side by side
         x = ops.attention(q, k, v, batch, layer=self.layer, n_head=n_head, scale=self.scale, slopes=self.slopes)
-        return self.dense(x)
+        return residual + self.dense(x)
+
+
+class MLP(Module):
+    """Two layers with an activation between, added to the residual stream. 2 × (N, C) -> (N, C)"""
+
+    def __init__(self, config: BloomConfig) -> None:
+        self.dense_h_to_4h = Linear(config.hidden_size, 4 * config.hidden_size)
+        self.gelu_impl = Activation("gelu_tanh")
+        self.dense_4h_to_h = Linear(4 * config.hidden_size, config.hidden_size)
+
+    def __call__(self, x: Array, residual: Array) -> Array:
+        return residual + self.dense_4h_to_h(self.gelu_impl(self.dense_h_to_4h(x)))
 
 
 class Block(Module):
-    """Attention, then MLP, each of a norm and added to what the norm reads, or returns. (N, C) -> (N, C)"""
+    """Attention, then MLP, each of a norm and added to what the norm reads, or returns. (N, C) -> (N, C)
+
+    Attention and MLP add the residual themselves, as transformers' do, so that `rushlight verify` compares them.
+    """
 
     def __init__(self, config: BloomConfig, layer: int) -> None:
         self.adds_to_norm = config.apply_residual_connection_post_layernorm
         self.input_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.self_attention = Attention(config, layer)
         self.post_attention_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
-        self.mlp = MLP(config.hidden_size, 4 * config.hidden_size, "gelu_tanh")
+        self.mlp = MLP(config)
 
     def __call__(self, x: Array, batch: Batch) -> Array:
         normed = self.input_layernorm(x)
-        x = (normed if self.adds_to_norm else x) + self.self_attention(normed, batch)
+        x = self.self_attention(normed, normed if self.adds_to_norm else x, batch)
         normed = self.post_attention_layernorm(x)
-        return (normed if self.adds_to_norm else x) + self.mlp(normed)
+        return self.mlp(normed, normed if self.adds_to_norm else x)
 
 
 class Bloom(PretrainedModel):

@@ -226,6 +226,7 @@ def rope(**options: Any) -> Any:
 def windows(
     default: int | None = None,
     *,
+    optional: bool = True,
     slides: Callable[[int, Mapping[str, Any]], bool] = lambda _layer, _before: True,
     switch: str = "",
 ) -> Any:
@@ -233,6 +234,7 @@ def windows(
 
     Args:
         default: the window if config.json has no `sliding_window`; null there means none.
+        optional: whether there may be none; not where the layers with a window differ in more than that.
         slides: without `layer_types`, whether a layer, counted from 0, has a window; gets the values read before.
         switch: a flag of config.json without which no layer has one.
     """
@@ -240,6 +242,8 @@ def windows(
     def read(fields: Fields, _name: str, before: Mapping[str, Any]) -> tuple[int | None, ...]:
         n = before["num_hidden_layers"]
         window = fields.window("sliding_window", default)
+        if window is None and not optional:
+            fields.problem("sliding_window is null, expected a number of positions")
         types = fields.words("layer_types", n, ("full_attention", "sliding_attention"))
         if switch and not fields.flag(switch, False):
             window = None

@@ -24,6 +24,7 @@ class Gemma2Config(GemmaConfig):
     benign_keys: ClassVar = frozenset({"cache_implementation"})
     unsupported: ClassVar = {"use_bidirectional_attention": (False,)}
 
+    num_key_value_heads: int = field.kv_heads(default=4)
     hidden_activation: str = field.activation("gelu_pytorch_tanh")
     """`hidden_act`, which the files also have, is not used."""
     query_pre_attn_scalar: float = field.positive(256.0)

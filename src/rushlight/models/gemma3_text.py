@@ -37,9 +37,9 @@ class Gemma3TextConfig(GemmaConfig):
     query_pre_attn_scalar: float = field.positive(256.0)
     """Scores are divided by its square root."""
     sliding_window_pattern: int = field.size(6)
-    """Without layer_types, every so manieth layer sees all positions."""
+    """Without layer_types, the last of each group of that many layers sees all positions."""
     sliding_window: tuple[int | None, ...] = field.windows(
-        4096, slides=lambda layer, read: (layer + 1) % read["sliding_window_pattern"] != 0
+        4096, optional=False, slides=lambda layer, read: (layer + 1) % read["sliding_window_pattern"] != 0
     )
     rope_parameters: Rope = field.rope(layer_type="full_attention", theta=1e6)
     rope_local: Rope = field.rope(

@@ -21,17 +21,21 @@ KINDS = ("global", "local")
 
 
 def read_windows(fields: Fields, _name: str, before: Mapping[str, Any]) -> tuple[int | None, ...]:
-    """The window of each layer, from `attention_layers`, or `attention_types`: [[[kind, ...], repetitions], ...]."""
+    """The window of each layer, from `attention_layers` and `attention_types`: [[[kind, ...], repetitions], ...]."""
     n, window = before["num_layers"], fields.size("window_size", 256)
-    types = fields.raw("attention_types", [[list(KINDS), 12]])
-    try:
-        layers = [kind for kinds, repetitions in types for _ in range(min(repetitions, n)) for kind in kinds]
-    except (TypeError, ValueError):
-        layers = []
-    if fields.has("attention_layers"):
-        layers = list(fields.words("attention_layers", n, KINDS))
-    elif len(layers) != n or not {*layers} <= {*KINDS}:
-        fields.problem(f'attention_types does not name {n} layers, expected such as [[["global", "local"], {n // 2}]]')
+    layers = list(fields.words("attention_layers", n, KINDS))
+    if fields.has("attention_types") or not layers:
+        try:
+            types = fields.raw("attention_types", [[KINDS, 12]])
+            repeated = [kind for kinds, times in types for _ in range(min(times, n)) for kind in kinds]
+        except (TypeError, ValueError):
+            repeated = []
+        if len(repeated) != n or any(kind not in KINDS for kind in repeated) or (layers and layers != repeated):
+            example = f'[[["global", "local"], {n // 2}]]'
+            fields.problem(
+                f"attention_types is for other layers, expected {n}, those of any attention_layers: {example}"
+            )
+        layers = repeated
     return tuple(window if kind == "local" else None for kind in layers)
 
 

@@ -24,12 +24,13 @@ BENIGN_KEYS = frozenset(
     _num_labels activation_dropout architectures attention_dropout attention_probs_dropout_prob
     attention_softmax_in_fp32 attn_pdrop auto_map chunk_size_feed_forward classifier_dropout decoder_start_token_id
     dropout dtype embd_dropout embd_pdrop embed_dropout embedding_dropout finetuning_task gradient_checkpointing
-    hidden_dropout id2label init_std initializer_range is_decoder is_encoder_decoder label2id language layerdrop
-    model_type num_labels output_attentions output_hidden_states output_past pad_token_id predict_special_tokens prefix
-    pretraining_tp problem_type resid_dropout resid_pdrop residual_dropout return_dict scale_attention_softmax_in_fp32
-    sep_token_id summary_activation summary_first_dropout summary_hidden_size summary_proj_to_labels summary_type
-    summary_use_proj task_specific_params tf_legacy_loss tokenizer_class torch_dtype torchscript transformers.js_config
-    transformers_version unk_token_id use_cache use_flash_attention_2""".split()
+    hidden_dropout hidden_dropout_prob id2label init_std initializer_range is_decoder is_encoder_decoder label2id
+    language layerdrop model_type num_labels output_attentions output_hidden_states output_past pad_token_id
+    predict_special_tokens prefix pretraining_tp problem_type resid_dropout resid_pdrop residual_dropout return_dict
+    scale_attention_softmax_in_fp32 sep_token_id summary_activation summary_first_dropout summary_hidden_size
+    summary_proj_to_labels summary_type summary_use_proj task_specific_params tf_legacy_loss tokenizer_class
+    torch_dtype torchscript transformers.js_config transformers_version unk_token_id use_cache
+    use_flash_attention_2""".split()
 )
 
 _ARITHMETIC = re.compile("scal|multipl|softcap|norm|rope|window|attention_|residual|bias|clip|alibi|rotary")

@@ -109,11 +109,14 @@ class _Recorder:
         self.tensors: dict[str, NDArray[Any]] = {}
         self.calls: list[Call] = []
 
-    def enter(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def enter(self, module: Any, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._calls[path] += 1
         call = path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
         # Stored before the module runs, because a module may modify its input in place.
-        self._stack.append((call, self._keep("input", call, self._first((*args, *kwargs.values())))))
+        given = self._first((*args, *kwargs.values()))
+        if isinstance(module, self._torch.nn.Embedding) and "position_ids" in kwargs:
+            given = self._first(kwargs["position_ids"])  # OPT's first argument is a mask
+        self._stack.append((call, self._keep("input", call, given)))
 
     def leave(self, module: Any, output: Any) -> None:
         call, given = self._stack.pop()
@@ -164,7 +167,7 @@ def _case(torch: Any, module: Any, number: int, prompt: Mapping[str, Any] | Any,
     for path, part in module.named_modules():
         handles += [
             part.register_forward_pre_hook(
-                lambda _part, args, kwargs, path=path: recorder.enter(path, args, kwargs), with_kwargs=True
+                lambda part, args, kwargs, path=path: recorder.enter(part, path, args, kwargs), with_kwargs=True
             ),
             part.register_forward_hook(lambda part, _args, output: recorder.leave(part, output)),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from rushlight.text.tokenizer_settings import TokenizerSettings
 
 __all__ = ["TOKENIZER_FILES", "read_tokenizer"]
+
+_log = logging.getLogger("rushlight")
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -57,6 +60,8 @@ def read_tokenizer(find: Callable[[str], Path | None]) -> Tokenizer | TokenizerE
         TokenizerError: a file is malformed.
     """
     settings = read_settings(find)
+    if settings.flag("add_eos_token"):
+        _log.warning("%s: add_eos_token is not applied: a model continues a text, so no token ends it", settings.file)
     if path := find("tokenizer.json"):
         return read_tokenizer_json(path, settings)
     if settings.tokenizer_class is None and (config := find("config.json")):

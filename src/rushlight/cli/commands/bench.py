@@ -31,7 +31,7 @@ Examples:
 """
 
 
-@load_options(without=("dtype", "draft", "add_bos", "context"))
+@load_options(without=("dtype", "draft", "context", "add_bos"))
 def bench(
     source: Source = None,
     model: ModelFlag = None,

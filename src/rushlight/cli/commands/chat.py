@@ -28,7 +28,7 @@ Examples:
   rushlight chat ./folder --chat-template template.jinja --temp 0.9 --seed 7
   echo "Who are you?" | rushlight chat microsoft/DialoGPT-small
   rushlight chat smollm2 --json < turns.jsonl
-  rushlight chat qwen3:0.6b --chat-template-kwargs '{"enable_thinking": false}'
+  rushlight chat qwen3 --chat-template-kwargs '{"enable_thinking": false}'
 """
 
 WITHOUT = ("n", "logprobs", "prompt_logprobs", "json_schema", "regex")

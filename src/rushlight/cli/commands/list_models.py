@@ -83,8 +83,6 @@ def _state(each: Downloaded, have_bytes: int) -> Text:
     elif each.footprint is not None:
         style = "green" if each.footprint.fitting(have_bytes) else "yellow"
         state = Text(each.footprint.describe_fit(have_bytes), style)
-    elif each.is_built_in:
-        state = Text("its config is not valid: `rushlight check` says why", "red")
     else:
         model_type = printable_name(each.model_type or "")
         state = Text(describe_type(model_type) or f"{model_type} is not built in", "yellow")

@@ -36,7 +36,7 @@ Examples:
 """
 
 
-@load_options(without=("draft", "add_bos", "context"), dtype="f32")
+@load_options(without=("draft", "context", "add_bos"), dtype="f32")
 def verify(
     source: Source = None,
     model: ModelFlag = None,

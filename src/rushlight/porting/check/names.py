@@ -33,6 +33,9 @@ HOLDERS = {
 }
 """The prefix of every name if the model is an attribute of another module -> that module."""
 
+SHOWN_BY_NAMES = ("gpt2",)
+"""The types that names alone show; those of the Llama family share theirs."""
+
 N_LANDMARKS = 20
 """Slots of a port that are looked for to find a common prefix; a port does not declare landmarks."""
 
@@ -81,7 +84,7 @@ def find_architecture(
         named = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
         if named is None:
             return None
-    for architecture in [named] if named else ARCHITECTURES.values():
+    for architecture in [named] if named else [ARCHITECTURES[name] for name in SHOWN_BY_NAMES]:
         # A file may have a tied table only under the head's name.
         needed = _landmarks(checker, architecture) - set(architecture.rules.tied.values())
         prefixes = [_prefix(checker.tensors, landmark, architecture.rules.prefixes) for landmark in needed]
@@ -176,7 +179,8 @@ def check_unknown(checker: Checker) -> None:
 
 def _by_landmarks(checker: Checker) -> str | None:
     """The model_type of the architecture whose landmarks the names have, whatever their prefix."""
-    for model_type, architecture in ARCHITECTURES.items():
+    for model_type in SHOWN_BY_NAMES:
+        architecture = ARCHITECTURES[model_type]
         needed = architecture.landmarks - set(architecture.rules.tied.values())
         if needed and all(_prefix(checker.tensors, landmark, ()) is not None for landmark in needed):
             return model_type

@@ -477,18 +477,21 @@ class DecoderWriter(Writer):
     def rope(self) -> list[str]:
         """The declaration of the rotary embedding."""
         self.models.add("Rope")
-        values = self.values
-        options = [f'theta_key="{key}"' for key in ("rotary_emb_base",) if key in values]
-        options += [f'fraction_key="{key}"' for key in ("rotary_pct",) if key in values]
-        if len(self.ropes()) == 2:
-            return [
-                f'    {field}: Rope = field.rope(layer_type="{kind}")'
-                for (_, field), kind in zip(self.ropes(), self.layer_types, strict=True)
-            ]
-        settings = values.get("rope_parameters")
-        has_theta = "rope_theta" in values or bool(options) or (isinstance(settings, dict) and "rope_theta" in settings)
+        values, settings = self.values, self.values.get("rope_parameters")
+        settings = settings if isinstance(settings, dict) else {}
+        has_two = len(self.ropes()) == 2
+        options = ['theta_key="rotary_emb_base"'] if "rotary_emb_base" in values else []
+        options += ['fraction_key="rotary_pct"'] if "rotary_pct" in values else []
+        parts = [settings[kind] for kind in self.layer_types] if has_two else [settings]
+        keys = {*values, *(key for part in parts for key in part)}
+        options += ["fraction=1.0"] if keys & {"partial_rotary_factor", "rotary_pct"} else []
+        has_theta = bool(keys & {"rope_theta", "rotary_emb_base"})
         lines = [] if has_theta else indented(self.assumed("theta is 10,000; config.json does not say it"))
-        return [*lines, f"    rope_parameters: Rope = field.rope({', '.join(options)})"]
+        by_layer = [f'layer_type="{kind}"' for kind in self.layer_types] if has_two else [""]
+        for (_, field), layer_type in zip(self.ropes(), by_layer, strict=True):
+            given = ", ".join(filter(None, [layer_type, *options]))
+            lines.append(f"    {field}: Rope = field.rope({given})")
+        return lines
 
     def is_longrope(self) -> bool:
         """Whether the rotary embedding has factors for short and for long contexts."""

@@ -295,7 +295,7 @@ def _is_matrix(node: Node) -> bool:
 
 
 def _norm(name: str, node: Node) -> NormForm | None:
-    """The norm that has exactly these tensors; None if it is no norm."""
+    """The norm that has exactly these tensors; None if it has others."""
     weight, bias = node.tensors.get("weight", ()), node.tensors.get("bias")
     if node.children or len(weight) != 1 or bias not in {None, weight} or not set(node.tensors) <= _LAYER:
         return None

@@ -191,7 +191,7 @@ def with_layer_imports(source: str) -> str:
 
 
 def _assigned(node: ast.stmt) -> str:
-    """The name that a statement of a class assigns to; empty if it is no such statement."""
+    """The name that a statement of a class assigns to; empty for other statements."""
     match node:
         case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
             return name
@@ -199,5 +199,5 @@ def _assigned(node: ast.stmt) -> str:
 
 
 def _module(node: ast.stmt) -> str:
-    """The module that a statement imports from; empty if it is no such statement."""
+    """The module that a statement imports from; empty for other statements."""
     return node.module or "" if isinstance(node, ast.ImportFrom) else ""

@@ -201,7 +201,7 @@ class _Ways:
         )
 
     def all(self) -> Iterator[_Way]:
-        """The port's own way, and those that differ in one respect, the likeliest first."""
+        """The port's own way, and those that differ in one respect, the most likely first."""
         call, base = self.call, self.base
         same_width = self.keys_and_values[0].shape == call.q.shape
         yield base
@@ -282,7 +282,8 @@ class _Ways:
             scores = way.softcap * np.tanh(scores / way.softcap)
         i, j = np.arange(n)[:, None], np.arange(n)[None, :]
         if way.slopes:
-            slopes = _alibi(way.n_head) if call.slopes is None else call.slopes
+            has_own = call.slopes is not None and len(call.slopes) == way.n_head
+            slopes = call.slopes if has_own else _alibi(way.n_head)
             scores = scores + np.asarray(slopes, np.float64)[:, None, None] * (j - i)
         scores = np.where(_visible(way, i, j), scores, -np.inf)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["formulas"]
 
+MAX_VALUES = 2**22
+"""The largest number of values that formulas are tried on; of larger arrays the first rows are."""
 MAX_SUM = 6
 """The largest number of terms in a sum that is tried."""
 
@@ -30,6 +32,9 @@ def formulas(module: Module, trial: Trial) -> tuple[str, str, str]:
     """A cause, and the formulas that give the port's array and the recorded one; each is empty if there is none."""
     if cause := attention(module, trial):
         return cause, "", ""
+    n = max(8, MAX_VALUES // max(1, trial.found[:1].size))
+    if n < len(trial.found):
+        trial = trial.first_rows(n)
     theirs, mine = _formula(trial, trial.recorded), _formula(trial, trial.found)
     if isinstance(module, Activation):
         suffix = f" of {ITS_INPUT}"

@@ -43,13 +43,15 @@ def turned(x: Floats, angles: Floats, head_dim: int, *, interleaved: bool) -> Fl
 
 
 def cosines_then_sines(parts: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
-    """(N, r): the port's layout of angles, from a recorded pair of cosines and sines; None if this is no such pair.
+    """(N, r): the port's layout of angles, from a recorded pair of cosines and sines; None for other tensors.
 
-    transformers has each number twice: both halves of a head are equal, or two neighbours.
+    transformers mostly has each number twice: both halves of a head are equal, or two neighbours.
     """
     if len(parts) != 2 or any(part.ndim != 2 or part.dtype.kind != "f" for part in parts):
         return None
-    cosines, sines = parts
+    # At position 0 cosines are 1, or their factor, and sines 0: GPT-J returns sines first.
+    cosines, sines = parts if np.abs(parts[0][:1]).sum() >= np.abs(parts[1][:1]).sum() else reversed(parts)
+    parts = (cosines, sines)
     radii = np.square(cosines.astype(np.float64)) + np.square(sines.astype(np.float64))
     if not radii.size or not radii.max() - radii.min() <= 1e-4 * radii.max():
         return None

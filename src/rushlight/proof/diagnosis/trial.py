@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rushlight.proof.compare import distance
@@ -52,3 +52,19 @@ class Trial:
 
     def fits(self, candidate: Floats, target: Floats) -> bool:
         return candidate.shape == target.shape and distance(candidate, target).within(2 * self.tolerance)
+
+    def first_rows(self, n: int) -> Trial:
+        """The same difference in the first n rows."""
+        n_rows = len(self.found)
+
+        def cut(sources: Sequence[Source]) -> list[Source]:
+            return [Source(name, values[:n] if len(values) == n_rows else values) for name, values in sources]
+
+        return replace(
+            self,
+            found=self.found[:n],
+            recorded=self.recorded[:n],
+            sources=cut(self.sources),
+            elsewhere=cut(self.elsewhere),
+            later=cut(self.later),
+        )

@@ -1,6 +1,6 @@
-"""Writes tests/examples/opt: a tiny OPT checkpoint, and its outputs in PyTorch and transformers.
+"""Writes tests/examples/codegen: a tiny CodeGen checkpoint, and its outputs in PyTorch and transformers.
 
-    python tests/examples/make_opt_fixture.py        (needs the [proof] extra)
+    python tests/examples/make_codegen_fixture.py        (needs the [proof] extra)
 
 The weights are noise of standard deviation 0.35, biases and norms too: with the small weights of an untrained model a
 wrong port passes. `expected.safetensors` has prompt_ids (T,), logits_f32 and logits_f64 (T, V), and greedy_ids (60,).
@@ -15,25 +15,25 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import CodeGenConfig, CodeGenForCausalLM
 
-FOLDER = Path(__file__).parent / "opt"
+FOLDER = Path(__file__).parent / "codegen"
 
 
 def main() -> None:
-    torch.manual_seed(101)  # its greedy tokens do not end in repetition
-    config = OPTConfig(
+    torch.manual_seed(144)  # its greedy tokens are not all the same
+    config = CodeGenConfig(
         vocab_size=61,
-        hidden_size=18,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        ffn_dim=31,
-        max_position_embeddings=160,
-        word_embed_proj_dim=18,
-        bos_token_id=2,
+        n_embd=48,
+        n_layer=2,
+        n_head=8,
+        n_inner=31,
+        n_positions=160,
+        rotary_dim=4,
+        bos_token_id=1,
         eos_token_id=2,
     )
-    model = OPTForCausalLM(config).eval()
+    model = CodeGenForCausalLM(config).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.35)
     shutil.rmtree(FOLDER, ignore_errors=True)
