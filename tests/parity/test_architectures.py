@@ -11,10 +11,8 @@ pytestmark = pytest.mark.parity
 VARIANTS = {"ministral"}
 """Fixtures that another architecture of transformers computes."""
 LONG, CHUNK = 8000, 1000
-LONG_TOLERANCE = 5e-5
-"""Sums over 8,000 keys round more; a frequency that is off by some ulps would move the logits by 1e-4."""
-ROPES = ["llama", "llama_linear", "llama_llama3", "llama_yarn", "phi3_longrope_long", "stablelm_half", "mistral"]
-"""A fixture of each kind of rotary embedding."""
+ROPES = ["llama", "llama_linear", "llama_llama3", "llama_yarn", "llama_longrope_long", "stablelm_half", "mistral"]
+"""A fixture of each kind of rotary embedding; those of Phi-3 magnify PyTorch's own rounding to 3e-5."""
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def test_positions_to_8000(name, tmp_path, torch, transformers, from_pretrained)
     cache = transformers.DynamicCache(config=theirs.config)
     for start in range(0, LONG, CHUNK):  # the scores of all positions at once would be gigabytes
         expected = theirs(torch.tensor([ids[start : start + CHUNK]]), cache=cache).logits[0].numpy()
-    assert error(found[-100:], expected[-100:]) < LONG_TOLERANCE
+    assert error(found[-CHUNK:], expected) < 2 * TOLERANCE
 
 
 SIZES = ("vocabulary", "positions", "width", "layers", "heads")
