@@ -318,3 +318,19 @@ def test_defaults_of_key_value_heads_do_not_depend_on_the_heads(name, n):
     values = json.loads(PUBLISHED[name])
     del values["num_key_value_heads"]
     assert read(values | {"num_attention_heads": 64, "hidden_size": 4096}).heads.n_kv == n
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "needed"),
+    [
+        ("Mistral-7B-Instruct-v0.3", {"sliding_window": None}, "sliding_window"),
+        ("gemma-2-2b", {"sliding_window": None}, "sliding_window"),
+        ("SmolLM3-3B", {"sliding_window": 64}, "sliding_window and use_sliding_window"),
+        ("Qwen2.5-0.5B-Instruct", {"use_sliding_window": False}, "sliding_window and use_sliding_window"),
+    ],
+)
+def test_layers_that_slide_need_a_window(name, keys, needed):
+    values = json.loads(PUBLISHED[name]) | keys
+    values["layer_types"] = ["sliding_attention"] * values["num_hidden_layers"]
+    with pytest.raises(ConfigError, match=f"layer_types has sliding_attention, expected also {needed}, or"):
+        read(values)

@@ -247,6 +247,9 @@ def windows(
         types = fields.words("layer_types", n, ("full_attention", "sliding_attention"))
         if switch and not fields.flag(switch, False):
             window = None
+        if window is None and optional and "sliding_attention" in types:
+            needed = f"sliding_window and {switch}" if switch else "sliding_window"
+            fields.problem(f"layer_types has sliding_attention, expected also {needed}, or full_attention")
         sliding = [each == "sliding_attention" for each in types] if types else [slides(i, before) for i in range(n)]
         return tuple(window if slide else None for slide in sliding)
 
