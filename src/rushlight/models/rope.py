@@ -112,12 +112,17 @@ def read_rope(
         settings = fields.child("rope_scaling", used=scaled)
     usual_key = theta_key if layer_type else "rope_theta"
     theta = settings.positive("rope_theta", _of_either_key(fields, theta_key, usual_key, theta))
+    if theta <= 1:
+        within, key = (settings, "rope_theta") if settings.has("rope_theta") else (fields, theta_key)
+        within.problem(f"{key} is {theta:g}, expected a number above 1")
     n_channels = _n_channels(fields, settings, fraction_key, fraction, head_dim)
     n_frequencies = math.ceil(n_channels / 2)
     original = settings.size("original_max_position_embeddings", original or positions)
     original = fields.size("original_max_position_embeddings", original)
     kind = settings.choice("rope_type", {*_KINDS, *aliases}, settings.choice("type", {*_KINDS, *aliases}, "default"))
     kind = aliases.get(kind, kind)
+    if kind == "yarn" and fields.is_valid and n_channels % 2:
+        settings.problem(f"rope_type is 'yarn', expected an even number of rotated channels, not {n_channels}")
     values, scale = _KINDS[kind].read(settings, n_frequencies, original, positions)
     settings.refuse_unread(known=_KEYS)
     return Rope(theta, n_channels, kind, values, scale)
@@ -137,15 +142,19 @@ def _n_channels(fields: Fields, settings: Fields, key: str, default: float | Non
     if default is None:
         fields.neutral(key, 1, 1.0)
         settings.neutral("partial_rotary_factor", 1, 1.0)
+        if fields.is_valid and head_dim % 2:
+            fields.problem(f"head_dim is {head_dim}, expected an even number")
         return head_dim
     usual_key = "partial_rotary_factor"
     fraction, within = _of_either_key(fields, key, usual_key, default), fields
     if settings.has(usual_key):
         fraction, within, key = settings.positive(usual_key), settings, usual_key
     n_channels = int(head_dim * fraction)
-    if fields.is_valid and not 0 < n_channels + n_channels % 2 <= head_dim:
+    if 0 < n_channels + n_channels % 2 <= head_dim:
+        return n_channels
+    if fields.is_valid:
         within.problem(f"{key} is {fraction:g}, expected a share of the {head_dim} channels of a head")
-    return n_channels
+    return head_dim
 
 
 class _Kind(NamedTuple):
