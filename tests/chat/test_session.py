@@ -48,6 +48,17 @@ def test_send_appends_the_message_and_the_answer(chat, tales):
     assert text == f"Be kind.\n\nUser: Who was the king?\nAssistant:{first.text}\nUser: And the queen?\nAssistant:"
 
 
+def test_plain_turns_begin_with_the_tokens_before_a_text(tales, monkeypatch):
+    """Without <bos>, Gemma's base models write nothing sensible."""
+    monkeypatch.setattr(tales.tokenizer, "prefix_ids", (0,))
+    with Chat(tales, max_tokens=4) as chat:
+        first, second = chat.send("Hello"), chat.send("Again")
+    assert first.prompt_ids == [0, *tales.tokenizer.encode("User: Hello\nAssistant:")]
+    assert second.prompt_ids[: len(first.prompt_ids) + len(first.ids)] == [*first.prompt_ids, *first.ids]
+    with Chat(tales, template="{{ messages[0].content }}", max_tokens=4) as chat:
+        assert chat.send("Hello").prompt_ids == tales.tokenizer.encode("Hello")
+
+
 def test_the_note_of_the_fallback_is_logged_once(tales, caplog):
     with caplog.at_level(logging.WARNING, "rushlight"), Chat(tales, max_tokens=2) as chat:
         chat.send("a")

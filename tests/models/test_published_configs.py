@@ -302,6 +302,7 @@ def test_published_configs_are_read_without_a_warning(name, caplog):
         ("opt-125m", "layer_norm_elementwise_affine", False),
         ("opt-125m", "scale_embeddings", True),
         ("tiny_starcoder_py", "add_cross_attention", True),
+        ("tiny_starcoder_py", "num_key_value_heads", 2),
         ("bloom-560m", "slow_but_exact", True),
         ("bloom-560m", "alibi_bias_max", 4),
         ("gpt-j-6b", "rotary", False),
@@ -312,6 +313,31 @@ def test_published_configs_are_read_without_a_warning(name, caplog):
 def test_keys_that_would_change_the_arithmetic_are_refused_by_name(name, key, value):
     with pytest.raises(ConfigError, match=rf"1 problem .*\n  {key} is "):
         read(json.loads(PUBLISHED[name]) | {key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "n"), [("gemma-2b", 16), ("gemma-2-2b", 4), ("Mistral-7B-v0.1", 8), ("Qwen2.5-0.5B-Instruct", 32)]
+)
+def test_defaults_of_key_value_heads_do_not_depend_on_the_heads(name, n):
+    values = json.loads(PUBLISHED[name])
+    del values["num_key_value_heads"]
+    assert read(values | {"num_attention_heads": 64, "hidden_size": 4096}).heads.n_kv == n
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "needed"),
+    [
+        ("Mistral-7B-Instruct-v0.3", {"sliding_window": None}, "sliding_window"),
+        ("gemma-2-2b", {"sliding_window": None}, "sliding_window"),
+        ("SmolLM3-3B", {"sliding_window": 64}, "sliding_window and use_sliding_window"),
+        ("Qwen2.5-0.5B-Instruct", {"use_sliding_window": False}, "sliding_window and use_sliding_window"),
+    ],
+)
+def test_layers_that_slide_need_a_window(name, keys, needed):
+    values = json.loads(PUBLISHED[name]) | keys
+    values["layer_types"] = ["sliding_attention"] * values["num_hidden_layers"]
+    with pytest.raises(ConfigError, match=f"layer_types has sliding_attention, expected also {needed}, or"):
+        read(values)
 
 
 # Mutations
@@ -325,10 +351,8 @@ SETTINGS = [
     {"full_attention": {"rope_type": "yarn"}, "sliding_attention": 3},
 ]
 VALUES = [None, True, "", "yarn", "full_attention", [], [1], [[]], [[1, 2]], {}, {"a": 1}, *NUMBERS, *SETTINGS]
-KEYS = sorted(
-    {key for text in PUBLISHED.values() for key in json.loads(text)}
-    | {"rope_parameters", "head_dim", "rotary_dim", "sliding_window_pattern", "n_inner", "alibi"}
-)
+KEYS = sorted({key for text in PUBLISHED.values() for key in json.loads(text)})
+ROPE_KEYS = ["rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor", "head_dim", "rotary_dim"]
 MISSING = object()
 
 
@@ -347,7 +371,11 @@ def compute(values):
 @given(
     name=st.sampled_from(sorted(PUBLISHED)),
     changes=st.lists(
-        st.tuples(st.sampled_from(KEYS), st.sampled_from([MISSING, *VALUES]), st.booleans()), min_size=1, max_size=3
+        st.tuples(
+            st.sampled_from(KEYS) | st.sampled_from(ROPE_KEYS), st.sampled_from([MISSING, *VALUES]), st.booleans()
+        ),
+        min_size=1,
+        max_size=3,
     ),
 )
 def test_a_mutated_config_is_read_or_refused(name, changes):

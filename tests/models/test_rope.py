@@ -81,6 +81,13 @@ def test_longrope_selects_its_list_by_the_context_length():
     assert Rope(1e4, 10).default_context_length(600) == 600
 
 
+def test_the_original_context_of_phi3_is_4096_positions_by_default():
+    lists = {"short_factor": [1.0] * 5, "long_factor": [2.0] * 5}
+    rope = read(model_type="phi3", positions=8192, rope_scaling={"type": "longrope", **lists})
+    assert rope.default_context_length(8192) == 4096
+    assert rope.scale > 1
+
+
 def rope_scaling(**settings):
     return {"rope_scaling": settings}
 
@@ -125,6 +132,14 @@ LISTS = {"short_factor": [1.0] * 5, "long_factor": [1.0] * 5}
             [r"rope_parameters and rope_scaling are both set, expected one of them"],
         ),
         ({"partial_rotary_factor": 0.5}, [r"partial_rotary_factor is 0.5, which rushlight does not support"]),
+        (
+            {"model_type": "gpt_neox", "rotary_emb_base": 1e4, "rope_theta": 5e3},
+            [r"rope_theta is 5000 and rotary_emb_base is 10000, expected equal values"],
+        ),
+        (
+            {"model_type": "gpt_neox", "rotary_pct": 0.5, "partial_rotary_factor": 0.25},
+            [r"partial_rotary_factor is 0.25 and rotary_pct is 0.5, expected equal values"],
+        ),
         (
             {"model_type": "stablelm", "partial_rotary_factor": 1.5},
             [r"partial_rotary_factor is 1.5, expected a share of the 10 channels"],

@@ -33,10 +33,15 @@ class ConversationEncoder:
     A text has many tokenizations, and the one that a model generates is often not the tokenizer's. So if a conversation
     extends a remembered prompt and its answer, their ids are reused, and only the rest is encoded. If a template
     rewrites earlier messages, less is reused. An encoder without remembered turns is stateless.
+
+    Args:
+        tokenizer: the model's.
+        prefix: the ids before a conversation, for a format that does not write them as a chat template does.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, prefix: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._prefix = list(prefix)
         self._turns: deque[_Turn] = deque(maxlen=MAX_TURNS)
 
     def remember(self, rendered: Rendered, ids: list[int], answer: list[int]) -> None:
@@ -59,7 +64,7 @@ class ConversationEncoder:
 
     def _remembered(self, rendered: Rendered) -> tuple[list[int], int]:
         """The remembered ids of the longest prefix of the text, and the length of that prefix in characters."""
-        best: tuple[list[int], int] = ([], 0)
+        best = (self._prefix, 0)
         for turn in self._turns:
             if _extends(rendered, turn.rendered):
                 n_read = len(turn.rendered.text)

@@ -175,7 +175,10 @@ class Chat:
         self.messages: list[Message] = []
         self.n_forgotten = 0
         self._tokenizer = tokenizer
-        self._encoder = ConversationEncoder(tokenizer)
+        # A chat template writes the beginning-of-text token itself.
+        self._encoder = ConversationEncoder(
+            tokenizer, () if isinstance(self.template, ChatTemplate) else tokenizer.prefix_ids
+        )
         self._answer: Answer | None = None
         self._stop_ids: tuple[int, ...] | None = None
         self.system_prompt = system_prompt

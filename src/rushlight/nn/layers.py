@@ -97,7 +97,7 @@ class LayerNorm(Module):
         return self.ops.layer_norm(x, self.weight, self.bias, self.eps)
 
     def describe(self) -> str:
-        return f"LayerNorm({self.n_channels}, eps={self.eps}{'' if self.bias is not None else ', bias=False'})"
+        return f"LayerNorm({self.n_channels}, eps={self.eps:g}{'' if self.bias is not None else ', bias=False'})"
 
 
 class RMSNorm(Module):
@@ -116,7 +116,7 @@ class RMSNorm(Module):
 
     def describe(self) -> str:
         offset = f", offset={self.offset:g}" if self.offset else ""
-        return f"RMSNorm({self.n_channels}, eps={self.eps}{offset})"
+        return f"RMSNorm({self.n_channels}, eps={self.eps:g}{offset})"
 
 
 class Rotary(Module):
