@@ -366,8 +366,21 @@ def compute(values):
                 assert np.isfinite(rope.frequencies(length)).all()
 
 
+LAST_OF_TYPE = {json.loads(text)["model_type"]: name for name, text in PUBLISHED.items()}
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of factors that float32 cannot hold
-@settings(max_examples=600, deadline=None)
+@pytest.mark.parametrize("name", LAST_OF_TYPE.values())
+def test_any_rotation_is_computed_or_refused(name):
+    """No other error, and no infinite frequency."""
+    for key in ROPE_KEYS:
+        for value in VALUES:
+            with suppress(ConfigError):
+                compute(json.loads(PUBLISHED[name]) | {key: value})
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of factors that float32 cannot hold
+@settings(max_examples=300, deadline=None)
 @given(
     name=st.sampled_from(sorted(PUBLISHED)),
     changes=st.lists(
