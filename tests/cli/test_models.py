@@ -43,7 +43,10 @@ def test_one_short_name(rushlight, name, ids):
 
 @pytest.mark.parametrize(
     ("model_type", "expected"),
-    [("mixtral", "mixtral is a mixture-of-experts model"), ("lalma", "'lalma' is neither a built-in type nor a short name")],
+    [
+        ("mixtral", "mixtral is a mixture-of-experts model"),
+        ("lalma", "'lalma' is neither a built-in type nor a short name"),
+    ],
 )
 def test_another_type_is_refused(rushlight, model_type, expected):
     done = rushlight("models", model_type)

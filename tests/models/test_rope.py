@@ -188,7 +188,9 @@ def test_rotations_that_cannot_be_computed_are_refused(keys, problem):
 
 def test_yarn_rotates_an_even_number_of_channels():
     settings = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 0.9}
-    with pytest.raises(ConfigError, match=r"1 problem in the config\n  rope_parameters.rope_type is 'yarn', .*, not 9$"):
+    with pytest.raises(
+        ConfigError, match=r"1 problem in the config\n  rope_parameters.rope_type is 'yarn', .*, not 9$"
+    ):
         read(model_type="stablelm", hidden_size=40, use_qkv_bias=False, rope_parameters=settings)
 
 
