@@ -157,3 +157,12 @@ def test_template_errors_name_the_file(model, tmp_path):
     with pytest.raises(RushlightError, match=r"t.jinja: line 2 of the chat template: TemplateSyntax.*--chat-template"):
         template.render(MESSAGES)
     template.close()
+
+
+def test_a_variable_may_have_any_other_name():
+    assert (
+        ChatTemplate("{{ a }}{{ messages[0].content }}", variables={"self": 1, "a": 2})
+        .render([{"role": "user", "content": "x"}])
+        .text
+        == "2x"
+    )

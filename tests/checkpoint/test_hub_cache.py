@@ -56,6 +56,7 @@ def test_data_sets_and_other_files_are_left_out(cache):
     for name in ("datasets--owner--data", "models-x", ".locks"):
         (cache / name).mkdir(exist_ok=True)
     (cache / "version.txt").write_text("1")
+    (cache / "models--").mkdir()
     assert only().repo_id == "owner/name"
 
 
@@ -247,3 +248,19 @@ def test_a_folder_without_permissions_is_refused_before_anything_is_deleted(cach
 
 def test_the_cache_is_where_the_environment_says(cache, tmp_path):
     assert cache_folder() == tmp_path / "hub"
+
+
+def test_deleting_reads_no_other_model(cache):
+    hub_module.download("owner/name")
+    hub_module.download("owner/second")
+    main = cache / "models--owner--second" / "refs" / "main"
+    main.unlink()
+    os.mkfifo(main)  # whoever reads it waits for ever
+    delete(find_cached("owner/name"))
+    assert [model.repo_id for model in cached_models()] == ["owner/second"]
+
+
+def test_a_named_pipe_in_place_of_a_folder_is_not_deleted(cache):
+    cache.mkdir()
+    os.mkfifo(cache / "models--owner--pipe")
+    assert "cannot be deleted: not a folder" in str(refusal(delete, only()))

@@ -205,6 +205,16 @@ def test_list_says_what_does_not_fit(rushlight, cache, monkeypatch):
     assert "does not fit: even int4 needs 4.8 MiB of 1.0 MiB available" in rushlight("list").out
 
 
+def test_list_shows_a_model_whose_config_is_no_file(rushlight, cache):
+    config = Path(rushlight("pull", "owner/tales").out.strip()) / "config.json"
+    config.unlink()
+    os.mkfifo(config)
+    done = rushlight("list")
+    assert done.code == 0
+    assert "owner/tales" in done.out
+    assert "config.json is invalid: not a regular file" in done.out
+
+
 def test_list_of_a_cache_that_is_a_file(rushlight, cache):
     cache.write_text("x")
     done = rushlight("list")

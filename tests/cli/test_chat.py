@@ -357,6 +357,14 @@ def test_variables_that_are_not_an_object_exit_with_2(rushlight, value):
     assert '{"enable_thinking": false}' in done.err
 
 
+@pytest.mark.parametrize("name", ["messages", "add_generation_prompt"])
+def test_variables_that_the_conversation_sets_exit_with_2(rushlight, name):
+    arguments = ["chat", "--chat-template", "{{ messages[0].content }}", "--chat-template-kwargs", f'{{"{name}": []}}']
+    done = rushlight(*arguments, stdin=b"Once\n")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: {name} is not a variable of the chat template to set")
+
+
 def test_variables_reach_the_template(rushlight):
     arguments = [
         "chat",

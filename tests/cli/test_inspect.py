@@ -153,6 +153,15 @@ def test_a_tied_head_is_marked(path, config, same, tied):
     assert {t.name: t.mark for t in tree.tensors}["lm_head.weight"] == ("tied" if tied else None)
 
 
+@pytest.mark.parametrize(("key", "tied"), [("", False), (', "tie_word_embeddings": true', True)])
+def test_the_default_of_a_tied_head_is_that_of_the_architecture(path, key, tied):
+    table = np.ones((3, 2), np.float32)
+    save_file({"model.embed_tokens.weight": table, "lm_head.weight": table}, path)
+    path.with_name("config.json").write_text(f'{{"model_type": "llama"{key}}}')
+    tree = inspect(str(path))
+    assert {t.name: t.mark for t in tree.tensors}["lm_head.weight"] == ("tied" if tied else None)
+
+
 def test_marks_are_shown(rushlight, path):
     path.with_name("config.json").write_text("{}")
     out = rushlight("inspect", write(path, gpt2_small(buffers=True, head=True))).out

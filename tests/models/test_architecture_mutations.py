@@ -12,9 +12,9 @@ from architecture_fixtures import NAMES, TOLERANCE, Fixture
 
 from rushlight.backends.reference import ReferenceBackend
 from rushlight.models import Rope, TextConfig, gpt_neox, gptj, phi
-from rushlight.models.gemma import Gemma, GemmaLayer
-from rushlight.models.gemma2 import SandwichLayer
-from rushlight.models.gemma3_text import NormedAttention
+from rushlight.models.gemma import Gemma, GemmaDecoderLayer
+from rushlight.models.gemma2 import Gemma2DecoderLayer
+from rushlight.models.gemma3_text import Gemma3Attention
 from rushlight.models.llama import Attention, DecoderLayer
 from rushlight.models.olmo2 import Olmo2DecoderLayer
 from rushlight.models.qwen3 import Qwen3Attention
@@ -315,12 +315,12 @@ CONFIGS = [
     ("ministral", {"layer_types": ["sliding_attention", "full_attention"]}),
     ("ministral", {"layer_types": ["sliding_attention", "sliding_attention"]}),
     ("qwen2_window", {"layer_types": None, "max_window_layers": 0}),
-    ("qwen2_window", {"use_sliding_window": False}),
+    ("qwen2_window", {"layer_types": None, "use_sliding_window": False}),
     ("qwen3_window", {"layer_types": None, "max_window_layers": 0}),
     ("smollm3", invert_rotating_layers),
     ("smollm3", {"no_rope_layers": [1, 1, 1, 1, 1]}),
     ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 5}),
-    ("smollm3_window", {"use_sliding_window": False}),
+    ("smollm3_window", {"layer_types": None, "use_sliding_window": False}),
     *(("granite", {key: 1.0}) for key in ("embedding_multiplier", "residual_multiplier", "logits_scaling")),
     ("granite", {"attention_multiplier": 1.0}),
     ("granite", {"attention_multiplier": 10**-0.5}),
@@ -515,7 +515,7 @@ def heads_normalised_after_rotation(monkeypatch):
 
 
 def gemma_heads_not_normalised(monkeypatch):
-    monkeypatch.setattr(NormedAttention, "project", Attention.project)
+    monkeypatch.setattr(Gemma3Attention, "project", Attention.project)
 
 
 def heads_not_normalised(monkeypatch):
@@ -534,7 +534,7 @@ def head_scaled_too(monkeypatch):
 
 def norms_before_the_sums(monkeypatch):
     """Gemma 2's layer as the first Gemma's."""
-    monkeypatch.setattr(SandwichLayer, "__call__", GemmaLayer.__call__)
+    monkeypatch.setattr(Gemma2DecoderLayer, "__call__", GemmaDecoderLayer.__call__)
 
 
 def one_norm_for_both_branches(monkeypatch):

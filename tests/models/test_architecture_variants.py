@@ -163,6 +163,12 @@ def test_keys_of_transformers_4(name, same_logits):
     assert same_logits(fixture)
 
 
+def both_keys_of_rope(config):
+    """As transformers 4.45 to 4.57 write it."""
+    earlier_keys(config)
+    config |= {"rope_theta": config["rotary_emb_base"], "partial_rotary_factor": config["rotary_pct"]}
+
+
 def rope_type(kind):
     return lambda config: config["rope_parameters"].update(rope_type=kind)
 
@@ -200,6 +206,7 @@ CONFIGS = [
     ("gemma2", {"hidden_act": "gelu", "layer_types": None, "cache_implementation": "hybrid"}),
     ("gemma3_text", {"hidden_activation": ABSENT, "layer_types": ABSENT, "use_bidirectional_attention": None}),
     ("gpt_neox", {"use_parallel_residual": ABSENT, "attention_bias": ABSENT, "hidden_act": ABSENT}),
+    ("gpt_neox", both_keys_of_rope),
     ("gpt_neox_serial", {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}),  # a quarter is rotated
     ("gpt_neo", {"attention_types": [[["global"], 1], [["local"], 2]], "attention_layers": ABSENT}),
     ("gpt_neo", {"attention_types": ABSENT}),

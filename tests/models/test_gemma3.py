@@ -29,11 +29,11 @@ def test_the_language_model_is_found_and_the_rest_is_named_once(rename, head, tm
     assert fixture.error(model) < TOLERANCE
 
 
-def test_keys_of_the_file_apply_unless_text_config_has_them():
+def test_keys_of_the_file_precede_those_of_text_config():
     values = Fixture("gemma3").config
     text = values["text_config"]
-    assert (text.pop("eos_token_id"), text.pop("tie_word_embeddings")) == (2, True)
-    config = CONFIG.from_json(values | {"eos_token_id": [1, 7], "tie_word_embeddings": False, "bos_token_id": 5})
+    assert (text["eos_token_id"], text["tie_word_embeddings"], text["bos_token_id"]) == (2, True, 1)
+    config = CONFIG.from_json(values | {"eos_token_id": [1, 7], "tie_word_embeddings": False, "bos_token_id": None})
     assert (config.eos_token_id, config.tie_word_embeddings, config.bos_token_id) == ((1, 7), False, 1)
 
 

@@ -4,11 +4,15 @@ They are shortened where a key has no meaning for any model: names of classes, d
 """
 
 import json
+from contextlib import suppress
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rushlight.errors import ConfigError
-from rushlight.models import ARCHITECTURES, Heads
+from rushlight.models import ARCHITECTURES, Heads, Rope
 
 OLD = """"architectures": ["ForCausalLM"], "attention_dropout": 0.0, "initializer_range": 0.02,
     "torch_dtype": "bfloat16", "transformers_version": "4.45.1", "use_cache": true"""
@@ -298,6 +302,7 @@ def test_published_configs_are_read_without_a_warning(name, caplog):
         ("opt-125m", "layer_norm_elementwise_affine", False),
         ("opt-125m", "scale_embeddings", True),
         ("tiny_starcoder_py", "add_cross_attention", True),
+        ("tiny_starcoder_py", "num_key_value_heads", 2),
         ("bloom-560m", "slow_but_exact", True),
         ("bloom-560m", "alibi_bias_max", 4),
         ("gpt-j-6b", "rotary", False),
@@ -308,3 +313,82 @@ def test_published_configs_are_read_without_a_warning(name, caplog):
 def test_keys_that_would_change_the_arithmetic_are_refused_by_name(name, key, value):
     with pytest.raises(ConfigError, match=rf"1 problem .*\n  {key} is "):
         read(json.loads(PUBLISHED[name]) | {key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "n"), [("gemma-2b", 16), ("gemma-2-2b", 4), ("Mistral-7B-v0.1", 8), ("Qwen2.5-0.5B-Instruct", 32)]
+)
+def test_defaults_of_key_value_heads_do_not_depend_on_the_heads(name, n):
+    values = json.loads(PUBLISHED[name])
+    del values["num_key_value_heads"]
+    assert read(values | {"num_attention_heads": 64, "hidden_size": 4096}).heads.n_kv == n
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "needed"),
+    [
+        ("Mistral-7B-Instruct-v0.3", {"sliding_window": None}, "sliding_window"),
+        ("gemma-2-2b", {"sliding_window": None}, "sliding_window"),
+        ("SmolLM3-3B", {"sliding_window": 64}, "sliding_window and use_sliding_window"),
+        ("Qwen2.5-0.5B-Instruct", {"use_sliding_window": False}, "sliding_window and use_sliding_window"),
+    ],
+)
+def test_layers_that_slide_need_a_window(name, keys, needed):
+    values = json.loads(PUBLISHED[name]) | keys
+    values["layer_types"] = ["sliding_attention"] * values["num_hidden_layers"]
+    with pytest.raises(ConfigError, match=f"layer_types has sliding_attention, expected also {needed}, or"):
+        read(values)
+
+
+# Mutations
+
+NUMBERS = [0, 1, -1, 7, 2**24, 2**24 + 1, 10**400, 0.5, 1e30, 1e-30, 1e308, float("nan"), float("inf")]
+SETTINGS = [
+    {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1.0},
+    {"rope_type": "llama3", "factor": 1e30, "low_freq_factor": 1, "high_freq_factor": 4},
+    {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [1e-30] * 48, "factor": 1e30},
+    {"type": "linear", "factor": 1e-30},
+    {"full_attention": {"rope_type": "yarn"}, "sliding_attention": 3},
+]
+VALUES = [None, True, "", "yarn", "full_attention", [], [1], [[]], [[1, 2]], {}, {"a": 1}, *NUMBERS, *SETTINGS]
+KEYS = sorted({key for text in PUBLISHED.values() for key in json.loads(text)})
+ROPE_KEYS = ["rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor", "head_dim", "rotary_dim"]
+MISSING = object()
+
+
+def compute(values):
+    """Reads the config, and computes what depends on its sizes."""
+    config = read(values)
+    assert config.kv_shape.groups
+    for rope in vars(config).values():
+        if isinstance(rope, Rope):
+            for length in {config.context_length, config.max_context_length}:
+                assert np.isfinite(rope.frequencies(length)).all()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of factors that float32 cannot hold
+@settings(max_examples=600, deadline=None)
+@given(
+    name=st.sampled_from(sorted(PUBLISHED)),
+    changes=st.lists(
+        st.tuples(
+            st.sampled_from(KEYS) | st.sampled_from(ROPE_KEYS), st.sampled_from([MISSING, *VALUES]), st.booleans()
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_a_mutated_config_is_read_or_refused(name, changes):
+    """No other error, and no infinite frequency."""
+    whole = json.loads(PUBLISHED[name])
+    for key, value, is_inner in changes:
+        text = whole.get("text_config")
+        values = text if is_inner and isinstance(text, dict) else whole
+        if key == "model_type" and values is whole:
+            continue
+        if value is MISSING:
+            values.pop(key, None)
+        else:
+            values[key] = value
+    with suppress(ConfigError):
+        compute(whole)

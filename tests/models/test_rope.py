@@ -81,6 +81,13 @@ def test_longrope_selects_its_list_by_the_context_length():
     assert Rope(1e4, 10).default_context_length(600) == 600
 
 
+def test_the_original_context_of_phi3_is_4096_positions_by_default():
+    lists = {"short_factor": [1.0] * 5, "long_factor": [2.0] * 5}
+    rope = read(model_type="phi3", positions=8192, rope_scaling={"type": "longrope", **lists})
+    assert rope.default_context_length(8192) == 4096
+    assert rope.scale > 1
+
+
 def rope_scaling(**settings):
     return {"rope_scaling": settings}
 
@@ -126,6 +133,14 @@ LISTS = {"short_factor": [1.0] * 5, "long_factor": [1.0] * 5}
         ),
         ({"partial_rotary_factor": 0.5}, [r"partial_rotary_factor is 0.5, which rushlight does not support"]),
         (
+            {"model_type": "gpt_neox", "rotary_emb_base": 1e4, "rope_theta": 5e3},
+            [r"rope_theta is 5000 and rotary_emb_base is 10000, expected equal values"],
+        ),
+        (
+            {"model_type": "gpt_neox", "rotary_pct": 0.5, "partial_rotary_factor": 0.25},
+            [r"partial_rotary_factor is 0.25 and rotary_pct is 0.5, expected equal values"],
+        ),
+        (
             {"model_type": "stablelm", "partial_rotary_factor": 1.5},
             [r"partial_rotary_factor is 1.5, expected a share of the 10 channels"],
         ),
@@ -152,3 +167,36 @@ def test_only_phi3_calls_longrope_yarn():
     lists = {"short_factor": [1.0] * 5, "long_factor": [2.0] * 5}
     assert read(model_type="phi3", rope_scaling={"type": "yarn", **lists}).kind == "longrope"
     assert read(rope_scaling={"type": "yarn", "factor": 4.0}).kind == "yarn"
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"head_dim": 7}, "head_dim is 7, expected an even number"),
+        ({"rope_theta": 1}, "rope_theta is 1, expected a number above 1"),
+        (
+            {"rope_parameters": {"rope_theta": 0.5, "rope_type": "yarn", "factor": 4.0}},
+            "rope_parameters.rope_theta is 0.5, expected a number above 1",
+        ),
+        ({"rope_parameters": []}, r"rope_parameters is \[\], expected an object"),
+    ],
+)
+def test_rotations_that_cannot_be_computed_are_refused(keys, problem):
+    with pytest.raises(ConfigError, match=rf"1 problem in the config\n  {problem}$"):
+        read(**keys)
+
+
+def test_yarn_rotates_an_even_number_of_channels():
+    settings = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 0.9}
+    with pytest.raises(
+        ConfigError, match=r"1 problem in the config\n  rope_parameters.rope_type is 'yarn', .*, not 9$"
+    ):
+        read(model_type="stablelm", hidden_size=40, use_qkv_bias=False, rope_parameters=settings)
+
+
+@pytest.mark.parametrize("fraction", [1e9, 1e30])
+def test_a_huge_share_of_channels_is_one_problem_and_takes_no_memory(fraction):
+    factors = {"rope_type": "longrope", "short_factor": [1.0] * 5, "long_factor": [1.0] * 5}
+    problem = r"1 problem in the config\n  partial_rotary_factor is 1e\+\d+, expected a share of the 10 channels"
+    with pytest.raises(ConfigError, match=problem):
+        read(model_type="phi3", partial_rotary_factor=fraction, rope_scaling=factors)

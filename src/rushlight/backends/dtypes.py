@@ -19,7 +19,7 @@ own dtype."""
 WEIGHT_BYTES = {"f64": 8.0, "f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0625, "int4": 0.625}
 """Bytes of one weight in a dtype, including its share of the scales."""
 
-_CHECKPOINT_DTYPES = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
+CHECKPOINT_DTYPES = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 """safetensors dtype -> the dtype that auto keeps it in; F64 is rounded."""
 
 
@@ -46,7 +46,7 @@ class DtypePolicy:
         """The dtype to keep a tensor in; a matrix's is recorded as loaded."""
         if role is Role.CONSTANT:
             return "f32"
-        dtype = _CHECKPOINT_DTYPES[tensor.dtype] if self._requested == "auto" else self._requested
+        dtype = CHECKPOINT_DTYPES[tensor.dtype] if self._requested == "auto" else self._requested
         if role is Role.VECTOR:
             return self._compute_dtypes[dtype]
         if dtype == "int4" and role is Role.TABLE:

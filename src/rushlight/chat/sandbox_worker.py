@@ -128,13 +128,13 @@ def render(
     now = datetime.fromisoformat(request["now"])
     template.globals["strftime_now"] = now.strftime
     first, *others = request["conversations"]
-    text = template.render(messages=_normalized(first), **request["variables"])
+    text = template.render(request["variables"] | {"messages": _normalized(first)})
     if len(text) > MAX_TEXT_CHARS:
         raise TemplateError(f"the text has {len(text):,} characters, more than the limit of {MAX_TEXT_CHARS:,}")
     texts: list[str | None] = [text]
     for messages in others:
         try:
-            text = template.render(messages=_normalized(messages), **request["variables"])
+            text = template.render(request["variables"] | {"messages": _normalized(messages)})
             texts.append(text if len(text) <= MAX_TEXT_CHARS else None)
         except Exception:  # a template may raise anything; the first conversation is rendered
             texts.append(None)

@@ -11,7 +11,7 @@ from rushlight.chat.formats import EndOfTextTurns, PlainTurns
 from rushlight.chat.provenance import Rendered, compare, shaded
 from rushlight.chat.sandbox import TemplateSandbox
 from rushlight.checkpoint import read_json_object
-from rushlight.errors import RushlightError, SourceError, TemplateError, printable_name
+from rushlight.errors import RequestError, RushlightError, SourceError, TemplateError, printable_name
 from rushlight.files.limits import MAX_TEMPLATE_BYTES, MAX_TOKENIZER_CONFIG_BYTES
 from rushlight.files.text_file import read_text
 
@@ -29,6 +29,9 @@ MORE_TEMPLATES = "additional_chat_templates"
 
 SPECIAL_TOKENS = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
 """The special tokens that transformers 5 passes to templates by name."""
+
+RESERVED = ("messages", "add_generation_prompt")
+"""The variables that each rendering sets."""
 
 
 class TurnFormat(Protocol):
@@ -66,6 +69,9 @@ class ChatTemplate:
         file: its file, for error messages.
         now: the time for `strftime_now`; None for the time of each rendering.
         name: a short description.
+
+    Raises:
+        RequestError: a variable is one of RESERVED.
     """
 
     note = None
@@ -80,6 +86,11 @@ class ChatTemplate:
         now: datetime | None = None,
         name: str = "a chat template",
     ) -> None:
+        if reserved := [key for key in RESERVED if key in (variables or {})]:
+            raise RequestError(
+                f"{reserved[0]} is not a variable of the chat template to set: the conversation sets it",
+                remedy=f"leave out {reserved[0]}",
+            )
         self.name = name
         self.text = text
         self._variables = {"tools": None, "documents": None, **(variables or {})}

@@ -6,7 +6,7 @@
         blobs/HASH              the files; HASH.*.incomplete is a half download
 
 huggingface_hub's scan leaves out a repository with a single dangling link. Broken ones are what a user looks for, so
-they are listed and deleted here too.
+they are listed and deleted here too, without that scan, which reads the whole cache.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import os
 import shutil
 import stat
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import constants, scan_cache_dir
+from huggingface_hub import constants
 
 from rushlight.checkpoint.shards import INDEX, read_index
 from rushlight.checkpoint.short_names import SHORT_NAMES
@@ -71,7 +71,7 @@ def cached_models() -> list[CachedModel]:
     """
     cache = cache_folder()
     try:
-        names = sorted((entry.name for entry in os.scandir(cache) if entry.name.startswith(_PREFIX)), key=str.lower)
+        names = [entry.name for entry in os.scandir(cache) if entry.name.startswith(_PREFIX)]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -80,7 +80,7 @@ def cached_models() -> list[CachedModel]:
             file=cache,
             remedy="fix it, or set HF_HUB_CACHE to another folder",
         ) from error
-    return [_describe(cache / name) for name in names]
+    return [_describe(cache / name) for name in sorted(names, key=str.lower) if name != _PREFIX]
 
 
 def find_cached(name: str) -> CachedModel:
@@ -123,18 +123,14 @@ def delete(model: CachedModel) -> int:
             remedy="delete the link, and the folder if you no longer need it",
         )
     folder = cache / model.folder.name
+    if not folder.is_dir():  # opening a named pipe would wait for ever
+        raise SourceError("cannot be deleted: not a folder", file=folder, remedy="delete it yourself")
     for path in (cache, *_folders(folder)):
         if not os.access(path, os.W_OK | os.X_OK):
             raise SourceError("cannot be deleted from: Permission denied", file=path, remedy="change its permissions")
     before = _disk_bytes(folder)
-    scan = scan_cache_dir(cache)
-    for repo in scan.repos:
-        if repo.repo_path == folder:  # alone, because a commit may have the same hash in another repository
-            commits = [revision.commit_hash for revision in repo.revisions]
-            replace(scan, repos=frozenset({repo})).delete_revisions(*commits).execute()
     try:
-        if folder.exists():  # one that the scan leaves out
-            shutil.rmtree(folder)
+        shutil.rmtree(folder)
     except OSError as error:
         raise SourceError(f"cannot be deleted: {error.strerror}", file=error.filename or folder) from error
     return before

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, KVGroup
-from rushlight.backends.dtypes import WEIGHT_BYTES
+from rushlight.backends.dtypes import CHECKPOINT_DTYPES, WEIGHT_BYTES
 from rushlight.backends.protocol import Role
 from rushlight.checkpoint import read_config
 from rushlight.errors import MemoryLimitError, RushlightError
@@ -37,7 +37,8 @@ _SMALLER = {
 }
 """The dtypes that a device can keep weights in to save memory, the largest first."""
 
-_STORED = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
+_KV_BYTES = {"f64": 8, "f32": 4}
+"""Bytes of a number in keys and values, with weights in a dtype; 2 with any other."""
 
 
 class Footprint(NamedTuple):
@@ -62,7 +63,7 @@ class Footprint(NamedTuple):
     def kv_bytes(self, dtype: str, n_tokens: int) -> int:
         """The keys and values of a sequence, with weights in a dtype."""
         kept = sum(n_tokens if window is None else min(n_tokens, window) for window in self.windows)
-        return self.kv_numbers * kept * (4 if dtype == "f32" else 2)
+        return self.kv_numbers * kept * _KV_BYTES.get(dtype, 2)
 
     @property
     def tokens(self) -> int:
@@ -107,7 +108,7 @@ class Footprint(NamedTuple):
         """The keys and values of a full context as the cache holds them: in blocks, of a window those of a step."""
         layers = (KVGroup(1, 1, 1, window, ()) for window in self.windows)
         n_blocks = sum(layer.n_blocks_for(self.context_length, PREFILL_ROWS) for layer in layers)
-        return self.kv_numbers * n_blocks * BLOCK_SIZE * {"f64": 8, "f32": 4}.get(dtype, 2)
+        return self.kv_numbers * n_blocks * BLOCK_SIZE * _KV_BYTES.get(dtype, 2)
 
     def require(self, dtype: str, device: str, have_bytes: int, *, context: int | None, kv_bytes: int | None) -> None:
         """Checks that the weights fit in memory and, if the caller sets the context, one full context beside them.
@@ -176,7 +177,7 @@ def footprint_of(checkpoint: Checkpoint, architecture: Architecture, config: Tex
     ]
     stored_bytes = Counter[str]()
     for tensor in checkpoint.values():
-        stored_bytes[_STORED.get(tensor.dtype, "f32")] += tensor.nbytes
+        stored_bytes[CHECKPOINT_DTYPES.get(tensor.dtype, "f32")] += tensor.nbytes
     stored = max(stored_bytes, key=lambda dtype: stored_bytes[dtype], default="f32")
     kv = config.kv_shape
     return Footprint(

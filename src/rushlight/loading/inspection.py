@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rushlight.checkpoint import Checkpoint
     from rushlight.checkpoint.tree import Mark
-    from rushlight.nn import NameRules
+    from rushlight.models import Architecture
 
 __all__ = ["inspect", "module_tree"]
 
@@ -49,17 +49,18 @@ def module_tree(checkpoint: Checkpoint) -> ModuleTree:
         files=checkpoint.file_names,
         metadata=checkpoint.metadata,
         architecture=architecture.model_type if architecture else None,
-        marks=_marks(checkpoint, architecture.rules) if architecture else None,
+        marks=_marks(checkpoint, architecture) if architecture else None,
     )
 
 
-def _marks(checkpoint: Checkpoint, rules: NameRules) -> dict[str, Mark]:
+def _marks(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, Mark]:
     """Marks the tensors that are not parameters. Without a config.json, a head that equals its table is tied."""
+    rules = architecture.rules
     marks: dict[str, Mark] = {name: "buffer" for name in checkpoint if rules.is_buffer(name)}
     names = {rules.canonical(name): name for name in checkpoint}
     for head, table in rules.tied.items():
         if head in names and table in names:
-            tied = tied_by_config(checkpoint)
+            tied = tied_by_config(checkpoint, architecture)
             if tied is None and checkpoint.is_remote:
                 _log.warning(
                     "%s may be tied, which only config.json or the data would show: counted as parameters", names[head]

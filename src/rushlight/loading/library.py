@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.checkpoint import open_checkpoint, read_config
 from rushlight.checkpoint.hub_cache import cached_models
-from rushlight.errors import ConfigError, RushlightError
+from rushlight.errors import RushlightError
 from rushlight.loading.footprint import footprint
 from rushlight.models import ARCHITECTURES
 from rushlight.models.tied import tied_heads
@@ -79,6 +79,6 @@ def _model_type(folder: Path) -> tuple[str | None, list[str]]:
         return None, ["no config.json was downloaded"]
     try:
         value = read_config(path).get("model_type")
-    except ConfigError as error:
+    except RushlightError as error:
         return None, [f"config.json is invalid: {error.message}"]
     return (value, []) if isinstance(value, str) else (None, ["config.json has no model_type"])

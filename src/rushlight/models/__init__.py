@@ -1,7 +1,7 @@
 """Architectures and their configs: one file per architecture, the registry, and the base classes for ports."""
 
 from rushlight.models import field
-from rushlight.models.architecture import GPT2_VOCAB_SIZE, Architecture, Config, Origin, PretrainedModel
+from rushlight.models.architecture import GPT2_VOCAB_SIZE, OTHER_HEADS, Architecture, Config, Origin, PretrainedModel
 from rushlight.models.field import ACTIVATION_NAMES
 from rushlight.models.ported import load_port
 from rushlight.models.registry import ARCHITECTURES, recognise
@@ -13,6 +13,7 @@ __all__ = [
     "ACTIVATION_NAMES",
     "ARCHITECTURES",
     "GPT2_VOCAB_SIZE",
+    "OTHER_HEADS",
     "Architecture",
     "Config",
     "Fields",

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
     from rushlight.nn import Tensor
 
-__all__ = ["GPT2_VOCAB_SIZE", "Architecture", "Config", "Origin", "PretrainedModel"]
+__all__ = ["GPT2_VOCAB_SIZE", "OTHER_HEADS", "Architecture", "Config", "Origin", "PretrainedModel"]
 
 GPT2_VOCAB_SIZE = 50257
 """The size of GPT-2's vocabulary, which several architectures share."""
+OTHER_HEADS = (r"(\w+_head|score|classifier|qa_outputs)\..*",)
+"""Names of heads for other tasks: of transformers' classes, and of reinforcement learning, such as v_head."""
 
 
 class Config(Protocol):

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rushlight.models import PretrainedModel, TextConfig, field
+from rushlight.models import OTHER_HEADS, PretrainedModel, TextConfig, field
 from rushlight.nn import Activation, Constant, Embedding, LayerNorm, Linear, Module, ModuleList, NameRules
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Bloom(PretrainedModel):
     config_type: ClassVar = BloomConfig
     rules: ClassVar = NameRules(
         prefixes=("transformer.",),
-        heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
+        heads=OTHER_HEADS,
         tied={"lm_head.weight": "word_embeddings.weight"},
     )
 

@@ -51,8 +51,8 @@ class Declaration(NamedTuple):
 
     Attributes:
         read: reads it from config.json.
-        role: the size of a decoder that it is: vocabulary, positions, width, layers, heads, kv_heads, head_dim
-            or windows.
+        role: what `TextConfig` takes it for: vocabulary, positions, width, layers, heads, kv_heads, head_dim, windows
+            or rope.
         infer: infers it from the shapes of a checkpoint; 0 if it cannot.
     """
 
@@ -220,7 +220,7 @@ def rope(**options: Any) -> Any:
         head_dim = before.get("head_dim") or before["hidden_size"] // before["num_attention_heads"]
         return read_rope(fields, head_dim=head_dim, positions=before["max_position_embeddings"], **options)
 
-    return computed(read)
+    return computed(read, role="rope")
 
 
 def windows(
@@ -247,6 +247,9 @@ def windows(
         types = fields.words("layer_types", n, ("full_attention", "sliding_attention"))
         if switch and not fields.flag(switch, False):
             window = None
+        if window is None and optional and "sliding_attention" in types:
+            needed = f"sliding_window and {switch}" if switch else "sliding_window"
+            fields.problem(f"layer_types has sliding_attention, expected also {needed}, or full_attention")
         sliding = [each == "sliding_attention" for each in types] if types else [slides(i, before) for i in range(n)]
         return tuple(window if slide else None for slide in sliding)
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rushlight.models import Rope, field
+from rushlight.models import field
 from rushlight.models.llama import DecoderLayer, Llama, LlamaConfig
 from rushlight.nn import Embedding, RMSNorm
 
@@ -26,35 +26,27 @@ class GemmaConfig(LlamaConfig):
     }
 
     tie_word_embeddings: bool = field.flag(True)
+    num_key_value_heads: int = field.kv_heads(default=16)
     head_dim: int = field.head_dim(default=256)
     hidden_act: str = field.activation("gelu_pytorch_tanh", gelu="gelu_pytorch_tanh")
-    rope_parameters: Rope = field.rope()
 
 
-def norm(config: GemmaConfig, n_channels: int | None = None) -> RMSNorm:
-    """An RMSNorm that multiplies by 1 + weight, of `n_channels` or C."""
-    return RMSNorm(n_channels or config.hidden_size, eps=config.rms_norm_eps, offset=1.0)
-
-
-class GemmaLayer(DecoderLayer):
-    """Pre-norm transformer block: attention, then MLP, each added to the residual stream. (N, C) -> (N, C)"""
+class GemmaDecoderLayer(DecoderLayer):
+    """A Llama's layer whose norms multiply by 1 + weight. (N, C) -> (N, C)"""
 
     def norm(self, config: Any) -> RMSNorm:
-        return norm(config)
+        return RMSNorm(config.hidden_size, eps=config.rms_norm_eps, offset=1.0)
 
 
 class Gemma(Llama):
     """Scaled token embeddings, decoder layers, a norm, and the head. A batch of N rows -> (R, V) logits"""
 
     config_type: ClassVar[Any] = GemmaConfig
-    decoder_layer: ClassVar[type[Any]] = GemmaLayer
+    decoder_layer: ClassVar[type[Any]] = GemmaDecoderLayer
 
     def __init__(self, config: GemmaConfig) -> None:
         super().__init__(config)
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, scale=math.sqrt(config.hidden_size))
-
-    def final_norm(self, config: Any) -> RMSNorm:
-        return norm(config)
 
 
 ARCHITECTURE = Gemma

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushlight.models import field
-from rushlight.models.gemma import Gemma, GemmaConfig, GemmaLayer, norm
+from rushlight.models.gemma import Gemma, GemmaConfig, GemmaDecoderLayer
 from rushlight.models.llama import MLP, Attention
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ class Gemma2Config(GemmaConfig):
     final_logit_softcapping: float | None = field.optional(30.0)
 
 
-class SandwichLayer(GemmaLayer):
+class Gemma2DecoderLayer(GemmaDecoderLayer):
     """Attention, then MLP, each between two norms and added to the residual stream. (N, C) -> (N, C)"""
 
     def __init__(self, config: Any, layer: int) -> None:
         super().__init__(config, layer)
-        self.pre_feedforward_layernorm = norm(config)
-        self.post_feedforward_layernorm = norm(config)
+        self.pre_feedforward_layernorm = self.norm(config)
+        self.post_feedforward_layernorm = self.norm(config)
 
     def attention(self, config: Any, layer: int) -> Attention:
         return Attention(
@@ -66,7 +66,7 @@ class Gemma2(Gemma):
     """Scaled token embeddings, decoder layers, a norm, and the head. A batch of N rows -> (R, V) logits"""
 
     config_type: ClassVar[Any] = Gemma2Config
-    decoder_layer: ClassVar[type[Any]] = SandwichLayer
+    decoder_layer: ClassVar[type[Any]] = Gemma2DecoderLayer
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 OF_THE_FILE = ("tie_word_embeddings", "bos_token_id", "eos_token_id")
-"""Keys of config.json itself."""
+"""Keys of config.json itself, which precede those of `text_config`, as in transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class Gemma3Config(Gemma3TextConfig):
         if not fields.has("text_config"):
             fields.problem("text_config is missing, expected an object")
         fields.finish(benign=values.keys())
-        shared = {key: values[key] for key in OF_THE_FILE if key in values}
-        return super().from_json(shared | values["text_config"] | {"model_type": cls.model_type}, file=file)
+        shared = {key: values[key] for key in OF_THE_FILE if fields.has(key)}
+        return super().from_json(values["text_config"] | shared | {"model_type": cls.model_type}, file=file)
 
 
 class Gemma3(Gemma3Text):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushlight.models import Rope, field
-from rushlight.models.gemma import GemmaConfig, norm
-from rushlight.models.gemma2 import Gemma2, SandwichLayer
+from rushlight.models.gemma import GemmaConfig
+from rushlight.models.gemma2 import Gemma2, Gemma2DecoderLayer
 from rushlight.models.llama import Attention
-from rushlight.nn import Rotary
+from rushlight.nn import RMSNorm, Rotary
 
 if TYPE_CHECKING:
     from rushlight.nn import Array, Batch
@@ -49,7 +49,7 @@ class Gemma3TextConfig(GemmaConfig):
     final_logit_softcapping: float | None = field.optional()
 
 
-class NormedAttention(Attention):
+class Gemma3Attention(Attention):
     """Attention whose queries and keys are normalised, head by head, before they are rotated. (N, C) -> (N, C)"""
 
     def __init__(self, config: Gemma3TextConfig, layer: int) -> None:
@@ -62,26 +62,26 @@ class NormedAttention(Attention):
             scale=config.query_pre_attn_scalar**-0.5,
             window=config.windows[layer],
         )
-        self.q_norm = norm(config, config.head_dim)
-        self.k_norm = norm(config, config.head_dim)
+        self.q_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps, offset=1.0)
+        self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps, offset=1.0)
 
     def project(self, x: Array) -> tuple[Array, Array, Array]:
         q, k, v = super().project(x)
         return self.q_norm(q), self.k_norm(k), v
 
 
-class Layer(SandwichLayer):
+class Gemma3DecoderLayer(Gemma2DecoderLayer):
     """Attention, then MLP, each between two norms and added to the residual stream. (N, C) -> (N, C)"""
 
     def attention(self, config: Any, layer: int) -> Attention:
-        return NormedAttention(config, layer)
+        return Gemma3Attention(config, layer)
 
 
 class Gemma3Text(Gemma2):
     """Scaled token embeddings, decoder layers, a norm, and the head. A batch of N rows -> (R, V) logits"""
 
     config_type: ClassVar[Any] = Gemma3TextConfig
-    decoder_layer: ClassVar[type[Any]] = Layer
+    decoder_layer: ClassVar[type[Any]] = Gemma3DecoderLayer
 
     def __init__(self, config: Gemma3TextConfig) -> None:
         super().__init__(config)
@@ -89,7 +89,7 @@ class Gemma3Text(Gemma2):
         self.rotary_emb_local = Rotary(local.frequencies(config.context_length), local.scale)
 
     def __call__(self, batch: Batch) -> Array:
-        x = self.embed_tokens(batch.ids)  # (N, C)
+        x = self.embed(batch.ids)  # (N, C)
         angles, local = self.rotary_emb(batch.positions), self.rotary_emb_local(batch.positions)  # 2 × (N, D)
         for layer in self.layers:
             x = layer(x, local if layer.self_attn.window else angles, batch)

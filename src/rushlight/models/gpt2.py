@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from rushlight.models import ACTIVATION_NAMES, GPT2_VOCAB_SIZE, Origin, PretrainedModel, TextConfig, field
+from rushlight.models import ACTIVATION_NAMES, GPT2_VOCAB_SIZE, OTHER_HEADS, Origin, PretrainedModel, TextConfig, field
 from rushlight.nn import Activation, Conv1D, Embedding, LayerNorm, Linear, Module, ModuleList, NameRules
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ class GPT2(PretrainedModel):
     rules: ClassVar = NameRules(
         prefixes=("transformer.",),
         buffers=(r"h\.\d+\.attn\.(bias|masked_bias)",),
-        # Classes of transformers for other tasks; reinforcement learning: v_head, value_head, reward_head.
-        heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
+        heads=OTHER_HEADS,
         tied={"lm_head.weight": "wte.weight"},
     )
     landmarks: ClassVar = frozenset({"wte.weight", "wpe.weight", "h.0.attn.c_attn.weight"})

@@ -10,12 +10,21 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rushlight.models import PretrainedModel, TextConfig, field
+from rushlight.models import OTHER_HEADS, Fields, PretrainedModel, TextConfig, field
 from rushlight.models.gpt_neo import MLP
 from rushlight.nn import Embedding, LayerNorm, Linear, Module, ModuleList, NameRules
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rushlight.nn import Array, Batch
+
+
+def read_kv_heads(fields: Fields, name: str, before: Mapping[str, Any]) -> int:
+    """The heads of keys and values, which follow from `multi_query`: one, or as many as of queries."""
+    n: int = 1 if before["multi_query"] else before["n_head"]
+    fields.alias(name, "the number that multi_query means", n)
+    return n
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,7 @@ class GPTBigCodeConfig(TextConfig):
     n_layer: int = field.layers(blocks="h", aliases=("num_hidden_layers",))
     n_head: int = field.heads(aliases=("num_attention_heads",))
     multi_query: bool = field.flag(True)
-    num_key_value_heads: int = field.size(lambda read: 1 if read["multi_query"] else read["n_head"], role="kv_heads")
+    num_key_value_heads: int = field.computed(read_kv_heads, role="kv_heads")
     n_inner: int = field.size(lambda read: 4 * read["n_embd"], at_most=2**26)
     activation_function: str = field.activation("gelu_pytorch_tanh")
     layer_norm_epsilon: float = field.positive(1e-5)
@@ -81,7 +90,7 @@ class GPTBigCode(PretrainedModel):
     rules: ClassVar = NameRules(
         prefixes=("transformer.",),
         buffers=(r"h\.\d+\.attn\.(bias|masked_bias)",),
-        heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
+        heads=OTHER_HEADS,
         tied={"lm_head.weight": "wte.weight"},
     )
 

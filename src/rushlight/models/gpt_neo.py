@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rushlight.models import ACTIVATION_NAMES, Fields, PretrainedModel, TextConfig, field
+from rushlight.models import ACTIVATION_NAMES, OTHER_HEADS, Fields, PretrainedModel, TextConfig, field
 from rushlight.nn import Activation, Embedding, LayerNorm, Linear, Module, ModuleList, NameRules
 
 if TYPE_CHECKING:
@@ -31,10 +31,9 @@ def read_windows(fields: Fields, _name: str, before: Mapping[str, Any]) -> tuple
         except (TypeError, ValueError):
             repeated = []
         if len(repeated) != n or any(kind not in KINDS for kind in repeated) or (layers and layers != repeated):
-            example = f'[[["global", "local"], {n // 2}]]'
-            fields.problem(
-                f"attention_types is for other layers, expected {n}, those of any attention_layers: {example}"
-            )
+            example = '[[["global", "local"], 6]] for 12 layers'
+            also = ", the same as attention_layers" if layers else ""
+            fields.problem(f"attention_types is not a list of {n} layers{also}; expected one such as {example}")
         layers = repeated
     return tuple(window if kind == "local" else None for kind in layers)
 
@@ -114,7 +113,7 @@ class GPTNeo(PretrainedModel):
     rules: ClassVar = NameRules(
         prefixes=("transformer.",),
         buffers=(r"h\.\d+\.attn\.attention\.(bias|masked_bias)",),
-        heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
+        heads=OTHER_HEADS,
         tied={"lm_head.weight": "wte.weight"},
     )
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rushlight.models import ACTIVATION_NAMES, PretrainedModel, Rope, TextConfig, field
+from rushlight.models import ACTIVATION_NAMES, OTHER_HEADS, PretrainedModel, Rope, TextConfig, field
 from rushlight.nn import Activation, Embedding, LayerNorm, Linear, Module, ModuleList, NameRules, Rotary
 
 if TYPE_CHECKING:
@@ -33,10 +33,6 @@ class GPTNeoXConfig(TextConfig):
     use_parallel_residual: bool = field.flag(True)
     attention_bias: bool = field.flag(True)
     rope_parameters: Rope = field.rope(theta_key="rotary_emb_base", fraction_key="rotary_pct", fraction=0.25)
-
-    @property
-    def default_context_length(self) -> int:
-        return self.rope_parameters.default_context_length(self.max_context_length)
 
 
 class Attention(Module):
@@ -89,7 +85,7 @@ class GPTNeoX(PretrainedModel):
     rules: ClassVar = NameRules(
         prefixes=("gpt_neox.",),
         buffers=(r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
-        heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
+        heads=OTHER_HEADS,
         tied={"embed_out.weight": "embed_in.weight"},
         modules={"lm_head": "embed_out"},
     )

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rushlight.models import ACTIVATION_NAMES, Fields, PretrainedModel, Rope, TextConfig, field
+from rushlight.models import ACTIVATION_NAMES, OTHER_HEADS, Fields, PretrainedModel, Rope, TextConfig, field
 from rushlight.nn import Activation, Embedding, LayerNorm, Linear, Module, ModuleList, NameRules, Rotary
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class GPTJ(PretrainedModel):
     rules: ClassVar = NameRules(
         prefixes=("transformer.",),
         buffers=(r"h\.\d+\.attn\.(bias|masked_bias|embed_positions)", r"embed_positions"),
-        heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
+        heads=OTHER_HEADS,
         tied={"lm_head.weight": "wte.weight"},
     )
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rushlight.models import ACTIVATION_NAMES, Heads, PretrainedModel, Rope, TextConfig, field
+from rushlight.models import ACTIVATION_NAMES, OTHER_HEADS, Heads, PretrainedModel, Rope, TextConfig, field
 from rushlight.nn import Activation, Embedding, Linear, Module, ModuleList, NameRules, RMSNorm, Rotary
 
 if TYPE_CHECKING:
@@ -42,10 +42,6 @@ class LlamaConfig(TextConfig):
     attention_bias: bool = field.flag(False)
     mlp_bias: bool = field.flag(False)
     rope_parameters: Rope = field.rope()
-
-    @property
-    def default_context_length(self) -> int:
-        return self.rope_parameters.default_context_length(self.max_context_length)
 
 
 class Attention(Module):
@@ -137,6 +133,7 @@ class DecoderLayer(Module):
         self.mlp = self.feed_forward(config)
 
     def norm(self, config: Any) -> Module:
+        """A norm of the residual stream; the model's last one is made by its first layer."""
         return RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def attention(self, config: Any, layer: int) -> Attention:
@@ -155,14 +152,14 @@ class DecoderLayer(Module):
 class Llama(PretrainedModel):
     """Token embeddings, decoder layers, a norm, and the head. A batch of N rows -> (R, V) logits
 
-    Other architectures set `decoder_layer`, and override `final_norm`, `embed` and `readout`.
+    Other architectures set `decoder_layer`, and override `embed` and `readout`.
     """
 
     config_type: ClassVar = LlamaConfig
     rules: ClassVar = NameRules(
         prefixes=("model.",),
         buffers=(r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
-        heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
+        heads=OTHER_HEADS,
         tied={"lm_head.weight": "embed_tokens.weight"},
     )
     decoder_layer: ClassVar[type[Any]] = DecoderLayer
@@ -171,7 +168,7 @@ class Llama(PretrainedModel):
     def __init__(self, config: Any) -> None:
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = ModuleList(self.decoder_layer(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = self.final_norm(config)
+        self.norm = self.layers[0].norm(config)
         rope = config.rope_parameters
         self.rotary_emb = Rotary(rope.frequencies(config.context_length), rope.scale)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -182,9 +179,6 @@ class Llama(PretrainedModel):
         for layer in self.layers:
             x = layer(x, angles, batch)
         return self.readout(self.ops.take(x, batch.logit_rows))  # (R, C): only the rows that need logits
-
-    def final_norm(self, config: Any) -> Module:
-        return RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def embed(self, ids: NDArray[np.int32]) -> Array:
         """Token ids -> the residual stream. (N,) -> (N, C)"""

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rushlight.models import ACTIVATION_NAMES, PretrainedModel, TextConfig, field
+from rushlight.models import ACTIVATION_NAMES, OTHER_HEADS, PretrainedModel, TextConfig, field
 from rushlight.nn import Activation, Embedding, LayerNorm, Linear, Module, ModuleList, NameRules
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class OPT(PretrainedModel):
     rules: ClassVar = NameRules(
         prefixes=("model.",),
         buffers=(r"decoder\.version",),
-        heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
+        heads=OTHER_HEADS,
         tied={"lm_head.weight": "decoder.embed_tokens.weight"},
     )
 

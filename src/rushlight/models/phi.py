@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rushlight.models import ACTIVATION_NAMES, PretrainedModel, Rope, TextConfig, field
+from rushlight.models import ACTIVATION_NAMES, OTHER_HEADS, PretrainedModel, Rope, TextConfig, field
 from rushlight.nn import Activation, Embedding, LayerNorm, Linear, Module, ModuleList, NameRules, Rotary
 
 if TYPE_CHECKING:
@@ -33,10 +33,6 @@ class PhiConfig(TextConfig):
     layer_norm_eps: float = field.positive(1e-5)
     hidden_act: str = field.activation("gelu_new")
     rope_parameters: Rope = field.rope(fraction=0.5)
-
-    @property
-    def default_context_length(self) -> int:
-        return self.rope_parameters.default_context_length(self.max_context_length)
 
 
 class Attention(Module):
@@ -90,7 +86,7 @@ class Phi(PretrainedModel):
     rules: ClassVar = NameRules(
         prefixes=("model.",),
         buffers=(r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
-        heads=(r"(\w+_head|score|classifier|qa_outputs)\..*",),
+        heads=OTHER_HEADS,
         tied={"lm_head.weight": "embed_tokens.weight"},
     )
 

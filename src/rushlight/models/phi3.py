@@ -28,7 +28,7 @@ class Phi3Config(LlamaConfig):
     unsupported: ClassVar = {"full_attn_mod": (1,), "interpolate_factor": (1,), "lm_head_bias": (False,)}
 
     rms_norm_eps: float = field.positive(1e-5)
-    rope_parameters: Rope = field.rope(fraction=1.0, aliases={"su": "longrope", "yarn": "longrope"})
+    rope_parameters: Rope = field.rope(fraction=1.0, original=4096, aliases={"su": "longrope", "yarn": "longrope"})
     sliding_window: tuple[int | None, ...] = field.windows()
 
 

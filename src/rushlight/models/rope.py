@@ -75,6 +75,7 @@ def read_rope(
     positions: int,
     theta: float = 10000.0,
     fraction: float | None = None,
+    original: int | None = None,
     theta_key: str = "rope_theta",
     fraction_key: str = "partial_rotary_factor",
     layer_type: str = "",
@@ -93,6 +94,7 @@ def read_rope(
         theta: the architecture's default base.
         fraction: the architecture's default share of the channels of a head that are rotated; None is all of them, and
             another share is refused.
+        original: the architecture's default original context length, before scaling; None is `positions`.
         theta_key, fraction_key: their keys in the earlier style.
         layer_type: the kind of layer in `rope_parameters`, such as "full_attention"; "" for all layers.
         scaled: whether the earlier style's `rope_scaling` applies to this kind of layer.
@@ -108,16 +110,31 @@ def read_rope(
             by_layer_type.refuse_unread(known=_LAYER_TYPES)
     else:
         settings = fields.child("rope_scaling", used=scaled)
-    theta = settings.positive("rope_theta", fields.positive(theta_key, theta))
+    usual_key = theta_key if layer_type else "rope_theta"
+    theta = settings.positive("rope_theta", _of_either_key(fields, theta_key, usual_key, theta))
+    if theta <= 1:
+        within, key = (settings, "rope_theta") if settings.has("rope_theta") else (fields, theta_key)
+        within.problem(f"{key} is {theta:g}, expected a number above 1")
     n_channels = _n_channels(fields, settings, fraction_key, fraction, head_dim)
     n_frequencies = math.ceil(n_channels / 2)
-    original = settings.size("original_max_position_embeddings", positions)
+    original = settings.size("original_max_position_embeddings", original or positions)
     original = fields.size("original_max_position_embeddings", original)
     kind = settings.choice("rope_type", {*_KINDS, *aliases}, settings.choice("type", {*_KINDS, *aliases}, "default"))
     kind = aliases.get(kind, kind)
+    if kind == "yarn" and fields.is_valid and n_channels % 2:
+        settings.problem(f"rope_type is 'yarn', expected an even number of rotated channels, not {n_channels}")
     values, scale = _KINDS[kind].read(settings, n_frequencies, original, positions)
     settings.refuse_unread(known=_KEYS)
     return Rope(theta, n_channels, kind, values, scale)
+
+
+def _of_either_key(fields: Fields, key: str, usual_key: str, default: float) -> float:
+    """A number under an architecture's own key; transformers 4.45 to 4.57 write GPT-NeoX's under the usual one too."""
+    value = fields.positive(key, default)
+    usual = value if usual_key == key else fields.positive(usual_key, value)
+    if fields.is_valid and usual != value:
+        fields.problem(f"{usual_key} is {usual:g} and {key} is {value:g}, expected equal values")
+    return value
 
 
 def _n_channels(fields: Fields, settings: Fields, key: str, default: float | None, head_dim: int) -> int:
@@ -125,13 +142,19 @@ def _n_channels(fields: Fields, settings: Fields, key: str, default: float | Non
     if default is None:
         fields.neutral(key, 1, 1.0)
         settings.neutral("partial_rotary_factor", 1, 1.0)
+        if fields.is_valid and head_dim % 2:
+            fields.problem(f"head_dim is {head_dim}, expected an even number")
         return head_dim
-    within, key = (settings, "partial_rotary_factor") if settings.has("partial_rotary_factor") else (fields, key)
-    fraction = within.positive(key, default)
+    usual_key = "partial_rotary_factor"
+    fraction, within = _of_either_key(fields, key, usual_key, default), fields
+    if settings.has(usual_key):
+        fraction, within, key = settings.positive(usual_key), settings, usual_key
     n_channels = int(head_dim * fraction)
-    if fields.is_valid and not 0 < n_channels + n_channels % 2 <= head_dim:
+    if 0 < n_channels + n_channels % 2 <= head_dim:
+        return n_channels
+    if fields.is_valid:
         within.problem(f"{key} is {fraction:g}, expected a share of the {head_dim} channels of a head")
-    return n_channels
+    return head_dim
 
 
 class _Kind(NamedTuple):

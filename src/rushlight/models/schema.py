@@ -225,9 +225,9 @@ class Fields:
             for key in unknown
             if may_change_arithmetic(key, self._values[key])
         ]
-        if self._problems:
-            n = len(self._problems)
-            lines = "\n  ".join(self._problems)
+        if problems := list(dict.fromkeys(self._problems)):  # several fields may read the same key
+            n = len(problems)
+            lines = "\n  ".join(problems)
             raise ConfigError(f"{n} problem{'s' if n > 1 else ''} in the config\n  {lines}", file=self._file)
         if unknown:
             names = ", ".join(sorted(map(printable_name, unknown)))

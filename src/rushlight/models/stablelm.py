@@ -7,7 +7,7 @@ Bellagente et al., arXiv:2402.17834. Names and arithmetic are those of transform
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rushlight.models import Rope, field
 from rushlight.models.llama import Attention, DecoderLayer, Llama, LlamaConfig
@@ -42,9 +42,6 @@ class StableLm(Llama):
 
     config_type: ClassVar = StableLmConfig
     decoder_layer: ClassVar = StableLmDecoderLayer
-
-    def final_norm(self, config: Any) -> Module:
-        return LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
 ARCHITECTURE = StableLm

@@ -6,7 +6,7 @@ Lozhkov et al., arXiv:2402.19173. Names and arithmetic are those of transformers
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rushlight.models import ACTIVATION_NAMES, field
 from rushlight.models.llama import Attention, DecoderLayer, Llama, LlamaConfig
@@ -68,9 +68,6 @@ class Starcoder2(Llama):
 
     config_type: ClassVar = Starcoder2Config
     decoder_layer: ClassVar = Starcoder2DecoderLayer
-
-    def final_norm(self, config: Any) -> Module:
-        return LayerNorm(config.hidden_size, eps=config.norm_epsilon)
 
 
 ARCHITECTURE = Starcoder2

@@ -15,6 +15,7 @@ from rushlight.nn import KVShape
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rushlight.models.rope import Rope
     from rushlight.nn import Tensor
 
 __all__ = ["Heads", "TextConfig"]
@@ -58,8 +59,10 @@ class TextConfig:
 
     @property
     def default_context_length(self) -> int:
-        """The context length unless the caller limits it."""
-        return self.max_context_length
+        """The context length unless the caller limits it: the longest, or with LongRoPE the original one."""
+        key = self.key_of("rope")
+        rope: Rope | None = getattr(self, key) if key else None
+        return rope.default_context_length(self.max_context_length) if rope else self.max_context_length
 
     @property
     def max_context_length(self) -> int:

@@ -20,15 +20,20 @@ def has_tied_heads(architecture: Architecture, config: Config) -> bool:
     return bool(architecture.rules.tied) and bool(getattr(config, "tie_word_embeddings", False))
 
 
-def tied_by_config(checkpoint: Checkpoint) -> bool | None:
-    """Whether config.json ties the head, which is the default; None if there is none, or its value is not valid."""
+def tied_by_config(checkpoint: Checkpoint, architecture: Architecture) -> bool | None:
+    """Whether config.json ties the head, or else the architecture's default does.
+
+    None if there is no config.json, or its value is not valid.
+    """
     path = checkpoint.sidecar("config.json")
     if path is None:
         return None
     try:
-        tied = read_config(path).get("tie_word_embeddings", True)
+        tied = read_config(path).get("tie_word_embeddings")
     except ConfigError:
         return None
+    if tied is None:
+        tied = getattr(architecture.config_type, "tie_word_embeddings", True)
     return tied if isinstance(tied, bool) else None
 
 
@@ -40,7 +45,7 @@ def tied_heads(checkpoint: Checkpoint, architecture: Architecture | None = None)
         architecture: the architecture of the user's port; None for the built-in one of the checkpoint.
     """
     architecture = architecture or architecture_of(checkpoint)
-    if architecture is None or tied_by_config(checkpoint) is False:
+    if architecture is None or tied_by_config(checkpoint, architecture) is False:
         return frozenset()
     rules = architecture.rules
     return frozenset(prefix + head for prefix in ("", *rules.prefixes) for head in rules.tied)

@@ -48,19 +48,10 @@ WINDOW_KEYS = frozenset({"layer_types", "sliding_window", "use_sliding_window"})
 """Keys that `field.windows` reads."""
 SHOWN_KEYS = re.compile(r"(^|_)bias$|^use_\w*bias$|^(use_)?qk_(layer)?norm$|^(use_)?rms_?norm$|^multi_query$")
 """Keys that only say which tensors there are: the file has the layers of the tensors."""
-ORDERS = {"pre": "nanm", "post": "anmn", "sandwich": "nannmn", "shared": "nam"}
-"""The modules of a block in the order in which they compute: norms, attention and MLP."""
+STEPS = {"pre": "nanm", "post": "anmn", "sandwich": "nannmn", "shared": "nam"}
+"""An order of `form.ORDERS` -> the modules of a block as they compute: norms, attention and MLP."""
 PARALLEL = ("use_parallel_residual", "parallel_attn", "parallel_residual")
 INTERLEAVED = ("rope_interleaved", "rope_interleave", "rotary_interleaved")
-
-
-LONGROPE = (
-    "",
-    "    @property",
-    "    def default_context_length(self):",
-    "        return self.rope_parameters.default_context_length(self.max_context_length)",
-)
-"""LongRoPE's factors for longer contexts also change what the model computes for short ones."""
 
 
 class DecoderWriter(Writer):
@@ -301,7 +292,7 @@ class DecoderWriter(Writer):
         self.used.add("Module")
         parts = [f"self.{form.attention_name} = Attention(config, layer)", f"self.{form.mlp_name} = MLP(config)"]
         made = iter(f"self.{norm.name} = {self.norm(norm)}" for norm in form.norms)
-        init = [next(made) if each == "n" else parts["am".index(each)] for each in ORDERS[form.order]]
+        init = [next(made) if each == "n" else parts["am".index(each)] for each in STEPS[form.order]]
         angles = "angles, " if self.is_rotary else ""
 
         def attention(x: str) -> str:
@@ -442,8 +433,6 @@ class DecoderWriter(Writer):
             lines += self.rope()
         if self.has_windows:
             lines += self.windows()
-        if self.is_longrope():
-            lines += LONGROPE
         unread = self.unread()
         class_variables = []
         if self.fixed:
@@ -492,11 +481,6 @@ class DecoderWriter(Writer):
             given = ", ".join(filter(None, [layer_type, *options]))
             lines.append(f"    {field}: Rope = field.rope({given})")
         return lines
-
-    def is_longrope(self) -> bool:
-        """Whether the rotary embedding has factors for short and for long contexts."""
-        settings = self.values.get("rope_parameters") or self.values.get("rope_scaling") or {}
-        return isinstance(settings, dict) and "short_factor" in settings
 
     def windows(self) -> list[str]:
         """The declaration of the windows."""
