@@ -42,14 +42,14 @@ def test_one_short_name(rushlight, name, ids):
 
 
 @pytest.mark.parametrize(
-    ("model_type", "expected"),
+    ("name", "expected"),
     [
         ("mixtral", "mixtral is a mixture-of-experts model"),
         ("lalma", "'lalma' is neither a built-in type nor a short name"),
     ],
 )
-def test_another_type_is_refused(rushlight, model_type, expected):
-    done = rushlight("models", model_type)
+def test_another_name_is_refused(rushlight, name, expected):
+    done = rushlight("models", name)
     assert (done.code, done.out) == (2, "")
     assert expected in done.err
 
