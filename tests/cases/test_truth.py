@@ -498,7 +498,7 @@ def test_a_vocabulary_of_four_times_the_width_is_not_written_as_a_multiple(write
 
 
 def test_an_unknown_architecture_names_the_next_step(make_gpt2, run):
-    done = run("generate", make_gpt2(model_type="llama"), "-p", "a")
+    done = run("generate", make_gpt2(model_type="lalma"), "-p", "a")
     assert done.code == 2
     assert "rushlight port" in done.err
 

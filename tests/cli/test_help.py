@@ -81,7 +81,7 @@ def test_shell_completion_is_printed(process, shell):
         ("rushlight generate qwen", 2, {"qwen2.5", "qwen3"}),
         ("rushlight chat qwen3:0", 2, {"qwen3:0.6b"}),
         ("rushlight pull smollm3", 2, {"smollm3", "smollm3:3b"}),
-        ("rushlight models smol", 2, {"smollm3"}),
+        ("rushlight models smol", 2, {"smollm2", "smollm3"}),
     ],
 )
 def test_completions(process, words, at, expected):

@@ -28,11 +28,28 @@ def test_one_type(rushlight):
 
 
 @pytest.mark.parametrize(
-    ("model_type", "expected"),
-    [("mixtral", "mixtral is a mixture-of-experts model"), ("lalma", "'lalma' is not a built-in type")],
+    ("name", "ids"),
+    [
+        ("smollm2", "HuggingFaceTB/SmolLM2-135M HuggingFaceTB/SmolLM2-360M HuggingFaceTB/SmolLM2-1.7B"),
+        ("llama3.2:3b", "meta-llama/Llama-3.2-3B"),
+        ("gemma3", "google/gemma-3-270m google/gemma-3-1b google/gemma-3-4b"),  # also a type, of the last one
+    ],
 )
-def test_another_type_is_refused(rushlight, model_type, expected):
-    done = rushlight("models", model_type)
+def test_one_short_name(rushlight, name, ids):
+    shown = json.loads(rushlight("models", name, "--json").out)
+    found = [row["repo_id"] for each in shown for row in each["published"]]
+    assert [repo_id.removesuffix("-Instruct").removesuffix("-it") for repo_id in found] == ids.split()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mixtral", "mixtral is a mixture-of-experts model"),
+        ("lalma", "'lalma' is neither a built-in type nor a short name"),
+    ],
+)
+def test_another_name_is_refused(rushlight, name, expected):
+    done = rushlight("models", name)
     assert (done.code, done.out) == (2, "")
     assert expected in done.err
 

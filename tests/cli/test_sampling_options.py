@@ -22,6 +22,7 @@ DEFAULTS = {field.name: field.default for field in dataclasses.fields(SamplingPa
 WITH_FLAGS = [name for name, each in SETTINGS.items() if each.flags]
 OWN_FLAGS = {"--prompt", "--stop", "--beams", "--echo", "--stats", "--json", "--debug", "--model"}
 LOAD_FLAGS = {"--device", "--dtype", "--threads", "--exact", "--offline", "--revision", "--port", "--draft"}
+LOAD_FLAGS |= {"--bos", "--context"}
 INVALID = {int: -1, float: float("nan"), bool: "yes", str: 3, dict: [3]}
 
 

@@ -10,6 +10,8 @@ from rushlight.cli.options import OUTPUT, Debug
 from rushlight.cli.terminal import out_json, show
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.text import Text
 
     from rushlight.models.catalogue import ModelType
@@ -19,20 +21,24 @@ EXAMPLES = """
 Examples:
   rushlight models
   rushlight models qwen3
+  rushlight models smollm2
   rushlight models --json | jq '.[].model_type'
 """
 
 
-def _types(incomplete: str) -> list[str]:
+def _names(incomplete: str) -> list[str]:
     from rushlight.models.catalogue import CATALOGUE
 
-    return [each.model_type for each in CATALOGUE if each.model_type.startswith(incomplete)]
+    names = {each.model_type for each in CATALOGUE}.union(*map(_families, CATALOGUE))
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def models(
-    model_type: Annotated[
+    name: Annotated[
         str | None,
-        typer.Argument(metavar="TYPE", autocompletion=_types, help="Show only this type, such as qwen3."),
+        typer.Argument(
+            metavar="NAME", autocompletion=_names, help="Show only this type or short name, such as qwen3 or smollm2."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print a JSON array on stdout instead.")
@@ -45,20 +51,48 @@ def models(
     """
     from rushlight.models.catalogue import CATALOGUE
 
-    shown = [each for each in CATALOGUE if model_type in (None, each.model_type)]
+    shown = list(CATALOGUE) if name is None else _named(name, CATALOGUE)
     if not shown:
-        raise typer.BadParameter(_unknown(str(model_type)), param_hint="TYPE")
+        raise typer.BadParameter(_unknown(str(name)), param_hint="NAME")
     if as_json:
         out_json([_to_json(each) for each in shown], indent=2)
     else:
         show(_view(shown))
 
 
-def _unknown(model_type: str) -> str:
+def _named(name: str, types: Iterable[ModelType]) -> list[ModelType]:
+    """The type of a name, and of other types the checkpoints with this short name: gemma3 is both."""
+    from rushlight.checkpoint.short_names import short_names
+
+    shown = []
+    for each in types:
+        rows = tuple(
+            row
+            for row in each.published
+            if any(name in (short, short.partition(":")[0]) for short in short_names(row.repo_id))
+        )
+        if name == each.model_type:
+            shown.append(each)
+        elif rows:
+            shown.append(each._replace(published=rows))
+    return shown
+
+
+def _families(each: ModelType) -> set[str]:
+    """The short names of a type's checkpoints, without the size after the colon."""
+    from rushlight.checkpoint.short_names import short_names
+
+    return {short.partition(":")[0] for row in each.published for short in short_names(row.repo_id)}
+
+
+def _unknown(name: str) -> str:
     from rushlight.cli.options import quoted
     from rushlight.loading.near_types import describe_type
 
-    return describe_type(model_type) or f"{quoted(model_type)} is not a built-in type; `rushlight models` lists all"
+    return (
+        describe_type(name)
+        or f"{quoted(name)} is neither a built-in type nor a short name; `rushlight models` lists all"
+    )
 
 
 def _view(shown: list[ModelType]) -> Text:

@@ -125,7 +125,7 @@ class Penalties:
         tokens = {**self._bias, **self._counts}
         self._indices = {token: index for index, token in enumerate(tokens)}  # in the arrays
         self._ids = np.fromiter(tokens, np.int32, len(tokens))
-        self._factors = np.full(len(tokens), params.repetition_penalty)
+        self._factors = np.full(len(tokens), params.repetition_penalty, np.float64)
         self._offsets = np.zeros(len(tokens))
         for token in self._bias:
             self._set(token)
