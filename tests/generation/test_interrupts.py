@@ -207,3 +207,16 @@ def test_other_threads_continue_when_one_is_interrupted():
     assert len(found) + len(errors) == 10
     model._default.engine.reclaim()
     assert model._default.engine.pool.n_held == 0
+
+
+def test_an_interrupt_while_waiting_for_the_lock():
+    engine = rushlight.load(threads=1)._default.engine
+
+    def wait(timeout):
+        engine._lock.release()
+        raise KeyboardInterrupt  # Condition.wait has not acquired the lock again
+
+    engine._turn.wait, engine._turn_of = wait, -1
+    with pytest.raises(KeyboardInterrupt):
+        engine._take_turn(lambda: False)
+    assert engine._lock.acquire(blocking=False)

@@ -316,15 +316,22 @@ class Engine:
     def _take_turn(self, condition: Callable[[], bool]) -> bool:
         """Waits for the turn; returns False without the turn once `condition()` is true."""
         me = threading.get_ident()
-        with self._lock:
-            while not condition():
-                if self._submitted or self._to_remove:
-                    self._update_unless_running()  # an interrupt may have prevented it at the end of the last turn
-                # If this thread still has the turn, an interrupt prevented its release.
-                if self._turn_of in {None, me}:
-                    self._turn_of = me
-                    return True
-                self._turn.wait(LINGER_S)  # with a timeout: an interrupt may have prevented the notification
+        try:
+            with self._lock:
+                while not condition():
+                    if self._submitted or self._to_remove:
+                        self._update_unless_running()  # an interrupt may have prevented it at the end of the last turn
+                    # If this thread still has the turn, an interrupt prevented its release.
+                    if self._turn_of in {None, me}:
+                        self._turn_of = me
+                        return True
+                    self._turn.wait(LINGER_S)  # with a timeout: an interrupt may have prevented the notification
+        except RuntimeError as error:
+            if isinstance(
+                error.__context__, KeyboardInterrupt
+            ):  # before `wait` had the lock again, for `with` to release
+                raise error.__context__ from None
+            raise
         return False
 
     def _update_unless_running(self) -> None:
