@@ -29,8 +29,18 @@ def test_greedy_output_equals_transformers(fixture, tmp_path):
     assert result.ids == fixture.greedy
 
 
+OF_EACH_TYPE = {Fixture(name).config["model_type"]: name for name in reversed(NAMES)}.values()
+"""The first fixture of each architecture."""
+
+
 @pytest.mark.parametrize(
-    "dtype", ["f32", *(pytest.param(each, marks=pytest.mark.slow) for each in ("f16", "bf16", "int8", "int4"))]
+    ("fixture", "dtype"),
+    [
+        pytest.param(name, dtype, marks=[] if name in OF_EACH_TYPE and dtype == "f32" else pytest.mark.slow)
+        for name in NAMES
+        for dtype in ("f32", "f16", "bf16", "int8", "int4")
+    ],
+    indirect=["fixture"],
 )
 def test_bits_do_not_depend_on_chunks_threads_or_neighbours(fixture, tmp_path, dtype):
     model = fixture.load(tmp_path, dtype=dtype, threads=1)
@@ -44,5 +54,5 @@ def test_bits_do_not_depend_on_chunks_threads_or_neighbours(fixture, tmp_path, d
     solo = [model.generate(prompt, max_tokens=20, ignore_eos=True).ids for prompt in prompts]
     together = dict(model.generate_many(prompts, max_tokens=20, ignore_eos=True))
     assert [together[i].ids for i in range(len(prompts))] == solo
-    [drafted] = [model.generate(ids, max_tokens=20, ignore_eos=True, speculate=True).ids]
+    drafted = model.generate(ids, max_tokens=20, ignore_eos=True, speculate=True).ids
     assert drafted == model.generate(ids, max_tokens=20, ignore_eos=True, speculate=False).ids
