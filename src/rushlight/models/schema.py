@@ -249,7 +249,7 @@ class Fields:
 
 
 def _is_positive(value: object) -> bool:
-    return type(value) in (int, float) and 1e-30 <= value <= 1e30  # type: ignore[operator]
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1e-30 <= value <= 1e30
 
 
 def may_change_arithmetic(key: str, value: Any) -> bool:
