@@ -112,35 +112,50 @@ struct Visible {
   float slope;  // of its head
 };
 
-// The blocks whose values are summed in one chain, counted from position 0. The sums of several such chains are added
-// to a total: over thousands of positions, a single chain would round more than the sums of PyTorch do.
-inline constexpr int kChainBlocks = 8;
-
-// Running state of the softmax of each query.
+// The softmax of queries over some positions.
 struct Softmax {
-  float* max_score;    // the maximum of its scores so far
-  float* sum;          // of exp(score - max_score)
-  float* total_scale;  // by which the total is to be multiplied, since the maximum has changed
-  float* o;            // [query][value_stride]: the present chain's sum of exp(score - max_score) · value
-  float* total;        // [query][value_stride]: the sum of the chains before
+  float* max_score;  // [kAttentionQueries]: the maximum of a query's scores
+  float* sum;        // [kAttentionQueries]: of exp(score - max_score)
+  float* o;          // [query][value_stride]: the sum of exp(score - max_score) · value
 
-  // Adds the present chains of n queries to their totals, and begins new ones.
-  void end_chains(int n, size_t stride) const {
-    for (int i = 0; i < n; ++i) {
-      const F32 scale = broadcast(total_scale[i]);
-      for (size_t d = i * stride; d < (i + 1) * stride; d += kLanes) {
-        store(total + d, fma(load<F32>(total + d), scale, load<F32>(o + d)));
-      }
-      total_scale[i] = 1;
-    }
+  explicit Softmax(float* state)
+      : max_score(state), sum(state + kAttentionQueries), o(state + 2 * kAttentionQueries) {}
+
+  // That of no position, for n queries. The least float as the maximum, not infinity: differences of maxima are finite.
+  void clear(int n, size_t stride) const {
+    for (int i = 0; i < n; ++i) max_score[i] = -kMaxFloat, sum[i] = 0;
     __builtin_memset(o, 0, n * stride * sizeof(float));
   }
+
+  // Query i becomes that of a chain.
+  void copy(const Softmax& chain, int i, size_t stride) const {
+    max_score[i] = chain.max_score[i], sum[i] = chain.sum[i];
+    __builtin_memcpy(o + i * stride, chain.o + i * stride, stride * sizeof(float));
+  }
+
+  // Adds query i of a later chain.
+  void add(const Softmax& chain, int i, size_t stride) const {
+    const float most = max_score[i] > chain.max_score[i] ? max_score[i] : chain.max_score[i];
+    F32 scales = {};
+    scales[0] = max_score[i] - most, scales[1] = chain.max_score[i] - most;
+    scales = exp(scales);
+    max_score[i] = most;
+    sum[i] = sum[i] * scales[0] + chain.sum[i] * scales[1];
+    const F32 scale = broadcast(scales[0]), scale_of_chain = broadcast(scales[1]);
+    for (size_t d = i * stride; d < (i + 1) * stride; d += kLanes) {
+      store(o + d, fma(load<F32>(o + d), scale, load<F32>(chain.o + d) * scale_of_chain));
+    }
+  }
+
+ private:
+  static constexpr float kMaxFloat = __FLT_MAX__;
 };
 
 // Adds a block to kM queries, each of which sees a part of it. Queries are in the order of their positions.
 template <int kM, class Element>
 void attend(const AttentionJob& job, const float* q, const Element* keys, const Element* values, const Visible* visible,
-            const Next<Element>& next_values, const Next<Element>& next_keys, float* scores, const Softmax& state) {
+            const Next<Element>& next_values, const Next<Element>& next_keys, float* scores, float* max_score, float* sum,
+            float* o) {
   const size_t stride = job.value_stride;
   const int width = static_cast<int>(stride);
   const auto padded_end = [&](int m) { return (visible[m].end + kLanes - 1) / kLanes * kLanes; };
@@ -151,7 +166,7 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
   for (int m = 0; m < kM; ++m) {
     const Visible& part = visible[m];
     float* row = scores + m * kBlock;
-    F32 peak = broadcast(state.max_score[m]);
+    F32 peak = broadcast(max_score[m]);
     for (int i = 0; i < padded_end(m); i += kLanes) {
       F32 score = load<F32>(row + i) * job.scale;
       if (job.softcap > 0) score = tanh(score / job.softcap) * job.softcap;
@@ -171,17 +186,16 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
         total.of[v] += p;
       }
     }
-    scale[m] = exp(broadcast(state.max_score[m] - new_max))[0];
-    state.max_score[m] = new_max;
-    state.total_scale[m] *= scale[m];
-    state.sum[m] = state.sum[m] * scale[m] + reduce_add(total);
+    scale[m] = exp(broadcast(max_score[m] - new_max))[0];
+    max_score[m] = new_max;
+    sum[m] = sum[m] * scale[m] + reduce_add(total);
   }
 
   // The positions that all queries see are multiplied together; what only some see, before and after, one query at a
   // time. A probability of 0 would not do: what lies outside may be NaN, and 0 · NaN is NaN.
   const auto add_values = [&](int m, int begin, int end, float rescale) {
     add_product<1>(scores + m * kBlock + begin, 0, end - begin, values + static_cast<size_t>(begin) * stride, stride,
-                   &rescale, state.o + m * width, 0, width, Next<Element>{});
+                   &rescale, o + m * width, 0, width, Next<Element>{});
   };
   const int begin = visible[kM - 1].begin, end = begin < visible[0].end ? visible[0].end : begin;
   for (int m = 0; m < kM - 1; ++m) {
@@ -190,89 +204,142 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
     scale[m] = 1.0f;
   }
   add_product<kM>(scores + begin, kBlock, end - begin, values + static_cast<size_t>(begin) * stride, stride, scale,
-                  state.o, stride, width, next_keys);
+                  o, stride, width, next_keys);
   for (int m = 0; m < kM; ++m) {
     if (visible[m].end > end) add_values(m, end, visible[m].end, 1.0f);
   }
 }
 
-template <class Element>
-void attention(const AttentionJob& job, int query_begin, int query_end, float* scratch) {
-  const int n_queries = query_end - query_begin, head_dim = job.head_dim, group = job.group;
-  const size_t stride = job.value_stride;
-  float* scores = scratch;                           // [kTogether][kBlock]
-  float* q = scores + kTogether * kBlock;            // [query][value_stride]: heads that lie apart, put side by side
-  float* state = q + kAttentionQueries * stride;
-  const Softmax softmax = {state, state + kAttentionQueries, state + 2 * kAttentionQueries,
-                           state + 3 * kAttentionQueries, state + (stride + 3) * kAttentionQueries};
-  for (int i = 0; i < n_queries; ++i) {
-    const int row = (query_begin + i) / group, head = (query_begin + i) % group;
-    const float* from = job.q + static_cast<size_t>(row) * job.q_stride + static_cast<size_t>(head) * head_dim;
-    __builtin_memcpy(q + i * stride, from, static_cast<size_t>(head_dim) * sizeof(float));
-    softmax.max_score[i] = -__builtin_inff();
-    softmax.sum[i] = 0;
-    softmax.total_scale[i] = 1;
-  }
-  __builtin_memset(softmax.o, 0, n_queries * stride * sizeof(float));
-  __builtin_memset(softmax.total, 0, n_queries * stride * sizeof(float));
+// The positions that a query sees.
+struct Seen {
+  const AttentionJob& job;
 
+  int last(int query) const { return job.position + query / job.group; }
+  int first(int query) const {
+    const int first = last(query) - (job.window - 1);
+    return first > 0 ? first : 0;
+  }
+  int first_chain(int query) const { return first(query) / kChain; }
+  int last_chain(int query) const { return last(query) / kChain; }
+};
+
+// The queries, whose heads lie apart, put side by side: [query][value_stride].
+inline void gather_queries(const AttentionJob& job, int query_begin, int query_end, float* q) {
+  for (int query = query_begin; query < query_end; ++query, q += job.value_stride) {
+    const int row = query / job.group, head = query % job.group;
+    __builtin_memcpy(q, job.q + static_cast<size_t>(row) * job.q_stride + static_cast<size_t>(head) * job.head_dim,
+                     static_cast<size_t>(job.head_dim) * sizeof(float));
+  }
+}
+
+// The softmax of queries over the positions of one chain.
+template <class Element>
+void attend_chain(const AttentionJob& job, int query_begin, int query_end, int chain, const float* q, float* scores,
+                  const Softmax& softmax) {
+  const size_t stride = job.value_stride;
+  softmax.clear(query_end - query_begin, stride);
   const auto block_of = [&](const void* base, int block) {
     return static_cast<const Element*>(base) + static_cast<size_t>(job.blocks[block]) * job.block_stride;
-  };
-  const auto position_of = [&](int query) { return job.position + query / group; };
-  const auto first_seen = [&](int query) {
-    const int first = position_of(query) - (job.window - 1);
-    return first > 0 ? first : 0;
   };
   constexpr decltype(&attend<1, Element>) kAttend[] = {attend<1, Element>, attend<2, Element>, attend<3, Element>,
                                                        attend<4, Element>};
   static_assert(sizeof kAttend / sizeof *kAttend == kTogether);
-  const int last = position_of(query_end - 1);
-  for (int block = first_seen(query_begin) / kBlock; block * kBlock <= last; ++block) {
+  const Seen seen = {job};
+  const int last = seen.last(query_end - 1), first_block = seen.first(query_begin) / kBlock;
+  int block = chain * kChainBlocks;
+  const int end = block + kChainBlocks;
+  for (block = block > first_block ? block : first_block; block < end && block * kBlock <= last; ++block) {
     const int start = block * kBlock;
     const Element* keys = block_of(job.keys, block);
     const Element* values = block_of(job.values, block);
     bool first = true;
     for (int query = query_begin; query < query_end;) {
-      if (position_of(query) < start) {  // it ends before the block
+      if (seen.last(query) < start) {  // it ends before the block
         ++query;
         continue;
       }
-      if (first_seen(query) >= start + kBlock) break;  // its window, and those of later ones, begin after the block
+      if (seen.first(query) >= start + kBlock) break;  // its window, and those of later ones, begin after the block
       Visible visible[kTogether];
       int m = 0;
-      for (; m < kTogether && query + m < query_end && first_seen(query + m) < start + kBlock; ++m) {
-        const int own = position_of(query + m) - start, from = first_seen(query + m) - start;
-        const float slope = job.slopes == nullptr ? 0 : job.slopes[(query + m) % group];
+      for (; m < kTogether && query + m < query_end && seen.first(query + m) < start + kBlock; ++m) {
+        const int own = seen.last(query + m) - start, from = seen.first(query + m) - start;
+        const float slope = job.slopes == nullptr ? 0 : job.slopes[(query + m) % job.group];
         visible[m] = {from > 0 ? from : 0, own + 1 < kBlock ? own + 1 : kBlock, own, slope};
       }
       Next<Element> next_values, next_keys;
       if (first) {
         const int begin = visible[0].begin;
         next_values = {values + static_cast<size_t>(begin) * stride, stride, visible[0].end - begin};
-        if (start + kBlock <= last) next_keys = {block_of(job.keys, block + 1), kBlock, head_dim};
+        if (start + kBlock <= last) next_keys = {block_of(job.keys, block + 1), kBlock, job.head_dim};
       }
       const int i = query - query_begin;
-      kAttend[m - 1](job, q + i * stride, keys, values, visible, next_values, next_keys, scores,
-                     {softmax.max_score + i, softmax.sum + i, softmax.total_scale + i, softmax.o + i * stride,
-                      softmax.total + i * stride});
+      kAttend[m - 1](job, q + i * stride, keys, values, visible, next_values, next_keys, scores, softmax.max_score + i,
+                     softmax.sum + i, softmax.o + i * stride);
       first = false;
       query += m;
     }
-    if ((block + 1) % kChainBlocks == 0) softmax.end_chains(n_queries, stride);
   }
-  softmax.end_chains(n_queries, stride);
+}
 
-  for (int i = 0; i < n_queries; ++i) {
-    const int row = (query_begin + i) / group, head = (query_begin + i) % group;
-    const F32 divisor = broadcast(softmax.sum[i]);
-    const float* from = softmax.total + i * stride;
-    float* to = job.out + static_cast<size_t>(row) * job.out_stride + static_cast<size_t>(head) * head_dim;
-    for (int d = 0; d < head_dim; d += kLanes) {
-      const int n = head_dim - d < kLanes ? head_dim - d : kLanes;
+// Adds a chain to the total of those before it that a query sees.
+inline void add_chain(const AttentionJob& job, int query_begin, int query_end, int chain, const Softmax& of_chain,
+                      const Softmax& total) {
+  const Seen seen = {job};
+  for (int query = query_begin; query < query_end; ++query) {
+    if (seen.first_chain(query) == chain) {
+      total.copy(of_chain, query - query_begin, job.value_stride);
+    } else if (seen.first_chain(query) < chain && chain <= seen.last_chain(query)) {
+      total.add(of_chain, query - query_begin, job.value_stride);
+    }
+  }
+}
+
+inline void write_attention(const AttentionJob& job, int query_begin, int query_end, const Softmax& total) {
+  for (int query = query_begin; query < query_end; ++query) {
+    const int row = query / job.group, head = query % job.group, i = query - query_begin;
+    const F32 divisor = broadcast(total.sum[i]);
+    const float* from = total.o + i * job.value_stride;
+    float* to = job.out + static_cast<size_t>(row) * job.out_stride + static_cast<size_t>(head) * job.head_dim;
+    for (int d = 0; d < job.head_dim; d += kLanes) {
+      const int n = job.head_dim - d < kLanes ? job.head_dim - d : kLanes;
       store_n(to + d, load<F32>(from + d) / divisor, n);
     }
   }
 }
+
+// Chains are added in the order of their positions, whoever computed them.
+template <class Element>
+struct Attention {
+  static void run(const AttentionJob& job, int query_begin, int query_end, float* scratch) {
+    float* q = scratch + kTogether * kBlock;
+    const Softmax total(q + kAttentionQueries * job.value_stride);
+    const Softmax of_chain(total.o + kAttentionQueries * job.value_stride);
+    gather_queries(job, query_begin, query_end, q);
+    const Seen seen = {job};
+    const int first = seen.first_chain(query_begin), last = seen.last_chain(query_end - 1);
+    attend_chain<Element>(job, query_begin, query_end, first, q, scratch, total);
+    for (int chain = first + 1; chain <= last; ++chain) {
+      attend_chain<Element>(job, query_begin, query_end, chain, q, scratch, of_chain);
+      add_chain(job, query_begin, query_end, chain, of_chain, total);
+    }
+    write_attention(job, query_begin, query_end, total);
+  }
+
+  static void run_chain(const AttentionJob& job, int query_begin, int query_end, int chain, float* state,
+                        float* scratch) {
+    float* q = scratch + kTogether * kBlock;
+    gather_queries(job, query_begin, query_end, q);
+    attend_chain<Element>(job, query_begin, query_end, chain, q, scratch, Softmax(state));
+  }
+
+  static void merge(const AttentionJob& job, int query_begin, int query_end, int first_chain, int n_chains,
+                    float* states, size_t states_step, float* scratch) {
+    const Softmax total(scratch);
+    for (int i = 0; i < n_chains; ++i) {
+      add_chain(job, query_begin, query_end, first_chain + i, Softmax(states + i * states_step), total);
+    }
+    write_attention(job, query_begin, query_end, total);
+  }
+};
 
 }  // namespace rushlight::RUSHLIGHT_ISA
