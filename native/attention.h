@@ -43,35 +43,39 @@ void store_kv(const float* k, const float* v, int head_dim, void* key, void* val
   }
 }
 
-// The rows of the cache that are multiplied next, prefetched row by row: the hardware cannot predict where another
-// block lies. With AVX-512 they go into the second-level cache, because the first has few places for lines under way
-// (on Zen 4, half as fast). With less, floats saturate the memory bandwidth anyway, and are not prefetched.
+// The elements of the cache that are multiplied next, prefetched as the present ones are multiplied: the hardware cannot
+// predict where another block lies. With AVX-512 they go into the second-level cache, because the first has few places
+// for lines under way (on Zen 4, half as fast). With less, floats saturate the memory bandwidth anyway, and are not
+// prefetched.
 template <class Element>
 struct Next {
-  const Element* rows = nullptr;
-  size_t stride = 0;
-  int n = 0;
+  const Element* from = nullptr;
+  size_t n = 0;
 
-  RUSHLIGHT_INLINE void prefetch(const Next& next, int i) {
-    if ((kLanes < 16 && sizeof(Element) > 2) || i >= next.n) return;
+  template <int kElements>
+  RUSHLIGHT_INLINE void prefetch(const Next& next, size_t at) {
+    if ((kLanes < 16 && sizeof(Element) > 2) || at >= next.n) return;
     constexpr int kLocality = kLanes < 16 ? 3 : 2;
-    const Element* row = next.rows + i * next.stride;
-    for (int from = 0; from < kBlock; from += 64 / sizeof(Element)) {
-      __builtin_prefetch(row + from, 0, kLocality);
+    for (int i = 0; i < kElements; i += 64 / sizeof(Element)) {
+      __builtin_prefetch(next.from + at + i, 0, kLocality);
     }
   }
 };
 
 // out[m][0 to kV vectors] = out[m] · scale[m] + Σ_i a[m][i] · b[i] for kM rows: each lane one chain in the order of i.
+// Without scales, out is not read. The element `at` of `next` and as many as are multiplied are prefetched.
 template <int kM, int kV, class Element>
 RUSHLIGHT_INLINE void add_product(const float* a, size_t a_stride, int n, const Element* b, size_t b_stride,
-                                  const float* scale, float* out, size_t out_stride, const Next<Element>& next) {
-  F32 acc[kM][kV];
-  for (int m = 0; m < kM; ++m) {
-    for (int v = 0; v < kV; ++v) acc[m][v] = load<F32>(out + m * out_stride + v * kLanes) * scale[m];
+                                  const float* scale, float* out, size_t out_stride, const Next<Element>& next,
+                                  size_t at) {
+  F32 acc[kM][kV] = {};
+  if (scale != nullptr) {
+    for (int m = 0; m < kM; ++m) {
+      for (int v = 0; v < kV; ++v) acc[m][v] = load<F32>(out + m * out_stride + v * kLanes) * scale[m];
+    }
   }
-  for (int i = 0; i < n; ++i, b += b_stride) {
-    Next<Element>::prefetch(next, i);
+  for (int i = 0; i < n; ++i, b += b_stride, at += kV * kLanes) {
+    Next<Element>::template prefetch<kV * kLanes>(next, at);
     if constexpr (kM == 1) {  // the sums and a row of b together would need more registers than there are
       const F32 ai = broadcast(a[i]);
       for (int v = 0; v < kV; ++v) acc[0][v] = fma(ai, widened(b + v * kLanes), acc[0][v]);
@@ -99,7 +103,8 @@ void add_product(const float* a, size_t a_stride, int n, const Element* b, size_
   const auto add_vectors = [&]<int kVectors>() {
     if constexpr (kVectors <= kV) {
       for (; at + kVectors * kLanes <= n_out; at += kVectors * kLanes) {
-        add_product<kM, kVectors>(a, a_stride, n, b + at, b_stride, scale, out + at, out_stride, next);
+        add_product<kM, kVectors>(a, a_stride, n, b + at, b_stride, scale, out + at, out_stride, next,
+                                  static_cast<size_t>(at) * static_cast<size_t>(n));
       }
     }
   };
@@ -143,7 +148,7 @@ struct Softmax {
     const float most = max_score[i] > chain.max_score[i] ? max_score[i] : chain.max_score[i];
     F32 scales = {};
     scales[0] = max_score[i] - most, scales[1] = chain.max_score[i] - most;
-    scales = exp(scales);
+    scales = exp_nonpositive(scales);
     max_score[i] = most;
     sum[i] = sum[i] * scales[0] + chain.sum[i] * scales[1];
     const F32 scale = broadcast(scales[0]), scale_of_chain = broadcast(scales[1]);
@@ -164,9 +169,7 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
   const size_t stride = job.value_stride;
   const int width = static_cast<int>(stride);
   const int padded = (visible[kM - 1].end + kSumLanes - 1) / kSumLanes * kSumLanes;  // the last query sees the furthest
-  constexpr float kZeros[kM] = {};
-  __builtin_memset(scores, 0, sizeof(float) * kM * kBlock);
-  add_product<kM>(q, stride, job.head_dim, keys, kBlock, kZeros, scores, kBlock, padded, next_values);
+  add_product<kM>(q, stride, job.head_dim, keys, kBlock, nullptr, scores, kBlock, padded, next_values);
   // Of all queries side by side: the operations on one wait for each other.
   float max_score[kM], scale[kM];
   F32 falls = {};  // by which the queries' earlier maxima are exceeded, a lane each
@@ -179,21 +182,23 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
       if (job.softcap > 0) score = tanh(score / job.softcap) * job.softcap;
       if (job.slopes != nullptr) score = fma(to_f32(lane_index() + (i - part.own)), broadcast(part.slope), score);
       // The other positions of the block are those of other rows, left from another sequence, or before the window.
-      const I32 seen = (lane_index() >= part.begin - i) & (lane_index() < part.end - i);
-      score = select(seen, score, broadcast(-__builtin_inff()));
+      if (part.begin > 0 || part.end < kBlock) {
+        const I32 seen = (lane_index() >= part.begin - i) & (lane_index() < part.end - i);
+        score = select(seen, score, broadcast(-__builtin_inff()));
+      }
       store(row + i, score);
       peak = max(score, peak);
     }
     max_score[m] = reduce_max(peak);
     falls[m] = max_scores[m] - max_score[m];
   }
-  falls = exp(falls);
+  falls = exp_nonpositive(falls);
   PartialSums total[kM];
   for (int i = 0; i < padded; i += kSumLanes) {
     for (int v = 0; v < kSumVectors; ++v) {
       for (int m = 0; m < kM; ++m) {
         float* row = scores + m * kBlock + i + v * kLanes;
-        const F32 p = exp(load<F32>(row) - max_score[m]);
+        const F32 p = exp_nonpositive(load<F32>(row) - max_score[m]);
         store(row, p);
         total[m].of[v] += p;
       }
@@ -283,8 +288,9 @@ void attend_chain(const AttentionJob& job, int query_begin, int query_end, int c
       Next<Element> next_values, next_keys;
       if (first) {
         const int begin = visible[0].begin;
-        next_values = {values + static_cast<size_t>(begin) * stride, stride, visible[0].end - begin};
-        if (start + kBlock <= last) next_keys = {block_of(job.keys, block + 1), kBlock, job.head_dim};
+        next_values = {values + static_cast<size_t>(begin) * stride,
+                       static_cast<size_t>(visible[0].end - begin) * stride};
+        if (start + kBlock <= last) next_keys = {block_of(job.keys, block + 1), static_cast<size_t>(job.head_dim) * kBlock};
       }
       const int i = query - query_begin;
       kAttend[m - 1](job, q + i * stride, keys, values, visible, next_values, next_keys, scores, softmax.max_score + i,
