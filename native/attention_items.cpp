@@ -8,8 +8,8 @@ namespace rushlight {
 
 namespace {
 
-// A thread's items, if there are as many: then the last ones to be computed delay the others little.
-constexpr int64_t kItemsEach = 2;
+// At least so many items for a thread, if possible: then the last ones to be computed delay the others little.
+constexpr int kItemsEach = 4;
 
 }  // namespace
 
@@ -22,50 +22,52 @@ AttentionItems::AttentionItems(const Rows& rows, int window, int n_kv_head, int 
       value_stride_(value_stride),
       work_of_position_(work),
       n_threads_(n_threads) {
-  sequences_.resize(static_cast<size_t>(rows.n_sequences()));
   divide();
 }
 
 void AttentionItems::divide() {
+  sequences_.resize(static_cast<size_t>(rows_.n_sequences()));
+  double cost = 0;
+  for (size_t i = 0; i < sequences_.size(); ++i) {
+    const int s = static_cast<int>(i), n_rows = rows_.end(s) - rows_.begin(s);
+    sequences_[i].n_queries = n_rows * group_;
+    sequences_[i].seen = std::min(rows_.position(s) + n_rows, window_);
+    cost += static_cast<double>(n_kv_head_) * sequences_[i].n_queries * sequences_[i].seen;
+  }
   // As many queries as possible share a pass over the cache, as long as there are items for all threads.
   int chunk_size = kAttentionQueries;
-  divide(chunk_size);
-  while (n_ < kItemsEach * n_threads_ && n_threads_ > 1 && chunk_size > kTogether) divide(chunk_size /= 2);
-
-  double positions = 0;
-  size_t n_states = 0;
-  for (size_t i = 0; i < sequences_.size(); ++i) {
-    Sequence& sequence = sequences_[i];
-    const int s = static_cast<int>(i);
-    positions += static_cast<double>(rows_.end(s) - rows_.begin(s)) * std::min(rows_.position(s) + 1, window_);
-    if (!sequence.divided) continue;
-    const int n_queries = (sequence.n_queries + sequence.n_chunks - 1) / sequence.n_chunks;
-    sequence.states = n_states;
-    sequence.states_step = attention_state(static_cast<size_t>(n_queries), value_stride_);
-    n_states += static_cast<size_t>(sequence.n_items(n_kv_head_)) * sequence.states_step;
-  }
-  work_ = positions * work_of_position_ / static_cast<double>(std::max<int64_t>(n_, 1));
-  if (states_.size() < n_states) states_ = std::vector<float>(n_states);
-  if (n_states > 0 && computed_.size() < static_cast<size_t>(n_groups_)) {
+  const double most = n_threads_ > 1 ? cost / (kItemsEach * n_threads_) : cost;
+  divide(chunk_size, most);
+  while (n_threads_ > 1 && n_ < kItemsEach * n_threads_ && chunk_size > kTogether) divide(chunk_size /= 2, most);
+  work_ = cost * work_of_position_ / static_cast<double>(std::max<int64_t>(n_, 1));
+  if (states_.size() < n_states_) states_ = std::vector<float>(n_states_);
+  if (n_states_ > 0 && computed_.size() < static_cast<size_t>(n_groups_)) {
     computed_ = std::vector<std::atomic<int>>(static_cast<size_t>(n_groups_));
   }
   for (std::atomic<int>& n : computed_) n.store(0, std::memory_order_relaxed);
 }
 
-void AttentionItems::divide(int chunk_size) {
-  n_ = 0, n_groups_ = 0;
+void AttentionItems::divide(int chunk_size, double most) {
+  n_ = 0, n_groups_ = 0, n_states_ = 0;
   for (size_t i = 0; i < sequences_.size(); ++i) {
     const int s = static_cast<int>(i), n_rows = rows_.end(s) - rows_.begin(s), position = rows_.position(s);
     Sequence& sequence = sequences_[i];
     sequence.first_item = n_;
     sequence.first_group = n_groups_;
-    sequence.n_queries = n_rows * group_;
     sequence.n_chunks = (sequence.n_queries + chunk_size - 1) / chunk_size;
     sequence.first_chain = std::max(0, position - (window_ - 1)) / kChain;
     sequence.n_chains = (position + n_rows - 1) / kChain - sequence.first_chain + 1;
-    // The states of many rows would need memory, and there are enough items without.
-    sequence.divided = sequence.n_chains > 1 && (n_rows == 1 || sequence.n_queries <= kAttentionQueries);
-    n_ += sequence.n_items(n_kv_head_);
+    // Many rows are items enough, and their states would need much memory.
+    const bool few = n_rows == 1 || sequence.n_queries <= kAttentionQueries;
+    const int chunk_queries = (sequence.n_queries + sequence.n_chunks - 1) / sequence.n_chunks;
+    sequence.divided = few && sequence.n_chains > 1 && static_cast<double>(chunk_queries) * sequence.seen > most;
+    const int64_t n_items = sequence.n_items(n_kv_head_);
+    if (sequence.divided) {
+      sequence.states = n_states_;
+      sequence.states_step = attention_state(static_cast<size_t>(chunk_queries), value_stride_);
+      n_states_ += static_cast<size_t>(n_items) * sequence.states_step;
+    }
+    n_ += n_items;
     n_groups_ += int64_t{n_kv_head_} * sequence.n_chunks;
   }
 }

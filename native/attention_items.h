@@ -23,11 +23,11 @@ struct AttentionItem {
 };
 
 // The items of a step's attention. They follow from its positions, which a recorded step learns when it runs. A few
-// queries that see many positions are divided by chains (see kChainBlocks), so that one sequence with few heads
-// occupies all threads; whoever computes the last chain of a group merges them. So there is no barrier more.
+// queries that see many positions are divided by chains (see kChainBlocks) where one sequence with few heads would not
+// occupy all threads. Whoever computes the last chain of a group merges them, so that there is no barrier more.
 class AttentionItems {
  public:
-  // `work` is that of one position of one row. Keeps a reference to the rows.
+  // `work` is that of one query for one position. Keeps a reference to the rows.
   AttentionItems(const Rows& rows, int window, int n_kv_head, int group, size_t value_stride, double work,
                  int n_threads);
 
@@ -48,12 +48,14 @@ class AttentionItems {
   struct Sequence {
     int64_t first_item, first_group;
     int n_queries, n_chunks;
+    int seen;  // positions, by the last row
     int first_chain, n_chains;
     bool divided;  // by chains
     size_t states, states_step;
     int64_t n_items(int n_kv_head) const { return int64_t{n_kv_head} * n_chunks * (divided ? n_chains : 1); }
   };
-  void divide(int chunk_size);
+  // Into items of up to chunk_size queries, and by chains where an item would cost more than `most`: queries · positions.
+  void divide(int chunk_size, double most);
 
   const Rows& rows_;
   const int window_, n_kv_head_, group_;
@@ -62,6 +64,7 @@ class AttentionItems {
   const int n_threads_;
   std::vector<Sequence> sequences_;
   int64_t n_ = 0, n_groups_ = 0;
+  size_t n_states_ = 0;  // floats
   double work_ = 0;
   std::vector<float> states_;
   std::vector<std::atomic<int>> computed_;  // chains of each group

@@ -520,7 +520,7 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
   const int group = n_head / n_kv_head;
   Array out = array(n, int64_t{n_head} * head_dim);
   std::shared_ptr<AttentionItems> items;
-  const double work = 2.0 * head_dim * n_head / static_cast<double>(kElementsPerPart);
+  const double work = 2.0 * head_dim / static_cast<double>(kElementsPerPart);
   const auto divided = [&] {
     return std::make_shared<AttentionItems>(rows, options.window, n_kv_head, group, cache.value_stride, work,
                                             pool_.n_threads());

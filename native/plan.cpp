@@ -151,7 +151,11 @@ std::span<const uint8_t> Plan::Joined::weights(int64_t item) const {
 }
 
 void Plan::Joined::run(int64_t begin, int64_t end) const {
-  if (parts.front()->items == Items::kRows && parts.size() > 1) {
+  if (parts.size() == 1) {  // attention, which is never joined, may have more items than when it was recorded
+    parts.front()->body(parts.front()->out, begin, end);
+    return;
+  }
+  if (parts.front()->items == Items::kRows) {
     for (int64_t row = begin; row < end; ++row) {
       for (const Recorded* part : parts) part->body(part->out, row, row + 1);
     }
