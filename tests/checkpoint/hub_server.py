@@ -73,6 +73,7 @@ def etag(name: str, content: bytes) -> str:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body would wait for the acknowledgement of its header, 40 ms
     hub: FakeHub
 
     def log_message(self, *_):

@@ -134,6 +134,7 @@ class User:
             timeout=60,
             dimensions=(24, columns),
         )
+        self.child.delaybeforesend = None  # for programs that turn echo off late
 
     def wait(self, pattern=READY):
         """Returns the output up to the pattern, by default the next input prompt."""
