@@ -42,8 +42,10 @@ rushlight never opens; the error prints the line that converts them.
 
 `rushlight pull NAME` downloads a model into the cache of huggingface_hub, which other programs share, and prints its folder.
 Only what rushlight reads is downloaded: safetensors, config and tokenizer files, and none of the `.bin`, `.gguf` and ONNX
-copies. A connection that breaks is resumed, and complete files are not downloaded again. Other commands download what is
-missing, too; with `--offline` they use the cache only.
+copies. After Ctrl-C, a crash or a broken connection the same command continues the weights where they ended, and complete
+files are not downloaded again; each new file is checked against its hash. For this, weights come over HTTP; files of more
+than 50 GB come over Xet, which starts such a file again. Other commands download what is missing, too; with `--offline` they
+use the cache only.
 
 <!-- not run: downloads 260 MB -->
 ```console

@@ -1,5 +1,6 @@
 """`rushlight pull`, `list` and `rm` over the hub's cache, with a fake hub on this machine."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -128,6 +129,21 @@ def test_pull_refuses_a_model_that_exceeds_the_disk(rushlight, hub, cache, monke
     assert done.code == 2
     assert "not enough disk space for the model (expected 6.8 MiB, found 1.0 MiB)" in done.err
     assert "tokenizer.json" not in hub.bodies()
+
+
+def test_pull_continues_what_another_process_left(rushlight, hub, cache, monkeypatch):
+    weights = TALES["model.safetensors"]
+    partial = cache / "models--owner--tales" / "blobs" / f"{hashlib.sha256(weights).hexdigest()}.incomplete"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(weights[: 6 * 2**20])
+    assert "1 half download of 6,291,456 bytes: `rushlight pull` continues it" in rushlight("list").out
+    monkeypatch.setattr(pull_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    done = rushlight("pull", "owner/tales")
+    assert done.code == 0
+    assert "owner/tales: 6.8 MiB to download, of which 6.0 MiB are there\n" in done.err
+    assert f"bytes={6 * 2**20}-" in hub.ranges
+    assert not partial.exists()
+    assert rushlight("generate", "owner/tales", "Once", "-n", "1", "--offline").code == 0
 
 
 def test_a_cut_download_continues(rushlight, hub, cache, monkeypatch):
