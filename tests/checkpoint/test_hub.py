@@ -196,6 +196,9 @@ def test_a_repository_without_weights_is_refused(hub, files, found):
     assert error.found == found
 
 
+GATED = "owner/name is gated: its authors ask you to accept a licence first"
+
+
 @pytest.mark.parametrize(
     ("status", "code", "message", "remedy"),
     [
@@ -206,8 +209,8 @@ def test_a_repository_without_weights_is_refused(hub, files, found):
             "no path owner/name exists, and the hub has no public model of that name",
             "check the spelling",
         ),
-        (401, "GatedRepo", "owner/name is gated", "request access at http://127.0.0.1"),
-        (403, "GatedRepo", "owner/name is gated", "HF_TOKEN"),
+        (401, "GatedRepo", GATED, "accept it at http://127.0.0.1"),
+        (403, "GatedRepo", GATED, "/owner/name, then run `hf auth login`, or set HF_TOKEN"),
         (401, None, "the hub answered 401 for owner/name", "HF_TOKEN"),
         (403, None, "the hub answered 403 for owner/name", "HF_TOKEN"),
         (404, None, "the hub answered 404 for owner/name", "HF_ENDPOINT"),
