@@ -127,7 +127,7 @@ def load(
         tokenizer.prefix_ids = ()
     author = generation_config(checkpoint, config)
     if author.not_applied:
-        _log.warning("%s", author.describe_not_applied())
+        _log.warning("%s", author.describe_not_applied(), extra={"of_author": True})
     reading.join()
     model = Model(
         module=module,
@@ -141,6 +141,7 @@ def load(
         suppressed_ids=author.suppress_tokens,
         begin_suppressed_ids=author.begin_suppress_tokens,
         kv_bytes=kv_bytes,
+        author=author,
         folder=checkpoint.folder,
         files=checkpoint.files,
     )
