@@ -185,7 +185,7 @@ class Chat:
         stop: str | Sequence[str] | None = (),
         **settings: Unpack[SamplingSettings],
     ) -> None:
-        tokenizer = model.need_tokenizer("a chat needs a tokenizer")
+        tokenizer = model.need_tokenizer("a chat needs a tokenizer", or_ids=False)
         self.model = model
         self.template = find_template(model, template, variables=variables, now=now or datetime.now())
         self.stop = StopStrings(stop).strings

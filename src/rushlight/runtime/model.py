@@ -406,13 +406,13 @@ class Model:
         of = partial(Beam.of, tokenizer=self.tokenizer, stop_ids=all_stop_ids, stop=strings)
         return [of(hypothesis, prompt_ids) for hypothesis in found]
 
-    def need_tokenizer(self, why: str) -> Tokenizer:
+    def need_tokenizer(self, why: str, *, or_ids: bool = True) -> Tokenizer:
         """The tokenizer.
 
         Raises:
             TokenizerError: the model has none; the message begins with `why` it is needed.
         """
-        return self._prompts.need_tokenizer(why)
+        return self._prompts.need_tokenizer(why, or_ids=or_ids)
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """The token ids of a prompt, with the prefix that the tokenizer adds to text.

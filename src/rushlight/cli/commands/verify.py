@@ -174,7 +174,7 @@ def _load(source: str | None, checkpoint: Checkpoint, *, port: str | None, **opt
     from rushlight.models import TextConfig, load_port
 
     if port is not None:
-        config = identify(checkpoint, load_port(port))[1]
+        config = identify(checkpoint, load_port(port, source=source))[1]
         if not isinstance(config, TextConfig):
             return load_module(_name(source), port=port, **options)
     return load(source, port=port, **options)
