@@ -516,6 +516,8 @@ NB_MODULE(_native, m) {
              return unlocked([&] { return d.split(x, sizes, groups); });
            },
            "x"_a, "sizes"_a, nb::kw_only(), "groups"_a = 1)
+      .def("join", [](Device& d, const std::vector<Array>& parts) { return unlocked([&] { return d.join(parts); }); },
+           "parts"_a)
       .def("take",
            [](Device& d, const Array& x, const NumPy<int32_t, 1>& rows) { return d.take(x, span(rows)); }, "x"_a,
            "rows"_a)

@@ -175,6 +175,8 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // Parts of these sizes, side by side in each of `groups` equal groups of columns. Of one group they are views.
   std::vector<Array> split(const Array& x, std::span<const int64_t> sizes, int64_t groups);
+  // Arrays of the same rows side by side.
+  Array join(std::span<const Array> parts);
 
   // To be called before something else than an operation can write to the array's memory.
   void expose(const Array& x);

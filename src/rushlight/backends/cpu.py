@@ -92,6 +92,7 @@ class CPUBackend:
         self.rms_norm = self._native.rms_norm
         self.activation = self._native.activation
         self.split = self._native.split
+        self.join = self._native.join
         self.take = self._native.take
         self.unfold = self._native.unfold
         self.angles = self._native.angles

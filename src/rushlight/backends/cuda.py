@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812, PyTorch's own name for it
 from torch.nn.attention.bias import causal_lower_right
 
-from rushlight.backends.arguments import check_attention, check_norm, check_rotary, check_window, part_sizes
+from rushlight.backends.arguments import check_attention, check_join, check_norm, check_rotary, check_window, part_sizes
 from rushlight.backends.batch import BLOCK_SIZE, blocks_of_groups
 from rushlight.backends.device_step import (
     Captured,
@@ -256,6 +256,10 @@ class TorchBackend:
             parts: Sequence[torch.Tensor] = x.split(sizes, dim=1)
             return parts
         return [part.flatten(1) for part in x.unflatten(1, (groups, -1)).split(sizes, dim=2)]
+
+    def join(self, parts: Sequence[Array]) -> torch.Tensor:
+        check_join(parts)
+        return torch.cat([value_of(part) for part in parts], 1)
 
     def take(self, x: Array, rows: NDArray[np.int32] | torch.Tensor) -> torch.Tensor:
         return value_of(x).index_select(0, self._index(rows))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from rushlight.backends.arguments import check_attention, check_norm, check_rotary, check_window, part_sizes
+from rushlight.backends.arguments import check_attention, check_join, check_norm, check_rotary, check_window, part_sizes
 from rushlight.backends.batch import BLOCK_SIZE, blocks_of_groups
 from rushlight.backends.device_step import (
     Captured,
@@ -237,6 +237,10 @@ class MLXBackend:
         n = len(x)
         cuts = np.cumsum(part_sizes(x.shape[1], sizes, groups))[:-1].tolist()
         return [part.reshape(n, -1) for part in mx.split(x.reshape(n, groups, -1), cuts, axis=2)]
+
+    def join(self, parts: Sequence[mx.array]) -> mx.array:
+        check_join(parts)
+        return mx.concatenate([*parts], axis=1)
 
     def take(self, x: mx.array, rows: NDArray[np.int32] | mx.array) -> mx.array:
         return x[mx.array(rows)]

@@ -261,6 +261,10 @@ class Backend(Protocol):
         """
         ...
 
+    def join(self, parts: Sequence[Array]) -> Array:
+        """Arrays of N rows -> (N, sum of their columns): side by side, in order; undoes `split` of one group."""
+        ...
+
     def take(self, x: Array, rows: NDArray[np.int32]) -> Array:
         """(N, C), (R,) -> (R, C): the rows with these indices."""
         ...
