@@ -21,7 +21,7 @@ from rushlight.models.qwen3 import Qwen3Attention
 from rushlight.models.stablelm import HeadNorms, NormedHeadsAttention, StableLmDecoderLayer
 from rushlight.nn import Embedding
 
-MARGIN = 10
+MARGIN = 20
 """How many times the tolerance a mutation must be off."""
 
 
@@ -208,7 +208,7 @@ WINDOWS = [
 GEMMA = ["gemma", "gemma2", "gemma3_text"]
 NORMED_BY_LAYER = ["gpt_neox", "gpt_neo", "phi", "opt", "gpt_bigcode", "bloom", "gptj"]
 FUSED_BY_HEAD = ["gpt_neox", "gpt_neox_serial", "gpt_bigcode_mha", "bloom", "bloom_six_heads"]
-GELU = [*GEMMA, "gpt_neox", "gpt_neox_serial", "gpt_neo", "phi", "opt_biasless", "gpt_bigcode", "bloom", "gptj"]
+GELU = [*GEMMA, "gpt_neox", "gpt_neox_serial", "gpt_neo", "phi", "opt_post_norm", "gpt_bigcode", "bloom", "gptj"]
 WINDOWS += ["gemma2", "gemma3_text", "gemma3_text_types", "gpt_neo", "gpt_neo_square"]
 
 OPERATIONS = {
