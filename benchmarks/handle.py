@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -66,7 +67,8 @@ class Handle:
 
     def close(self) -> None:
         """Stops the process."""
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # a request that the process did not live to read
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
