@@ -18,10 +18,13 @@ class WorkerError(Exception):
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Environment variables that set the threads of every library and forbid the network."""
+    """Environment variables that set the threads of every library and forbid the network.
+
+    Python may write bytecode, as pip does for what it installs: otherwise each process would compile a source tree.
+    """
     variables = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RUSHLIGHT_NUM_THREADS"]
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         **dict.fromkeys(variables, str(threads)),
         "PYTHONPATH": os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(
             os.pathsep

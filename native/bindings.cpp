@@ -394,6 +394,7 @@ NB_MODULE(_native, m) {
       .def("load",
            [](Device& d, const std::vector<Load>& loads) { return unlocked([&] { return d.load(loads); }); },
            "loads"_a)
+      .def("hurry", &Device::hurry)
       .def("unpack",
            [](Device& d, const Weight& w) {
              return new_array({static_cast<size_t>(w.n_out), static_cast<size_t>(w.n_in)},

@@ -145,7 +145,9 @@ class Device : public std::enable_shared_from_this<Device> {
   Vector vector(int64_t n);
   // See load.h. `pack` runs on the caller's thread, `load` on all.
   bool pack(const Source& source, int64_t first, const Weight& weight);
-  std::vector<LoadProblem> load(std::span<const Load> loads) { return rushlight::load(loads, kernels_, pool_); }
+  std::vector<LoadProblem> load(std::span<const Load> loads) { return rushlight::load(loads, kernels_, pool_, hurry_); }
+  // From now on, loading uses every thread.
+  void hurry() { hurry_ = true; }
 
   // Reads a weight as a product of one row does, and computes nothing; returns a checksum of every byte.
   uint32_t read(const Weight& weight);
@@ -212,6 +214,7 @@ class Device : public std::enable_shared_from_this<Device> {
   const Kernels& kernels_;
   const bool exact_;
   Pool pool_;
+  std::atomic<bool> hurry_ = false;
   Arena arena_;
   std::mutex arena_mutex_;
   std::mutex prepared_mutex_;

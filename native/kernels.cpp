@@ -27,6 +27,7 @@ constexpr LinearKernels linear_kernels(bool (*pack)(const float*, uint8_t*)) {
 extern const Kernels kKernels;
 const Kernels kKernels = {
     .name = RUSHLIGHT_STRING(RUSHLIGHT_ISA),
+    .read_tile = {read_tile<load<F32>, 4>, read_tile<load_f16, 2>, read_tile<load_bf16, 2>, nullptr},
     .linear = {linear_kernels<F32Kernel, Format::kF32>(pack_f32), linear_kernels<F16Kernel, Format::kF16>(pack_f16),
                linear_kernels<BF16Kernel, Format::kBF16>(pack_bf16),
                linear_kernels<Integer<8>, Format::kInt8>(pack_int8),

@@ -30,6 +30,10 @@ struct LinearKernels {
   bool (*pack)(const float* tile, uint8_t* packed);
 };
 
+// The dtypes of checkpoints.
+enum class SourceDtype : uint8_t { kF32, kF16, kBF16, kF64 };
+inline constexpr int kSourceDtypes = 4;
+
 // Attention of one sequence and one key/value head, which a group of query heads shares: query i is head i % group of
 // row i / group. A block has keys [head][D][64] and values [head][64][value_stride], so that both products of attention
 // run along rows. Strides of the cache count elements, which are floats or halves.
@@ -75,6 +79,8 @@ inline constexpr int kPart = 256;    // weights with a common sum
 
 struct Kernels {
   const char* name;
+  // Converts a tile of a checkpoint's matrix to float [32 k][32 o]. Null for f64, which is rare.
+  void (*read_tile[kSourceDtypes])(const uint8_t* from, size_t row_bytes, bool rows_are_inputs, float* tile);
   LinearKernels linear[kFormats];
   // bf16 weights with activations in f32: the same bits on every instruction set. Sets with instructions for bf16 round
   // the activations to it in `linear`.

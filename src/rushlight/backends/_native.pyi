@@ -166,7 +166,10 @@ class Device:
         """
 
     def load(self, loads: Sequence[Load]) -> list[LoadProblem]:
-        """Reads and packs all of them; returns the problem of each."""
+        """Reads and packs all of them; returns the problem of each. Uses all threads but one until `hurry`."""
+
+    def hurry(self) -> None:
+        """Lets `load` use all threads."""
 
     def read(self, weight: Weight) -> int:
         """Reads every byte once, with the threads, layout and prefetch of a product of one row; returns a checksum."""

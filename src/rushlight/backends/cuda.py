@@ -182,8 +182,11 @@ class TorchBackend:
                     values = values.transpose(1, 2).flatten(1)  # (out, size·in)
             return ArrayWeight(quantise(values) if dtype == "int8" else values, tensor.shape, role)
 
-    def finish_loading(self) -> None:
+    def finish_loading(self, *, spare_core: bool = False) -> None:
         """Does nothing: `load_weight` reads the tensor."""
+
+    def hurry(self) -> None:
+        """Does nothing."""
 
     def tie(self, table: ArrayWeight) -> ArrayWeight:
         return table  # (V, C) is (out, in)

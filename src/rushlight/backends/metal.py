@@ -173,8 +173,11 @@ class MLXBackend:
         mx.eval(values)
         return ArrayWeight(values, tensor.shape, role)
 
-    def finish_loading(self) -> None:
+    def finish_loading(self, *, spare_core: bool = False) -> None:
         """Does nothing: `load_weight` reads the tensor."""
+
+    def hurry(self) -> None:
+        """Does nothing."""
 
     def tie(self, table: ArrayWeight) -> ArrayWeight:
         return table  # (V, C) is (out, in)

@@ -101,8 +101,11 @@ class ReferenceBackend:
             array = values.transpose(2, 1, 0).reshape(-1, len(values))  # (size·in, out)
         return ReferenceWeight(values, array)
 
-    def finish_loading(self) -> None:
+    def finish_loading(self, *, spare_core: bool = False) -> None:
         """Does nothing: `load_weight` reads the tensor."""
+
+    def hurry(self) -> None:
+        """Does nothing."""
 
     def tie(self, table: ReferenceWeight) -> ReferenceWeight:
         return ReferenceWeight(table.values, table.array.T)
