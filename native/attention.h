@@ -44,7 +44,8 @@ void store_kv(const float* k, const float* v, int head_dim, void* key, void* val
 }
 
 // The rows of the cache that are multiplied next, prefetched row by row: the hardware cannot predict where another
-// block lies. Only halves: floats already saturate the memory bandwidth.
+// block lies. With AVX-512 they go into the second-level cache, because the first has few places for lines under way
+// (on Zen 4, half as fast). With less, floats saturate the memory bandwidth anyway, and are not prefetched.
 template <class Element>
 struct Next {
   const Element* rows = nullptr;
@@ -52,9 +53,12 @@ struct Next {
   int n = 0;
 
   RUSHLIGHT_INLINE void prefetch(const Next& next, int i) {
-    if (sizeof(Element) > 2 || i >= next.n) return;
+    if ((kLanes < 16 && sizeof(Element) > 2) || i >= next.n) return;
+    constexpr int kLocality = kLanes < 16 ? 3 : 2;
     const Element* row = next.rows + i * next.stride;
-    for (int from = 0; from < kBlock; from += 64 / sizeof(Element)) __builtin_prefetch(row + from);
+    for (int from = 0; from < kBlock; from += 64 / sizeof(Element)) {
+      __builtin_prefetch(row + from, 0, kLocality);
+    }
   }
 };
 
@@ -89,7 +93,8 @@ RUSHLIGHT_INLINE void add_product(const float* a, size_t a_stride, int n, const 
 template <int kM, class Element>
 void add_product(const float* a, size_t a_stride, int n, const Element* b, size_t b_stride, const float* scale,
                  float* out, size_t out_stride, int n_out, const Next<Element>& next) {
-  constexpr int kV = (kRegisters - 4) / kM < 8 ? (kRegisters - 4) / kM : 8;
+  constexpr int kFit = (kRegisters - 4) / kM < 8 ? (kRegisters - 4) / kM : 8;
+  constexpr int kV = kFit > 4 && kFit < 8 && kLanes == 16 ? 4 : kFit;  // four are a block of 64, and most heads
   int at = 0;
   const auto add_vectors = [&]<int kVectors>() {
     if constexpr (kVectors <= kV) {
@@ -143,16 +148,18 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
             const Next<Element>& next_values, const Next<Element>& next_keys, float* scores, const Softmax& state) {
   const size_t stride = job.value_stride;
   const int width = static_cast<int>(stride);
-  const auto padded_end = [&](int m) { return (visible[m].end + kLanes - 1) / kLanes * kLanes; };
+  const int padded = (visible[kM - 1].end + kSumLanes - 1) / kSumLanes * kSumLanes;  // the last query sees the furthest
   constexpr float kZeros[kM] = {};
   __builtin_memset(scores, 0, sizeof(float) * kM * kBlock);
-  add_product<kM>(q, stride, job.head_dim, keys, kBlock, kZeros, scores, kBlock, padded_end(kM - 1), next_values);
-  float scale[kM];
+  add_product<kM>(q, stride, job.head_dim, keys, kBlock, kZeros, scores, kBlock, padded, next_values);
+  // Of all queries side by side: the operations on one wait for each other.
+  float max_score[kM], scale[kM];
+  F32 falls = {};  // by which the queries' earlier maxima are exceeded, a lane each
   for (int m = 0; m < kM; ++m) {
     const Visible& part = visible[m];
     float* row = scores + m * kBlock;
     F32 peak = broadcast(state.max_score[m]);
-    for (int i = 0; i < padded_end(m); i += kLanes) {
+    for (int i = 0; i < padded; i += kLanes) {
       F32 score = load<F32>(row + i) * job.scale;
       if (job.softcap > 0) score = tanh(score / job.softcap) * job.softcap;
       if (job.slopes != nullptr) score = fma(to_f32(lane_index() + (i - part.own)), broadcast(part.slope), score);
@@ -162,19 +169,26 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
       store(row + i, score);
       peak = max(score, peak);
     }
-    const float new_max = reduce_max(peak);
-    PartialSums total;
-    for (int i = 0; i < part.end; i += kSumLanes) {
-      for (int v = 0; v < kSumVectors && i + v * kLanes < part.end; ++v) {
-        const F32 p = exp(load<F32>(row + i + v * kLanes) - new_max);
-        store(row + i + v * kLanes, p);
-        total.of[v] += p;
+    max_score[m] = reduce_max(peak);
+    falls[m] = state.max_score[m] - max_score[m];
+  }
+  falls = exp(falls);
+  PartialSums total[kM];
+  for (int i = 0; i < padded; i += kSumLanes) {
+    for (int v = 0; v < kSumVectors; ++v) {
+      for (int m = 0; m < kM; ++m) {
+        float* row = scores + m * kBlock + i + v * kLanes;
+        const F32 p = exp(load<F32>(row) - max_score[m]);
+        store(row, p);
+        total[m].of[v] += p;
       }
     }
-    scale[m] = exp(broadcast(state.max_score[m] - new_max))[0];
-    state.max_score[m] = new_max;
+  }
+  for (int m = 0; m < kM; ++m) {
+    scale[m] = falls[m];
+    state.max_score[m] = max_score[m];
     state.total_scale[m] *= scale[m];
-    state.sum[m] = state.sum[m] * scale[m] + reduce_add(total);
+    state.sum[m] = state.sum[m] * scale[m] + reduce_add(total[m]);
   }
 
   // The positions that all queries see are multiplied together; what only some see, before and after, one query at a

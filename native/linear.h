@@ -4,6 +4,7 @@
 // computed together, and the blocking of k, change neither operands nor order: a row has the same bits in any batch.
 #pragma once
 
+#include <limits>
 #include <utility>
 
 #include "kernels.h"
@@ -13,34 +14,55 @@ namespace rushlight::RUSHLIGHT_ISA {
 
 inline constexpr int kVectors = kPanel / kLanes;  // in a panel's 32 outputs
 
-// Prefetch distance of a single pass. Where the hardware prefetcher keeps up with memory (Zen 3), software only helps
-// from the second-level cache to the first, at a distance that shrinks with the arithmetic per byte; where it does not
-// (Zen 4, measured), the distance covers the latency of memory.
-template <Format kFormat>
-inline constexpr size_t kPrefetchBytes = kLanes == 16 ? 4096 : kFormat == Format::kF32 ? 256 : 640;
+// Prefetch distance of a single pass over the weights for kM rows; 0 for none. Zen 3 streams from memory by itself, and
+// software only helps from the second-level cache to the first, at a distance that shrinks with the arithmetic per byte.
+// Zen 4 streams best without help, unless much is computed between two lines (measured).
+template <Format kFormat, int kM = 1>
+inline constexpr size_t kPrefetchBytes = [] {
+  if (kLanes < 16) return kFormat == Format::kF32 ? 256 : 640;
+  constexpr int kUnaided = kFormat == Format::kF16 ? 1 : kFormat < Format::kInt8 ? 6 : kPanel;
+  return kM > kUnaided ? 4096 : 0;
+}();
 
-template <Format kFormat, size_t kBytes>
+template <Format kFormat, int kM, size_t kBytes>
 RUSHLIGHT_INLINE void prefetch(const uint8_t* w) {
-  for (size_t i = 0; i < kBytes; i += 64) __builtin_prefetch(w + kPrefetchBytes<kFormat> + i, 0, 3);
+  constexpr size_t kAhead = kPrefetchBytes<kFormat, kM>;
+  for (size_t i = 0; kAhead > 0 && i < kBytes; i += 64) __builtin_prefetch(w + kAhead + i, 0, 3);
 }
 
 // Cache-blocked GEMM: a pass over a weight block multiplies it by one group of rows, for one strip of outputs whose
 // sums fit in the registers. Of several passes, the first `kFetchers` prefetch the next block.
 enum class Pass : uint8_t { kOnly, kFirst, kLater };
 
-// Bytes of weights in a block: half of a first-level cache.
+// Bytes of weights in a block: half of a first-level cache. With 32 registers, many passes of floats read a block from
+// the second-level cache as fast; larger blocks load and store the sums less often.
 inline constexpr size_t kBlockBytes = 16384;
+inline constexpr size_t kLargeBlockBytes = 65536;
+inline constexpr int kNever = std::numeric_limits<int>::max();
 
-// Passes over a block that prefetch the next block, a quarter each, so that memory transfers overlap with arithmetic.
-// They prefetch lines in sequence, which the hardware prefetcher follows, and a few at a time, because the number of
-// outstanding cache misses is limited.
-inline constexpr int kFetchers = 4;
+// The first kFetchers passes over a block prefetch the next block, an equal part each, so that memory transfers overlap
+// with arithmetic. They prefetch lines in sequence, which the hardware prefetcher follows, and a few at a time, because
+// the number of outstanding cache misses is limited. Kernels of floats with 32 registers rarely make more than 2 passes.
+inline constexpr int kFloatFetchers = kRegisters == 32 ? 2 : 4;
+inline constexpr int kManyFloatPasses = kRegisters == 32 ? 3 : kNever;
 
 // Cache lines to prefetch for every kBytes of weights that are multiplied.
-template <size_t kBytes>
+template <int kFetchers, size_t kBytes>
 inline constexpr int kLinesAhead = (kBytes / 64 + kFetchers - 1) / kFetchers;
 
 RUSHLIGHT_INLINE void prefetch_line(const uint8_t* line) { __builtin_prefetch(line, 0, 3); }
+
+// The same for kernels of floats, which with AVX-512 fetch so fast that the first-level cache runs out of places for
+// lines under way: into the second-level cache. Naming a sum keeps the instruction between two additions to it, where
+// the compiler would otherwise gather the prefetches of an unrolled loop at its top.
+RUSHLIGHT_INLINE void prefetch_between(const uint8_t* line, F32& sum) {
+#if defined(__AVX512F__) && !defined(RUSHLIGHT_EMULATE_AVX512)
+  asm volatile("prefetcht1 %1" : "+v"(sum) : "m"(*line));
+#else
+  static_cast<void>(sum);
+  prefetch_line(line);
+#endif
+}
 
 // The number of a panel's vectors whose sums, for this many rows, fit in this many registers.
 constexpr int strip_of(int rows, int registers) {
@@ -51,6 +73,8 @@ constexpr int strip_of(int rows, int registers) {
 
 // A format's kernel provides
 //     kRows     the maximum number of rows computed together, limited by registers
+//     kFetchers the passes over a block that prefetch the next one
+//     kMany     the groups of rows from which blocks are large
 //     XTile     the storage of 32 activations of a row
 //     kStrip    vectors of outputs that are computed together for kM rows
 //     run       acc[m][s] += x[m][0 to n_k] W for the outputs from vector v on, prefetching from `ahead` on
@@ -58,6 +82,7 @@ constexpr int strip_of(int rows, int registers) {
 // Floats times f32, f16 and bf16: one input at a time.
 template <Format kFormat>
 struct Plain {
+  static constexpr int kFetchers = kFloatFetchers, kMany = kManyFloatPasses;
   // With 16 registers, loads are the bottleneck: three rows by a panel's full width need the fewest. Weights that are
   // converted first are better shared by more rows.
   static constexpr int kRows = kFormat == Format::kF32 && kRegisters == 16 ? 3 : (kRegisters - 4) / 2;
@@ -74,16 +99,16 @@ struct Plain {
     constexpr int kStep = kFormat == Format::kBF16 ? 2 : 1;  // inputs that are stored together
     constexpr size_t kStepBytes = kTileBytes[static_cast<int>(kFormat)] / kTile * kStep;
     constexpr int kUnrolled = kPass == Pass::kOnly ? kStep : 8;
-    constexpr int kInputsALine = kUnrolled / kLinesAhead<kStepBytes / kStep * kUnrolled>;
+    constexpr int kInputsALine = kUnrolled / kLinesAhead<kFetchers, kStepBytes / kStep * kUnrolled>;
     w += static_cast<size_t>(v) * kStepBytes / kVectors;
     int k = 0;
     for (; k + kUnrolled <= n_k; k += kUnrolled) {
 #pragma GCC unroll 8
       for (int i = 0; i < kUnrolled; i += kStep, w += kStepBytes, x += kStep * sizeof(float)) {
         if constexpr (kPass == Pass::kOnly) {
-          prefetch<kFormat, kStepBytes>(w);
+          prefetch<kFormat, kM, kStepBytes>(w);
         } else if (kPass == Pass::kFirst && i % kInputsALine == 0) {
-          prefetch_line(ahead);
+          prefetch_between(ahead, acc[0][0]);
           ahead += 64;
         }
         for (int j = 0; j < kStep; ++j) add_input<kPass>(w, j, x + j * sizeof(float), x_stride, acc);
@@ -137,6 +162,7 @@ using F16Kernel = Plain<Format::kF16>;
 
 // bf16 by the dot-product instruction of pairs, which takes activations in bf16 too.
 struct BF16Kernel {
+  static constexpr int kFetchers = kFloatFetchers, kMany = kManyFloatPasses;
   static constexpr int kRows = (kRegisters - 4) / kVectors;
   using XTile = uint16_t[kTile];
 
@@ -147,10 +173,11 @@ struct BF16Kernel {
 
   static void prepare(const float* x, int n_in, void* prepared) {
     auto* to = static_cast<uint8_t*>(prepared);
-    for (int i = 0; i < n_in; i += kLanes) {
-      const int n = n_in - i < kLanes ? n_in - i : kLanes;
-      const auto rounded = _mm512_cvtneps_pbh(load_n(x + i, n));
-      __builtin_memcpy(to + 2 * i, &rounded, static_cast<size_t>(n + 1) / 2 * 4);
+    int i = 0;
+    for (; i + kLanes <= n_in; i += kLanes) store(to + 2 * i, _mm512_cvtneps_pbh(load<F32>(x + i)));
+    if (i < n_in) {
+      const auto rounded = _mm512_cvtneps_pbh(load_n(x + i, n_in - i));
+      __builtin_memcpy(to + 2 * i, &rounded, static_cast<size_t>(n_in - i + 1) / 2 * 4);
     }
   }
 
@@ -159,9 +186,9 @@ struct BF16Kernel {
                             F32 (&acc)[kM][kS]) {
     for (int k = 0; k < n_k; k += 2, w += kPanel * 4) {
       if constexpr (kPass == Pass::kOnly) {
-        prefetch<Format::kBF16, kPanel * 4>(w);
+        prefetch<Format::kBF16, kM, kPanel * 4>(w);
       } else if (kPass == Pass::kFirst && k % (kFetchers * 64 / (kPanel * 2)) == 0) {
-        prefetch_line(ahead);
+        prefetch_between(ahead, acc[0][0]);
         ahead += 64;
       }
       __m512bh weights[kS];
@@ -209,8 +236,7 @@ void quantize_row(const float* x, int n_in, void* prepared) {
       sum += q[v];
     }
     store_bytes(group->q, q);
-    int total = 0;
-    for (int i = 0; i < kLanes; ++i) total += sum[i];
+    const int32_t total = reduce_add(sum);
     if constexpr (kBits == 8) {
       group->sum = -kInt8Zero * total;
     } else {
@@ -222,7 +248,9 @@ void quantize_row(const float* x, int n_in, void* prepared) {
 // int8 and int4: exact integer sums within a group of 32, then one float multiply-add per group.
 template <int kBits>
 struct Integer {
-  static constexpr int kRows = kRegisters / 4;
+  // More than 6 rows would not leave registers for both the sums of a group and those of all groups.
+  static constexpr int kRows = kRegisters == 32 ? 6 : kRegisters / 4;
+  static constexpr int kFetchers = 4, kMany = kNever;
   static constexpr Format kFormat = kBits == 8 ? Format::kInt8 : Format::kInt4;
   static constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
   using XTile = QuantizedGroup<kBits>;
@@ -240,9 +268,9 @@ struct Integer {
                             F32 (&acc)[kM][kS]) {
     for (; n_k > 0; n_k -= kTile, w += kBytes, x += sizeof(XTile)) {
       if constexpr (kPass == Pass::kOnly) {
-        prefetch<kFormat, kBytes>(w);
+        prefetch<kFormat, kM, kBytes>(w);
       } else if constexpr (kPass == Pass::kFirst) {
-        for (int i = 0; i < kLinesAhead<kBytes>; ++i, ahead += 64) prefetch_line(ahead);
+        for (int i = 0; i < kLinesAhead<kFetchers, kBytes>; ++i, ahead += 64) prefetch_line(ahead);
       }
       Dot<kBits> dots[kM][kS];
       if constexpr (kBits == 8) {
@@ -265,7 +293,7 @@ struct Integer {
 
   template <int kM, int kS>
   RUSHLIGHT_INLINE void sum_group(const uint8_t* w, const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kS]) {
-#pragma GCC unroll 4
+#pragma GCC unroll(kRegisters / 4)
     for (int i = 0; i < kTile * kBits / 32; ++i, w += kPanel * 4) {
       U8 bytes[kS];
       for (int s = 0; s < kS; ++s) bytes[s] = load<U8>(w + s * kLanes * 4);
@@ -301,15 +329,20 @@ struct Integer {
   }
 };
 
-// All outputs of a panel for kM rows over a block, beginning with the block's pass number `pass`. Between blocks, y
-// holds the sums.
+// All outputs of a panel for kM rows over a block, beginning with the block's pass number `pass`, each of which
+// prefetches `share` bytes of the next block. Between blocks, y holds the sums.
 template <class Kernel, Pass kPass, int kM>
-void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, int pass, float* y,
-              size_t y_stride, bool first) {
+void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, size_t share, int pass,
+              float* y, size_t y_stride, bool first) {
   constexpr int kStrip = Kernel::template kStrip<kM>;
   for (int v = 0; v < kVectors; v += kStrip, ++pass) {
-    const uint8_t* ahead = next + static_cast<size_t>(pass % kFetchers) * (kBlockBytes / kFetchers);
+    const uint8_t* ahead = next + static_cast<size_t>(pass % Kernel::kFetchers) * share;
     F32 acc[kM][kStrip];
+    if (kLanes == 16 && kM > 1 && first) {  // the lines that are stored to at the end may be in another core's cache
+      for (int m = 0; m < kM; ++m) {
+        for (int s = 0; s < kStrip * kLanes; s += 16) __builtin_prefetch(y + m * y_stride + v * kLanes + s, 1);
+      }
+    }
     for (int m = 0; m < kM; ++m) {
       for (int s = 0; s < kStrip; ++s) acc[m][s] = first ? F32{} : load<F32>(y + m * y_stride + (v + s) * kLanes);
     }
@@ -320,8 +353,8 @@ void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, cons
   }
 }
 
-using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, int pass,
-                         float* y, size_t y_stride, bool first);
+using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next,
+                         size_t share, int pass, float* y, size_t y_stride, bool first);
 
 // run_rows for 1 to kRows rows.
 template <class Kernel>
@@ -357,9 +390,11 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
   static constexpr Groups<Kernel> kGroups(std::make_integer_sequence<int, Kernel::kRows>{});
   const int n_rows = row_end - row_begin, n_panels = panel_end - panel_begin;
   const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
-  constexpr int kBlockK = static_cast<int>(kBlockBytes / kBytes) * kTile;
+  const size_t block_bytes = n_groups < Kernel::kMany ? kBlockBytes : kLargeBlockBytes;
   // With a single pass, one stream over the entire panel is fastest.
-  const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1 ? job.n_in : kBlockK;
+  const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1
+                          ? job.n_in
+                          : static_cast<int>(block_bytes / kBytes) * kTile;
   const int n_blocks = (job.n_in + block_k - 1) / block_k;
   // Panel by panel while all rows fit in the cache; otherwise block by block, so that a block of the rows does.
   const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= kActivationBytes;
@@ -383,8 +418,9 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
     float* y = job.y + static_cast<size_t>(row_begin) * job.y_stride + static_cast<size_t>(panel) * kPanel;
     for (int group = 0, row = 0, pass = 0; group < n_groups; ++group) {  // of equal size, or one row more
       const int m = n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
-      const auto& kernels = n_groups == 1 ? kGroups.only : pass < kFetchers ? kGroups.first : kGroups.later;
-      kernels[m - 1](w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k, next, pass,
+      const auto& kernels = n_groups == 1 ? kGroups.only : pass < Kernel::kFetchers ? kGroups.first : kGroups.later;
+      kernels[m - 1](w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k, next,
+                     block_bytes / Kernel::kFetchers, pass,
                      y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
       row += m;
       pass += kGroups.n_passes[m - 1];

@@ -10,7 +10,7 @@ inline uint32_t read(const uint8_t* from, size_t bytes) {
   constexpr int kSums = 64 / (kLanes * 4);
   U32 sums[kSums] = {};
   for (size_t i = 0; i < bytes; i += 64) {
-    __builtin_prefetch(from + i + kPrefetchBytes<Format::kF32>, 0, 3);
+    prefetch<Format::kF32, 1, 64>(from + i);
     for (int s = 0; s < kSums; ++s) sums[s] += load<U32>(from + i + static_cast<size_t>(s) * kLanes * 4);
   }
   U32 sum = sums[0];

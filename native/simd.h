@@ -59,7 +59,9 @@ RUSHLIGHT_INLINE void store(void* to, V v) {
 // Hides a value's origin from the compiler, so that it neither recomputes the value nor reorders its uses.
 template <class V>
 RUSHLIGHT_INLINE void keep_in_register(V& v) {
-#if defined(__x86_64__)
+#if defined(__AVX512F__) && !defined(RUSHLIGHT_EMULATE_AVX512)
+  asm("" : "+v"(v));  // "x" stands for the first 16 registers only
+#elif defined(__x86_64__)
   asm("" : "+x"(v));
 #elif defined(__aarch64__)
   asm("" : "+w"(v));
@@ -110,6 +112,15 @@ RUSHLIGHT_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #endif
 }
 
+#if defined(__AVX512F__)
+RUSHLIGHT_INLINE __m256 lower_half(F32 v) {
+  return reinterpret_cast<__m256>(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7));
+}
+RUSHLIGHT_INLINE __m256 upper_half(F32 v) {
+  return reinterpret_cast<__m256>(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+#endif
+
 // A sum over a row is 16 partial sums, each of every 16th value, whatever the width of a vector: so every instruction
 // set adds the same numbers in the same order.
 inline constexpr int kSumLanes = 16;
@@ -122,11 +133,11 @@ struct PartialSums {
 // The sum of the partial sums, by halves.
 RUSHLIGHT_INLINE float reduce_add(const PartialSums& sums) {
 #if defined(__AVX2__)
-  struct Halves {
-    __m256 low, high;
-  };
-  const auto halves = __builtin_bit_cast(Halves, sums);
-  const __m256 eight = halves.low + halves.high;
+#if defined(__AVX512F__)
+  const __m256 eight = lower_half(sums.of[0]) + upper_half(sums.of[0]);
+#else
+  const __m256 eight = sums.of[0] + sums.of[1];
+#endif
   const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
   const __m128 two = four + _mm_movehl_ps(four, four);
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
@@ -140,9 +151,33 @@ RUSHLIGHT_INLINE float reduce_add(const PartialSums& sums) {
 #endif
 }
 
+// The sum of the lanes.
+RUSHLIGHT_INLINE int32_t reduce_add(I32 v) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m256 low = lower_half(as_f32(v)), high = upper_half(as_f32(v));
+  const __m256i eight = _mm256_add_epi32(_mm256_castps_si256(low), _mm256_castps_si256(high));
+#else
+  const auto eight = reinterpret_cast<__m256i>(v);
+#endif
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+#else
+  int32_t sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += v[i];
+  return sum;
+#endif
+}
+
 RUSHLIGHT_INLINE float reduce_max(F32 v) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  __m128 most = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m256 eight = _mm256_max_ps(lower_half(v), upper_half(v));
+#else
+  const __m256 eight = v;
+#endif
+  __m128 most = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   most = _mm_max_ps(most, _mm_movehl_ps(most, most));
   return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
 #else
