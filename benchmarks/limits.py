@@ -24,12 +24,14 @@ class Limits(NamedTuple):
     Attributes:
         read_gb_s: bandwidth of reading memory with all threads, in 10⁹ bytes per second.
         read_one_gb_s: the same with one thread.
-        peak_gops: operations of the arithmetic units in registers with all threads, in 10⁹ per second.
+        peak_gops: operations in registers as products of the dtype compute, with all threads, in 10⁹ per second.
+        peak_f32_gops: the same as products of f32 compute, which attention does at every dtype.
     """
 
     read_gb_s: float
     read_one_gb_s: float
     peak_gops: float
+    peak_f32_gops: float
 
 
 class Probe:
@@ -50,8 +52,9 @@ class Probe:
         self._parts: dict[str, int] = {}
 
     def limits(self, dtype: str) -> Limits:
-        """The limits now, the better of two readings each; takes 30 ms. The peak is that of products of a dtype."""
-        return Limits(self._read_gb_s(self._all), self._read_gb_s(self._one), self._peak_gops(dtype))
+        """The limits now, the better of two readings each; takes 30 ms. The peak is of products of a dtype."""
+        peaks = self._peak_gops(dtype), self._peak_gops("f32")
+        return Limits(self._read_gb_s(self._all), self._read_gb_s(self._one), *peaks)
 
     def _read_gb_s(self, device: _native.Device) -> float:
         times_s = []

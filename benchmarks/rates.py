@@ -162,8 +162,8 @@ def limit_share(record: dict[str, Any], cell: str, dtype: str) -> Share | None:
     steps = 1 if is_prefill else n_tokens / n_sequences
     heads = n_sequences * steps  # rows whose logits are computed
     pairs = position * (position + 1) / 2 if is_prefill else n_tokens * position
-    operations = 2 * ((sizes["weights"] - sizes["head_weights"]) * n_tokens + sizes["head_weights"] * heads)
-    operations += 2 * sizes["attention"] * pairs
+    products = 2 * ((sizes["weights"] - sizes["head_weights"]) * n_tokens + sizes["head_weights"] * heads)
+    attention = 2 * sizes["attention"] * pairs
     n_bytes = sizes["step_bytes"] * steps + (0 if is_prefill else sizes["kv_bytes"] * position * n_tokens)
     shares, bounds = [], []
     for each in samples(record, OURS, dtype, cell).values():
@@ -171,7 +171,7 @@ def limit_share(record: dict[str, Any], cell: str, dtype: str) -> Share | None:
             continue
         limits_s = {
             "bandwidth": n_bytes / 1e9 / each["read_gb_s"],
-            "peak": operations / 1e9 / each["peak_gops"],
+            "peak": products / 1e9 / each["peak_gops"] + attention / 1e9 / each["peak_f32_gops"],
         }
         bound = max(limits_s, key=lambda name: limits_s[name])
         shares.append(limits_s[bound] * each["tok_s"] / n_tokens)

@@ -45,14 +45,15 @@ CHECKED_SEQUENCES = 4
 CHECK_TOKENS = 64
 """Length of the prompt whose logits are compared."""
 
-LOGITS_TOLERANCE = {"f32": 0.002, "f16": 0.004, "bf16": 0.05, "int8": 0.14, "int4": 0.6}
+LOGITS_TOLERANCE = {"f32": 0.002, "f16": 0.01, "bf16": 0.06, "int8": 0.35, "int4": 0.8}
 """Root mean square of the difference from the reference's logits, in standard deviations of the logits.
 
-At least 1.5 times the largest difference observed. llama.cpp keeps keys and values in f16, which shows in f32;
-CTranslate2's int8 has one scale per row, the others one per 32 weights.
+Above the differences observed, by a third and more: a wrong computation differs by 1 and more. llama.cpp keeps keys and
+values in f16, which shows in f32; CTranslate2's int8 has one scale per row, the others one per 32 weights. Trained
+weights differ more than random ones.
 """
 
-GAP_TOLERANCE = {"f32": 0.01, "f16": 0.02, "bf16": 0.15, "int8": 0.4, "int4": 1.5}
+GAP_TOLERANCE = {"f32": 0.01, "f16": 0.03, "bf16": 0.2, "int8": 1.0, "int4": 2.0}
 """How far the logit of a greedily decoded token may lie below the reference's maximum, in standard deviations."""
 
 ENGINE_TOKENS, ENGINE_ROUNDS = 200, 3

@@ -78,7 +78,7 @@ class Runtime:
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self._most_tokens = llama_cpp.llama_model_n_ctx_train(self._model)
         self._threads = threads
-        self._contexts: dict[tuple[int, int], Any] = {}
+        self._contexts: dict[tuple[int, int, bool], Any] = {}
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return self._feed(self._context(), [ids], 0, all_logits=True).copy()
@@ -98,8 +98,8 @@ class Runtime:
 
     def decode_at(self, position: int, n_tokens: int) -> float:
         c, first = self._c, position - n_tokens
-        is_new = (position, 1) not in self._contexts
-        context = self._context(position)
+        is_new = (position, 1, True) not in self._contexts
+        context = self._context(position, is_kept=True)
         if is_new:
             self._fill(context, first)
         tokens = [[0]]
@@ -162,20 +162,23 @@ class Runtime:
             c.llama_batch_free(batch)
         return n_rows
 
-    def _context(self, n_tokens: int = CONTEXT_TOKENS, n_sequences: int = 1) -> Any:
-        """The cached context for a length and a batch size; other parameters are those of llama-cpp-python."""
+    def _context(self, n_tokens: int = CONTEXT_TOKENS, n_sequences: int = 1, *, is_kept: bool = False) -> Any:
+        """The cached context for a length and a batch size; other parameters are those of llama-cpp-python.
+
+        One that `is_kept` is never cleared: prompts get another.
+        """
         n_tokens = n_tokens if n_sequences > 1 else min(n_tokens, self._most_tokens)
-        if (n_tokens, n_sequences) not in self._contexts:
+        key = n_tokens, n_sequences, is_kept
+        if key not in self._contexts:
             params = self._c.llama_context_default_params()
             params.n_seq_max = n_sequences
             params.n_ctx = n_tokens
             params.n_batch = params.n_ubatch = BATCH_TOKENS
             params.n_threads = params.n_threads_batch = self._threads
-            context = self._c.llama_init_from_model(self._model, params)
-            if not context:
+            self._contexts[key] = self._c.llama_init_from_model(self._model, params)
+            if not self._contexts[key]:
                 raise RuntimeError("llama.cpp failed to create a context")
-            self._contexts[n_tokens, n_sequences] = context
-        return self._contexts[n_tokens, n_sequences]
+        return self._contexts[key]
 
 
 def first_token(path: str, _form: str, threads: int) -> None:

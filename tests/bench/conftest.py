@@ -64,6 +64,7 @@ def runtime(distribution, formats, factor, **more):
                         "read_gb_s": [51.0 * drift / DRIFT[-1] for drift in DRIFT],
                         "read_one_gb_s": [30.0, 30.0, 30.0],
                         "peak_gops": [210.0 * drift for drift in DRIFT],
+                        "peak_f32_gops": [210.0 * drift for drift in DRIFT],
                         **({"weights_gb_s": [52.0 * drift / DRIFT[-1] for drift in DRIFT]} if cell == "decode" else {}),
                     }
                     for cell, rate in RATES.items()

@@ -94,6 +94,9 @@ def test_the_limit_is_the_bandwidth_of_a_decode_and_the_peak_of_a_prefill(record
     operations = 2 * (85e6 * 512 + 39e6) + 2 * 18_000 * 512 * 513 / 2
     assert share.bound == "peak"
     assert share.value == pytest.approx(operations / 210e9 / (512 / 1000.0))
+    column(record, "rushlight", "f32", "prefill 512")["peak_f32_gops"] = [21.0, 14.7, 10.5]  # attention's
+    assert limit_share(record, "prefill 512", "f32").value > share.value
+    column(record, "rushlight", "f32", "prefill 512")["peak_f32_gops"] = [210.0, 147.0, 105.0]
     assert f"{share.value:.0%} of peak" in shares(record)
     del record["own"]["sizes"]["f32"]["weights"]  # as in records of earlier versions
     assert limit_share(record, "decode", "f32") is None
@@ -451,7 +454,7 @@ class FakeProbe:
         assert threads == 1
 
     def limits(self, _dtype):
-        return Limits(50.0, 30.0, 200.0)
+        return Limits(50.0, 30.0, 200.0, 100.0)
 
 
 @pytest.fixture
