@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--dtypes", default=",".join(DTYPES), help="comma-separated subset of: %(default)s")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="threads of every runtime (%(default)s)")
     parser.add_argument("--repeats", type=int, default=RunConfig.repeats, help="number of rounds (%(default)s)")
+    parser.add_argument("--minutes", type=float, help="begin no round of a model after so many minutes")
     parser.add_argument("--tokens", type=int, default=RunConfig.tokens, help="length of a decode (%(default)s)")
     parser.add_argument(
         "--held-out", type=Path, help="held-out text for the perplexity (examples/train_tales writes one)"
@@ -82,8 +83,14 @@ def _measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         repeats=arguments.repeats,
         tokens=arguments.tokens,
         held_out=arguments.held_out,
+        minutes=arguments.minutes,
     )
     records = results.load(arguments.out, arguments.kind)
+
+    def save() -> None:
+        results.save(arguments.out, arguments.kind, records)
+        results.render(arguments.out, arguments.kind)  # so that a run that ends early leaves its tables
+
     for name in names:
         model = benchmark_model(name, config.work)
         if arguments.prepare:
@@ -95,9 +102,7 @@ def _measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         began = time.perf_counter()
         earlier = records.get(model.name, {})
         records[model.name] = {} if earlier.get("complete") else earlier
-        run = BenchmarkRun(
-            config, model, lambda _: results.save(arguments.out, arguments.kind, records), records[model.name]
-        )
+        run = BenchmarkRun(config, model, lambda _: save(), records[model.name])
         run.run()
         log(f"{model.name}: {(time.perf_counter() - began) / 60:.1f} min")
 

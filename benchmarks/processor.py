@@ -1,4 +1,4 @@
-"""The kind of a processor, which names the files of its results: `zen4`, `icelake`."""
+"""The kind of a processor, which names the files of its results: `zen4`, `sapphire-rapids`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,24 @@ AMD = {
 INTEL = {
     0x4F: "broadwell",
     0x55: "skylake",
-    0x6A: "icelake",
-    0x6C: "icelake",
-    0x8F: "sapphirerapids",
-    0xCF: "emeraldrapids",
-    0xAD: "graniterapids",
-    0xAE: "graniterapids",
+    0x6A: "ice-lake",
+    0x6C: "ice-lake",
+    0x8F: "sapphire-rapids",
+    0xCF: "emerald-rapids",
+    0xAD: "granite-rapids",
+    0xAE: "granite-rapids",
 }
 """Models of family 6 for servers -> the microarchitecture."""
 
-TITLES = {"zen3": "AMD Zen 3 (AVX2)", "zen4": "AMD Zen 4 (AVX-512)", "zen5": "AMD Zen 5 (AVX-512)"}
+INTEL_FLAGS = {"amx_fp16": "granite-rapids", "amx_tile": "sapphire-rapids"}
+"""Instructions -> the first microarchitecture that has them, where a virtual machine states another one's model."""
+
+TITLES = {
+    "sapphire-rapids": "Intel Sapphire Rapids (AVX-512, AMX)",
+    "zen3": "AMD Zen 3 (AVX2)",
+    "zen4": "AMD Zen 4 (AVX-512)",
+    "zen5": "AMD Zen 5 (AVX-512)",
+}
 
 
 def processor_kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -47,8 +55,11 @@ def processor_kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
             for models, kind in AMD.get(family, {}).items():
                 if model in models:
                     return kind
-        if fields.get("vendor_id") == "GenuineIntel" and family == 6 and model in INTEL:
-            return INTEL[model]
+        if fields.get("vendor_id") == "GenuineIntel" and family == 6:
+            flags = fields.get("flags", "").split()
+            kind = INTEL.get(model) or next((INTEL_FLAGS[flag] for flag in INTEL_FLAGS if flag in flags), None)
+            if kind:
+                return kind
     return _slug(fields.get("model name", platform.machine()))
 
 

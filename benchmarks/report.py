@@ -52,9 +52,9 @@ def markdown(kind: str, models: dict[str, dict[str, Any]], busy: dict[str, Any] 
         for cell, words in record["cells"].items():
             parts += [f"## {title}: {words}, tok/s", rates(record, cell)]
         parts += [f"## {title}: start and memory", costs(record)]
-        parts += [f"## {title}: agreement of the results", agreement(record)]
+        parts += [f"## {title}: arithmetic and agreement of the results", agreement(record)]
         if found := round_readings(record):
-            parts += [f"## {title}: what memory gave", _rounds(found)]
+            parts += [f"## {title}: what memory gave to {TITLES.get(kind, kind)}", _rounds(found)]
         if found := problems(record):
             parts += [f"## {title}: not measured", "\n".join(f"- {problem}" for problem in found)]
     return "\n\n".join(parts) + "\n"
@@ -118,7 +118,7 @@ def _glance(record: dict[str, Any], cell: str, dtype: str) -> str:
 
 LIMITS = (
     "The least time in which the machine could read the bytes, or compute the operations, over the time measured; "
-    "bandwidth and peak were measured next to each measurement."
+    "bandwidth and peak were measured next to each measurement. The peak is that of rushlight's own instructions."
 )
 
 
@@ -194,11 +194,13 @@ def agreement(record: dict[str, Any]) -> str:
         for form, found in each["formats"].items():
             if "logits_error" in found:
                 verdict = "yes" if found["agrees"] else "**no: not compared**"
-                rows.append([f"{name} {form}", f"{found['logits_error']:.2g}", f"{found['greedy_gap']:.2g}", verdict])
+                how = found.get("computes") or "–"
+                errors = [f"{found[what]:.2g}" for what in ("logits_error", "greedy_gap")]
+                rows.append([f"{name} {form}", how, *errors, verdict])
     return (
         f"Against {record['reference']} in float32, in standard deviations of its logits: the root mean square "
         "difference over a prompt, and how far the worst token of a greedy batch lies below its maximum.\n\n"
-        + table(["", "difference", "worst token", "agrees"], rows)
+        + table(["", "products, as the library states them", "difference", "worst token", "agrees"], rows)
     )
 
 
@@ -241,8 +243,23 @@ def summary(kinds: dict[str, dict[str, dict[str, Any]]]) -> str:
                 rows.append([f"{title}, {record['cells'][cell]}", *shown])
         date = max(record["date"] for record in models.values())[:10]
         parts += [table([f"{TITLES.get(kind, kind)}, {date}", *SUMMARY_DTYPES], rows)]
+        if found := with_amx(models):
+            parts += [f"With AMX: {', '.join(found)}. All others compute in vector registers."]
     reports = ", ".join(f"[{TITLES.get(kind, kind)}](benchmarks/results/{kind}.md)" for kind in kinds)
     return "\n\n".join([*parts, f"Every figure: {reports}."])
+
+
+def with_amx(models: dict[str, dict[str, Any]]) -> list[str]:
+    """The runtimes and formats whose products are computed by AMX, the matrix unit of some Intel processors."""
+    return list(
+        dict.fromkeys(
+            f"{name} {form}"
+            for record in models.values()
+            for name, each in record["runtimes"].items()
+            for form, found in each["formats"].items()
+            if "amx" in found.get("computes", "").lower()
+        )
+    )
 
 
 def missed(kinds: dict[str, dict[str, dict[str, Any]]], busy: dict[str, dict[str, Any]]) -> str:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RESULTS = ROOT / "benchmarks" / "results"
-KINDS = ("zen4", "zen3")
-"""The kinds of processors that come first in README.md; others follow."""
+KINDS = ("sapphire-rapids", "zen4", "zen3")
+"""The kinds of processors that come first in README.md, in this order; others follow."""
 
 PLOT = "tokens a second of rushlight, llama.cpp, transformers, CTranslate2 and OpenVINO"
 
@@ -32,8 +32,9 @@ def load(folder: Path, kind: str) -> Records:
 
 def load_all(folder: Path) -> dict[str, Records]:
     """The records of every kind of processor that was measured."""
-    found = sorted(path.stem for path in folder.glob("*.json") if path.stem != "threads")
-    return {kind: load(folder, kind) for kind in sorted(found, key=lambda kind: (kind not in KINDS, kind[::-1]))}
+    found = {path.stem for path in folder.glob("*.json") if path.stem != "threads"}
+    order = [kind for kind in KINDS if kind in found] + sorted(found.difference(KINDS))
+    return {kind: load(folder, kind) for kind in order}
 
 
 def busy(folder: Path, kind: str) -> dict[str, Any] | None:

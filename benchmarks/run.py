@@ -75,7 +75,12 @@ LEFT_BYTES = 2_000_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The workload to measure, and the folder that keeps the checkpoints."""
+    """The workload to measure, and the folder that keeps the checkpoints.
+
+    Attributes:
+        repeats: the number of rounds.
+        minutes: no round of a model begins after so many minutes; a part of its dtypes has its share of them.
+    """
 
     work: Path
     runtimes: tuple[str, ...] = tuple(PEERS)
@@ -84,6 +89,7 @@ class RunConfig:
     repeats: int = 9
     tokens: int = 32
     held_out: Path | None = None
+    minutes: float | None = None
 
 
 @dataclass
@@ -104,9 +110,12 @@ class BenchmarkRun:
     def run(self) -> dict[str, Any]:
         """Measures what the record lacks. A runtime that fails is recorded with its error, and the others continue."""
         self._begin()
-        for group in self._groups():
+        began, groups = time.monotonic(), self._groups()
+        for i, group in enumerate(groups):
             if self.record["rounds"].get(",".join(group), 0) < self.config.repeats:
-                self._measure_group(group)
+                share = (i + 1) / len(groups)
+                until = began + 60 * share * self.config.minutes if self.config.minutes else float("inf")
+                self._measure_group(group, until)
         for step in (self._fresh_processes, *((self._narrow, self._quality) if self._is_gpt2() else ())):
             if step.__name__ not in self.record["done"]:
                 step()
@@ -183,14 +192,14 @@ class BenchmarkRun:
 
     # the rounds
 
-    def _measure_group(self, group: tuple[str, ...]) -> None:
-        """Opens the runtimes at these dtypes, checks and times them."""
+    def _measure_group(self, group: tuple[str, ...], until: float) -> None:
+        """Opens the runtimes at these dtypes, checks and times them; no round but the first begins after `until`."""
         with ExitStack() as stack:
             handles = self._open_all(group, stack)
             self._check(handles)
             self._warm_up(handles)
             self._own(handles)
-            self._rounds(group, handles)
+            self._rounds(group, handles, until)
 
     def _formats(self, group: tuple[str, ...]) -> list[tuple[str, str, str]]:
         """Runtimes, their formats and the dtypes that these are compared with."""
@@ -221,6 +230,7 @@ class BenchmarkRun:
                 handle.ask("prefill", n_tokens=n)
                 handle.ask("decode", n_sequences=1, n_tokens=2)
                 found["peak_bytes"] = handle.ask("peak")["bytes"]
+                found["computes"] = handle.ask("computes")["computes"]
             except WorkerError as error:
                 found["problem"] = str(error)
             else:
@@ -311,11 +321,14 @@ class BenchmarkRun:
                     except WorkerError as error:
                         self._entry(name, form)["problem"] = str(error)
 
-    def _rounds(self, group: tuple[str, ...], handles: dict[tuple[str, str], Handle]) -> None:
+    def _rounds(self, group: tuple[str, ...], handles: dict[tuple[str, str], Handle], until: float) -> None:
         """Times every cell that is due, in rounds of all runtimes."""
         rounds, key = self.record["rounds"], ",".join(group)
         began, first = time.perf_counter(), rounds.get(key, 0)
         for i in range(first, self.config.repeats):
+            if i and time.monotonic() > until:
+                log(f"{self.model.name} {key}: {i} rounds in {self.config.minutes:g} minutes")
+                break
             left = ""
             if i > first:
                 minutes = (time.perf_counter() - began) / (i - first) * (self.config.repeats - i) / 60
@@ -359,21 +372,28 @@ class BenchmarkRun:
         for (name, dtype), handle in handles.items():
             if name != "rushlight" or "problem" in self._entry(name, dtype):
                 continue
-            own["memory"][dtype] = handle.ask("own", what="memory", n_tokens=min(512, self.model.context))
-            own["sizes"][dtype] = handle.ask("own", what="sizes")
-            if not self._is_gpt2():
-                continue
-            if dtype == "f32" and "engine" not in own:
-                log("speculative decoding and batching")
-                arguments = {
-                    "n_tokens": min(ENGINE_TOKENS, self.model.context - 32),
-                    "n_sequences": BATCH_SIZE,
-                    "repeats": min(self.config.repeats, ENGINE_ROUNDS),
-                }
-                found = handle.ask("own", what="engine", **arguments)
-                own["engine"] = {what: Repeats.of(ratios).to_json() for what, ratios in found.items()}
-            if "sampling_s" not in own:
-                own["sampling_s"] = Repeats.of(handle.ask("own", what="sampling", n=20)["seconds"]).to_json()
+            try:
+                self._own_of(dtype, handle)
+            except WorkerError as error:
+                own.setdefault("problems", {})[f"rushlight {dtype}"] = str(error)
+
+    def _own_of(self, dtype: str, handle: Handle) -> None:
+        own = self.record["own"]
+        own["memory"][dtype] = handle.ask("own", what="memory", n_tokens=min(512, self.model.context))
+        own["sizes"][dtype] = handle.ask("own", what="sizes")
+        if not self._is_gpt2():
+            return
+        if dtype == "f32" and "engine" not in own:
+            log("speculative decoding and batching")
+            arguments = {
+                "n_tokens": min(ENGINE_TOKENS, self.model.context - 32),
+                "n_sequences": BATCH_SIZE,
+                "repeats": min(self.config.repeats, ENGINE_ROUNDS),
+            }
+            found = handle.ask("own", what="engine", **arguments)
+            own["engine"] = {what: Repeats.of(ratios).to_json() for what, ratios in found.items()}
+        if "sampling_s" not in own:
+            own["sampling_s"] = Repeats.of(handle.ask("own", what="sampling", n=20)["seconds"]).to_json()
 
     def _narrow(self) -> None:
         """Times a step of NARROW: the overhead of the calls."""
@@ -404,7 +424,7 @@ class BenchmarkRun:
         of: dict[str, tuple[str, str]] = {}
         for name, form, dtype in self._formats(config.dtypes):
             # Every format of the two that are compared in each; of the others one is enough.
-            if "problem" in self._entry(name, form) or (name not in ("rushlight", "llama.cpp") and dtype != "f32"):
+            if not self._entry(name, form).get("cells") or (name not in ("rushlight", "llama.cpp") and dtype != "f32"):
                 continue
             path = self._path(name, form)
             of[f"{name} {form}"] = name, form

@@ -84,6 +84,10 @@ class Worker:
             found += ((logits.max(-1) - taken) / logits.std(-1)).tolist()
         return {"gaps": found}
 
+    def computes(self) -> dict[str, object]:
+        """The arithmetic of the runtime's products, once some have been computed."""
+        return {"computes": self._runtime.computes()}
+
     def peak(self) -> dict[str, object]:
         """The peak resident memory of this process."""
         try:

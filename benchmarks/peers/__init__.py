@@ -47,6 +47,10 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 class Runtime(Protocol):
     """A loaded model. Decoding is greedy, ignores the end-of-text token and uses a KV cache."""
 
+    def computes(self) -> str:
+        """The arithmetic of the products, as the library states it after a prefill: `f32, brgemm avx512`."""
+        ...
+
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """(T, V): the logits after every token."""
         ...

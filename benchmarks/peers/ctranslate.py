@@ -26,9 +26,11 @@ def prepare(checkpoint: Path, form: str, folder: Path) -> Path:
     from ctranslate2.converters import TransformersConverter
 
     path = folder / f"ctranslate2-{form}"
-    if not (path / "model.bin").exists():
-        TransformersConverter(str(checkpoint)).convert(str(path), quantization=form, force=True)
-        copy_tokenizer(checkpoint, path)
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        TransformersConverter(str(checkpoint)).convert(str(partial), quantization=form, force=True)
+        copy_tokenizer(checkpoint, partial)
+        partial.rename(path)
     return path
 
 
@@ -42,6 +44,9 @@ class Runtime:
             path, device="cpu", compute_type=form, intra_threads=threads, inter_threads=1
         )
         self._names = json.loads((Path(path) / "vocabulary.json").read_text(encoding="utf-8"))
+
+    def computes(self) -> str:
+        return self._generator.compute_type.replace("_", " with ")
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         import numpy as np

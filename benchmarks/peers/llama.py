@@ -28,6 +28,18 @@ FORMATS = {"F32": "f32", "F16": "f16", "BF16": "bf16", "Q8_0": "int8", "Q4_0": "
 _FILE_TYPES = {"F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}
 """llama.h, enum llama_ftype."""
 
+_FLOATS = ("AVX2", "FMA", "F16C", "AVX512")
+_INTEGERS = ("AVX2", "AVX_VNNI", "AVX512", "AVX512_VNNI", "AMX_INT8")
+_INSTRUCTIONS = {
+    "F32": _FLOATS,
+    "F16": _FLOATS,
+    "BF16": (*_FLOATS, "AVX512_BF16"),
+    "Q8_0": _INTEGERS,
+    "Q4_0": _INTEGERS,
+    "Q4_K_M": _INTEGERS,
+}
+"""Format -> the instructions that its products use where llama.cpp was built with them, by its own names."""
+
 CONTEXT_TOKENS = 1024
 """Context length of a single sequence; less if the model has less. llama.cpp reserves its memory up front."""
 
@@ -63,7 +75,7 @@ def prepare(checkpoint: Path, form: str, folder: Path) -> Path:
 class Runtime:
     """A model and a context, driven by llama_decode."""
 
-    def __init__(self, path: str, _form: str, threads: int) -> None:
+    def __init__(self, path: str, form: str, threads: int) -> None:
         import llama_cpp
 
         self._c: Any = llama_cpp
@@ -77,8 +89,14 @@ class Runtime:
         self._folder = Path(path).parent
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self._most_tokens = llama_cpp.llama_model_n_ctx_train(self._model)
+        self._form = form
         self._threads = threads
         self._contexts: dict[tuple[int, int, bool], Any] = {}
+
+    def computes(self) -> str:
+        features = self._c.llama_print_system_info().decode().replace("|", ":").split(":")
+        names = [each.removesuffix(" = 1").strip() for each in features if each.strip().endswith("= 1")]
+        return f"f32 sums, {' '.join(name for name in names if name in _INSTRUCTIONS[self._form])}"
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return self._feed(self._context(), [ids], 0, all_logits=True).copy()

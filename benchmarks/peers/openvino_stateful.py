@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -22,18 +23,19 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "openvino"
 NEEDS: tuple[str, ...] = ("tokenizers",)
-FORMATS = {"f32": "f32", "bf16": "bf16", "int8": "int8", "int4": "int4"}
+FORMATS = {"f32": "f32", "bf16": "bf16", "int8": "int8", "int8-bf16": "int8", "int4": "int4", "int4-bf16": "int4"}
+"""Weights, with what they are computed in unless it is f32; bf16 is OpenVINO's choice where the processor has it."""
 
 
 def prepare(checkpoint: Path, form: str, folder: Path) -> Path:
     """Writes OpenVINO's intermediate representation; bf16 is set when it is loaded."""
     import openvino
 
-    if form == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    kind = form.removesuffix("-bf16") if form != "bf16" else "f32"
+    if form.endswith("bf16") and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise RuntimeError("this processor has no arithmetic in bf16, and OpenVINO would compute in f32")
-    kind = "f32" if form == "bf16" else form
     path = folder / f"openvino-{kind}"
-    if not (path / "model.xml").exists():
+    if not path.exists():
         model = _converted(checkpoint)
         if kind == "int8":
             import nncf
@@ -43,9 +45,11 @@ def prepare(checkpoint: Path, form: str, folder: Path) -> Path:
             import nncf
 
             model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=32, ratio=1.0)
-        path.mkdir(exist_ok=True)
-        copy_tokenizer(checkpoint, path)
-        openvino.save_model(model, path / "model.xml", compress_to_fp16=False)
+        partial = path.with_suffix(".partial")
+        partial.mkdir(exist_ok=True)
+        copy_tokenizer(checkpoint, partial)
+        openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
+        partial.rename(path)
     return path
 
 
@@ -113,15 +117,24 @@ class Runtime:
     def __init__(self, path: str, form: str, threads: int) -> None:
         import openvino
 
-        precision = "bf16" if form == "bf16" else "f32"
+        # Without the hint, OpenVINO computes f32 models in bf16 where the processor has instructions for it.
+        precision = "bf16" if form.endswith("bf16") else "f32"
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": precision,
             "KV_CACHE_PRECISION": precision,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        model = openvino.Core().compile_model(Path(path) / "model.xml", "CPU", settings)
-        self._request = model.create_infer_request()
+        self._model = openvino.Core().compile_model(Path(path) / "model.xml", "CPU", settings)
+        self._request = self._model.create_infer_request()
+
+    def computes(self) -> str:
+        kinds: Counter[str] = Counter()
+        for op in self._model.get_runtime_model().get_ops():
+            about = op.get_rt_info()
+            if about["layerType"].astype(str) == "FullyConnected":
+                kinds[f"{about['runtimePrecision'].astype(str)}, {about['primitiveType'].astype(str)}"] += 1
+        return "; ".join(kind for kind, _ in kinds.most_common(2)).replace("_", " ")
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return self._step([ids], 0, range(len(ids)))[0].copy()

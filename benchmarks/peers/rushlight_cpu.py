@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -38,6 +39,13 @@ class Runtime:
         self.model = rushlight.load(path or None, dtype=form)
         self._reader: WeightReader | None = None
         self._long: dict[int, Sequences] = {}
+
+    def computes(self) -> str:
+        from rushlight.backends import _native
+
+        ops, dtype = self.model.module.ops, self.model.dtype
+        kinds = {"bf16": "f32" if ops.arithmetic == "exact" else "bf16", "int8": "int8", "int4": "int8"}
+        return f"{kinds.get(dtype, 'f32')}, {os.environ.get('RUSHLIGHT_ISA') or _native.instruction_sets()[0]}"
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.floating]:
         return self.model.logits(ids)

@@ -36,9 +36,16 @@ class Runtime:
         logging.disable_progress_bar()
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
+        torch.set_float32_matmul_precision("highest")  # float32 is computed as such, not in bf16
         self._torch = torch
         self._model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, form))
         self._model.eval()
+
+    def computes(self) -> str:
+        torch = self._torch
+        if next(self._model.parameters()).dtype == torch.float32:
+            return f"f32, {torch.get_float32_matmul_precision()} precision"
+        return "bf16, " + ("AMX" if torch.cpu._is_amx_tile_supported() else torch.backends.cpu.get_cpu_capability())
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return self._model(self._tensor([ids])).logits[0].float().numpy()

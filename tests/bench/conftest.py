@@ -57,6 +57,7 @@ def runtime(distribution, formats, factor, **more):
                 "logits_error": ERRORS[dtype] * (0.5 if distribution == "rushlight" else 1),
                 "greedy_gap": 0.0,
                 "peak_bytes": 600_000_000,
+                "computes": "f32, brgemm avx512",
                 "cells": {
                     cell: {
                         "rounds": [0, 1, 2],

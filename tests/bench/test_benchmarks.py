@@ -247,8 +247,8 @@ def cpuinfo(path, **fields):
         ("AuthenticAMD", 25, 0x61, "zen4"),
         ("AuthenticAMD", 25, 0xA0, "zen4"),
         ("AuthenticAMD", 26, 0x02, "zen5"),
-        ("GenuineIntel", 6, 0x6A, "icelake"),
-        ("GenuineIntel", 6, 0x8F, "sapphirerapids"),
+        ("GenuineIntel", 6, 0x6A, "ice-lake"),
+        ("GenuineIntel", 6, 0x8F, "sapphire-rapids"),
         ("GenuineIntel", 6, 0x01, "some-cpu-r-3000"),
         ("AuthenticAMD", 99, 0x01, "some-cpu-r-3000"),
     ],
@@ -257,6 +257,22 @@ def test_results_are_named_by_the_kind_of_processor(tmp_path, vendor, family, mo
     text = f"vendor_id : {vendor}\ncpu family : {family}\nmodel : {model}\nmodel name : Some CPU (R) 3000\n"
     (tmp_path / "cpuinfo").write_text(text)
     assert processor_kind(tmp_path / "cpuinfo") == kind
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [("avx512f amx_bf16 amx_tile", "sapphire-rapids"), ("amx_tile amx_fp16", "granite-rapids"), ("avx512f", "a-xeon")],
+)
+def test_a_virtual_machine_that_hides_the_model_is_named_by_its_instructions(tmp_path, flags, kind):
+    text = f"vendor_id : GenuineIntel\ncpu family : 6\nmodel : 167\nmodel name : A Xeon\nflags : {flags}\n"
+    (tmp_path / "cpuinfo").write_text(text)
+    assert processor_kind(tmp_path / "cpuinfo") == kind
+
+
+def test_kinds_come_in_the_order_of_readme(tmp_path):
+    for kind in ("zen3", "a-xeon", "zen4", "threads"):
+        results.save(tmp_path, kind, {})
+    assert list(results.load_all(tmp_path)) == ["zen4", "zen3", "a-xeon"]
 
 
 def test_without_cpuinfo_the_architecture_names_the_results(tmp_path):
@@ -287,6 +303,13 @@ def test_a_cell_in_which_another_runtime_is_ahead_is_marked(record):
     assert cell() == "70 (2.50, 1.67)"
     column(record, "OpenVINO", "f32")["tok_s"] = [101.0, 71.0, 51.0]
     assert cell() == "70 (2.50, 0.99) **✗**"
+
+
+def test_the_table_says_which_products_are_computed_by_amx(models):
+    assert "AMX" not in summary({"zen4": models})
+    models["gpt2"]["runtimes"]["OpenVINO"]["formats"]["bf16"]["computes"] = "bf16, brgemm avx512 amx"
+    assert "With AMX: OpenVINO bf16." in summary({"zen4": models})
+    assert "| OpenVINO bf16 | bf16, brgemm avx512 amx | 0.003 |" in markdown("zen4", models)
 
 
 def test_goals_that_are_missed_are_listed_for_each_kind(models):
@@ -436,6 +459,7 @@ def test_a_worker_answers_requests_and_reports_errors(checkpoint, tmp_path):
         assert sizes["weights"] == 300 * 64 + 2 * 12 * 64 * 64
         assert (sizes["attention"], sizes["context"]) == (2 * 2 * 64, 96)
         assert len(handle.ask("own", what="sampling", n=2)["seconds"]) == 2
+        assert handle.ask("computes")["computes"].startswith("f32, ")
         with pytest.raises(WorkerError, match="RequestError"):
             handle.ask("logits", n_tokens=0, file="")
         with pytest.raises(WorkerError, match="DtypeError"):
@@ -444,6 +468,12 @@ def test_a_worker_answers_requests_and_reports_errors(checkpoint, tmp_path):
 
 def test_a_worker_that_fails_to_start_raises():
     with Handle("no such runtime", 1) as handle, pytest.raises(WorkerError, match="exited with code 1"):
+        handle.ask("peak")
+
+
+def test_a_worker_that_does_not_answer_is_stopped(monkeypatch):
+    monkeypatch.setattr("benchmarks.handle.ANSWER_S", 0.0)
+    with Handle("rushlight", 1) as handle, pytest.raises(WorkerError, match="did not answer to 'peak'"):
         handle.ask("peak")
 
 
@@ -523,6 +553,17 @@ def test_an_interrupted_run_continues(tmp_path, only_rushlight):
         assert columns["rounds"] == [0, 1]
         assert columns["tok_s"][0] == half["runtimes"]["rushlight"]["formats"][dtype]["cells"]["decode"]["tok_s"][0]
         assert columns["tok_s"][1] > 0
+
+
+def test_no_round_begins_after_the_minutes_that_a_model_has(tmp_path, only_rushlight):
+    write_decoder(tmp_path / "llama", SMALL_LLAMA)
+    config = RunConfig(
+        work=tmp_path, runtimes=("rushlight",), dtypes=("int8",), threads=1, repeats=5, tokens=2, minutes=1e-9
+    )
+    done = BenchmarkRun(config, small_model(tmp_path / "llama", context=128)).run()
+    assert done["rounds"] == {"int8": 1}
+    assert done["complete"]
+    assert markdown("zen4", {"small": done})
 
 
 def test_builds_are_compared_in_turn(checkpoint):
