@@ -211,7 +211,8 @@ def problems(record: dict[str, Any]) -> list[str]:
         if "problem" in each:
             found.append(f"{name}: {each['problem']}")
         found += [f"{name} {form}: {d['problem']}" for form, d in each["formats"].items() if "problem" in d]
-    return found + [f"{name}: {why}" for name, why in record["own"].get("problems", {}).items()]
+    found += [f"{name}: {why}" for name, why in record["own"].get("problems", {}).items()]
+    return [" ".join(each.split()) for each in found]
 
 
 def _rounds(found: dict[tuple[str, int], tuple[float, float, float]]) -> str:

@@ -522,7 +522,9 @@ def test_a_benchmark_run_from_checkpoint_to_plot(checkpoint, tmp_path, only_rush
     assert 1 < record["own"]["loss"]["f32"] < 9
     # This checkpoint has no tokenizer, so generation fails: the report says so, and the rest is measured.
     assert "first_token_s" not in mine
+    record["runtimes"]["llama.cpp"]["problem"] += "\nor\n\nbroken"
     text = markdown("a-kind", {"gpt2": record})
+    assert "is not installed or broken" in text
     assert "rushlight f32 in a fresh process: ended with 2" in text
     assert "llama-cpp-python is not installed" in text
     ElementTree.fromstring(svg(record))
