@@ -188,7 +188,10 @@ def _write_tokenizer_json(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
+    # As Qwen3's: CTranslate2 takes the token of padding for the first of a text.
+    settings = dict.fromkeys(("eos_token", "pad_token"), "<|endoftext|>") | {
+        "tokenizer_class": "PreTrainedTokenizerFast"
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
