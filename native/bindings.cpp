@@ -407,6 +407,12 @@ NB_MODULE(_native, m) {
            },
            "vector"_a)
       .def("read", [](Device& d, const Weight& w) { return unlocked([&] { return d.read(w); }); }, "weight"_a)
+      .def("peak",
+           [](Device& d, const std::string& format, int64_t parts) {
+             const auto units = static_cast<Format>(index_of(kFormatNames, format, "format"));
+             return unlocked([&] { return d.peak(units, parts); });
+           },
+           "format"_a, "parts"_a)
       .def("vector",
            [](Device& d, int64_t n) {
              invalidate_recording("it loads a weight");

@@ -160,6 +160,14 @@ uint32_t Device::read(const Weight& weight) {
   return total;
 }
 
+int64_t Device::peak(Format format, int64_t parts) {
+  std::atomic<int64_t> operations = 0;
+  pool_.share(parts, 1, Pool::work_of(1), [&](int64_t begin, int64_t end) {
+    operations += kernels_.peak[static_cast<int>(format)](end - begin);
+  });
+  return operations;
+}
+
 void Device::unpack(const Weight& weight, float* values) {
   pool_.share(weight.n_out, 8, Pool::work_of(8), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o) weight.gather(static_cast<int>(o), values + o * weight.n_in);

@@ -151,6 +151,8 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // Reads a weight as a product of one row does, and computes nothing; returns a checksum of every byte.
   uint32_t read(const Weight& weight);
+  // Multiplies and adds in registers as products of weights in the format do; returns the number of operations.
+  int64_t peak(Format format, int64_t parts);
   // The numbers that products compute with, n_out × n_in.
   void unpack(const Weight& weight, float* values);
 

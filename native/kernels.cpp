@@ -7,6 +7,7 @@
 #include "maxima.h"
 #include "norm.h"
 #include "pack.h"
+#include "peak.h"
 #include "read.h"
 #include "rotary.h"
 
@@ -47,6 +48,7 @@ const Kernels kKernels = {
     .maxima = maxima,
     .weights = weights,
     .read = read,
+    .peak = {peak<Format::kF32>, peak<Format::kF16>, peak<Format::kBF16>, peak<Format::kInt8>, peak<Format::kInt4>},
 };
 
 }  // namespace rushlight::RUSHLIGHT_ISA

@@ -107,6 +107,8 @@ struct Kernels {
   void (*weights)(const float* x, int n, float most, float factor, float* out, double* sums);
   // Reads a multiple of 64 bytes and returns a checksum.
   uint32_t (*read)(const uint8_t* from, size_t bytes);
+  // Multiplies and adds in registers as products of a format do, and returns the number of operations.
+  int64_t (*peak[kFormats])(int64_t parts);
 
   const LinearKernels& exact_of(Format format) const {
     return format == Format::kBF16 ? exact_bf16 : linear[static_cast<int>(format)];

@@ -174,6 +174,9 @@ class Device:
     def read(self, weight: Weight) -> int:
         """Reads every byte once, with the threads, layout and prefetch of a product of one row; returns a checksum."""
 
+    def peak(self, format: str, parts: int) -> int:  # noqa: A002
+        """Multiplies and adds in registers as products of this format do, on all threads; returns the operations."""
+
     def unpack(self, weight: Weight | Vector) -> NDArray[np.float32]:
         """The numbers that operations compute with: (n_out, n_in), or (C,) of a vector."""
 
