@@ -55,6 +55,7 @@ bench *args:
     .venv-bench/bin/pip install --quiet --force-reinstall --no-deps .
     .venv-bench/bin/pip install --quiet .
     .venv-bench/bin/python -m benchmarks {{ args }}
+    .venv-bench/bin/python -m benchmarks --pages
 
 # Regenerate docs/cli.md and docs/models.md.
 docs:

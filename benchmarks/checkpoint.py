@@ -109,6 +109,22 @@ QWEN3_600M = {
     "rms_norm_eps": 1e-6,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
 }
+LLAMA32_1B = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "intermediate_size": 8192,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+}
+"""Without the scaling of its rotary frequencies, which changes numbers, not work."""
+
 COMMON = {"hidden_act": "silu", "tie_word_embeddings": True, "attention_bias": False, "dtype": "bfloat16"}
 
 
@@ -172,7 +188,10 @@ def _write_tokenizer_json(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
+    # As Qwen3's: CTranslate2 takes the token of padding for the first of a text.
+    settings = dict.fromkeys(("eos_token", "pad_token"), "<|endoftext|>") | {
+        "tokenizer_class": "PreTrainedTokenizerFast"
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 

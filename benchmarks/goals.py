@@ -1,19 +1,53 @@
-"""Performance goals on a CPU, and whether the record of a benchmark run meets them."""
+"""Performance goals on a CPU, and whether the records of a benchmark run meet them."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-RIVAL = "llama.cpp"
+from benchmarks.rates import (
+    LLAMA,
+    OURS,
+    WIDE_GB_S,
+    Ratio,
+    attention_share,
+    entry,
+    least_ratio,
+    limit_share,
+    median,
+    others,
+    ratio,
+    reader_share,
+    reading_share,
+)
 
-DECODE_RATIO = {"f32": 2.0, "bf16": 2.0, "int8": 2.0, "int4": 2.0}
-PREFILL_RATIO = {"f32": 2.0, "bf16": 1.7, "int8": 2.0}
-BATCH_RATIO = {"f32": 1.8, "bf16": 2.0, "int8": 2.0, "int4": 2.0}
-BANDWIDTH_SHARE = 0.85
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+READING_SHARE = {"f32": 0.95, "f16": 0.95, "bf16": 0.95, "int8": 0.92, "int4": 0.90}
+READER_SHARE = 0.97
+"""Of the reader of a format over that of f32: as fast, but for the 3 % that readings differ by."""
+DECODE_RATIO = {"int8": 1.5, "int4": 1.6}
+PREFILL_RATIO = 1.1
+PEAK_SHARE = {"f32": 0.85, "bf16": 0.75, "int8": 0.60}
+BATCH_RATIO, BATCH_OTHER_RATIO = 2.0, 1.3
+MODEL_DECODE_RATIO, MODEL_PREFILL_RATIO = 1.5, 2.0
+SMALL_MODELS = ("smollm2", "qwen3-shape")
+IK_LLAMA = {
+    ("bf16", "BF16"): (81 / 103, 1048 / 714),
+    ("int8", "Q8_0"): (151 / 133, 1188 / 677),
+    ("int4", "Q4_0"): (207 / 177, 1172 / 767),
+    ("int4", "Q4_K_M"): (175 / 142, 1160 / 572),
+}
+"""rushlight's dtype and the format -> decode and prefill of ik_llama.cpp over llama.cpp, measured on SmolLM2."""
+LONG_RATIO = 1.5
+ATTENTION_SHARE = 0.25
+SPECULATION_RATIO = 3.0
+NO_HITS_RATIO = 0.97
 FIRST_TOKEN_S = 0.25
+FIRST_TOKEN_CONVERTED_S = 0.20
+BUSY_RATIO = 0.9
 PEAK_OVERHEAD_BYTES = 80e6
 IMPORT_S = 0.060
 HELP_S = 0.150
@@ -21,8 +55,7 @@ PYTHON_SHARE = 0.03
 SAMPLING_SHARE = 0.02
 INSTALLED_BYTES = 130e6
 PERPLEXITY_RATIO = {"int8": 1.002, "int4": 1.02}
-SPECULATION_RATIO = 3.0
-NO_HITS_RATIO = 0.97
+CALIBRATED_RATIO = 1.01
 
 
 @dataclass(frozen=True)
@@ -42,16 +75,30 @@ class Goal:
     met: bool | None
 
     @classmethod
-    def at_least(cls, metric: str, value: float | None, goal: float, unit: str, why: str = "not measured") -> Goal:
-        """A lower bound on a ratio or share."""
-        text = why if value is None else _format(value, unit)
-        return cls(metric, f"≥ {_format(goal, unit)}", text, None if value is None else value >= goal)
+    def at_least(cls, metric: str, value: float | None, goal: float, unit: str, note: str = "") -> Goal:
+        """A lower bound on a ratio or share; `note` follows the value, or says why there is none."""
+        return cls._bound(metric, value, goal, unit, note, "≥", None if value is None else value >= goal)
 
     @classmethod
-    def at_most(cls, metric: str, value: float | None, goal: float, unit: str, why: str = "not measured") -> Goal:
+    def at_most(cls, metric: str, value: float | None, goal: float, unit: str, note: str = "") -> Goal:
         """An upper bound on a cost."""
-        text = why if value is None else _format(value, unit)
-        return cls(metric, f"≤ {_format(goal, unit)}", text, None if value is None else value <= goal)
+        return cls._bound(metric, value, goal, unit, note, "≤", None if value is None else value <= goal)
+
+    @classmethod
+    def over(cls, metric: str, value: Ratio | None, goal: float, why: str = "not measured") -> Goal:
+        """A lower bound on a ratio, which names the format compared with."""
+        if value is None:
+            return cls.at_least(metric, None, goal, "×", why)
+        return cls.at_least(metric, value.value, goal, "×", f"{value.runtime} {value.form}")
+
+    @classmethod
+    def _bound(
+        cls, metric: str, value: float | None, goal: float, unit: str, note: str, sign: str, met: bool | None
+    ) -> Goal:
+        text = note or "not measured"
+        if value is not None:
+            text = _format(value, unit) + (f" ({note})" if note else "")
+        return cls(metric, f"{sign} {_format(goal, unit)}", text, met)
 
 
 def _format(value: float, unit: str) -> str:
@@ -61,7 +108,7 @@ def _format(value: float, unit: str) -> str:
         case "× quality":
             return f"{value:.4f} ×"
         case "%":
-            return f"{value:.1%}" if value < 0.1 else f"{value:.0%}"
+            return f"{value:.1%}" if abs(value) < 0.1 else f"{value:.0%}"
         case "ms":
             return f"{value * 1e3:.0f} ms"
         case "s":
@@ -70,122 +117,158 @@ def _format(value: float, unit: str) -> str:
             return f"{value / 1e6:.0f} MB"
 
 
-def goals(record: dict[str, Any]) -> list[Goal]:
-    """All goals, with those that were not measured."""
-    own = record["own"]
-    rows = []
+def goals(models: dict[str, dict[str, Any]], busy: dict[str, Any] | None = None) -> list[Goal]:
+    """All goals, with those that were not measured.
+
+    Args:
+        models: the records of the models, by name. GPT-2's has most of the goals.
+        busy: the record of `benchmarks.threads` on this kind of processor.
+    """
+    rows: list[Goal] = []
+    if "gpt2" in models:
+        record = models["gpt2"]
+        rows += [*_decode(record), *_prefill("GPT-2", record), *_batch(record)]
+    for name in SMALL_MODELS:
+        if name in models:
+            rows += _small_model(name, models[name])
+    if "smollm2" in models:
+        rows += _long(models["smollm2"])
+    if "gpt2" in models:
+        rows += _rest(models["gpt2"], busy)
+    return rows
+
+
+def _decode(record: dict[str, Any]) -> Iterator[Goal]:
+    for dtype, goal in READING_SHARE.items():
+        value = reading_share(record, dtype)
+        metric = f"GPT-2, decode, {dtype}, share of plain reading beside it"
+        if value is not None and record["own"].get("reader", "weights") != "weights":
+            measured = f"{value:.0%}, without the native kernels"
+            yield Goal(metric, f"≥ {_format(goal, '%')}", measured, None)
+            continue
+        yield Goal.at_least(metric, value, goal, "%")
+    plain = reader_share(record, "f32")
+    for dtype in READING_SHARE:
+        if dtype == "f32":
+            continue
+        reader = reader_share(record, dtype)
+        value = None if plain is None or reader is None else reader / plain
+        yield Goal.at_least(f"GPT-2, only reading weights in {dtype}, over f32", value, READER_SHARE, "×")
     for dtype, goal in DECODE_RATIO.items():
-        value, why = ratio(record, "decode_tok_s", dtype)
-        rows.append(Goal.at_least(f"decode, one sequence, {dtype}, over {RIVAL}", value, goal, "×", why))
-    rows += [_bandwidth(record, dtype) for dtype in DECODE_RATIO]
-    for dtype, goal in PREFILL_RATIO.items():
-        value, why = ratio(record, "prefill_tok_s", dtype)
-        metric = f"prefill of {record['config']['prompt_tokens']}, {dtype}, over {RIVAL}"
-        rows.append(Goal.at_least(metric, value, goal, "×", why))
-    for dtype, goal in BATCH_RATIO.items():
-        value, why = ratio(record, "batch_decode_tok_s", dtype)
-        metric = f"decode, batch size {record['config']['batch_size']}, {dtype}, over {RIVAL}"
-        rows.append(Goal.at_least(metric, value, goal, "×", why))
+        found = least_ratio(record, "decode", dtype, [LLAMA], wide_only=True)
+        why = "not measured"
+        if found is None and (anywhere := least_ratio(record, "decode", dtype, [LLAMA])):
+            why = f"{anywhere.text}; memory gave less than {WIDE_GB_S:.0f} GB/s, so the share counts"
+        metric = f"GPT-2, decode, {dtype}, over {LLAMA} where memory gives {WIDE_GB_S:.0f} GB/s and more"
+        yield Goal.over(metric, found, goal, why)
+
+
+def _prefill(title: str, record: dict[str, Any]) -> Iterator[Goal]:
+    names = [name for name in record["cells"] if name.startswith("prefill")]
+    for name in names:
+        for dtype in READING_SHARE:
+            found = least_ratio(record, name, dtype, others(record))
+            yield Goal.over(f"{title}, {record['cells'][name]}, {dtype}, over the best other", found, PREFILL_RATIO)
+    for name in names:
+        for dtype, goal in PEAK_SHARE.items():
+            share = limit_share(record, name, dtype)
+            metric = f"{title}, {record['cells'][name]}, {dtype}, share of the arithmetic peak"
+            yield Goal.at_least(metric, share and share.value, goal, "%")
+
+
+def _batch(record: dict[str, Any]) -> Iterator[Goal]:
+    title = f"GPT-2, {record['cells']['batch']}"
+    for dtype in READING_SHARE:
+        found = least_ratio(record, "batch", dtype, [LLAMA])
+        yield Goal.over(f"{title}, {dtype}, over {LLAMA}", found, BATCH_RATIO)
+        rest = [name for name in others(record) if name != LLAMA]
+        found = least_ratio(record, "batch", dtype, rest)
+        yield Goal.over(f"{title}, {dtype}, over the best of the rest", found, BATCH_OTHER_RATIO)
+
+
+def _small_model(name: str, record: dict[str, Any]) -> Iterator[Goal]:
+    title = record["title"]
+    for dtype in READING_SHARE:
+        found = least_ratio(record, "decode", dtype, [LLAMA])
+        yield Goal.over(f"{title}, decode, {dtype}, over {LLAMA}", found, MODEL_DECODE_RATIO)
+    for dtype in READING_SHARE:
+        found = least_ratio(record, "prefill 512", dtype, [LLAMA])
+        yield Goal.over(f"{title}, prefill of 512, {dtype}, over {LLAMA}", found, MODEL_PREFILL_RATIO)
+    yield from _prefill(title, record)
+    if name != "smollm2":
+        return
+    for (dtype, form), ik in IK_LLAMA.items():
+        for cell, theirs in zip(("decode", "prefill 512"), ik, strict=True):
+            found = ratio(record, cell, dtype, LLAMA, form)
+            metric = f"{title}, {record['cells'].get(cell, cell)}, {dtype} over {form}: more than ik_llama.cpp has"
+            yield Goal.over(metric, found, theirs)
+
+
+def _long(record: dict[str, Any]) -> Iterator[Goal]:
+    title = record["title"]
+    for dtype in READING_SHARE:
+        found = least_ratio(record, "decode at 8192", dtype, [LLAMA])
+        yield Goal.over(f"{title}, decode at 8,192 positions, {dtype}, over {LLAMA}", found, LONG_RATIO)
+    for dtype in READING_SHARE:
+        metric = f"{title}, attention's share of a prefill of 2,048, {dtype}"
+        yield Goal.at_most(metric, attention_share(record, dtype), ATTENTION_SHARE, "%")
+
+
+def _rest(record: dict[str, Any], busy: dict[str, Any] | None) -> Iterator[Goal]:
+    own = record["own"]
     engine = own.get("engine", {})
     for name, metric, goal in (
         ("speculation", "repetitive completion, speculative over plain decoding, f32", SPECULATION_RATIO),
         ("no_hits", "non-repetitive completion, speculative over plain decoding, f32", NO_HITS_RATIO),
     ):
-        rows.append(Goal.at_least(metric, _median(engine.get(name)), goal, "×"))
-    rows += _first_token(record)
-    rows += [_peak(record, dtype) for dtype in DECODE_RATIO]
-    bare = _median(own.get("bare_python_s"))
-    import_s, help_s = _median(own.get("import_s")), _median(own.get("help_s"))
+        yield Goal.at_least(metric, _median(engine.get(name)), goal, "×")
+    mine = _median(entry(record, OURS, "f32").get("first_token_s"))
+    theirs = _median(entry(record, LLAMA, "F32").get("first_token_s"))
+    yield Goal.at_most("process start to first token, f32 safetensors", mine, FIRST_TOKEN_S, "s")
+    converted = _median(own.get("first_token_converted_s"))
+    yield Goal.at_most("process start to first token, converted", converted, FIRST_TOKEN_CONVERTED_S, "s")
+    yield Goal(
+        f"process start to first token, f32, compared with {LLAMA}",
+        f"below {'its time' if theirs is None else _format(theirs, 's')}",
+        "not measured" if mine is None or theirs is None else _format(mine, "s"),
+        None if mine is None or theirs is None else mine < theirs,
+    )
+    metric = "next to 1 to 4 busy processes, the default number of threads over the best"
+    least, note = (busy["default_over_best"], busy["date"][:10]) if busy else (None, "")
+    yield Goal.at_least(metric, least, BUSY_RATIO, "×", note)
+    for dtype in READING_SHARE:
+        peak, memory = entry(record, OURS, dtype).get("peak_bytes"), own.get("memory", {}).get(dtype)
+        value = None if peak is None or memory is None else peak - memory["weights"] - memory["kv"]
+        yield Goal.at_most(f"peak memory minus weights and KV cache, {dtype}", value, PEAK_OVERHEAD_BYTES, "MB")
+    bare, import_s = _median(own.get("bare_python_s")), _median(own.get("import_s"))
     over_bare = None if import_s is None or bare is None else import_s - bare
-    rows.append(Goal.at_most("import rushlight, over bare python", over_bare, IMPORT_S, "ms"))
-    rows.append(Goal.at_most("rushlight --help", help_s, HELP_S, "ms"))
-    rows.append(_step_share(record, "call overhead, share of a decode step, int4", "calls_s", "int4", PYTHON_SHARE))
+    yield Goal.at_most("import rushlight, over bare python", over_bare, IMPORT_S, "ms")
+    yield Goal.at_most("rushlight --help", _median(own.get("help_s")), HELP_S, "ms")
+    yield _step_share(record, "call overhead, share of a decode step, int4", "calls_s", "int4", PYTHON_SHARE)
     metric = "sampling (top-k, top-p, min-p, penalties), share of a decode step, int8"
-    rows.append(_step_share(record, metric, "sampling_s", "int8", SAMPLING_SHARE))
-    size = _runtime(record, "rushlight").get("installed_bytes")
-    why = "not measured: rushlight is not installed, or editable"
-    rows.append(Goal.at_most("installed size with dependencies", size, INSTALLED_BYTES, "MB", why))
-    rows += [_perplexity(own, dtype, goal) for dtype, goal in PERPLEXITY_RATIO.items()]
-    return rows
-
-
-def ratio(record: dict[str, Any], metric: str, dtype: str, rival: str = RIVAL) -> tuple[float | None, str]:
-    """The rate of rushlight over a rival's at the same dtype: the median of the rounds' ratios, or None and why."""
-    found = []
-    for name in ("rushlight", rival):
-        entry = _runtime(record, name)
-        results = entry.get("dtypes", {}).get(dtype, {})
-        if problem := entry.get("problem") or results.get("problem"):
-            return None, f"not measured: {name}: {problem}"
-        if results.get("agrees") is False:
-            return None, f"not compared: {name} computes different results"
-        if metric not in results:
-            return None, f"not measured: {name} has no {dtype}"
-        found.append(results[metric]["values"])
-    return statistics.median(ours / theirs for ours, theirs in zip(*found, strict=False)), ""
-
-
-def _runtime(record: dict[str, Any], name: str) -> dict[str, Any]:
-    return record["runtimes"].get(name, {"problem": "not selected"})
-
-
-def _mine(record: dict[str, Any], dtype: str) -> dict[str, Any]:
-    return _runtime(record, "rushlight").get("dtypes", {}).get(dtype, {})
+    yield _step_share(record, metric, "sampling_s", "int8", SAMPLING_SHARE)
+    size = record["runtimes"].get(OURS, {}).get("installed_bytes")
+    why = "" if size else "not measured: rushlight is not installed, or editable"
+    yield Goal.at_most("installed size with dependencies", size, INSTALLED_BYTES, "MB", why)
+    for dtype, goal in PERPLEXITY_RATIO.items():
+        metric = f"perplexity of the embedded model on held-out text, {dtype} over f32"
+        yield Goal.at_most(metric, _perplexity(own, dtype), goal, "× quality")
+    metric = "perplexity of the embedded model on held-out text, int4 calibrated over f32"
+    yield Goal.at_most(metric, _perplexity(own, "int4 calibrated"), CALIBRATED_RATIO, "× quality")
 
 
 def _median(sample: dict[str, Any] | None) -> float | None:
     return None if sample is None else sample["median"]
 
 
-def _bandwidth(record: dict[str, Any], dtype: str) -> Goal:
-    own, rate = record["own"], _mine(record, dtype).get("decode_tok_s")
-    limit = own.get("bandwidth_gb_s", {}).get(dtype)
-    share = None
-    if rate and limit:
-        step_bytes = own["step_bytes"][dtype]
-        share = statistics.median(
-            tok_s * step_bytes / 1e9 / gb_s for tok_s, gb_s in zip(rate["values"], limit["values"], strict=False)
-        )
-    metric = f"decode, one sequence, {dtype}, share of the bandwidth of only reading the weights"
-    if share is not None and own["reader"] != "weights":
-        # NumPy does not reach the bandwidth of this machine.
-        measured = f"{share:.0%} of the bandwidth of NumPy: the backend cannot read weights without computing"
-        return Goal(metric, f"≥ {_format(BANDWIDTH_SHARE, '%')}", measured, None)
-    return Goal.at_least(metric, share, BANDWIDTH_SHARE, "%")
-
-
-def _first_token(record: dict[str, Any]) -> list[Goal]:
-    mine = _median(_mine(record, "f32").get("first_token_s"))
-    theirs = _median(_runtime(record, RIVAL).get("dtypes", {}).get("f32", {}).get("first_token_s"))
-    below = Goal(
-        f"process start to first token, f32, compared with {RIVAL}",
-        f"below {'its time' if theirs is None else _format(theirs, 's')}",
-        "not measured" if mine is None or theirs is None else _format(mine, "s"),
-        None if mine is None or theirs is None else mine < theirs,
-    )
-    return [Goal.at_most("process start to first token, f32", mine, FIRST_TOKEN_S, "s"), below]
-
-
-def _peak(record: dict[str, Any], dtype: str) -> Goal:
-    peak = _mine(record, dtype).get("peak_bytes")
-    memory = record["own"].get("memory", {}).get(dtype)
-    metric = f"peak memory minus weights and KV cache, {dtype}"
-    if peak is None or memory is None:
-        return Goal.at_most(metric, None, PEAK_OVERHEAD_BYTES, "MB")
-    return Goal.at_most(metric, peak - memory["weights"] - memory["kv"], PEAK_OVERHEAD_BYTES, "MB")
-
-
 def _step_share(record: dict[str, Any], metric: str, cost: str, dtype: str, goal: float) -> Goal:
     """A cost in seconds as a share of a decode step."""
     costs = record["own"].get(cost)
     seconds = _median(costs.get(dtype) if costs and "median" not in costs else costs)
-    rate = _median(_mine(record, dtype).get("decode_tok_s"))
+    rate = median(record, OURS, dtype, "decode")
     return Goal.at_most(metric, None if seconds is None or rate is None else seconds * rate, goal, "%")
 
 
-def _perplexity(own: dict[str, Any], dtype: str, goal: float) -> Goal:
+def _perplexity(own: dict[str, Any], dtype: str) -> float | None:
     loss = own.get("loss", {})
-    value = math.exp(loss[dtype] - loss["f32"]) if {dtype, "f32"} <= loss.keys() else None
-    why = "not measured" if loss else "not measured: no --held-out text"
-    metric = f"perplexity of the embedded model on held-out text, {dtype} over f32"
-    return Goal.at_most(metric, value, goal, "× quality", why)
+    return math.exp(loss[dtype] - loss["f32"]) if {dtype, "f32"} <= loss.keys() else None

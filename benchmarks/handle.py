@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 ROOT = Path(__file__).parent.parent
 
 
+ANSWER_S = 900
+"""The longest wait for an answer: a conversion of a large model takes some minutes."""
+
+
 class WorkerError(Exception):
-    """A worker answered with an error, or its process exited."""
+    """A worker answered with an error or not at all, or its process exited."""
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Environment variables that set the threads of every library and forbid the network."""
+    """Environment variables that set the threads of every library and forbid the network.
+
+    Python may write bytecode, as pip does for what it installs: otherwise each process would compile a source tree.
+    """
     variables = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RUSHLIGHT_NUM_THREADS"]
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         **dict.fromkeys(variables, str(threads)),
         "PYTHONPATH": os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(
             os.pathsep
@@ -48,12 +57,15 @@ class Handle:
         """Sends a request and returns the answer.
 
         Raises:
-            WorkerError: the worker answered with an error, or its process exited.
+            WorkerError: the worker answered with an error or not in time, or its process exited.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         try:
             stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             stdin.flush()
+            if not select.select([stdout], [], [], ANSWER_S)[0]:
+                self._process.kill()
+                raise WorkerError(f"{self._name} did not answer to {do!r} within {ANSWER_S} s")
             line = stdout.readline()
         except BrokenPipeError:
             line = ""
@@ -66,7 +78,8 @@ class Handle:
 
     def close(self) -> None:
         """Stops the process."""
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # a request that the process did not live to read
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 from xml.sax.saxutils import escape
 
-from benchmarks.report import STEPS, dtypes
+from benchmarks.rates import dtypes, median
 
 WIDTH = 860
 MARGIN = 24
@@ -25,18 +25,22 @@ text { font: 12px system-ui, sans-serif; fill: #24292f }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .axis { stroke: #444c56 } }"""
 
 
+CELLS = ("decode", "prefill 512", "batch")
+
+
 def svg(record: dict[str, Any]) -> str:
-    """Three panels, one per kind of step, with the bars grouped by dtype."""
-    names = [
-        name for name, entry in record["runtimes"].items() if any("decode_tok_s" in d for d in entry["dtypes"].values())
-    ]
+    """A panel for each kind of step, with the bars grouped by dtype."""
+    found = dtypes(record)
+    names = [name for name in record["runtimes"] if any(_rate(record, dtype, name, "decode") for dtype in found)]
     parts, y = _legend(names), 58
-    for what, words in STEPS.items():
-        panel, y = _panel(record, what, f"{words.format(**record['config'])}, tokens per second", names, y)
-        parts += panel
-        y += PANEL_GAP
+    for cell in CELLS:
+        if cell in record["cells"]:
+            panel, y = _panel(record, cell, f"{record['cells'][cell]}, tokens per second", names, y)
+            parts += panel
+            y += PANEL_GAP
     caption = (
-        f"GPT-2 124M, {record['cpu']}, {record['threads']} threads, {record['date'][:10]}. Medians; longer is faster."
+        f"{record['title']}, {record['cpu']}, {record['threads']} threads, {record['date'][:10]}. "
+        "Medians of the fastest format; longer is faster."
     )
     parts.append(f'<text x="{MARGIN}" y="{y}" class="value">{escape(caption)}</text>')
     height = y + 16
@@ -48,6 +52,13 @@ def svg(record: dict[str, Any]) -> str:
     )
 
 
+def _rate(record: dict[str, Any], dtype: str, runtime: str, cell: str) -> float | None:
+    """The rate of a runtime's fastest format of a dtype."""
+    formats = record["runtimes"][runtime]["formats"]
+    found = [median(record, runtime, form, cell) for form, each in formats.items() if each.get("dtype") == dtype]
+    return max((rate for rate in found if rate is not None), default=None)
+
+
 def _legend(names: list[str]) -> list[str]:
     parts, x = [], MARGIN
     for name in names:
@@ -57,14 +68,10 @@ def _legend(names: list[str]) -> list[str]:
     return parts
 
 
-def _panel(record: dict[str, Any], what: str, title: str, names: list[str], y: int) -> tuple[list[str], int]:
+def _panel(record: dict[str, Any], cell: str, title: str, names: list[str], y: int) -> tuple[list[str], int]:
     """The panel of one kind of step at height y, and the height below it."""
-    rates = {
-        (dtype, name): record["runtimes"][name]["dtypes"][dtype][what]["median"]
-        for dtype in dtypes(record)
-        for name in names
-        if what in record["runtimes"][name]["dtypes"].get(dtype, {})
-    }
+    every = {(dtype, name): _rate(record, dtype, name, cell) for dtype in dtypes(record) for name in names}
+    rates = {key: rate for key, rate in every.items() if rate is not None}
     parts = [f'<text x="{MARGIN}" y="{y}" class="title">{escape(title)}</text>']
     y += 10
     top = y

@@ -240,6 +240,7 @@ def main() -> None:
         (arguments.out / "threads.md").write_text(markdown(json.loads(file.read_text("utf-8"))), encoding="utf-8")
         return
     from benchmarks.checkpoint import write_checkpoint
+    from benchmarks.processor import processor_kind
     from rushlight.bench.machine import machine
     from rushlight.host.threads import usable_cores
 
@@ -262,7 +263,7 @@ def main() -> None:
         for spec in specs:
             rows += measure(workers, spec, arguments.repeats)
     rows.sort(key=lambda row: (_place(row["neighbours"]), list(WORK).index((row["model"], row["work"]))))
-    record = {**machine(), "rows": rows}
+    record = {**machine(), "kind": processor_kind(), "rows": rows}
     arguments.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (arguments.out / "threads.md").write_text(markdown(record), encoding="utf-8")

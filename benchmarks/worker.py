@@ -38,15 +38,15 @@ class Worker:
         self._runtime: Any = None
         self._vocab_size = 0
 
-    def prepare(self, checkpoint: str, dtype: str, folder: str) -> dict[str, object]:
+    def prepare(self, checkpoint: str, form: str, folder: str) -> dict[str, object]:
         """Converts the checkpoint to the runtime's format."""
-        return {"path": str(self._peer.prepare(Path(checkpoint), dtype, Path(folder)))}
+        return {"path": str(self._peer.prepare(Path(checkpoint), form, Path(folder)))}
 
-    def open(self, path: str, dtype: str, threads: int, vocab_size: int) -> dict[str, object]:
+    def open(self, path: str, form: str, threads: int, vocab_size: int) -> dict[str, object]:
         """Loads a model."""
         self._vocab_size = vocab_size
         start = perf_counter()
-        self._runtime = self._peer.Runtime(path, dtype, threads)
+        self._runtime = self._peer.Runtime(path, form, threads)
         return {"seconds": perf_counter() - start}
 
     def prefill(self, n_tokens: int) -> dict[str, object]:
@@ -61,6 +61,10 @@ class Worker:
         prompts = [random_ids(PROMPT_TOKENS, self._vocab_size, seed) for seed in range(n_sequences)]
         seconds, tokens = self._runtime.decode(prompts, n_tokens)
         return {"seconds": seconds, "tokens": tokens}
+
+    def decode_at(self, position: int, n_tokens: int) -> dict[str, object]:
+        """Times n_tokens decode steps of one sequence, up to a position."""
+        return {"seconds": self._runtime.decode_at(position, n_tokens)}
 
     def logits(self, n_tokens: int, file: str) -> dict[str, object]:
         """Writes the (T, V) logits of a prompt to a .npy file."""
@@ -79,6 +83,10 @@ class Worker:
             taken = logits[np.arange(len(chosen)), chosen]
             found += ((logits.max(-1) - taken) / logits.std(-1)).tolist()
         return {"gaps": found}
+
+    def computes(self) -> dict[str, object]:
+        """The arithmetic of the runtime's products, once some have been computed."""
+        return {"computes": self._runtime.computes()}
 
     def peak(self) -> dict[str, object]:
         """The peak resident memory of this process."""

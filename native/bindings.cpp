@@ -394,6 +394,7 @@ NB_MODULE(_native, m) {
       .def("load",
            [](Device& d, const std::vector<Load>& loads) { return unlocked([&] { return d.load(loads); }); },
            "loads"_a)
+      .def("hurry", &Device::hurry)
       .def("unpack",
            [](Device& d, const Weight& w) {
              return new_array({static_cast<size_t>(w.n_out), static_cast<size_t>(w.n_in)},
@@ -406,6 +407,12 @@ NB_MODULE(_native, m) {
            },
            "vector"_a)
       .def("read", [](Device& d, const Weight& w) { return unlocked([&] { return d.read(w); }); }, "weight"_a)
+      .def("peak",
+           [](Device& d, const std::string& format, int64_t parts) {
+             const auto units = static_cast<Format>(index_of(kFormatNames, format, "format"));
+             return unlocked([&] { return d.peak(units, parts); });
+           },
+           "format"_a, "parts"_a)
       .def("vector",
            [](Device& d, int64_t n) {
              invalidate_recording("it loads a weight");
@@ -516,6 +523,8 @@ NB_MODULE(_native, m) {
              return unlocked([&] { return d.split(x, sizes, groups); });
            },
            "x"_a, "sizes"_a, nb::kw_only(), "groups"_a = 1)
+      .def("join", [](Device& d, const std::vector<Array>& parts) { return unlocked([&] { return d.join(parts); }); },
+           "parts"_a)
       .def("take",
            [](Device& d, const Array& x, const NumPy<int32_t, 1>& rows) { return d.take(x, span(rows)); }, "x"_a,
            "rows"_a)

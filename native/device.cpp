@@ -161,6 +161,14 @@ uint32_t Device::read(const Weight& weight) {
   return total;
 }
 
+int64_t Device::peak(Format format, int64_t parts) {
+  std::atomic<int64_t> operations = 0;
+  pool_.share(parts, 1, Pool::work_of(1), [&](int64_t begin, int64_t end) {
+    operations += kernels_.peak[static_cast<int>(format)](end - begin);
+  });
+  return operations;
+}
+
 void Device::unpack(const Weight& weight, float* values) {
   pool_.share(weight.n_out, 8, Pool::work_of(8), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o) weight.gather(static_cast<int>(o), values + o * weight.n_in);
@@ -469,6 +477,28 @@ std::vector<Array> Device::split(const Array& x, std::span<const int64_t> sizes,
     at += size;
   }
   return parts;
+}
+
+Array Device::join(std::span<const Array> parts) {
+  require(!parts.empty(), "expected at least one array to join");
+  int64_t columns = 0;
+  for (const Array& part : parts) {
+    require(part.rows == parts.front().rows, "the arrays to join differ in rows");
+    columns += part.columns;
+  }
+  Array out = array(parts.front().rows, columns);
+  const int64_t min_items = kElementsPerPart / std::max<int64_t>(columns, 1) + 1;
+  int64_t at = 0;
+  for (const Array& part : parts) {
+    share(out.rows, min_items, out, {Items::kRows, {part.data}, out.data},
+          [in = View(part), at](const View& out, int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+              std::memcpy(out.row(i) + at, in.row(i), static_cast<size_t>(in.columns) * sizeof(float));
+            }
+          });
+    at += part.columns;
+  }
+  return out;
 }
 
 Array Device::attention(const Array& q, const Array& k, const Array& v, const Rows& rows, const KVCache& cache,

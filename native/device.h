@@ -149,10 +149,14 @@ class Device : public std::enable_shared_from_this<Device> {
   Vector vector(int64_t n);
   // See load.h. `pack` runs on the caller's thread, `load` on all.
   bool pack(const Source& source, int64_t first, const Weight& weight);
-  std::vector<LoadProblem> load(std::span<const Load> loads) { return rushlight::load(loads, kernels_, pool_); }
+  std::vector<LoadProblem> load(std::span<const Load> loads) { return rushlight::load(loads, kernels_, pool_, hurry_); }
+  // From now on, loading uses every thread.
+  void hurry() { hurry_ = true; }
 
   // Reads a weight as a product of one row does, and computes nothing; returns a checksum of every byte.
   uint32_t read(const Weight& weight);
+  // Multiplies and adds in registers as products of weights in the format do; returns the number of operations.
+  int64_t peak(Format format, int64_t parts);
   // The numbers that products compute with, n_out × n_in.
   void unpack(const Weight& weight, float* values);
 
@@ -179,6 +183,8 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // Parts of these sizes, side by side in each of `groups` equal groups of columns. Of one group they are views.
   std::vector<Array> split(const Array& x, std::span<const int64_t> sizes, int64_t groups);
+  // Arrays of the same rows side by side.
+  Array join(std::span<const Array> parts);
 
   // To be called before something else than an operation can write to the array's memory.
   void expose(const Array& x);
@@ -214,6 +220,7 @@ class Device : public std::enable_shared_from_this<Device> {
   const Kernels& kernels_;
   const bool exact_;
   Pool pool_;
+  std::atomic<bool> hurry_ = false;
   Arena arena_;
   std::mutex arena_mutex_;
   std::mutex prepared_mutex_;

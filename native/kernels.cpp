@@ -7,6 +7,7 @@
 #include "maxima.h"
 #include "norm.h"
 #include "pack.h"
+#include "peak.h"
 #include "read.h"
 #include "rotary.h"
 
@@ -33,6 +34,7 @@ constexpr AttentionKernels attention_kernels() {
 extern const Kernels kKernels;
 const Kernels kKernels = {
     .name = RUSHLIGHT_STRING(RUSHLIGHT_ISA),
+    .read_tile = {read_tile<load<F32>, 4>, read_tile<load_f16, 2>, read_tile<load_bf16, 2>, nullptr},
     .linear = {linear_kernels<F32Kernel, Format::kF32>(pack_f32), linear_kernels<F16Kernel, Format::kF16>(pack_f16),
                linear_kernels<BF16Kernel, Format::kBF16>(pack_bf16),
                linear_kernels<Integer<8>, Format::kInt8>(pack_int8),
@@ -52,6 +54,7 @@ const Kernels kKernels = {
     .maxima = maxima,
     .weights = weights,
     .read = read,
+    .peak = {peak<Format::kF32>, peak<Format::kF16>, peak<Format::kBF16>, peak<Format::kInt8>, peak<Format::kInt4>},
 };
 
 }  // namespace rushlight::RUSHLIGHT_ISA

@@ -30,6 +30,10 @@ struct LinearKernels {
   bool (*pack)(const float* tile, uint8_t* packed);
 };
 
+// The dtypes of checkpoints.
+enum class SourceDtype : uint8_t { kF32, kF16, kBF16, kF64 };
+inline constexpr int kSourceDtypes = 4;
+
 // Attention of one sequence and one key/value head, which a group of query heads shares: query i is head i % group of
 // row i / group. A block has keys [head][D][64] and values [head][64][value_stride], so that both products of attention
 // run along rows. Strides of the cache count elements, which are floats or halves.
@@ -97,6 +101,8 @@ inline constexpr int kPart = 256;    // weights with a common sum
 
 struct Kernels {
   const char* name;
+  // Converts a tile of a checkpoint's matrix to float [32 k][32 o]. Null for f64, which is rare.
+  void (*read_tile[kSourceDtypes])(const uint8_t* from, size_t row_bytes, bool rows_are_inputs, float* tile);
   LinearKernels linear[kFormats];
   // bf16 weights with activations in f32: the same bits on every instruction set. Sets with instructions for bf16 round
   // the activations to it in `linear`.
@@ -122,6 +128,8 @@ struct Kernels {
   void (*weights)(const float* x, int n, float most, float factor, float* out, double* sums);
   // Reads a multiple of 64 bytes and returns a checksum.
   uint32_t (*read)(const uint8_t* from, size_t bytes);
+  // Multiplies and adds in registers as products of a format do, and returns the number of operations.
+  int64_t (*peak[kFormats])(int64_t parts);
 
   const LinearKernels& exact_of(Format format) const {
     return format == Format::kBF16 ? exact_bf16 : linear[static_cast<int>(format)];

@@ -1,6 +1,7 @@
 // Loads weights from files into panels: each thread reads a piece and packs it while it is in its cache.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 #include <variant>
@@ -28,7 +29,8 @@ enum class LoadProblem : uint8_t { kNone, kNotFinite, kNotRead };
 
 // Fills all parameters, also after a problem with one, and returns the problem of each. kNotRead: the file ends too
 // early, or the operating system reports an error. kNotFinite: a value is not finite, or beyond the format's range.
-// Throws std::bad_alloc if there is no memory to read into.
-std::vector<LoadProblem> load(std::span<const Load> loads, const Kernels& kernels, Pool& pool);
+// Throws std::bad_alloc if there is no memory to read into. Leaves a core to the program's other threads until `hurry`.
+std::vector<LoadProblem> load(std::span<const Load> loads, const Kernels& kernels, Pool& pool,
+                              const std::atomic<bool>& hurry);
 
 }  // namespace rushlight

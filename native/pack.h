@@ -1,4 +1,4 @@
-// A tile of floats, [32 k][32 o], into the bytes of its format.
+// A tile of a checkpoint's matrix to floats, [32 k][32 o], and from them to the bytes of its format.
 #pragma once
 
 #include "kernels.h"
@@ -7,6 +7,28 @@
 namespace rushlight::RUSHLIGHT_ISA {
 
 inline constexpr int kTileVectors = kPanel / kLanes;
+
+RUSHLIGHT_INLINE F32 load_bf16(const void* from) { return as_f32(__builtin_convertvector(load<U16>(from), U32) << 16); }
+
+// A whole tile whose rows, of values that `kLoad` reads, are `row_bytes` apart. Rows are inputs or outputs.
+template <F32 (*kLoad)(const void*), size_t kItemBytes>
+void read_tile(const uint8_t* from, size_t row_bytes, bool rows_are_inputs, float* tile) {
+  constexpr size_t kVectorBytes = kItemBytes * kLanes;
+  if (rows_are_inputs) {
+    for (int k = 0; k < kTile; ++k, from += row_bytes) {
+      for (int v = 0; v < kTileVectors; ++v) store(tile + k * kPanel + v * kLanes, kLoad(from + v * kVectorBytes));
+    }
+    return;
+  }
+  for (int o = 0; o < kPanel; o += kLanes, from += kLanes * row_bytes) {
+    for (int k = 0; k < kTile; k += kLanes) {
+      F32 rows[kLanes];
+      for (int i = 0; i < kLanes; ++i) rows[i] = kLoad(from + i * row_bytes + k * kItemBytes);
+      transpose(rows);
+      for (int i = 0; i < kLanes; ++i) store(tile + (k + i) * kPanel + o, rows[i]);
+    }
+  }
+}
 
 RUSHLIGHT_INLINE bool all_finite(const float* tile) {
   I32 finite = ~I32{};
@@ -56,10 +78,14 @@ inline bool pack_int8(const float* tile, uint8_t* packed) {
     if (!(reduce_max(most) < 127.0f * 65504.0f)) return false;
     const F32 scale = through_f16(most / 127.0f, packed + kInt8Scales + 2 * o);
     const F32 inverse = select(scale > 0.0f, 1.0f / scale, F32{});
-    for (int k = 0; k < kTile; ++k) {
-      const F32 scaled = round_small(min(max(load<F32>(tile + k * kPanel + o) * inverse, broadcast(-127.0f)), broadcast(127.0f)));
-      const I32 bytes = __builtin_convertvector(scaled, I32) + kInt8Zero;
-      for (int i = 0; i < kLanes; ++i) packed[(k / 4 * kPanel + o + i) * 4 + k % 4] = static_cast<uint8_t>(bytes[i]);
+    for (int k = 0; k < kTile; k += 4) {
+      I32 quads = {};
+      for (int i = 0; i < 4; ++i) {
+        const F32 scaled = load<F32>(tile + (k + i) * kPanel + o) * inverse;
+        const F32 rounded = round_small(min(max(scaled, broadcast(-127.0f)), broadcast(127.0f)));
+        quads |= (__builtin_convertvector(rounded, I32) + kInt8Zero) << (8 * i);
+      }
+      store(packed + (k * kPanel / 4 + o) * 4, quads);
     }
   }
   return all_finite(tile);

@@ -97,6 +97,38 @@ RUSHLIGHT_INLINE I32 lane_index() {
   return v;
 }
 
+// Halves of two vectors, alternating: of the first halves a[0], b[0], a[1], b[1], ...
+template <int... kLane>
+struct Interleave {
+  RUSHLIGHT_INLINE F32 low(F32 a, F32 b) { return __builtin_shufflevector(a, b, kLane / 2 + kLane % 2 * kLanes...); }
+  RUSHLIGHT_INLINE F32 high(F32 a, F32 b) {
+    return __builtin_shufflevector(a, b, (kLanes + kLane) / 2 + kLane % 2 * kLanes...);
+  }
+};
+
+#if defined(__AVX512F__)
+using Interleaved = Interleave<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif defined(__AVX2__)
+using Interleaved = Interleave<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using Interleaved = Interleave<0, 1, 2, 3>;
+#endif
+
+// Transposes kLanes vectors: each step rotates the bits of an element's row and lane, as one number, by one.
+RUSHLIGHT_INLINE void transpose(F32 (&rows)[kLanes]) {
+#pragma GCC unroll 4
+  for (int step = 1; step < kLanes; step *= 2) {
+    F32 next[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = Interleaved::low(rows[i], rows[i + kLanes / 2]);
+      next[2 * i + 1] = Interleaved::high(rows[i], rows[i + kLanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+  }
+}
+
 // a b + c with one rounding, on every instruction set.
 RUSHLIGHT_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #if defined(__AVX512F__)

@@ -81,10 +81,16 @@ size_t Source::item_bytes(Dtype dtype) {
   return dtype == Dtype::kF64 ? 8 : dtype == Dtype::kF32 ? 4 : 2;
 }
 
-void Source::read_tile(int64_t row, int64_t column, float* tile) const {
+void Source::read_tile(int64_t row, int64_t column, float* tile, const Kernels& kernels) const {
   const int64_t n_rows = std::min<int64_t>(kTile, rows - row), n_columns = std::min<int64_t>(kTile, columns - column);
-  if (n_rows < kTile || n_columns < kTile) std::fill_n(tile, kTile * kPanel, 0.0f);
   const size_t item = item_bytes(dtype);
+  const bool whole = n_rows == kTile && n_columns == kTile;
+  if (const auto read_whole = kernels.read_tile[static_cast<int>(dtype)]; whole && read_whole != nullptr) {
+    const size_t row_bytes = static_cast<size_t>(columns) * item;
+    return read_whole(bytes + static_cast<size_t>(row) * row_bytes + static_cast<size_t>(column) * item, row_bytes,
+                      rows_are_inputs, tile);
+  }
+  if (!whole) std::fill_n(tile, kTile * kPanel, 0.0f);
   for (int64_t r = 0; r < n_rows; ++r) {
     const uint8_t* from = bytes + static_cast<size_t>((row + r) * columns + column) * item;
     float* to = tile + (rows_are_inputs ? r * kPanel : r);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string_view>
 
+#include "kernels.h"
 #include "panel.h"
 
 namespace rushlight {
@@ -38,7 +39,7 @@ struct Weight {
 
 // A piece of a checkpoint's matrix in the file's layout: `rows` × `columns`, row by row.
 struct Source {
-  enum class Dtype : uint8_t { kF32, kF16, kBF16, kF64 };
+  using Dtype = SourceDtype;
 
   const uint8_t* bytes;
   Dtype dtype;
@@ -50,7 +51,7 @@ struct Source {
   static size_t item_bytes(Dtype dtype);
 
   // The tile that begins at this row and column, as float [32 k][32 o], with zeros beyond the edges.
-  void read_tile(int64_t row, int64_t column, float* tile) const;
+  void read_tile(int64_t row, int64_t column, float* tile, const Kernels& kernels) const;
 };
 
 }  // namespace rushlight

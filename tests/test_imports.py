@@ -1,10 +1,12 @@
 """Imports are cheap: heavy modules are loaded only when used."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
+from architecture_fixtures import Fixture
 
 HEAVY = {"torch", "transformers", "tokenizers", "huggingface_hub", "typer", "rich", "jinja2", "numpy"}
 
@@ -58,12 +60,34 @@ def test_the_first_token_loads_few_modules():
 
 
 @pytest.mark.skipif(not find_spec("rushlight.backends._native"), reason="the reference backend is NumPy")
-def test_weights_are_read_before_numpy_is_imported():
-    loaded = modules_loaded_by(
-        "from rushlight import demo\nfrom rushlight.loading import load as loader\n"
-        "checkpoint = loader.open_checkpoint(demo.folder())\n"
-        "architecture, config = loader.identify(checkpoint)\n"
-        "ops, rules = loader.open_backend(), architecture.rules\n"
-        "loader.bind(architecture(config), checkpoint, ops, rules=rules, tie=True, title='')"
+@pytest.mark.parametrize("model_type", ["tales", "llama"])
+def test_weights_are_read_before_numpy_is_imported(model_type, tmp_path):
+    run = command("generate", "tales", "--prompt", "Once", "--max-tokens", "1")
+    if model_type == "llama":  # its rotary frequencies are computed with NumPy
+        run = f"import rushlight; rushlight.load({str(Fixture('llama').write(tmp_path))!r}, device='cpu')"
+    script = (
+        "import sys\n"
+        "from rushlight.loading import load as loader\n"
+        "Call = loader.BackgroundCall\n"
+        "loader.BackgroundCall = lambda *args: print('numpy' in sys.modules) or Call(*args)\n"
     )
-    assert loaded & HEAVY == set()
+    done = subprocess.run([sys.executable, "-c", script + run], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("False\n"), done.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "4"), ({"OPENBLAS_THREAD_TIMEOUT": "20"}, "20")])
+def test_openblas_does_not_wait_in_a_loop(given, expected):
+    script = """
+import os, sys
+from rushlight.host.numpy_import import import_numpy
+class Spy:
+    def find_spec(name, *_):
+        if name == "numpy": print(os.environ["OPENBLAS_THREAD_TIMEOUT"])
+sys.meta_path.insert(0, Spy)
+before = dict(os.environ)
+import_numpy()
+assert "numpy" in sys.modules and dict(os.environ) == before
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"} | given
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == f"{expected}\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from benchmarks.peers import PROMPT
+from benchmarks.peers import PROMPT, copy_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,34 +18,35 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "ctranslate2"
 NEEDS: tuple[str, ...] = ("tokenizers",)
-DTYPES = ("f32", "int8")
-
-_COMPUTE_TYPES = {"f32": "float32", "int8": "int8_float32"}
+FORMATS = {"float32": "f32", "int8_float32": "int8"}
 
 
-def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
+def prepare(checkpoint: Path, form: str, folder: Path) -> Path:
     """Converts the checkpoint with CTranslate2's converter."""
     from ctranslate2.converters import TransformersConverter
 
-    path = folder / f"ctranslate2-{dtype}"
-    if not (path / "model.bin").exists():
-        converter = TransformersConverter(str(checkpoint), copy_files=["vocab.json", "merges.txt"])
-        converter.convert(str(path), quantization=_COMPUTE_TYPES[dtype], force=True)
+    path = folder / f"ctranslate2-{form}"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        TransformersConverter(str(checkpoint)).convert(str(partial), quantization=form, force=True)
+        copy_tokenizer(checkpoint, partial)
+        partial.rename(path)
     return path
 
 
 class Runtime:
     """A Generator, with the strings of the tokens, which it takes in place of ids."""
 
-    def __init__(self, path: str, dtype: str, threads: int) -> None:
+    def __init__(self, path: str, form: str, threads: int) -> None:
         import ctranslate2
 
-        self._storage = ctranslate2.StorageView
         self._generator = ctranslate2.Generator(
-            path, device="cpu", compute_type=_COMPUTE_TYPES[dtype], intra_threads=threads, inter_threads=1
+            path, device="cpu", compute_type=form, intra_threads=threads, inter_threads=1
         )
-        vocab = json.loads((Path(path) / "vocab.json").read_text(encoding="utf-8"))
-        self._names = [name for name, _ in sorted(vocab.items(), key=lambda item: item[1])]
+        self._names = json.loads((Path(path) / "vocabulary.json").read_text(encoding="utf-8"))
+
+    def computes(self) -> str:
+        return self._generator.compute_type.replace("_", " with ")
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         import numpy as np
@@ -74,13 +75,12 @@ class Runtime:
         return [self._names[i] for i in ids]
 
 
-def first_token(path: str, dtype: str, threads: int) -> None:
+def first_token(path: str, form: str, threads: int) -> None:
     """Loads a tokenizer with the tokenizers library, and generates."""
     import ctranslate2
-    from tokenizers import ByteLevelBPETokenizer
 
-    tokenizer = ByteLevelBPETokenizer(str(Path(path) / "vocab.json"), str(Path(path) / "merges.txt"))
-    generator = ctranslate2.Generator(path, device="cpu", compute_type=_COMPUTE_TYPES[dtype], intra_threads=threads)
+    tokenizer = load_tokenizer(Path(path))
+    generator = ctranslate2.Generator(path, device="cpu", compute_type=form, intra_threads=threads)
     (result,) = generator.generate_batch(
         [tokenizer.encode(PROMPT).tokens], max_length=1, include_prompt_in_result=False
     )

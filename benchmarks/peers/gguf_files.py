@@ -53,6 +53,8 @@ def write_gguf(checkpoint: Path, path: Path) -> None:
     import gguf
 
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    if config["model_type"] not in NAMES:
+        raise RuntimeError(f"no names in GGUF for a {config['model_type']}; known: {', '.join(NAMES)}")
     partial = path.with_suffix(".partial")
     writer = gguf.GGUFWriter(str(partial), config["model_type"])
     _add_sizes(writer, config)

@@ -1,17 +1,19 @@
-"""OpenVINO: GPT-2 traced from PyTorch, with keys and values as the model's own state, as optimum-intel exports it.
+"""OpenVINO: models traced from PyTorch, with keys and values as the model's own state, as optimum-intel exports them.
 
-int8 is NNCF's weight compression, as optimum-intel makes it for small models: a scale and a zero point a row.
+int8 and int4 are NNCF's weight compression as optimum-intel makes it: int8 with a scale and a zero point a row; int4
+symmetric in groups of 32, the embedding table and the head in int8.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers import PROMPT
+from benchmarks.peers import PROMPT, copy_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,30 +23,33 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "openvino"
 NEEDS: tuple[str, ...] = ("tokenizers",)
-DTYPES = ("f32", "bf16", "int8")
-
-_PRECISION = {"f32": "f32", "bf16": "bf16", "int8": "f32"}
-"""Compute precision by dtype."""
+FORMATS = {"f32": "f32", "bf16": "bf16", "int8": "int8", "int8-bf16": "int8", "int4": "int4", "int4-bf16": "int4"}
+"""Weights, with what they are computed in unless it is f32; bf16 is OpenVINO's choice where the processor has it."""
 
 
-def prepare(checkpoint: Path, dtype: str, folder: Path) -> Path:
+def prepare(checkpoint: Path, form: str, folder: Path) -> Path:
     """Writes OpenVINO's intermediate representation; bf16 is set when it is loaded."""
     import openvino
 
-    if dtype == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    kind = form.removesuffix("-bf16") if form != "bf16" else "f32"
+    if form.endswith("bf16") and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise RuntimeError("this processor has no arithmetic in bf16, and OpenVINO would compute in f32")
-    kind = "int8" if dtype == "int8" else "f32"
     path = folder / f"openvino-{kind}"
-    if not (path / "model.xml").exists():
+    if not path.exists():
         model = _converted(checkpoint)
         if kind == "int8":
             import nncf
 
             model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-        path.mkdir(exist_ok=True)
-        for name in ("vocab.json", "merges.txt"):
-            (path / name).write_bytes((checkpoint / name).read_bytes())
-        openvino.save_model(model, path / "model.xml", compress_to_fp16=False)
+        elif kind == "int4":
+            import nncf
+
+            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=32, ratio=1.0)
+        partial = path.with_suffix(".partial")
+        partial.mkdir(exist_ok=True)
+        copy_tokenizer(checkpoint, partial)
+        openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
+        partial.rename(path)
     return path
 
 
@@ -54,55 +59,15 @@ def _converted(checkpoint: Path) -> Any:
     import torch
     from openvino._offline_transformations import apply_make_stateful_transformation
     from safetensors.torch import load_file
-    from torch.nn import functional
+
+    from benchmarks.peers.openvino_models import MODULES
 
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    n_layer, n_head = config["n_layer"], config["n_head"]
-    tensors = {name.removeprefix("transformer."): t for name, t in load_file(checkpoint / "model.safetensors").items()}
-
-    class GPT2(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            for name, tensor in tensors.items():
-                self.register_buffer(name.replace(".", "_"), tensor)
-
-        def norm(self, x: Any, name: str) -> Any:
-            weight, bias = self.of(f"{name}.weight"), self.of(f"{name}.bias")
-            return functional.layer_norm(x, (x.shape[-1],), weight, bias, config["layer_norm_epsilon"])
-
-        def of(self, name: str) -> Any:
-            return getattr(self, name.replace(".", "_"))
-
-        def product(self, x: Any, name: str) -> Any:
-            return x @ self.of(f"{name}.weight") + self.of(f"{name}.bias")
-
-        def forward(self, input_ids: Any, position_ids: Any, columns: Any, beam_idx: Any, *past: Any) -> Any:
-            x = functional.embedding(input_ids, self.of("wte.weight")) + functional.embedding(
-                position_ids, self.of("wpe.weight")
-            )
-            seen = torch.arange(past[0].shape[2] + input_ids.shape[1])
-            mask = seen[None, None, None, :] <= position_ids[:, None, :, None]  # (S, 1, T, past + T)
-            present = []
-            for i in range(n_layer):
-                h = self.norm(x, f"h.{i}.ln_1")
-                q, k, v = (
-                    part.view(*part.shape[:2], n_head, -1).transpose(1, 2)
-                    for part in self.product(h, f"h.{i}.attn.c_attn").chunk(3, dim=-1)
-                )
-                # The plugin fuses attention only in this form, which selects sequences by beam index.
-                k, v = (
-                    torch.cat([old.index_select(0, beam_idx), new], 2)
-                    for old, new in ((past[2 * i], k), (past[2 * i + 1], v))
-                )
-                present += [k, v]
-                h = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-                x = x + self.product(h.transpose(1, 2).flatten(2), f"h.{i}.attn.c_proj")
-                h = self.product(self.norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc")
-                x = x + self.product(functional.gelu(h, approximate="tanh"), f"h.{i}.mlp.c_proj")
-            x = self.norm(x.index_select(1, columns), "ln_f")
-            return x @ self.of("wte.weight").T, *present
-
-    past = [torch.zeros(2, n_head, 3, config["n_embd"] // n_head) for _ in range(2 * n_layer)]
+    if config["model_type"] not in MODULES:
+        raise RuntimeError(f"no conversion of a {config['model_type']} for OpenVINO here; known: {', '.join(MODULES)}")
+    module = MODULES[config["model_type"]](config, load_file(checkpoint / "model.safetensors")).eval()
+    n_layer, n_head, head_dim = module.n_layer, module.n_kv_head, module.head_dim
+    past = [torch.zeros(2, n_head, 3, head_dim) for _ in range(2 * n_layer)]
     example = (
         torch.ones(2, 4, dtype=torch.int64),
         3 + torch.arange(4).expand(2, 4),
@@ -110,7 +75,7 @@ def _converted(checkpoint: Path) -> Any:
         torch.arange(2),
         *past,
     )
-    model = openvino.convert_model(GPT2().eval(), example_input=example)
+    model = openvino.convert_model(module, example_input=example)
     names = [f"past.{i}" for i in range(2 * n_layer)]
     for port, name in zip(model.inputs, ["input_ids", "position_ids", "columns", "beam_idx", *names], strict=True):
         port.get_tensor().set_names({name})
@@ -118,7 +83,7 @@ def _converted(checkpoint: Path) -> Any:
         port.get_tensor().set_names({name})
     for name in names:
         shape = model.input(name).partial_shape
-        shape[0], shape[1], shape[2], shape[3] = -1, n_head, -1, config["n_embd"] // n_head
+        shape[0], shape[1], shape[2], shape[3] = -1, n_head, -1, head_dim
         model.input(name).get_node().set_partial_shape(shape)
     for name in ("input_ids", "position_ids"):
         model.input(name).get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
@@ -149,17 +114,27 @@ def _start_empty(model: Any) -> None:
 class Runtime:
     """An inference request whose state is reset before each prompt."""
 
-    def __init__(self, path: str, dtype: str, threads: int) -> None:
+    def __init__(self, path: str, form: str, threads: int) -> None:
         import openvino
 
+        # Without the hint, OpenVINO computes f32 models in bf16 where the processor has instructions for it.
+        precision = "bf16" if form.endswith("bf16") else "f32"
         settings = {
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
-            "KV_CACHE_PRECISION": _PRECISION[dtype],
+            "INFERENCE_PRECISION_HINT": precision,
+            "KV_CACHE_PRECISION": precision,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        model = openvino.Core().compile_model(Path(path) / "model.xml", "CPU", settings)
-        self._request = model.create_infer_request()
+        self._model = openvino.Core().compile_model(Path(path) / "model.xml", "CPU", settings)
+        self._request = self._model.create_infer_request()
+
+    def computes(self) -> str:
+        kinds: Counter[str] = Counter()
+        for op in self._model.get_runtime_model().get_ops():
+            about = op.get_rt_info()
+            if about["layerType"].astype(str) == "FullyConnected":
+                kinds[f"{about['runtimePrecision'].astype(str)}, {about['primitiveType'].astype(str)}"] += 1
+        return "; ".join(kind for kind, _ in kinds.most_common(2)).replace("_", " ")
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return self._step([ids], 0, range(len(ids)))[0].copy()
@@ -193,12 +168,10 @@ class Runtime:
         return self._request.infer(inputs, share_inputs=True, share_outputs=True)["logits"]
 
 
-def first_token(path: str, dtype: str, threads: int) -> None:
+def first_token(path: str, form: str, threads: int) -> None:
     """Loads a tokenizer with the tokenizers library, and runs a prompt."""
-    from tokenizers import ByteLevelBPETokenizer
-
-    tokenizer = ByteLevelBPETokenizer(str(Path(path) / "vocab.json"), str(Path(path) / "merges.txt"))
+    tokenizer = load_tokenizer(Path(path))
     ids = tokenizer.encode(PROMPT).ids
-    logits = Runtime(path, dtype, threads)._step([ids], 0, [len(ids) - 1])
+    logits = Runtime(path, form, threads)._step([ids], 0, [len(ids) - 1])
     sys.stdout.write(tokenizer.decode([int(logits.argmax())]) + "\n")
     sys.stdout.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -16,13 +18,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.bench.bandwidth import WeightReader
+    from rushlight.bench.steps import Sequences
 
 DISTRIBUTION = "rushlight"
 NEEDS: tuple[str, ...] = ()
-DTYPES = ("f32", "f16", "bf16", "int8", "int4")
+FORMATS = {dtype: dtype for dtype in ("f32", "f16", "bf16", "int8", "int4")}
 
 
-def prepare(checkpoint: Path, _dtype: str, _folder: Path) -> Path:
+def prepare(checkpoint: Path, _form: str, _folder: Path) -> Path:
     """The checkpoint, unchanged: rushlight converts dtypes when it loads."""
     return checkpoint
 
@@ -30,11 +33,19 @@ def prepare(checkpoint: Path, _dtype: str, _folder: Path) -> Path:
 class Runtime:
     """A loaded model. RUSHLIGHT_NUM_THREADS sets the threads; an empty path is the embedded model."""
 
-    def __init__(self, path: str, dtype: str, _threads: int) -> None:
+    def __init__(self, path: str, form: str, _threads: int) -> None:
         import rushlight
 
-        self.model = rushlight.load(path or None, dtype=dtype)
+        self.model = rushlight.load(path or None, dtype=form)
         self._reader: WeightReader | None = None
+        self._long: dict[int, Sequences] = {}
+
+    def computes(self) -> str:
+        from rushlight.backends import _native
+
+        ops, dtype = self.model.module.ops, self.model.dtype
+        kinds = {"bf16": "f32" if ops.arithmetic == "exact" else "bf16", "int8": "int8", "int4": "int8"}
+        return f"{kinds.get(dtype, 'f32')}, {os.environ.get('RUSHLIGHT_ISA') or _native.instruction_sets()[0]}"
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.floating]:
         return self.model.logits(ids)
@@ -55,6 +66,20 @@ class Runtime:
             chosen.append(sequences.step(chosen[-1]))
         seconds = perf_counter() - start
         return seconds, [list(tokens) for tokens in zip(*chosen, strict=True)]
+
+    def decode_at(self, position: int, n_tokens: int) -> float:
+        from rushlight.bench.steps import Sequences
+
+        if position not in self._long:
+            self._long[position] = Sequences(self.model, 1, position)
+            self._long[position].fill(position - n_tokens)
+        sequences = self._long[position]
+        sequences.length = position - n_tokens
+        tokens = [0]
+        start = perf_counter()
+        for _ in range(n_tokens):
+            tokens = sequences.step(tokens)
+        return perf_counter() - start
 
     # Measurements that only rushlight has.
 
@@ -78,6 +103,35 @@ class Runtime:
         return {
             "weights": sum(int(weight.nbytes) for weight in weights if hasattr(weight, "nbytes")),
             "kv": ops.kv_block_bytes(config.kv_shape) // BLOCK_SIZE * n_tokens,
+        }
+
+    def sizes(self) -> dict[str, object]:
+        """What a step reads and computes.
+
+        Returns:
+            step_bytes: the weights of a decode step.
+            weights, head_weights: the numbers of weights, and of those in the head.
+            kv_bytes: keys and values of a position.
+            attention: multiply-adds of attention for each pair of positions, with all layers.
+            context: the maximum number of positions.
+        """
+        from rushlight.backends.batch import BLOCK_SIZE
+        from rushlight.bench.bandwidth import matrices
+
+        model = self.model
+        config, ops = model.config, model.module.ops
+        weights = matrices(model)
+        counts = [math.prod(weight.shape) for weight in weights]
+        n_head = getattr(config, "n_head", None) or config.num_attention_heads
+        n_layer = getattr(config, "n_layer", None) or config.num_hidden_layers
+        head_dim = getattr(config, "head_dim", None) or config.kv_shape.head_dim
+        return {
+            "step_bytes": sum(int(weight.nbytes) for weight in weights),
+            "weights": sum(counts),
+            "head_weights": counts[-1],
+            "kv_bytes": ops.kv_block_bytes(config.kv_shape) // BLOCK_SIZE,
+            "attention": 2 * n_layer * n_head * head_dim,
+            "context": model.context_length,
         }
 
     def sampling(self, n: int) -> dict[str, object]:
@@ -138,9 +192,9 @@ def _is_table(module: Any, vocab_size: int) -> bool:
     return isinstance(module, Embedding) and vocab_size in module.weight.shape
 
 
-def first_token(path: str, dtype: str, _threads: int) -> None:
+def first_token(path: str, form: str, _threads: int) -> None:
     """Runs `rushlight generate`."""
     from rushlight.cli import main
 
     sys.argv[0] = "rushlight"
-    main(["generate", path, "--dtype", dtype, "--prompt", PROMPT, "--max-tokens", "1", "--ignore-eos", "--no-echo"])
+    main(["generate", path, "--dtype", form, "--prompt", PROMPT, "--max-tokens", "1", "--ignore-eos", "--no-echo"])

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "transformers"
 NEEDS: tuple[str, ...] = ("torch",)
-DTYPES = ("f32", "bf16")
+FORMATS = {"float32": "f32", "bfloat16": "bf16"}
 
 
-def prepare(checkpoint: Path, _dtype: str, _folder: Path) -> Path:
+def prepare(checkpoint: Path, _form: str, _folder: Path) -> Path:
     """The checkpoint, unchanged."""
     return checkpoint
 
@@ -28,7 +28,7 @@ def prepare(checkpoint: Path, _dtype: str, _folder: Path) -> Path:
 class Runtime:
     """A causal language model without gradients."""
 
-    def __init__(self, path: str, dtype: str, threads: int) -> None:
+    def __init__(self, path: str, form: str, threads: int) -> None:
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
@@ -36,10 +36,16 @@ class Runtime:
         logging.disable_progress_bar()
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
+        torch.set_float32_matmul_precision("highest")  # float32 is computed as such, not in bf16
         self._torch = torch
-        dtypes = {"f32": torch.float32, "bf16": torch.bfloat16}
-        self._model = AutoModelForCausalLM.from_pretrained(path, dtype=dtypes[dtype])
+        self._model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, form))
         self._model.eval()
+
+    def computes(self) -> str:
+        torch = self._torch
+        if next(self._model.parameters()).dtype == torch.float32:
+            return f"f32, {torch.get_float32_matmul_precision()} precision"
+        return "bf16, " + ("AMX" if torch.cpu._is_amx_tile_supported() else torch.backends.cpu.get_cpu_capability())
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return self._model(self._tensor([ids])).logits[0].float().numpy()
@@ -66,14 +72,14 @@ class Runtime:
         return self._torch.tensor(list(map(list, ids)))
 
 
-def first_token(path: str, dtype: str, threads: int) -> None:
+def first_token(path: str, form: str, threads: int) -> None:
     """As the documentation of transformers shows it: tokenizer, model, generate."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, form))
     out = model.generate(**tokenizer(PROMPT, return_tensors="pt"), max_new_tokens=1, do_sample=False, pad_token_id=0)
     sys.stdout.write(tokenizer.decode(out[0]) + "\n")
     sys.stdout.flush()

@@ -202,6 +202,20 @@ def test_split_and_take_select_columns_and_rows(ops):
     assert ops.to_numpy(ops.take(ops.from_numpy(x), rows[:0])).shape == (0, 12)
 
 
+@pytest.mark.parametrize("sizes", [[12], [3, 20, 7], [1] * 33, [32, 64]])
+def test_join_puts_arrays_side_by_side(ops, close, sizes):
+    x, y = rounded(ops, random(5, sum(sizes))), rounded(ops, random(5, 4, seed=1))
+    parts = ops.split(ops.from_numpy(x), sizes)
+    assert np.array_equal(ops.to_numpy(ops.join(parts)), x)
+    assert np.array_equal(ops.to_numpy(ops.join([ops.from_numpy(y), *parts])), np.hstack([y, x]))
+    close(ops.join([part * 0.5 for part in parts]), 0.5 * x.astype(np.float64))
+
+
+def test_joining_no_arrays_is_refused(ops):
+    with pytest.raises(ValueError, match="expected at least one array to join"):
+        ops.join([])
+
+
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize(
     ("sizes", "groups"), [([3, 20, 7], 1), ([10, 5, 5], 3), ([1], 2), (3, 4), (1, 1), ([6, 2, 2], 1), (2, 15)]
@@ -329,6 +343,7 @@ WRONG_SHAPES = {
     "no groups": lambda ops, x: ops.split(x, 3, groups=0),
     "negative groups": lambda ops, x: ops.split(x, 3, groups=-2),
     "parts that do not divide a group": lambda ops, x: ops.split(x, 4, groups=2),
+    "arrays of different rows": lambda ops, x: ops.join([x, ops.from_numpy(random(1, 12))]),
     "more angles than channels": lambda ops, x: ops.rotary(x, ops.from_numpy(random(3, 8)), 2),
     "an odd number of angles": lambda ops, x: ops.rotary(x, ops.from_numpy(random(3, 3)), 2),
     "angles of one row": lambda ops, x: ops.rotary(x, ops.from_numpy(random(1, 4)), 2),

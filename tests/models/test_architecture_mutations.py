@@ -18,9 +18,10 @@ from rushlight.models.gemma3_text import Gemma3Attention
 from rushlight.models.llama import Attention, DecoderLayer
 from rushlight.models.olmo2 import Olmo2DecoderLayer
 from rushlight.models.qwen3 import Qwen3Attention
+from rushlight.models.stablelm import HeadNorms, NormedHeadsAttention, StableLmDecoderLayer
 from rushlight.nn import Embedding
 
-MARGIN = 10
+MARGIN = 20
 """How many times the tolerance a mutation must be off."""
 
 
@@ -197,7 +198,7 @@ def logits_not_capped(activation, ops, x, name):
 ROTARY = ["llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite", "phi3", "stablelm", "starcoder2"]
 """A fixture of each architecture with rotary embeddings and fewer heads of keys than of queries."""
 RMS = [name for name in ROTARY if name not in ("stablelm", "starcoder2")]
-LAYER_NORM = ["stablelm", "starcoder2"]
+LAYER_NORM = ["stablelm", "stablelm_12b", "starcoder2"]
 SCALED = ["llama_yarn", "llama_longrope", "llama_longrope_long", "phi3_longrope", "phi3_longrope_long"]
 WINDOWS = [
     *("mistral", "mistral_63", "mistral_64", "mistral_65", "ministral", "qwen2_window", "qwen3_window"),
@@ -207,7 +208,7 @@ WINDOWS = [
 GEMMA = ["gemma", "gemma2", "gemma3_text"]
 NORMED_BY_LAYER = ["gpt_neox", "gpt_neo", "phi", "opt", "gpt_bigcode", "bloom", "gptj"]
 FUSED_BY_HEAD = ["gpt_neox", "gpt_neox_serial", "gpt_bigcode_mha", "bloom", "bloom_six_heads"]
-GELU = [*GEMMA, "gpt_neox", "gpt_neox_serial", "gpt_neo", "phi", "opt_biasless", "gpt_bigcode", "bloom", "gptj"]
+GELU = [*GEMMA, "gpt_neox", "gpt_neox_serial", "gpt_neo", "phi", "opt_post_norm", "gpt_bigcode", "bloom", "gptj"]
 WINDOWS += ["gemma2", "gemma3_text", "gemma3_text_types", "gpt_neo", "gpt_neo_square"]
 
 OPERATIONS = {
@@ -311,6 +312,7 @@ CONFIGS = [
     ("phi3_longrope", rope(attention_factor=1.0)),
     ("stablelm", rope(partial_rotary_factor=0.5)),
     ("stablelm_half", rope(partial_rotary_factor=1.0)),
+    ("stablelm_12b", rope(partial_rotary_factor=0.6)),
     ("mistral", {"sliding_window": 4096}),
     ("ministral", {"layer_types": ["sliding_attention", "full_attention"]}),
     ("ministral", {"layer_types": ["sliding_attention", "sliding_attention"]}),
@@ -498,11 +500,10 @@ def norms_before_the_branches(monkeypatch):
 
 def heads_normalised_after_rotation(monkeypatch):
     rotary = ReferenceBackend.rotary
-    project = Qwen3Attention.project
 
     def rotate_first(self, x):
         """Projections whose normalisation the next two rotations, of queries and of keys, make up for."""
-        norms = [self.q_norm, self.k_norm]
+        norms = [self.q_norm, self.k_norm] if isinstance(self, Qwen3Attention) else [self.q_layernorm, self.k_layernorm]
 
         def rotate(ops, x, angles, n_head, **options):
             return norms.pop(0)(rotary(ops, x, angles, n_head, **options))
@@ -510,8 +511,8 @@ def heads_normalised_after_rotation(monkeypatch):
         monkeypatch.setattr(ReferenceBackend, "rotary", rotate)
         return Attention.project(self, x)
 
-    assert project is not rotate_first
     monkeypatch.setattr(Qwen3Attention, "project", rotate_first)
+    monkeypatch.setattr(NormedHeadsAttention, "project", rotate_first)
 
 
 def gemma_heads_not_normalised(monkeypatch):
@@ -520,6 +521,14 @@ def gemma_heads_not_normalised(monkeypatch):
 
 def heads_not_normalised(monkeypatch):
     monkeypatch.setattr(Qwen3Attention, "project", Attention.project)
+    monkeypatch.setattr(NormedHeadsAttention, "project", Attention.project)
+
+
+def one_norm_for_all_heads(monkeypatch):
+    def call(self, x):
+        return self.ops.join([self.norms[0](head) for head in self.ops.split(x, len(self.norms))])
+
+    monkeypatch.setattr(HeadNorms, "__call__", call)
 
 
 def embeddings_not_scaled(monkeypatch):
@@ -554,6 +563,7 @@ def mlp_after_attention(monkeypatch):
         x = x + self.attn(self.ln_1(x), angles, batch)
         return x + self.mlp(self.ln_1(x))
 
+    monkeypatch.setattr(StableLmDecoderLayer, "__call__", phi_layer)
     monkeypatch.setattr(phi.Layer, "__call__", phi_layer)
     monkeypatch.setattr(gptj.Block, "__call__", gptj_block)
 
@@ -574,13 +584,14 @@ MODULES = {
     head_scaled_too: ["gemma", "gemma3_text"],
     norms_before_the_sums: ["gemma2", "gemma3_text"],
     one_norm_for_both_branches: ["gpt_neox"],
-    mlp_after_attention: ["phi", "gptj"],
+    mlp_after_attention: ["phi", "gptj", "stablelm_12b"],
     heads_of_keys_first: ["gpt_bigcode"],
     add_to_what_the_norm_returns: ["llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "stablelm", "starcoder2"],
     both_branches_in_parallel: ["llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "stablelm", "starcoder2"],
     norms_before_the_branches: ["olmo2"],
-    heads_normalised_after_rotation: ["qwen3", "qwen3_128"],
-    heads_not_normalised: ["qwen3", "qwen3_128"],
+    heads_normalised_after_rotation: ["qwen3", "qwen3_128", "stablelm_12b", "stablelm_normed"],
+    heads_not_normalised: ["qwen3", "qwen3_128", "stablelm_12b", "stablelm_normed"],
+    one_norm_for_all_heads: ["stablelm_12b", "stablelm_normed"],
     gemma_heads_not_normalised: ["gemma3_text"],
 }
 """Mutations of modules -> the fixtures that must notice."""

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from architecture_fixtures import Fixture
 
 import rushlight
+from rushlight.errors import MemoryLimitError
 from rushlight.generation import Context
 from rushlight.models import TextConfig
 
@@ -20,7 +22,9 @@ def prompts(model):
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     """Loads the model, whose cache frees what is behind the windows of 8 positions, or keeps it."""
-    folder = Fixture("gemma3_text").write(tmp_path / "model")
+    fixture = Fixture("gemma3_text")
+    fixture.config["max_position_embeddings"] = 32000
+    folder = fixture.write(tmp_path / "model")
 
     def load(*, frees, **options):
         keeps = property(lambda config: replace(KV_SHAPE(config), windows=()))
@@ -113,3 +117,65 @@ def test_beams_and_a_single_context(load):
         return [(beam.ids, beam.score) for beam in beams], logits.tobytes()
 
     same(load, run)
+
+
+@pytest.fixture(params=[("cpu", "mistral"), ("cpu", "gemma3_text"), ("reference", "gemma3_text")], ids="-".join)
+def windowed(request, tmp_path):
+    """A model that frees what is behind its windows, and its log-probabilities after ids, computed without a cache."""
+    device, name = request.param
+    model = Fixture(name).load(tmp_path, device=device, dtype="f32")
+
+    def logprobs(ids):
+        rows = Context(model.language_model, len(ids)).feed(ids, all_logits=True, chunk_rows=len(ids))
+        rows = rows.astype(np.float64)
+        rows -= rows.max(axis=1, keepdims=True)
+        return rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+
+    return model, logprobs
+
+
+def test_beams_equal_those_of_a_search_without_a_cache(windowed):
+    model, logprobs = windowed
+    prompt, n_beams, max_tokens = prompts(model)[0][:120], 3, 16  # positions in two blocks, then in three
+    beams = [(0.0, ())]
+    for _ in range(max_tokens):
+        longer = [
+            (total + logprob, (*ids, token))
+            for total, ids in beams
+            for token, logprob in enumerate(logprobs([*prompt, *ids])[-1].tolist())
+        ]
+        beams = sorted(longer, key=lambda each: -each[0])[:n_beams]
+    found = model.beam_search(prompt, n_beams=n_beams, n=n_beams, max_tokens=max_tokens, ignore_eos=True)
+    assert [tuple(beam.ids) for beam in found] == [ids for _, ids in beams]
+    np.testing.assert_allclose([beam.logprob for beam in found], [total for total, _ in beams], rtol=1e-9)
+
+
+def test_scores_equal_those_without_a_cache(windowed):
+    """Of texts far longer than the windows, and of several ends of one text, which share its computation."""
+    model, logprobs = windowed
+    ids = prompts(model)[0]
+    requests = [(ids[:n], ids[n : n + 9]) for n in (5, 63, 64, 200)]
+    requests += [(ids[:190], end) for end in ([4], [5, 6, 7], ids[:80], ids[3:6])]
+    for (prompt, end), found in zip(requests, model.score_many(requests), strict=True):
+        text = [*prompt, *end]
+        expected = logprobs(text[:-1])[np.arange(len(text) - 1), text[1:]][len(prompt) - 1 :]
+        np.testing.assert_allclose(found.logprobs, expected, rtol=1e-6)
+    expected = logprobs(ids[:-1])[np.arange(len(ids) - 1), ids[1:]]
+    result = model.perplexity(ids)
+    np.testing.assert_allclose(result.nll, -expected.mean(), rtol=1e-6)
+
+
+def test_beams_and_scores_take_no_memory_for_what_is_behind_windows(load, monkeypatch):
+    def needs(model):
+        monkeypatch.setattr(model.language_model.backend, "available_bytes", lambda: 0)
+        with pytest.raises(MemoryLimitError) as beams:
+            model.beam_search([5] * 2000, n_beams=3, max_tokens=100)
+        with pytest.raises(MemoryLimitError) as scores:
+            next(model.score_many([([5], [6])]))
+        return [error.value.need_bytes for error in (beams, scores)]
+
+    kept, freed = needs(load(frees=False)), needs(load(frees=True))
+    assert [few / all_ for few, all_ in zip(freed, kept, strict=True)] == [
+        pytest.approx((31 + 3 * 2 + 6 * 3 * 3) / (7 * (31 + 3 * 2))),
+        pytest.approx((500 + 6 * 64) / (7 * 500)),
+    ]

@@ -178,6 +178,14 @@ def test_reading_touches_every_byte(device, weights):
     assert device.read(place(device, matrix, weights)) != before
 
 
+def test_the_peak_counts_the_operations_of_every_part(device, weights):
+    one = device.peak(weights, 1)
+    assert one >= 2 * 4096 * 12 * 4  # steps, sums and the fewest lanes
+    assert device.peak(weights, 7) == 7 * one
+    assert device.peak(weights, 0) == 0
+    assert one % device.peak("f32", 1) == 0
+
+
 def test_mismatched_shapes_are_refused(device):
     weight = place(device, random(8, 5), "f32")
     with pytest.raises(ValueError, match="8 inputs"):

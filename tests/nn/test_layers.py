@@ -57,7 +57,7 @@ class Slopes(Module):
         self.slopes = Constant(numbers)
 
 
-@pytest.mark.parametrize("numbers", [(0.5, 0.1), np.array([0.5, 0.1]), [0.5, 0.1]])
+@pytest.mark.parametrize("numbers", [(0.5, 0.1), np.array([0.5, 0.1]), [0.5, 0.1], lambda: (0.5, 0.1)])
 def test_a_constant_is_loaded_in_float32_and_is_not_a_tensor_of_the_checkpoint(numbers):
     module = Slopes(numbers)
     assert [*module.named_slots()] == []

@@ -166,10 +166,16 @@ class Device:
         """
 
     def load(self, loads: Sequence[Load]) -> list[LoadProblem]:
-        """Reads and packs all of them; returns the problem of each."""
+        """Reads and packs all of them; returns the problem of each. Uses all threads but one until `hurry`."""
+
+    def hurry(self) -> None:
+        """Lets `load` use all threads."""
 
     def read(self, weight: Weight) -> int:
         """Reads every byte once, with the threads, layout and prefetch of a product of one row; returns a checksum."""
+
+    def peak(self, format: str, parts: int) -> int:  # noqa: A002
+        """Multiplies and adds in registers as products of this format do, on all threads; returns the operations."""
 
     def unpack(self, weight: Weight | Vector) -> NDArray[np.float32]:
         """The numbers that operations compute with: (n_out, n_in), or (C,) of a vector."""
@@ -207,6 +213,7 @@ class Device:
     def exp(self, x: Array) -> Array: ...
     def sample(self, logits: Array, rows: Sequence[SamplingRow]) -> list[int]: ...
     def split(self, x: Array, sizes: int | Sequence[int], *, groups: int = 1) -> Sequence[Array]: ...
+    def join(self, parts: Sequence[Array]) -> Array: ...
     def take(self, x: Array, rows: NDArray[np.int32] | Ids) -> Array: ...
     def unfold(self, x: Array, rows: NDArray[np.int32]) -> Array: ...
     def angles(self, positions: NDArray[np.int32] | Ids, frequencies: Vector, scale: float = 1.0) -> Array: ...

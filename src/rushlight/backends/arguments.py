@@ -37,6 +37,13 @@ def part_sizes(n_channels: int, sizes: int | Sequence[int], groups: int = 1) -> 
     return parts
 
 
+def check_join(parts: Sequence[Any]) -> None:
+    """Raises ValueError unless `Backend.join` can put these arrays side by side."""
+    require(bool(parts), "expected at least one array to join")
+    rows = [part.shape[0] for part in parts]
+    require(len(set(rows)) == 1, f"the arrays to join differ in rows: {', '.join(map(str, rows))}")
+
+
 def check_rotary(x: Any, angles: Any, n_head: int) -> None:
     """Raises ValueError unless `Backend.rotary` can rotate (N, H·D) by (N, r) angles."""
     n, n_channels = x.shape

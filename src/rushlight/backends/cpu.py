@@ -21,7 +21,7 @@ from rushlight.backends.dtypes import DtypePolicy
 from rushlight.backends.protocol import FileTensor, NotRecordableError, Role, version_of
 from rushlight.errors import DeviceError, NonFiniteError
 from rushlight.host.memory import available_bytes
-from rushlight.host.threads import threads_for
+from rushlight.host.threads import threads_for, usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ MAX_PLANS = 16
 """Recorded steps of one model, least recently used evicted first: each holds the memory of its activations."""
 
 FILES_AT_ONCE = 64
-"""Tensors that are read concurrently, and so a bound on the open files."""
+"""A bound on the files that are open together."""
 
 _log = logging.getLogger("rushlight")
 
@@ -83,6 +83,7 @@ class CPUBackend:
         self._pending: list[_PendingTensor] = []
         self._tensors: WeakKeyDictionary[Any, _TensorLayout] = WeakKeyDictionary()
         n, adapts = threads_for(threads)
+        self._n_threads = n
         self._native = _native.Device(n, _instruction_set(isa), _exact(exact), adapts)
         self._rows: _CachedRows | None = None
         # Bound once: the calls of a step go straight into native code.
@@ -92,6 +93,7 @@ class CPUBackend:
         self.rms_norm = self._native.rms_norm
         self.activation = self._native.activation
         self.split = self._native.split
+        self.join = self._native.join
         self.take = self._native.take
         self.unfold = self._native.unfold
         self.angles = self._native.angles
@@ -142,18 +144,30 @@ class CPUBackend:
             raise _not_finite(tensor, weight.format)
         return weight
 
-    def finish_loading(self) -> None:
+    def finish_loading(self, *, spare_core: bool = False) -> None:
         """Raises NonFiniteError if a weight holds a value that is not finite in its format."""
+        if not spare_core or self._n_threads < usable_cores():
+            self.hurry()
         pending, self._pending = self._pending, []
-        for first in range(0, len(pending), FILES_AT_ONCE):
-            some = pending[first : first + FILES_AT_ONCE]
+        while pending:
+            loads, descriptors = [], set()
             with ExitStack() as files:
-                problems = self._native.load([each.load(*files.enter_context(each.tensor.opened())) for each in some])
+                for each in pending:
+                    descriptor, offset = files.enter_context(each.tensor.opened())
+                    loads.append(each.load(descriptor, offset))
+                    descriptors.add(descriptor)
+                    if len(descriptors) == FILES_AT_ONCE:
+                        break
+                problems = self._native.load(loads)
+            some, pending = pending[: len(loads)], pending[len(loads) :]
             for each, problem in zip(some, problems, strict=True):
                 if problem == _native.LoadProblem.NOT_READ:
                     _raw(each.tensor)  # raises the reason
                 elif problem == _native.LoadProblem.NOT_FINITE:
                     raise _not_finite(each.tensor, each.dtype)
+
+    def hurry(self) -> None:
+        self._native.hurry()
 
     def tie(self, table: _native.Weight) -> _native.Weight:
         return table

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812, PyTorch's own name for it
 from torch.nn.attention.bias import causal_lower_right
 
-from rushlight.backends.arguments import check_attention, check_norm, check_rotary, check_window, part_sizes
+from rushlight.backends.arguments import check_attention, check_join, check_norm, check_rotary, check_window, part_sizes
 from rushlight.backends.batch import BLOCK_SIZE, blocks_of_groups
 from rushlight.backends.device_step import (
     Captured,
@@ -182,8 +182,11 @@ class TorchBackend:
                     values = values.transpose(1, 2).flatten(1)  # (out, size·in)
             return ArrayWeight(quantise(values) if dtype == "int8" else values, tensor.shape, role)
 
-    def finish_loading(self) -> None:
+    def finish_loading(self, *, spare_core: bool = False) -> None:
         """Does nothing: `load_weight` reads the tensor."""
+
+    def hurry(self) -> None:
+        """Does nothing."""
 
     def tie(self, table: ArrayWeight) -> ArrayWeight:
         return table  # (V, C) is (out, in)
@@ -256,6 +259,10 @@ class TorchBackend:
             parts: Sequence[torch.Tensor] = x.split(sizes, dim=1)
             return parts
         return [part.flatten(1) for part in x.unflatten(1, (groups, -1)).split(sizes, dim=2)]
+
+    def join(self, parts: Sequence[Array]) -> torch.Tensor:
+        check_join(parts)
+        return torch.cat([value_of(part) for part in parts], 1)
 
     def take(self, x: Array, rows: NDArray[np.int32] | torch.Tensor) -> torch.Tensor:
         return value_of(x).index_select(0, self._index(rows))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from rushlight.backends.arguments import check_attention, check_norm, check_rotary, check_window, part_sizes
+from rushlight.backends.arguments import check_attention, check_join, check_norm, check_rotary, check_window, part_sizes
 from rushlight.backends.batch import BLOCK_SIZE, blocks_of_groups
 from rushlight.backends.device_step import (
     Captured,
@@ -173,8 +173,11 @@ class MLXBackend:
         mx.eval(values)
         return ArrayWeight(values, tensor.shape, role)
 
-    def finish_loading(self) -> None:
+    def finish_loading(self, *, spare_core: bool = False) -> None:
         """Does nothing: `load_weight` reads the tensor."""
+
+    def hurry(self) -> None:
+        """Does nothing."""
 
     def tie(self, table: ArrayWeight) -> ArrayWeight:
         return table  # (V, C) is (out, in)
@@ -237,6 +240,10 @@ class MLXBackend:
         n = len(x)
         cuts = np.cumsum(part_sizes(x.shape[1], sizes, groups))[:-1].tolist()
         return [part.reshape(n, -1) for part in mx.split(x.reshape(n, groups, -1), cuts, axis=2)]
+
+    def join(self, parts: Sequence[mx.array]) -> mx.array:
+        check_join(parts)
+        return mx.concatenate([*parts], axis=1)
 
     def take(self, x: mx.array, rows: NDArray[np.int32] | mx.array) -> mx.array:
         return x[mx.array(rows)]

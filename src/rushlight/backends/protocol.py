@@ -190,8 +190,16 @@ class Backend(Protocol):
         """Lay a parameter out for its role. The tensor may be read later: it is loaded after `finish_loading`."""
         ...
 
-    def finish_loading(self) -> None:
-        """Wait until every weight is loaded, and raise any error of reading them. May be called on another thread."""
+    def finish_loading(self, *, spare_core: bool = False) -> None:
+        """Wait until every weight is loaded, and raise any error of reading them. May be called on another thread.
+
+        Args:
+            spare_core: leave a core to other threads until one of them calls `hurry`.
+        """
+        ...
+
+    def hurry(self) -> None:
+        """Load with every core from now on: the calling thread is going to wait for the weights."""
         ...
 
     def tie(self, table: Weight) -> Weight:
@@ -259,6 +267,10 @@ class Backend(Protocol):
         With `groups`, the channels are that many equal groups, each of which is split alike: part i is the i-th part of
         every group, side by side: (N, groups · size). GPT-NeoX's fused projection is `split(x, 3, groups=n_head)`.
         """
+        ...
+
+    def join(self, parts: Sequence[Array]) -> Array:
+        """Arrays of N rows -> (N, sum of their columns): side by side, in order; undoes `split` of one group."""
         ...
 
     def take(self, x: Array, rows: NDArray[np.int32]) -> Array:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rushlight.backends.arguments import check_attention, check_norm, check_rotary, check_window, part_sizes, require
+from rushlight.backends.arguments import (
+    check_attention,
+    check_join,
+    check_norm,
+    check_rotary,
+    check_window,
+    part_sizes,
+    require,
+)
 from rushlight.backends.batch import BLOCK_SIZE, blocks_of_groups
 from rushlight.backends.dtypes import check_dtype
 from rushlight.backends.protocol import Role
@@ -93,8 +101,11 @@ class ReferenceBackend:
             array = values.transpose(2, 1, 0).reshape(-1, len(values))  # (size·in, out)
         return ReferenceWeight(values, array)
 
-    def finish_loading(self) -> None:
+    def finish_loading(self, *, spare_core: bool = False) -> None:
         """Does nothing: `load_weight` reads the tensor."""
+
+    def hurry(self) -> None:
+        """Does nothing."""
 
     def tie(self, table: ReferenceWeight) -> ReferenceWeight:
         return ReferenceWeight(table.values, table.array.T)
@@ -153,6 +164,10 @@ class ReferenceBackend:
         n = len(x)
         cuts = np.cumsum(part_sizes(x.shape[1], sizes, groups))[:-1]
         return [part.reshape(n, -1) for part in np.split(x.reshape(n, groups, -1), cuts, axis=2)]
+
+    def join(self, parts: Sequence[Floats]) -> Floats:
+        check_join(parts)
+        return np.concatenate(parts, axis=1)
 
     def take(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
         _check_rows(x, rows, 0)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DECODE_PROMPT_TOKENS = 16
 """Tokens in the KV cache of a sequence when its decoding is timed."""
 
+FILL_BLOCKS = 8
+"""Blocks of keys and values that `Sequences.fill` computes at once."""
+
 
 def random_ids(n: int, vocab_size: int, seed: int = 0) -> list[int]:
     """A prompt of n random token ids."""
@@ -58,6 +61,7 @@ class Sequences:
 
     def __init__(self, model: Model, n: int, capacity: int) -> None:
         self._ops = model.module.ops
+        self._vocab_size = model.config.vocab_size
         n_blocks = -(-capacity // BLOCK_SIZE)
         self._blocks = np.arange(n * n_blocks, dtype=np.int32).reshape(n, n_blocks)
         self._runner = ModelRunner(model.language_model, n * n_blocks)
@@ -68,6 +72,19 @@ class Sequences:
         tokens = [self._run([Chunk(ids, 0, blocks)])[0] for ids, blocks in zip(prompts, self._blocks, strict=True)]
         self.length = len(prompts[0])
         return tokens
+
+    def fill(self, length: int) -> None:
+        """Stores keys and values of `length` positions, for decode steps that are timed after them.
+
+        They are those of short prompts one after the other, each from position 0: a step reads as much as after one
+        long prompt, whose attention would take far longer to compute.
+        """
+        piece = FILL_BLOCKS * BLOCK_SIZE
+        for blocks in self._blocks:
+            for start in range(0, length, piece):
+                ids = random_ids(min(piece, length - start), self._vocab_size, seed=start)
+                self._run([Chunk(ids, 0, blocks[start // BLOCK_SIZE :])])
+        self.length = length
 
     def step(self, ids: Sequence[int]) -> list[int]:
         """Decodes one token per sequence. Returns the next tokens, (S,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 from rushlight.cli.collect import Option, collect
@@ -47,8 +48,14 @@ def load_model(source: str | None, load_with: dict[str, Any]) -> Model:
     """Loads a model, None for the embedded one, while stderr shows what is loaded."""
     import rushlight
 
-    with status(f"loading {source or 'the embedded model'}"):
-        return rushlight.load(source, **load_with)
+    # What is loaded is used to the end: searching it for garbage is in vain, while loading and ever after.
+    gc.disable()
+    try:
+        with status(f"loading {source or 'the embedded model'}"):
+            return rushlight.load(source, **load_with)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def note_embedded_model(source: str | None, example: str) -> None:

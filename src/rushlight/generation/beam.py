@@ -5,7 +5,7 @@ which completions are finished, and when the search ends. As there, penalties an
 instead of logits, and the results are not normalised again; biases come first, then the repetition penalty.
 
 Beams share the full KV blocks of their common prefix. A beam that branches off recomputes its last block, at most 64
-tokens.
+tokens. Blocks behind the windows of layers are freed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Chunk
 from rushlight.errors import RequestError
-from rushlight.generation.block_table import BlockTable
+from rushlight.generation.block_pool import BlockPool
 from rushlight.generation.runner import ModelRunner, require_room
 from rushlight.generation.sampling.logprobs import largest, log_softmax, no_valid_token, not_finite
 from rushlight.generation.sampling.params import SamplingParams
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rushlight.generation.block_table import SequenceBlocks
     from rushlight.generation.runner import LanguageModel
     from rushlight.generation.sequence import FinishReason
 
@@ -188,48 +189,64 @@ class BeamSearch:
 
 
 class _Beams:
-    """The keys and values of the beams: a block table for each, with full blocks shared."""
+    """The keys and values of the beams: blocks for each, with full ones shared."""
 
     def __init__(self, model: LanguageModel, prompt_ids: Sequence[int], n_beams: int, max_tokens: int) -> None:
         self._prompt_ids = tuple(prompt_ids)
-        shared = len(prompt_ids) // BLOCK_SIZE
-        per_beam = -(-(len(prompt_ids) + max_tokens) // BLOCK_SIZE) - shared
-        self._n_shared = shared  # full blocks of the prompt, the first ones, which all beams keep
-        self._n_blocks = shared + n_beams * per_beam
-        contents = f"{n_beams} beams of {len(prompt_ids) + max_tokens} tokens"
-        require_room(self._n_blocks, model, contents, "use fewer beams or a smaller max_tokens")
-        self._runner = ModelRunner(model, self._n_blocks)
-        self._tables: list[BlockTable] = []
+        n_prompt, length = len(prompt_ids), len(prompt_ids) + max_tokens
+        shared = n_prompt // BLOCK_SIZE
+        n_all = shared + n_beams * (-(-length // BLOCK_SIZE) - shared)
+        n_blocks = [  # where a window moves on, beams hold fewer blocks than there are
+            max(
+                group.n_blocks_for(n_prompt, PREFILL_ROWS),
+                min(n_all, n_beams * group.n_blocks_for(length, BLOCK_SIZE)),
+            )
+            for group in model.kv_shape.groups
+        ]
+        require_room(n_blocks, model, f"{n_beams} beams of {length} tokens", "use fewer beams or a smaller max_tokens")
+        self._runner = ModelRunner(model, n_blocks)
+        self._pool = BlockPool(model.kv_shape.groups, n_blocks, n_blocks, max_rows=PREFILL_ROWS, has_prefix_cache=False)
+        self._beams: list[SequenceBlocks] = []
 
     def start(self) -> NDArray[np.floating]:
         """Runs the prompt as one beam: (1, V) logits."""
-        ids = self._prompt_ids
-        table = BlockTable(0, range(-(-len(ids) // BLOCK_SIZE)))
-        self._tables = [table]
-        chunks = [Chunk(ids[at : at + PREFILL_ROWS], at, table.view) for at in range(0, len(ids), PREFILL_ROWS)]
-        return [self._runner([chunk]) for chunk in chunks][-1]
+        self._beams = [self._pool.start(self._pool.match_prefix([]))]
+        starts = range(0, len(self._prompt_ids), PREFILL_ROWS)
+        return [self._run([self._prompt_ids[at : at + PREFILL_ROWS]], [at]) for at in starts][-1]
 
     def step(self, parents: Sequence[int], prefixes: Sequence[tuple[int, ...]]) -> NDArray[np.floating]:
         """Replaces the beams by new ones, each one token longer than its parent: (B, V) logits.
 
         The first child of a parent takes over its last block; the others recompute theirs from their tokens.
         """
-        n_computed = len(self._prompt_ids) + len(prefixes[0]) - 1
+        n_prompt = len(self._prompt_ids)
+        n_computed = n_prompt + len(prefixes[0]) - 1
         n_full = n_computed // BLOCK_SIZE
         heirs = [parent not in parents[:beam] for beam, parent in enumerate(parents)]
-        tables = [
-            self._tables[parent] if is_heir else BlockTable(0, self._tables[parent].view[:n_full])
+        beams = [
+            self._beams[parent] if is_heir else self._pool.fork(self._beams[parent], n_full)
             for parent, is_heir in zip(parents, heirs, strict=True)
         ]
-        used = {block for table in tables for block in table.view[self._n_shared :].tolist()}
-        free = (block for block in range(self._n_shared, self._n_blocks) if block not in used)
+        for parent, beam in enumerate(self._beams):
+            if parent not in parents:
+                self._pool.release(beam)
+        self._beams = beams
+        starts = [n_computed if is_heir else n_full * BLOCK_SIZE for is_heir in heirs]
+        rests = [
+            ids[start - n_prompt :] if start >= n_prompt else (*self._prompt_ids[start:], *ids)
+            for start, ids in zip(starts, prefixes, strict=True)
+        ]
+        return self._run(rests, starts)
+
+    def _run(self, rests: Sequence[tuple[int, ...]], starts: Sequence[int]) -> NDArray[np.floating]:
+        """Runs the rest of each beam's tokens: (B, V) logits."""
         chunks = []
-        for ids, is_heir, table in zip(prefixes, heirs, tables, strict=True):
-            if len(table) == n_full:
-                table.append(next(free))
-            start = n_computed if is_heir else n_full * BLOCK_SIZE
-            n_prompt = len(self._prompt_ids)
-            tokens = ids[start - n_prompt :] if start >= n_prompt else (*self._prompt_ids[start:], *ids)
-            chunks.append(Chunk(tokens, start, table.view))
-        self._tables = tables
-        return self._runner(chunks)
+        for beam, ids, start in zip(self._beams, rests, starts, strict=True):
+            self._pool.grow(beam, start + len(ids))
+            table, *others = beam.views
+            chunks.append(Chunk(ids, start, table, other_blocks=others))
+        logits = self._runner(chunks)
+        for beam, ids, start in zip(self._beams, rests, starts, strict=True):
+            n_full = (start + len(ids)) // BLOCK_SIZE
+            self._pool.commit(beam, (), n_full * BLOCK_SIZE)  # children may recompute the block after these
+        return logits

@@ -72,7 +72,7 @@ class GroupPool:
         return sum(block in self._evictable for block in blocks)
 
     def acquire(self, block: int) -> None:
-        """Adds a reference to a cached block."""
+        """Adds a reference to a block that is cached or has one."""
         self._n_references[block] += 1
         self._evictable.pop(block, None)
 
@@ -258,6 +258,16 @@ class BlockPool:
                 if (new := part.allocate()) is not None:
                     table.append(new)
         return SequenceBlocks(tables, prefix.n_blocks, prefix.id)
+
+    def fork(self, blocks: SequenceBlocks, n_blocks: int) -> SequenceBlocks:
+        """The first n blocks of a sequence for another one, which shares them; those behind a window are left out."""
+        tables = []
+        for part, table in zip(self.parts, blocks.tables, strict=True):
+            shared = table.held[: n_blocks - table.first]
+            for block in shared:
+                part.acquire(block)
+            tables.append(BlockTable(table.first, shared))
+        return SequenceBlocks(tables)
 
     def grow(self, blocks: SequenceBlocks, length: int) -> bool:
         """Allocates the blocks for `length` positions; False if there are not enough, and those there are are kept."""

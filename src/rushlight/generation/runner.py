@@ -76,25 +76,28 @@ class LanguageModel(NamedTuple):
         """The most rows of a step whose logits are all copied to the host, from SCORED_ROWS and SCORED_BYTES."""
         return min(SCORED_ROWS, max(1, SCORED_BYTES // (4 * self.vocab_size)))
 
+    def kv_bytes(self, n_blocks: int | Sequence[int]) -> int:
+        """The size of `n_blocks` blocks of its keys and values, as in `kv_cache`."""
+        of_groups = zip(self.kv_shape.groups, blocks_of_groups(self.kv_shape, n_blocks), strict=True)
+        return sum(self.backend.kv_block_bytes(group) * n for group, n in of_groups)
+
     def kv_cache(self, n_blocks: int | Sequence[int]) -> KVCache:
         """A zeroed cache of `n_blocks` blocks in every layer, or of that many in each group of layers.
 
         Raises:
             MemoryLimitError: it cannot be allocated.
         """
-        of_groups = zip(self.kv_shape.groups, blocks_of_groups(self.kv_shape, n_blocks), strict=True)
-        need_bytes = sum(self.backend.kv_block_bytes(group) * n for group, n in of_groups)
-        with naming_shortages("the cache of keys and values", need_bytes):
+        with naming_shortages("the cache of keys and values", self.kv_bytes(n_blocks)):
             return self.backend.kv_cache(self.kv_shape, n_blocks)
 
 
-def require_room(n_blocks: int, model: LanguageModel, contents: str, remedy: str) -> None:
-    """Checks that a KV cache of `n_blocks` blocks fits in memory.
+def require_room(n_blocks: Sequence[int], model: LanguageModel, contents: str, remedy: str) -> None:
+    """Checks that a KV cache of `n_blocks` blocks for each group of layers fits in memory.
 
     Raises:
         MemoryLimitError: it does not; the error states both sizes, and the `contents` of the cache.
     """
-    need, have = n_blocks * model.kv_block_bytes, model.backend.available_bytes()
+    need, have = model.kv_bytes(n_blocks), model.backend.available_bytes()
     if need > have:
         raise MemoryLimitError(
             f"keys and values of {contents} do not fit in memory", need_bytes=need, have_bytes=have, remedy=remedy

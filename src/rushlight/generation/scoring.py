@@ -13,6 +13,7 @@ import numpy as np
 
 from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, Chunk
 from rushlight.errors import RequestError, RushlightError
+from rushlight.generation.block_pool import BlockPool
 from rushlight.generation.runner import ModelRunner, require_room
 from rushlight.generation.sampling.logprobs import logprobs_of, not_finite
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rushlight.backends.batch import KVGroup
+    from rushlight.generation.block_table import SequenceBlocks
     from rushlight.generation.runner import LanguageModel
 
 MAX_LANES = 16
@@ -55,11 +58,6 @@ class _Job:
         self.first = len(self.inputs) - n_scored
         self._parts = [Likelihood(np.empty(0), np.empty(0, np.bool_))]
 
-    @property
-    def n_blocks(self) -> int:
-        """The cache blocks that it needs."""
-        return -(-len(self.inputs) // BLOCK_SIZE)
-
     def score(self, logits: NDArray[np.floating]) -> None:
         """Scores the next R tokens with the (R, V) logits before them."""
         start = self.first + 1 + sum(len(part.logprobs) for part in self._parts)
@@ -78,8 +76,47 @@ class _Job:
         return likelihood
 
 
-_Lane = list[_Job]
-"""Consecutive sequences with a common prefix. They use the same blocks, and the prefix is computed once."""
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """Consecutive sequences with a common prefix. They use the same blocks, and the prefix is computed once.
+
+    Attributes:
+        jobs: the sequences.
+        n_common: the inputs that all of them begin with. What falls behind a window before the end of these is freed.
+    """
+
+    jobs: tuple[_Job, ...]
+    n_common: int
+
+    @classmethod
+    def of(cls, job: _Job) -> Self:
+        return cls((job,), len(job.inputs))
+
+    def shares_prefix(self, job: _Job) -> bool:
+        """Whether a sequence has most of its inputs in common with the last one."""
+        return 2 * _n_shared(self.jobs[-1].inputs, job.inputs) > len(job.inputs)
+
+    def joined(self, job: _Job) -> _Lane:
+        """The lane with another sequence."""
+        last = self.jobs[-1]
+        n_common = min(self.n_common, last.first, job.first, _n_shared(last.inputs, job.inputs))
+        return _Lane((*self.jobs, job), n_common)
+
+    def n_blocks(self, group: KVGroup) -> int:
+        """The most blocks that it holds at once in a group of layers."""
+        length = max(len(job.inputs) for job in self.jobs)
+        after_prefix = -(-length // BLOCK_SIZE) - group.first_block(self.n_common)
+        return max(group.n_blocks_for(length, PREFILL_ROWS), after_prefix)
+
+
+class _Part(NamedTuple):
+    """The next inputs of a sequence, from a position on; `blocks` and `n_common` are those of its lane."""
+
+    blocks: SequenceBlocks
+    n_common: int
+    ids: Sequence[int]
+    position: int
+    all_logits: bool
 
 
 class Scorer:
@@ -88,7 +125,8 @@ class Scorer:
     Args:
         model: the model.
         capacity: the most inputs of a sequence, which are its tokens without the last. The sequences of a step share
-            the memory of one sequence of this length, or MAX_LANES blocks if that is more.
+            the memory of one sequence of this length, or MAX_LANES blocks if that is more. In layers with a window,
+            one sequence holds few blocks; there are enough for MAX_LANES sequences of PREFILL_ROWS inputs.
         single_step: run each sequence separately in a single step, so that a trace has one row for each position.
 
     Raises:
@@ -96,9 +134,16 @@ class Scorer:
     """
 
     def __init__(self, model: LanguageModel, capacity: int, *, single_step: bool = False) -> None:
-        self._n_blocks = max(-(-capacity // BLOCK_SIZE), MAX_LANES)
-        require_room(self._n_blocks, model, f"{self._n_blocks * BLOCK_SIZE} tokens", "free memory")
-        self._runner = ModelRunner(model, self._n_blocks)
+        most = max(-(-capacity // BLOCK_SIZE), MAX_LANES)
+        short = MAX_LANES * PREFILL_ROWS // BLOCK_SIZE
+        groups = model.kv_shape.groups
+        n_blocks = [
+            most if single_step else min(most, max(group.n_blocks_for(most * BLOCK_SIZE, PREFILL_ROWS), short))
+            for group in groups
+        ]
+        require_room(n_blocks, model, f"{most * BLOCK_SIZE} tokens", "free memory")
+        self._runner = ModelRunner(model, n_blocks)
+        self._pool = BlockPool(groups, n_blocks, n_blocks, max_rows=PREFILL_ROWS, has_prefix_cache=False)
         self._max_scored_rows = model.max_scored_rows
         self._single_step = single_step
 
@@ -115,15 +160,17 @@ class Scorer:
         jobs = (_Job(ids, n_scored) for ids, n_scored in sequences)
         if self._single_step:
             for job in jobs:
-                chunk = Chunk(job.inputs, 0, range(job.n_blocks), all_logits=True)
-                for _, logits in self._feed([chunk], len(job.inputs)):
+                blocks = self._start()
+                part = _Part(blocks, len(job.inputs), job.inputs, 0, all_logits=True)
+                for _, logits in self._feed([part], len(job.inputs)):
                     job.score(logits[job.first :])
+                self._pool.release(blocks)
                 yield job.likelihood()
             return
         for lanes in self._lanes(jobs):
             self._score(lanes)
             for lane in lanes:
-                yield from (job.likelihood() for job in lane)
+                yield from (job.likelihood() for job in lane.jobs)
 
     def perplexity(
         self, ids: Iterable[int], result: Perplexity, progress: Callable[[Perplexity], object] | None = None
@@ -159,20 +206,17 @@ class Scorer:
     def _lanes(self, jobs: Iterable[_Job]) -> Iterator[list[_Lane]]:
         """Groups the jobs into lanes; each list of lanes fits in the blocks."""
         lanes: list[_Lane] = []
-        n_jobs = n_blocks = 0
+        n_jobs = 0
         try:
             for job in jobs:
-                shares_prefix = bool(lanes) and 2 * _n_shared(lanes[-1][-1].inputs, job.inputs) > len(job.inputs)
-                held = max(other.n_blocks for other in lanes[-1]) if shares_prefix else 0
-                n_more = max(0, job.n_blocks - held)
-                is_full = n_blocks + n_more > self._n_blocks or (not shares_prefix and len(lanes) == MAX_LANES)
-                if n_jobs == MAX_JOBS or is_full:
+                if lanes and lanes[-1].shares_prefix(job):
+                    longer = [*lanes[:-1], lanes[-1].joined(job)]
+                else:
+                    longer = [*lanes, _Lane.of(job)]
+                if n_jobs == MAX_JOBS or not self._fit(longer):
                     yield lanes
-                    lanes, n_jobs, n_blocks, shares_prefix, n_more = [], 0, 0, False, job.n_blocks
-                if not shares_prefix:
-                    lanes.append([])
-                lanes[-1].append(job)
-                n_jobs, n_blocks = n_jobs + 1, n_blocks + n_more
+                    longer, n_jobs = [_Lane.of(job)], 0
+                lanes, n_jobs = longer, n_jobs + 1
         except RushlightError:  # score the jobs before the error first
             if lanes:
                 yield lanes
@@ -180,43 +224,60 @@ class Scorer:
         if lanes:
             yield lanes
 
+    def _fit(self, lanes: Sequence[_Lane]) -> bool:
+        """Whether the lanes can run together."""
+        return len(lanes) <= MAX_LANES and all(
+            sum(lane.n_blocks(group) for lane in lanes) <= part.n_blocks
+            for group, part in zip(self._pool.groups, self._pool.parts, strict=True)
+        )
+
+    def _start(self) -> SequenceBlocks:
+        return self._pool.start(self._pool.match_prefix([]))
+
     def _score(self, lanes: list[_Lane]) -> None:
         """Scores the first jobs of all lanes in one batch, then the second ones, and so on."""
-        blocks = iter(range(self._n_blocks))
-        tables = [np.fromiter(islice(blocks, max(job.n_blocks for job in lane)), np.int32) for lane in lanes]
+        blocks = [self._start() for _ in lanes]
         computed: list[list[int]] = [[] for _ in lanes]
-        for round_ in zip_longest(*lanes):
+        for round_ in zip_longest(*(lane.jobs for lane in lanes)):
             prefixes, ends, jobs = [], [], []
             for i, job in enumerate(round_):
                 if job is None or job.first == len(job.inputs):
                     continue
                 n_cached = min(_n_shared(computed[i], job.inputs), job.first)
                 computed[i] = job.inputs
+                of_lane = blocks[i], lanes[i].n_common
                 if n_cached < job.first:
-                    prefixes.append(Chunk(job.inputs[n_cached : job.first], n_cached, tables[i]))
-                ends.append(Chunk(job.inputs[job.first :], job.first, tables[i], all_logits=True))
+                    prefixes.append(_Part(*of_lane, job.inputs[n_cached : job.first], n_cached, all_logits=False))
+                ends.append(_Part(*of_lane, job.inputs[job.first :], job.first, all_logits=True))
                 jobs.append(job)
             for _ in self._feed(prefixes, PREFILL_ROWS):
                 pass
             for i, logits in self._feed(ends, self._max_scored_rows):
                 jobs[i].score(logits)
+        for each in blocks:
+            self._pool.release(each)
 
-    def _feed(self, chunks: Sequence[Chunk], max_rows: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
-        """Runs chunks of different sequences, at most max_rows rows in a step: (chunk index, its next logits)."""
-        n_computed = [0] * len(chunks)
+    def _feed(self, parts: Sequence[_Part], max_rows: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
+        """Runs parts of different sequences, at most max_rows rows in a step: (index of the part, its next logits)."""
+        n_computed = [0] * len(parts)
         while True:
             step: dict[int, Chunk] = {}
             left = max_rows
-            for i, (ids, position, table, all_logits, _) in enumerate(chunks):
-                if part := ids[n_computed[i] : n_computed[i] + left]:
-                    step[i] = Chunk(part, position + n_computed[i], table, all_logits)
-                    n_computed[i] += len(part)
-                    left -= len(part)
+            for i, (blocks, _, inputs, position, all_logits) in enumerate(parts):
+                if ids := inputs[n_computed[i] : n_computed[i] + left]:
+                    start = position + n_computed[i]
+                    self._pool.grow(blocks, start + len(ids))
+                    table, *others = blocks.views
+                    step[i] = Chunk(ids, start, table, all_logits, others)
+                    n_computed[i] += len(ids)
+                    left -= len(ids)
             if not step:
                 return
             logits = self._runner(list(step.values()))
             at = 0
             for i, chunk in step.items():
+                part = parts[i]
+                self._pool.commit(part.blocks, (), min(part.position + n_computed[i], part.n_common))
                 n = len(chunk.ids) if chunk.all_logits else 1
                 yield i, logits[at : at + n]
                 at += n

@@ -15,6 +15,7 @@ from rushlight.backends.dtypes import WEIGHT_BYTES
 from rushlight.checkpoint import display_name, open_checkpoint
 from rushlight.errors import PortError, RequestError, RushlightError, first_ten
 from rushlight.host.memory import naming_shortages
+from rushlight.host.numpy_import import import_numpy
 from rushlight.loading.background import BackgroundCall
 from rushlight.loading.footprint import footprint_of
 from rushlight.loading.identify import identify
@@ -22,6 +23,7 @@ from rushlight.loading.sidecars import generation_config, load_tokenizer
 from rushlight.models import TextConfig, load_port
 from rushlight.models.tied import has_tied_heads, tied_heads
 from rushlight.nn import bind
+from rushlight.nn.bind import bind_constants
 
 if TYPE_CHECKING:
     import os
@@ -118,9 +120,12 @@ def load(
             _log.info("%s %s", name, needed.describe_fit(have_bytes, dtype))
         needed.require(dtype, ops.device, have_bytes, context=context, kv_bytes=kv_bytes)
         _bind(module, architecture, config, checkpoint, ops, dtype, finish=False)
-        reading = BackgroundCall(ops.finish_loading, files.pop_all())
+        reading = BackgroundCall(partial(ops.finish_loading, spare_core=True), files.pop_all())
 
-    # While the weights are read, import NumPy, which is slow, and load the tokenizer.
+    # While the weights are read, import NumPy, which is slow, and load the tokenizer. That takes a core: with as many
+    # threads as cores next to it, it would be the last to finish.
+    import_numpy()
+    bind_constants(module, ops)
     from rushlight.runtime.model import Model
 
     tokenizer, no_tokenizer = load_tokenizer(checkpoint, architecture, config)
@@ -129,6 +134,7 @@ def load(
     author = generation_config(checkpoint, config)
     if author.not_applied:
         _log.warning("%s", author.describe_not_applied(), extra={"of_author": True})
+    ops.hurry()
     reading.join()
     model = Model(
         module=module,

@@ -122,10 +122,11 @@ CATALOGUE = (
     ModelType(
         "stablelm",
         "StableLM 2, StableLM 3B",
-        "layer norm, and rotary positions on a quarter of each head",
+        "layer norm, and rotary positions on a quarter of each head; in the 12B, a norm for each head",
         (
             Published("stabilityai/stablelm-2-zephyr-1_6b", "1.6B", 4096),
             Published("stabilityai/stablelm-3b-4e1t", "2.8B", 4096),
+            Published("stabilityai/stablelm-2-12b-chat", "12.1B", 4096),
         ),
     ),
     ModelType(

@@ -6,6 +6,7 @@ Gemma Team, arXiv:2503.19786. Names and arithmetic are those of transformers' mo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushlight.models import Rope, field
@@ -86,7 +87,7 @@ class Gemma3Text(Gemma2):
     def __init__(self, config: Gemma3TextConfig) -> None:
         super().__init__(config)
         local = config.rope_local
-        self.rotary_emb_local = Rotary(local.frequencies(config.context_length), local.scale)
+        self.rotary_emb_local = Rotary(partial(local.frequencies, config.context_length), local.scale)
 
     def __call__(self, batch: Batch) -> Array:
         x = self.embed(batch.ids)  # (N, C)

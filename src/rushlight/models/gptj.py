@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushlight.models import ACTIVATION_NAMES, OTHER_HEADS, Fields, PretrainedModel, Rope, TextConfig, field
@@ -106,7 +107,7 @@ class GPTJ(PretrainedModel):
         self.wte = Embedding(config.vocab_size, config.n_embd)
         self.h = ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.rotary = Rotary(Rope(10000.0, config.rotary_dim).frequencies(config.context_length))
+        self.rotary = Rotary(partial(Rope(10000.0, config.rotary_dim).frequencies, config.context_length))
         self.lm_head = Linear(config.n_embd, config.vocab_size)
 
     def __call__(self, batch: Batch) -> Array:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushlight.models import ACTIVATION_NAMES, OTHER_HEADS, Heads, PretrainedModel, Rope, TextConfig, field
@@ -170,7 +171,7 @@ class Llama(PretrainedModel):
         self.layers = ModuleList(self.decoder_layer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = self.layers[0].norm(config)
         rope = config.rope_parameters
-        self.rotary_emb = Rotary(rope.frequencies(config.context_length), rope.scale)
+        self.rotary_emb = Rotary(partial(rope.frequencies, config.context_length), rope.scale)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def __call__(self, batch: Batch) -> Array:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from rushlight.models import ACTIVATION_NAMES, OTHER_HEADS, PretrainedModel, Rope, TextConfig, field
@@ -95,7 +96,7 @@ class Phi(PretrainedModel):
         self.layers = ModuleList(Layer(config, layer) for layer in range(config.num_hidden_layers))
         self.final_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         rope = config.rope_parameters
-        self.rotary_emb = Rotary(rope.frequencies(config.context_length), rope.scale)
+        self.rotary_emb = Rotary(partial(rope.frequencies, config.context_length), rope.scale)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
     def __call__(self, batch: Batch) -> Array:

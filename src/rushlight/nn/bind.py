@@ -144,7 +144,8 @@ def bind(
         tie: whether the heads of `rules.tied` share the weights of their tables.
         title: the model, for error messages: `GPT2 (n_layer 12, n_embd 768)`.
         file: the checkpoint, for error messages.
-        finish: whether to wait until the weights are read; if not, the caller calls `ops.finish_loading`.
+        finish: whether to wait until the weights are read; if not, the caller calls `bind_constants` and
+            `ops.finish_loading`, in any order.
 
     Returns:
         The names of tensors that were skipped, `Diagnosis.other_heads`.
@@ -156,8 +157,7 @@ def bind(
     if diagnosis.problems:
         raise _error(diagnosis.problems, title, file)
 
-    modules = dict(model.named_modules())
-    for module in modules.values():
+    for _, module in model.named_modules():
         module.ops = ops
     model.track(Version())
     loaded: dict[str, Any] = {}
@@ -166,14 +166,30 @@ def bind(
             loaded[path] = ops.load_weight(diagnosis.found[path], slot.role)
     for head, table in diagnosis.ties.items():
         loaded[head] = ops.tie(loaded[table])
-    for path, constant in model.named_constants():
-        loaded[path] = ops.load_weight(_ConstantTensor(path, constant), Role.CONSTANT)
+    _fill(model, loaded)
+    if finish:
+        bind_constants(model, ops)
+        ops.finish_loading()
+    return diagnosis.other_heads
+
+
+def bind_constants(model: Module, ops: Backend) -> None:
+    """Loads the constants of a model, which are in no checkpoint.
+
+    Args:
+        model: a model whose weights are bound.
+        ops: the backend that loads them, maybe while it reads the weights on another thread.
+    """
+    constants = model.named_constants()
+    _fill(model, {path: ops.load_weight(_ConstantTensor(path, each), Role.CONSTANT) for path, each in constants})
+
+
+def _fill(model: Module, loaded: Mapping[str, Any]) -> None:
+    """Sets attributes of a model and its descendants by their paths."""
+    modules = dict(model.named_modules())
     for path, weight in loaded.items():
         parent, _, name = path.rpartition(".")
         setattr(modules[parent], name, weight)
-    if finish:
-        ops.finish_loading()
-    return diagnosis.other_heads
 
 
 class _ConstantTensor:

@@ -8,13 +8,14 @@ from rushlight.backends.protocol import Role
 from rushlight.nn.module import Constant, Module, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch
     from rushlight.backends.protocol import Array
+    from rushlight.nn.module import Numbers
 
 ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu", "silu", "quick_gelu", "sigmoid", "tanh")
 """The activation functions that every backend computes:
@@ -125,13 +126,20 @@ class Rotary(Module):
     Su et al., 2021, arXiv:2104.09864. A model computes them once per step and passes them to its layers.
 
     Args:
-        frequencies: (r/2,) radians per position, from the config.
+        frequencies: (r/2,) radians per position, from the config, or a function that returns them, as for `Constant`.
         scale: a factor of cosines and sines, if the config has one (YaRN, LongRoPE).
     """
 
-    def __init__(self, frequencies: Sequence[float] | NDArray[np.floating], scale: float = 1.0) -> None:
-        self.n_channels, self.scale = 2 * len(frequencies), scale
-        self.frequencies: Any = Constant(frequencies)
+    def __init__(self, frequencies: Numbers | Callable[[], Numbers], scale: float = 1.0) -> None:
+        constant = Constant(frequencies)
+        self.frequencies: Any = constant
+        self.scale = scale
+        self._n_channels: Callable[[], int] = lambda: 2 * len(constant.values)
+
+    @property
+    def n_channels(self) -> int:
+        """r, the channels of each head that are rotated."""
+        return self._n_channels()
 
     def __call__(self, positions: NDArray[np.int32]) -> Array:
         return self.ops.angles(positions, self.frequencies, self.scale)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from rushlight.backends.protocol import Backend, Role
 
+    Numbers = Sequence[float] | NDArray[np.floating]
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -36,11 +38,19 @@ class Constant:
     `bind` loads them in float32 on every backend, for every weight dtype.
 
     Args:
-        values: (n,) the numbers.
+        values: (n,) the numbers, or a function that returns them. It is called once, when they are first used: while
+            the weights are read, so that a function that imports NumPy does not delay them.
     """
 
-    def __init__(self, values: Sequence[float] | NDArray[np.floating]) -> None:
-        self.values = values
+    def __init__(self, values: Numbers | Callable[[], Numbers]) -> None:
+        self._values = values
+
+    @property
+    def values(self) -> Numbers:
+        """(n,) the numbers."""
+        if callable(self._values):
+            self._values = self._values()
+        return self._values
 
 
 class Version:

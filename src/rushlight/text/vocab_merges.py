@@ -10,11 +10,12 @@ from rushlight.text.files import read_tokenizer_object, read_tokenizer_text
 from rushlight.text.library import add_tokens, library_errors, set_prefix_space
 from rushlight.text.tokenizer import Tokenizer
 from rushlight.text.tokenizer_settings import NO_SETTINGS, no_bos_token
-from rushlight.text.vocabulary import check_id, checked_vocab_size, with_added_tokens
+from rushlight.text.vocabulary import check_ids, checked_vocab_size, with_added_tokens
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     import tokenizers
 
@@ -43,9 +44,8 @@ def read_vocab_merges(
             or a merge has tokens that the vocabulary lacks.
     """
     vocab = read_tokenizer_object(vocab_path)
-    for token, token_id in vocab.items():
-        check_id(token, token_id, vocab_path)
-    merges = list(_parse_merges(read_tokenizer_text(merges_path), merges_path))
+    check_ids(vocab, vocab_path)
+    merges = _parse_merges(read_tokenizer_text(merges_path), merges_path)
     _check_byte_level(vocab, merges, vocab_path)
     return byte_level_bpe(vocab, merges, settings, vocab_path, merges_path)
 
@@ -91,14 +91,13 @@ def _bos_ids(vocab: Mapping[str, int], settings: TokenizerSettings) -> list[int]
     return [vocab[name]]
 
 
-def _parse_merges(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        pair = line.removesuffix("\r").split(" ")
-        if pair == [""] or pair[0] == "#version:":
-            continue
-        if len(pair) != 2:
-            raise TokenizerError(f"line {number} is not a merge", file=path, expected="two tokens with a space between")
-        yield pair[0], pair[1]
+def _parse_merges(text: str, path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    lines: list[Any] = [tuple(line.split(" ")) for line in f"{text}\n".replace("\r\n", "\n").split("\n")]
+    merges = [line for line in lines if line != ("",) and line[0] != "#version:"]
+    if not set(map(len, merges)) <= {2}:
+        number = 1 + lines.index(next(line for line in merges if len(line) != 2))
+        raise TokenizerError(f"line {number} is not a merge", file=path, expected="two tokens with a space between")
+    return merges
 
 
 def _check_byte_level(

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+    from typing import Any
 
     import tokenizers
 
-__all__ = ["AddedToken", "check_id", "check_not_renumbered", "checked_vocab_size", "with_added_tokens"]
+__all__ = ["AddedToken", "check_id", "check_ids", "check_not_renumbered", "checked_vocab_size", "with_added_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,29 @@ def check_id(token: str, token_id: object, file: str | os.PathLike[str] | None) 
     return token_id
 
 
+def check_ids(vocab: Mapping[str, object], file: str | os.PathLike[str]) -> None:
+    """Checks every id of a vocabulary as `check_id` does.
+
+    Raises:
+        TokenizerError: as `check_id`.
+    """
+    ids: Any = vocab.values()
+    if set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) < 1 << 32:
+        return  # quicker than a call for each
+    for token, token_id in vocab.items():
+        check_id(token, token_id, file)
+
+
 def checked_vocab_size(ids: Iterable[tuple[str, int]], file: str | os.PathLike[str] | None) -> int:
     """The highest id + 1.
 
     Raises:
         TokenizerError: two tokens have the same id, or there are no tokens.
     """
+    ids = list(ids)
+    unique = {token_id for _, token_id in ids}
+    if ids and len(unique) == len(ids):
+        return max(unique) + 1
     tokens: dict[int, str] = {}
     for token, token_id in ids:
         other = tokens.setdefault(token_id, token)

@@ -89,13 +89,14 @@ def generate(
 ) -> None:
     """Continue a prompt and stream the output."""
     from rushlight.generation.sampling.params import SamplingParams
-    from rushlight.runtime.result import generations_to_json
-    from rushlight.text.stop import StopStrings
 
     name, prompt = model_and_prompt(source, argument, model, prompt)
     # Validated before loading, which may download the model.
     params = SamplingParams(**settings)
-    StopStrings(stop or ())
+    if stop:
+        from rushlight.text.stop import StopStrings
+
+        StopStrings(stop)
     if not as_json and (params.logprobs is not None or params.prompt_logprobs is not None):
         raise typer.BadParameter(
             "log-probabilities are only part of the JSON output: add --json", param_hint="--logprobs"
@@ -132,6 +133,8 @@ def generate(
         else:
             print_text(prompt if echo else "", pieces)
     if as_json:
+        from rushlight.runtime.result import generations_to_json
+
         record = generations_to_json(outputs, loaded.tokenizer)
         result = outputs[0]
         rates = {"prefill_tok_s": result.stats.prefill_tok_s, "decode_tok_s": result.stats.decode_tok_s}
@@ -180,11 +183,11 @@ def print_text(prompt: str, pieces: Iterable[str]) -> None:
 
 def _check_beams(beams: int | None, params: SamplingParams, flags: dict[str, bool]) -> None:
     """Raises typer.BadParameter for flags and settings that a beam search does not take."""
+    if beams is None:
+        return
     from rushlight.generation import BeamSearch
     from rushlight.generation.sampling.params import SETTINGS, SamplingParams
 
-    if beams is None:
-        return
     defaults = SamplingParams()
     flags |= {
         each.flag: getattr(params, name) != getattr(defaults, name)
