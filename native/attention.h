@@ -45,20 +45,39 @@ void store_kv(const float* k, const float* v, int head_dim, void* key, void* val
 
 // The elements of the cache that are multiplied next, prefetched as the present ones are multiplied: the hardware cannot
 // predict where another block lies. With AVX-512 they go into the second-level cache, because the first has few places
-// for lines under way (on Zen 4, half as fast). With less, floats saturate the memory bandwidth anyway, and are not
-// prefetched.
+// for lines under way (on Zen 4, half as fast). With AVX2, floats saturate the memory bandwidth anyway, and are not
+// prefetched. Processors with AMX follow floats by themselves within a page, once its first lines are asked for; to ask
+// for all costs more time than it saves. Of halves they want all, and in the first-level cache.
 template <class Element>
 struct Next {
   const Element* from = nullptr;
   size_t n = 0;
 
-  template <int kElements>
-  RUSHLIGHT_INLINE void prefetch(const Next& next, size_t at) {
-    if ((kLanes < 16 && sizeof(Element) > 2) || at >= next.n) return;
-    constexpr int kLocality = kLanes < 16 ? 3 : 2;
-    for (int i = 0; i < kElements; i += 64 / sizeof(Element)) {
-      __builtin_prefetch(next.from + at + i, 0, kLocality);
+#if defined(__AMX_BF16__)
+  static constexpr bool kAMX = true;
+#else
+  static constexpr bool kAMX = false;
+#endif
+  static constexpr bool kHalf = sizeof(Element) == 2;
+  static constexpr bool kPages = kAMX && !kHalf;
+  static constexpr bool kLines = kHalf || (kLanes == 16 && !kAMX);
+  static constexpr int kLocality = kLanes < 16 || (kAMX && kHalf) ? 3 : 2;
+  static constexpr size_t kLine = 64 / sizeof(Element);
+
+  // Before the product: the first lines of each page of 4 KiB.
+  RUSHLIGHT_INLINE void prefetch_pages(const Next& next) {
+    for (size_t page = 0; kPages && page < next.n; page += 64 * kLine) {
+      for (size_t at = page; at < page + 4 * kLine && at < next.n; at += kLine) {
+        __builtin_prefetch(next.from + at, 0, kLocality);
+      }
     }
+  }
+
+  // Within the product: kElements elements from `at` on.
+  template <size_t kElements>
+  RUSHLIGHT_INLINE void prefetch(const Next& next, size_t at) {
+    if (!kLines || at >= next.n) return;
+    for (size_t i = 0; i < kElements; i += kLine) __builtin_prefetch(next.from + at + i, 0, kLocality);
   }
 };
 
@@ -99,6 +118,7 @@ void add_product(const float* a, size_t a_stride, int n, const Element* b, size_
                  float* out, size_t out_stride, int n_out, const Next<Element>& next) {
   constexpr int kFit = (kRegisters - 4) / kM < 8 ? (kRegisters - 4) / kM : 8;
   constexpr int kV = kFit > 4 && kFit < 8 && kLanes == 16 ? 4 : kFit;  // four are a block of 64, and most heads
+  Next<Element>::prefetch_pages(next);
   int at = 0;
   const auto add_vectors = [&]<int kVectors>() {
     if constexpr (kVectors <= kV) {
