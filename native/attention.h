@@ -192,7 +192,7 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
   add_product<kM>(q, stride, job.head_dim, keys, kBlock, nullptr, scores, kBlock, padded, next_values);
   // Of all queries side by side: the operations on one wait for each other.
   float max_score[kM], scale[kM];
-  F32 falls = {};  // by which the queries' earlier maxima are exceeded, a lane each
+  F32 falls[(kM + kLanes - 1) / kLanes] = {};  // by which the queries' earlier maxima are exceeded, a lane each
   for (int m = 0; m < kM; ++m) {
     const Visible& part = visible[m];
     float* row = scores + m * kBlock;
@@ -210,9 +210,9 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
       peak = max(score, peak);
     }
     max_score[m] = reduce_max(peak);
-    falls[m] = max_scores[m] - max_score[m];
+    falls[m / kLanes][m % kLanes] = max_scores[m] - max_score[m];
   }
-  falls = exp_nonpositive(falls);
+  for (F32& fall : falls) fall = exp_nonpositive(fall);
   PartialSums total[kM];
   for (int i = 0; i < padded; i += kSumLanes) {
     for (int v = 0; v < kSumVectors; ++v) {
@@ -225,7 +225,7 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
     }
   }
   for (int m = 0; m < kM; ++m) {
-    scale[m] = falls[m];
+    scale[m] = falls[m / kLanes][m % kLanes];
     max_scores[m] = max_score[m];
     sums[m] = sums[m] * scale[m] + reduce_add(total[m]);
   }
@@ -281,7 +281,7 @@ void attend_chain(const AttentionJob& job, int query_begin, int query_end, int c
     return static_cast<const Element*>(base) + static_cast<size_t>(job.blocks[block]) * job.block_stride;
   };
   constexpr decltype(&attend<1, Element>) kAttend[] = {attend<1, Element>, attend<2, Element>, attend<3, Element>,
-                                                       attend<4, Element>};
+                                                       attend<4, Element>, attend<5, Element>, attend<6, Element>};
   static_assert(sizeof kAttend / sizeof *kAttend == kTogether);
   const Seen seen = {job};
   const int last = seen.last(query_end - 1), first_block = seen.first(query_begin) / kBlock;

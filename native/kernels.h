@@ -57,8 +57,8 @@ struct AttentionJob {
 };
 
 inline constexpr int kBlock = 64;             // positions in a block of the cache
-inline constexpr int kAttentionQueries = 16;  // queries that share a pass over the cache
-inline constexpr int kTogether = 4;           // of them, those that are multiplied together, loading a key once
+inline constexpr int kAttentionQueries = 48;  // queries that share a pass over the cache
+inline constexpr int kTogether = 6;           // of them, those that are multiplied together, loading a key once
 inline constexpr int kNoWindow = std::numeric_limits<int>::max();
 
 // Keys and values may be in the first of the formats: f32 and f16.
