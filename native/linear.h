@@ -16,10 +16,12 @@ inline constexpr int kVectors = kPanel / kLanes;  // in a panel's 32 outputs
 
 // Prefetch distance of a single pass over the weights for kM rows; 0 for none. Zen 3 streams from memory by itself, and
 // software only helps from the second-level cache to the first, at a distance that shrinks with the arithmetic per byte.
-// Zen 4 streams best without help, unless much is computed between two lines (measured).
+// Zen 4 streams best without help, unless much is computed between two lines; Sapphire Rapids, which has AMX, with help
+// (both measured).
 template <Format kFormat, int kM = 1>
 inline constexpr size_t kPrefetchBytes = [] {
   if (kLanes < 16) return kFormat == Format::kF32 ? 256 : 640;
+  if (kHasAMX) return 4096;
   constexpr int kUnaided = kFormat == Format::kF16 ? 1 : kFormat < Format::kInt8 ? 6 : kPanel;
   return kM > kUnaided ? 4096 : 0;
 }();
@@ -384,21 +386,24 @@ inline void add_bias(const float* bias, float* y, size_t y_stride, int n_rows) {
 // Bytes of activations that stay in the second-level cache while weights stream through it.
 inline constexpr size_t kActivationBytes = size_t{256} << 10;
 
-template <class Kernel, Format kFormat>
-void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_begin, int row_end) {
-  constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
-  static constexpr Groups<Kernel> kGroups(std::make_integer_sequence<int, Kernel::kRows>{});
+// A block of a panel, and the activations and results that belong to it.
+struct Block {
+  const uint8_t* w;
+  const uint8_t* next;  // the weights that are read after it
+  const uint8_t* x;     // of the first row
+  float* y;             // of the first row
+  int n_k;
+  bool first;  // of its panel
+};
+
+// Computes some panels and rows by blocks of block_k inputs.
+template <size_t kBytes, size_t kXBytes, class Compute>
+RUSHLIGHT_INLINE void each_block(const LinearJob& job, int panel_begin, int panel_end, int row_begin, int row_end,
+                                 int block_k, const Compute& compute) {
   const int n_rows = row_end - row_begin, n_panels = panel_end - panel_begin;
-  const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
-  const size_t block_bytes = n_groups < Kernel::kMany ? kBlockBytes : kLargeBlockBytes;
-  // With a single pass, one stream over the entire panel is fastest.
-  const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1
-                          ? job.n_in
-                          : static_cast<int>(block_bytes / kBytes) * kTile;
   const int n_blocks = (job.n_in + block_k - 1) / block_k;
   // Panel by panel while all rows fit in the cache; otherwise block by block, so that a block of the rows does.
   const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= kActivationBytes;
-
   const int n_steps = n_rows == 0 ? 0 : n_panels * n_blocks;
   const auto block_of = [&](int step) { return by_panel ? step % n_blocks : step / n_panels; };
   const auto panel_of = [&](int step) { return panel_begin + (by_panel ? step / n_blocks : step % n_panels); };
@@ -414,21 +419,44 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
     const uint8_t* after = w + kBytes * static_cast<size_t>((n_k + kTile - 1) / kTile);
     const uint8_t* next = step + 1 < n_steps ? weights_of(step + 1) : after;
     const auto* x = static_cast<const uint8_t*>(job.x) + static_cast<size_t>(row_begin) * job.x_stride_bytes +
-                    static_cast<size_t>(k / kTile) * sizeof(typename Kernel::XTile);
+                    static_cast<size_t>(k / kTile) * kXBytes;
     float* y = job.y + static_cast<size_t>(row_begin) * job.y_stride + static_cast<size_t>(panel) * kPanel;
-    for (int group = 0, row = 0, pass = 0; group < n_groups; ++group) {  // of equal size, or one row more
-      const int m = n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
-      const auto& kernels = n_groups == 1 ? kGroups.only : pass < Kernel::kFetchers ? kGroups.first : kGroups.later;
-      kernels[m - 1](w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k, next,
-                     block_bytes / Kernel::kFetchers, pass,
-                     y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
-      row += m;
-      pass += kGroups.n_passes[m - 1];
-    }
+    compute(Block{w, next, x, y, n_k, k == 0});
     if (job.bias != nullptr && block == n_blocks - 1) {
       add_bias(job.bias + static_cast<size_t>(panel) * kPanel, y, job.y_stride, n_rows);
     }
   }
+}
+
+// Rows of group `group`, of n_groups of equal size or one row more.
+RUSHLIGHT_INLINE int rows_of(int group, int n_groups, int n_rows) {
+  return n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
+}
+
+template <class Kernel, Format kFormat>
+void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_begin, int row_end) {
+  constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
+  static constexpr Groups<Kernel> kGroups(std::make_integer_sequence<int, Kernel::kRows>{});
+  const int n_rows = row_end - row_begin;
+  const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
+  const size_t block_bytes = n_groups < Kernel::kMany ? kBlockBytes : kLargeBlockBytes;
+  // With a single pass, one stream over the entire panel is fastest.
+  const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1
+                          ? job.n_in
+                          : static_cast<int>(block_bytes / kBytes) * kTile;
+  each_block<kBytes, sizeof(typename Kernel::XTile)>(
+      job, panel_begin, panel_end, row_begin, row_end, block_k, [&](const Block& block) {
+        for (int group = 0, row = 0, pass = 0; group < n_groups; ++group) {
+          const int m = rows_of(group, n_groups, n_rows);
+          const auto& kernels =
+              n_groups == 1 ? kGroups.only : pass < Kernel::kFetchers ? kGroups.first : kGroups.later;
+          kernels[m - 1](block.w, block.x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes,
+                         block.n_k, block.next, block_bytes / Kernel::kFetchers, pass,
+                         block.y + static_cast<size_t>(row) * job.y_stride, job.y_stride, block.first);
+          row += m;
+          pass += kGroups.n_passes[m - 1];
+        }
+      });
 }
 
 }  // namespace rushlight::RUSHLIGHT_ISA

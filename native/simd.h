@@ -35,6 +35,12 @@ inline constexpr int kLanes = 4;
 inline constexpr int kRegisters = 16;
 #endif
 
+#if defined(__AMX_BF16__)
+inline constexpr bool kHasAMX = true;
+#else
+inline constexpr bool kHasAMX = false;
+#endif
+
 using F32 = float __attribute__((vector_size(kLanes * 4)));
 using I32 = int32_t __attribute__((vector_size(kLanes * 4)));
 using U32 = uint32_t __attribute__((vector_size(kLanes * 4)));

@@ -225,6 +225,22 @@ def test_a_decoder_with_every_operation_equals_other_machines(isa, dtype):
     assert hashlib.sha256(np.ascontiguousarray(found, "<f4").tobytes()).hexdigest()[:16] == DECODER_DIGESTS[dtype]
 
 
+BF16_DIGESTS = {"avx512vnni": "32b954db8e77bd2c", "amx": "2517a98386b688a6"}
+"""Truncated SHA-256 of products by the bf16 instructions of each set that has some."""
+
+
+def test_products_by_bf16_instructions_equal_other_machines(isa):
+    if isa not in BF16_DIGESTS:
+        pytest.skip(f"{isa} has no instructions for bf16")
+    device, digest = on(isa, exact=False), hashlib.sha256()
+    for n_in, n_out, rows in [(31, 33, 1), (70, 40, 5), (768, 100, 33), (1000, 64, 97), (3072, 32, 17)]:
+        weight = place(device, random(n_in, n_out), "bf16")
+        x = np.ldexp(random(rows, n_in, seed=1), -7 * np.arange(rows)[:, None] % 140 - 130)  # from subnormal to 8
+        products = np.asarray(device.linear(device.array(x), weight, None))
+        digest.update(np.ascontiguousarray(products, "<f4").tobytes())
+    assert digest.hexdigest()[:16] == BF16_DIGESTS[isa]
+
+
 def test_sampled_text_equals_that_of_other_machines(isa, monkeypatch):
     monkeypatch.setenv("RUSHLIGHT_ISA", isa)
     result = rushlight.load(device="cpu").generate(PROMPT, max_tokens=16, temperature=0.9, top_p=0.9, top_k=200, seed=7)
@@ -232,7 +248,7 @@ def test_sampled_text_equals_that_of_other_machines(isa, monkeypatch):
 
 
 def test_arithmetic_names_the_set_only_where_the_bits_depend_on_it(isa):
-    products_of_bf16 = isa == "avx512vnni"
+    products_of_bf16 = isa in ("avx512vnni", "amx")
     for dtype in FORMATS:
         ops = CPUBackend(dtype, isa=isa)
         assert ops.arithmetic == (isa if dtype == "bf16" and products_of_bf16 else "exact")

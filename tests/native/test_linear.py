@@ -31,7 +31,7 @@ def seen(x, weights, isa):
     """Returns the activations as rounded by a product with these weights."""
     if weights.startswith("int"):
         return quantized(x, 64 if weights == "int8" else 127)
-    return rounded_to_bf16(x) if weights == "bf16" and isa == "avx512vnni" else x
+    return rounded_to_bf16(x) if weights == "bf16" and isa in ("avx512vnni", "amx") else x
 
 
 def test_every_number_of_inputs(device, isa, weights):
