@@ -16,8 +16,15 @@ DTYPES = ("auto", "f32", "f64", "f16", "bf16", "int8", "int4")
 """The dtypes that a user may request; each device supports some of them. auto keeps every weight in the checkpoint's
 own dtype."""
 
-WEIGHT_BYTES = {"f64": 8.0, "f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0625, "int4": 0.625}
+WEIGHT_BYTES = {"f64": 8.0, "f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0625, "int4": 0.5625}
 """Bytes of one weight in a dtype, including its share of the scales."""
+
+TABLE_DTYPES = {"int4": "int6"}
+"""Requested dtype -> the dtype of tables on cpu, where it is another. A table usually serves as the head too, where four
+bits cost the most quality."""
+
+TABLE_BYTES = {"int4": 0.8125}
+"""Bytes of one weight of a table, by the requested dtype, where it is kept in another."""
 
 CHECKPOINT_DTYPES = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 """safetensors dtype -> the dtype that auto keeps it in; F64 is rounded."""
@@ -31,15 +38,20 @@ class DtypePolicy:
         requested: one of DTYPES.
         compute_dtypes: every weight dtype that the backend supports, with the dtype of the activations that it
             multiplies such weights by. Biases and gains are kept in the latter.
+        table_dtypes: requested dtype -> the dtype of tables, where it is another.
 
     Raises:
         DtypeError: the backend does not support the requested dtype.
     """
 
-    def __init__(self, device: str, requested: str, compute_dtypes: Mapping[str, str]) -> None:
+    def __init__(
+        self, device: str, requested: str, compute_dtypes: Mapping[str, str], table_dtypes: Mapping[str, str]
+    ) -> None:
         check_dtype(device, requested, ["auto", *compute_dtypes])
         self._requested = requested
-        self._compute_dtypes = compute_dtypes
+        self._table_dtypes = table_dtypes
+        of_tables = {table: compute_dtypes[dtype] for dtype, table in table_dtypes.items()}
+        self._compute_dtypes = {**of_tables, **compute_dtypes}
         self._loaded: set[str] = set()
 
     def keep(self, tensor: Tensor, role: Role) -> str:
@@ -49,8 +61,8 @@ class DtypePolicy:
         dtype = CHECKPOINT_DTYPES[tensor.dtype] if self._requested == "auto" else self._requested
         if role is Role.VECTOR:
             return self._compute_dtypes[dtype]
-        if dtype == "int4" and role is Role.TABLE:
-            dtype = "int8"  # a table is usually the head too, where four bits cost the most quality
+        if role is Role.TABLE:
+            dtype = self._table_dtypes.get(dtype, dtype)
         self._loaded.add(dtype)
         return dtype
 

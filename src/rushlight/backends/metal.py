@@ -126,7 +126,7 @@ class MLXBackend:
     """
 
     def __init__(self, device: str = "metal", dtype: str = "auto") -> None:
-        self._dtypes = DtypePolicy(device, dtype, COMPUTE_DTYPES)
+        self._dtypes = DtypePolicy(device, dtype, COMPUTE_DTYPES, {"int4": "int8"})
         mx.set_default_device(mx.Device(mx.cpu if device == "mlx-cpu" else mx.gpu))
         if device == "mlx-cpu":
             mx.disable_compile()  # on a CPU it runs a C++ compiler, which may not be installed
