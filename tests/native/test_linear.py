@@ -154,7 +154,9 @@ def test_a_non_finite_weight_is_reported(device, weights, garbage):
     assert not device.pack(weight, matrix.reshape(-1).view(np.uint8), "F32", 40, True, 0)
 
 
-@pytest.mark.parametrize(("stored", "value"), [("f16", 65520.0), ("bf16", 3.4e38), ("int8", 1e7), ("int6", 2e4), ("int4", 4e3)])
+@pytest.mark.parametrize(
+    ("stored", "value"), [("f16", 65520.0), ("bf16", 3.4e38), ("int8", 1e7), ("int6", 2e4), ("int4", 4e3)]
+)
 def test_a_weight_beyond_the_range_of_its_format_is_reported(device, stored, value):
     matrix = random(40, 40)
     matrix[1, 2] = value

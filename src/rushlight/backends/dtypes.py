@@ -20,8 +20,8 @@ WEIGHT_BYTES = {"f64": 8.0, "f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0625,
 """Bytes of one weight in a dtype, including its share of the scales."""
 
 TABLE_DTYPES = {"int4": "int6"}
-"""Requested dtype -> the dtype of tables on cpu, where it is another. A table usually serves as the head too, where four
-bits cost the most quality."""
+"""Requested dtype -> the dtype of tables on cpu, where it is another: a table usually serves as the head too, where
+four bits cost the most quality."""
 
 TABLE_BYTES = {"int4": 0.8125}
 """Bytes of one weight of a table, by the requested dtype, where it is kept in another."""
