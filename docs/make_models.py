@@ -34,16 +34,18 @@ Every command and `rushlight.load` take a short name instead of a hub id, and sa
 `note: smollm2 is HuggingFaceTB/SmolLM2-135M-Instruct`. A file or folder of that name takes precedence. A family's name
 alone is its smallest model that chats; an unknown name suggests similar ones.
 
-Meta's, Google's and some other models are gated: accept their terms on the model's page, and sign in with
-`hf auth login` or `HF_TOKEN`. The repositories of OPT and some other old models have only PyTorch pickles, which
+Models marked as gated need an accepted licence: accept it on the model's page on the hub, and sign in with `hf auth login`
+(or set `HF_TOKEN`). The repositories of OPT and some other old models have only PyTorch pickles, which
 rushlight never opens; the error prints the line that converts them.
 
 ## Download, list and delete
 
 `rushlight pull NAME` downloads a model into the cache of huggingface_hub, which other programs share, and prints its folder.
 Only what rushlight reads is downloaded: safetensors, config and tokenizer files, and none of the `.bin`, `.gguf` and ONNX
-copies. A connection that breaks is resumed, and complete files are not downloaded again. Other commands download what is
-missing, too; with `--offline` they use the cache only.
+copies. After Ctrl-C, a crash or a broken connection the same command continues the weights where they ended, and complete
+files are not downloaded again; each new file is checked against its hash. For this, weights come over HTTP; files of more
+than 50 GB come over Xet, which starts such a file again. Other commands download what is missing, too; with `--offline` they
+use the cache only.
 
 <!-- not run: downloads 260 MB -->
 ```console
@@ -106,7 +108,7 @@ def _checkpoints() -> str:
 def _rows(each: ModelType) -> str:
     return "".join(
         f"| `{each.model_type}` | [{row.repo_id}](https://huggingface.co/{row.repo_id}) | {row.size} | {row.context:,} |"
-        f" {', '.join(f'`{name}`' for name in short_names(row.repo_id))} |\n"
+        f" {', '.join([*(f'`{name}`' for name in short_names(row.repo_id)), *(['gated'] if row.is_gated else [])])} |\n"
         for row in each.published
     )
 

@@ -4,6 +4,7 @@
 // computed together, and the blocking of k, change neither operands nor order: a row has the same bits in any batch.
 #pragma once
 
+#include <limits>
 #include <utility>
 
 #include "kernels.h"
@@ -33,13 +34,17 @@ RUSHLIGHT_INLINE void prefetch(const uint8_t* w) {
 // sums fit in the registers. Of several passes, the first `kFetchers` prefetch the next block.
 enum class Pass : uint8_t { kOnly, kFirst, kLater };
 
-// Bytes of weights in a block: half of a first-level cache.
+// Bytes of weights in a block: half of a first-level cache. With 32 registers, many passes of floats read a block from
+// the second-level cache as fast; larger blocks load and store the sums less often.
 inline constexpr size_t kBlockBytes = 16384;
+inline constexpr size_t kLargeBlockBytes = 65536;
+inline constexpr int kNever = std::numeric_limits<int>::max();
 
 // The first kFetchers passes over a block prefetch the next block, an equal part each, so that memory transfers overlap
 // with arithmetic. They prefetch lines in sequence, which the hardware prefetcher follows, and a few at a time, because
 // the number of outstanding cache misses is limited. Kernels of floats with 32 registers rarely make more than 2 passes.
 inline constexpr int kFloatFetchers = kRegisters == 32 ? 2 : 4;
+inline constexpr int kManyFloatPasses = kRegisters == 32 ? 3 : kNever;
 
 // Cache lines to prefetch for every kBytes of weights that are multiplied.
 template <int kFetchers, size_t kBytes>
@@ -69,6 +74,7 @@ constexpr int strip_of(int rows, int registers) {
 // A format's kernel provides
 //     kRows     the maximum number of rows computed together, limited by registers
 //     kFetchers the passes over a block that prefetch the next one
+//     kMany     the groups of rows from which blocks are large
 //     XTile     the storage of 32 activations of a row
 //     kStrip    vectors of outputs that are computed together for kM rows
 //     run       acc[m][s] += x[m][0 to n_k] W for the outputs from vector v on, prefetching from `ahead` on
@@ -76,7 +82,7 @@ constexpr int strip_of(int rows, int registers) {
 // Floats times f32, f16 and bf16: one input at a time.
 template <Format kFormat>
 struct Plain {
-  static constexpr int kFetchers = kFloatFetchers;
+  static constexpr int kFetchers = kFloatFetchers, kMany = kManyFloatPasses;
   // With 16 registers, loads are the bottleneck: three rows by a panel's full width need the fewest. Weights that are
   // converted first are better shared by more rows.
   static constexpr int kRows = kFormat == Format::kF32 && kRegisters == 16 ? 3 : (kRegisters - 4) / 2;
@@ -156,7 +162,7 @@ using F16Kernel = Plain<Format::kF16>;
 
 // bf16 by the dot-product instruction of pairs, which takes activations in bf16 too.
 struct BF16Kernel {
-  static constexpr int kFetchers = kFloatFetchers;
+  static constexpr int kFetchers = kFloatFetchers, kMany = kManyFloatPasses;
   static constexpr int kRows = (kRegisters - 4) / kVectors;
   using XTile = uint16_t[kTile];
 
@@ -255,7 +261,7 @@ template <int kBits>
 struct Integer {
   // More than 6 rows would not leave registers for both the sums of a group and those of all groups.
   static constexpr int kRows = kRegisters == 32 ? 6 : kRegisters / 4;
-  static constexpr int kFetchers = 4;
+  static constexpr int kFetchers = 4, kMany = kNever;
   static constexpr Format kFormat = kBits == 8 ? Format::kInt8 : kBits == 6 ? Format::kInt6 : Format::kInt4;
   static constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
   using XTile = QuantizedGroup<kBits>;
@@ -357,14 +363,14 @@ struct Integer {
   }
 };
 
-// All outputs of a panel for kM rows over a block, beginning with the block's pass number `pass`. Between blocks, y
-// holds the sums.
+// All outputs of a panel for kM rows over a block, beginning with the block's pass number `pass`, each of which
+// prefetches `share` bytes of the next block. Between blocks, y holds the sums.
 template <class Kernel, Pass kPass, int kM>
-void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, int pass, float* y,
-              size_t y_stride, bool first) {
+void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, size_t share, int pass,
+              float* y, size_t y_stride, bool first) {
   constexpr int kStrip = Kernel::template kStrip<kM>;
   for (int v = 0; v < kVectors; v += kStrip, ++pass) {
-    const uint8_t* ahead = next + static_cast<size_t>(pass % Kernel::kFetchers) * (kBlockBytes / Kernel::kFetchers);
+    const uint8_t* ahead = next + static_cast<size_t>(pass % Kernel::kFetchers) * share;
     F32 acc[kM][kStrip];
     if (kLanes == 16 && kM > 1 && first) {  // the lines that are stored to at the end may be in another core's cache
       for (int m = 0; m < kM; ++m) {
@@ -381,8 +387,8 @@ void run_rows(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, cons
   }
 }
 
-using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next, int pass,
-                         float* y, size_t y_stride, bool first);
+using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* next,
+                         size_t share, int pass, float* y, size_t y_stride, bool first);
 
 // run_rows for 1 to kRows rows.
 template <class Kernel>
@@ -418,9 +424,11 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
   static constexpr Groups<Kernel> kGroups(std::make_integer_sequence<int, Kernel::kRows>{});
   const int n_rows = row_end - row_begin, n_panels = panel_end - panel_begin;
   const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
-  constexpr int kBlockK = static_cast<int>(kBlockBytes / kBytes) * kTile;
+  const size_t block_bytes = n_groups < Kernel::kMany ? kBlockBytes : kLargeBlockBytes;
   // With a single pass, one stream over the entire panel is fastest.
-  const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1 ? job.n_in : kBlockK;
+  const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1
+                          ? job.n_in
+                          : static_cast<int>(block_bytes / kBytes) * kTile;
   const int n_blocks = (job.n_in + block_k - 1) / block_k;
   // Panel by panel while all rows fit in the cache; otherwise block by block, so that a block of the rows does.
   const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= kActivationBytes;
@@ -445,7 +453,8 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
     for (int group = 0, row = 0, pass = 0; group < n_groups; ++group) {  // of equal size, or one row more
       const int m = n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
       const auto& kernels = n_groups == 1 ? kGroups.only : pass < Kernel::kFetchers ? kGroups.first : kGroups.later;
-      kernels[m - 1](w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k, next, pass,
+      kernels[m - 1](w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k, next,
+                     block_bytes / Kernel::kFetchers, pass,
                      y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
       row += m;
       pass += kGroups.n_passes[m - 1];

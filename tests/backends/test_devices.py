@@ -238,3 +238,28 @@ def test_no_installed_library_is_imported_before_its_device_is_opened():
     assert installed.torch()
     assert installed.mlx()
     test_no_library_is_imported_before_its_device_is_opened()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("float16", "f16"),
+        ("fp16", "f16"),
+        ("half", "f16"),
+        ("torch.float32", "f32"),
+        ("bfloat16", "bf16"),
+        ("BF16", "bf16"),
+        ("q4", "int4"),
+        ("Q4_K_M", "int4"),
+        ("q8_0", "int8"),
+        ("8-bit", "int8"),
+        ("double", "f64"),
+        ("int44", "int4"),
+        ("f61", None),
+        ("abacus", None),
+    ],
+)
+def test_an_unknown_dtype_has_a_suggestion(name, meant):
+    with pytest.raises(DtypeError) as caught:
+        open_backend("cpu", name)
+    assert caught.value.remedy.startswith(f"did you mean {meant}? use one of: " if meant else "use one of: ")

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import rushlight
+from rushlight.cli import main
 from rushlight.errors import JobError
 from rushlight.jobs import Job, RequestLines, ResultsFile, read_lines
 from rushlight.jobs import result_line as result_line_module
@@ -18,15 +19,18 @@ from rushlight.jobs import result_line as result_line_module
 PROMPTS = [{"prompt": "The king"}, {"prompt": "A fox", "temperature": 0.8}, {"prompt": "One"}]
 
 
-def batch(folder, *arguments, cwd):
-    """`rushlight batch in.jsonl -o o.jsonl`, three tokens a line."""
-    return subprocess.run(
-        [sys.executable, "-m", "rushlight", "batch", "in.jsonl", "-o", "o.jsonl", "-n", "3", "-m", folder, *arguments],
-        cwd=cwd,
-        capture_output=True,
-        timeout=60,
-        text=True,
-    )
+@pytest.fixture
+def batch(tmp_path, monkeypatch, capsys):
+    """Runs `rushlight batch in.jsonl -o o.jsonl`, three tokens a line; returns the exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(folder, *arguments):
+        command = ["batch", "in.jsonl", "-o", "o.jsonl", "-n", "3", "-m", folder, *arguments]
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in command])
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
 def write_lines(path, values):
@@ -47,7 +51,7 @@ def padded(make_gpt2):
     return folder
 
 
-def test_tokens_without_text_are_null_among_the_alternatives(padded, tmp_path):
+def test_tokens_without_text_are_null_among_the_alternatives(batch, padded, tmp_path):
     lines = [
         {"prompt": "The king"},
         {"prompt": "The king", "logprobs": 20},
@@ -55,8 +59,8 @@ def test_tokens_without_text_are_null_among_the_alternatives(padded, tmp_path):
         {"prompt": "A fox"},
     ]
     write_lines(tmp_path / "in.jsonl", lines)
-    done = batch(padded, "--ordered", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, _, err = batch(padded, "--ordered")
+    assert code == 0, err
     found = read_results(tmp_path / "o.jsonl")
     assert [record["index"] for record in found] == [0, 1, 2, 3]
     tops = [other for entry in found[1]["logprobs"] for other in entry["top"]]
@@ -137,11 +141,11 @@ def test_a_huge_index_needs_no_memory(tmp_path):
 
 
 @pytest.fixture
-def finished(make_gpt2, tmp_path):
+def finished(batch, make_gpt2, tmp_path):
     """A folder with a model and a finished job whose last line is truncated."""
     folder = make_gpt2(files={"generation_config.json": {"eos_token_id": 256}})
     write_lines(tmp_path / "in.jsonl", PROMPTS)
-    assert batch(folder, "--ordered", cwd=tmp_path).returncode == 0
+    assert batch(folder, "--ordered")[0] == 0
     out = tmp_path / "o.jsonl"
     complete = out.read_bytes()
     out.write_bytes(complete[:-20])
@@ -176,7 +180,7 @@ def edit(name, before, after):
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_a_refused_job_names_the_changes(finished, tmp_path, change, arguments, changed):
+def test_a_refused_job_names_the_changes(batch, finished, change, arguments, changed):
     folder, out, _ = finished
     if changed == "tokenizer":
         vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
@@ -184,9 +188,9 @@ def test_a_refused_job_names_the_changes(finished, tmp_path, change, arguments, 
     elif change is not None:
         change(folder)
     before = out.read_bytes()
-    done = batch(folder, "--ordered", *arguments, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"the results belong to another job; changed since then: {changed}; choose another file" in done.stderr
+    code, shown, err = batch(folder, "--ordered", *arguments)
+    assert (code, shown) == (2, "")
+    assert f"the results belong to another job; changed since then: {changed}; choose another file" in err
     assert out.read_bytes() == before, "a job that is refused leaves the file as it was"
 
 
@@ -200,28 +204,28 @@ def test_a_job_that_reads_a_pipe_is_refused_before_any_work(finished, tmp_path):
     assert out.read_bytes() == before
 
 
-def test_a_copy_of_the_model_resumes_the_job(finished, tmp_path):
+def test_a_copy_of_the_model_resumes_the_job(batch, finished, tmp_path):
     folder, out, complete = finished
     shutil.copytree(folder, tmp_path / "elsewhere")
-    done = batch(tmp_path / "elsewhere", "--ordered", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "1 line done, 2 already done" in done.stderr
+    code, _, err = batch(tmp_path / "elsewhere", "--ordered")
+    assert code == 0, err
+    assert "1 line done, 2 already done" in err
     assert out.read_bytes() == complete
 
 
-def test_the_port_is_identified_by_its_content(make_gpt2, tmp_path):
+def test_the_port_is_identified_by_its_content(batch, make_gpt2, tmp_path):
     folder = make_gpt2()
     write_lines(tmp_path / "in.jsonl", PROMPTS)
     port = tmp_path / "port.py"
     source = "from rushlight.models.gpt2 import GPT2\n\nARCHITECTURE = GPT2\n"
     port.write_text(source)
-    assert batch(folder, "--port", port, cwd=tmp_path).returncode == 0
+    assert batch(folder, "--port", port)[0] == 0
     port.rename(tmp_path / "renamed.py")
-    again = batch(folder, "--port", tmp_path / "renamed.py", cwd=tmp_path)
-    assert again.returncode == 0
-    assert "0 lines done, 3 already done" in again.stderr
+    code, _, err = batch(folder, "--port", tmp_path / "renamed.py")
+    assert code == 0
+    assert "0 lines done, 3 already done" in err
     port.write_text(source + "\n# otherwise\n")
     for arguments in (["--port", port], []):
-        done = batch(folder, *arguments, cwd=tmp_path)
-        assert done.returncode == 2
-        assert "changed since then: port;" in done.stderr
+        code, _, err = batch(folder, *arguments)
+        assert code == 2
+        assert "changed since then: port;" in err

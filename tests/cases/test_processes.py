@@ -243,34 +243,34 @@ def test_a_large_result_is_written_in_full_to_a_non_blocking_pipe(large, full_ou
     assert read == full_output
 
 
+FULL, CLOSED = (">/dev/full", ": No space left on device"), (">&-", " is closed")
+
+
 @pytest.mark.parametrize(
-    "command",
+    ("command", "outputs"),
     [
-        "generate -p a -n 2",
-        "generate -p a -n 2 --json",
-        "inspect $model",
-        "check $model --json",
-        "lens -p abc",
-        "lens -p abc --json",
-        "devices",
-        "devices --json",
-        "eval --text $text",
-        "batch $text --text-lines -n 2 -o -",
-        "chat < $text",
-        "port $model -o -",
-        "--help",
-        "--version",
-        "generate --help",
+        ("generate -p a -n 2", [FULL, CLOSED]),
+        ("generate -p a -n 2 --json", [FULL]),
+        ("inspect $model", [CLOSED]),
+        ("check $model --json", [FULL]),
+        ("lens -p abc", [CLOSED]),
+        ("lens -p abc --json", [FULL]),
+        ("devices", [FULL]),
+        ("devices --json", [CLOSED]),
+        ("eval --text $text", [FULL]),
+        ("batch $text --text-lines -n 2 -o -", [FULL, CLOSED]),
+        ("chat < $text", [FULL, CLOSED]),
+        ("port $model -o -", [CLOSED]),
+        ("--help", [FULL, CLOSED]),
+        ("--version", [FULL]),
+        ("generate --help", [CLOSED]),
     ],
 )
-def test_output_that_cannot_be_written_is_an_error(make_gpt2, tmp_path, command):
+def test_output_that_cannot_be_written_is_an_error(make_gpt2, tmp_path, command, outputs):
     model = make_gpt2()
     text = tmp_path / "text"
     text.write_text("Once upon a time\n", encoding="utf-8")
-    for redirection, reason in [
-        (">/dev/full", ": No space left on device"),
-        (">&-", " is closed"),
-    ]:
+    for redirection, reason in outputs:
         done = shell(f"rushlight {command} {redirection}", model=str(model), text=str(text))
         assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"error: standard output{reason}")
         assert "Traceback" not in done.stderr

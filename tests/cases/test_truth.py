@@ -319,6 +319,26 @@ def test_settings_that_are_not_applied_are_named_once(make_gpt2, caplog, run, au
     assert (finding.is_problem, note in finding.why) == (False, True)
 
 
+@pytest.mark.parametrize(
+    ("author", "sampling"),
+    [
+        (SAMPLED, {"temperature": 0.7, "top_p": 0.9}),
+        ({"do_sample": True, "top_k": 20}, {"temperature": 1.0, "top_k": 20}),
+        (
+            {"do_sample": False, "temperature": 0.7, "repetition_penalty": 1.1},
+            {"temperature": 0, "repetition_penalty": 1.1},
+        ),
+        ({"temperature": 0.7, "top_k": 20}, {}),
+        ({"do_sample": True, "temperature": -1, "top_p": "0.9", "min_p": None, "top_k": 2.5}, {}),
+        ({"repetition_penalty": 1.0}, {}),
+    ],
+)
+def test_the_author_s_sampling_settings_are_at_hand(make_gpt2, author, sampling):
+    model = rushlight.load(make_gpt2(files={"generation_config.json": author}))
+    assert model.author.sampling == sampling
+    assert model.generate("Hello", max_tokens=3).ids == [83, 212, 197] or "repetition_penalty" in author
+
+
 def test_a_note_lists_many_settings_in_full(make_gpt2, run):
     settings = ("min_length", "max_time", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "guidance_scale")
     author = dict.fromkeys((*settings, "exponential_decay_length_penalty", "penalty_alpha", "forced_bos_token_id"), 3)

@@ -1,6 +1,6 @@
 """The reasoning of an answer is separated from its text, however the text is streamed."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 from chat_helpers import CHATML
@@ -11,7 +11,9 @@ from rushlight import Chat
 from rushlight.chat import find_template
 from rushlight.chat.reasoning import AnswerDelta, Channels, TextOnly, ThinkTags, reasoning_parser
 from rushlight.errors import RequestError
+from rushlight.runtime.result import Generation, Stats
 
+TEMPLATES = Path(__file__).parent / "templates"
 HARMONY = (
     "<|channel|>analysis<|message|>User asks.<|end|><|start|>assistant<|channel|>commentary<|message|>Look up.<|end|>"
     "<|start|>assistant<|channel|>final<|message|>Paris."
@@ -103,7 +105,7 @@ class Scripted:
     prompt_progress = (1, 1)
 
     def __init__(self, *pieces):
-        self.result = SimpleNamespace(text="".join(pieces), ids=[])
+        self.result = Generation([1, 2], None, Stats(2), ids=[3], text="".join(pieces), finish_reason="stop")
         self._pieces = iter(pieces)
 
     def __iter__(self):
@@ -129,8 +131,8 @@ def scripted(tales, monkeypatch):
     """`scripted(*pieces)`: a chat whose model answers with these pieces."""
     chats = []
 
-    def scripted(*pieces):
-        chats.append(Chat(tales, template=QWEN))
+    def scripted(*pieces, template=QWEN):
+        chats.append(Chat(tales, template=template))
         monkeypatch.setattr(tales, "stream", lambda *_, **__: Scripted(*pieces))
         return chats[-1]
 
@@ -155,6 +157,33 @@ def test_an_answer_has_its_reasoning_apart_from_its_text(scripted, tmp_path):
     chat.reset()
     chat.load(tmp_path / "talk.json")
     assert chat.messages == saved
+
+
+def test_a_reply_has_its_reasoning_apart_from_its_text(scripted):
+    chat = scripted("<think>", "hm", "</think>", "\n\nBe", "cause.")
+    reply = chat.send("Why?")
+    assert isinstance(reply, Generation)
+    assert (str(reply), reply.text, reply.reasoning) == ("Because.", "Because.", "hm")
+    assert (reply.prompt_ids, reply.ids, reply.finish_reason) == ([1, 2], [3], "stop")
+
+
+def test_a_reply_of_a_model_that_does_not_reason_is_all_text(tales):
+    with Chat(tales, max_tokens=5) as chat:
+        reply = chat.send("Hello")
+        assert reply.reasoning == ""
+        assert reply.text == tales.tokenizer.decode(reply.ids, before=reply.prompt_ids) == chat.messages[-1]["content"]
+
+
+def test_qwen3_sees_the_reasoning_of_no_earlier_turn(scripted):
+    chat = scripted("<think>\nhm, so\n</think>\n\nBecause.", template=TEMPLATES / "qwen3.jinja")
+    assert chat.send("Why?").reasoning == "hm, so"
+    rendered = chat.template.render([*chat.messages, {"role": "user", "content": "So?"}])
+    assert rendered.text == (
+        "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nBecause.<|im_end|>\n"
+        "<|im_start|>user\nSo?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    last = chat.template.render(chat.messages, answer=False)
+    assert last.text.endswith("<|im_start|>assistant\n<think>\nhm, so\n</think>\n\nBecause.<|im_end|>\n")
 
 
 def test_the_template_leaves_out_earlier_reasoning(scripted):

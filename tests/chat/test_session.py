@@ -372,7 +372,13 @@ def test_files_that_are_not_conversations_are_an_error(chat, tmp_path, content, 
 def test_a_model_without_a_tokenizer_is_an_error():
     model = rushlight.load()
     model.tokenizer = None
-    with pytest.raises(TokenizerError, match="tales has no tokenizer"):
+    with pytest.raises(
+        TokenizerError, match=r"a chat needs a tokenizer, and tales has no tokenizer.json; put"
+    ) as caught:
+        Chat(model)
+    assert "token ids" not in caught.value.remedy
+    model.name = "owner/tales"
+    with pytest.raises(TokenizerError, match=r"\(`rushlight pull owner/tales` downloads what the hub has\)"):
         Chat(model)
 
 

@@ -26,6 +26,7 @@ class FakeHub:
         damaged: files whose last byte is changed in transit.
         silent: no request is answered until the hub closes.
         commit: the commit of every repository's main branch.
+        ranges: the Range headers of the requests that had one.
     """
 
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class FakeHub:
     silent: bool = False
     commit: str = COMMIT
     requests: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self.closing = threading.Event()
@@ -73,6 +75,7 @@ def etag(name: str, content: bytes) -> str:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body would wait for the acknowledgement of its header, 40 ms
     hub: FakeHub
 
     def log_message(self, *_):
@@ -121,6 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[:-1] + bytes([content[-1] ^ 1])
         status = 200
         if wanted := self.headers.get("Range"):
+            self.hub.ranges.append(wanted)
             start, _, last = wanted.removeprefix("bytes=").partition("-")
             piece = content[int(start) : int(last) + 1 if last else None]
             headers["Content-Range"] = f"bytes {start}-{int(start) + len(piece) - 1}/{len(content)}"

@@ -1,6 +1,7 @@
 """Models on the hub, with a fake hub on this machine."""
 
 import errno
+import hashlib
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import pytest
 from safetensors.numpy import save
 
 from rushlight.checkpoint import hub as hub_module
-from rushlight.checkpoint import open_checkpoint
+from rushlight.checkpoint import hub_resume, open_checkpoint
 from rushlight.errors import CheckpointError, RushlightError, SourceError
 from rushlight.jobs.identity import CONFIG_FILES
 from rushlight.text import TOKENIZER_FILES
@@ -195,6 +196,9 @@ def test_a_repository_without_weights_is_refused(hub, files, found):
     assert error.found == found
 
 
+GATED = "owner/name is gated: its authors ask you to accept a licence first"
+
+
 @pytest.mark.parametrize(
     ("status", "code", "message", "remedy"),
     [
@@ -205,8 +209,8 @@ def test_a_repository_without_weights_is_refused(hub, files, found):
             "no path owner/name exists, and the hub has no public model of that name",
             "check the spelling",
         ),
-        (401, "GatedRepo", "owner/name is gated", "request access at http://127.0.0.1"),
-        (403, "GatedRepo", "owner/name is gated", "HF_TOKEN"),
+        (401, "GatedRepo", GATED, "accept it at http://127.0.0.1"),
+        (403, "GatedRepo", GATED, "/owner/name, then run `hf auth login`, or set HF_TOKEN"),
         (401, None, "the hub answered 401 for owner/name", "HF_TOKEN"),
         (403, None, "the hub answered 403 for owner/name", "HF_TOKEN"),
         (404, None, "the hub answered 404 for owner/name", "HF_ENDPOINT"),
@@ -329,18 +333,86 @@ def test_two_processes_at_once_both_succeed(hub, tmp_path):
     assert hub.requests == []
 
 
-def test_an_interrupt_stops_a_download_and_leaves_no_partial_file(hub, tmp_path):
-    hub.repos["owner/name"] = REPO
+IN_SMALL_PIECES = "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 50\n" + textwrap.dedent(RUN)
+
+
+def interrupted(hub, tmp_path, how) -> None:
+    """A download in another process, which a signal ends after 100 bytes of the first large file."""
     hub.stall = True
-    process = start(hub, tmp_path, RUN)
+    process = start(hub, tmp_path, IN_SMALL_PIECES)
     assert hub.stalled.wait(30)
     time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     started = time.monotonic()
     _, err = process.communicate(timeout=60)
     assert time.monotonic() - started < 3
-    assert "KeyboardInterrupt" in err
+    assert ("KeyboardInterrupt" in err) == (how == signal.SIGINT)
+    hub.stall = False
+    hub.requests.clear()
+
+
+def test_an_interrupt_stops_the_download_of_a_small_file_and_leaves_nothing(hub, tmp_path):
+    hub.repos["owner/name"] = REPO
+    interrupted(hub, tmp_path, signal.SIGINT)
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_download_of_weights_continues_in_another_process(hub, tmp_path, how):
+    hub.repos["owner/name"] = {"model.safetensors": REPO["model.safetensors"]}
+    interrupted(hub, tmp_path, how)
+    [partial] = leftovers(tmp_path)
+    n_there = 100 if how == signal.SIGINT else partial.stat().st_size  # what was not flushed is lost
+    assert partial.read_bytes() == REPO["model.safetensors"][:n_there]
+    assert hub_resume.partial_bytes("owner/name") == n_there
+    finish(start(hub, tmp_path, IN_SMALL_PIECES))
+    assert hub.ranges == ([f"bytes={n_there}-"] if n_there else [])
+    assert leftovers(tmp_path) == []
+    finish(start(hub, tmp_path, HF_HUB_OFFLINE="1"))
+
+
+def partial_download(tmp_path, content: bytes) -> Path:
+    name = hashlib.sha256(REPO["model.safetensors"]).hexdigest()
+    partial = tmp_path / "hub" / "models--owner--name" / "blobs" / f"{name}.incomplete"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(content)
+    os.utime(partial, (1, 1))
+    return partial
+
+
+@pytest.mark.parametrize("n_there", [0, 1, 1500, len(REPO["model.safetensors"]), 5000])
+def test_the_rest_of_a_partial_file_is_downloaded(hub, tmp_path, n_there):
+    hub.repos["owner/name"] = REPO
+    partial_download(tmp_path, REPO["model.safetensors"].ljust(5000, b"x")[:n_there])
+    check("owner/name")
+    assert hub.ranges == ([f"bytes={n_there}-"] if n_there in (1, 1500) else [])
+    assert hub.bodies().count("model.safetensors") == (n_there != len(REPO["model.safetensors"]))
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("n_there", [1500, len(REPO["model.safetensors"])])
+def test_a_damaged_partial_file_is_detected_and_removed(hub, tmp_path, n_there):
+    hub.repos["owner/name"] = REPO
+    partial_download(tmp_path, bytes(n_there))
+    assert "was damaged, and has been removed" in refusal("owner/name").message
+    assert leftovers(tmp_path) == []
+    check("owner/name")
+
+
+def test_a_partial_file_stays_if_the_hub_fails(hub, tmp_path, monkeypatch, no_waiting):
+    hub.repos["owner/name"] = REPO
+    partial = partial_download(tmp_path, REPO["model.safetensors"][:700])
+
+    def failing(url, file, **_):
+        file.write(REPO["model.safetensors"][700:900])
+        raise ConnectionError("reset by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub_resume, "http_get", failing)
+        assert "reset by peer" in refusal("owner/name").message
+    assert partial.stat().st_size == 900
+    check("owner/name")
+    assert hub.ranges == ["bytes=900-"]
 
 
 READ_ONLY = """

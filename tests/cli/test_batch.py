@@ -259,3 +259,9 @@ def test_results_go_to_a_file_or_to_stdout(rushlight, folder):
         done = rushlight("batch", "prompts.jsonl", "-o", path)
         assert done.code == 2
         assert "not a regular file; use - for standard output" in done.err
+
+
+def test_without_an_output_the_error_mentions_stdout(rushlight):
+    done = rushlight("batch", "prompts.jsonl")
+    assert (done.code, done.out) == (2, "")
+    assert "missing option '--output' / '-o': the file for the results, one per line; - is stdout" in done.err

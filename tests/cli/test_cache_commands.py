@@ -1,5 +1,6 @@
 """`rushlight pull`, `list` and `rm` over the hub's cache, with a fake hub on this machine."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -130,6 +131,21 @@ def test_pull_refuses_a_model_that_exceeds_the_disk(rushlight, hub, cache, monke
     assert "tokenizer.json" not in hub.bodies()
 
 
+def test_pull_continues_what_another_process_left(rushlight, hub, cache, monkeypatch):
+    weights = TALES["model.safetensors"]
+    partial = cache / "models--owner--tales" / "blobs" / f"{hashlib.sha256(weights).hexdigest()}.incomplete"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(weights[: 6 * 2**20])
+    assert "1 half download of 6,291,456 bytes: `rushlight pull` continues it" in rushlight("list").out
+    monkeypatch.setattr(pull_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    done = rushlight("pull", "owner/tales")
+    assert done.code == 0
+    assert "owner/tales: 6.8 MiB to download, of which 6.0 MiB are there\n" in done.err
+    assert f"bytes={6 * 2**20}-" in hub.ranges
+    assert not partial.exists()
+    assert rushlight("generate", "owner/tales", "Once", "-n", "1", "--offline").code == 0
+
+
 def test_a_cut_download_continues(rushlight, hub, cache, monkeypatch):
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
     assert rushlight("inspect", "owner/tales").code == 0  # caches the config, so that the weights are cut
@@ -178,10 +194,10 @@ def test_list_shows_what_runs_and_what_is_broken(rushlight, hub, cache, monkeypa
         "MiB",
         "fits in f16 (9.1 MiB of 1.0 GiB available); short name smollm2",
     ]
-    assert rows["owner/bare"].endswith("  no tokenizer was downloaded")
+    assert "  takes token ids only, not text: no tokenizer.json; fits in f32 (" in rows["owner/bare"]
     assert rows["owner/new"].endswith(r"  new\x1b is not built in")
     assert rows["owner/odd"].endswith(
-        "  config.json is not valid: `rushlight check` says why; no tokenizer was downloaded"
+        "  config.json is not valid: `rushlight check` says why; takes token ids only, not text: no tokenizer.json"
     )
     assert rows["owner/t5"].endswith("  t5 is an encoder-decoder model, which rushlight does not run")
     assert "  gpt2  " in rows["owner/tales"]
@@ -197,6 +213,29 @@ def test_list_shows_what_runs_and_what_is_broken(rushlight, hub, cache, monkeypa
     assert shown["owner/t5"]["built_in"] is False
     assert len(shown["owner/tales"]["problems"]) == 1
     assert shown["owner/tales"]["fits_in"] is None
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"tokenizer_config.json": b"{}"}, "no tokenizer.json"),
+        ({"vocab.json": b"{}"}, "a tokenizer without its merges.txt cannot be read"),
+        ({"tokenizer.model": b"x"}, "a SentencePiece model can only be read from a tokenizer.json"),
+        (
+            {"tokenizer_config.json": b'{"tokenizer_class": "LlamaTokenizer"}'},
+            "the tokenizer is a LlamaTokenizer, but none of its files are here",
+        ),
+        ({"tokenizer_config.json": b"["}, "not JSON: expecting value in line 1"),
+    ],
+)
+def test_list_says_what_is_missing_of_a_tokenizer(rushlight, hub, cache, files, problem):
+    hub.repos["owner/tales"] = {name: TALES[name] for name in ("config.json", "model.safetensors")} | files
+    assert rushlight("pull", "owner/tales").code == 0
+    row = rushlight("list").out.splitlines()[1]
+    assert f"takes token ids only, not text: {problem}" in row
+    assert "fits in f16" in row
+    [shown] = json.loads(rushlight("list", "--json").out)
+    assert len(shown["problems"]) == 1
 
 
 def test_list_says_what_does_not_fit(rushlight, cache, monkeypatch):

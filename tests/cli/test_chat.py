@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import sys
@@ -11,6 +12,7 @@ import time
 import pexpect
 import pytest
 
+from rushlight import demo
 from rushlight.chat import AnswerDelta
 from rushlight.cli.chat.answer import ReasoningStyle, styled
 from rushlight.cli.chat.line_editor import MAX_ENTRIES, LineEditor, history_path
@@ -53,6 +55,45 @@ class TestPiped:
         assert records[2]["error"]["code"] == "invalid_request"
         assert records[0]["stats"]["prompt_tokens"] < records[1]["stats"]["prompt_tokens"]
         assert done.code == 2
+
+    @pytest.mark.parametrize(
+        ("author", "flags", "same_as", "note"),
+        [
+            (
+                {"do_sample": True, "temperature": 0.3, "top_k": 20, "max_new_tokens": 9},
+                [],
+                ["--temp", "0.3", "--top-k", "20"],
+                "the author's settings are used: temperature 0.3, top_k 20; flags change them; "
+                "max_new_tokens is applied only by flags: -n 9",
+            ),
+            (
+                {"do_sample": True, "temperature": 0.3, "top_k": 20},
+                ["--temp", "1.5"],
+                ["--temp", "1.5", "--top-k", "20"],
+                "the author's settings are used: top_k 20; flags change them",
+            ),
+            ({"do_sample": True}, ["--temp", "0.2"], ["--temp", "0.2"], None),
+            ({"do_sample": False}, [], ["--temp", "0"], "the author's settings are used: temperature 0.0; flags"),
+            ({"temperature": 0.2, "top_k": 3}, [], ["--temp", "0.7"], None),
+            (
+                {"repetition_penalty": 1.3},
+                [],
+                ["--temp", "0.7", "--repetition-penalty", "1.3"],
+                "repetition_penalty 1.3;",
+            ),
+        ],
+    )
+    def test_the_author_s_settings_are_used(self, rushlight, tmp_path, author, flags, same_as, note):
+        def answer(name, *arguments, config):
+            folder = tmp_path / name
+            shutil.copytree(demo.folder(), folder)
+            (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, **config}))
+            return rushlight("chat", folder, "-n", "12", "--seed", "3", *arguments, stdin=b"Once\n")
+
+        done, expected = answer("a", *flags, config=author), answer("b", *same_as, config={})
+        assert (done.code, done.out) == (0, expected.out)
+        assert done.err.count("generation_config.json") == (note is not None)
+        assert note is None or f"note: generation_config.json: {note}" in done.err or note in done.err
 
     def test_a_failed_turn_does_not_affect_the_others(self, piped):
         done = piped(stdin=f"Once\n{'word ' * 600}\nAnd?\n")
@@ -134,6 +175,7 @@ class User:
             timeout=60,
             dimensions=(24, columns),
         )
+        self.child.delaybeforesend = None  # for programs that turn echo off late
 
     def wait(self, pattern=READY):
         """Returns the output up to the pattern, by default the next input prompt."""

@@ -58,3 +58,14 @@ def test_an_empty_prompt_is_an_error(rushlight):
     assert done.code == 2
     assert "no tokens" in done.err
     assert rushlight("lens").code == 2
+
+
+def test_a_port_is_shown(rushlight, tmp_path):
+    port = tmp_path / "port.py"
+    assert rushlight("port", "tales", "-o", port).code == 0
+    done = rushlight("lens", "tales", "-p", "Once upon", "--port", port)
+    assert (done.code, done.out) == (0, rushlight("lens", "tales", "-p", "Once upon").out)
+    port.write_text(port.read_text().replace("readout", "read_out"))
+    done = rushlight("lens", "tales", "-p", "Once upon", "--port", port)
+    assert done.code == 2
+    assert "has no method readout" in done.err

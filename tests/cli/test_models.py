@@ -9,16 +9,34 @@ from rich.text import Text
 from rushlight.cli.views.listing import listing
 from rushlight.models.catalogue import CATALOGUE
 
+GATED = (
+    "gated: accept the licence at https://huggingface.co/meta-llama/Llama-3.2-1B-Instruct, then run `hf auth login`\n"
+)
+
 
 def test_every_type_and_checkpoint_is_listed(rushlight):
     done = rushlight("models")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
+    assert done.err == GATED
     lines = done.out.splitlines()
     assert lines[0].split() == ["checkpoint", "size", "context", "short", "name"]
     for each in CATALOGUE:
         assert f"{each.model_type}  {each.title}: {each.special}" in lines
     [smollm2] = [line for line in lines if "SmolLM2-135M" in line]
     assert smollm2.split() == ["HuggingFaceTB/SmolLM2-135M-Instruct", "135M", "8,192", "smollm2,", "smollm2:135m"]
+
+
+def test_gated_checkpoints_are_marked(rushlight):
+    done = rushlight("models", "llama")
+    rows = {line.split()[0]: line for line in done.out.splitlines()}
+    assert rows["meta-llama/Llama-3.2-1B-Instruct"].endswith("  llama3.2, llama3.2:1b; gated")
+    assert "gated" not in rows["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert done.err == GATED
+    assert rushlight("models", "smollm2").err == ""
+    rows = {line.split()[0]: line for line in rushlight("models", "gemma").out.splitlines()}
+    assert rows["google/gemma-7b-it"].endswith("8,192  gated")
+    [gemma] = json.loads(rushlight("models", "gemma", "--json").out)
+    assert [row["is_gated"] for row in gemma["published"]] == [True, True]
 
 
 def test_one_type(rushlight):
@@ -62,6 +80,7 @@ def test_json(rushlight):
         "repo_id": "Qwen/Qwen3-0.6B",
         "size": "596M",
         "context": 40960,
+        "is_gated": False,
         "short_names": ["qwen3", "qwen3:0.6b"],
     }
 

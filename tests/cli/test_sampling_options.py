@@ -52,7 +52,8 @@ def test_every_flag_of_generate_is_a_setting_or_listed():
 
 def test_chat_has_other_defaults_and_fewer_settings():
     found = options("chat")
-    assert (found["max_tokens"].default, found["temperature"].default) == (256, 0.7)
+    assert (found["max_tokens"].default, found["temperature"].default) == (256, None)
+    assert found["temperature"].help.endswith(" Default: the author's, or 0.7.")
     assert [name for name in WITH_FLAGS if name not in found] == list(WITHOUT)
 
 

@@ -57,6 +57,61 @@ def test_a_divergent_port_exits_with_1_and_names_the_module(rushlight, erf_gpt2)
     assert marks["h.0.mlp.c_proj"] == "~"
 
 
+@pytest.fixture
+def short_tables(monkeypatch):
+    """Tables of more than 10 modules are summarised."""
+    monkeypatch.setattr(verify_view, "MAX_ROWS", 10)
+
+
+def test_a_long_table_has_one_row_for_the_modules_of_all_blocks(rushlight, short_tables):
+    done = rushlight("verify", GPT2, "-g", GOLDEN)
+    lines = done.out.splitlines()
+    assert lines[0].split() == ["modules", "n", "layer", "abs", "error", "rel", "error", "teacher-forced", "cosine"]
+    rows = [line.split()[:3] for line in lines[1 : lines.index("25 modules; --all shows each")]]
+    assert rows[:4] == [["✓", "wte", "1"], ["✓", "wpe", "1"], ["✓", "h.*.ln_1", "2"], ["✓", "h.*.attn.c_attn", "2"]]
+    assert sum(int(n) for _, _, n in rows) == 25
+    assert lines[-2:] == ["", "✓ equal to the recording: 25 modules"]
+    full = rushlight("verify", GPT2, "-g", GOLDEN, "--all").out.splitlines()
+    assert [line.split()[0] for line in full[1:26]] == ["✓"] * 25
+    errors = {line.split()[1]: [float(number) for number in line.split()[-4:]] for line in full[1:26]}
+    [summary] = [line for line in lines if "h.*.mlp.c_proj" in line]
+    pairs = zip(errors["h.0.mlp.c_proj"], errors["h.1.mlp.c_proj"], strict=True)
+    *largest, cosine = [(max(pair), min(pair)) for pair in pairs]
+    assert [float(number) for number in summary.split()[-4:]] == [most for most, _ in largest] + [cosine[1]]
+
+
+def test_a_long_table_shows_every_module_that_differs(rushlight, short_tables, erf_gpt2, monkeypatch):
+    done = rushlight("verify", erf_gpt2, "-g", GOLDEN)
+    assert done.code == 1
+    rows = [line.split()[:3] for line in done.out.splitlines()]
+    assert [row[1] for row in rows if row and row[0] == "✗" and row[2] == "1"] == ["h.0.mlp.act", "h.1.mlp.act"]
+    assert ["✓", "h.0.mlp.c_fc", "1"] in rows
+    assert ["~", "h.*.mlp.c_proj", "2"] in rows
+    assert "h.0.mlp.act is the first module that diverges" in done.out.splitlines()[-2]
+    assert "the logits are off by" in done.out.splitlines()[-1]
+    assert len(json.loads(rushlight("verify", erf_gpt2, "-g", GOLDEN, "--json").out)["modules"]) == 25
+    monkeypatch.setattr(verify_view, "MAX_DIVERGENT", 1)
+    out = rushlight("verify", erf_gpt2, "-g", GOLDEN).out
+    assert "1 more module that differs is not shown; 25 modules, --all shows each\n" in out
+    assert "h.1.mlp.act" not in out
+
+
+def test_numbers_that_are_not_finite_are_the_worst():
+    nan = float("nan")
+    assert str(verify_view._worst([0.5, nan, None, 2.0])) == "nan"
+    assert verify_view._worst([None, 0.0, 1.0]) == 1.0
+    assert verify_view._worst([None]) is None
+
+
+def test_the_verdict_comes_after_the_notes_and_the_page(process, erf_gpt2, tmp_path):
+    done = process(f"$rushlight verify {erf_gpt2} -g {GOLDEN} --html {tmp_path}/r.html 2>&1")
+    assert done.code == 1
+    lines = done.out.splitlines()
+    assert [line[:2] for line in lines[-2:]] == ["✗ ", "✗ "]
+    assert lines[-3] == ""
+    assert lines[-4].startswith("wrote ")
+
+
 def test_quantised_weights_pass_within_their_tolerance(rushlight):
     done = rushlight("verify", GPT2, "-g", GOLDEN, "--dtype", "int8", "--device", "cpu")
     assert done.code == 0
@@ -101,7 +156,9 @@ def test_a_narrow_terminal_omits_columns(monkeypatch, width, heads):
     monkeypatch.setattr(verify_view, "stdout_console", lambda: console)
     model = load(GPT2)
     model.module.h[0].mlp.act.name = "relu"
-    console.print(verify_view.report_view(verify(model, GOLDEN)), soft_wrap=True)
+    report = verify(model, GOLDEN)
+    for view in (verify_view.report_view(report), verify_view.verdict_view(report)):
+        console.print(view, soft_wrap=True)
     lines = console.file.getvalue().splitlines()
     assert all(word in lines[0] for word in heads.split())
     assert ("layer" in lines[0]) == (width >= 100)

@@ -106,9 +106,10 @@ def weight(position):
 
 def expected(prompt, n):
     """Returns the n tokens that follow a prompt, by the definition of the model."""
-    ids = list(prompt)
-    for _ in range(n):
-        ids.append(sum(token * weight(position) for position, token in enumerate(ids)) % V)
+    ids, total = list(prompt), sum(token * weight(position) for position, token in enumerate(prompt))
+    for position in range(len(prompt), len(prompt) + n):
+        ids.append(total % V)
+        total += ids[-1] * weight(position)
     return ids[len(prompt) :]
 
 

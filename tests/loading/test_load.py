@@ -12,7 +12,15 @@ from safetensors.numpy import load_file, save_file
 
 import rushlight
 from rushlight import demo
-from rushlight.errors import ConfigError, FormatError, RequestError, RushlightError, SourceError, TokenizerError
+from rushlight.errors import (
+    ConfigError,
+    FormatError,
+    PortError,
+    RequestError,
+    RushlightError,
+    SourceError,
+    TokenizerError,
+)
 
 
 @pytest.fixture
@@ -135,15 +143,37 @@ def test_a_bare_file_of_an_unknown_architecture_is_refused(tmp_path):
 @pytest.mark.parametrize("model_type", ["lalma", 7, ["gpt2"]])
 def test_an_unknown_model_type_is_refused_with_the_way_to_port_it(folder, model_type):
     set_config(folder, model_type=model_type)
-    with pytest.raises(ConfigError, match=r"no architecture .*rushlight port SOURCE.*rushlight models"):
+    with pytest.raises(ConfigError, match=r"no architecture .*rushlight port \S+tales -o .*rushlight models"):
         rushlight.load(folder)
+
+
+def test_the_line_that_writes_a_port_quotes_the_path(folder):
+    set_config(folder, model_type="lalma")
+    spaced = folder.rename(folder.with_name("my model"))
+    with pytest.raises(ConfigError) as caught:
+        rushlight.load(spaced)
+    assert f"`rushlight port '{spaced}' -o my_model.py`" in caught.value.remedy
+    [finding] = [finding for finding in rushlight.check(spaced).findings if finding.cause == "architecture"]
+    assert f"`rushlight port '{spaced}' -o my_model.py`" in finding.fix
+    with pytest.raises(PortError) as missing:
+        rushlight.load(spaced, port="none.py")
+    assert missing.value.remedy == f"`rushlight port '{spaced}' -o none.py` writes one"
+
+
+def test_the_error_of_a_draft_model_says_so(folder):
+    set_config(folder, model_type="lalma")
+    with pytest.raises(ConfigError) as caught:
+        rushlight.load(draft=folder)
+    assert caught.value.message.startswith("the draft model cannot be loaded: rushlight has no architecture 'lalma'")
+    with pytest.raises(SourceError, match="the draft model cannot be loaded: "):
+        rushlight.load(draft="no-such-model.safetensors")
 
 
 def test_an_unknown_architecture_is_named_by_its_family(folder):
     tensors = {"model.layers.0.self_attn.q_proj.weight": np.ones((4, 4), np.float32)}
     save_file(tensors, folder / "model.safetensors")
     set_config(folder, model_type="lalma")
-    with pytest.raises(ConfigError, match=r"no architecture 'lalma'.*of the Llama family.*rushlight port SOURCE"):
+    with pytest.raises(ConfigError, match=r"no architecture 'lalma'.*of the Llama family.*rushlight port \S+tales -o "):
         rushlight.load(folder)
     set_config(folder, model_type=None)
     with pytest.raises(
@@ -205,3 +235,13 @@ def test_saving_over_the_file_that_was_loaded_is_safe(folder):
     save_file({"other": np.zeros(3, np.float32)}, folder / "model.safetensors")
     assert np.array_equal(model.logits("The king"), before)
     assert list(load_file(folder / "model.safetensors")) == ["other"]
+
+
+def test_a_block_number_with_a_leading_zero_is_named(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["h.01.ln_1.weight"] = tensors["h.1.ln_1.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(RushlightError) as caught:
+        rushlight.load(folder)
+    [problem] = caught.value.problems
+    assert problem.fix == "a block number without leading zeros is expected: h.1"

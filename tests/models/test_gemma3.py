@@ -44,6 +44,7 @@ def test_keys_of_the_file_precede_those_of_text_config():
         (5, "text_config is 5, expected an object"),
         ({"model_type": "llama"}, r"text_config\.model_type is 'llama', expected one of gemma3_text"),
         ({"sliding_window": None}, "sliding_window is null"),
+        ({"sliding_window": 0}, "sliding_window is 0, expected a number of positions"),
     ],
 )
 def test_problems_of_text_config(text, problem):

@@ -373,10 +373,11 @@ LAST_OF_TYPE = {json.loads(text)["model_type"]: name for name, text in PUBLISHED
 @pytest.mark.parametrize("name", LAST_OF_TYPE.values())
 def test_any_rotation_is_computed_or_refused(name):
     """No other error, and no infinite frequency."""
+    published = json.loads(PUBLISHED[name])
     for key in ROPE_KEYS:
         for value in VALUES:
             with suppress(ConfigError):
-                compute(json.loads(PUBLISHED[name]) | {key: value})
+                compute(published | {key: value})
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of factors that float32 cannot hold

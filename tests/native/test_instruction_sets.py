@@ -1,9 +1,8 @@
 """Every instruction set computes the same bits, here and on the machines where the digests were recorded."""
 
 import hashlib
-import json
 from fractions import Fraction
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from rushlight.errors import DeviceError
 from rushlight.generation import Context, LanguageModel
 from rushlight.nn import ACTIVATIONS
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "gpt2"
 OTHERS = ISAS[:-1]
 """The instruction sets that are compared with `portable`; empty on a processor without any."""
 
@@ -47,36 +45,43 @@ def test_products_are_bit_identical(other, weights, n_in):
     assert_same(compute, other)
 
 
-@pytest.mark.parametrize("other", OTHERS)
-@pytest.mark.parametrize("n", LENGTHS)
-def test_layer_norm_is_bit_identical(other, n):
-    x, weight, bias = 3 * random(5, n) + 5, random(n, seed=1), random(n, seed=2)
-    assert_same(
-        lambda device: np.asarray(device.layer_norm(device.array(x), device.vector(weight), device.vector(bias), 1e-5)),
-        other,
-    )
+def of_each_length(norm):
+    """Returns norm(x, weight, bias) of five rows of each length, one after another."""
+    found = [norm(3 * random(5, n) + 5, random(n, seed=1), random(n, seed=2)) for n in LENGTHS]
+    return np.concatenate([np.asarray(each).ravel() for each in found])
 
 
 @pytest.mark.parametrize("other", OTHERS)
-@pytest.mark.parametrize("n", LENGTHS)
-def test_rms_norm_is_bit_identical(other, n):
-    x, weight = 3 * random(5, 2 * n) + 1, random(n, seed=1)
-    for offset in (0.0, 1.0):
-        assert_same(
-            lambda device, offset=offset: np.asarray(
-                device.rms_norm(device.array(x), device.vector(weight), 1e-5, offset)
-            ),
-            other,
+def test_layer_norm_is_bit_identical(other):
+    def compute(device):
+        return of_each_length(
+            lambda x, weight, bias: device.layer_norm(device.array(x), device.vector(weight), device.vector(bias), 1e-5)
         )
 
+    assert_same(compute, other)
+
 
 @pytest.mark.parametrize("other", OTHERS)
-@pytest.mark.parametrize("n", LENGTHS)
-def test_layer_norm_without_bias_and_products_with_numbers_are_bit_identical(other, n):
-    x, weight = 3 * random(5, n) + 5, random(n, seed=1)
-    assert_same(
-        lambda device: np.asarray(device.layer_norm(device.array(x), device.vector(weight), None, 1e-5) * 0.22), other
-    )
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_rms_norm_of_two_groups_is_bit_identical(other, offset):
+    def compute(device):
+        return of_each_length(
+            lambda x, weight, _: device.rms_norm(
+                device.array(np.hstack([x, x[::-1] + 1])), device.vector(weight), 1e-5, offset
+            )
+        )
+
+    assert_same(compute, other)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_layer_norm_without_bias_and_products_with_numbers_are_bit_identical(other):
+    def compute(device):
+        return of_each_length(
+            lambda x, weight, _: device.layer_norm(device.array(x), device.vector(weight), None, 1e-5) * 0.22
+        )
+
+    assert_same(compute, other)
 
 
 @pytest.mark.parametrize("other", OTHERS)
@@ -167,18 +172,20 @@ def test_a_multiply_add_rounds_once(isa):
     assert (np.array(found) != w * x + c).any()  # two roundings would show
 
 
+@cache
+def logits_of(name, dtype, isa):
+    ops = CPUBackend(dtype, threads=2, isa=isa, exact=True)
+    model, config = load(name, ops)
+    assert ops.arithmetic == "exact"
+    ids = config.vocab_size // 2 - np.arange(9)
+    return Context(LanguageModel.of(model, ops, config), 9).feed(ids.tolist(), all_logits=True)
+
+
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["auto", *DTYPES])
 def test_logits_of_entire_models_are_bit_identical(other, name, dtype):
-    found = []
-    for each in (other, "portable"):
-        ops = CPUBackend(dtype, threads=2, isa=each, exact=True)
-        model, config = load(name, ops)
-        assert ops.arithmetic == "exact"
-        ids = json.loads((FIXTURES / name / "config.json").read_text())["vocab_size"] // 2 - np.arange(9)
-        found.append(Context(LanguageModel.of(model, ops, config), 9).feed(ids.tolist(), all_logits=True))
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(logits_of(name, dtype, other), logits_of(name, dtype, "portable"))
 
 
 PROMPT = "Once upon a time there was a king who had three sons, and the youngest"

@@ -24,20 +24,20 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("vocab_size", [1, 7, 31, 32, 33, 1000, 50_257])
-def test_sampled_tokens_equal_those_of_the_reference(device, settings, vocab_size):
-    row = SamplingRow(**{"temperature": 1.0} | settings)
-    logits = 3 * random(vocab_size)
-    cumulative = np.cumsum(probabilities(logits, row.temperature, row.top_k, row.top_p, row.min_p))
-    uniforms = np.random.default_rng(1).random(40)
-    rows = device.array(np.tile(logits, (40, 1)))
-    for uniform, token in zip(
-        uniforms, device.sample(rows, [row._replace(uniform=uniform) for uniform in uniforms]), strict=True
-    ):
-        low, high = (cumulative[token - 1] if token else 0) / cumulative[-1], cumulative[token] / cumulative[-1]
-        # Exactly at the border of two tokens either may be sampled: exponentials are computed in float32.
-        assert low - 1e-6 <= uniform <= high + 1e-6
-        assert high > low
+def test_sampled_tokens_equal_those_of_the_reference(device, settings):
+    for vocab_size in [1, 7, 31, 32, 33, 1000, 50_257]:
+        row = SamplingRow(**{"temperature": 1.0} | settings)
+        logits = 3 * random(vocab_size)
+        cumulative = np.cumsum(probabilities(logits, row.temperature, row.top_k, row.top_p, row.min_p))
+        uniforms = np.random.default_rng(1).random(40)
+        rows = device.array(np.tile(logits, (40, 1)))
+        for uniform, token in zip(
+            uniforms, device.sample(rows, [row._replace(uniform=uniform) for uniform in uniforms]), strict=True
+        ):
+            low, high = (cumulative[token - 1] if token else 0) / cumulative[-1], cumulative[token] / cumulative[-1]
+            # Exactly at the border of two tokens either may be sampled: exponentials are computed in float32.
+            assert low - 1e-6 <= uniform <= high + 1e-6
+            assert high > low
 
 
 def test_greedy_sampling_finds_the_maximum_at_any_index(device):

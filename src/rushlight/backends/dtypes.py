@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rushlight.backends.protocol import Role
@@ -28,6 +29,30 @@ TABLE_BYTES = {"int4": 0.8125}
 
 CHECKPOINT_DTYPES = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 """safetensors dtype -> the dtype that auto keeps it in; F64 is rounded."""
+
+
+_OTHER_NAMES = {
+    "f64": "float64 fp64 double",
+    "f32": "float32 fp32 float single full",
+    "f16": "float16 fp16 half",
+    "bf16": "bfloat16 bfloat brainfloat16",
+    "int8": "i8 q8 8bit 8 uint8 fp8 f8",
+    "int4": "i4 q4 4bit 4 uint4 nf4 fp4",
+}
+
+
+def similar_dtype(name: str) -> str | None:
+    """The dtype that other programs call `name`, such as float16, or that is spelt similarly; None if there is none.
+
+    "Q4_K_M" -> "int4"
+    """
+    from difflib import get_close_matches
+
+    word = re.split(r"[_.]", name.lower().removeprefix("torch."))[0].replace("-", "")
+    for dtype, others in _OTHER_NAMES.items():
+        if word == dtype or word in others.split():
+            return dtype
+    return next(iter(get_close_matches(word, DTYPES, n=1, cutoff=0.7)), None)
 
 
 class DtypePolicy:

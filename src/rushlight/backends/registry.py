@@ -8,7 +8,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from rushlight.backends.dtypes import DTYPES
+from rushlight.backends.dtypes import DTYPES, similar_dtype
 from rushlight.errors import DeviceError, DtypeError
 from rushlight.host.memory import shortage
 from rushlight.host.threads import threads_for
@@ -68,7 +68,9 @@ def open_backend(
     if name != "auto" and name not in DEVICES:
         raise DeviceError(f"unknown device {device!r}", remedy=f"use one of: auto, {', '.join(DEVICES)}")
     if dtype not in DTYPES:
-        raise DtypeError(f"unknown dtype {dtype!r}", remedy=f"use one of: {', '.join(DTYPES)}")
+        meant = similar_dtype(dtype) if isinstance(dtype, str) else None
+        suggestion = f"did you mean {meant}? " if meant else ""
+        raise DtypeError(f"unknown dtype {dtype!r}", remedy=f"{suggestion}use one of: {', '.join(DTYPES)}")
     if name == "auto":
         name = device = _fastest()
     found = DEVICES[name]()

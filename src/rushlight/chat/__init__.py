@@ -6,7 +6,16 @@ Without a session: `find_template(model).render(messages)` renders a conversatio
 
 from rushlight.chat.encoder import ConversationEncoder
 from rushlight.chat.reasoning import AnswerDelta
-from rushlight.chat.session import Answer, Chat
+from rushlight.chat.session import Answer, Chat, Reply
 from rushlight.chat.template import ChatTemplate, find_template, turn_end_ids
 
-__all__ = ["Answer", "AnswerDelta", "Chat", "ChatTemplate", "ConversationEncoder", "find_template", "turn_end_ids"]
+__all__ = [
+    "Answer",
+    "AnswerDelta",
+    "Chat",
+    "ChatTemplate",
+    "ConversationEncoder",
+    "Reply",
+    "find_template",
+    "turn_end_ids",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from rushlight.chat.template import ChatTemplate, find_template, turn_end_ids
 from rushlight.chat.transcript import Message, check_messages, read_transcript, write_transcript
 from rushlight.errors import ContextLengthError, RequestError
 from rushlight.generation import SamplingParams, without_none
+from rushlight.runtime.result import Generation
 from rushlight.text import StopStrings
 
 if TYPE_CHECKING:
@@ -24,15 +26,32 @@ if TYPE_CHECKING:
     from rushlight.chat.reasoning import AnswerDelta, ReasoningParser
     from rushlight.generation import SamplingSettings
     from rushlight.runtime.model import Model
-    from rushlight.runtime.result import Generation
     from rushlight.runtime.streaming import Stream
 
-__all__ = ["MAX_TOKENS", "Answer", "Chat"]
+__all__ = ["MAX_TOKENS", "Answer", "Chat", "Reply"]
 
 MAX_TOKENS = 256
 """The default limit of an answer, in tokens."""
 
 _log = logging.getLogger("rushlight")
+
+
+@dataclass(slots=True)
+class Reply(Generation):
+    """A complete answer: a `Generation` whose `text` is the answer alone; `ids` are all new tokens.
+
+    Attributes:
+        reasoning: the reasoning before the answer, without the markers around it; empty if the model does not reason,
+            or does not mark it.
+    """
+
+    reasoning: str = ""
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """The answer, once it has ended."""
+        values = {field.name: getattr(answer.result, field.name) for field in fields(Generation)}
+        return cls(**values | {"text": answer.text}, reasoning=answer.reasoning)
 
 
 class Answer:
@@ -121,7 +140,8 @@ class Chat:
     """A conversation with a model.
 
         chat = rushlight.Chat(model, system_prompt="Answer in one sentence.")
-        print(chat.send("What is a rushlight?"))
+        reply = chat.send("What is a rushlight?")
+        print(reply.text)                             # reply.reasoning is what a reasoning model thought before it
 
     For each message, the model's chat template renders the entire conversation, and the model continues it. Part of the
     context is reserved for the answer: max_tokens, or half of the context if that is less. When a conversation leaves
@@ -165,7 +185,7 @@ class Chat:
         stop: str | Sequence[str] | None = (),
         **settings: Unpack[SamplingSettings],
     ) -> None:
-        tokenizer = model.need_tokenizer("a chat needs a tokenizer")
+        tokenizer = model.need_tokenizer("a chat needs a tokenizer", or_ids=False)
         self.model = model
         self.template = find_template(model, template, variables=variables, now=now or datetime.now())
         self.stop = StopStrings(stop).strings
@@ -196,8 +216,8 @@ class Chat:
         head: list[Message] = [] if text is None else [{"role": "system", "content": text}]
         self.messages = check_messages([*head, *self.messages[self._n_system :]])
 
-    def send(self, text: str, **settings: Unpack[SamplingSettings]) -> Generation:
-        """Sends a message and returns the answer.
+    def send(self, text: str, **settings: Unpack[SamplingSettings]) -> Reply:
+        """Sends a message and returns the answer, with its reasoning apart from its text.
 
         Args:
             text: the message. Text in it that spells a special token is plain text.
@@ -213,7 +233,7 @@ class Chat:
         answer = self.stream(text, **settings)
         for _ in answer:
             pass
-        return answer.result
+        return Reply.of(answer)
 
     def stream(self, text: str, **settings: Unpack[SamplingSettings]) -> Answer:
         """As `send`, but streams the answer. An invalid message raises here, before the first text."""

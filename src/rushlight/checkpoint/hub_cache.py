@@ -3,7 +3,7 @@
     models--owner--name/
         refs/main               the commit of a branch
         snapshots/COMMIT/...    a link to a blob for each file
-        blobs/HASH              the files; HASH.*.incomplete is a half download
+        blobs/HASH              the files; HASH.incomplete and HASH.*.incomplete are half downloads
 
 huggingface_hub's scan leaves out a repository with a single dangling link. Broken ones are what a user looks for, so
 they are listed and deleted here too, without that scan, which reads the whole cache.
@@ -158,9 +158,12 @@ def _commits(folder: Path) -> tuple[str, ...]:
 
 
 def _problems(folder: Path, commits: tuple[str, ...]) -> Iterator[str]:
-    partial = [path.stat().st_size for path in (folder / "blobs").glob("*.incomplete")]
+    partial = list((folder / "blobs").glob("*.incomplete"))
     if partial:
-        yield f"{_count(len(partial), 'half download')} of {sum(partial):,} bytes"
+        n_bytes = sum(path.stat().st_size for path in partial)
+        resumes = all("." not in path.stem for path in partial)
+        remedy = f": `rushlight pull` continues {'it' if len(partial) == 1 else 'them'}" if resumes else ""
+        yield f"{_count(len(partial), 'half download')} of {n_bytes:,} bytes{remedy}"
     main = folder / "refs" / "main"
     if main.is_file() and (commit := main.read_text("utf-8", "replace").strip()) not in commits:
         yield f"the main branch is at {printable_name(commit[:12])}, which was not downloaded"

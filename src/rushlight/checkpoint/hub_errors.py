@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["translate_errors"]
 
-_SIGN_IN = "set HF_TOKEN to a token with read access, or run `hf auth login`"
+_SIGN_IN = "run `hf auth login`, or set HF_TOKEN to a token with read access"
 _REMEDIES = {
     401: _SIGN_IN,
     403: _SIGN_IN,
@@ -55,8 +55,8 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> SourceErro
             message = f"{repo_id} is neither an existing path nor a valid hub id"
             remedy = "check the spelling"
         case errors.GatedRepoError():
-            message = f"{repo_id} is gated"
-            remedy = f"request access at {page}, then {_SIGN_IN}"
+            message = f"{repo_id} is gated: its authors ask you to accept a licence first"
+            remedy = f"accept it at {page}, then {_SIGN_IN}"
         case errors.RepositoryNotFoundError():
             message = f"{no_path}, and the hub has no public model of that name"
             remedy = f"check the spelling; if it is private, {_SIGN_IN}"

@@ -32,8 +32,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+from huggingface_hub.utils import tqdm
 
+from rushlight.checkpoint.hub_resume import resume_download
 from rushlight.errors import CheckpointError, printable_name
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Snapshot:
             CheckpointError: the file was damaged, and has been removed from the cache.
             Exception: an error of huggingface_hub; LocalEntryNotFoundError from `failure` if `offline`.
         """
+        if not self.offline and name.endswith(".safetensors") and self.cached(name) is None:
+            resume_download(self.repo_id, name, commit=self.commit.resolved, library_name=_LIBRARY)
         try:
             path = Path(
                 hf_hub_download(

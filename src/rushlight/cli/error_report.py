@@ -68,6 +68,8 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
     else:
         message = error.message or error.format_message()
         message = (message[:1].lower() + message[1:]).replace(". Did you mean", "; did you mean")
+    if type(error).__name__ == "MissingParameter" and (help_text := getattr(error.param, "help", None)):
+        message = f"{message.removesuffix('.')}: {help_text[:1].lower()}{help_text[1:]}"
     if possible := getattr(error, "possibilities", None):
         message = f"{message}; did you mean {' or '.join(sorted(possible))}?"
     for pattern, plain in _PLAIN.items():

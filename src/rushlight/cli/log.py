@@ -27,6 +27,21 @@ def log_to_stderr() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+@contextmanager
+def without_notes_of_author() -> Iterator[None]:
+    """Within the block, messages about the author's generation settings do not appear."""
+    logger = logging.getLogger("rushlight")
+    logger.addFilter(_is_not_of_author)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_not_of_author)
+
+
+def _is_not_of_author(record: logging.LogRecord) -> bool:
+    return not getattr(record, "of_author", False)
+
+
 class _Notes(logging.Handler):
     """Shows each message once, or every time if the record has `each_time`."""
 

@@ -12,7 +12,7 @@ from rushlight.errors import RequestError
 from rushlight.generation.sampling.params import MAX_GRAMMAR_CHARS, SETTINGS, SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from rushlight.generation.sampling.setting import Setting
 
@@ -20,16 +20,19 @@ DEFAULTS = {each.name: each.default for each in fields(SamplingParams)}
 
 
 def sampling_options(
-    *, without: Collection[str] = (), **defaults: Any
+    *, without: Collection[str] = (), of_author: Mapping[str, Any] | None = None, **defaults: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that gives a command the flags of the sampling settings; it receives them as `settings`.
 
     Args:
         without: settings that the command does not have.
+        of_author: settings whose default is the model author's, or else this one. They are None without their flag.
         defaults: values that differ from those of `SamplingParams`.
     """
+    of_author = of_author or {}
+    defaults |= dict.fromkeys(of_author)
     options = {
-        name: _option(name, each, defaults.get(name, DEFAULTS[name]))
+        name: _option(name, each, defaults.get(name, DEFAULTS[name]), of_author.get(name))
         for name, each in SETTINGS.items()
         if each.flags and name not in without
     }
@@ -46,14 +49,16 @@ def parse_biases(texts: Sequence[str] | None) -> dict[int, float]:
     return dict(_parse_bias(text) for text in texts or ())
 
 
-def _option(name: str, declared: Setting, default: Any) -> Option:
+def _option(name: str, declared: Setting, default: Any, otherwise: Any) -> Option:
     type_, convert = _FORMS.get(name, (declared.range.type, lambda value: value))
-    repeatable = " Repeatable." if type_ == list[str] else ""
+    more = " Repeatable." if type_ == list[str] else ""
+    if otherwise is not None:
+        more += f" Default: the author's, or {otherwise}."
     flag = typer.Option(
         *declared.flags,
         metavar=declared.metavar or None,
         rich_help_panel=declared.group,
-        help=declared.help + repeatable,
+        help=declared.help + more,
     )
     annotation = Annotated[type_ if default is not None else type_ | None, flag]  # type: ignore[valid-type]
     return Option(annotation, default, convert)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["NAME_IT", "PORT_IT", "Family", "family"]
+__all__ = ["NAME_IT", "PORT_IT", "Family", "family", "for_source"]
 
 PORT_IT = "`rushlight port SOURCE -o my_model.py` writes a model file under these names to start from"
 NAME_IT = (
@@ -63,6 +64,11 @@ _FAMILIES = (
     Family(r"(^|\.)mixer\.(A_log|in_proj\.weight)$", "Mamba"),
     Family(r"(^|\.)layer4\.0\.conv1\.weight$", "ResNet"),
 )
+
+
+def for_source(text: str, source: str) -> str:
+    """A fix with the checkpoint's name or path in place of SOURCE, as one word of a command line."""
+    return text.replace("rushlight port SOURCE ", f"rushlight port {shlex.quote(source)} ")
 
 
 def family(names: Iterable[str]) -> Family | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import read_config
 from rushlight.errors import ConfigError, FormatError
-from rushlight.loading.families import PORT_IT, family
+from rushlight.loading.families import PORT_IT, family, for_source
 from rushlight.loading.near_types import LIST_THEM, refusal
 from rushlight.models import ARCHITECTURES, TextConfig, recognise
 
@@ -48,7 +48,10 @@ def identify(checkpoint: Checkpoint, port: Architecture | None = None) -> tuple[
             if found
             else "no config.json, and the tensor names match no known architecture",
             file=checkpoint.source,
-            remedy=found.fix if found else f"`rushlight inspect` shows the names, and {PORT_IT}; {LIST_THEM}",
+            remedy=for_source(
+                found.fix if found else f"`rushlight inspect` shows the names, and {PORT_IT}; {LIST_THEM}",
+                checkpoint.source,
+            ),
         )
     config = recognised.config_type.from_tensors(checkpoint, file=checkpoint.source)
     if isinstance(config, TextConfig):
@@ -71,4 +74,4 @@ def _by_model_type(values: dict[str, Any], checkpoint: Checkpoint, file: str) ->
     if isinstance(model_type, str) and model_type in ARCHITECTURES:
         return ARCHITECTURES[model_type]
     message, remedy = refusal(model_type, checkpoint)
-    raise ConfigError(message, file=file, remedy=remedy)
+    raise ConfigError(message, file=file, remedy=for_source(remedy, checkpoint.source))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.checkpoint import open_checkpoint, read_config
 from rushlight.checkpoint.hub_cache import cached_models
-from rushlight.errors import RushlightError
+from rushlight.errors import RushlightError, TokenizerError
 from rushlight.loading.footprint import footprint
 from rushlight.models import ARCHITECTURES
 from rushlight.models.tied import tied_heads
-from rushlight.text import TOKENIZER_FILES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rushlight.checkpoint.hub_cache import CachedModel
     from rushlight.loading.footprint import Footprint
 
@@ -28,7 +26,7 @@ class Downloaded(NamedTuple):
         cached: its files.
         model_type: that of its config.json; None if it has none.
         footprint: the memory that it needs; None if its type is not built in, or if it is broken.
-        problems: what keeps it from running, apart from its type.
+        problems: what keeps it from running, or from taking text, apart from its type.
     """
 
     cached: CachedModel
@@ -67,9 +65,24 @@ def _describe(cached: CachedModel) -> Downloaded:
         else:
             if needs is None and model_type in ARCHITECTURES and not problems:
                 problems.append("config.json is not valid: `rushlight check` says why")
-    if model_type in ARCHITECTURES and not any((folder / name).exists() for name in TOKENIZER_FILES):
-        problems.append("no tokenizer was downloaded")
+    if model_type in ARCHITECTURES and (problem := _tokenizer_problem(folder)):
+        problems.append(f"takes token ids only, not text: {problem}")
     return Downloaded(cached, model_type, needs, tuple(problems))
+
+
+def _tokenizer_problem(folder: Path) -> str | None:
+    """Why a model has no tokenizer. A tokenizer.json, which takes long to read, is not read."""
+    from rushlight.text import read_tokenizer
+
+    if (folder / "tokenizer.json").exists():
+        return None
+    try:
+        found = read_tokenizer(lambda pattern: min(filter(Path.exists, folder.glob(pattern)), default=None))
+    except TokenizerError as error:
+        found = error
+    if isinstance(found, TokenizerError):
+        return found.message
+    return "no tokenizer.json" if found is None else None
 
 
 def _model_type(folder: Path) -> tuple[str | None, list[str]]:

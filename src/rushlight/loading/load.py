@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from rushlight import demo
 from rushlight.backends import open_backend
 from rushlight.backends.dtypes import WEIGHT_BYTES
 from rushlight.checkpoint import display_name, open_checkpoint
-from rushlight.errors import PortError, RequestError, first_ten
+from rushlight.errors import PortError, RequestError, RushlightError, first_ten
 from rushlight.host.memory import naming_shortages
 from rushlight.loading.background import BackgroundCall
 from rushlight.loading.footprint import footprint_of
@@ -25,6 +25,7 @@ from rushlight.nn import bind
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
 
     from rushlight.backends.protocol import Backend
     from rushlight.checkpoint import Checkpoint
@@ -90,7 +91,7 @@ def load(
     if context is not None and (not isinstance(context, int) or isinstance(context, bool) or context < 1):
         raise RequestError("context must be an integer of at least 1", found=repr(context))
     ops = open_backend(device, dtype, threads=threads, exact=exact)
-    ported = None if port is None else load_port(port)
+    ported = None if port is None else load_port(port, source=source)
     with ExitStack() as files:
         checkpoint = files.enter_context(
             open_checkpoint(
@@ -127,7 +128,7 @@ def load(
         tokenizer.prefix_ids = ()
     author = generation_config(checkpoint, config)
     if author.not_applied:
-        _log.warning("%s", author.describe_not_applied())
+        _log.warning("%s", author.describe_not_applied(), extra={"of_author": True})
     reading.join()
     model = Model(
         module=module,
@@ -140,13 +141,26 @@ def load(
         eos_ids=author.eos_token_id,
         suppressed_ids=author.suppress_tokens,
         begin_suppressed_ids=author.begin_suppress_tokens,
+        author=author,
         kv_bytes=kv_bytes,
         folder=checkpoint.folder,
         files=checkpoint.files,
     )
     if draft is not None:
-        model.use_draft(load(draft, device=device, dtype=dtype, threads=threads, exact=exact, offline=offline))
+        with _naming_draft():
+            loaded = load(draft, device=device, dtype=dtype, threads=threads, exact=exact, offline=offline)
+        model.use_draft(loaded)
     return model
+
+
+@contextmanager
+def _naming_draft() -> Iterator[None]:
+    """Says in the error of a draft model that it is one."""
+    try:
+        yield
+    except RushlightError as error:
+        error.message = f"the draft model cannot be loaded: {error.message}"
+        raise
 
 
 @naming_shortages("the model")
@@ -170,7 +184,7 @@ def load_module(
         RushlightError: as `load`.
     """
     ops = open_backend(device, dtype, threads=threads, exact=exact)
-    ported = load_port(port)
+    ported = load_port(port, source=source)
     with open_checkpoint(
         source, offline=offline, revision=revision, allow_missing=partial(tied_heads, architecture=ported)
     ) as checkpoint:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.checkpoint import read_config
 from rushlight.errors import ConfigError
-from rushlight.loading.families import NAME_IT, PORT_IT, family
+from rushlight.loading.families import NAME_IT, PORT_IT, family, for_source
 from rushlight.models import ARCHITECTURES
 from rushlight.models.recognition import architecture_of
 
@@ -133,6 +133,7 @@ def why_not(checkpoint: Checkpoint) -> str | None:
         found = family(checkpoint)
         return f"no config.json; by its tensor names this is {found.description}" if found else None
     try:
-        return "; ".join(refusal(read_config(path).get("model_type"), checkpoint))
+        why, remedy = refusal(read_config(path).get("model_type"), checkpoint)
+        return f"{why}; {for_source(remedy, checkpoint.source)}"
     except ConfigError as error:
         return f"config.json is invalid: {error.message}"

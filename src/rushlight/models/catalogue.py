@@ -17,11 +17,13 @@ class Published(NamedTuple):
         repo_id: "owner/name".
         size: its parameters, such as "135M" or "1.7B".
         context: the most positions of a sequence.
+        is_gated: whether the hub asks to accept a licence first.
     """
 
     repo_id: str
     size: str
     context: int
+    is_gated: bool = False
 
 
 class ModelType(NamedTuple):
@@ -49,10 +51,10 @@ CATALOGUE = (
             Published("HuggingFaceTB/SmolLM2-135M-Instruct", "135M", 8192),
             Published("HuggingFaceTB/SmolLM2-360M-Instruct", "362M", 8192),
             Published("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "1.1B", 2048),
-            Published("meta-llama/Llama-3.2-1B-Instruct", "1.2B", 131072),
+            Published("meta-llama/Llama-3.2-1B-Instruct", "1.2B", 131072, is_gated=True),
             Published("HuggingFaceTB/SmolLM2-1.7B-Instruct", "1.7B", 8192),
-            Published("meta-llama/Llama-3.2-3B-Instruct", "3.2B", 131072),
-            Published("meta-llama/Llama-3.1-8B-Instruct", "8.0B", 131072),
+            Published("meta-llama/Llama-3.2-3B-Instruct", "3.2B", 131072, is_gated=True),
+            Published("meta-llama/Llama-3.1-8B-Instruct", "8.0B", 131072, is_gated=True),
         ),
     ),
     ModelType(
@@ -140,8 +142,8 @@ CATALOGUE = (
         "Gemma",
         "scaled embeddings, RMS norm by 1 + weight, GELU in the gated MLP",
         (
-            Published("google/gemma-2b-it", "2.5B", 8192),
-            Published("google/gemma-7b-it", "8.5B", 8192),
+            Published("google/gemma-2b-it", "2.5B", 8192, is_gated=True),
+            Published("google/gemma-7b-it", "8.5B", 8192, is_gated=True),
         ),
     ),
     ModelType(
@@ -149,8 +151,8 @@ CATALOGUE = (
         "Gemma 2",
         "soft caps on scores and logits, windows in alternate layers, norms before and after",
         (
-            Published("google/gemma-2-2b-it", "2.6B", 8192),
-            Published("google/gemma-2-9b-it", "9.2B", 8192),
+            Published("google/gemma-2-2b-it", "2.6B", 8192, is_gated=True),
+            Published("google/gemma-2-9b-it", "9.2B", 8192, is_gated=True),
         ),
     ),
     ModelType(
@@ -158,15 +160,15 @@ CATALOGUE = (
         "Gemma 3",
         "windows in five of six layers, with rotary frequencies of their own",
         (
-            Published("google/gemma-3-270m-it", "268M", 32768),
-            Published("google/gemma-3-1b-it", "1.0B", 32768),
+            Published("google/gemma-3-270m-it", "268M", 32768, is_gated=True),
+            Published("google/gemma-3-1b-it", "1.0B", 32768, is_gated=True),
         ),
     ),
     ModelType(
         "gemma3",
         "Gemma 3 with vision",
         "the gemma3_text inside it; the vision part is left out",
-        (Published("google/gemma-3-4b-it", "4.3B", 131072),),
+        (Published("google/gemma-3-4b-it", "4.3B", 131072, is_gated=True),),
     ),
     ModelType(
         "phi",

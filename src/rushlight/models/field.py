@@ -243,7 +243,8 @@ def windows(
         n = before["num_hidden_layers"]
         window = fields.window("sliding_window", default)
         if window is None and not optional:
-            fields.problem("sliding_window is null, expected a number of positions")
+            found = "null" if fields.is_null("sliding_window") else 0
+            fields.problem(f"sliding_window is {found}, expected a number of positions")
         types = fields.words("layer_types", n, ("full_attention", "sliding_attention"))
         if switch and not fields.flag(switch, False):
             window = None

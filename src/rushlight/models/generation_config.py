@@ -1,8 +1,8 @@
 """Reads generation_config.json, or the same keys in an older config.json.
 
-Only end-of-sequence and suppressed tokens are applied. All other settings are left to the caller; those that would
-change the output are reported once, with the flags that apply them. Keys and neutral values are those of transformers 4
-and 5 (generation/configuration_utils.py).
+Only end-of-sequence and suppressed tokens are applied to every request. `rushlight chat` also samples as the author
+does. All other settings are left to the caller; those that would change the output are reported once, with the flags
+that apply them. Keys and neutral values are those of transformers 4 and 5 (generation/configuration_utils.py).
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rushlight.errors import printable_name
 from rushlight.models.schema import Fields
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
+
+    from rushlight.generation import SamplingSettings
 
 __all__ = ["GENERATION_KEYS", "GenerationConfig"]
 
@@ -66,6 +68,9 @@ _OF_BEAMS: dict[str, tuple[tuple[Any, ...], str]] = {
     "diversity_penalty": ((0,), ""),
 }
 """The same for keys that apply only with `num_beams`."""
+_OF_CHAT = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+"""Keys that a chat applies; with `do_sample` also those of `_OF_SAMPLED_CHAT`."""
+_OF_SAMPLED_CHAT = ("temperature", "top_k", "top_p", "min_p")
 
 GENERATION_KEYS = frozenset(
     {*_PLAIN, *_SAMPLED, *_OF_BEAMS, "do_sample", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens"}
@@ -84,6 +89,8 @@ class GenerationConfig:
         begin_suppress_tokens: tokens that are not generated as the first.
         not_applied: keys that would change the output and are not applied -> the flags that apply them, or "" if
             rushlight has no equivalent.
+        sampling: how the author samples, for those who want it: some of temperature, top_k, top_p, min_p and the
+            penalties. Temperature is 0 where `do_sample` is false. Values that are out of range are left out.
         file: the file that has them.
     """
 
@@ -91,6 +98,7 @@ class GenerationConfig:
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
     not_applied: Mapping[str, str] = field(default_factory=dict)
+    sampling: SamplingSettings = field(default_factory=lambda: cast("SamplingSettings", {}))
     file: str = "generation_config.json"
 
     @classmethod
@@ -127,16 +135,32 @@ class GenerationConfig:
             suppress_tokens=tuple(sorted({*never})),
             begin_suppress_tokens=tuple(sorted({*at_first})),
             not_applied=not_applied,
+            sampling=_sampling(values),
             file=file,
         )
 
     def describe_not_applied(self) -> str:
         """A sentence that lists the keys that are not applied by default, and the flags that apply them."""
-        flags = " ".join(flag for flag in self.not_applied.values() if flag)
-        parts = []
-        if by_flag := [printable_name(name) for name, flag in self.not_applied.items() if flag]:
+        return self._describe(self.not_applied, [])
+
+    def describe_chat(self, given: Collection[str]) -> str:
+        """The same for a chat, which samples as the author does; empty if there is nothing to say.
+
+        Args:
+            given: the settings that the user chose instead.
+        """
+        used = {name: value for name, value in self.sampling.items() if name not in given}
+        shown = ", ".join(f"{name} {value}" for name, value in used.items())
+        sampled = {*self.sampling, "do_sample"} if self.sampling else set()
+        others = {name: flag for name, flag in self.not_applied.items() if name not in sampled}
+        parts = [f"the author's settings are used: {shown}; flags change them"] if used else []
+        return self._describe(others, parts) if parts or others else ""
+
+    def _describe(self, not_applied: Mapping[str, str], parts: list[str]) -> str:
+        flags = " ".join(flag for flag in not_applied.values() if flag)
+        if by_flag := [printable_name(name) for name, flag in not_applied.items() if flag]:
             parts.append(f"{_listed(by_flag)} applied only by flags: {flags}")
-        if without := [printable_name(name) for name, flag in self.not_applied.items() if not flag]:
+        if without := [printable_name(name) for name, flag in not_applied.items() if not flag]:
             parts.append(f"{_listed(without)} not applied: rushlight has no equivalent")
         return f"{PurePath(self.file).name}: {'; '.join(parts)}"
 
@@ -158,6 +182,22 @@ def _not_applied(values: Mapping[str, Any]) -> dict[str, str]:
     if "temperature" in found:
         found.pop("do_sample")  # implied by a temperature
     return found
+
+
+def _sampling(values: Mapping[str, Any]) -> SamplingSettings:
+    """How the author samples, without values that are out of range."""
+    from rushlight.generation.sampling.params import SETTINGS
+
+    found: dict[str, Any] = {}
+    if values.get("do_sample") is True:
+        found = {"temperature": 1.0} | {key: values[key] for key in _OF_SAMPLED_CHAT if values.get(key) is not None}
+    elif values.get("do_sample") is False:
+        found = {"temperature": 0.0}
+    neutral = _PLAIN | _SAMPLED
+    found |= {key: values[key] for key in _OF_CHAT if values.get(key) is not None}
+    found = {key: value for key, value in found.items() if value not in neutral[key][0]}
+    in_range = {key: value for key, value in found.items() if SETTINGS[key].range.contains(value)}
+    return cast("SamplingSettings", in_range)
 
 
 def _flags(flag: str, value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from importlib.machinery import SourceFileLoader
@@ -35,8 +36,12 @@ class _Loader(SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)
 
 
-def load_port(path: str | os.PathLike[str]) -> Architecture:
+def load_port(path: str | os.PathLike[str], *, source: str | os.PathLike[str] | None = None) -> Architecture:
     """Runs a Python file and returns its `ARCHITECTURE`.
+
+    Args:
+        path: the file.
+        source: the checkpoint that it is for, for the error message.
 
     It must be a `PretrainedModel` with a `config_type`, as in models/gpt2.py and in the files of `rushlight port`.
 
@@ -48,13 +53,19 @@ def load_port(path: str | os.PathLike[str]) -> Architecture:
     file = Path(path)
     if not file.is_file():
         problem = "expected a Python file, found a folder" if file.is_dir() else "no such file"
-        raise PortError(problem, file=file, remedy="`rushlight port SOURCE -o my_model.py` writes one")
+        raise PortError(problem, file=file, remedy=_write_one(source, file))
     architecture = getattr(_run(file), NAME, None)
     if architecture is None:
         raise PortError(f"{NAME} is not defined", file=file, remedy=f"add a line {NAME} = MyModel at its end")
     if problems := _problems(architecture):
         raise PortError(f"{NAME} is not an architecture: {'; '.join(problems)}", file=file)
     return cast("Architecture", architecture)
+
+
+def _write_one(source: str | os.PathLike[str] | None, file: Path) -> str:
+    shown = "SOURCE" if source is None else shlex.quote(os.fspath(source))
+    output = "my_model.py" if file.is_dir() else shlex.quote(str(file))
+    return f"`rushlight port {shown} -o {output}` writes one"
 
 
 def port_line(trace: TracebackType | None) -> tuple[str, int] | None:

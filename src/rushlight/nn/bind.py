@@ -296,7 +296,7 @@ def _count_blocks(paths: Iterable[str]) -> dict[str, int]:
     blocks: dict[str, set[str]] = {}
     for path in paths:
         if match := _BLOCK.match(path):
-            blocks.setdefault(match[1], set()).add(match[2])
+            blocks.setdefault(match[1], set()).add(match[2].lstrip("0"))
     return {stem: len(numbers) for stem, numbers in blocks.items()}
 
 
@@ -305,6 +305,8 @@ def _blocks_hint(path: str, in_model: Mapping[str, int], in_file: Mapping[str, i
     match = _BLOCK.match(path)
     if not match:
         return ""
+    if match[2] != "0" and match[2].startswith("0"):
+        return f"a block number without leading zeros is expected: {match[1]}{match[2].lstrip('0') or '0'}"
     model, file = in_model.get(match[1], 0), in_file.get(match[1], 0)
     return f"the file has {file} blocks {match[1]}N, the model {model}" if model != file and model and file else ""
 

@@ -22,6 +22,7 @@ from rushlight.generation import (
     Scorer,
     takes_settings,
 )
+from rushlight.models.generation_config import GenerationConfig
 from rushlight.nn import tapped
 from rushlight.nn.trace import Trace, check_patches, check_patterns, patch_hook
 from rushlight.runtime.execution import Execution
@@ -67,6 +68,7 @@ class Model:
         n_parameters: the parameter count; a tied head counts once.
         eos_ids: the end-of-text tokens.
         suppressed_ids: tokens that are never sampled, because generation_config.json suppresses them.
+        author: the author's generation settings; `author.sampling` is how `rushlight chat` samples.
         folder: the local folder of its files; None if it was not loaded from a folder.
         files: the paths of its weight files.
     """
@@ -83,6 +85,7 @@ class Model:
         eos_ids: tuple[int, ...],
         suppressed_ids: tuple[int, ...] = (),
         begin_suppressed_ids: tuple[int, ...] = (),
+        author: GenerationConfig | None = None,
         kv_bytes: int | None = None,
         folder: Path | None = None,
         no_tokenizer: TokenizerError | None = None,
@@ -96,6 +99,7 @@ class Model:
         self.n_parameters = n_parameters
         self.eos_ids = eos_ids
         self.suppressed_ids = suppressed_ids
+        self.author = GenerationConfig() if author is None else author
         self.folder = folder
         self.files = files
         self._backend = backend
@@ -402,13 +406,13 @@ class Model:
         of = partial(Beam.of, tokenizer=self.tokenizer, stop_ids=all_stop_ids, stop=strings)
         return [of(hypothesis, prompt_ids) for hypothesis in found]
 
-    def need_tokenizer(self, why: str) -> Tokenizer:
+    def need_tokenizer(self, why: str, *, or_ids: bool = True) -> Tokenizer:
         """The tokenizer.
 
         Raises:
             TokenizerError: the model has none; the message begins with `why` it is needed.
         """
-        return self._prompts.need_tokenizer(why)
+        return self._prompts.need_tokenizer(why, or_ids=or_ids)
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """The token ids of a prompt, with the prefix that the tokenizer adds to text.

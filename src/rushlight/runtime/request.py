@@ -126,7 +126,7 @@ class InputProcessor:
         """
         params = SamplingParams.of(request.settings)
         if StopStrings(request.stop):
-            prompts.need_tokenizer("stop strings need a tokenizer")
+            prompts.need_tokenizer("stop strings need a tokenizer", or_ids=False)
         prompt_ids = prompts.encode_for_generation(request.prompt, params.max_tokens)
         stop_ids = {*params.stop_ids, *(() if params.ignore_eos else eos_ids)}
         constraint = self.constraint(params, prompts, eos_ids)
@@ -167,7 +167,7 @@ class InputProcessor:
         """
         if params.json_schema is None and params.regex is None:
             return None
-        tokenizer = prompts.need_tokenizer("json_schema and regex need a tokenizer")
+        tokenizer = prompts.need_tokenizer("json_schema and regex need a tokenizer", or_ids=False)
         if self._grammars is None or self._grammars[:2] != (tokenizer, eos_ids):
             self._grammars = tokenizer, eos_ids, Grammars(tokenizer, self._vocab_size, eos_ids)
         grammars = self._grammars[2]
@@ -201,8 +201,12 @@ class PromptEncoder:
     start_id: int | None
     no_tokenizer: TokenizerError | None = None
 
-    def need_tokenizer(self, why: str) -> Tokenizer:
+    def need_tokenizer(self, why: str, *, or_ids: bool = True) -> Tokenizer:
         """The tokenizer.
+
+        Args:
+            why: why it is needed.
+            or_ids: whether token ids would do instead.
 
         Raises:
             TokenizerError: the model has none; the message begins with `why` it is needed.
@@ -211,14 +215,15 @@ class PromptEncoder:
             raise TokenizerError(
                 f"{why}, and {self.no_tokenizer.message}",
                 file=self.no_tokenizer.file,
-                remedy=f"give token ids, or {self.no_tokenizer.remedy}",
+                remedy=f"{'give token ids, or ' if or_ids else ''}{self.no_tokenizer.remedy}",
             )
         if self.tokenizer is None:
-            raise TokenizerError(
-                f"{why}, and {self.name} has no tokenizer",
-                remedy="put its tokenizer.json, or vocab.json and merges.txt, next to the weights, "
-                "or give token ids, in Python or to `rushlight batch`",
-            )
+            remedy = "put its tokenizer.json, or vocab.json and merges.txt, next to the weights"
+            if "/" in self.name:
+                remedy += f" (`rushlight pull {self.name}` downloads what the hub has)"
+            if or_ids:
+                remedy += ", or give token ids, in Python or to `rushlight batch`"
+            raise TokenizerError(f"{why}, and {self.name} has no tokenizer.json", remedy=remedy)
         return self.tokenizer
 
     def encode(self, prompt: Prompt) -> list[int]:
@@ -354,7 +359,7 @@ class PromptEncoder:
         """
         if not stop:
             return None
-        decode = self.need_tokenizer("stop strings need a tokenizer").decode
+        decode = self.need_tokenizer("stop strings need a tokenizer", or_ids=False).decode
 
         def stops(ids: Sequence[int]) -> bool:
             text = decode(ids, before=prompt_ids)

@@ -12,8 +12,11 @@ from rushlight.cli.chat.repl import Repl
 from rushlight.cli.exit_codes import BAD_INPUT
 from rushlight.cli.interrupt import interrupts_as_exceptions
 from rushlight.cli.loading import load_model, load_options, note_embedded_model
+from rushlight.cli.log import without_notes_of_author
 from rushlight.cli.options import INPUT, OUTPUT, Debug, ModelFlag, Source, Stop, model_and_prompt
 from rushlight.cli.sampling_options import sampling_options, scalar_settings
+from rushlight.cli.terminal import note
+from rushlight.errors import printable_line
 
 if TYPE_CHECKING:
     from rushlight.generation.sampling.params import SamplingSettings
@@ -34,9 +37,20 @@ Examples:
 WITHOUT = ("n", "logprobs", "prompt_logprobs", "json_schema", "regex")
 """Sampling settings that apply only to single requests."""
 
+DEFAULTS = {
+    "temperature": 0.7,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+"""Settings that the author of a model may have chosen, and their defaults if not."""
+
 
 @load_options(without=("add_bos",))
-@sampling_options(without=WITHOUT, max_tokens=256, temperature=0.7)
+@sampling_options(without=WITHOUT, of_author=DEFAULTS, max_tokens=256)
 def chat(
     source: Source = None,
     argument: Annotated[
@@ -112,9 +126,12 @@ def chat(
     ] = False,
     _debug: Debug = False,
 ) -> None:
-    """Chat with a model; answers are streamed."""
+    """Chat with a model; answers are streamed.
+
+    Samples as the author's generation_config.json says, and otherwise with temperature 0.7.
+    """
     import rushlight
-    from rushlight.generation.sampling.params import SamplingParams
+    from rushlight.generation.sampling.params import SamplingParams, without_none
     from rushlight.text.stop import StopStrings
 
     name, prompt = model_and_prompt(source, argument, model, prompt)
@@ -122,7 +139,12 @@ def chat(
     SamplingParams(**settings)
     StopStrings(stop or ())
     variables = None if chat_template_kwargs is None else _variables(chat_template_kwargs)
-    loaded = load_model(name, load_with)
+    with without_notes_of_author():
+        loaded = load_model(name, load_with)
+    given = without_none(settings)
+    if text := loaded.author.describe_chat(given):
+        note(printable_line(text))
+    settings = {"temperature": DEFAULTS["temperature"], **loaded.author.sampling, **given}
     with rushlight.Chat(
         loaded,
         system_prompt=system_prompt,

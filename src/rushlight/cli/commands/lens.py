@@ -32,7 +32,7 @@ CELL = 14
 """Width of a cell: a token and its probability."""
 
 
-@load_options(without=("port", "draft"))
+@load_options(without=("draft",))
 def lens(
     source: Source = None,
     argument: Annotated[
@@ -74,7 +74,8 @@ def lens(
     """Show the next-token predictions of every block: the logit lens.
 
     Rows are blocks, the last one with the model's own prediction; columns are the tokens of the prompt. Each cell shows
-    the most likely next token and its probability in percent.
+    the most likely next token and its probability in percent. The model of a --port needs a method readout, its final
+    norm and head, as `rushlight port` writes it.
     """
     from rushlight.runtime.lens import lens as compute_lens
 

@@ -78,17 +78,16 @@ def _state(each: Downloaded, have_bytes: int) -> Text:
     from rushlight.checkpoint.short_names import short_names
     from rushlight.loading.near_types import describe_type
 
-    if each.problems:
-        state = Text(printable_line("; ".join(each.problems)), "red")
-    elif each.footprint is not None:
+    parts = [Text(printable_line("; ".join(each.problems)), "red")] if each.problems else []
+    if each.footprint is not None:
         style = "green" if each.footprint.fitting(have_bytes) else "yellow"
-        state = Text(each.footprint.describe_fit(have_bytes), style)
-    else:
+        parts.append(Text(each.footprint.describe_fit(have_bytes), style))
+    elif not parts:
         model_type = printable_name(each.model_type or "")
-        state = Text(describe_type(model_type) or f"{model_type} is not built in", "yellow")
+        parts = [Text(describe_type(model_type) or f"{model_type} is not built in", "yellow")]
     if names := short_names(each.cached.repo_id):
-        state.append_text(Text.assemble("; short name ", (names[0], "cyan")))
-    return state
+        parts.append(Text.assemble("short name ", (names[0], "cyan")))
+    return Text("; ").join(parts)
 
 
 def _to_json(each: Downloaded, have_bytes: int) -> dict[str, object]:

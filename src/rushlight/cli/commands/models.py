@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rushlight.cli.options import OUTPUT, Debug
-from rushlight.cli.terminal import out_json, show
+from rushlight.cli.terminal import out_json, show, write_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +47,8 @@ def models(
 ) -> None:
     """List the built-in model types, with well-known checkpoints and their short names.
 
-    A checkpoint runs if the model_type in its config.json is one of these. Any other decoder can be ported.
+    A checkpoint runs if the model_type in its config.json is one of these. Any other decoder can be ported. The hub
+    serves a gated one after you accept its licence there and sign in.
     """
     from rushlight.models.catalogue import CATALOGUE
 
@@ -56,8 +57,10 @@ def models(
         raise typer.BadParameter(_unknown(str(name)), param_hint="NAME")
     if as_json:
         out_json([_to_json(each) for each in shown], indent=2)
-    else:
-        show(_view(shown))
+        return
+    show(_view(shown))
+    if gated := [row.repo_id for each in shown for row in each.published if row.is_gated]:
+        write_message(f"gated: accept the licence at https://huggingface.co/{gated[0]}, then run `hf auth login`")
 
 
 def _named(name: str, types: Iterable[ModelType]) -> list[ModelType]:
@@ -107,7 +110,10 @@ def _view(shown: list[ModelType]) -> Text:
         for published in each.published:
             names = ", ".join(short_names(published.repo_id))
             context = Text(f"{published.context:,}")
-            rows.append([Text(f"  {published.repo_id}"), Text(published.size), context, Text(names, "cyan")])
+            last = Text(names, "cyan")
+            if published.is_gated:
+                last += Text.assemble("; " if names else "", ("gated", "yellow"))
+            rows.append([Text(f"  {published.repo_id}"), Text(published.size), context, last])
     return listing(("  checkpoint", "size", "context", "short name"), rows, numbers=("size", "context"))
 
 

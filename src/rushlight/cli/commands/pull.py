@@ -42,8 +42,8 @@ def pull(
     """Download a model from the hub, and print the path of its folder.
 
     Downloads only what rushlight reads, the safetensors, config and tokenizer files, into the cache that other programs
-    use too. Says first what the model needs and whether it fits. A download that was cut continues; complete files are
-    not downloaded again.
+    use too. Says first what the model needs and whether it fits. The same command continues a download that was
+    interrupted; complete files are not downloaded again.
     """
     from rushlight.checkpoint import open_checkpoint, open_headers
     from rushlight.checkpoint.source import repository_of
@@ -73,12 +73,15 @@ def pull(
 def _describe(checkpoint: Checkpoint) -> None:
     """Prints on stderr what is about to be downloaded, and refuses what exceeds the disk."""
     from rushlight.checkpoint.hub_cache import cache_folder
+    from rushlight.checkpoint.hub_resume import partial_bytes
     from rushlight.host.memory import available_bytes, human_bytes
     from rushlight.loading.footprint import footprint
     from rushlight.loading.near_types import why_not
 
     nbytes = sum(tensor.nbytes for tensor in checkpoint.values())
+    n_there = min(partial_bytes(checkpoint.source), nbytes) if checkpoint.is_remote else 0
     size = f"{human_bytes(nbytes)} to download" if checkpoint.is_remote else "already downloaded"
+    size += f", of which {human_bytes(n_there)} are there" if n_there else ""
     write_message(printable_line(f"{checkpoint.source}: {size}"))
     if (needed := footprint(checkpoint)) is not None:
         write_message(f"{needed.n_parameters:,} parameters: {needed.describe()}")
@@ -86,11 +89,11 @@ def _describe(checkpoint: Checkpoint) -> None:
     elif reason := why_not(checkpoint):
         write_message(printable_line(reason))
     cache = cache_folder()
-    if checkpoint.is_remote and (free := _free_bytes(cache)) < nbytes:
+    if checkpoint.is_remote and (free := _free_bytes(cache)) < nbytes - n_there:
         raise SourceError(
             "not enough disk space for the model",
             file=cache,
-            expected=human_bytes(nbytes),
+            expected=human_bytes(nbytes - n_there),
             found=human_bytes(free),
             remedy="delete models with `rushlight rm`, or set HF_HUB_CACHE to a folder on another disk",
         )

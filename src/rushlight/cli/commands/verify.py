@@ -71,6 +71,14 @@ def verify(
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object with every module.")
     ] = False,
+    every_module: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            rich_help_panel=OUTPUT,
+            help="Print a row for every module. By default, those of all blocks share a row in a long table.",
+        ),
+    ] = False,
     html: Html = None,
     open_page: Open = False,
     _debug: Debug = False,
@@ -83,6 +91,7 @@ def verify(
     """
     from rushlight import demo
     from rushlight.checkpoint import display_name, open_checkpoint
+    from rushlight.cli.views.verification import report_view, verdict_view
     from rushlight.models.tied import tied_heads
     from rushlight.proof import read_golden
     from rushlight.proof import verify as compare
@@ -114,7 +123,17 @@ def verify(
                     tolerance=tolerance,
                     source=shown,
                 )
-            _print_report(report, as_json, wants_page, html, open_page)
+            if as_json:
+                out_json(report.to_json())
+            else:
+                # The page has the table.
+                show(report_view(report, table=not wants_page, every_module=every_module))
+                for each in report.notes:
+                    note(printable_line(each))
+            if wants_page:
+                deliver(_page(report), html, open_page=open_page)
+            if not as_json:
+                show(verdict_view(report))
             passed = report.passed
     if not passed:
         raise typer.Exit(CHECK_FAILED)
@@ -155,26 +174,16 @@ def _load(source: str | None, checkpoint: Checkpoint, *, port: str | None, **opt
     from rushlight.models import TextConfig, load_port
 
     if port is not None:
-        config = identify(checkpoint, load_port(port))[1]
+        config = identify(checkpoint, load_port(port, source=source))[1]
         if not isinstance(config, TextConfig):
             return load_module(_name(source), port=port, **options)
     return load(source, port=port, **options)
 
 
-def _print_report(report: VerifyReport, as_json: bool, wants_page: bool, html: Path | None, open_page: bool) -> None:
-    """Prints the report; only its summary if the page has the table."""
-    from rushlight.cli.views.verification import report_view
+def _page(report: VerifyReport) -> str:
+    from rushlight.viewer import render_page
 
-    if as_json:
-        out_json(report.to_json())
-    else:
-        show(report_view(report, table=not wants_page))
-        for text in report.notes:
-            note(printable_line(text))
-    if wants_page:
-        from rushlight.viewer import render_page
-
-        deliver(render_page("verify", f"{report.source}: verified", report.to_json()), html, open_page=open_page)
+    return render_page("verify", f"{report.source}: verified", report.to_json())
 
 
 def _check_known(checkpoint: Checkpoint, shown: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rushlight.checkpoint import read_config
 from rushlight.errors import ConfigError, printable_name
+from rushlight.loading.families import for_source
 from rushlight.porting.check.fixes import FixScript
 from rushlight.porting.check.report import Finding, folded
 
@@ -120,6 +121,7 @@ class Checker:
     def _add(self, tensors: Iterable[tuple[TensorView, str]], **finding: Any) -> None:
         shown = [(view.tensor.name, detail) for view, detail in tensors]
         names = tuple(name for name, _ in shown)
+        finding["fix"] = for_source(finding["fix"], self.checkpoint.source)
         self.findings.append(Finding(**finding, evidence=folded(shown), tensors=names))
 
 

@@ -173,7 +173,8 @@ def _check_generation_config(checker: Checker, config: TextConfig) -> None:
         return
     if author.not_applied:
         title = "the author's generation settings are not applied by default"
-        checker.note("config", title, f"{author.describe_not_applied()}.")
+        in_chat = " `rushlight chat` samples as the author does." if author.sampling else ""
+        checker.note("config", title, f"{author.describe_not_applied()}.{in_chat}")
 
 
 def _check_tokenizer(checker: Checker, architecture: Architecture, config: TextConfig) -> None:
