@@ -19,7 +19,7 @@ F32, F16, BF16, F64 = map(Tensor, ("F32", "F16", "BF16", "F64"))
 
 
 def policy(requested):
-    return DtypePolicy("test", requested, COMPUTE_DTYPES, {"int4": "int6"})
+    return DtypePolicy("test", requested, COMPUTE_DTYPES)
 
 
 def test_auto_keeps_the_checkpoints_dtypes():

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from rushlight.backends import _native
 from rushlight.backends.batch import BLOCK_SIZE
-from rushlight.backends.dtypes import TABLE_DTYPES, DtypePolicy
+from rushlight.backends.dtypes import DtypePolicy
 from rushlight.backends.protocol import FileTensor, NotRecordableError, Role, version_of
 from rushlight.errors import DeviceError, NonFiniteError
 from rushlight.host.memory import available_bytes
@@ -81,7 +81,7 @@ class CPUBackend:
         isa: str | None = None,
         exact: bool | None = None,
     ) -> None:
-        self._dtypes = DtypePolicy("CPU", dtype, _COMPUTE_DTYPES, TABLE_DTYPES)
+        self._dtypes = DtypePolicy("CPU", dtype, _COMPUTE_DTYPES)
         self._pending: list[_PendingTensor] = []
         self._tensors: WeakKeyDictionary[Any, _TensorLayout] = WeakKeyDictionary()
         n, adapts = threads_for(threads)

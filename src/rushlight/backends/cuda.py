@@ -111,7 +111,7 @@ class TorchBackend:
     """
 
     def __init__(self, device: str = "cuda", dtype: str = "auto", *, threads: int | None = None) -> None:
-        self._dtypes = DtypePolicy(device, dtype, COMPUTE_DTYPES, {})
+        self._dtypes = DtypePolicy(device, dtype, COMPUTE_DTYPES)
         self.device = self.arithmetic = device
         self._on = torch.device("cpu" if device == "torch-cpu" else device)
         self._steps = LastStep(self._upload)

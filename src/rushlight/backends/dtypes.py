@@ -21,8 +21,8 @@ WEIGHT_BYTES = {"f64": 8.0, "f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0625,
 """Bytes of one weight in a dtype, including its share of the scales."""
 
 TABLE_DTYPES = {"int4": "int6"}
-"""Requested dtype -> the dtype of tables on cpu, where it is another: a table usually serves as the head too, where
-four bits cost the most quality."""
+"""Requested dtype -> the dtype of tables, where it is another: a table usually serves as the head too, where four bits
+cost the most quality."""
 
 TABLE_BYTES = {"int4": 0.8125}
 """Bytes of one weight of a table, by the requested dtype, where it is kept in another."""
@@ -63,20 +63,15 @@ class DtypePolicy:
         requested: one of DTYPES.
         compute_dtypes: every weight dtype that the backend supports, with the dtype of the activations that it
             multiplies such weights by. Biases and gains are kept in the latter.
-        table_dtypes: requested dtype -> the dtype of tables, where it is another.
 
     Raises:
         DtypeError: the backend does not support the requested dtype.
     """
 
-    def __init__(
-        self, device: str, requested: str, compute_dtypes: Mapping[str, str], table_dtypes: Mapping[str, str]
-    ) -> None:
+    def __init__(self, device: str, requested: str, compute_dtypes: Mapping[str, str]) -> None:
         check_dtype(device, requested, ["auto", *compute_dtypes])
         self._requested = requested
-        self._table_dtypes = table_dtypes
-        of_tables = {table: compute_dtypes[dtype] for dtype, table in table_dtypes.items()}
-        self._compute_dtypes = {**of_tables, **compute_dtypes}
+        self._compute_dtypes = compute_dtypes
         self._loaded: set[str] = set()
 
     def keep(self, tensor: Tensor, role: Role) -> str:
@@ -87,7 +82,7 @@ class DtypePolicy:
         if role is Role.VECTOR:
             return self._compute_dtypes[dtype]
         if role is Role.TABLE:
-            dtype = self._table_dtypes.get(dtype, dtype)
+            dtype = TABLE_DTYPES.get(dtype, dtype)
         self._loaded.add(dtype)
         return dtype
 
@@ -99,6 +94,8 @@ class DtypePolicy:
     @property
     def compute_dtype(self) -> str:
         """The dtype of activations: f32 where the weights' dtypes ask for different ones."""
+        if self._requested != "auto":
+            return self._compute_dtypes[self._requested]
         found = {self._compute_dtypes[dtype] for dtype in self.weight_dtypes}
         return found.pop() if len(found) == 1 else "f32"
 
