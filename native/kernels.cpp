@@ -39,7 +39,8 @@ const Kernels kKernels = {
                linear_kernels<BF16Kernel, Format::kBF16>(pack_bf16),
 #endif
                linear_kernels<Integer<8>, Format::kInt8>(pack_int8),
-               linear_kernels<Integer<4>, Format::kInt4>(pack_int4)},
+               linear_kernels<Integer<6>, Format::kInt6>(pack_affine<6>),
+               linear_kernels<Integer<4>, Format::kInt4>(pack_affine<4>)},
     .exact_bf16 = linear_kernels<Plain<Format::kBF16>, Format::kBF16>(pack_bf16),
     .add = add,
     .multiply = multiply,
@@ -61,7 +62,7 @@ const Kernels kKernels = {
 #else
              peak<Format::kBF16>,
 #endif
-             peak<Format::kInt8>, peak<Format::kInt4>},
+             peak<Format::kInt8>, peak<Format::kInt6>, peak<Format::kInt4>},
 };
 
 }  // namespace rushlight::RUSHLIGHT_ISA

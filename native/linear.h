@@ -242,18 +242,29 @@ void quantize_row(const float* x, int n_in, void* prepared) {
     if constexpr (kBits == 8) {
       group->sum = -kInt8Zero * total;
     } else {
-      group->sum = group->scale * static_cast<float>(total);
+      group->sum = -kZeroStep<kBits> * static_cast<float>(total);
     }
   }
 }
 
-// int8 and int4: exact integer sums within a group of 32, then one float multiply-add per group.
+// The scales of kLanes groups of int6 or int4, and their zero points in steps of kZeroStep.
+struct ScalesAndZeros {
+  F32 scale, zero;
+};
+
+RUSHLIGHT_INLINE ScalesAndZeros load_groups(const uint8_t* from) {
+  const U32 groups = __builtin_convertvector(load<U16>(from), U32);
+  const U32 zero = groups & ((1u << kZeroBits) - 1);
+  return {as_f32((groups << kScaleShift) + kLeastScale), to_f32(reinterpret_cast<I32>(zero))};
+}
+
+// int8, int6 and int4: exact sums within a group of 32, then one float multiply-add per group that rounds.
 template <int kBits>
 struct Integer {
   // More than 6 rows would not leave registers for both the sums of a group and those of all groups.
   static constexpr int kRows = kRegisters == 32 ? 6 : kRegisters / 4;
   static constexpr int kFetchers = 4, kMany = kNever;
-  static constexpr Format kFormat = kBits == 8 ? Format::kInt8 : Format::kInt4;
+  static constexpr Format kFormat = kBits == 8 ? Format::kInt8 : kBits == 6 ? Format::kInt6 : Format::kInt4;
   static constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
   using XTile = QuantizedGroup<kBits>;
 
@@ -281,10 +292,7 @@ struct Integer {
         }
       }
       sum_group(w + v * kLanes * 4, x, x_stride, dots);
-      for (int m = 0; m < kM; ++m) {
-        const XTile& group = group_of(x, m, x_stride);
-        for (int s = 0; s < kS; ++s) add_group(w, (v + s) * kLanes, group, dots[m][s], acc[m][s]);
-      }
+      for (int s = 0; s < kS; ++s) add_group(w, (v + s) * kLanes, x, x_stride, s, dots, acc);
     }
   }
 
@@ -295,19 +303,38 @@ struct Integer {
 
   template <int kM, int kS>
   RUSHLIGHT_INLINE void sum_group(const uint8_t* w, const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kS]) {
+    if constexpr (kBits == 6) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) sum_half(w + half * kInt6Half, x + kTile / 2 * half, x_stride, dots);
+    } else {
 #pragma GCC unroll(kRegisters / 4)
-    for (int i = 0; i < kTile * kBits / 32; ++i, w += kPanel * 4) {
-      U8 bytes[kS];
-      for (int s = 0; s < kS; ++s) bytes[s] = load<U8>(w + s * kLanes * 4);
-      if constexpr (kBits == 8) {
-        add_quad(bytes, x + 4 * i, x_stride, dots);
-      } else {
-        U8 low[kS], high[kS];
-        for (int s = 0; s < kS; ++s) low[s] = bytes[s] & 15, high[s] = bytes[s] >> 4;
-        add_quad(low, x + 8 * i, x_stride, dots);
-        add_quad(high, x + 8 * i + 4, x_stride, dots);
+      for (int i = 0; i < kTile * kBits / 32; ++i, w += kPanel * 4) {
+        U8 bytes[kS];
+        for (int s = 0; s < kS; ++s) bytes[s] = load<U8>(w + s * kLanes * 4);
+        if constexpr (kBits == 8) {
+          add_quad(bytes, x + 4 * i, x_stride, dots);
+        } else {
+          U8 low[kS], high[kS];
+          for (int s = 0; s < kS; ++s) low[s] = bytes[s] & 15, high[s] = bytes[s] >> 4;
+          add_quad(low, x + 8 * i, x_stride, dots);
+          add_quad(high, x + 8 * i + 4, x_stride, dots);
+        }
       }
     }
+  }
+
+  // Half the inputs of an int6 tile.
+  template <int kM, int kS>
+  RUSHLIGHT_INLINE void sum_half(const uint8_t* w, const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kS]) {
+    U8 quads[4][kS];
+    for (int s = 0; s < kS; ++s) {
+      const auto of = [&](int i) { return load<U32>(w + (i * kPanel + s * kLanes) * 4); };
+      const U32 fourth = (of(0) >> 6 & 0x03030303u) | (of(1) >> 4 & 0x0c0c0c0cu) | (of(2) >> 2 & 0x30303030u);
+      for (int i = 0; i < 3; ++i) quads[i][s] = reinterpret_cast<U8>(of(i) & 0x3f3f3f3fu);
+      quads[3][s] = reinterpret_cast<U8>(fourth);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) add_quad(quads[i], x + 4 * i, x_stride, dots);
   }
 
   template <int kM, int kS>
@@ -318,15 +345,22 @@ struct Integer {
     }
   }
 
-  RUSHLIGHT_INLINE void add_group(const uint8_t* w, int output, const XTile& group, const Dot<kBits>& dot,
-                                  F32& acc) {
+  template <int kM, int kS>
+  RUSHLIGHT_INLINE void add_group(const uint8_t* w, int output, const uint8_t* x, size_t x_stride, int s,
+                                  const Dot<kBits> (&dots)[kM][kS], F32 (&acc)[kM][kS]) {
     if constexpr (kBits == 8) {
-      const F32 scale = load_f16(w + kInt8Scales + 2 * output) * group.scale;
-      acc = fma(to_f32(Dot<8>::total(dot)), scale, acc);
+      const F32 scale = load_f16(w + kInt8Scales + 2 * output);
+      for (int m = 0; m < kM; ++m) {
+        const F32 dot = to_f32(Dot<8>::total(dots[m][s]));
+        acc[m][s] = fma(dot, scale * group_of(x, m, x_stride).scale, acc[m][s]);
+      }
     } else {
-      const F32 scale = load_f16(w + kInt4Scales + 2 * output) * group.scale;
-      acc = fma(to_f32(Dot<4>::total(dot)), scale, acc);
-      acc = fma(load_f16(w + kInt4Minima + 2 * output), broadcast(group.sum), acc);
+      const auto [scale, zero] = load_groups(w + kGroups<kBits> + 2 * output);
+      for (int m = 0; m < kM; ++m) {
+        const XTile& group = group_of(x, m, x_stride);
+        const F32 dot = fma(zero, broadcast(group.sum), to_f32(Dot<kBits>::total(dots[m][s])));  // exact
+        acc[m][s] = fma(dot, scale * group.scale, acc[m][s]);
+      }
     }
   }
 };
