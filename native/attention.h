@@ -43,35 +43,58 @@ void store_kv(const float* k, const float* v, int head_dim, void* key, void* val
   }
 }
 
-// The rows of the cache that are multiplied next, prefetched row by row: the hardware cannot predict where another
-// block lies. With AVX-512 they go into the second-level cache, because the first has few places for lines under way
-// (on Zen 4, half as fast). With less, floats saturate the memory bandwidth anyway, and are not prefetched.
+// The elements of the cache that are multiplied next, prefetched as the present ones are multiplied: the hardware cannot
+// predict where another block lies. With AVX-512 they go into the second-level cache, because the first has few places
+// for lines under way (on Zen 4, half as fast). With AVX2, floats saturate the memory bandwidth anyway, and are not
+// prefetched. Processors with AMX follow floats by themselves within a page, once its first lines are asked for; to ask
+// for all costs more time than it saves. Of halves they want all, and in the first-level cache.
 template <class Element>
 struct Next {
-  const Element* rows = nullptr;
-  size_t stride = 0;
-  int n = 0;
+  const Element* from = nullptr;
+  size_t n = 0;
 
-  RUSHLIGHT_INLINE void prefetch(const Next& next, int i) {
-    if ((kLanes < 16 && sizeof(Element) > 2) || i >= next.n) return;
-    constexpr int kLocality = kLanes < 16 ? 3 : 2;
-    const Element* row = next.rows + i * next.stride;
-    for (int from = 0; from < kBlock; from += 64 / sizeof(Element)) {
-      __builtin_prefetch(row + from, 0, kLocality);
+#if defined(__AMX_BF16__)
+  static constexpr bool kAMX = true;
+#else
+  static constexpr bool kAMX = false;
+#endif
+  static constexpr bool kHalf = sizeof(Element) == 2;
+  static constexpr bool kPages = kAMX && !kHalf;
+  static constexpr bool kLines = kHalf || (kLanes == 16 && !kAMX);
+  static constexpr int kLocality = kLanes < 16 || (kAMX && kHalf) ? 3 : 2;
+  static constexpr size_t kLine = 64 / sizeof(Element);
+
+  // Before the product: the first lines of each page of 4 KiB.
+  RUSHLIGHT_INLINE void prefetch_pages(const Next& next) {
+    for (size_t page = 0; kPages && page < next.n; page += 64 * kLine) {
+      for (size_t at = page; at < page + 4 * kLine && at < next.n; at += kLine) {
+        __builtin_prefetch(next.from + at, 0, kLocality);
+      }
     }
+  }
+
+  // Within the product: kElements elements from `at` on.
+  template <size_t kElements>
+  RUSHLIGHT_INLINE void prefetch(const Next& next, size_t at) {
+    if (!kLines || at >= next.n) return;
+    for (size_t i = 0; i < kElements; i += kLine) __builtin_prefetch(next.from + at + i, 0, kLocality);
   }
 };
 
 // out[m][0 to kV vectors] = out[m] · scale[m] + Σ_i a[m][i] · b[i] for kM rows: each lane one chain in the order of i.
+// Without scales, out is not read. The element `at` of `next` and as many as are multiplied are prefetched.
 template <int kM, int kV, class Element>
 RUSHLIGHT_INLINE void add_product(const float* a, size_t a_stride, int n, const Element* b, size_t b_stride,
-                                  const float* scale, float* out, size_t out_stride, const Next<Element>& next) {
-  F32 acc[kM][kV];
-  for (int m = 0; m < kM; ++m) {
-    for (int v = 0; v < kV; ++v) acc[m][v] = load<F32>(out + m * out_stride + v * kLanes) * scale[m];
+                                  const float* scale, float* out, size_t out_stride, const Next<Element>& next,
+                                  size_t at) {
+  F32 acc[kM][kV] = {};
+  if (scale != nullptr) {
+    for (int m = 0; m < kM; ++m) {
+      for (int v = 0; v < kV; ++v) acc[m][v] = load<F32>(out + m * out_stride + v * kLanes) * scale[m];
+    }
   }
-  for (int i = 0; i < n; ++i, b += b_stride) {
-    Next<Element>::prefetch(next, i);
+  for (int i = 0; i < n; ++i, b += b_stride, at += kV * kLanes) {
+    Next<Element>::template prefetch<kV * kLanes>(next, at);
     if constexpr (kM == 1) {  // the sums and a row of b together would need more registers than there are
       const F32 ai = broadcast(a[i]);
       for (int v = 0; v < kV; ++v) acc[0][v] = fma(ai, widened(b + v * kLanes), acc[0][v]);
@@ -95,11 +118,13 @@ void add_product(const float* a, size_t a_stride, int n, const Element* b, size_
                  float* out, size_t out_stride, int n_out, const Next<Element>& next) {
   constexpr int kFit = (kRegisters - 4) / kM < 8 ? (kRegisters - 4) / kM : 8;
   constexpr int kV = kFit > 4 && kFit < 8 && kLanes == 16 ? 4 : kFit;  // four are a block of 64, and most heads
+  Next<Element>::prefetch_pages(next);
   int at = 0;
   const auto add_vectors = [&]<int kVectors>() {
     if constexpr (kVectors <= kV) {
       for (; at + kVectors * kLanes <= n_out; at += kVectors * kLanes) {
-        add_product<kM, kVectors>(a, a_stride, n, b + at, b_stride, scale, out + at, out_stride, next);
+        add_product<kM, kVectors>(a, a_stride, n, b + at, b_stride, scale, out + at, out_stride, next,
+                                  static_cast<size_t>(at) * static_cast<size_t>(n));
       }
     }
   };
@@ -117,85 +142,99 @@ struct Visible {
   float slope;  // of its head
 };
 
-// The blocks whose values are summed in one chain, counted from position 0. The sums of several such chains are added
-// to a total: over thousands of positions, a single chain would round more than the sums of PyTorch do.
-inline constexpr int kChainBlocks = 8;
-
-// Running state of the softmax of each query.
+// The softmax of queries over some positions.
 struct Softmax {
-  float* max_score;    // the maximum of its scores so far
-  float* sum;          // of exp(score - max_score)
-  float* total_scale;  // by which the total is to be multiplied, since the maximum has changed
-  float* o;            // [query][value_stride]: the present chain's sum of exp(score - max_score) · value
-  float* total;        // [query][value_stride]: the sum of the chains before
+  float* max_score;  // [kAttentionQueries]: the maximum of a query's scores
+  float* sum;        // [kAttentionQueries]: of exp(score - max_score)
+  float* o;          // [query][value_stride]: the sum of exp(score - max_score) · value
 
-  // Adds the present chains of n queries to their totals, and begins new ones.
-  void end_chains(int n, size_t stride) const {
-    for (int i = 0; i < n; ++i) {
-      const F32 scale = broadcast(total_scale[i]);
-      for (size_t d = i * stride; d < (i + 1) * stride; d += kLanes) {
-        store(total + d, fma(load<F32>(total + d), scale, load<F32>(o + d)));
-      }
-      total_scale[i] = 1;
-    }
+  explicit Softmax(float* state)
+      : max_score(state), sum(state + kAttentionQueries), o(state + 2 * kAttentionQueries) {}
+
+  // That of no position, for n queries. The least float as the maximum, not infinity: differences of maxima are finite.
+  void clear(int n, size_t stride) const {
+    for (int i = 0; i < n; ++i) max_score[i] = -kMaxFloat, sum[i] = 0;
     __builtin_memset(o, 0, n * stride * sizeof(float));
   }
+
+  // Query i becomes that of a chain.
+  void copy(const Softmax& chain, int i, size_t stride) const {
+    max_score[i] = chain.max_score[i], sum[i] = chain.sum[i];
+    __builtin_memcpy(o + i * stride, chain.o + i * stride, stride * sizeof(float));
+  }
+
+  // Adds query i of a later chain.
+  void add(const Softmax& chain, int i, size_t stride) const {
+    const float most = max_score[i] > chain.max_score[i] ? max_score[i] : chain.max_score[i];
+    F32 scales = {};
+    scales[0] = max_score[i] - most, scales[1] = chain.max_score[i] - most;
+    scales = exp_nonpositive(scales);
+    max_score[i] = most;
+    sum[i] = sum[i] * scales[0] + chain.sum[i] * scales[1];
+    const F32 scale = broadcast(scales[0]), scale_of_chain = broadcast(scales[1]);
+    for (size_t d = i * stride; d < (i + 1) * stride; d += kLanes) {
+      store(o + d, fma(load<F32>(o + d), scale, load<F32>(chain.o + d) * scale_of_chain));
+    }
+  }
+
+ private:
+  static constexpr float kMaxFloat = __FLT_MAX__;
 };
 
 // Adds a block to kM queries, each of which sees a part of it. Queries are in the order of their positions.
 template <int kM, class Element>
 void attend(const AttentionJob& job, const float* q, const Element* keys, const Element* values, const Visible* visible,
-            const Next<Element>& next_values, const Next<Element>& next_keys, float* scores, const Softmax& state) {
+            const Next<Element>& next_values, const Next<Element>& next_keys, float* scores, float* max_scores,
+            float* sums, float* o) {
   const size_t stride = job.value_stride;
   const int width = static_cast<int>(stride);
   const int padded = (visible[kM - 1].end + kSumLanes - 1) / kSumLanes * kSumLanes;  // the last query sees the furthest
-  constexpr float kZeros[kM] = {};
-  __builtin_memset(scores, 0, sizeof(float) * kM * kBlock);
-  add_product<kM>(q, stride, job.head_dim, keys, kBlock, kZeros, scores, kBlock, padded, next_values);
+  add_product<kM>(q, stride, job.head_dim, keys, kBlock, nullptr, scores, kBlock, padded, next_values);
   // Of all queries side by side: the operations on one wait for each other.
   float max_score[kM], scale[kM];
-  F32 falls = {};  // by which the queries' earlier maxima are exceeded, a lane each
+  F32 falls[(kM + kLanes - 1) / kLanes] = {};  // by which the queries' earlier maxima are exceeded, a lane each
   for (int m = 0; m < kM; ++m) {
     const Visible& part = visible[m];
     float* row = scores + m * kBlock;
-    F32 peak = broadcast(state.max_score[m]);
+    F32 peak = broadcast(max_scores[m]);
     for (int i = 0; i < padded; i += kLanes) {
       F32 score = load<F32>(row + i) * job.scale;
       if (job.softcap > 0) score = tanh(score / job.softcap) * job.softcap;
       if (job.slopes != nullptr) score = fma(to_f32(lane_index() + (i - part.own)), broadcast(part.slope), score);
       // The other positions of the block are those of other rows, left from another sequence, or before the window.
-      const I32 seen = (lane_index() >= part.begin - i) & (lane_index() < part.end - i);
-      score = select(seen, score, broadcast(-__builtin_inff()));
+      if (part.begin > 0 || part.end < kBlock) {
+        const I32 seen = (lane_index() >= part.begin - i) & (lane_index() < part.end - i);
+        score = select(seen, score, broadcast(-__builtin_inff()));
+      }
       store(row + i, score);
       peak = max(score, peak);
     }
     max_score[m] = reduce_max(peak);
-    falls[m] = state.max_score[m] - max_score[m];
+    falls[m / kLanes][m % kLanes] = max_scores[m] - max_score[m];
   }
-  falls = exp(falls);
+  for (F32& fall : falls) fall = exp_nonpositive(fall);
   PartialSums total[kM];
   for (int i = 0; i < padded; i += kSumLanes) {
     for (int v = 0; v < kSumVectors; ++v) {
       for (int m = 0; m < kM; ++m) {
         float* row = scores + m * kBlock + i + v * kLanes;
-        const F32 p = exp(load<F32>(row) - max_score[m]);
+        const F32 p = exp_nonpositive(load<F32>(row) - max_score[m]);
         store(row, p);
         total[m].of[v] += p;
       }
     }
   }
   for (int m = 0; m < kM; ++m) {
-    scale[m] = falls[m];
-    state.max_score[m] = max_score[m];
-    state.total_scale[m] *= scale[m];
-    state.sum[m] = state.sum[m] * scale[m] + reduce_add(total[m]);
+    scale[m] = falls[m / kLanes][m % kLanes];
+    max_scores[m] = max_score[m];
+    sums[m] = sums[m] * scale[m] + reduce_add(total[m]);
   }
 
   // The positions that all queries see are multiplied together; what only some see, before and after, one query at a
   // time. A probability of 0 would not do: what lies outside may be NaN, and 0 · NaN is NaN.
   const auto add_values = [&](int m, int begin, int end, float rescale) {
     add_product<1>(scores + m * kBlock + begin, 0, end - begin, values + static_cast<size_t>(begin) * stride, stride,
-                   &rescale, state.o + m * width, 0, width, Next<Element>{});
+                   &rescale, o + m * width, 0, width, Next<Element>{});
   };
   const int begin = visible[kM - 1].begin, end = begin < visible[0].end ? visible[0].end : begin;
   for (int m = 0; m < kM - 1; ++m) {
@@ -204,89 +243,143 @@ void attend(const AttentionJob& job, const float* q, const Element* keys, const 
     scale[m] = 1.0f;
   }
   add_product<kM>(scores + begin, kBlock, end - begin, values + static_cast<size_t>(begin) * stride, stride, scale,
-                  state.o, stride, width, next_keys);
+                  o, stride, width, next_keys);
   for (int m = 0; m < kM; ++m) {
     if (visible[m].end > end) add_values(m, end, visible[m].end, 1.0f);
   }
 }
 
-template <class Element>
-void attention(const AttentionJob& job, int query_begin, int query_end, float* scratch) {
-  const int n_queries = query_end - query_begin, head_dim = job.head_dim, group = job.group;
-  const size_t stride = job.value_stride;
-  float* scores = scratch;                           // [kTogether][kBlock]
-  float* q = scores + kTogether * kBlock;            // [query][value_stride]: heads that lie apart, put side by side
-  float* state = q + kAttentionQueries * stride;
-  const Softmax softmax = {state, state + kAttentionQueries, state + 2 * kAttentionQueries,
-                           state + 3 * kAttentionQueries, state + (stride + 3) * kAttentionQueries};
-  for (int i = 0; i < n_queries; ++i) {
-    const int row = (query_begin + i) / group, head = (query_begin + i) % group;
-    const float* from = job.q + static_cast<size_t>(row) * job.q_stride + static_cast<size_t>(head) * head_dim;
-    __builtin_memcpy(q + i * stride, from, static_cast<size_t>(head_dim) * sizeof(float));
-    softmax.max_score[i] = -__builtin_inff();
-    softmax.sum[i] = 0;
-    softmax.total_scale[i] = 1;
-  }
-  __builtin_memset(softmax.o, 0, n_queries * stride * sizeof(float));
-  __builtin_memset(softmax.total, 0, n_queries * stride * sizeof(float));
+// The positions that a query sees.
+struct Seen {
+  const AttentionJob& job;
 
+  int last(int query) const { return job.position + query / job.group; }
+  int first(int query) const {
+    const int first = last(query) - (job.window - 1);
+    return first > 0 ? first : 0;
+  }
+  int first_chain(int query) const { return first(query) / kChain; }
+  int last_chain(int query) const { return last(query) / kChain; }
+};
+
+// The queries, whose heads lie apart, put side by side: [query][value_stride].
+inline void gather_queries(const AttentionJob& job, int query_begin, int query_end, float* q) {
+  for (int query = query_begin; query < query_end; ++query, q += job.value_stride) {
+    const int row = query / job.group, head = query % job.group;
+    __builtin_memcpy(q, job.q + static_cast<size_t>(row) * job.q_stride + static_cast<size_t>(head) * job.head_dim,
+                     static_cast<size_t>(job.head_dim) * sizeof(float));
+  }
+}
+
+// The softmax of queries over the positions of one chain.
+template <class Element>
+void attend_chain(const AttentionJob& job, int query_begin, int query_end, int chain, const float* q, float* scores,
+                  const Softmax& softmax) {
+  const size_t stride = job.value_stride;
+  softmax.clear(query_end - query_begin, stride);
   const auto block_of = [&](const void* base, int block) {
     return static_cast<const Element*>(base) + static_cast<size_t>(job.blocks[block]) * job.block_stride;
   };
-  const auto position_of = [&](int query) { return job.position + query / group; };
-  const auto first_seen = [&](int query) {
-    const int first = position_of(query) - (job.window - 1);
-    return first > 0 ? first : 0;
-  };
   constexpr decltype(&attend<1, Element>) kAttend[] = {attend<1, Element>, attend<2, Element>, attend<3, Element>,
-                                                       attend<4, Element>};
+                                                       attend<4, Element>, attend<5, Element>, attend<6, Element>};
   static_assert(sizeof kAttend / sizeof *kAttend == kTogether);
-  const int last = position_of(query_end - 1);
-  for (int block = first_seen(query_begin) / kBlock; block * kBlock <= last; ++block) {
+  const Seen seen = {job};
+  const int last = seen.last(query_end - 1), first_block = seen.first(query_begin) / kBlock;
+  int block = chain * kChainBlocks;
+  const int end = block + kChainBlocks;
+  for (block = block > first_block ? block : first_block; block < end && block * kBlock <= last; ++block) {
     const int start = block * kBlock;
     const Element* keys = block_of(job.keys, block);
     const Element* values = block_of(job.values, block);
     bool first = true;
     for (int query = query_begin; query < query_end;) {
-      if (position_of(query) < start) {  // it ends before the block
+      if (seen.last(query) < start) {  // it ends before the block
         ++query;
         continue;
       }
-      if (first_seen(query) >= start + kBlock) break;  // its window, and those of later ones, begin after the block
+      if (seen.first(query) >= start + kBlock) break;  // its window, and those of later ones, begin after the block
       Visible visible[kTogether];
       int m = 0;
-      for (; m < kTogether && query + m < query_end && first_seen(query + m) < start + kBlock; ++m) {
-        const int own = position_of(query + m) - start, from = first_seen(query + m) - start;
-        const float slope = job.slopes == nullptr ? 0 : job.slopes[(query + m) % group];
+      for (; m < kTogether && query + m < query_end && seen.first(query + m) < start + kBlock; ++m) {
+        const int own = seen.last(query + m) - start, from = seen.first(query + m) - start;
+        const float slope = job.slopes == nullptr ? 0 : job.slopes[(query + m) % job.group];
         visible[m] = {from > 0 ? from : 0, own + 1 < kBlock ? own + 1 : kBlock, own, slope};
       }
       Next<Element> next_values, next_keys;
       if (first) {
         const int begin = visible[0].begin;
-        next_values = {values + static_cast<size_t>(begin) * stride, stride, visible[0].end - begin};
-        if (start + kBlock <= last) next_keys = {block_of(job.keys, block + 1), kBlock, head_dim};
+        next_values = {values + static_cast<size_t>(begin) * stride,
+                       static_cast<size_t>(visible[0].end - begin) * stride};
+        if (start + kBlock <= last) next_keys = {block_of(job.keys, block + 1), static_cast<size_t>(job.head_dim) * kBlock};
       }
       const int i = query - query_begin;
-      kAttend[m - 1](job, q + i * stride, keys, values, visible, next_values, next_keys, scores,
-                     {softmax.max_score + i, softmax.sum + i, softmax.total_scale + i, softmax.o + i * stride,
-                      softmax.total + i * stride});
+      kAttend[m - 1](job, q + i * stride, keys, values, visible, next_values, next_keys, scores, softmax.max_score + i,
+                     softmax.sum + i, softmax.o + i * stride);
       first = false;
       query += m;
     }
-    if ((block + 1) % kChainBlocks == 0) softmax.end_chains(n_queries, stride);
   }
-  softmax.end_chains(n_queries, stride);
+}
 
-  for (int i = 0; i < n_queries; ++i) {
-    const int row = (query_begin + i) / group, head = (query_begin + i) % group;
-    const F32 divisor = broadcast(softmax.sum[i]);
-    const float* from = softmax.total + i * stride;
-    float* to = job.out + static_cast<size_t>(row) * job.out_stride + static_cast<size_t>(head) * head_dim;
-    for (int d = 0; d < head_dim; d += kLanes) {
-      const int n = head_dim - d < kLanes ? head_dim - d : kLanes;
+// Adds a chain to the total of those before it that a query sees.
+inline void add_chain(const AttentionJob& job, int query_begin, int query_end, int chain, const Softmax& of_chain,
+                      const Softmax& total) {
+  const Seen seen = {job};
+  for (int query = query_begin; query < query_end; ++query) {
+    if (seen.first_chain(query) == chain) {
+      total.copy(of_chain, query - query_begin, job.value_stride);
+    } else if (seen.first_chain(query) < chain && chain <= seen.last_chain(query)) {
+      total.add(of_chain, query - query_begin, job.value_stride);
+    }
+  }
+}
+
+inline void write_attention(const AttentionJob& job, int query_begin, int query_end, const Softmax& total) {
+  for (int query = query_begin; query < query_end; ++query) {
+    const int row = query / job.group, head = query % job.group, i = query - query_begin;
+    const F32 divisor = broadcast(total.sum[i]);
+    const float* from = total.o + i * job.value_stride;
+    float* to = job.out + static_cast<size_t>(row) * job.out_stride + static_cast<size_t>(head) * job.head_dim;
+    for (int d = 0; d < job.head_dim; d += kLanes) {
+      const int n = job.head_dim - d < kLanes ? job.head_dim - d : kLanes;
       store_n(to + d, load<F32>(from + d) / divisor, n);
     }
   }
 }
+
+// Chains are added in the order of their positions, whoever computed them.
+template <class Element>
+struct Attention {
+  static void run(const AttentionJob& job, int query_begin, int query_end, float* scratch) {
+    float* q = scratch + kTogether * kBlock;
+    const Softmax total(q + kAttentionQueries * job.value_stride);
+    const Softmax of_chain(total.o + kAttentionQueries * job.value_stride);
+    gather_queries(job, query_begin, query_end, q);
+    const Seen seen = {job};
+    const int first = seen.first_chain(query_begin), last = seen.last_chain(query_end - 1);
+    attend_chain<Element>(job, query_begin, query_end, first, q, scratch, total);
+    for (int chain = first + 1; chain <= last; ++chain) {
+      attend_chain<Element>(job, query_begin, query_end, chain, q, scratch, of_chain);
+      add_chain(job, query_begin, query_end, chain, of_chain, total);
+    }
+    write_attention(job, query_begin, query_end, total);
+  }
+
+  static void run_chain(const AttentionJob& job, int query_begin, int query_end, int chain, float* state,
+                        float* scratch) {
+    float* q = scratch + kTogether * kBlock;
+    gather_queries(job, query_begin, query_end, q);
+    attend_chain<Element>(job, query_begin, query_end, chain, q, scratch, Softmax(state));
+  }
+
+  static void merge(const AttentionJob& job, int query_begin, int query_end, int first_chain, int n_chains,
+                    float* states, size_t states_step, float* scratch) {
+    const Softmax total(scratch);
+    for (int i = 0; i < n_chains; ++i) {
+      add_chain(job, query_begin, query_end, first_chain + i, Softmax(states + i * states_step), total);
+    }
+    write_attention(job, query_begin, query_end, total);
+  }
+};
 
 }  // namespace rushlight::RUSHLIGHT_ISA

@@ -7,6 +7,7 @@
 #include <limits>
 #include <ostream>
 
+#include "attention_items.h"
 #include "failure.h"
 #include "plan.h"
 #include "require.h"
@@ -527,7 +528,7 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
           "expected ", n_head, " slopes, one for each head");
   reads(rows, cache);
   const auto store_kv = kernels_.store_kv[static_cast<int>(cache.format)];
-  const auto attend = kernels_.attention[static_cast<int>(cache.format)];
+  const AttentionKernels& attend = kernels_.attention[static_cast<int>(cache.format)];
 
   // First all keys and values into the cache, then the products: a row may attend to a position of another part.
   share(n, kElementsPerPart / (int64_t{head_dim} * n_kv_head) + 1, View{}, {Items::kRows, {k.data, v.data}, &cache},
@@ -544,53 +545,61 @@ Array Device::attention(const Array& q, const Array& k, const Array& v, const Ro
           }
         });
 
-  // Query heads that share a key/value head are computed together, a few at a time, so that a key is loaded once for
-  // them; then the next rows of the sequence. An item is one row and the query heads that are computed together.
-  const int group = n_head / n_kv_head, n_parts = (group + kTogether - 1) / kTogether;
+  // Query heads that share a key/value head are computed together, so that a key is loaded once for them, and with
+  // them the next rows of the sequence.
+  const int group = n_head / n_kv_head;
   Array out = array(n, int64_t{n_head} * head_dim);
-  double positions = 0;
-  for (int s = 0; s < rows.n_sequences(); ++s) {
-    positions += static_cast<double>(rows.end(s) - rows.begin(s)) * std::min(rows.position(s) + 1, options.window);
+  std::shared_ptr<AttentionItems> items;
+  const double work = 2.0 * head_dim / static_cast<double>(kElementsPerPart);
+  const auto divided = [&] {
+    return std::make_shared<AttentionItems>(rows, options.window, n_kv_head, group, cache.value_stride, work,
+                                            pool_.n_threads());
+  };
+  Plan* plan = Plan::recording();
+  if (plan != nullptr) {
+    items = plan->attention_items(rows, options.window, n_kv_head, group);
+    if (items == nullptr) plan->keep(items = divided());
+  } else {
+    items = divided();
   }
-  const double work = 2 * positions * head_dim * group / n_parts /
-                      static_cast<double>(std::max<int64_t>(n, 1) * kElementsPerPart);
-  share(n * n_kv_head * n_parts, 1, work, out, {Items::kOther, {q.data, &cache}, out.data},
-        [&rows, &cache, q = View(q), n, layer, kv_group, head_dim, attend, scale, group, n_parts,
-         window = options.window, softcap = options.softcap,
-         slopes = options.slopes == nullptr ? Vector{} : *options.slopes](
-            const View& out, int64_t begin, int64_t end) {
-          thread_local std::vector<float> scratch;
-          scratch.resize(attention_scratch(cache.value_stride));
-          const auto first_query = [&](int64_t item) {
-            return static_cast<int>(item / n_parts * group + item % n_parts * group / n_parts);
-          };
-          for (int64_t i = begin, next = 0; i < end; i = next) {
-            const int head = static_cast<int>(i / (n * n_parts));
-            const int64_t item = i % (n * n_parts);
-            const int s = rows.sequence(static_cast<int>(item / n_parts));
-            next = std::min(end, i + rows.end(s) * int64_t{n_parts} - item);
-            const AttentionJob job = {q.row(rows.begin(s)) + head * group * head_dim,
-                                      static_cast<size_t>(q.stride),
-                                      out.row(rows.begin(s)) + head * group * head_dim,
-                                      static_cast<size_t>(out.stride),
-                                      cache.keys(layer, head, 0),
-                                      cache.values(layer, head, 0),
-                                      cache.layers[static_cast<size_t>(layer)].block_step,
-                                      cache.value_stride,
-                                      rows.blocks(kv_group, s),
-                                      rows.position(s),
-                                      head_dim,
-                                      group,
-                                      scale,
-                                      window,
-                                      softcap,
-                                      slopes.n == 0 ? nullptr : slopes.data() + head * group};
-            const int first = rows.begin(s) * group, last = first_query(item + next - i) - first;
-            for (int query = first_query(item) - first; query < last; query += kAttentionQueries) {
-              attend(job, query, std::min(query + kAttentionQueries, last), scratch.data());
-            }
-          }
-        });
+  const auto run = [&rows, &cache, &attend, items, q = View(q), layer, kv_group, head_dim, scale, group,
+                    window = options.window, softcap = options.softcap,
+                    slopes = options.slopes == nullptr ? Vector{} : *options.slopes](
+                       const View& out, int64_t begin, int64_t end) {
+    thread_local std::vector<float> scratch;
+    scratch.resize(attention_scratch(cache.value_stride));
+    for (int64_t i = begin; i < end; ++i) {
+      const AttentionItem item = (*items)[i];
+      const int s = item.sequence;
+      const AttentionJob job = {q.row(rows.begin(s)) + item.head * group * head_dim,
+                                static_cast<size_t>(q.stride),
+                                out.row(rows.begin(s)) + item.head * group * head_dim,
+                                static_cast<size_t>(out.stride),
+                                cache.keys(layer, item.head, 0),
+                                cache.values(layer, item.head, 0),
+                                cache.layers[static_cast<size_t>(layer)].block_step,
+                                cache.value_stride,
+                                rows.blocks(kv_group, s),
+                                rows.position(s),
+                                head_dim,
+                                group,
+                                scale,
+                                window,
+                                softcap,
+                                slopes.n == 0 ? nullptr : slopes.data() + item.head * group};
+      if (item.chain < 0) {
+        attend.run(job, item.query_begin, item.query_end, scratch.data());
+        continue;
+      }
+      float* state = item.states + static_cast<size_t>(item.chain - item.first_chain) * item.states_step;
+      attend.run_chain(job, item.query_begin, item.query_end, item.chain, state, scratch.data());
+      if (items->completes(item)) {
+        attend.merge(job, item.query_begin, item.query_end, item.first_chain, item.n_chains, item.states,
+                     item.states_step, scratch.data());
+      }
+    }
+  };
+  share(items->n(), 1, items->work(), out, {Items::kOther, {q.data, &cache}, out.data, nullptr, 0, items.get()}, run);
   return out;
 }
 

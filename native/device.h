@@ -19,6 +19,8 @@
 
 namespace rushlight {
 
+class AttentionItems;
+
 // Layers whose keys and values lie in the same blocks, because they see equally many positions.
 struct KVGroup {
   int window;  // the most positions that a row sees, or kNoWindow
@@ -123,6 +125,8 @@ struct Access {
   // Of kPanels: the weights of each item, one after the other.
   const uint8_t* weights = nullptr;
   size_t item_bytes = 0;
+  // Of attention, whose items depend on the positions.
+  AttentionItems* divided = nullptr;
 };
 
 // Each operation is complete when it returns. If this thread records a Plan, the operation is added to it.

@@ -30,6 +30,24 @@ RUSHLIGHT_INLINE F32 exp(F32 x) {
   return select(x == x, p, x);
 }
 
+// e^x for x ≤ 0, with the same bits as exp(x): 2^n needs one factor, and nothing overflows. NaN stays NaN.
+RUSHLIGHT_INLINE F32 exp_nonpositive(F32 x) {
+  const F32 least = broadcast(-87.33654f), shift = broadcast(12582912.0f);  // as in round_small
+  const F32 clamped = max(least, x);
+  const F32 shifted = clamped * 1.44269504f + shift, n = shifted - shift;
+  F32 r = fma(n, broadcast(-0.693359375f), clamped);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  F32 p = broadcast(1.0f / 5040);
+  p = fma(p, r, broadcast(1.0f / 720));
+  p = fma(p, r, broadcast(1.0f / 120));
+  p = fma(p, r, broadcast(1.0f / 24));
+  p = fma(p, r, broadcast(1.0f / 6));
+  p = fma(p, r, broadcast(0.5f));
+  p = fma(p, r * r, r) + 1.0f;
+  p = p * as_f32((reinterpret_cast<U32>(shifted) << 23) + 0x3f800000u);  // the last bits of `shifted` are n
+  return select(x < least, F32{}, p);
+}
+
 // tanh(x): near 0, where the quotient would cancel, by the polynomial of Cephes' tanhf (Moshier, 1989).
 RUSHLIGHT_INLINE F32 tanh(F32 x) {
   const F32 z = x * x;

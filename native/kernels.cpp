@@ -28,6 +28,12 @@ constexpr LinearKernels linear_kernels(bool (*pack)(const float*, uint8_t*)) {
   }
 }
 
+template <class Element>
+constexpr AttentionKernels attention_kernels() {
+  using Kernel = Attention<Element>;
+  return {Kernel::run, Kernel::run_chain, Kernel::merge};
+}
+
 extern const Kernels kKernels;
 const Kernels kKernels = {
     .name = RUSHLIGHT_STRING(RUSHLIGHT_ISA),
@@ -51,7 +57,7 @@ const Kernels kKernels = {
     .activation = {map<GeluTanh>, map<GeluErf>, map<Relu>, map<Silu>, map<QuickGelu>, map<Sigmoid>,
                    map<Tanh>},
     .store_kv = {store_kv<float>, store_kv<Half>},
-    .attention = {attention<float>, attention<Half>},
+    .attention = {attention_kernels<float>(), attention_kernels<Half>()},
     .exp = map<Exp>,
     .maxima = maxima,
     .weights = weights,

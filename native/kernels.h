@@ -57,17 +57,39 @@ struct AttentionJob {
 };
 
 inline constexpr int kBlock = 64;             // positions in a block of the cache
-inline constexpr int kAttentionQueries = 16;  // queries that share a pass over the cache
-inline constexpr int kTogether = 4;           // of them, those that are multiplied together, loading a key once
+inline constexpr int kAttentionQueries = 48;  // queries that share a pass over the cache
+inline constexpr int kTogether = 6;           // of them, those that are multiplied together, loading a key once
 inline constexpr int kNoWindow = std::numeric_limits<int>::max();
 
 // Keys and values may be in the first of the formats: f32 and f16.
 inline constexpr int kKVFormats = 2;
 
-// Floats of scratch that `attention` needs.
-inline size_t attention_scratch(size_t value_stride) {
-  return kTogether * kBlock + kAttentionQueries * (3 * value_stride + 3);
+// The blocks whose values are summed in one chain, counted from position 0. The softmaxes of several chains are merged:
+// over thousands of positions, a single chain would round more than the sums of PyTorch do, and chains of one row can
+// be computed on several threads.
+inline constexpr int kChainBlocks = 8;
+inline constexpr int kChain = kChainBlocks * kBlock;  // positions
+
+// Floats of the softmax of queries over a chain.
+inline size_t attention_state(size_t n_queries, size_t value_stride) {
+  return 2 * kAttentionQueries + n_queries * value_stride;
 }
+
+// Floats of scratch that kernels of attention need.
+inline size_t attention_scratch(size_t value_stride) {
+  return kTogether * kBlock + kAttentionQueries * value_stride + 2 * attention_state(kAttentionQueries, value_stride);
+}
+
+// Attention of queries query_begin to query_end of a sequence, at most kAttentionQueries of them: the whole, or chain by
+// chain with the same result.
+struct AttentionKernels {
+  void (*run)(const AttentionJob& job, int query_begin, int query_end, float* scratch);
+  // Writes the softmax over one chain to `state`.
+  void (*run_chain)(const AttentionJob& job, int query_begin, int query_end, int chain, float* state, float* scratch);
+  // Merges the states of all chains that the queries see, and writes the result.
+  void (*merge)(const AttentionJob& job, int query_begin, int query_end, int first_chain, int n_chains, float* states,
+                size_t states_step, float* scratch);
+};
 
 enum class ActivationKind : uint8_t { kGeluTanh, kGeluErf, kRelu, kSilu, kQuickGelu, kSigmoid, kTanh };
 inline constexpr int kActivations = 7;
@@ -97,8 +119,7 @@ struct Kernels {
   // Stores the key and the value of one position and head, D floats each, into their places in a block: the elements of
   // the key are kBlock apart. A value that is not finite in the cache's format becomes NaN.
   void (*store_kv[kKVFormats])(const float* k, const float* v, int head_dim, void* key, void* value);
-  // Queries query_begin to query_end of a sequence, at most kAttentionQueries of them.
-  void (*attention[kKVFormats])(const AttentionJob& job, int query_begin, int query_end, float* scratch);
+  AttentionKernels attention[kKVFormats];
   // exp of n floats, for tests.
   void (*exp)(const float* x, float* out, int n);
   // The maximum of each segment of kSegment floats, the last of which may be shorter. False if a float is NaN.

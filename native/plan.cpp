@@ -96,7 +96,15 @@ void Plan::add(int64_t n, int64_t min_items, double work, const View& out, const
   }
   if (n == 0) return;
   recorded_.push_back({n, min_items, work, out, std::move(body), access.items, std::move(reads),
-                       whole(access.writes), access.weights, access.item_bytes});
+                       whole(access.writes), access.weights, access.item_bytes, access.divided});
+}
+
+std::shared_ptr<AttentionItems> Plan::attention_items(const Rows& rows, int window, int n_kv_head,
+                                                     int group) const {
+  const auto found = std::ranges::find_if(attention_items_, [&](const std::shared_ptr<AttentionItems>& items) {
+    return items->is_like(rows, window, n_kv_head, group);
+  });
+  return found == attention_items_.end() ? nullptr : *found;
 }
 
 // Whether an operation must not run before or beside the parts.
@@ -143,7 +151,11 @@ std::span<const uint8_t> Plan::Joined::weights(int64_t item) const {
 }
 
 void Plan::Joined::run(int64_t begin, int64_t end) const {
-  if (parts.front()->items == Items::kRows && parts.size() > 1) {
+  if (parts.size() == 1) {  // attention, which is never joined, may have more items than when it was recorded
+    parts.front()->body(parts.front()->out, begin, end);
+    return;
+  }
+  if (parts.front()->items == Items::kRows) {
     for (int64_t row = begin; row < end; ++row) {
       for (const Recorded* part : parts) part->body(part->out, row, row + 1);
     }
@@ -220,6 +232,11 @@ std::optional<Array> Plan::run(const StepInputs& inputs) {
   rows_ = inputs.rows;
   rows_.disown();  // the caller keeps the tables until this returns
   cache_ = inputs.cache;
+  for (const std::shared_ptr<AttentionItems>& items : attention_items_) items->divide();
+  for (size_t i = 0; i < stages_.size(); ++i) {
+    const AttentionItems* divided = joined_[i].parts.front()->divided;
+    if (divided != nullptr) stages_[i].n = divided->n(), stages_[i].work = divided->work();
+  }
   View& last = recorded_.back().out;
   Array result = device_->array(last.rows, last.columns);
   last = result;

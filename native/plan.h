@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "array.h"
+#include "attention_items.h"
 #include "device.h"
 #include "failure.h"
 #include "pool.h"
@@ -99,6 +100,9 @@ class Plan {
   // For the device.
   std::shared_ptr<float> allocate(size_t floats) { return workspace_->allocate(floats); }
   bool owns(const float* data) const { return workspace_->buffer_of(data) != nullptr; }
+  // The items of an attention that was recorded before, or null. Layers that divide it alike share them.
+  std::shared_ptr<AttentionItems> attention_items(const Rows& rows, int window, int n_kv_head, int group) const;
+  void keep(std::shared_ptr<AttentionItems> items) { attention_items_.push_back(std::move(items)); }
   // Invalidates the plan if the operation reads an array that the plan does not compute.
   void add(int64_t n, int64_t min_items, double work, const View& out, const Access& access,
            std::function<void(const View& out, int64_t begin, int64_t end)> body);
@@ -134,6 +138,7 @@ class Plan {
     const void* writes;
     const uint8_t* weights;
     size_t item_bytes;
+    AttentionItems* divided;
   };
   // Operations that run as one stage.
   struct Joined {
@@ -161,6 +166,7 @@ class Plan {
   std::vector<Recorded> recorded_;
   std::vector<Joined> joined_;
   std::vector<Stage> stages_;
+  std::vector<std::shared_ptr<AttentionItems>> attention_items_;
   std::vector<Limit> limits_;
   OutOfMemory memory_;
   const char* invalid_ = nullptr;  // why the step cannot be repeated

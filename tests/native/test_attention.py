@@ -122,6 +122,79 @@ def test_sequences_in_a_batch_are_independent(device, kv_format, window):
             assert np.array_equal(result, solo)
 
 
+LONG = [
+    (1, 1, {}),
+    (1, 4, {}),
+    (3, 3, {}),
+    (1, 49, {}),  # more query heads than share a pass
+    (1, 3, {"window": 700}),
+    (2, 2, {"slopes": True, "softcap": 4.0}),
+]
+"""(key/value heads, query heads that share one, options) of contexts of several chains of 512 positions."""
+
+
+@pytest.mark.parametrize(("n_kv_head", "group", "options"), LONG, ids=str)
+def test_long_contexts_equal_the_formula(device, kv_format, n_kv_head, group, options):
+    """The last rows of 1,060 positions, one at a time: divided by chains. As accurate as short contexts."""
+    n_head, t = n_kv_head * group, 1060
+    if "slopes" in options:
+        options = options | {"slopes": slopes_of(n_head)}
+    q, k, v = qkv_of(t, n_kv_head, group, 8)
+    expected = textbook_attention(q, as_cached(k, kv_format), as_cached(v, kv_format), n_head, 0.1, **options)
+    result = Sequences(device, [(q, k, v)], n_head, kv_format, **options).feed_in([[510, 500, 47, 1, 1, 1]], 0.1)[0]
+    assert np.abs(result - expected).max() <= 4e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("n_kv_head", "group", "options"), LONG, ids=str)
+def test_long_contexts_are_bit_identical_on_any_number_of_threads(isa, kv_format, n_kv_head, group, options):
+    """Single rows and a few, which threads share by chains, equal a prompt in one step on one thread."""
+    if "slopes" in options:
+        options = options | {"slopes": slopes_of(n_kv_head * group)}
+    qkv = qkv_of(1060, n_kv_head, group, 8)
+
+    def computed(threads, steps):
+        device = _native.Device(threads, isa)
+        return Sequences(device, [qkv], n_kv_head * group, kv_format, **options).feed_in([steps], 0.1)[0]
+
+    expected = computed(1, [1060])
+    for threads in (1, 2, 3):
+        for steps in ([505, *[1] * 15, 5, 3, 490, *[1] * 12, 4, 2, 24], [1000, 20, 4, *[1] * 36]):
+            assert np.array_equal(computed(threads, steps), expected)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_long_sequence_in_a_batch_is_independent(isa, kv_format, threads):
+    """Chains of one sequence next to others that are not divided."""
+    device = _native.Device(threads, isa)
+    sequences = [qkv_of(t, 1, 3, 8, size=1 + t / 900) for t in (5, 1200, 66, 1030)]
+    steps = [[3, 1, 1], [1198, 1, 1], [60, 5, 1], [1020, 5, 5]]
+    batched = Sequences(device, sequences, 3, kv_format).feed_in(steps, 0.3)
+    for sequence, result in zip(sequences, batched, strict=True):
+        solo = Sequences(_native.Device(1, isa), [sequence], 3, kv_format).feed_in([[len(sequence[0])]], 0.3)[0]
+        assert np.array_equal(result, solo)
+
+
+@pytest.mark.parametrize("t", [512, 513, 1024, 1025])
+def test_a_chain_ends_at_a_multiple_of_512(isa, kv_format, t):
+    """Each of several chains of equal scores counts for as much as it has positions, whoever merges them."""
+    ones = np.ones((t, 8), np.float32)
+    v = (np.arange(t, dtype=np.float32) // 512)[:, None] * ones
+    device = _native.Device(2, isa)
+    result = Sequences(device, [(ones, ones, v)], 1, kv_format).feed_in([[t - 1, 1]], 1.0)[0][-1]
+    np.testing.assert_allclose(result, v[:, 0].astype(np.float64).mean(), rtol=1e-6)
+
+
+def test_chains_far_apart_in_score_are_merged(device, kv_format):
+    """One chain's scores may be so much larger that the others vanish."""
+    q, k, v = qkv_of(1600, 1, 2, 8)
+    for large in (100, 700, 1500):
+        keys = k.copy()
+        keys[large] = 60 * q[-1, :8]
+        expected = textbook_attention(q, as_cached(keys, kv_format), as_cached(v, kv_format), 2, 1.0)[-1]
+        result = Sequences(device, [(q, keys, v)], 2, kv_format).feed_in([[1599, 1]], 1.0)[0][-1]
+        assert np.abs(result - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("group", [1, 3, 4])
 def test_grouped_keys_are_bit_identical_to_repeated_keys(device, kv_format, group):
     q, k, v = qkv_of(100, 2, group, 16)

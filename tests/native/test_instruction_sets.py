@@ -133,6 +133,16 @@ def test_attention_with_options_is_bit_identical(other, kv_format, group, option
     )
 
 
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("window", [None, 600])
+def test_attention_of_several_chains_is_bit_identical(other, kv_format, window):
+    qkv = [3 * random(1100, width, seed=seed) for seed, width in enumerate((60, 20, 20))]
+    assert_same(
+        lambda device: Sequences(device, [qkv], 3, kv_format, window=window).feed_in([[500, 597, 1, 1, 1]], 0.3)[0],
+        other,
+    )
+
+
 def nearest_float32(exact):
     """Returns a Fraction rounded once to float32, ties to even."""
     near = np.float32(float(exact))

@@ -436,6 +436,31 @@ def test_every_operation_is_recorded(isa, requested, threads, n_sequences, width
     assert calls.n == 2
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_recorded_step_divides_attention_by_the_positions_of_each_run(threads):
+    """Recorded at short positions and run at long ones, where the attention of a row is divided by chains."""
+    ops = CPUBackend(threads=threads)
+    table = ops.load_weight(ArrayTensor(random(70, 100)), Role.TABLE)
+
+    def model(batch):
+        q, k, v = ops.split(ops.embedding(batch.ids, table), [60, 20, 20])
+        for layer, window in ((0, None), (1, 600), (2, None)):
+            q = ops.attention(q, k, v, batch, layer=layer, n_head=3, scale=0.3, window=window)
+        return q
+
+    shape = KVShape(3, 1, 20)
+    ids = np.random.default_rng(0).integers(0, 70, 1600).tolist()
+    blocks = list(range(25))
+    recorded, calls = ops.capture(model), []
+    caches = [ops.kv_cache(shape, 25) for _ in range(2)]
+    for start, n in ((0, 1500), (20, 1), (21, 1), (511, 1), (512, 1), (1023, 1), (1400, 1), (30, 1), (1499, 1)):
+        batches = [Batch.of([Chunk(ids[start : start + n], start, blocks)], cache) for cache in caches]
+        plain, again = model(batches[0]), recorded(batches[1])
+        assert np.array_equal(np.asarray(plain), np.asarray(again))
+        calls.append(n)
+    assert len(recorded._plans) == 1
+
+
 def test_an_id_beyond_the_table_raises_the_same_error_as_without_a_plan():
     ops = CPUBackend()
     table = ops.load_weight(ArrayTensor(random(20, 40)), Role.TABLE)
