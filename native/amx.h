@@ -63,7 +63,7 @@ struct TileBF16Kernel {
     const int n_rows = row_end - row_begin, n_groups = (n_rows + kRows - 1) / kRows;
     // A larger block loads and stores the sums less often.
     const int block_k = n_groups == 1 ? job.n_in : static_cast<int>(2 * kBlockBytes / kBytes) * kTile;
-    int shaped = 0;  // for so many rows
+    int shaped = 0;  // the number of rows that the registers have the shape for
     each_block<kBytes, sizeof(XTile)>(
         job, panel_begin, panel_end, row_begin, row_end, block_k, [&](const Block& block) {
           for (int group = 0, row = 0; group < n_groups; ++group) {
@@ -130,7 +130,7 @@ struct TileBF16Kernel {
 
 // Multiplies tiles in registers; see peak.h. Returns the number of operations.
 inline int64_t peak_of_tiles(int64_t parts) {
-  constexpr int64_t kSteps = 512;  // of a part
+  constexpr int64_t kSteps = 384;  // of a part
   load_shapes(RegisterShapes(TileBF16Kernel::kRows));
   _tile_zero(4);
   _tile_zero(5);

@@ -347,7 +347,7 @@ inline void write_attention(const AttentionJob& job, int query_begin, int query_
   }
 }
 
-// Chains are added in the order of their positions, whoever computed them.
+// Chains are added in the order of their positions, whichever thread computed them.
 template <class Element>
 struct Attention {
   static void run(const AttentionJob& job, int query_begin, int query_end, float* scratch) {
