@@ -52,7 +52,7 @@ use the cache only.
 $ rushlight pull smollm2
 note: smollm2 is HuggingFaceTB/SmolLM2-135M-Instruct
 HuggingFaceTB/SmolLM2-135M-Instruct: 256.6 MiB to download
-134,515,008 parameters: weights in bf16 256.6 MiB (f32 513.1 MiB, int8 136.4 MiB, int4 92.1 MiB); keys and values 45.0 MiB for 2,048 tokens, 180.0 MiB for all 8,192 tokens
+134,515,008 parameters: weights in bf16 256.6 MiB (f32 513.1 MiB, int8 136.4 MiB, int4 79.0 MiB); keys and values 45.0 MiB for 2,048 tokens, 180.0 MiB for all 8,192 tokens
 fits in bf16 (301.6 MiB of 21.0 GiB available)
 /home/me/.cache/huggingface/hub/models--HuggingFaceTB--SmolLM2-135M-Instruct/snapshots/12fd25f77366fa6b3b4b768ec3050bf629380bac
 $ rushlight list
@@ -75,10 +75,10 @@ prints both from the headers, before anything is downloaded. With weights in f32
 
 | parameters | bf16 | int8 | int4 |
 |---|---|---|---|
-| 135M | 0.3 GB | 0.15 GB | 0.1 GB |
-| 1B | 2 GB | 1.1 GB | 0.7 GB |
-| 3B | 6 GB | 3.2 GB | 2 GB |
-| 7B | 14 GB | 7.5 GB | 4.5 GB |
+| 135M | 0.3 GB | 0.15 GB | 0.08 GB |
+| 1B | 2 GB | 1.1 GB | 0.6 GB |
+| 3B | 6 GB | 3.2 GB | 1.8 GB |
+| 7B | 14 GB | 7.5 GB | 4.1 GB |
 
 ## What is not built in
 

@@ -53,15 +53,10 @@ struct Next {
   const Element* from = nullptr;
   size_t n = 0;
 
-#if defined(__AMX_BF16__)
-  static constexpr bool kAMX = true;
-#else
-  static constexpr bool kAMX = false;
-#endif
   static constexpr bool kHalf = sizeof(Element) == 2;
-  static constexpr bool kPages = kAMX && !kHalf;
-  static constexpr bool kLines = kHalf || (kLanes == 16 && !kAMX);
-  static constexpr int kLocality = kLanes < 16 || (kAMX && kHalf) ? 3 : 2;
+  static constexpr bool kPages = kHasAMX && !kHalf;
+  static constexpr bool kLines = kHalf || (kLanes == 16 && !kHasAMX);
+  static constexpr int kLocality = kLanes < 16 || (kHasAMX && kHalf) ? 3 : 2;
   static constexpr size_t kLine = 64 / sizeof(Element);
 
   // Before the product: the first lines of each page of 4 KiB.
@@ -347,7 +342,7 @@ inline void write_attention(const AttentionJob& job, int query_begin, int query_
   }
 }
 
-// Chains are added in the order of their positions, whoever computed them.
+// Chains are added in the order of their positions, whichever thread computed them.
 template <class Element>
 struct Attention {
   static void run(const AttentionJob& job, int query_begin, int query_end, float* scratch) {

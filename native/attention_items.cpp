@@ -8,7 +8,7 @@ namespace rushlight {
 
 namespace {
 
-// At least so many items for a thread, if possible: then the last ones to be computed delay the others little.
+// The least items for a thread, if possible: then the last ones to be computed delay the others little.
 constexpr int kItemsEach = 4;
 
 }  // namespace

@@ -24,7 +24,7 @@ struct AttentionItem {
 
 // The items of a step's attention. They follow from its positions, which a recorded step learns when it runs. A few
 // queries that see many positions are divided by chains (see kChainBlocks) where one sequence with few heads would not
-// occupy all threads. Whoever computes the last chain of a group merges them, so that there is no barrier more.
+// occupy all threads. The thread that computes the last chain of a group merges them, without a further barrier.
 class AttentionItems {
  public:
   // `work` is that of one query for one position. Keeps a reference to the rows.

@@ -250,6 +250,7 @@ NB_MODULE(_native, m) {
 #if !defined(RUSHLIGHT_LEAK_WARNINGS)
   nb::set_leak_warnings(false);  // a daemon thread may hold a model at exit: users can do little about that
 #endif
+  m.attr("TILE_VERSION") = kTileVersion;
   m.def("instruction_sets", [] { return names(available_kernels()); });
   m.def("is_instruction_set", [](const std::string& name) { return is_instruction_set(name); });
 
@@ -282,7 +283,8 @@ NB_MODULE(_native, m) {
   nb::class_<Weight> weight(m, "Weight", nb::is_weak_referenceable());
   weight.def_prop_ro("shape", [](const Weight& w) { return nb::make_tuple(w.n_out, w.n_in); })
       .def_prop_ro("format", [](const Weight& w) { return kFormatNames[static_cast<int>(w.format)]; })
-      .def_prop_ro("nbytes", &Weight::bytes);
+      .def_prop_ro("nbytes", &Weight::bytes)
+      .def("tobytes", [](const Weight& w) { return nb::bytes(w.memory.get(), w.bytes()); });
   make_opaque(weight);
 
   nb::class_<KVCache>(m, "KVCache")

@@ -12,6 +12,9 @@
 #define __AVX512VNNI__ 1
 #define __AVX512BF16__ 1
 #endif
+#if defined(RUSHLIGHT_EMULATE_AMX)
+#define __AMX_BF16__ 1
+#endif
 #undef _mm512_cvtps_ph  // a macro in some compilers
 
 namespace rushlight::RUSHLIGHT_ISA {
@@ -118,6 +121,84 @@ RUSHLIGHT_EMULATED __m512 _mm512_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
   const auto x = reinterpret_cast<Lanes>(a), y = reinterpret_cast<Lanes>(b);
   lanes = fma_flushed(x & 0xffff0000u, y & 0xffff0000u, lanes);
   return reinterpret_cast<__m512>(fma_flushed(x << 16, y << 16, lanes));
+}
+
+#endif
+
+#if defined(RUSHLIGHT_EMULATE_AMX)
+
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_zero
+#undef _tile_dpbf16ps
+
+// The tile registers of a thread: their shapes, and 16 rows of 64 bytes each.
+struct TileRegisters {
+  int rows[8], row_bytes[8];
+  alignas(64) uint8_t bytes[8][16][64];
+};
+
+inline thread_local TileRegisters tiles;
+
+// Neither reads nor clears registers that no shape was loaded for, where the processor raises an exception.
+RUSHLIGHT_EMULATED void check_tile(int i) {
+  if (tiles.rows[i] == 0) __builtin_trap();
+}
+
+RUSHLIGHT_EMULATED void _tile_zero(int to) {
+  check_tile(to);
+  __builtin_memset(tiles.bytes[to], 0, sizeof tiles.bytes[to]);
+}
+
+RUSHLIGHT_EMULATED void _tile_release() { __builtin_memset(&tiles, 0, sizeof tiles); }
+
+RUSHLIGHT_EMULATED void _tile_loadconfig(const void* from) {
+  _tile_release();
+  const auto* config = static_cast<const uint8_t*>(from);
+  for (int i = 0; i < 8; ++i) {
+    tiles.rows[i] = config[48 + i];
+    tiles.row_bytes[i] = config[16 + 2 * i] | config[17 + 2 * i] << 8;
+  }
+}
+
+RUSHLIGHT_EMULATED void _tile_loadd(int to, const void* from, size_t stride) {
+  _tile_zero(to);
+  for (int i = 0; i < tiles.rows[to]; ++i) {
+    __builtin_memcpy(tiles.bytes[to][i], static_cast<const uint8_t*>(from) + i * stride,
+                     static_cast<size_t>(tiles.row_bytes[to]));
+  }
+}
+
+RUSHLIGHT_EMULATED void _tile_stored(int from, void* to, size_t stride) {
+  check_tile(from);
+  for (int i = 0; i < tiles.rows[from]; ++i) {
+    __builtin_memcpy(static_cast<uint8_t*>(to) + i * stride, tiles.bytes[from][i],
+                     static_cast<size_t>(tiles.row_bytes[from]));
+  }
+}
+
+// TDPBF16PS: the sums of the even and of the odd ones of a row's values, in order, with one rounding for each product;
+// then of both, and with what the register holds. Subnormal values are zeros.
+RUSHLIGHT_EMULATED void _tile_dpbf16ps(int to, int a, int b) {
+  check_tile(to), check_tile(a), check_tile(b);
+  const auto add = [](Lanes x, Lanes y) {
+    return flushed(reinterpret_cast<Lanes>(reinterpret_cast<__m512>(x) + reinterpret_cast<__m512>(y)));
+  };
+  for (int m = 0; m < tiles.rows[to]; ++m) {
+    Lanes even = {}, odd = {}, sum;
+    for (int k = 0; k < tiles.row_bytes[a] / 4; ++k) {
+      uint32_t pair;
+      __builtin_memcpy(&pair, tiles.bytes[a][m] + 4 * k, 4);
+      Lanes weights;
+      __builtin_memcpy(&weights, tiles.bytes[b][k], 64);
+      const Lanes pairs = pair - Lanes{};
+      even = fma_flushed(pairs << 16, weights << 16, even);
+      odd = fma_flushed(pairs & 0xffff0000u, weights & 0xffff0000u, odd);
+    }
+    __builtin_memcpy(&sum, tiles.bytes[to][m], 64);
+    sum = add(flushed(sum), add(even, odd));
+    __builtin_memcpy(tiles.bytes[to][m], &sum, 64);
+  }
 }
 
 #endif

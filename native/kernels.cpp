@@ -2,6 +2,9 @@
 #include "kernels.h"
 
 #include "activation.h"
+#if defined(__AMX_BF16__)
+#include "amx.h"
+#endif
 #include "attention.h"
 #include "linear.h"
 #include "maxima.h"
@@ -36,9 +39,14 @@ const Kernels kKernels = {
     .name = RUSHLIGHT_STRING(RUSHLIGHT_ISA),
     .read_tile = {read_tile<load<F32>, 4>, read_tile<load_f16, 2>, read_tile<load_bf16, 2>, nullptr},
     .linear = {linear_kernels<F32Kernel, Format::kF32>(pack_f32), linear_kernels<F16Kernel, Format::kF16>(pack_f16),
+#if defined(__AMX_BF16__)
+               {TileBF16Kernel::prepare, TileBF16Kernel::prepared_bytes, TileBF16Kernel::run, pack_bf16},
+#else
                linear_kernels<BF16Kernel, Format::kBF16>(pack_bf16),
+#endif
                linear_kernels<Integer<8>, Format::kInt8>(pack_int8),
-               linear_kernels<Integer<4>, Format::kInt4>(pack_int4)},
+               linear_kernels<Integer<6>, Format::kInt6>(pack_affine<6>),
+               linear_kernels<Integer<4>, Format::kInt4>(pack_affine<4>)},
     .exact_bf16 = linear_kernels<Plain<Format::kBF16>, Format::kBF16>(pack_bf16),
     .add = add,
     .multiply = multiply,
@@ -54,7 +62,13 @@ const Kernels kKernels = {
     .maxima = maxima,
     .weights = weights,
     .read = read,
-    .peak = {peak<Format::kF32>, peak<Format::kF16>, peak<Format::kBF16>, peak<Format::kInt8>, peak<Format::kInt4>},
+    .peak = {peak<Format::kF32>, peak<Format::kF16>,
+#if defined(__AMX_BF16__)
+             peak_of_tiles,
+#else
+             peak<Format::kBF16>,
+#endif
+             peak<Format::kInt8>, peak<Format::kInt6>, peak<Format::kInt4>},
 };
 
 }  // namespace rushlight::RUSHLIGHT_ISA

@@ -16,10 +16,12 @@ inline constexpr int kVectors = kPanel / kLanes;  // in a panel's 32 outputs
 
 // Prefetch distance of a single pass over the weights for kM rows; 0 for none. Zen 3 streams from memory by itself, and
 // software only helps from the second-level cache to the first, at a distance that shrinks with the arithmetic per byte.
-// Zen 4 streams best without help, unless much is computed between two lines (measured).
+// Zen 4 streams best without help, unless much is computed between two lines; Sapphire Rapids, which has AMX, with help
+// (both measured).
 template <Format kFormat, int kM = 1>
 inline constexpr size_t kPrefetchBytes = [] {
   if (kLanes < 16) return kFormat == Format::kF32 ? 256 : 640;
+  if (kHasAMX) return 4096;
   constexpr int kUnaided = kFormat == Format::kF16 ? 1 : kFormat < Format::kInt8 ? 6 : kPanel;
   return kM > kUnaided ? 4096 : 0;
 }();
@@ -240,18 +242,29 @@ void quantize_row(const float* x, int n_in, void* prepared) {
     if constexpr (kBits == 8) {
       group->sum = -kInt8Zero * total;
     } else {
-      group->sum = group->scale * static_cast<float>(total);
+      group->sum = -kZeroStep<kBits> * static_cast<float>(total);
     }
   }
 }
 
-// int8 and int4: exact integer sums within a group of 32, then one float multiply-add per group.
+// The scales of kLanes groups of int6 or int4, and their zero points in steps of kZeroStep.
+struct ScalesAndZeros {
+  F32 scale, zero;
+};
+
+RUSHLIGHT_INLINE ScalesAndZeros load_groups(const uint8_t* from) {
+  const U32 groups = __builtin_convertvector(load<U16>(from), U32);
+  const U32 zero = groups & ((1u << kZeroBits) - 1);
+  return {as_f32((groups << kScaleShift) + kLeastScale), to_f32(reinterpret_cast<I32>(zero))};
+}
+
+// int8, int6 and int4: exact sums within a group of 32, then one float multiply-add per group that rounds.
 template <int kBits>
 struct Integer {
   // More than 6 rows would not leave registers for both the sums of a group and those of all groups.
   static constexpr int kRows = kRegisters == 32 ? 6 : kRegisters / 4;
   static constexpr int kFetchers = 4, kMany = kNever;
-  static constexpr Format kFormat = kBits == 8 ? Format::kInt8 : Format::kInt4;
+  static constexpr Format kFormat = kBits == 8 ? Format::kInt8 : kBits == 6 ? Format::kInt6 : Format::kInt4;
   static constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
   using XTile = QuantizedGroup<kBits>;
 
@@ -279,10 +292,7 @@ struct Integer {
         }
       }
       sum_group(w + v * kLanes * 4, x, x_stride, dots);
-      for (int m = 0; m < kM; ++m) {
-        const XTile& group = group_of(x, m, x_stride);
-        for (int s = 0; s < kS; ++s) add_group(w, (v + s) * kLanes, group, dots[m][s], acc[m][s]);
-      }
+      for (int s = 0; s < kS; ++s) add_group(w, (v + s) * kLanes, x, x_stride, s, dots, acc);
     }
   }
 
@@ -293,19 +303,38 @@ struct Integer {
 
   template <int kM, int kS>
   RUSHLIGHT_INLINE void sum_group(const uint8_t* w, const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kS]) {
+    if constexpr (kBits == 6) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) sum_half(w + half * kInt6Half, x + kTile / 2 * half, x_stride, dots);
+    } else {
 #pragma GCC unroll(kRegisters / 4)
-    for (int i = 0; i < kTile * kBits / 32; ++i, w += kPanel * 4) {
-      U8 bytes[kS];
-      for (int s = 0; s < kS; ++s) bytes[s] = load<U8>(w + s * kLanes * 4);
-      if constexpr (kBits == 8) {
-        add_quad(bytes, x + 4 * i, x_stride, dots);
-      } else {
-        U8 low[kS], high[kS];
-        for (int s = 0; s < kS; ++s) low[s] = bytes[s] & 15, high[s] = bytes[s] >> 4;
-        add_quad(low, x + 8 * i, x_stride, dots);
-        add_quad(high, x + 8 * i + 4, x_stride, dots);
+      for (int i = 0; i < kTile * kBits / 32; ++i, w += kPanel * 4) {
+        U8 bytes[kS];
+        for (int s = 0; s < kS; ++s) bytes[s] = load<U8>(w + s * kLanes * 4);
+        if constexpr (kBits == 8) {
+          add_quad(bytes, x + 4 * i, x_stride, dots);
+        } else {
+          U8 low[kS], high[kS];
+          for (int s = 0; s < kS; ++s) low[s] = bytes[s] & 15, high[s] = bytes[s] >> 4;
+          add_quad(low, x + 8 * i, x_stride, dots);
+          add_quad(high, x + 8 * i + 4, x_stride, dots);
+        }
       }
     }
+  }
+
+  // Half the inputs of an int6 tile.
+  template <int kM, int kS>
+  RUSHLIGHT_INLINE void sum_half(const uint8_t* w, const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kS]) {
+    U8 quads[4][kS];
+    for (int s = 0; s < kS; ++s) {
+      const auto of = [&](int i) { return load<U32>(w + (i * kPanel + s * kLanes) * 4); };
+      const U32 fourth = (of(0) >> 6 & 0x03030303u) | (of(1) >> 4 & 0x0c0c0c0cu) | (of(2) >> 2 & 0x30303030u);
+      for (int i = 0; i < 3; ++i) quads[i][s] = reinterpret_cast<U8>(of(i) & 0x3f3f3f3fu);
+      quads[3][s] = reinterpret_cast<U8>(fourth);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) add_quad(quads[i], x + 4 * i, x_stride, dots);
   }
 
   template <int kM, int kS>
@@ -316,15 +345,22 @@ struct Integer {
     }
   }
 
-  RUSHLIGHT_INLINE void add_group(const uint8_t* w, int output, const XTile& group, const Dot<kBits>& dot,
-                                  F32& acc) {
+  template <int kM, int kS>
+  RUSHLIGHT_INLINE void add_group(const uint8_t* w, int output, const uint8_t* x, size_t x_stride, int s,
+                                  const Dot<kBits> (&dots)[kM][kS], F32 (&acc)[kM][kS]) {
     if constexpr (kBits == 8) {
-      const F32 scale = load_f16(w + kInt8Scales + 2 * output) * group.scale;
-      acc = fma(to_f32(Dot<8>::total(dot)), scale, acc);
+      const F32 scale = load_f16(w + kInt8Scales + 2 * output);
+      for (int m = 0; m < kM; ++m) {
+        const F32 dot = to_f32(Dot<8>::total(dots[m][s]));
+        acc[m][s] = fma(dot, scale * group_of(x, m, x_stride).scale, acc[m][s]);
+      }
     } else {
-      const F32 scale = load_f16(w + kInt4Scales + 2 * output) * group.scale;
-      acc = fma(to_f32(Dot<4>::total(dot)), scale, acc);
-      acc = fma(load_f16(w + kInt4Minima + 2 * output), broadcast(group.sum), acc);
+      const auto [scale, zero] = load_groups(w + kGroups<kBits> + 2 * output);
+      for (int m = 0; m < kM; ++m) {
+        const XTile& group = group_of(x, m, x_stride);
+        const F32 dot = fma(zero, broadcast(group.sum), to_f32(Dot<kBits>::total(dots[m][s])));  // exact
+        acc[m][s] = fma(dot, scale * group.scale, acc[m][s]);
+      }
     }
   }
 };
@@ -384,21 +420,24 @@ inline void add_bias(const float* bias, float* y, size_t y_stride, int n_rows) {
 // Bytes of activations that stay in the second-level cache while weights stream through it.
 inline constexpr size_t kActivationBytes = size_t{256} << 10;
 
-template <class Kernel, Format kFormat>
-void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_begin, int row_end) {
-  constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
-  static constexpr Groups<Kernel> kGroups(std::make_integer_sequence<int, Kernel::kRows>{});
+// A block of a panel, and the activations and results that belong to it.
+struct Block {
+  const uint8_t* w;
+  const uint8_t* next;  // the weights that are read after it
+  const uint8_t* x;     // of the first row
+  float* y;             // of the first row
+  int n_k;
+  bool first;  // of its panel
+};
+
+// Computes some panels and rows by blocks of block_k inputs.
+template <size_t kBytes, size_t kXBytes, class Compute>
+RUSHLIGHT_INLINE void each_block(const LinearJob& job, int panel_begin, int panel_end, int row_begin, int row_end,
+                                 int block_k, const Compute& compute) {
   const int n_rows = row_end - row_begin, n_panels = panel_end - panel_begin;
-  const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
-  const size_t block_bytes = n_groups < Kernel::kMany ? kBlockBytes : kLargeBlockBytes;
-  // With a single pass, one stream over the entire panel is fastest.
-  const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1
-                          ? job.n_in
-                          : static_cast<int>(block_bytes / kBytes) * kTile;
   const int n_blocks = (job.n_in + block_k - 1) / block_k;
   // Panel by panel while all rows fit in the cache; otherwise block by block, so that a block of the rows does.
   const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= kActivationBytes;
-
   const int n_steps = n_rows == 0 ? 0 : n_panels * n_blocks;
   const auto block_of = [&](int step) { return by_panel ? step % n_blocks : step / n_panels; };
   const auto panel_of = [&](int step) { return panel_begin + (by_panel ? step / n_blocks : step % n_panels); };
@@ -414,21 +453,44 @@ void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_be
     const uint8_t* after = w + kBytes * static_cast<size_t>((n_k + kTile - 1) / kTile);
     const uint8_t* next = step + 1 < n_steps ? weights_of(step + 1) : after;
     const auto* x = static_cast<const uint8_t*>(job.x) + static_cast<size_t>(row_begin) * job.x_stride_bytes +
-                    static_cast<size_t>(k / kTile) * sizeof(typename Kernel::XTile);
+                    static_cast<size_t>(k / kTile) * kXBytes;
     float* y = job.y + static_cast<size_t>(row_begin) * job.y_stride + static_cast<size_t>(panel) * kPanel;
-    for (int group = 0, row = 0, pass = 0; group < n_groups; ++group) {  // of equal size, or one row more
-      const int m = n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
-      const auto& kernels = n_groups == 1 ? kGroups.only : pass < Kernel::kFetchers ? kGroups.first : kGroups.later;
-      kernels[m - 1](w, x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, n_k, next,
-                     block_bytes / Kernel::kFetchers, pass,
-                     y + static_cast<size_t>(row) * job.y_stride, job.y_stride, k == 0);
-      row += m;
-      pass += kGroups.n_passes[m - 1];
-    }
+    compute(Block{w, next, x, y, n_k, k == 0});
     if (job.bias != nullptr && block == n_blocks - 1) {
       add_bias(job.bias + static_cast<size_t>(panel) * kPanel, y, job.y_stride, n_rows);
     }
   }
+}
+
+// Rows of group `group`, of n_groups of equal size or one row more.
+RUSHLIGHT_INLINE int rows_of(int group, int n_groups, int n_rows) {
+  return n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
+}
+
+template <class Kernel, Format kFormat>
+void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_begin, int row_end) {
+  constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
+  static constexpr Groups<Kernel> kGroups(std::make_integer_sequence<int, Kernel::kRows>{});
+  const int n_rows = row_end - row_begin;
+  const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
+  const size_t block_bytes = n_groups < Kernel::kMany ? kBlockBytes : kLargeBlockBytes;
+  // With a single pass, one stream over the entire panel is fastest.
+  const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1
+                          ? job.n_in
+                          : static_cast<int>(block_bytes / kBytes) * kTile;
+  each_block<kBytes, sizeof(typename Kernel::XTile)>(
+      job, panel_begin, panel_end, row_begin, row_end, block_k, [&](const Block& block) {
+        for (int group = 0, row = 0, pass = 0; group < n_groups; ++group) {
+          const int m = rows_of(group, n_groups, n_rows);
+          const auto& kernels =
+              n_groups == 1 ? kGroups.only : pass < Kernel::kFetchers ? kGroups.first : kGroups.later;
+          kernels[m - 1](block.w, block.x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes,
+                         block.n_k, block.next, block_bytes / Kernel::kFetchers, pass,
+                         block.y + static_cast<size_t>(row) * job.y_stride, job.y_stride, block.first);
+          row += m;
+          pass += kGroups.n_passes[m - 1];
+        }
+      });
 }
 
 }  // namespace rushlight::RUSHLIGHT_ISA

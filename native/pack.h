@@ -91,74 +91,105 @@ inline bool pack_int8(const float* tile, uint8_t* packed) {
   return all_finite(tile);
 }
 
+// Scales of kLanes groups of int6 or int4, and their zero points in units of q.
 struct Affine {
-  F32 scale, minimum;
+  F32 scale, inverse, zero;
 };
 
-RUSHLIGHT_INLINE F32 nibble(F32 w, F32 inverse, F32 minimum) {
-  return round_small(min(max((w - minimum) * inverse, F32{}), broadcast(15.0f)));
+template <int kBits>
+RUSHLIGHT_INLINE Affine affine_of(I32 groups) {
+  const F32 scale = as_f32((reinterpret_cast<U32>(groups) << kScaleShift) + kLeastScale);
+  return {scale, 1.0f / scale, to_f32(groups & ((1 << kZeroBits) - 1)) * kZeroStep<kBits>};
 }
 
-RUSHLIGHT_INLINE F32 reciprocal(F32 scale) { return select(scale != 0.0f, 1.0f / scale, F32{}); }
+template <int kBits>
+inline constexpr float kMost = (1 << kBits) - 1;
 
-RUSHLIGHT_INLINE F32 squared_error(const float* column, Affine fit) {
-  const F32 inverse = reciprocal(fit.scale);
-  F32 error = {};
-  for (int k = 0; k < kTile; ++k) {
-    const F32 w = load<F32>(column + k * kPanel);
-    const F32 off = fma(nibble(w, inverse, fit.minimum), fit.scale, fit.minimum) - w;
-    error = fma(off, off, error);
+template <int kBits>
+RUSHLIGHT_INLINE F32 nearest_q(F32 scaled) {
+  return round_small(min(max(scaled, F32{}), broadcast(kMost<kBits>)));
+}
+
+RUSHLIGHT_INLINE I32 to_i32(F32 v) { return __builtin_convertvector(v, I32); }
+
+// The search for the group with the least squared error tries kScales scales, of neighbouring exponents and first bits of
+// the mantissa, from one that holds kSlack times the range of the weights down, and with each kZeros neighbouring zero
+// points, in the middle of those.
+template <int kBits>
+inline constexpr int kScales = kBits == 4 ? 10 : 6;
+template <int kBits>
+inline constexpr float kSlack = kBits == 4 ? 1.06f : 1.04f;
+inline constexpr int kZeros = 8;
+
+template <int kBits>
+RUSHLIGHT_INLINE I32 best_group(const float* column, I32 first, F32 middle) {
+  constexpr int kZeroPoints = 1 << kZeroBits;
+  I32 best = {};
+  F32 least = broadcast(__builtin_inff());
+  for (int i = 0; i < kScales<kBits>; ++i) {
+    const I32 upper = (first - i < 0 ? I32{} : first - i) << kZeroBits;
+    const F32 center = kMost<kBits> / 2 - middle * affine_of<kBits>(upper | kZeroPoints / 2).inverse;
+    const F32 bounded = min(max(center * (1.0f / kZeroStep<kBits>), F32{}), broadcast(float{kZeroPoints - 1}));
+    I32 groups[kZeros];
+    Affine fits[kZeros];
+    F32 errors[kZeros];
+    for (int z = 0; z < kZeros; ++z) {
+      const I32 zero = to_i32(round_small(bounded)) + (z + 1 - kZeros / 2);
+      groups[z] = upper | (zero < 0 ? I32{} : zero > kZeroPoints - 1 ? I32{} + (kZeroPoints - 1) : zero);
+      fits[z] = affine_of<kBits>(groups[z]);
+      errors[z] = F32{};
+    }
+    for (int k = 0; k < kTile; ++k) {
+      const F32 w = load<F32>(column + k * kPanel);
+#pragma GCC unroll 8
+      for (int z = 0; z < kZeros; ++z) {
+        const F32 scaled = w * fits[z].inverse + fits[z].zero, off = nearest_q<kBits>(scaled) - scaled;
+        errors[z] += off * off;
+      }
+    }
+    for (int z = 0; z < kZeros; ++z) {
+      const F32 error = errors[z] * (fits[z].scale * fits[z].scale);
+      best = error < least ? groups[z] : best;
+      least = min(error, least);
+    }
   }
-  return error;
+  return best;
 }
 
-// The scale and minimum that fit the nibbles that `fit` rounds to, by least squares.
-RUSHLIGHT_INLINE Affine refit(const float* column, Affine fit) {
-  const F32 inverse = reciprocal(fit.scale);
-  F32 q_sum = {}, qq_sum = {}, w_sum = {}, qw_sum = {};
-  for (int k = 0; k < kTile; ++k) {
-    const F32 w = load<F32>(column + k * kPanel), q = nibble(w, inverse, fit.minimum);
-    q_sum += q, qq_sum = fma(q, q, qq_sum), w_sum += w, qw_sum = fma(q, w, qw_sum);
-  }
-  const float n = kTile;
-  const F32 determinant = n * qq_sum - q_sum * q_sum;
-  const I32 solvable = determinant > 0.0f;
-  const F32 scale = (n * qw_sum - q_sum * w_sum) / select(solvable, determinant, broadcast(1.0f));
-  return {select(solvable, scale, fit.scale), select(solvable, (w_sum - scale * q_sum) / n, fit.minimum)};
-}
-
-// Scale and minimum with the least squared error: candidate ranges from the full one to about two thirds of it, each
-// refined by a few rounds of least squares; the best is rounded to half.
-inline bool pack_int4(const float* tile, uint8_t* packed) {
+// int6 and int4.
+template <int kBits>
+bool pack_affine(const float* tile, uint8_t* packed) {
   if (!all_finite(tile)) return false;
   for (int o = 0; o < kPanel; o += kLanes) {
     const float* column = tile + o;
-    F32 least = load<F32>(column), most = least;
-    for (int k = 1; k < kTile; ++k) {
+    F32 least = {}, most = {};  // with 0 among the weights, because zero points lie in the range of q
+    for (int k = 0; k < kTile; ++k) {
       const F32 w = load<F32>(column + k * kPanel);
       least = min(w, least), most = max(w, most);
     }
-    if (!(reduce_max(most - least) < 65504.0f && reduce_max(max(abs(least), abs(most))) < 65504.0f)) return false;
-    const F32 width = most - least;
-    Affine best = {width / 15.0f, least};
-    F32 best_error = squared_error(column, best);
-    for (int cut = 0; cut < 16; ++cut) {
-      const F32 margin = width * (0.012f * static_cast<float>(cut));
-      Affine fit = {(width - 2.0f * margin) / 15.0f, least + margin};
-      for (int round = 0; round < 4; ++round) fit = refit(column, fit);
-      const F32 error = squared_error(column, fit);
-      const I32 better = error < best_error;
-      best = {select(better, fit.scale, best.scale), select(better, fit.minimum, best.minimum)};
-      best_error = min(error, best_error);
-    }
-    const F32 scale = through_f16(best.scale, packed + kInt4Scales + 2 * o);
-    const F32 minimum = through_f16(best.minimum, packed + kInt4Minima + 2 * o);
-    const F32 inverse = reciprocal(scale);
-    for (int k = 0; k < kTile; ++k) {
-      const I32 q = __builtin_convertvector(nibble(load<F32>(column + k * kPanel), inverse, minimum), I32);
-      for (int i = 0; i < kLanes; ++i) {
-        uint8_t* byte = packed + (k / 8 * kPanel + o + i) * 4 + k % 4;
-        *byte = static_cast<uint8_t>(k % 8 < 4 ? q[i] : *byte | q[i] << 4);
+    const F32 scale = (most - least) * (kSlack<kBits> / kMost<kBits>);
+    if (!(reduce_max(scale) < kScaleLimit)) return false;
+    const I32 first = (as_i32(scale) - static_cast<int32_t>(kLeastScale)) >> (kScaleShift + kZeroBits);
+    const I32 groups = best_group<kBits>(column, first, (least + most) * 0.5f);
+    store(packed + kGroups<kBits> + 2 * o, __builtin_convertvector(groups, U16));
+
+    const Affine fit = affine_of<kBits>(groups);
+    const auto quad = [&](int k) {
+      U32 bytes = {};
+      for (int i = 0; i < 4; ++i) {
+        const F32 q = nearest_q<kBits>(load<F32>(column + (k + i) * kPanel) * fit.inverse + fit.zero);
+        bytes |= reinterpret_cast<U32>(to_i32(q)) << (8 * i);
+      }
+      return bytes;
+    };
+    for (int k = 0; k < kTile; k += kTile / 2) {
+      const U32 quads[] = {quad(k), quad(k + 4), quad(k + 8), quad(k + 12)};
+      uint8_t* at = packed + k * kPanel * kBits / 8 + o * 4;
+      const auto store_line = [&](int i, U32 line) { store(at + i * kPanel * 4, line); };
+      if constexpr (kBits == 4) {
+        for (int i = 0; i < 2; ++i) store_line(i, quads[2 * i] | quads[2 * i + 1] << 4);
+      } else {
+        for (int i = 0; i < 3; ++i) store_line(i, quads[i] | (quads[3] >> (2 * i) & 0x03030303u) << 6);
       }
     }
   }

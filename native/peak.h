@@ -32,8 +32,8 @@ int64_t run_chains(int64_t parts, Sum start, Step step) {
 // Returns the number of operations.
 template <Format kFormat>
 int64_t peak(int64_t parts) {
-  if constexpr (kFormat == Format::kInt8 || kFormat == Format::kInt4) {
-    constexpr int kBits = kFormat == Format::kInt8 ? 8 : 4;
+  if constexpr (kFormat >= Format::kInt8) {
+    constexpr int kBits = kFormat == Format::kInt8 ? 8 : kFormat == Format::kInt6 ? 6 : 4;
     const int8_t bytes[4] = {1, 2, 3, 4};
     Quad x = load_quad(bytes);
     auto w = reinterpret_cast<U8>(broadcast(0x01020304));

@@ -35,6 +35,12 @@ inline constexpr int kLanes = 4;
 inline constexpr int kRegisters = 16;
 #endif
 
+#if defined(__AMX_BF16__)
+inline constexpr bool kHasAMX = true;
+#else
+inline constexpr bool kHasAMX = false;
+#endif
+
 using F32 = float __attribute__((vector_size(kLanes * 4)));
 using I32 = int32_t __attribute__((vector_size(kLanes * 4)));
 using U32 = uint32_t __attribute__((vector_size(kLanes * 4)));
@@ -350,6 +356,16 @@ RUSHLIGHT_INLINE Bytes add_words(Bytes a, Bytes b) {
 RUSHLIGHT_INLINE Bytes add_pairs(Bytes a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
 #endif
 
+template <int kBits>
+struct Dot {
+  I32 sum = {};
+  RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
+    const Bytes products = multiply_pairs(reinterpret_cast<Bytes>(w), reinterpret_cast<Bytes>(x.bytes));
+    dot.sum += reinterpret_cast<I32>(add_pairs(products));
+  }
+  RUSHLIGHT_INLINE I32 total(const Dot& dot) { return dot.sum; }
+};
+
 // 16 products of at most 15 · 127 in a signed word are at most 30,480: no saturation within a group.
 template <>
 struct Dot<4> {
@@ -359,16 +375,6 @@ struct Dot<4> {
     dot.sum = add_words(dot.sum, products);
   }
   RUSHLIGHT_INLINE I32 total(const Dot& dot) { return reinterpret_cast<I32>(add_pairs(dot.sum)); }
-};
-
-template <>
-struct Dot<8> {
-  I32 sum = {};
-  RUSHLIGHT_INLINE void add(Dot& dot, U8 w, const Quad& x) {
-    const Bytes products = multiply_pairs(reinterpret_cast<Bytes>(w), reinterpret_cast<Bytes>(x.bytes));
-    dot.sum += reinterpret_cast<I32>(add_pairs(products));
-  }
-  RUSHLIGHT_INLINE I32 total(const Dot& dot) { return dot.sum; }
 };
 
 #else

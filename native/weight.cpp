@@ -43,29 +43,58 @@ void decode(const uint8_t* from, int64_t n, float* to, int64_t step) {
   for (int64_t i = 0; i < n; ++i) to[i * step] = element(from + static_cast<size_t>(i) * size, kDtype);
 }
 
-float unpack(const uint8_t* tile, Format format, int k, int o) {
+// q is a function of the input.
+template <int kBits, class Q>
+void unpack_group(const uint8_t* tile, int o, int n, float* values, Q&& q) {
+  const uint32_t group = read<uint16_t>(tile + kGroups<kBits> + 2 * o);
+  const float scale = std::bit_cast<float>((group << kScaleShift) + kLeastScale);
+  const float zero = static_cast<float>(group & ((1u << kZeroBits) - 1)) * kZeroStep<kBits>;
+  for (int k = 0; k < n; ++k) values[k] = scale * (static_cast<float>(q(k)) - zero);
+}
+
+// The first n inputs of output o of a tile.
+void unpack(const uint8_t* tile, Format format, int o, int n, float* values) {
   switch (format) {
-    case Format::kF32: return read<float>(tile + (k * kPanel + o) * 4);
-    case Format::kF16: return from_f16(read<uint16_t>(tile + (k * kPanel + o) * 2));
-    case Format::kBF16: return from_bf16(read<uint16_t>(tile + ((k / 2 * kPanel + o) * 2 + k % 2) * 2));
+    case Format::kF32:
+      for (int k = 0; k < n; ++k) values[k] = read<float>(tile + (k * kPanel + o) * 4);
+      break;
+    case Format::kF16:
+      for (int k = 0; k < n; ++k) values[k] = from_f16(read<uint16_t>(tile + (k * kPanel + o) * 2));
+      break;
+    case Format::kBF16:
+      for (int k = 0; k < n; ++k) {
+        values[k] = from_bf16(read<uint16_t>(tile + ((k / 2 * kPanel + o) * 2 + k % 2) * 2));
+      }
+      break;
     case Format::kInt8: {
-      const int q = tile[(k / 4 * kPanel + o) * 4 + k % 4] - kInt8Zero;
-      return static_cast<float>(q) * from_f16(read<uint16_t>(tile + kInt8Scales + 2 * o));
+      const float scale = from_f16(read<uint16_t>(tile + kInt8Scales + 2 * o));
+      for (int k = 0; k < n; ++k) {
+        values[k] = static_cast<float>(tile[(k / 4 * kPanel + o) * 4 + k % 4] - kInt8Zero) * scale;
+      }
+      break;
     }
-    case Format::kInt4: {
-      const int byte = tile[(k / 8 * kPanel + o) * 4 + k % 4], q = k % 8 < 4 ? byte & 15 : byte >> 4;
-      const float scale = from_f16(read<uint16_t>(tile + kInt4Scales + 2 * o));
-      return static_cast<float>(q) * scale + from_f16(read<uint16_t>(tile + kInt4Minima + 2 * o));
-    }
+    case Format::kInt6:
+      unpack_group<6>(tile, o, n, values, [tile, o](int k) {
+        const uint8_t* quads = tile + static_cast<size_t>(k / 16) * kInt6Half + o * 4 + k % 4;
+        const auto quad = [&](int i) { return quads[i * kPanel * 4]; };
+        const int i = k / 4 % 4;
+        return i < 3 ? quad(i) & 63 : quad(0) >> 6 | quad(1) >> 6 << 2 | quad(2) >> 6 << 4;
+      });
+      break;
+    case Format::kInt4:
+      unpack_group<4>(tile, o, n, values, [tile, o](int k) {
+        const int byte = tile[(k / 8 * kPanel + o) * 4 + k % 4];
+        return k % 8 < 4 ? byte & 15 : byte >> 4;
+      });
+      break;
   }
-  return 0;
 }
 
 }  // namespace
 
 void Weight::gather(int output, float* values) const {
-  for (int k = 0; k < n_in; ++k) {
-    values[k] = unpack(tile(output / kPanel, k / kTile), format, k % kTile, output % kPanel);
+  for (int k = 0; k < n_in; k += kTile) {
+    unpack(tile(output / kPanel, k / kTile), format, output % kPanel, std::min(kTile, n_in - k), values + k);
   }
 }
 

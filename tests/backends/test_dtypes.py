@@ -49,10 +49,10 @@ def test_a_requested_dtype_applies_to_every_weight(requested):
     assert resolved.compute_dtype == COMPUTE_DTYPES[requested]
 
 
-def test_int4_keeps_tables_in_int8():
+def test_int4_keeps_tables_in_more_bits():
     int4 = policy("int4")
-    assert [int4.keep(BF16, role) for role in (Role.TABLE, Role.LINEAR)] == ["int8", "int4"]
-    assert int4.weight_dtypes == {"int8", "int4"}
+    assert [int4.keep(BF16, role) for role in (Role.TABLE, Role.LINEAR)] == ["int6", "int4"]
+    assert int4.weight_dtypes == {"int6", "int4"}
     assert (int4.label, int4.compute_dtype) == ("int4", "f16")
 
 

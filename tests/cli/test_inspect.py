@@ -83,7 +83,7 @@ def test_the_output_for_gpt2_small(rushlight, path):
     source, facts, blank, *table, blank_too, memory = done.out.splitlines()
     assert (source, blank, blank_too) == (str(path), "", "")
     assert memory == (
-        "memory: weights in f32 474.7 MiB (bf16 237.6 MiB, int8 126.4 MiB, int4 91.0 MiB); "
+        "memory: weights in f32 474.7 MiB (bf16 237.6 MiB, int8 126.4 MiB, int4 76.5 MiB); "
         "keys and values 72.0 MiB for all 1,024 tokens"
     )
     assert facts == "gpt2 · 124,439,808 parameters · 148 tensors · 474.7 MiB · F32 · 1 file · format: pt"
@@ -201,7 +201,7 @@ def test_json_is_the_tree(rushlight, path):
             "f16": 249_122_304,
             "bf16": 249_122_304,
             "int8": 132_573_744,
-            "int4": 95_414_832,
+            "int4": 80_260_464,
         },
         "kv_bytes": {"1024": 75_497_472},
         "context_length": 1024,

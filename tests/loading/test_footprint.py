@@ -51,7 +51,7 @@ def test_weights_by_role():
         "f32": 4 * (vectors + tables + linear),
         "bf16": 4 * vectors + 2 * (tables + linear),
         "int8": int(4 * vectors + 1.0625 * (tables + linear)),
-        "int4": int(4 * vectors + 1.0625 * tables + 0.625 * linear),
+        "int4": int(4 * vectors + 0.8125 * tables + 0.5625 * linear),
     }
 
 
@@ -114,11 +114,11 @@ def test_a_dtype_above_the_stored_one_is_not_suggested():
 def test_the_sentences():
     found = footprint_in(demo.folder())
     assert found.describe() == (
-        "weights in f16 6.8 MiB (f32 13.6 MiB, int8 3.6 MiB, int4 2.5 MiB); keys and values 2.2 MiB for all 512 tokens"
+        "weights in f16 6.8 MiB (f32 13.6 MiB, int8 3.6 MiB, int4 2.2 MiB); keys and values 2.2 MiB for all 512 tokens"
     )
     assert found.describe_fit(2**30) == "fits in f16 (9.1 MiB of 1.0 GiB available)"
     assert found.describe_fit(6 * 2**20) == "fits with --dtype int8 (5.9 MiB of 6.0 MiB available; f16 needs 9.1 MiB)"
-    assert found.describe_fit(2**20) == "does not fit: even int4 needs 4.8 MiB of 1.0 MiB available"
+    assert found.describe_fit(2**20) == "does not fit: even int4 needs 4.4 MiB of 1.0 MiB available"
 
 
 def test_a_long_context_is_stated_for_some_tokens_and_for_all():

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 
 if find_spec("rushlight.backends._native"):
-    from native_helpers import FORMATS, ISAS, KV_FORMATS, _native
+    from native_helpers import DTYPES, FORMATS, ISAS, KV_FORMATS, _native
 else:  # there was no compiler when the package was installed
     collect_ignore_glob = ["test_*.py"]
 
@@ -15,6 +15,8 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("isa", ISAS)
     if "weights" in metafunc.fixturenames:
         metafunc.parametrize("weights", FORMATS)
+    if "requested" in metafunc.fixturenames:
+        metafunc.parametrize("requested", DTYPES)
     if "kv_format" in metafunc.fixturenames:
         metafunc.parametrize("kv_format", KV_FORMATS)
 

@@ -4,7 +4,9 @@ import numpy as np
 
 from rushlight.backends import _native
 
-FORMATS = ("f32", "f16", "bf16", "int8", "int4")
+FORMATS = ("f32", "f16", "bf16", "int8", "int6", "int4")
+DTYPES = ("f32", "f16", "bf16", "int8", "int4")
+"""Those that a user may request: int4 keeps tables in int6."""
 KV_FORMATS = ("f32", "f16")
 ISAS = _native.instruction_sets()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from native_helpers import FORMATS, ISAS, ArrayTensor, random
+from native_helpers import DTYPES, ISAS, ArrayTensor, random
 from safetensors.numpy import load_file, save_file
 
 import rushlight
@@ -75,11 +75,11 @@ def test_greedy_output_equals_that_of_transformers(isa, name):
 
 
 @pytest.mark.parametrize("threads", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
-def test_solo_batched_chunked_and_cached_runs_are_bit_identical(isa, weights, threads):
-    ops = CPUBackend(weights, threads=threads, isa=isa)
+def test_solo_batched_chunked_and_cached_runs_are_bit_identical(isa, requested, threads):
+    ops = CPUBackend(requested, threads=threads, isa=isa)
     model, config = load("long_prompt", ops)
     ids = load_file(FIXTURES / "long_prompt" / "expected.safetensors")["prompt_ids"].tolist()
-    solo_ops = CPUBackend(weights, threads=1, isa=isa)
+    solo_ops = CPUBackend(requested, threads=1, isa=isa)
     solo_model, _ = load("long_prompt", solo_ops)
     solo = Context(LanguageModel.of(solo_model, solo_ops, config), len(ids)).feed(ids, all_logits=True)
 
@@ -165,7 +165,7 @@ def test_values_beyond_f16_raise_instead_of_generating(tmp_path, which, beyond):
     assert len(rushlight.load(folder, dtype="f32").generate(prompt, max_tokens=5, ignore_eos=True).ids) == 5
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_requested_dtype_is_used(dtype):
     ops = CPUBackend(dtype)
     assert (ops.dtype_label, ops.device) == (dtype, "cpu")

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from native_helpers import FORMATS, ISAS, Sequences, _native, place, random
+from native_helpers import DTYPES, ISAS, Sequences, _native, place, random
 from test_backend import NAMES, load
 from test_plan import Modern
 
@@ -193,7 +193,7 @@ def logits_of(name, dtype, isa):
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", ["auto", *FORMATS])
+@pytest.mark.parametrize("dtype", ["auto", *DTYPES])
 def test_logits_of_entire_models_are_bit_identical(other, name, dtype):
     np.testing.assert_array_equal(logits_of(name, dtype, other), logits_of(name, dtype, "portable"))
 
@@ -204,7 +204,7 @@ DIGESTS = {
     "f16": "3ff91dbf4f4f48b5",
     "bf16": "cccdb19809f1a4d5",
     "int8": "b1bd99539e23a3bd",
-    "int4": "823b77a78bbb8242",
+    "int4": "4e3ef6ce1e5118e4",
 }
 """Truncated SHA-256 of the logits of the embedded model after each token of PROMPT."""
 
@@ -221,7 +221,7 @@ DECODER_DIGESTS = {
     "f16": "5e54e8dd6ca056e0",
     "bf16": "f3598f0a6c5bb80b",
     "int8": "b240d923731ddb58",
-    "int4": "8ca74b3a640e1585",
+    "int4": "c581e51e51759177",
 }
 """Truncated SHA-256 of the logits of a two-layer decoder with every operation that GPT-2 does not use."""
 
@@ -235,6 +235,22 @@ def test_a_decoder_with_every_operation_equals_other_machines(isa, dtype):
     assert hashlib.sha256(np.ascontiguousarray(found, "<f4").tobytes()).hexdigest()[:16] == DECODER_DIGESTS[dtype]
 
 
+BF16_DIGESTS = {"avx512vnni": "32b954db8e77bd2c", "amx": "2517a98386b688a6"}
+"""Truncated SHA-256 of products by the bf16 instructions of each set that has some."""
+
+
+def test_products_by_bf16_instructions_equal_other_machines(isa):
+    if isa not in BF16_DIGESTS:
+        pytest.skip(f"{isa} has no instructions for bf16")
+    device, digest = on(isa, exact=False), hashlib.sha256()
+    for n_in, n_out, rows in [(31, 33, 1), (70, 40, 5), (768, 100, 33), (1000, 64, 97), (3072, 32, 17)]:
+        weight = place(device, random(n_in, n_out), "bf16")
+        x = np.ldexp(random(rows, n_in, seed=1), -7 * np.arange(rows)[:, None] % 140 - 130)  # from subnormal to 8
+        products = np.asarray(device.linear(device.array(x), weight, None))
+        digest.update(np.ascontiguousarray(products, "<f4").tobytes())
+    assert digest.hexdigest()[:16] == BF16_DIGESTS[isa]
+
+
 def test_sampled_text_equals_that_of_other_machines(isa, monkeypatch):
     monkeypatch.setenv("RUSHLIGHT_ISA", isa)
     result = rushlight.load(device="cpu").generate(PROMPT, max_tokens=16, temperature=0.9, top_p=0.9, top_k=200, seed=7)
@@ -242,8 +258,8 @@ def test_sampled_text_equals_that_of_other_machines(isa, monkeypatch):
 
 
 def test_arithmetic_names_the_set_only_where_the_bits_depend_on_it(isa):
-    products_of_bf16 = isa == "avx512vnni"
-    for dtype in FORMATS:
+    products_of_bf16 = isa in ("avx512vnni", "amx")
+    for dtype in DTYPES:
         ops = CPUBackend(dtype, isa=isa)
         assert ops.arithmetic == (isa if dtype == "bf16" and products_of_bf16 else "exact")
         assert CPUBackend(dtype, isa=isa, exact=True).arithmetic == "exact"

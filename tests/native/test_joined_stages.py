@@ -78,8 +78,8 @@ def recorded(ops, model, batch):
 
 
 @pytest.mark.parametrize(("threads", "width"), [(1, 1), (2, 5), (3, 1)])
-def test_joined_stages_compute_the_bits_of_single_operations(isa, weights, threads, width):
-    ops = CPUBackend(weights, threads=threads, isa=isa)
+def test_joined_stages_compute_the_bits_of_single_operations(isa, requested, threads, width):
+    ops = CPUBackend(requested, threads=threads, isa=isa)
     model = decoder(ops)
     ids = np.random.default_rng(0).integers(0, V, (4, 2, width)).tolist()
     eager, joined = (ops.kv_cache(model.kv_shape, 4) for _ in range(2))
@@ -171,7 +171,7 @@ class TestPreparedRows:
     def device(self):
         return _native.Device(1, _native.instruction_sets()[0])
 
-    @pytest.fixture(params=["int8", "int4"])
+    @pytest.fixture(params=["int8", "int6", "int4"])
     def weight(self, device, request):
         return place(device, random(C, 40, seed=1), request.param)
 
@@ -187,7 +187,7 @@ class TestPreparedRows:
     def test_products_in_two_formats(self, device):
         values = random(3, C)
         x = device.array(values)
-        for name in ("int8", "int4", "int8", "f32"):
+        for name in ("int8", "int6", "int4", "int6", "int8", "f32"):
             weight = place(device, random(C, 40, seed=1), name)
             assert np.array_equal(self.product(device, x, weight), self.product(device, device.array(values), weight))
 

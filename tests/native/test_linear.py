@@ -12,9 +12,10 @@ ROUNDING = {
     "f16": 4e-7,
     "bf16": 4e-7,
     "int8": 4e-7,
+    "int6": 8e-7,
     "int4": 8e-7,
 }
-STORED = {"f32": 0.0, "f16": 2**-11, "bf16": 2**-8, "int8": 0.6 / 127, "int4": 0.65 / 15}
+STORED = {"f32": 0.0, "f16": 2**-11, "bf16": 2**-8, "int8": 0.6 / 127, "int6": 0.65 / 63, "int4": 0.65 / 15}
 """The largest rounding error of a weight, relative to the largest magnitude in its group of 32."""
 
 
@@ -31,7 +32,7 @@ def seen(x, weights, isa):
     """Returns the activations as rounded by a product with these weights."""
     if weights.startswith("int"):
         return quantized(x, 64 if weights == "int8" else 127)
-    return rounded_to_bf16(x) if weights == "bf16" and isa == "avx512vnni" else x
+    return rounded_to_bf16(x) if weights == "bf16" and isa in ("avx512vnni", "amx") else x
 
 
 def test_every_number_of_inputs(device, isa, weights):
@@ -93,10 +94,10 @@ def test_weight_rounding_is_within_the_precision_of_the_format(device, weights, 
     matrix = random(*shape)
     groups = np.pad(matrix, ((0, -shape[0] % 32), (0, 0))).reshape(-1, 32, shape[1])
     greatest = np.abs(groups).max(1)
-    if weights == "int4":
-        greatest = groups.max(1) - groups.min(1)
+    if weights in {"int6", "int4"}:
+        greatest = np.maximum(groups.max(1), 0) - np.minimum(groups.min(1), 0)
     limit = STORED[weights] * np.repeat(greatest, 32, axis=0)[: shape[0]]
-    if weights == "int4":  # scale and minimum suit the group's squares, so the farthest value may be farther off
+    if weights in {"int6", "int4"}:  # the group's squares decide, so the farthest value may be farther off
         limit = limit * 3
     assert (np.abs(unpacked(device, place(device, matrix, weights)) - matrix) <= limit + 1e-12).all()
 
@@ -153,7 +154,9 @@ def test_a_non_finite_weight_is_reported(device, weights, garbage):
     assert not device.pack(weight, matrix.reshape(-1).view(np.uint8), "F32", 40, True, 0)
 
 
-@pytest.mark.parametrize(("stored", "value"), [("f16", 65520.0), ("bf16", 3.4e38), ("int8", 1e7), ("int4", 1e5)])
+@pytest.mark.parametrize(
+    ("stored", "value"), [("f16", 65520.0), ("bf16", 3.4e38), ("int8", 1e7), ("int6", 2e4), ("int4", 4e3)]
+)
 def test_a_weight_beyond_the_range_of_its_format_is_reported(device, stored, value):
     matrix = random(40, 40)
     matrix[1, 2] = value
@@ -201,4 +204,4 @@ def test_mismatched_shapes_are_refused(device):
 
 
 def test_every_format_is_tested():
-    assert _native.Device(1, "portable").weight(FORMATS[-1], 32, 32).nbytes == 640
+    assert _native.Device(1, "portable").weight(FORMATS[-1], 32, 32).nbytes == 576

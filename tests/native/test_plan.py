@@ -65,8 +65,8 @@ def run(forward, ops, chunks, kv_shape=CONFIG.kv_shape):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(("n_sequences", "width"), [(1, 1), (5, 1), (2, 3)])
-def test_a_plan_is_bit_identical_to_the_eager_forward(isa, weights, threads, n_sequences, width):
-    ops = CPUBackend(weights, threads=threads, isa=isa)
+def test_a_plan_is_bit_identical_to_the_eager_forward(isa, requested, threads, n_sequences, width):
+    ops = CPUBackend(requested, threads=threads, isa=isa)
     model = gpt2(ops)
     calls = Calls(model)
     chunks = steps(n_sequences, 8, width=width)
@@ -425,8 +425,8 @@ class Modern:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("n_sequences", "width"), [(1, 1), (5, 1), (2, 3)])
-def test_every_operation_is_recorded(isa, weights, threads, n_sequences, width):
-    ops = CPUBackend(weights, threads=threads, isa=isa)
+def test_every_operation_is_recorded(isa, requested, threads, n_sequences, width):
+    ops = CPUBackend(requested, threads=threads, isa=isa)
     model = Modern(ops)
     calls = Calls(model)
     chunks = steps(n_sequences, 8, width=width)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from rushlight.backends.batch import Batch
 from rushlight.backends.protocol import SamplingRow
 
+TILE_VERSION: int
+"""Changes whenever the layout or the meaning of packed weights does, in any format; see native/panel.h."""
+
 def instruction_sets() -> list[str]:
     """The names of the instruction sets that this processor has kernels for, the fastest first."""
 
@@ -43,6 +46,8 @@ class Weight:
     def format(self) -> str: ...
     @property
     def nbytes(self) -> int: ...
+    def tobytes(self) -> bytes:
+        """The tiles, panel by panel, in the layout of native/panel.h and TILE_VERSION."""
 
 class KVCache:
     """Keys and values of all layers, in blocks."""

@@ -70,6 +70,8 @@ class CPUBackend:
     """
 
     device = "cpu"
+    tile_version = _native.TILE_VERSION
+    """The version of the layout of packed weights, which changes whenever any format's tiles do (`native/panel.h`)."""
 
     def __init__(
         self,

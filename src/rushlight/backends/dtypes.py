@@ -17,8 +17,15 @@ DTYPES = ("auto", "f32", "f64", "f16", "bf16", "int8", "int4")
 """The dtypes that a user may request; each device supports some of them. auto keeps every weight in the checkpoint's
 own dtype."""
 
-WEIGHT_BYTES = {"f64": 8.0, "f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0625, "int4": 0.625}
+WEIGHT_BYTES = {"f64": 8.0, "f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0625, "int4": 0.5625}
 """Bytes of one weight in a dtype, including its share of the scales."""
+
+TABLE_DTYPES = {"int4": "int6"}
+"""Requested dtype -> the dtype of tables, where it is another: a table usually serves as the head too, where four bits
+cost the most quality."""
+
+TABLE_BYTES = {"int4": 0.8125}
+"""Bytes of one weight of a table, by the requested dtype, where it is kept in another."""
 
 CHECKPOINT_DTYPES = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 """safetensors dtype -> the dtype that auto keeps it in; F64 is rounded."""
@@ -74,8 +81,8 @@ class DtypePolicy:
         dtype = CHECKPOINT_DTYPES[tensor.dtype] if self._requested == "auto" else self._requested
         if role is Role.VECTOR:
             return self._compute_dtypes[dtype]
-        if dtype == "int4" and role is Role.TABLE:
-            dtype = "int8"  # a table is usually the head too, where four bits cost the most quality
+        if role is Role.TABLE:
+            dtype = TABLE_DTYPES.get(dtype, dtype)
         self._loaded.add(dtype)
         return dtype
 
@@ -87,6 +94,8 @@ class DtypePolicy:
     @property
     def compute_dtype(self) -> str:
         """The dtype of activations: f32 where the weights' dtypes ask for different ones."""
+        if self._requested != "auto":
+            return self._compute_dtypes[self._requested]
         found = {self._compute_dtypes[dtype] for dtype in self.weight_dtypes}
         return found.pop() if len(found) == 1 else "f32"
 

@@ -56,7 +56,7 @@ FIRST_BLOCKS = 16
 _EVAL_IN_TRACE = "during function transformations"
 """In MLX's error when a traced function needs the value of an array."""
 
-_BITS = {"int8": 8, "int4": 4}
+_BITS = {"int8": 8, "int6": 6, "int4": 4}
 
 
 class QuantisedWeight(NamedTuple):
@@ -66,7 +66,7 @@ class QuantisedWeight(NamedTuple):
         parts: packed integers (n_out, padded n_in · bits / 32), scales and offsets (n_out, n_groups).
         n_in: the inputs; beyond them the matrix is padded with zeros to whole groups.
         group: the weights in a group, 64 or 32.
-        bits: 8 or 4.
+        bits: 8, 6 or 4.
     """
 
     parts: tuple[mx.array, mx.array, mx.array]

@@ -159,7 +159,9 @@ class Backend(Protocol):
 
     @property
     def weight_dtypes(self) -> frozenset[str]:
-        """The dtypes of the loaded matrices: f32, f64, f16, bf16, int8, int4. Before the first, the requested one."""
+        """The dtypes of the loaded matrices: f32, f64, f16, bf16, int8, int6, int4. Before the first, the requested
+        one.
+        """
         ...
 
     @property

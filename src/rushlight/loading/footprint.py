@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from rushlight.backends.batch import BLOCK_SIZE, PREFILL_ROWS, KVGroup
-from rushlight.backends.dtypes import CHECKPOINT_DTYPES, WEIGHT_BYTES
+from rushlight.backends.dtypes import CHECKPOINT_DTYPES, TABLE_BYTES, WEIGHT_BYTES
 from rushlight.backends.protocol import Role
 from rushlight.checkpoint import read_config
 from rushlight.errors import MemoryLimitError, RushlightError
@@ -196,4 +196,4 @@ def _bytes_each(dtype: str, role: Role) -> float:
     """Bytes of one weight, by the policy of `rushlight.backends.dtypes`."""
     if role is Role.VECTOR:
         return WEIGHT_BYTES["f32"]
-    return WEIGHT_BYTES["int8" if dtype == "int4" and role is Role.TABLE else dtype]
+    return TABLE_BYTES.get(dtype, WEIGHT_BYTES[dtype]) if role is Role.TABLE else WEIGHT_BYTES[dtype]
