@@ -45,7 +45,11 @@ class Runtime:
 
         ops, dtype = self.model.module.ops, self.model.dtype
         kinds = {"bf16": "f32" if ops.arithmetic == "exact" else "bf16", "int8": "int8", "int4": "int8"}
-        return f"{kinds.get(dtype, 'f32')}, {os.environ.get('RUSHLIGHT_ISA') or _native.instruction_sets()[0]}"
+        kind = kinds.get(dtype, "f32")
+        isa = os.environ.get("RUSHLIGHT_ISA") or _native.instruction_sets()[0]
+        if isa == "amx" and kind != "bf16":
+            isa = "avx512vnni"  # AMX computes products of bf16 alone
+        return f"{kind}, {isa}"
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.floating]:
         return self.model.logits(ids)

@@ -157,7 +157,7 @@ def test_long_contexts_are_bit_identical_on_any_number_of_threads(isa, kv_format
         return Sequences(device, [qkv], n_kv_head * group, kv_format, **options).feed_in([steps], 0.1)[0]
 
     expected = computed(1, [1060])
-    for threads in (1, 2, 3):
+    for threads in (3,) if isa == "portable" else (1, 2, 3):  # it is slow, and its threads are the same
         for steps in ([505, *[1] * 15, 5, 3, 490, *[1] * 12, 4, 2, 24], [1000, 20, 4, *[1] * 36]):
             assert np.array_equal(computed(threads, steps), expected)
 
