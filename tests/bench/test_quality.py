@@ -34,10 +34,13 @@ def logits():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "mean", "most"),
-    [("f16", 8e-4, 6e-3), ("bf16", 6.4e-3, 0.045), ("int8", 0.042, 0.29), ("int4", 0.22, 1.5)],
+    [("f16", 8e-4, 6e-3), ("bf16", 8.4e-3, 0.057), ("int8", 0.042, 0.29), ("int4", 0.22, 1.5)],
 )
 def test_quantisation_error_is_bounded(logits, dtype, mean, most):
-    """Mean and maximum error in standard deviations of the logits; the bounds are a fifth above the observed errors."""
+    """Mean and maximum error in standard deviations of the logits; the bounds are a fifth above the observed errors.
+
+    bf16 is at its worst where the processor multiplies bf16 and activations are rounded too.
+    """
     distance = np.abs(logits[dtype] - logits["f32"]) / logits["f32"].std()
     assert distance.mean() <= mean
     assert distance.max() <= most
