@@ -47,6 +47,12 @@ RUSHLIGHT_EMULATED __m512 _mm512_cvtph_ps(__m256i a) {
   return __builtin_bit_cast(__m512, floats);
 }
 
+RUSHLIGHT_EMULATED __m512i _mm512_cvtepu16_epi32(__m256i a) {
+  const auto x = __builtin_bit_cast(Halves, a);
+  const Ints ints = {_mm256_cvtepu16_epi32(x.low), _mm256_cvtepu16_epi32(x.high)};
+  return __builtin_bit_cast(__m512i, ints);
+}
+
 RUSHLIGHT_EMULATED __m256i _mm512_cvtps_ph(__m512 a, int rounding) {
   const auto x = __builtin_bit_cast(Floats, a);
   const Halves halves = {_mm256_cvtps_ph(x.low, rounding), _mm256_cvtps_ph(x.high, rounding)};

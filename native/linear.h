@@ -40,6 +40,7 @@ enum class Pass : uint8_t { kOnly, kFirst, kLater };
 // the second-level cache as fast; larger blocks load and store the sums less often.
 inline constexpr size_t kBlockBytes = 16384;
 inline constexpr size_t kLargeBlockBytes = 65536;
+inline constexpr int kUnpackingGroups = 4;  // of rows, for which int4 and int6 are unpacked once
 inline constexpr int kNever = std::numeric_limits<int>::max();
 
 // The first kFetchers passes over a block prefetch the next block, an equal part each, so that memory transfers overlap
@@ -77,6 +78,7 @@ constexpr int strip_of(int rows, int registers) {
 //     kRows     the maximum number of rows computed together, limited by registers
 //     kFetchers the passes over a block that prefetch the next one
 //     kMany     the groups of rows from which blocks are large
+//     kUnpacks  whether many groups of rows multiply unpacked weights
 //     XTile     the storage of 32 activations of a row
 //     kStrip    vectors of outputs that are computed together for kM rows
 //     run       acc[m][s] += x[m][0 to n_k] W for the outputs from vector v on, prefetching from `ahead` on
@@ -85,6 +87,7 @@ constexpr int strip_of(int rows, int registers) {
 template <Format kFormat>
 struct Plain {
   static constexpr int kFetchers = kFloatFetchers, kMany = kManyFloatPasses;
+  static constexpr bool kUnpacks = false;
   // With 16 registers, loads are the bottleneck: three rows by a panel's full width need the fewest. Weights that are
   // converted first are better shared by more rows.
   static constexpr int kRows = kFormat == Format::kF32 && kRegisters == 16 ? 3 : (kRegisters - 4) / 2;
@@ -165,6 +168,7 @@ using F16Kernel = Plain<Format::kF16>;
 // bf16 by the dot-product instruction of pairs, which takes activations in bf16 too.
 struct BF16Kernel {
   static constexpr int kFetchers = kFloatFetchers, kMany = kManyFloatPasses;
+  static constexpr bool kUnpacks = false;
   static constexpr int kRows = (kRegisters - 4) / kVectors;
   using XTile = uint16_t[kTile];
 
@@ -253,20 +257,27 @@ struct ScalesAndZeros {
 };
 
 RUSHLIGHT_INLINE ScalesAndZeros load_groups(const uint8_t* from) {
-  const U32 groups = __builtin_convertvector(load<U16>(from), U32);
+  const U32 groups = load_u16(from);
   const U32 zero = groups & ((1u << kZeroBits) - 1);
   return {as_f32((groups << kScaleShift) + kLeastScale), to_f32(reinterpret_cast<I32>(zero))};
 }
 
 // int8, int6 and int4: exact sums within a group of 32, then one float multiply-add per group that rounds.
-template <int kBits>
+//
+// Many groups of rows share the work of taking weights apart: `Unpacked` multiplies tiles of bytes,
+//     uint8 [8 quads of k][32 o][4 k]; then float scale[32 o] and zero[32 o]
+template <int kBits, bool kUnpacked = false>
 struct Integer {
   // More than 6 rows would not leave registers for both the sums of a group and those of all groups.
   static constexpr int kRows = kRegisters == 32 ? 6 : kRegisters / 4;
   static constexpr int kFetchers = 4, kMany = kNever;
+  static constexpr bool kUnpacks = kBits != 8;
   static constexpr Format kFormat = kBits == 8 ? Format::kInt8 : kBits == 6 ? Format::kInt6 : Format::kInt4;
-  static constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
+  static constexpr size_t kPackedBytes = kTileBytes[static_cast<int>(kFormat)];
+  static constexpr size_t kQuadBytes = kPanel * 4, kGroupsOffset = kTile * kPanel, kZerosOffset = kPanel * sizeof(float);
+  static constexpr size_t kBytes = kUnpacked ? kGroupsOffset + 2 * kZerosOffset : kPackedBytes;
   using XTile = QuantizedGroup<kBits>;
+  using Unpacked = Integer<kBits, true>;
 
   template <int kM>
   static constexpr int kStrip = strip_of(kM, kRegisters / 2);
@@ -276,6 +287,17 @@ struct Integer {
   }
   static constexpr auto prepare = quantize_row<kBits>;
 
+  static void unpack(const uint8_t* w, int n_k, uint8_t* to) {
+    for (; n_k > 0; n_k -= kTile, w += kPackedBytes, to += Unpacked::kBytes) {
+      for (int v = 0; v < kVectors; ++v) {
+        each_quad<1>(w, v, [&](int i, const U8 (&bytes)[1]) __attribute__((always_inline)) { store(to + i * kQuadBytes + v * kLanes * 4, bytes[0]); });
+        const auto [scale, zero] = load_groups(w + kGroups<kBits> + 2 * v * kLanes);
+        store(to + kGroupsOffset + v * kLanes * 4, scale);
+        store(to + kGroupsOffset + kZerosOffset + v * kLanes * 4, zero);
+      }
+    }
+  }
+
   template <Pass kPass, int kM, int kS>
   RUSHLIGHT_INLINE void run(const uint8_t* w, int v, const uint8_t* x, size_t x_stride, int n_k, const uint8_t* ahead,
                             F32 (&acc)[kM][kS]) {
@@ -283,7 +305,7 @@ struct Integer {
       if constexpr (kPass == Pass::kOnly) {
         prefetch<kFormat, kM, kBytes>(w);
       } else if constexpr (kPass == Pass::kFirst) {
-        for (int i = 0; i < kLinesAhead<kFetchers, kBytes>; ++i, ahead += 64) prefetch_line(ahead);
+        for (int i = 0; i < kLinesAhead<kFetchers, kPackedBytes>; ++i, ahead += 64) prefetch_line(ahead);
       }
       Dot<kBits> dots[kM][kS];
       if constexpr (kBits == 8) {
@@ -291,7 +313,12 @@ struct Integer {
           for (int s = 0; s < kS; ++s) dots[m][s].sum = broadcast(group_of(x, m, x_stride).sum);
         }
       }
-      sum_group(w + v * kLanes * 4, x, x_stride, dots);
+      each_quad<kS>(w, v, [&](int i, const U8 (&bytes)[kS]) __attribute__((always_inline)) {
+        for (int m = 0; m < kM; ++m) {
+          const Quad quad = load_quad(group_of(x, m, x_stride).q + 4 * i);
+          for (int s = 0; s < kS; ++s) Dot<kBits>::add(dots[m][s], bytes[s], quad);
+        }
+      });
       for (int s = 0; s < kS; ++s) add_group(w, (v + s) * kLanes, x, x_stride, s, dots, acc);
     }
   }
@@ -301,47 +328,50 @@ struct Integer {
     return *reinterpret_cast<const XTile*>(x + m * x_stride);
   }
 
-  template <int kM, int kS>
-  RUSHLIGHT_INLINE void sum_group(const uint8_t* w, const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kS]) {
-    if constexpr (kBits == 6) {
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) sum_half(w + half * kInt6Half, x + kTile / 2 * half, x_stride, dots);
-    } else {
-#pragma GCC unroll(kRegisters / 4)
-      for (int i = 0; i < kTile * kBits / 32; ++i, w += kPanel * 4) {
+  // Calls f(i, bytes) for each quad of k of a tile, with its weights for the outputs of kS vectors from vector v on.
+  template <int kS, class F>
+  RUSHLIGHT_INLINE void each_quad(const uint8_t* w, int v, const F& f) {
+    w += v * kLanes * 4;
+    if constexpr (kBits == 8 || kUnpacked) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
         U8 bytes[kS];
-        for (int s = 0; s < kS; ++s) bytes[s] = load<U8>(w + s * kLanes * 4);
-        if constexpr (kBits == 8) {
-          add_quad(bytes, x + 4 * i, x_stride, dots);
-        } else {
-          U8 low[kS], high[kS];
-          for (int s = 0; s < kS; ++s) low[s] = bytes[s] & 15, high[s] = bytes[s] >> 4;
-          add_quad(low, x + 8 * i, x_stride, dots);
-          add_quad(high, x + 8 * i + 4, x_stride, dots);
+        for (int s = 0; s < kS; ++s) bytes[s] = load<U8>(w + i * kQuadBytes + s * kLanes * 4);
+        f(i, bytes);
+      }
+    } else if constexpr (kBits == 6) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half, w += kInt6Half) {
+        U8 quads[4][kS];
+        for (int s = 0; s < kS; ++s) {
+          const auto of = [&](int i) { return load<U32>(w + i * kQuadBytes + s * kLanes * 4); };
+          const U32 fourth = (of(0) >> 6 & 0x03030303u) | (of(1) >> 4 & 0x0c0c0c0cu) | (of(2) >> 2 & 0x30303030u);
+          for (int i = 0; i < 3; ++i) quads[i][s] = reinterpret_cast<U8>(of(i) & 0x3f3f3f3fu);
+          quads[3][s] = reinterpret_cast<U8>(fourth);
         }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) f(4 * half + i, quads[i]);
+      }
+    } else {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        U8 low[kS], high[kS];
+        for (int s = 0; s < kS; ++s) {
+          const U8 bytes = load<U8>(w + i * kQuadBytes + s * kLanes * 4);
+          low[s] = bytes & 15, high[s] = bytes >> 4;
+        }
+        f(2 * i, low);
+        f(2 * i + 1, high);
       }
     }
   }
 
-  // Half the inputs of an int6 tile.
-  template <int kM, int kS>
-  RUSHLIGHT_INLINE void sum_half(const uint8_t* w, const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kS]) {
-    U8 quads[4][kS];
-    for (int s = 0; s < kS; ++s) {
-      const auto of = [&](int i) { return load<U32>(w + (i * kPanel + s * kLanes) * 4); };
-      const U32 fourth = (of(0) >> 6 & 0x03030303u) | (of(1) >> 4 & 0x0c0c0c0cu) | (of(2) >> 2 & 0x30303030u);
-      for (int i = 0; i < 3; ++i) quads[i][s] = reinterpret_cast<U8>(of(i) & 0x3f3f3f3fu);
-      quads[3][s] = reinterpret_cast<U8>(fourth);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) add_quad(quads[i], x + 4 * i, x_stride, dots);
-  }
-
-  template <int kM, int kS>
-  RUSHLIGHT_INLINE void add_quad(const U8 (&w)[kS], const uint8_t* x, size_t x_stride, Dot<kBits> (&dots)[kM][kS]) {
-    for (int m = 0; m < kM; ++m) {
-      const Quad quad = load_quad(reinterpret_cast<const int8_t*>(x + m * x_stride));
-      for (int s = 0; s < kS; ++s) Dot<kBits>::add(dots[m][s], w[s], quad);
+  RUSHLIGHT_INLINE ScalesAndZeros load_scales(const uint8_t* w, int output) {
+    if constexpr (kUnpacked) {
+      const uint8_t* scales = w + kGroupsOffset + output * sizeof(float);
+      return {load<F32>(scales), load<F32>(scales + kZerosOffset)};
+    } else {
+      return load_groups(w + kGroups<kBits> + 2 * output);
     }
   }
 
@@ -355,7 +385,7 @@ struct Integer {
         acc[m][s] = fma(dot, scale * group_of(x, m, x_stride).scale, acc[m][s]);
       }
     } else {
-      const auto [scale, zero] = load_groups(w + kGroups<kBits> + 2 * output);
+      const auto [scale, zero] = load_scales(w, output);
       for (int m = 0; m < kM; ++m) {
         const XTile& group = group_of(x, m, x_stride);
         const F32 dot = fma(zero, broadcast(group.sum), to_f32(Dot<kBits>::total(dots[m][s])));  // exact
@@ -394,18 +424,21 @@ using RunRows = void (*)(const uint8_t* w, const uint8_t* x, size_t x_stride, in
 
 // run_rows for 1 to kRows rows.
 template <class Kernel>
-struct Groups {
+struct RowGroups {
   int n_passes[Kernel::kRows];  // over a block
   RunRows only[Kernel::kRows], first[Kernel::kRows], later[Kernel::kRows];
 
   template <int... kLess>
-  constexpr explicit Groups(std::integer_sequence<int, kLess...>)
+  constexpr explicit RowGroups(std::integer_sequence<int, kLess...>)
       : n_passes{kVectors / Kernel::template kStrip<kLess + 1>...},
         only{run_rows<Kernel, Kernel::template kStrip<kLess + 1> == kVectors ? Pass::kOnly : Pass::kFirst,
                        kLess + 1>...},
         first{run_rows<Kernel, Pass::kFirst, kLess + 1>...},
         later{run_rows<Kernel, Pass::kLater, kLess + 1>...} {}
 };
+
+template <class Kernel>
+inline constexpr RowGroups<Kernel> kRowGroups(std::make_integer_sequence<int, Kernel::kRows>{});
 
 inline void add_bias(const float* bias, float* y, size_t y_stride, int n_rows) {
   for (int v = 0; v < kVectors; ++v) {
@@ -467,30 +500,47 @@ RUSHLIGHT_INLINE int rows_of(int group, int n_groups, int n_rows) {
   return n_rows / n_groups + (group < n_rows % n_groups ? 1 : 0);
 }
 
+// All rows times the weights w of a block of block_bytes, of which this may be the last part.
+template <class Kernel>
+RUSHLIGHT_INLINE void run_groups(const LinearJob& job, const Block& block, const uint8_t* w, size_t block_bytes,
+                                 int n_rows) {
+  const auto& of = kRowGroups<Kernel>;
+  const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
+  for (int group = 0, row = 0, pass = 0; group < n_groups; ++group) {
+    const int m = rows_of(group, n_groups, n_rows);
+    const auto& kernels = n_groups == 1 ? of.only : pass < Kernel::kFetchers ? of.first : of.later;
+    kernels[m - 1](w, block.x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes, block.n_k, block.next,
+                   block_bytes / Kernel::kFetchers, pass, block.y + static_cast<size_t>(row) * job.y_stride,
+                   job.y_stride, block.first);
+    row += m;
+    pass += of.n_passes[m - 1];
+  }
+}
+
 template <class Kernel, Format kFormat>
 void run_linear(const LinearJob& job, int panel_begin, int panel_end, int row_begin, int row_end) {
   constexpr size_t kBytes = kTileBytes[static_cast<int>(kFormat)];
-  static constexpr Groups<Kernel> kGroups(std::make_integer_sequence<int, Kernel::kRows>{});
   const int n_rows = row_end - row_begin;
   const int n_groups = (n_rows + Kernel::kRows - 1) / Kernel::kRows;
+  const auto each = [&](int block_k, const auto& compute) {
+    each_block<kBytes, sizeof(typename Kernel::XTile)>(job, panel_begin, panel_end, row_begin, row_end, block_k, compute);
+  };
+  if constexpr (Kernel::kUnpacks) {
+    if (n_groups >= kUnpackingGroups) {
+      using Unpacked = typename Kernel::Unpacked;
+      constexpr size_t kTiles = kBlockBytes / Unpacked::kBytes;
+      alignas(64) uint8_t unpacked[kTiles * Unpacked::kBytes];
+      return each(kTiles * kTile, [&](const Block& block) {
+        Kernel::unpack(block.w, block.n_k, unpacked);
+        run_groups<Unpacked>(job, block, unpacked, kTiles * kBytes, n_rows);
+      });
+    }
+  }
   const size_t block_bytes = n_groups < Kernel::kMany ? kBlockBytes : kLargeBlockBytes;
   // With a single pass, one stream over the entire panel is fastest.
-  const int block_k = n_groups == 1 && kGroups.n_passes[n_rows - 1] == 1
-                          ? job.n_in
-                          : static_cast<int>(block_bytes / kBytes) * kTile;
-  each_block<kBytes, sizeof(typename Kernel::XTile)>(
-      job, panel_begin, panel_end, row_begin, row_end, block_k, [&](const Block& block) {
-        for (int group = 0, row = 0, pass = 0; group < n_groups; ++group) {
-          const int m = rows_of(group, n_groups, n_rows);
-          const auto& kernels =
-              n_groups == 1 ? kGroups.only : pass < Kernel::kFetchers ? kGroups.first : kGroups.later;
-          kernels[m - 1](block.w, block.x + static_cast<size_t>(row) * job.x_stride_bytes, job.x_stride_bytes,
-                         block.n_k, block.next, block_bytes / Kernel::kFetchers, pass,
-                         block.y + static_cast<size_t>(row) * job.y_stride, job.y_stride, block.first);
-          row += m;
-          pass += kGroups.n_passes[m - 1];
-        }
-      });
+  const bool single = n_groups == 1 && kRowGroups<Kernel>.n_passes[n_rows - 1] == 1;
+  each(single ? job.n_in : static_cast<int>(block_bytes / kBytes) * kTile,
+       [&](const Block& block) { run_groups<Kernel>(job, block, block.w, block_bytes, n_rows); });
 }
 
 }  // namespace rushlight::RUSHLIGHT_ISA

@@ -245,6 +245,17 @@ RUSHLIGHT_INLINE F32 round_small(F32 v) {
   return (v + shift) - shift;
 }
 
+// 16 bits a lane, widened. GCC 12 would widen halves of a vector and put them together.
+RUSHLIGHT_INLINE U32 load_u16(const void* from) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<U32>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(from))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<U32>(_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from))));
+#else
+  return __builtin_convertvector(load<U16>(from), U32);
+#endif
+}
+
 // IEEE half precision, kLanes values. Exact.
 RUSHLIGHT_INLINE F32 load_f16(const void* from) {
 #if defined(__AVX512F__)
@@ -252,7 +263,7 @@ RUSHLIGHT_INLINE F32 load_f16(const void* from) {
 #elif defined(__F16C__)
   return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(from)));
 #else
-  const U32 half = __builtin_convertvector(load<U16>(from), U32);
+  const U32 half = load_u16(from);
   const U32 sign = (half & 0x8000u) << 16;
   const U32 magnitude = half & 0x7fffu;
   // The shifted exponent lacks 127 - 15; the multiplication corrects it and normalises subnormals.

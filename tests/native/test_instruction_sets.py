@@ -34,11 +34,11 @@ def assert_same(compute, isa):
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("n_in", [1, 2, 31, 33, 64, 515, 1100])
 def test_products_are_bit_identical(other, weights, n_in):
-    matrix, x, bias = random(n_in, 100), 3 * random(17, n_in, seed=1), random(100, seed=2)
+    matrix, x, bias = random(n_in, 100), 3 * random(26, n_in, seed=1), random(100, seed=2)
 
     def compute(device):
         weight = place(device, matrix, weights)
-        rows = [device.linear(device.array(x[:n]), weight, device.vector(bias)) for n in (1, 2, 5, 17)]
+        rows = [device.linear(device.array(x[:n]), weight, device.vector(bias)) for n in (1, 2, 5, 26)]
         table = device.embedding(np.arange(100, dtype=np.int32), weight)
         return np.concatenate([np.asarray(each).ravel() for each in (*rows, table)])
 
