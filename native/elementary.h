@@ -5,15 +5,10 @@
 
 namespace rushlight::RUSHLIGHT_ISA {
 
-// e^x: 0 below the smallest normal number, infinity above the largest float.
-//
-// x = n ln 2 + r with |r| ≤ ln 2 / 2, the product n ln 2 taken off in two parts (Cody and Waite) so that r is exact to
-// the last place; e^r by its Taylor polynomial, whose remainder is below 2^-25 there.
-RUSHLIGHT_INLINE F32 exp(F32 x) {
-  const F32 least = broadcast(-87.33654f), most = broadcast(88.72283f);
-  const F32 clamped = min(max(x, least), most);
-  const F32 n = round_small(clamped * 1.44269504f);
-  F32 r = fma(n, broadcast(-0.693359375f), clamped);
+// e^r for x = n ln 2 + r with |r| ≤ ln 2 / 2, the product n ln 2 taken off in two parts (Cody and Waite) so that r is
+// exact to the last place; by its Taylor polynomial, whose remainder is below 2^-25 there.
+RUSHLIGHT_INLINE F32 exp_remainder(F32 x, F32 n) {
+  F32 r = fma(n, broadcast(-0.693359375f), x);
   r = fma(n, broadcast(2.12194440e-4f), r);
   F32 p = broadcast(1.0f / 5040);
   p = fma(p, r, broadcast(1.0f / 720));
@@ -21,7 +16,15 @@ RUSHLIGHT_INLINE F32 exp(F32 x) {
   p = fma(p, r, broadcast(1.0f / 24));
   p = fma(p, r, broadcast(1.0f / 6));
   p = fma(p, r, broadcast(0.5f));
-  p = fma(p, r * r, r) + 1.0f;
+  return fma(p, r * r, r) + 1.0f;
+}
+
+// e^x: 0 below the smallest normal number, infinity above the largest float.
+RUSHLIGHT_INLINE F32 exp(F32 x) {
+  const F32 least = broadcast(-87.33654f), most = broadcast(88.72283f);
+  const F32 clamped = min(max(x, least), most);
+  const F32 n = round_small(clamped * 1.44269504f);
+  F32 p = exp_remainder(clamped, n);
   // 2^n in two factors: n reaches 128, beyond the exponents of a float.
   const I32 whole = __builtin_convertvector(n, I32), half = whole >> 1;
   p = p * as_f32((half + 127) << 23) * as_f32((whole - half + 127) << 23);
@@ -35,17 +38,8 @@ RUSHLIGHT_INLINE F32 exp_nonpositive(F32 x) {
   const F32 least = broadcast(-87.33654f), shift = broadcast(12582912.0f);  // as in round_small
   const F32 clamped = max(least, x);
   const F32 shifted = clamped * 1.44269504f + shift, n = shifted - shift;
-  F32 r = fma(n, broadcast(-0.693359375f), clamped);
-  r = fma(n, broadcast(2.12194440e-4f), r);
-  F32 p = broadcast(1.0f / 5040);
-  p = fma(p, r, broadcast(1.0f / 720));
-  p = fma(p, r, broadcast(1.0f / 120));
-  p = fma(p, r, broadcast(1.0f / 24));
-  p = fma(p, r, broadcast(1.0f / 6));
-  p = fma(p, r, broadcast(0.5f));
-  p = fma(p, r * r, r) + 1.0f;
-  p = p * as_f32((reinterpret_cast<U32>(shifted) << 23) + 0x3f800000u);  // the last bits of `shifted` are n
-  return select(x < least, F32{}, p);
+  const U32 power = (reinterpret_cast<U32>(shifted) << 23) + 0x3f800000u;  // the last bits of `shifted` are n
+  return select(x < least, F32{}, exp_remainder(clamped, n) * as_f32(power));
 }
 
 // tanh(x): near 0, where the quotient would cancel, by the polynomial of Cephes' tanhf (Moshier, 1989).
