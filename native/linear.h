@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kernels.h"
+#include "memory.h"
 #include "simd.h"
 
 namespace rushlight::RUSHLIGHT_ISA {
@@ -450,9 +451,6 @@ inline void add_bias(const float* bias, float* y, size_t y_stride, int n_rows) {
   }
 }
 
-// Bytes of activations that stay in the second-level cache while weights stream through it.
-inline constexpr size_t kActivationBytes = size_t{256} << 10;
-
 // A block of a panel, and the activations and results that belong to it.
 struct Block {
   const uint8_t* w;
@@ -469,8 +467,9 @@ RUSHLIGHT_INLINE void each_block(const LinearJob& job, int panel_begin, int pane
                                  int block_k, const Compute& compute) {
   const int n_rows = row_end - row_begin, n_panels = panel_end - panel_begin;
   const int n_blocks = (job.n_in + block_k - 1) / block_k;
-  // Panel by panel while all rows fit in the cache; otherwise block by block, so that a block of the rows does.
-  const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= kActivationBytes;
+  // Panel by panel, whose sums then stay in the cache, while all rows fit in half of the second-level cache, as weights
+  // stream through it too. Otherwise block by block, so that a block of the rows fits.
+  const bool by_panel = static_cast<size_t>(n_rows) * job.x_stride_bytes <= second_level_cache_bytes() / 2;
   const int n_steps = n_rows == 0 ? 0 : n_panels * n_blocks;
   const auto block_of = [&](int step) { return by_panel ? step % n_blocks : step / n_panels; };
   const auto panel_of = [&](int step) { return panel_begin + (by_panel ? step / n_blocks : step % n_panels); };

@@ -1,6 +1,7 @@
 #include "memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -40,6 +41,17 @@ std::shared_ptr<uint8_t> map_pages(size_t bytes) {
   const auto address = reinterpret_cast<uintptr_t>(mapped);
   auto* aligned = reinterpret_cast<uint8_t*>(round_up(address, kHugePage));
   return {aligned, [mapped, size](uint8_t*) { munmap(mapped, size); }};
+}
+
+size_t second_level_cache_bytes() {
+  static const size_t bytes = [] {
+    long reported = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    reported = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return std::clamp(static_cast<size_t>(std::max(reported, 0L)), size_t{512} << 10, size_t{2} << 20);
+  }();
+  return bytes;
 }
 
 std::shared_ptr<uint8_t> Arena::allocate(size_t bytes) {

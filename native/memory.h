@@ -18,6 +18,10 @@ size_t checked_product(std::initializer_list<size_t> sizes);
 // weight stream about a quarter of its bandwidth. A page takes memory when it is first written.
 std::shared_ptr<uint8_t> map_pages(size_t bytes);
 
+// Of each core, between 512 KiB and 2 MiB: where the operating system or a virtual machine reports nothing or something
+// unlikely, the nearest of these.
+size_t second_level_cache_bytes();
+
 // Allocates blocks consecutively from mapped chunks, so that small weights share huge pages too. Each chunk is twice as
 // large as all before it, within bounds: a small model reserves few addresses, which may be limited. A chunk is freed
 // with its last block. Not thread-safe.
