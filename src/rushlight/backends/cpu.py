@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from rushlight.backends import _native
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.dtypes import DtypePolicy
-from rushlight.backends.protocol import FileTensor, NotRecordableError, PackedTensor, Role, version_of
+from rushlight.backends.protocol import FileTensor, NotRecordableError, Role, is_packed, version_of
 from rushlight.errors import CheckpointError, DeviceError, FormatError, NonFiniteError
 from rushlight.host.memory import available_bytes
 from rushlight.host.threads import threads_for, usable_cores
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVGroup, KVShape
-    from rushlight.backends.protocol import Array, Forward, Tensor
+    from rushlight.backends.protocol import Array, Forward, PackedTensor, Tensor
 
 ISA_VARIABLE = "RUSHLIGHT_ISA"
 EXACT_VARIABLE = "RUSHLIGHT_EXACT"
@@ -109,7 +109,7 @@ class CPUBackend:
 
     def load_weight(self, tensor: Tensor, role: Role) -> _native.Vector | _native.Weight:
         weight: _native.Vector | _native.Weight
-        if isinstance(tensor, PackedTensor):
+        if is_packed(tensor):
             weight = self._load_packed(tensor, role)
         elif role in (Role.VECTOR, Role.CONSTANT):
             weight = self._load_vector(tensor)
@@ -410,7 +410,7 @@ class _PendingTensor(NamedTuple):
     orientation: tuple[bool, ...] = ()
 
     def load(self, descriptor: int, offset: int) -> _native.Load:
-        if isinstance(self.tensor, PackedTensor):
+        if is_packed(self.tensor):
             return _native.Load(self.to, descriptor, offset)
         return _native.Load(self.to, descriptor, offset, self.tensor.dtype, *self.orientation)
 

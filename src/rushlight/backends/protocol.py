@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,7 +164,6 @@ class Packing(Protocol):
         ...
 
 
-@runtime_checkable
 class PackedTensor(FileTensor, Protocol):
     """A matrix in a converted file, whose bytes are panels in the layout of native/panel.h."""
 
@@ -189,6 +188,11 @@ class PackedTensor(FileTensor, Protocol):
             descriptor: of the file, duplicated from that of `opened`.
         """
         ...
+
+
+def is_packed(tensor: Tensor) -> TypeGuard[PackedTensor]:
+    """Whether a tensor is a `PackedTensor`: `isinstance` would take as long as mapping the weights of a model."""
+    return hasattr(tensor, "packing")
 
 
 class Backend(Protocol):
