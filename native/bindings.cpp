@@ -10,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <exception>
 #include <functional>
 #include <limits>
@@ -17,6 +18,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <variant>
 
 #include "device.h"
@@ -287,6 +289,22 @@ NB_MODULE(_native, m) {
       .def("tobytes", [](const Weight& w) { return nb::bytes(w.memory.get(), w.bytes()); });
   make_opaque(weight);
 
+  nb::class_<Mapping>(m, "Mapping")
+      .def(nb::new_([](int fd, int64_t bytes) {
+             require(bytes > 0, "a mapping of ", bytes, " bytes: expected at least 1");
+             try {
+               return std::make_shared<Mapping>(fd, static_cast<size_t>(bytes));
+             } catch (const std::system_error& error) {
+               errno = error.code().value();
+               PyErr_SetFromErrno(PyExc_OSError);
+               throw nb::python_error();
+             }
+           }),
+           "fd"_a, "n_bytes"_a)
+      .def_static("guard", &Mapping::guard)
+      .def_prop_ro("fd", &Mapping::fd)
+      .def_prop_ro("failed", &Mapping::failed);
+
   nb::class_<KVCache>(m, "KVCache")
       .def_prop_ro("groups", [](const KVCache& c) {
         std::vector<std::pair<int, int>> groups;
@@ -308,9 +326,17 @@ NB_MODULE(_native, m) {
            [](Load* self, const Weight& to, int fd, int64_t offset, const std::string& dtype, bool rows_are_inputs) {
              const int64_t rows = rows_are_inputs ? to.n_in : to.n_out, columns = rows_are_inputs ? to.n_out : to.n_in;
              check_offset(offset);
+             require(!to.is_mapped, "a weight in a mapped file cannot be written to");
              new (self) Load{to, fd, offset, {nullptr, Source::dtype_of(dtype), rows, columns, rows_are_inputs}};
            },
            "to"_a, "fd"_a, "offset"_a, "dtype"_a, "rows_are_inputs"_a)
+      .def("__init__",
+           [](Load* self, const Weight& to, int fd, int64_t offset) {
+             check_offset(offset);
+             require(!to.is_mapped, "a weight in a mapped file cannot be written to");
+             new (self) Load{to, fd, offset, {nullptr, Source::Dtype::kF32, 0, 0, false}, true};
+           },
+           "to"_a, "fd"_a, "offset"_a)
       .def("__init__",
            [](Load* self, const Vector& to, int fd, int64_t offset, const std::string& dtype) {
              check_offset(offset);
@@ -382,6 +408,14 @@ NB_MODULE(_native, m) {
              return d.weight(static_cast<Format>(index_of(kFormatNames, format, "format")), n_in, n_out);
            },
            "format"_a, "n_in"_a, "n_out"_a)
+      .def("weight",
+           [](Device& d, const std::string& format, int n_in, int n_out, std::shared_ptr<Mapping> mapping,
+              int64_t offset) {
+             invalidate_recording("it loads a weight");
+             const auto stored = static_cast<Format>(index_of(kFormatNames, format, "format"));
+             return d.weight(stored, n_in, n_out, std::move(mapping), offset);
+           },
+           "format"_a, "n_in"_a, "n_out"_a, "mapping"_a, "offset"_a)
       .def("pack",
            [](Device& d, const Weight& weight, const NumPy<uint8_t, 1>& raw, const std::string& dtype, int64_t columns,
               bool rows_are_inputs, int64_t first) {

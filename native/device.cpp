@@ -39,6 +39,15 @@ void reads(const Read&... what) {
   if (Plan* plan = Plan::recording()) plan->reads(what...);
 }
 
+// A matrix without memory, of a size that can be allocated.
+Weight empty_weight(Format format, int n_in, int n_out) {
+  require(n_in > 0 && n_out > 0 && n_in <= kMaxItems && n_out <= kMaxItems,
+          "a weight of ", n_in, " inputs and ", n_out, " outputs: expected 1 to ", kMaxItems);
+  Weight weight = {nullptr, format, n_in, n_out};
+  checked_product({weight.tile_bytes(), static_cast<size_t>(weight.n_tiles()), static_cast<size_t>(weight.n_panels())});
+  return weight;
+}
+
 }  // namespace
 
 KVCache::KVCache(Format format, std::span<const int> windows, int n_kv_head, int head_dim,
@@ -127,18 +136,27 @@ Device::Device(int n_threads, bool adapts, const Kernels& kernels, bool exact)
     : kernels_(kernels), exact_(exact), pool_(n_threads, adapts) {}
 
 Weight Device::weight(Format format, int n_in, int n_out) {
-  require(n_in > 0 && n_out > 0 && n_in <= kMaxItems && n_out <= kMaxItems,
-          "a weight of ", n_in, " inputs and ", n_out, " outputs: expected 1 to ", kMaxItems);
-  Weight weight = {nullptr, format, n_in, n_out};
-  const size_t n_tiles = static_cast<size_t>(weight.n_tiles());
-  const size_t bytes = checked_product({weight.tile_bytes(), n_tiles, static_cast<size_t>(weight.n_panels())});
+  Weight weight = empty_weight(format, n_in, n_out);
   const std::lock_guard lock(arena_mutex_);
-  weight.memory = arena_.allocate(bytes);
+  weight.memory = arena_.allocate(weight.bytes());
+  return weight;
+}
+
+Weight Device::weight(Format format, int n_in, int n_out, std::shared_ptr<const Mapping> mapping, int64_t offset) {
+  Weight weight = empty_weight(format, n_in, n_out);
+  const size_t bytes = weight.bytes();
+  require(offset >= 0 && offset % 64 == 0 && bytes <= mapping->bytes() &&
+              static_cast<uint64_t>(offset) <= mapping->bytes() - bytes,
+          "byte ", offset, " is not the beginning of ", bytes, " aligned bytes in a file of ", mapping->bytes());
+  auto* panels = const_cast<uint8_t*>(mapping->data() + offset);  // nothing writes to a mapped weight
+  weight.memory = std::shared_ptr<uint8_t>(panels, [held = std::move(mapping)](uint8_t*) {});
+  weight.is_mapped = true;
   return weight;
 }
 
 bool Device::pack(const Source& source, int64_t first, const Weight& weight) {
   const int64_t n_rows = source.rows_are_inputs ? weight.n_in : weight.n_out;
+  require(!weight.is_mapped, "a weight in a mapped file cannot be written to");
   require(source.columns == (source.rows_are_inputs ? weight.n_out : weight.n_in) && first % kTile == 0 &&
               first >= 0 && source.rows <= n_rows && first <= n_rows - source.rows,
           "rows ", first, " and on, of ", source.columns, " columns, are not a part of the weight's ", n_rows, " rows");

@@ -12,6 +12,7 @@
 #include "array.h"
 #include "kernels.h"
 #include "load.h"
+#include "mapping.h"
 #include "memory.h"
 #include "pool.h"
 #include "sample.h"
@@ -145,6 +146,8 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // Memory for a matrix, which `pack` fills.
   Weight weight(Format format, int n_in, int n_out);
+  // A matrix whose panels begin at this byte of a file, a multiple of 64, used where they lie.
+  Weight weight(Format format, int n_in, int n_out, std::shared_ptr<const Mapping> mapping, int64_t offset);
   // Memory for n floats.
   Vector vector(int64_t n);
   // See load.h. `pack` runs on the caller's thread, `load` on all.

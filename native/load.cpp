@@ -17,7 +17,7 @@ constexpr int64_t kPieceBytes = 256 << 10;  // of a file
 constexpr size_t kTaskBytes = size_t{4} << 20;  // of memory
 
 // Rows of a matrix that are read and packed together, so that they stay in a thread's cache: whole tiles, except in the
-// last piece.
+// last piece. Of a packed weight, panels.
 struct Piece {
   size_t load;
   int64_t first, rows;
@@ -47,6 +47,17 @@ Work divide(std::span<const Load> loads) {
     begin = work.pieces.size(), task_bytes = 0;
   };
   for (size_t i = 0; i < loads.size(); ++i) {
+    if (loads[i].is_packed) {
+      const auto& weight = std::get<Weight>(loads[i].to);
+      const auto step = static_cast<int64_t>(std::max<size_t>(kTaskBytes / weight.panel_bytes(), 1));
+      for (int64_t first = 0; first < weight.n_panels(); first += step) {
+        const int64_t panels = std::min(step, weight.n_panels() - first);
+        work.pieces.push_back({i, first, panels});
+        task_bytes += static_cast<size_t>(panels) * weight.panel_bytes();
+        if (task_bytes >= kTaskBytes) end_task();
+      }
+      continue;
+    }
     const Source& source = loads[i].source;
     const int64_t tile_bytes = source.columns * kTile * static_cast<int64_t>(Source::item_bytes(source.dtype));
     const int64_t step = std::max<int64_t>(kPieceBytes / std::max<int64_t>(tile_bytes, 1), 1) * kTile;
@@ -112,6 +123,15 @@ std::vector<LoadProblem> load(std::span<const Load> loads, const Kernels& kernel
   const auto load_pieces = [&](const Task& task, std::vector<uint8_t>& buffer) {
     for (size_t p = task.begin; p < task.end; ++p) {
       const auto [i, first, rows] = work.pieces[p];
+      if (loads[i].is_packed) {
+        const auto& weight = std::get<Weight>(loads[i].to);
+        const int64_t offset = loads[i].offset + first * static_cast<int64_t>(weight.panel_bytes());
+        const size_t bytes = static_cast<size_t>(rows) * weight.panel_bytes();
+        if (!read(loads[i].fd, weight.tile(static_cast<int>(first), 0), bytes, offset)) {
+          problems[i] = LoadProblem::kNotRead;
+        }
+        continue;
+      }
       Source source = loads[i].source;
       const int64_t row_bytes = source.columns * static_cast<int64_t>(Source::item_bytes(source.dtype));
       buffer.resize(std::max(buffer.size(), static_cast<size_t>(rows * row_bytes)));

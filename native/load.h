@@ -23,6 +23,7 @@ struct Load {
   int fd;
   int64_t offset;
   Source source;  // without its bytes; a vector is one row
+  bool is_packed = false;  // the file has the panels of a weight, which are not packed but copied
 };
 
 enum class LoadProblem : uint8_t { kNone, kNotFinite, kNotRead };

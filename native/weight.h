@@ -23,6 +23,7 @@ struct Weight {
   Format format = Format::kF32;
   int n_in = 0;
   int n_out = 0;
+  bool is_mapped = false;  // of a file, which is read only
 
   int n_panels() const { return n_out / kPanel + (n_out % kPanel != 0); }
   int n_tiles() const { return n_in / kTile + (n_in % kTile != 0); }

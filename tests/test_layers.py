@@ -29,7 +29,7 @@ host/                     cores, memory, GPUs and limits of this machine
 viewer/                   results as web pages
 checkpoint/  text/        tensors and their files; tokens and text
 demo/      files/         the embedded model; strict JSON, bounded reads, atomic writes
-errors.py                 the exception tree
+errors.py  version.py     the exception tree; the version
 """
 
 INDEPENDENT = {"generation", "nn", "checkpoint", "text"}

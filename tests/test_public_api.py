@@ -29,6 +29,7 @@ def test_the_public_names_are_exactly_the_listed_ones():
         "Stream",
         "__version__",
         "check",
+        "convert",
         "inspect",
         "lens",
         "load",

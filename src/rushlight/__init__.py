@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rushlight.checkpoint import open_checkpoint
     from rushlight.errors import RushlightError
     from rushlight.generation import Perplexity
+    from rushlight.loading.convert import convert
     from rushlight.loading.inspection import inspect
     from rushlight.loading.load import load, load_module
     from rushlight.porting.check import check
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from rushlight.runtime.request import Request
     from rushlight.runtime.result import Beam, Generation, Score, Stats
     from rushlight.runtime.streaming import AsyncStream, Delta, Stream
-
-__version__ = "0.1.0"
+    from rushlight.version import __version__
 
 __all__ = [
     "AsyncStream",
@@ -46,6 +46,7 @@ __all__ = [
     "Stream",
     "__version__",
     "check",
+    "convert",
     "inspect",
     "lens",
     "load",
@@ -68,7 +69,9 @@ _LAZY_IMPORTS = {
     "Score": "rushlight.runtime.result",
     "Stats": "rushlight.runtime.result",
     "Stream": "rushlight.runtime.streaming",
+    "__version__": "rushlight.version",
     "check": "rushlight.porting.check",
+    "convert": "rushlight.loading.convert",
     "inspect": "rushlight.loading.inspection",
     "lens": "rushlight.runtime.lens",
     "load": "rushlight.loading.load",

@@ -14,6 +14,7 @@
     ├── TemplateError            a chat template is malformed, exceeds its limits, or refuses the conversation
     ├── DeviceError              the requested device is not available on this machine
     ├── DtypeError               the device does not support the requested dtype
+    ├── ConversionError          a checkpoint cannot be converted, or not into this folder
     ├── JobError                 a batch job does not match its existing results
     ├── RequestError             an invalid prompt, sampling setting or token id
     │   ├── ContextLengthError   the prompt leaves no room in the model's context
@@ -40,6 +41,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
+    "ConversionError",
     "DeviceError",
     "DtypeError",
     "FormatError",
@@ -234,6 +236,12 @@ class DtypeError(RushlightError):
     """The device does not support the requested dtype."""
 
     code = "dtype_not_available"
+
+
+class ConversionError(RushlightError):
+    """A checkpoint cannot be converted, or not into this folder."""
+
+    code = "cannot_convert"
 
 
 class JobError(RushlightError):

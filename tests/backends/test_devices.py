@@ -101,7 +101,7 @@ def test_auto_selects_the_fastest_available_device_and_logs_it(machine, monkeypa
     monkeypatch.setattr("rushlight.backends.registry._OPENERS", openers)
     with caplog.at_level(logging.WARNING, "rushlight"):
         open_backend("auto", "f32")
-    assert opened == [(fastest, "f32", None, None)]
+    assert opened == [(fastest, "f32", None, None, False)]
     assert [record.message.partition(" (")[0] for record in caplog.records] == (
         [f"device auto: {fastest}"] if fastest != "cpu" else []
     )

@@ -41,7 +41,7 @@ WANTED = ["config.json", "model.safetensors", "tokenizer.json"]
 
 
 def test_every_small_file_that_is_read_is_downloaded():
-    assert {*CONFIG_FILES, *TOKENIZER_FILES} <= {*hub_module._SIDECARS}
+    assert {*CONFIG_FILES, *TOKENIZER_FILES} <= {*hub_module.SIDECARS}
 
 
 def refusal(source, **options) -> RushlightError:

@@ -21,7 +21,7 @@ from rushlight.jobs.requests import FIELDS, INTEGERS
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
 WITH_FLAGS = [name for name, each in SETTINGS.items() if each.flags]
 OWN_FLAGS = {"--prompt", "--stop", "--beams", "--echo", "--stats", "--json", "--debug", "--model"}
-LOAD_FLAGS = {"--device", "--dtype", "--threads", "--exact", "--offline", "--revision", "--port", "--draft"}
+LOAD_FLAGS = {"--device", "--dtype", "--threads", "--exact", "--offline", "--revision", "--port", "--draft", "--copy"}
 LOAD_FLAGS |= {"--bos", "--context"}
 INVALID = {int: -1, float: float("nan"), bool: "yes", str: 3, dict: [3]}
 

@@ -49,6 +49,23 @@ class Weight:
     def tobytes(self) -> bytes:
         """The tiles, panel by panel, in the layout of native/panel.h and TILE_VERSION."""
 
+class Mapping:
+    """A file mapped into memory for reading: if it is cut meanwhile, it reads as zeros and `failed` is true."""
+
+    def __init__(self, fd: int, n_bytes: int) -> None:
+        """Maps an open file, whose descriptor is duplicated. Raises OSError if it cannot be mapped."""
+
+    @staticmethod
+    def guard() -> None:
+        """Installs the handler of SIGBUS again if something has removed it."""
+
+    @property
+    def fd(self) -> int:
+        """A descriptor of the file, as long as this object lives."""
+    @property
+    def failed(self) -> bool:
+        """Whether a page could not be read, so that everything computed since may be wrong."""
+
 class KVCache:
     """Keys and values of all layers, in blocks."""
 
@@ -78,6 +95,10 @@ class Load:
 
     @overload
     def __init__(self, to: Weight, fd: int, offset: int, dtype: str, rows_are_inputs: bool) -> None: ...
+    @overload
+    def __init__(self, to: Weight, fd: int, offset: int) -> None:
+        """The panels themselves are in the file, as in a converted one."""
+
     @overload
     def __init__(self, to: Vector, fd: int, offset: int, dtype: str) -> None: ...
 
@@ -158,8 +179,13 @@ class Device:
     def is_exact(self, format: str) -> bool:  # noqa: A002
         """Whether products of weights in this format are the same bits on every instruction set."""
 
-    def weight(self, format: str, n_in: int, n_out: int) -> Weight:  # noqa: A002
+    @overload
+    def weight(self, format: str, n_in: int, n_out: int) -> Weight:
         """Memory for a matrix, which `pack` fills."""
+
+    @overload
+    def weight(self, format: str, n_in: int, n_out: int, mapping: Mapping, offset: int) -> Weight:
+        """A matrix whose panels lie in a mapped file from this byte on, a multiple of 64."""
 
     def pack(
         self, weight: Weight, raw: NDArray[np.uint8], dtype: str, columns: int, rows_are_inputs: bool, first: int

@@ -18,19 +18,20 @@ from weakref import WeakKeyDictionary
 from rushlight.backends import _native
 from rushlight.backends.batch import BLOCK_SIZE
 from rushlight.backends.dtypes import DtypePolicy
-from rushlight.backends.protocol import FileTensor, NotRecordableError, Role, version_of
-from rushlight.errors import DeviceError, NonFiniteError
+from rushlight.backends.protocol import FileTensor, NotRecordableError, Role, is_packed, version_of
+from rushlight.errors import CheckpointError, DeviceError, FormatError, NonFiniteError
 from rushlight.host.memory import available_bytes
 from rushlight.host.threads import threads_for, usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from rushlight.backends.batch import Batch, KVGroup, KVShape
-    from rushlight.backends.protocol import Array, Forward, Tensor
+    from rushlight.backends.protocol import Array, Forward, PackedTensor, Tensor
 
 ISA_VARIABLE = "RUSHLIGHT_ISA"
 EXACT_VARIABLE = "RUSHLIGHT_EXACT"
@@ -62,6 +63,7 @@ class CPUBackend:
         isa: the instruction set; None is RUSHLIGHT_ISA or, without it, the fastest of this processor.
         exact: compute the same bits on every instruction set for bf16 weights too, where that is slower; None is
             RUSHLIGHT_EXACT. See `arithmetic`.
+        copy: read the weights of converted files into memory, instead of mapping the files.
 
     Raises:
         DtypeError: the dtype is not one of these.
@@ -80,7 +82,10 @@ class CPUBackend:
         threads: int | None = None,
         isa: str | None = None,
         exact: bool | None = None,
+        copy: bool = False,
     ) -> None:
+        self._copy = copy
+        self._mapped: dict[Path, _MappedFile] = {}
         self._dtypes = DtypePolicy("CPU", dtype, _COMPUTE_DTYPES)
         self._pending: list[_PendingTensor] = []
         self._tensors: WeakKeyDictionary[Any, _TensorLayout] = WeakKeyDictionary()
@@ -104,7 +109,9 @@ class CPUBackend:
 
     def load_weight(self, tensor: Tensor, role: Role) -> _native.Vector | _native.Weight:
         weight: _native.Vector | _native.Weight
-        if role in (Role.VECTOR, Role.CONSTANT):
+        if is_packed(tensor):
+            weight = self._load_packed(tensor, role)
+        elif role in (Role.VECTOR, Role.CONSTANT):
             weight = self._load_vector(tensor)
         elif role is Role.CONVOLUTION:
             weight = self._load_convolution(tensor)
@@ -134,6 +141,52 @@ class CPUBackend:
         elif not self._native.pack(weight, _raw(tensor), tensor.dtype, tensor.shape[1], rows_are_inputs, 0):
             raise _not_finite(tensor, weight.format)
         return weight
+
+    def _load_packed(self, tensor: PackedTensor, role: Role) -> _native.Weight:
+        """A matrix of a converted file, where it lies if the file can be mapped."""
+        if tensor.packing.role != role.value:
+            raise FormatError(
+                "converted for another role in the model",
+                file=tensor.file,
+                tensor=tensor.name,
+                expected=role.value,
+                found=tensor.packing.role,
+                remedy="convert the original again, with the same --port",
+            )
+        sides = tensor.packing.sides
+        form = self._dtypes.keep_packed(tensor)
+        with tensor.opened() as (descriptor, offset):
+            if (mapping := self._mapping(tensor, descriptor)) is not None:
+                return self._native.weight(form, *sides, mapping, offset)
+        weight = self._native.weight(form, *sides)
+        self._pending.append(_PendingTensor(tensor, form, weight))
+        return weight
+
+    def _mapping(self, tensor: PackedTensor, descriptor: int) -> _native.Mapping | None:
+        """The tensor's file, mapped; None if it is to be read into memory."""
+        if self._copy:
+            return None
+        if tensor.file not in self._mapped:
+            try:
+                mapping = _native.Mapping(descriptor, tensor.file_bytes)
+            except OSError as error:
+                _log.info("%s cannot be mapped (%s), and is read into memory", tensor.file, error.strerror)
+                self._copy = True
+                return None
+            self._mapped[tensor.file] = _MappedFile(mapping, tensor)
+        return self._mapped[tensor.file].mapping
+
+    def check_weights(self) -> None:
+        """Raises CheckpointError if a mapped file has changed, or could not be read.
+
+        A change that restores the size and both times of the file is not seen.
+        """
+        for mapping, tensor in self._mapped.values():
+            tensor.require_unchanged(mapping.fd)
+            if mapping.failed:
+                raise CheckpointError("cannot be read: its disk reported an error", file=tensor.file)
+        if self._mapped:
+            _native.Mapping.guard()
 
     def _load_convolution(self, tensor: Tensor) -> _native.Weight:
         """(out, in, size) as a LINEAR weight over unfolded rows, (out, size·in). Read at once: kernels are small."""
@@ -179,6 +232,7 @@ class CPUBackend:
 
         role, shape = self._tensors[weight]
         values = self._native.unpack(weight)  # (n_out, n_in) of a matrix
+        self.check_weights()
         if role in (Role.VECTOR, Role.CONSTANT):
             return values.reshape(shape)
         if role is Role.CONV1D:
@@ -356,7 +410,16 @@ class _PendingTensor(NamedTuple):
     orientation: tuple[bool, ...] = ()
 
     def load(self, descriptor: int, offset: int) -> _native.Load:
+        if is_packed(self.tensor):
+            return _native.Load(self.to, descriptor, offset)
         return _native.Load(self.to, descriptor, offset, self.tensor.dtype, *self.orientation)
+
+
+class _MappedFile(NamedTuple):
+    """A mapped file, and a tensor in it, which knows the file's status when the checkpoint was opened."""
+
+    mapping: _native.Mapping
+    tensor: PackedTensor
 
 
 class _TensorLayout(NamedTuple):

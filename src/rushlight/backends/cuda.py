@@ -110,6 +110,8 @@ class TorchBackend:
         DeviceError: PyTorch cannot use the GPU.
     """
 
+    tile_version = None
+
     def __init__(self, device: str = "cuda", dtype: str = "auto", *, threads: int | None = None) -> None:
         self._dtypes = DtypePolicy(device, dtype, COMPUTE_DTYPES)
         self.device = self.arithmetic = device
@@ -190,6 +192,9 @@ class TorchBackend:
 
     def tie(self, table: ArrayWeight) -> ArrayWeight:
         return table  # (V, C) is (out, in)
+
+    def check_weights(self) -> None:
+        """Does nothing: no weight is mapped from a file."""
 
     def weight_values(self, weight: ArrayWeight) -> NDArray[np.float32]:
         values = weight.values

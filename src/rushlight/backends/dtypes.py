@@ -11,7 +11,7 @@ from rushlight.errors import DtypeError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from rushlight.backends.protocol import Tensor
+    from rushlight.backends.protocol import PackedTensor, Tensor
 
 DTYPES = ("auto", "f32", "f64", "f16", "bf16", "int8", "int4")
 """The dtypes that a user may request; each device supports some of them. auto keeps every weight in the checkpoint's
@@ -29,7 +29,6 @@ TABLE_BYTES = {"int4": 0.8125}
 
 CHECKPOINT_DTYPES = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 """safetensors dtype -> the dtype that auto keeps it in; F64 is rounded."""
-
 
 _OTHER_NAMES = {
     "f64": "float64 fp64 double",
@@ -85,6 +84,23 @@ class DtypePolicy:
             dtype = TABLE_DTYPES.get(dtype, dtype)
         self._loaded.add(dtype)
         return dtype
+
+    def keep_packed(self, tensor: PackedTensor) -> str:
+        """The dtype of a packed matrix, recorded as loaded. auto becomes the dtype that its file was converted to.
+
+        Raises:
+            DtypeError: another dtype was requested: its numbers are not rounded again.
+        """
+        converted = tensor.converted_dtype
+        if self._requested == "auto":
+            self._requested = converted
+        if self._requested != converted:
+            raise DtypeError(
+                f"the weights are converted to {converted}, and not packed again in {self._requested}",
+                remedy=f"leave out --dtype, or convert the original to {self._requested}",
+            )
+        self._loaded.add(tensor.packing.format)
+        return tensor.packing.format
 
     @property
     def weight_dtypes(self) -> frozenset[str]:

@@ -125,6 +125,8 @@ class MLXBackend:
         DtypeError: the dtype is not one of those.
     """
 
+    tile_version = None
+
     def __init__(self, device: str = "metal", dtype: str = "auto") -> None:
         self._dtypes = DtypePolicy(device, dtype, COMPUTE_DTYPES)
         mx.set_default_device(mx.Device(mx.cpu if device == "mlx-cpu" else mx.gpu))
@@ -181,6 +183,9 @@ class MLXBackend:
 
     def tie(self, table: ArrayWeight) -> ArrayWeight:
         return table  # (V, C) is (out, in)
+
+    def check_weights(self) -> None:
+        """Does nothing: no weight is mapped from a file."""
 
     def weight_values(self, weight: ArrayWeight) -> NDArray[np.float32]:
         values = weight.values

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -144,6 +145,56 @@ class FileTensor(Tensor, Protocol):
         ...
 
 
+class Packing(Protocol):
+    """How a matrix was packed; `rushlight.checkpoint.packed.Packing` is one."""
+
+    @property
+    def role(self) -> str:
+        """The value of its `Role`."""
+        ...
+
+    @property
+    def format(self) -> str:
+        """f32, f16, bf16, int8, int6 or int4."""
+        ...
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The number of inputs and of outputs."""
+        ...
+
+
+class PackedTensor(FileTensor, Protocol):
+    """A matrix in a converted file, whose bytes are panels in the layout of native/panel.h."""
+
+    @property
+    def packing(self) -> Packing: ...
+    @property
+    def converted_dtype(self) -> str:
+        """The dtype that the file was converted to."""
+        ...
+
+    @property
+    def file(self) -> Path: ...
+    @property
+    def file_bytes(self) -> int:
+        """The size of the file."""
+        ...
+
+    def require_unchanged(self, descriptor: int) -> None:
+        """Raises TruncatedError if the file has changed since the checkpoint was opened.
+
+        Args:
+            descriptor: of the file, duplicated from that of `opened`.
+        """
+        ...
+
+
+def is_packed(tensor: Tensor) -> TypeGuard[PackedTensor]:
+    """Whether a tensor is a `PackedTensor`: `isinstance` would take as long as mapping the weights of a model."""
+    return hasattr(tensor, "packing")
+
+
 class Backend(Protocol):
     """The operations of one device at one dtype.
 
@@ -186,6 +237,13 @@ class Backend(Protocol):
         """
         ...
 
+    @property
+    def tile_version(self) -> int | None:
+        """The layout of the packed weights that the device computes with as they lie in a converted file; None if it
+        takes none, and loads their values instead.
+        """
+        ...
+
     # Weights and caches
 
     def load_weight(self, tensor: Tensor, role: Role) -> Weight:
@@ -206,6 +264,16 @@ class Backend(Protocol):
 
     def tie(self, table: Weight) -> Weight:
         """A loaded TABLE as the LINEAR weight of the same numbers, for a tied head; copies nothing."""
+        ...
+
+    def check_weights(self) -> None:
+        """Checks that the files that weights are mapped from are as they were, so that results since are right.
+
+        Called after every step, before its results are used.
+
+        Raises:
+            CheckpointError: a file has changed, or can no longer be read.
+        """
         ...
 
     def weight_values(self, weight: Weight) -> NDArray[np.float32]:

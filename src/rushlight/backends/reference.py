@@ -80,6 +80,7 @@ class ReferenceBackend:
 
     device = "reference"
     arithmetic = "numpy"  # BLAS chooses its kernels by the processor
+    tile_version = None
 
     def __init__(self, dtype: str = "f32") -> None:
         remedy = "leave --dtype out: f16 and bf16 checkpoints are computed in f32, without loss"
@@ -109,6 +110,9 @@ class ReferenceBackend:
 
     def tie(self, table: ReferenceWeight) -> ReferenceWeight:
         return ReferenceWeight(table.values, table.array.T)
+
+    def check_weights(self) -> None:
+        """Does nothing: no weight is mapped from a file."""
 
     def weight_values(self, weight: ReferenceWeight) -> NDArray[np.float32]:
         return np.array(weight.values, np.float32)

@@ -43,7 +43,12 @@ def devices() -> list[DeviceStatus]:
 
 
 def open_backend(
-    device: str = "auto", dtype: str = "auto", *, threads: int | None = None, exact: bool | None = None
+    device: str = "auto",
+    dtype: str = "auto",
+    *,
+    threads: int | None = None,
+    exact: bool | None = None,
+    copy: bool = False,
 ) -> Backend:
     """Opens the backend of a device at a dtype.
 
@@ -58,6 +63,7 @@ def open_backend(
             RUSHLIGHT_NUM_THREADS or, without it, every usable core.
         exact: whether the native CPU backend computes the same bits on every processor, even where that is slower; None
             is RUSHLIGHT_EXACT.
+        copy: whether the native CPU backend reads converted weights into memory; by default it maps their file.
 
     Raises:
         DeviceError: the device is unknown, not available on this machine or not exact, or the number of threads is
@@ -91,7 +97,7 @@ def open_backend(
             expected="the native kernels of device cpu",
             remedy="leave out --exact",
         )
-    return _OPENERS[name](device, dtype, threads, exact)
+    return _OPENERS[name](device, dtype, threads, exact, copy)
 
 
 def _name_and_index(device: str) -> tuple[str, int]:
@@ -113,29 +119,29 @@ def _fastest() -> str:
 # Opening: the only places where a device's library is imported
 
 
-def _open_cpu(_device: str, dtype: str, threads: int | None, exact: bool | None) -> Backend:
+def _open_cpu(_device: str, dtype: str, threads: int | None, exact: bool | None, copy: bool) -> Backend:
     if dtype != "f64" and _native_problem() is None:
         from rushlight.backends.cpu import CPUBackend
 
-        return CPUBackend(dtype, threads=threads, exact=exact)
+        return CPUBackend(dtype, threads=threads, exact=exact, copy=copy)
     if dtype != "f64":
         _warn_that_numpy_is_slow()
-    return _open_reference("cpu", dtype, threads, None)
+    return _open_reference("cpu", dtype, threads, None, copy)
 
 
-def _open_reference(_device: str, dtype: str, _threads: int | None, _exact: bool | None) -> Backend:
+def _open_reference(_device: str, dtype: str, _threads: int | None, _exact: bool | None, _copy: bool) -> Backend:
     from rushlight.backends.reference import ReferenceBackend
 
     return ReferenceBackend("f32" if dtype == "auto" else dtype)
 
 
-def _open_torch(device: str, dtype: str, threads: int | None, _exact: bool | None) -> Backend:
+def _open_torch(device: str, dtype: str, threads: int | None, _exact: bool | None, _copy: bool) -> Backend:
     from rushlight.backends.cuda import TorchBackend
 
     return TorchBackend(device, dtype, threads=threads)
 
 
-def _open_mlx(device: str, dtype: str, _threads: int | None, _exact: bool | None) -> Backend:
+def _open_mlx(device: str, dtype: str, _threads: int | None, _exact: bool | None, _copy: bool) -> Backend:
     from rushlight.backends.metal import MLXBackend
 
     return MLXBackend(device, dtype)
@@ -258,7 +264,7 @@ DEVICES: dict[str, Callable[[], list[DeviceStatus]]] = {
 }
 """The probe of each device."""
 
-_OPENERS: dict[str, Callable[[str, str, int | None, bool | None], Backend]] = {
+_OPENERS: dict[str, Callable[[str, str, int | None, bool | None, bool], Backend]] = {
     "cpu": _open_cpu,
     "metal": _open_mlx,
     "mlx-cpu": _open_mlx,

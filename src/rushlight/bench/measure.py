@@ -30,7 +30,7 @@ class BenchConfig:
     """The model and the workload to measure.
 
     Attributes:
-        source, device, threads, exact, offline, revision, port: as `rushlight.load` takes them.
+        source, device, threads, exact, offline, revision, port, copy: as `rushlight.load` takes them.
         prompt_tokens: length of the prefill; None is 512, or the context length if that is less.
         tokens: tokens to decode per sequence.
         batch_sizes: batch sizes of the decode; each is measured.
@@ -44,6 +44,7 @@ class BenchConfig:
     offline: bool = False
     revision: str | None = None
     port: str | None = None
+    copy: bool = False
     prompt_tokens: int | None = None
     tokens: int = 32
     batch_sizes: tuple[int, ...] = (1, 16)
@@ -164,6 +165,7 @@ def measure(
             offline=config.offline,
             revision=config.revision,
             port=config.port,
+            copy=config.copy,
         )
     prompt_tokens = config.prompt_tokens or min(PREFILL_TOKENS, model.context_length)
     longest = max(prompt_tokens, DECODE_PROMPT_TOKENS + config.tokens)
@@ -236,6 +238,7 @@ def _fresh(model: Model, config: BenchConfig, dtype: str) -> tuple[Repeats | Non
     command += ["--port", config.port] if config.port else []
     command += ["--threads", str(config.threads)] if config.threads is not None else []
     command += ["--exact"] if config.exact else []
+    command += ["--copy"] if config.copy else []
     command += ["--", config.source] if config.source else []
     run_fresh(command, PROMPT)
     first_s, peak_bytes = [], 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from rushlight.checkpoint.dtypes import DTYPES, FLOAT_DTYPES, to_float32
 from rushlight.checkpoint.header import PREFIX_BYTES, START_BYTES, header_bytes, parse_header
+from rushlight.checkpoint.packed import packings_in, unpack
 from rushlight.errors import CheckpointError, FormatError, SourceError
 from rushlight.files.file import File
 from rushlight.files.sniff import SNIFF_BYTES, sniff
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rushlight.checkpoint.header import Header, TensorInfo
+    from rushlight.checkpoint.packed import Conversion, Packing
 
-__all__ = ["ByteSource", "Checkpoint", "Shard", "Tensor", "open_shard", "read_header"]
+__all__ = ["ByteSource", "Checkpoint", "PackedTensor", "Shard", "Tensor", "open_shard", "read_header"]
 
 _COMPARE_BYTES = 4 << 20
 
@@ -145,10 +148,21 @@ class Tensor:
             SourceError: the file is remote.
             TruncatedError: on exit: the file has changed since it was first opened.
         """
+        with self._local_file.opened() as descriptor:
+            yield descriptor, self._shard.header.data_start + self._info.begin
+
+    def rows(self, first: int, n: int) -> Tensor:
+        """The tensor of `n` of its rows, from row `first` on."""
+        row_bytes = self.nbytes // self.shape[0]
+        begin = self._info.begin + first * row_bytes
+        info = replace(self._info, shape=(n, *self.shape[1:]), begin=begin, end=begin + n * row_bytes)
+        return Tensor(self._shard, info)
+
+    @property
+    def _local_file(self) -> File:
         if not isinstance(self._shard.file, File):
             raise SourceError("the tensors of a remote checkpoint cannot be read", file=self.file, tensor=self.name)
-        with self._shard.file.opened() as descriptor:
-            yield descriptor, self._shard.header.data_start + self._info.begin
+        return self._shard.file
 
     def __repr__(self) -> str:
         return f"Tensor({self.name!r}, {self.dtype}, {list(self.shape)})"
@@ -222,20 +236,97 @@ class Tensor:
         mine, theirs = (np.empty(min(self.nbytes, _COMPARE_BYTES), np.uint8) for _ in range(2))
         for start in range(0, self.nbytes, _COMPARE_BYTES):
             n_bytes = min(_COMPARE_BYTES, self.nbytes - start)
-            self.read_into(mine[:n_bytes], start)
-            other.read_into(theirs[:n_bytes], start)
+            self._read_stored(mine[:n_bytes], start)
+            other._read_stored(theirs[:n_bytes], start)
             if not np.array_equal(mine[:n_bytes], theirs[:n_bytes]):
                 return False
         return True
 
     def read_into(self, raw: NDArray[np.uint8], start: int) -> None:
-        """Fills `raw` with the stored bytes of the tensor, from its byte `start` on.
+        """Fills `raw` with the bytes of the tensor, row by row, from its byte `start` on.
 
         Raises:
             TruncatedError: the file has changed since it was opened.
         """
+        self._read_stored(raw, start)
+
+    def _read_stored(self, raw: NDArray[np.uint8], start: int) -> None:
         if raw.size:
             self._shard.file.read_into(raw.data, self._shard.header.data_start + self._info.begin + start)
+
+
+class PackedTensor(Tensor):
+    """A matrix in a converted file. It reads like one in the source's layout, whose values are those of its format.
+
+    Attributes:
+        dtype: that of its format: F32, F16, BF16, INT8, INT6 or INT4. The integers are read as float32.
+        shape: that of the tensor in the source.
+        nbytes: its size in the file.
+        packing: its format, its role in the model, and its dtype in the source.
+        converted_dtype: the dtype that the file was converted to.
+    """
+
+    __slots__ = ("converted_dtype", "packing")
+
+    def __init__(self, shard: Shard, info: TensorInfo, packing: Packing, converted_dtype: str) -> None:
+        super().__init__(shard, info)
+        self.packing = packing
+        self.converted_dtype = converted_dtype
+
+    @property
+    def dtype(self) -> str:
+        return self.packing.format.upper()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.packing.shape
+
+    @property
+    def n_elements(self) -> int:
+        return math.prod(self.shape)
+
+    def read(self) -> NDArray[Any]:
+        import numpy as np
+
+        panels = np.empty(self._info.shape, np.uint8)
+        self._read_stored(panels.reshape(-1), 0)
+        return unpack(panels, self.packing)
+
+    def float32(self) -> NDArray[np.float32]:
+        values = self.read()
+        return to_float32(values, self.dtype) if self.dtype in FLOAT_DTYPES else values
+
+    def chunks(self, max_elements: int) -> Iterator[NDArray[Any]]:
+        values = self.read().reshape(-1)
+        for start in range(0, len(values), max_elements):
+            yield values[start : start + max_elements]
+
+    def same_data(self, other: Tensor) -> bool:
+        return self.nbytes == other.nbytes and super().same_data(other)
+
+    def read_into(self, raw: NDArray[np.uint8], start: int) -> None:
+        import numpy as np
+
+        raw[:] = self.read().reshape(-1).view(np.uint8)[start : start + len(raw)]
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether its format does not have every number of the source's dtype; F64 counts as its float32 copy."""
+        exact = {"F64": ("f32",), "F32": ("f32",), "F16": ("f32", "f16"), "BF16": ("f32", "bf16")}
+        return self.packing.format not in exact[self.packing.dtype]
+
+    @property
+    def file_bytes(self) -> int:
+        """The size of the file."""
+        return self._shard.file.size
+
+    def require_unchanged(self, descriptor: int) -> None:
+        """Checks that the descriptor leads to the tensor's file as it was when the checkpoint was opened.
+
+        Raises:
+            TruncatedError: it does not.
+        """
+        self._local_file.require_unchanged(descriptor)
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -249,6 +340,7 @@ class Checkpoint(Mapping[str, Tensor]):
         is_remote: whether the files are on a web server, so that only their headers can be read.
         files: the paths of the weights.
         metadata: the `__metadata__` of the files; where two files differ, the first one's value.
+        conversion: what a converted checkpoint was made of; None for any other.
     """
 
     def __init__(self, source: str, folder: Path | None, shards: Sequence[Shard]) -> None:
@@ -257,12 +349,33 @@ class Checkpoint(Mapping[str, Tensor]):
         self.files = tuple(shard.file.path for shard in shards)
         self.is_remote = any(not isinstance(shard.file, File) for shard in shards)
         self.metadata: dict[str, str] = {}
+        self.conversion: Conversion | None = None
         self._tensors: dict[str, Tensor] = {}
         self._open_files = ExitStack()
         for shard in shards:
             self._open_files.callback(shard.file.close)
-            self.metadata = shard.header.metadata | self.metadata
-            self._tensors |= {name: Tensor(shard, info) for name, info in shard.header.tensors.items()}
+        with ExitStack() as on_error:
+            on_error.callback(self.close)
+            for shard in shards:
+                self._add(shard, is_first=shard is shards[0])
+            on_error.pop_all()
+
+    def _add(self, shard: Shard, *, is_first: bool) -> None:
+        self.metadata = shard.header.metadata | self.metadata
+        conversion, packings = packings_in(shard.header, shard.file.path)
+        if is_first:
+            self.conversion = conversion
+        elif conversion != self.conversion:
+            raise FormatError(
+                f"not of the same conversion as {self.files[0].name}",
+                file=shard.file.path,
+                remedy="convert again, or copy all files of the folder",
+            )
+        for name, info in shard.header.tensors.items():
+            if conversion is None or packings[name].role == "vector":
+                self._tensors[name] = Tensor(shard, info)
+            else:
+                self._tensors[name] = PackedTensor(shard, info, packings[name], conversion.dtype)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]

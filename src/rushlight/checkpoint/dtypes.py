@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DTYPES", "FLOAT_DTYPES", "SUB_BYTE_DTYPES", "Dtype", "to_float32"]
+__all__ = ["DTYPES", "FLOAT_DTYPES", "SUB_BYTE_DTYPES", "WEIGHT_DTYPES", "Dtype", "to_float32"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,9 @@ SUB_BYTE_DTYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2"})
 
 FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
 """The dtypes that `to_float32` decodes."""
+
+WEIGHT_DTYPES = (*FLOAT_DTYPES, "INT8", "INT6", "INT4")
+"""The dtypes of weights: those, and the quantised formats of converted files."""
 
 
 def to_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from rushlight.checkpoint.hub_snapshot import Snapshot
 
-__all__ = ["RemoteWeights", "authorization", "download", "locate"]
+__all__ = ["SIDECARS", "RemoteWeights", "authorization", "download", "locate"]
 
-_SIDECARS = (
+SIDECARS = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -38,6 +38,7 @@ _SIDECARS = (
     "sentencepiece.bpe.model",
     "chat_template.jinja",
 )
+"""The files next to the weights that a model is loaded with."""
 
 WAIT_S = 30.0
 """The longest wait for the commit of a revision."""
@@ -122,7 +123,7 @@ def _fetch(snapshot: Snapshot) -> Path:
     """Downloads every file that rushlight reads, and returns the folder in the cache."""
     weights = _weights(snapshot)
     # One by one, in this thread, which receives Ctrl-C: snapshot_download would finish its downloads first.
-    sidecars = [*filter(snapshot.names.__contains__, _SIDECARS), *filter(_TEMPLATE.fullmatch, snapshot.names)]
+    sidecars = [*filter(snapshot.names.__contains__, SIDECARS), *filter(_TEMPLATE.fullmatch, snapshot.names)]
     paths = [snapshot.file(name) for name in [*sidecars, weights]]
     folder = paths[-1].parent
     if weights == INDEX:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rushlight.checkpoint.dtypes import FLOAT_DTYPES, to_float32
+from rushlight.checkpoint.dtypes import WEIGHT_DTYPES, to_float32
 from rushlight.checkpoint.float8 import FLOAT8_DTYPES, float8_to_float32
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["TensorStats", "measure", "tensor_stats"]
 CHUNK_ELEMENTS = 1 << 20
 """Elements processed at once: at most 8 MiB as stored, and a few times that while summing."""
 
-MEASURED = (*FLOAT_DTYPES, *FLOAT8_DTYPES, "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
+MEASURED = (*WEIGHT_DTYPES, *FLOAT8_DTYPES, "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 """The dtypes with statistics. C64 has none, because complex numbers have no order."""
 
 
@@ -100,7 +100,7 @@ def tensor_stats(tensor: Tensor, advance: Callable[[int], object] = lambda _: No
             if values.size:
                 low, high = min(low, values.min().item()), max(high, values.max().item())
                 n, mean, squares = _combine((n, mean, squares), values.astype(np.float64))
-            advance(stored.nbytes)
+            advance(round(tensor.nbytes * (stored.size / tensor.n_elements)))
     if not n:
         return TensorStats(None, None, None, None, n_nan, n_inf)
     return TensorStats(low, high, _finite(mean), _finite(math.sqrt(squares / n)), n_nan, n_inf)

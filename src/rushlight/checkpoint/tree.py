@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from rushlight.checkpoint.packed import TENSORS_KEY
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -153,6 +155,11 @@ class ModuleTree:
     def nbytes(self) -> int:
         """Bytes of all tensors in the files, marked ones included."""
         return self.root.nbytes
+
+    @property
+    def shown_metadata(self) -> dict[str, str]:
+        """The metadata for display: without the list of tensors in that of a converted file."""
+        return {key: value for key, value in self.metadata.items() if key != TENSORS_KEY}
 
     @property
     def dtypes(self) -> dict[str, int]:

@@ -24,6 +24,7 @@ COMMANDS = {
     "rm": "Delete a downloaded model, after asking.",
     "inspect": "Show a checkpoint as a tree of modules.",
     "check": "Report every reason why a checkpoint does not fit a model, with suggested fixes.",
+    "convert": "Pack the weights of a checkpoint into a folder that every command opens as it opens the original.",
     "port": "Write a model file from a checkpoint's tensor names, to complete and load with --port.",
     "record": "Record the module outputs of transformers, to verify a port without PyTorch.",
     "verify": "Compare a model with PyTorch, module by module. Exit code 1 if they differ.",

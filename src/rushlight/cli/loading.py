@@ -6,7 +6,7 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 from rushlight.cli.collect import Option, collect
-from rushlight.cli.options import Bos, Context, Device, Draft, Dtype, Exact, Offline, Port, Revision, Threads
+from rushlight.cli.options import Bos, Context, Copy, Device, Draft, Dtype, Exact, Offline, Port, Revision, Threads
 from rushlight.cli.terminal import note, status
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ LOAD_OPTIONS = {
     "draft": Option(Draft, None),
     "context": Option(Context, None),
     "add_bos": Option(Bos, True),
+    "copy": Option(Copy, False),
 }
 """The keywords of `rushlight.load`."""
 

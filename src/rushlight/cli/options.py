@@ -174,6 +174,14 @@ Context = Annotated[
         help="Limit prompt and completion together to N tokens. Default: the model's context length.",
     ),
 ]
+Copy = Annotated[
+    bool,
+    typer.Option(
+        "--copy",
+        rich_help_panel=MODEL,
+        help="Read the weights of a converted folder into memory, instead of using its file where it lies.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 """Declared for the parser and for `--help`; `rushlight.cli.error_report` reads it from the arguments."""
 

@@ -143,6 +143,14 @@ class File:
     ) -> None:
         self.close()
 
+    def require_unchanged(self, descriptor: int) -> None:
+        """Checks a descriptor of the file that was made while it was open; this file may be closed.
+
+        Raises:
+            TruncatedError: the file has changed since it was opened.
+        """
+        self._require_unchanged(os.fstat(descriptor))
+
     def _require_unchanged(self, now: os.stat_result) -> None:
         first = self._status
         if (now.st_dev, now.st_ino) != (first.st_dev, first.st_ino):

@@ -123,6 +123,7 @@ class ModelRunner:
 
         Raises:
             PortError: the forward returned another shape.
+            CheckpointError: weights in a mapped file have changed.
         """
         batch = Batch.of(chunks, self._cache)
         try:
@@ -139,6 +140,7 @@ class ModelRunner:
                 found=found or type(logits).__name__,
                 remedy="return the head's output for self.ops.take(x, batch.logit_rows)",
             )
+        self._backend.check_weights()
         return logits
 
     def __call__(self, chunks: Sequence[Chunk]) -> NDArray[np.floating]:

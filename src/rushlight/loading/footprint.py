@@ -179,6 +179,8 @@ def footprint_of(checkpoint: Checkpoint, architecture: Architecture, config: Tex
     for tensor in checkpoint.values():
         stored_bytes[CHECKPOINT_DTYPES.get(tensor.dtype, "f32")] += tensor.nbytes
     stored = max(stored_bytes, key=lambda dtype: stored_bytes[dtype], default="f32")
+    if checkpoint.conversion is not None:
+        stored = checkpoint.conversion.dtype
     kv = config.kv_shape
     return Footprint(
         n_parameters=sum(slot.n_elements for slot in slots),

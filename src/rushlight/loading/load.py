@@ -17,6 +17,7 @@ from rushlight.errors import PortError, RequestError, RushlightError, first_ten
 from rushlight.host.memory import naming_shortages
 from rushlight.host.numpy_import import import_numpy
 from rushlight.loading.background import BackgroundCall
+from rushlight.loading.converted import memory_dtype, tensors_for
 from rushlight.loading.footprint import footprint_of
 from rushlight.loading.identify import identify
 from rushlight.loading.sidecars import generation_config, load_tokenizer
@@ -58,6 +59,7 @@ def load(
     kv_bytes: int | None = None,
     context: int | None = None,
     add_bos: bool = True,
+    copy: bool = False,
 ) -> Model:
     """Loads a model, ready to generate.
 
@@ -67,7 +69,8 @@ def load(
             small model embedded in the package; so is the name `tales`. A file or folder of a name takes precedence.
         device: auto, or a device that `rushlight devices` lists.
         dtype: the dtype of the weights in memory: f32, f16, bf16, int8 or int4, or f64 for comparisons; auto is the
-            dtype of the checkpoint.
+            dtype of the checkpoint. The weights of a converted one (see `convert`) stay as they are: devices other than
+            cpu load their values, int8 and int4 as f32.
         threads: the number of CPU threads, at most one for each core that this process may use; None is
             RUSHLIGHT_NUM_THREADS, or the number that runs fastest. It does not change the bits of results.
         exact: whether results have the same bits on every CPU. This affects only bf16 weights, which are slower then on
@@ -84,6 +87,9 @@ def load(
         context: the most tokens of prompt and completion together, at most the model's own limit, which is the default.
             The keys and values of one context of this length must fit in memory.
         add_bos: whether a text prompt begins with the tokens that the tokenizer adds before a text, such as `<s>`.
+        copy: whether the weights of a converted checkpoint are read into memory on device cpu. By default they are used
+            where they lie in the file, which other processes share; if it changes meanwhile, generation ends with an
+            error.
 
     Raises:
         RushlightError: one of its subclasses. Nothing is loaded then; there is no fallback to another device or dtype.
@@ -92,7 +98,7 @@ def load(
         raise RequestError("kv_bytes must be an integer of at least 0", found=repr(kv_bytes))
     if context is not None and (not isinstance(context, int) or isinstance(context, bool) or context < 1):
         raise RequestError("context must be an integer of at least 1", found=repr(context))
-    ops = open_backend(device, dtype, threads=threads, exact=exact)
+    ops = open_backend(device, dtype, threads=threads, exact=exact, copy=copy)
     ported = None if port is None else load_port(port, source=source)
     with ExitStack() as files:
         checkpoint = files.enter_context(
@@ -118,7 +124,8 @@ def load(
         have_bytes = ops.available_bytes()
         if sum(tensor.nbytes for tensor in checkpoint.values()) >= LARGE_BYTES:
             _log.info("%s %s", name, needed.describe_fit(have_bytes, dtype))
-        needed.require(dtype, ops.device, have_bytes, context=context, kv_bytes=kv_bytes)
+        in_memory = memory_dtype(checkpoint, ops, dtype)
+        needed.require(in_memory, ops.device, have_bytes, context=context, kv_bytes=kv_bytes)
         _bind(module, architecture, config, checkpoint, ops, dtype, finish=False)
         reading = BackgroundCall(partial(ops.finish_loading, spare_core=True), files.pop_all())
 
@@ -154,7 +161,7 @@ def load(
     )
     if draft is not None:
         with _naming_draft():
-            loaded = load(draft, device=device, dtype=dtype, threads=threads, exact=exact, offline=offline)
+            loaded = load(draft, device=device, dtype=dtype, threads=threads, exact=exact, offline=offline, copy=copy)
         model.use_draft(loaded)
     return model
 
@@ -180,16 +187,17 @@ def load_module(
     exact: bool | None = None,
     offline: bool = False,
     revision: str | None = None,
+    copy: bool = False,
 ) -> Module:
     """Loads a ported model of any kind as a module to call, with bound weights and the backend as its `ops`.
 
     Args:
-        source, port, device, dtype, threads, exact, offline, revision: as for `load`.
+        source, port, device, dtype, threads, exact, offline, revision, copy: as for `load`.
 
     Raises:
         RushlightError: as `load`.
     """
-    ops = open_backend(device, dtype, threads=threads, exact=exact)
+    ops = open_backend(device, dtype, threads=threads, exact=exact, copy=copy)
     ported = load_port(port, source=source)
     with open_checkpoint(
         source, offline=offline, revision=revision, allow_missing=partial(tied_heads, architecture=ported)
@@ -210,10 +218,11 @@ def _bind(
     *,
     finish: bool = True,
 ) -> None:
-    with naming_shortages("the model", _weight_bytes(checkpoint, dtype)):
+    in_memory = memory_dtype(checkpoint, ops, dtype)
+    with naming_shortages("the model", _weight_bytes(checkpoint, in_memory)):
         other_heads = bind(
             module,
-            checkpoint,
+            tensors_for(checkpoint, ops),
             ops,
             rules=architecture.rules,
             tie=has_tied_heads(architecture, config),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rushlight.nn.module import Constant, Module, Slot
 
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+PACKED_DTYPES = ("INT8", "INT6", "INT4")
+"""Of the tensors in converted files, besides the above."""
 MAX_LINES = 100
 """The most problems in a message; `BindError.problems` has all of them."""
 
@@ -121,6 +123,20 @@ def diagnose(model: Module, tensors: Mapping[str, Tensor], *, rules: NameRules, 
     return Diagnosis(slots, found, ties, problems, list(other_heads.values()))
 
 
+def fit(
+    model: Module, tensors: Mapping[str, Tensor], *, rules: NameRules, tie: bool, title: str, file: str | None = None
+) -> Diagnosis:
+    """As `diagnose`, without problems. The arguments are as for `bind`.
+
+    Raises:
+        BindError: the checkpoint does not fit, as for `bind`.
+    """
+    diagnosis = diagnose(model, tensors, rules=rules, tie=tie)
+    if diagnosis.problems:
+        raise _error(diagnosis.problems, title, file)
+    return diagnosis
+
+
 def bind(
     model: Module,
     tensors: Mapping[str, Tensor],
@@ -153,10 +169,7 @@ def bind(
     Raises:
         BindError: the checkpoint does not fit. The message lists the problems; `problems` has them as data.
     """
-    diagnosis = diagnose(model, tensors, rules=rules, tie=tie)
-    if diagnosis.problems:
-        raise _error(diagnosis.problems, title, file)
-
+    diagnosis = fit(model, tensors, rules=rules, tie=tie, title=title, file=file)
     for _, module in model.named_modules():
         module.ops = ops
     model.track(Version())
@@ -252,7 +265,7 @@ def _check_slots(
         if tensor.shape != slot.shape:
             sides = f"code {slot.shape}, file {tensor.shape}"
             yield Problem("wrong shape", tensor.name, sides, _shape_hint(slot, tensor.shape))
-        if tensor.dtype not in FLOAT_DTYPES:
+        if tensor.dtype not in FLOAT_DTYPES + PACKED_DTYPES:
             yield Problem("wrong dtype", tensor.name, f"code {' or '.join(FLOAT_DTYPES)}, file {tensor.dtype}")
 
 

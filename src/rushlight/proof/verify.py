@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rushlight.checkpoint import PackedTensor
 from rushlight.errors import GoldenError, RequestError, first_ten
 from rushlight.generation.sampling.logprobs import log_softmax
 from rushlight.nn import Activation, NameRules, Rotary
@@ -74,8 +75,12 @@ def verify(
         golden = read_golden(golden)
     module = model.module if isinstance(model, Model) else model
     rules = getattr(module, "rules", NameRules())
+    # A converted checkpoint may have other numbers than the recorded one: within the tolerance of its format.
+    packed = [each for each in (checkpoint or {}).values() if isinstance(each, PackedTensor)]
+    rounded = {each.packing.format for each in packed if each.is_rounded}
+    compared = None if rounded else checkpoint
     if tolerance is None:
-        tolerance = _tolerance(module.ops.weight_dtypes, golden.dtype)
+        tolerance = _tolerance(rounded or module.ops.weight_dtypes, golden.dtype)
     elif not 0 < tolerance < math.inf:
         raise RequestError("invalid tolerance", expected="a positive number", found=tolerance)
 
@@ -108,8 +113,8 @@ def verify(
         modules=modules,
         first=next((result for result in modules if result.path == first), None),
         logits=logits,
-        weights=None if checkpoint is None else weight_differences(checkpoint, golden, rules),
-        notes=_notes(views[0], checkpoint, rules, golden.weights),
+        weights=None if compared is None else weight_differences(compared, golden, rules),
+        notes=_notes(views[0], compared, rules, golden.weights),
     )
     report.failures = _failures(report, model, golden)
     return report

@@ -31,7 +31,7 @@ def _data(tree: ModuleTree, stats: Mapping[str, TensorStats] | None) -> dict[str
         "source": printable_name(_name(tree)),
         "architecture": tree.architecture,
         "files": [printable_name(name) for name in tree.files],
-        "metadata": [[printable_name(key), printable_line(value)] for key, value in tree.metadata.items()],
+        "metadata": [[printable_name(key), printable_line(value)] for key, value in tree.shown_metadata.items()],
         "nTensors": len(tree.tensors),
         "parameters": tree.n_parameters,
         "bytes": tree.nbytes,

@@ -87,7 +87,7 @@ def verify(
 
     Needs PyTorch only for --against. Names the first module that diverges, and its cause if it can be found. Without a
     recording, OpenAI's GPT-2 124M is compared with published results. Computes in f32 unless --dtype selects another
-    dtype.
+    dtype; a converted folder always in its own.
     """
     from rushlight import demo
     from rushlight.checkpoint import display_name, open_checkpoint
@@ -110,6 +110,8 @@ def verify(
         else:
             _check_known(checkpoint, shown)
             recording = None
+        if checkpoint.conversion is not None and load_with["dtype"] == "f32":
+            load_with["dtype"] = "auto"
         with status(f"loading {source or 'the embedded model'}"):
             loaded = _load(source, checkpoint, **load_with)
         if recording is None:

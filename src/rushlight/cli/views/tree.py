@@ -94,7 +94,7 @@ class TreeView:
         sizes = tree.dtypes
         yield from sizes if len(sizes) == 1 else (f"{dtype} {human_bytes(nbytes)}" for dtype, nbytes in sizes.items())
         yield _counted(len(tree.files), "file")
-        metadata = printable_line(", ".join(f"{key}: {value}" for key, value in tree.metadata.items()))
+        metadata = printable_line(", ".join(f"{key}: {value}" for key, value in tree.shown_metadata.items()))
         if metadata:
             yield metadata if len(metadata) <= MAX_METADATA else metadata[:MAX_METADATA] + "..."
 

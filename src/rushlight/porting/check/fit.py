@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rushlight.backends.protocol import Role
 from rushlight.models.tied import has_tied_heads
 from rushlight.nn import diagnose
+from rushlight.nn.bind import PACKED_DTYPES
 from rushlight.porting.check.report import with_n
 
 if TYPE_CHECKING:
@@ -416,7 +417,7 @@ class Fit:
         dtypes = {view.dtype for path, view in self._diagnosis.found.items() if path in self._diagnosis.slots}
         if "F64" in dtypes:
             checker.note("dtype", "F64 weights", "They are rounded to float32 unless dtype is f64.")
-        if len(dtypes) > 1 and not wrong:
+        if len(dtypes) > 1 and not wrong and not dtypes & set(PACKED_DTYPES):
             checker.note("dtype", f"several dtypes: {', '.join(sorted(dtypes))}", "Each is read in its own dtype.")
 
 

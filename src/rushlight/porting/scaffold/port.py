@@ -13,7 +13,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rushlight.checkpoint import read_config
-from rushlight.checkpoint.dtypes import FLOAT_DTYPES
+from rushlight.checkpoint.dtypes import WEIGHT_DTYPES
 from rushlight.errors import PortError
 from rushlight.models import PretrainedModel, TextConfig
 from rushlight.models.tied import has_tied_heads
@@ -74,7 +74,7 @@ def _inherits(model: Module) -> bool:
 def _unknown(checkpoint: Checkpoint) -> Writer:
     """The writer for a model that is not built in: for a decoder of a known form, or for any model."""
     prefix = body_prefix(checkpoint)
-    buffers = [tensor.name for tensor in checkpoint.values() if tensor.dtype not in FLOAT_DTYPES or is_buffer(tensor)]
+    buffers = [tensor.name for tensor in checkpoint.values() if tensor.dtype not in WEIGHT_DTYPES or is_buffer(tensor)]
     weights = {
         tensor.name.removeprefix(prefix): tensor.shape for tensor in checkpoint.values() if tensor.name not in buffers
     }
@@ -99,7 +99,7 @@ def _of_built_in(checker: Checker, architecture: Architecture, path: Path) -> Sc
     shapes = {}
     for tensor in checkpoint.values():
         name = rules.canonical(tensor.name)
-        is_weight = tensor.dtype in FLOAT_DTYPES and not rules.is_buffer(tensor.name)
+        is_weight = tensor.dtype in WEIGHT_DTYPES and not rules.is_buffer(tensor.name)
         if is_weight and (name.partition(".")[0] in own or not rules.is_other_head(name)):
             shapes[name] = tensor.shape
     if has_tied_heads(architecture, config):

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rushlight.checkpoint.dtypes import FLOAT_DTYPES
+from rushlight.checkpoint.dtypes import WEIGHT_DTYPES
 from rushlight.porting.check.checker import config_values
 from rushlight.porting.scaffold.files import TO_WRITE, USAGE, Scaffold, port_test
 from rushlight.porting.scaffold.infer import Layer, conv1d_by_majority, infer_layer, is_head_name
@@ -45,8 +45,8 @@ class Writer:
         """Takes the checkpoint, and its weights as (attribute path, shape) pairs where paths differ from names."""
         self.checkpoint = checkpoint
         self.values = config_values(checkpoint)
-        self.buffers = name_patterns(t.name for t in checkpoint.values() if t.dtype not in FLOAT_DTYPES)
-        weights = weights or [(t.name, t.shape) for t in checkpoint.values() if t.dtype in FLOAT_DTYPES]
+        self.buffers = name_patterns(t.name for t in checkpoint.values() if t.dtype not in WEIGHT_DTYPES)
+        weights = weights or [(t.name, t.shape) for t in checkpoint.values() if t.dtype in WEIGHT_DTYPES]
         self.root = tree_of(weights, checkpoint.source)
         self.conv1d = conv1d_by_majority(weights)
         self.n_matrices: Counter[tuple[int, ...]] = Counter(shape for _, shape in weights if len(shape) == 2)
