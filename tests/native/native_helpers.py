@@ -108,12 +108,16 @@ def textbook_attention(q, k, v, n_head, scale, window=None, slopes=None, softcap
     n, t, head_dim = len(q), len(k), q.shape[1] // n_head
     q, k, v = (x.astype(np.float64).reshape(len(x), -1, head_dim).swapaxes(0, 1) for x in (q, k, v))
     k, v = (np.repeat(x, n_head // len(x), axis=0) for x in (k, v))
-    scores = scale * q @ k.swapaxes(1, 2)
-    if softcap is not None:
-        scores = softcap * np.tanh(scores / softcap)
     distance = np.arange(t) - np.arange(t - n, t)[:, None]
-    if slopes is not None:
-        scores += slopes.astype(np.float64)[:, None, None] * distance
-    scores[:, (distance > 0) | (distance <= -(window or t))] = -np.inf
-    p = np.exp(scores - scores.max(-1, keepdims=True))
-    return (p / p.sum(-1, keepdims=True) @ v).swapaxes(0, 1).reshape(n, -1)
+    hidden = (distance > 0) | (distance <= -(window or t))
+    outputs = []
+    for head in range(n_head):  # one at a time: the scores of all heads may take a gigabyte
+        scores = scale * q[head] @ k[head].T
+        if softcap is not None:
+            scores = softcap * np.tanh(scores / softcap)
+        if slopes is not None:
+            scores += float(slopes[head]) * distance
+        scores[hidden] = -np.inf
+        p = np.exp(scores - scores.max(-1, keepdims=True))
+        outputs.append(p / p.sum(-1, keepdims=True) @ v[head])
+    return np.concatenate(outputs, axis=1)
