@@ -27,7 +27,7 @@ cp "$build"/_native*.so "$build/src/rushlight/backends/"
 export PYTHONPATH=$PWD/$build/src
 
 # The native tests that are parametrised by instruction set; the models once for each set.
-python -m pytest tests/native -q -p no:cacheprovider -k "${sets// / or }" "$@"
+python -m pytest tests/native -m '' -q -p no:cacheprovider -k "${sets// / or }" "$@"
 for isa in $sets; do
     RUSHLIGHT_ISA=$isa python -m pytest tests/backends tests/models tests/docs tests/cases -q -p no:cacheprovider "$@"
 done

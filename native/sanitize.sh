@@ -32,4 +32,4 @@ preload="$(c++ -print-file-name=$runtime) $(c++ -print-file-name=libstdc++.so)"
 LD_PRELOAD=$preload PYTHONMALLOC=malloc PYTHONPATH=$build/src OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
     ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
     TSAN_OPTIONS="die_after_fork=0 exitcode=66" \
-    python -m pytest tests/native -q -p no:cacheprovider --capture=sys "$@"
+    python -m pytest tests/native -m '' -q -p no:cacheprovider --capture=sys "$@"

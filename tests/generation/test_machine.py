@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from toy import V, WindowToy, draft_of, drafted, expected, poison, sequence, toy_draft, toy_engine
 
 from rushlight.backends.batch import BLOCK_SIZE
@@ -120,12 +120,18 @@ class WindowMachine(EngineMachine):
         poison(self.engine)
 
 
-TestEngine = EngineMachine.TestCase
-TestEngine.settings = settings(max_examples=25, stateful_step_count=25)
-TestEngineWithoutDraftModel = LookupMachine.TestCase
-TestEngineWithoutDraftModel.settings = settings(max_examples=15, stateful_step_count=25)
-TestEngineWithWindows = WindowMachine.TestCase
-TestEngineWithWindows.settings = settings(max_examples=15, stateful_step_count=25)
+MACHINES = [EngineMachine, LookupMachine, WindowMachine]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_some_orders(machine):
+    run_state_machine_as_test(machine, settings=settings(max_examples=12, stateful_step_count=25))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", MACHINES)
+def test_many_orders(machine):
+    run_state_machine_as_test(machine, settings=settings(max_examples=50, stateful_step_count=25))
 
 
 def cancel_at_random(n, seed):

@@ -5,14 +5,14 @@ from importlib.util import find_spec
 import pytest
 
 if find_spec("rushlight.backends._native"):
-    from native_helpers import DTYPES, FORMATS, ISAS, KV_FORMATS, _native
+    from native_helpers import DTYPES, FORMATS, KV_FORMATS, MARKED_ISAS, _native
 else:  # there was no compiler when the package was installed
     collect_ignore_glob = ["test_*.py"]
 
 
 def pytest_generate_tests(metafunc):
     if "isa" in metafunc.fixturenames:
-        metafunc.parametrize("isa", ISAS)
+        metafunc.parametrize("isa", MARKED_ISAS)
     if "weights" in metafunc.fixturenames:
         metafunc.parametrize("weights", FORMATS)
     if "requested" in metafunc.fixturenames:

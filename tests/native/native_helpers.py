@@ -1,6 +1,7 @@
 """Helpers for the native tests: tensors in memory, packed weights, chunked attention, textbook formulas."""
 
 import numpy as np
+import pytest
 
 from rushlight.backends import _native
 
@@ -9,6 +10,8 @@ DTYPES = ("f32", "f16", "bf16", "int8", "int4")
 """Those that a user may request: int4 keeps tables in int6."""
 KV_FORMATS = ("f32", "f16")
 ISAS = _native.instruction_sets()
+MARKED_ISAS = [isa if isa in (ISAS[0], "portable") else pytest.param(isa, marks=pytest.mark.slow) for isa in ISAS]
+"""For parametrize: the tests with sets between the processor's fastest and `portable` run in CI."""
 
 
 class ArrayTensor:
@@ -101,16 +104,20 @@ class Sequences:
 
 
 def textbook_attention(q, k, v, n_head, scale, window=None, slopes=None, softcap=None):
-    """(T, H·D) queries, (T, K·D) keys and values of one sequence, in float64, by the T×T matrix of scores."""
-    t, head_dim = len(q), q.shape[1] // n_head
-    q, k, v = (x.astype(np.float64).reshape(t, -1, head_dim).swapaxes(0, 1) for x in (q, k, v))
+    """(N, H·D) queries of the last N rows, (T, K·D) keys and values of one sequence, in float64, by N×T scores."""
+    n, t, head_dim = len(q), len(k), q.shape[1] // n_head
+    q, k, v = (x.astype(np.float64).reshape(len(x), -1, head_dim).swapaxes(0, 1) for x in (q, k, v))
     k, v = (np.repeat(x, n_head // len(x), axis=0) for x in (k, v))
-    scores = scale * q @ k.swapaxes(1, 2)
-    if softcap is not None:
-        scores = softcap * np.tanh(scores / softcap)
-    distance = np.arange(t) - np.arange(t)[:, None]
-    if slopes is not None:
-        scores += slopes.astype(np.float64)[:, None, None] * distance
-    scores[:, (distance > 0) | (distance <= -(window or t))] = -np.inf
-    p = np.exp(scores - scores.max(-1, keepdims=True))
-    return (p / p.sum(-1, keepdims=True) @ v).swapaxes(0, 1).reshape(t, -1)
+    distance = np.arange(t) - np.arange(t - n, t)[:, None]
+    hidden = (distance > 0) | (distance <= -(window or t))
+    outputs = []
+    for head in range(n_head):  # one at a time: the scores of all heads may take a gigabyte
+        scores = scale * q[head] @ k[head].T
+        if softcap is not None:
+            scores = softcap * np.tanh(scores / softcap)
+        if slopes is not None:
+            scores += float(slopes[head]) * distance
+        scores[hidden] = -np.inf
+        p = np.exp(scores - scores.max(-1, keepdims=True))
+        outputs.append(p / p.sum(-1, keepdims=True) @ v[head])
+    return np.concatenate(outputs, axis=1)

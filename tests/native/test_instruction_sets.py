@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from native_helpers import DTYPES, ISAS, Sequences, _native, place, random
+from native_helpers import DTYPES, MARKED_ISAS, Sequences, _native, place, random
 from test_backend import NAMES, load
 from test_plan import Modern
 
@@ -16,7 +16,7 @@ from rushlight.errors import DeviceError
 from rushlight.generation import Context, LanguageModel
 from rushlight.nn import ACTIVATIONS
 
-OTHERS = ISAS[:-1]
+OTHERS = MARKED_ISAS[:-1]
 """The instruction sets that are compared with `portable`; empty on a processor without any."""
 
 LENGTHS = [*range(1, 50), 63, 64, 65, 100, 192, 200, 768]

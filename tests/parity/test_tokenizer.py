@@ -16,7 +16,7 @@ ALPHABETS = [
     [chr(c) for c in range(0x80, 0x800)],
     [chr(c) for c in (*range(0x3040, 0x3100), *range(0x4E00, 0x4F00), *range(0xAC00, 0xAC80))],
     [chr(c) for c in range(0x1F300, 0x1F700)],
-    [chr(c) for c in range(0x10FFFF + 1) if not 0xD800 <= c < 0xE000],
+    [*map(chr, range(0xD800)), *map(chr, range(0xE000, 0x110000))],
 ]
 
 
