@@ -150,7 +150,7 @@ def test_at_every_dtype_with_any_number_of_threads(dtype):
     assert found == [expected_ids] * 6
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("dtype", ["f32", pytest.param("f64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
 def test_on_the_reference_backend(fixture, dtype):
     model = rushlight.load(fixture, device="reference", dtype=dtype)

@@ -35,7 +35,7 @@ def shell(command, **env):
     return subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
-@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+@pytest.fixture(params=["", pytest.param("1", marks=pytest.mark.slow)], ids=["buffered", "unbuffered"])
 def unbuffered(request):
     """With and without PYTHONUNBUFFERED."""
     return {"PYTHONUNBUFFERED": request.param}
@@ -79,7 +79,7 @@ time.sleep({seconds})
     ],
     ids=["generate", "logits", "stream", "score", "load"],
 )
-@pytest.mark.parametrize("seconds", [0.05, 0.2])
+@pytest.mark.parametrize("seconds", [0.2, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_python_exits_while_a_daemon_thread_computes(work, seconds):
     """The process must not abort: at exit Python unwinds threads that request the GIL, and C++ cannot be unwound."""
     assert run_python(DAEMON.format(work=work, seconds=seconds)) == (0, "")
@@ -115,7 +115,9 @@ threading.Thread(target=lambda: (model, time.sleep(100)), daemon=True).start()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS holds to no limit on addresses")
-@pytest.mark.parametrize("megabytes", [64, 230, 260, 300, 400, 450, 700, 1000])
+@pytest.mark.parametrize(
+    "megabytes", [64, 260, 400, *(pytest.param(n, marks=pytest.mark.slow) for n in (230, 300, 450, 700, 1000))]
+)
 def test_a_limit_on_address_space_is_an_out_of_memory_error(megabytes):
     """Either text or an out-of-memory error, and no other failure. The embedded model of 7 MB fits into 400 MB."""
     done = shell(f"ulimit -v {megabytes}000; rushlight generate -p x -n 2", RUSHLIGHT_NUM_THREADS="1")
@@ -244,27 +246,31 @@ def test_a_large_result_is_written_in_full_to_a_non_blocking_pipe(large, full_ou
 
 
 FULL, CLOSED = (">/dev/full", ": No space left on device"), (">&-", " is closed")
+OUTPUTS = {
+    "generate -p a -n 2": [FULL, CLOSED],
+    "inspect $model": [CLOSED],
+    "batch $text --text-lines -n 2 -o -": [FULL, CLOSED],
+    "chat < $text": [FULL],
+    "--help": [FULL, CLOSED],
+}
+OTHER_OUTPUTS = {
+    "generate -p a -n 2 --json": [FULL],
+    "check $model --json": [FULL],
+    "lens -p abc": [CLOSED],
+    "lens -p abc --json": [FULL],
+    "devices": [FULL],
+    "devices --json": [CLOSED],
+    "eval --text $text": [FULL],
+    "chat < $text": [CLOSED],
+    "port $model -o -": [CLOSED],
+    "--version": [FULL],
+    "generate --help": [CLOSED],
+}
 
 
 @pytest.mark.parametrize(
     ("command", "outputs"),
-    [
-        ("generate -p a -n 2", [FULL, CLOSED]),
-        ("generate -p a -n 2 --json", [FULL]),
-        ("inspect $model", [CLOSED]),
-        ("check $model --json", [FULL]),
-        ("lens -p abc", [CLOSED]),
-        ("lens -p abc --json", [FULL]),
-        ("devices", [FULL]),
-        ("devices --json", [CLOSED]),
-        ("eval --text $text", [FULL]),
-        ("batch $text --text-lines -n 2 -o -", [FULL, CLOSED]),
-        ("chat < $text", [FULL, CLOSED]),
-        ("port $model -o -", [CLOSED]),
-        ("--help", [FULL, CLOSED]),
-        ("--version", [FULL]),
-        ("generate --help", [CLOSED]),
-    ],
+    [*OUTPUTS.items(), *(pytest.param(*each, marks=pytest.mark.slow) for each in OTHER_OUTPUTS.items())],
 )
 def test_output_that_cannot_be_written_is_an_error(make_gpt2, tmp_path, command, outputs):
     model = make_gpt2()

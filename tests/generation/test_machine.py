@@ -125,7 +125,7 @@ MACHINES = [EngineMachine, LookupMachine, WindowMachine]
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_some_orders(machine):
-    run_state_machine_as_test(machine, settings=settings(max_examples=12, stateful_step_count=25))
+    run_state_machine_as_test(machine, settings=settings(max_examples=10, stateful_step_count=25))
 
 
 @pytest.mark.slow
