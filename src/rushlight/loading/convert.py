@@ -250,7 +250,7 @@ def _target(folder: str | os.PathLike[str], force: bool) -> Path:
     """The folder to write, in a folder that exists.
 
     Raises:
-        ConversionError: it is not free, or there is no folder for it.
+        ConversionError: it is not free, or the folder that it belongs in does not exist.
     """
     path = Path(folder).absolute()
     if not path.parent.is_dir():
