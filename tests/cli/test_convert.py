@@ -87,6 +87,14 @@ def test_verify_compares_within_the_tolerance_of_the_format(rushlight, tmp_path)
             assert ("the weights were not compared" not in done.err) == compared
 
 
+def test_verify_does_not_replace_a_dtype_that_is_asked_for(rushlight, tmp_path):
+    source, golden = FIXTURES / "gpt2" / "gelu_new", FIXTURES / "proof" / "gpt2.golden.safetensors"
+    assert rushlight("convert", source, "-o", tmp_path / "int4", "--dtype", "int4").code == 0
+    done = rushlight("verify", tmp_path / "int4", "--golden", golden, "--dtype", "f32", "--device", "cpu")
+    assert done.code == 2
+    assert "converted to int4, and not rounded again to f32" in done.err
+
+
 @pytest.mark.parametrize("command", ["lens", "eval", "bench"])
 def test_other_commands_run(rushlight, converted, tmp_path, command):
     text = tmp_path / "text.txt"

@@ -38,6 +38,7 @@ Examples:
 
 @load_options(without=("draft", "context", "add_bos"), dtype="f32")
 def verify(
+    ctx: typer.Context,
     source: Source = None,
     model: ModelFlag = None,
     *,
@@ -87,7 +88,7 @@ def verify(
 
     Needs PyTorch only for --against. Names the first module that diverges, and its cause if it can be found. Without a
     recording, OpenAI's GPT-2 124M is compared with published results. Computes in f32 unless --dtype selects another
-    dtype; a converted folder always in its own.
+    dtype; a converted folder in its own.
     """
     from rushlight import demo
     from rushlight.checkpoint import display_name, open_checkpoint
@@ -110,7 +111,7 @@ def verify(
         else:
             _check_known(checkpoint, shown)
             recording = None
-        if checkpoint.conversion is not None and load_with["dtype"] == "f32":
+        if checkpoint.conversion is not None and _is_default(ctx, "dtype"):
             load_with["dtype"] = "auto"
         with status(f"loading {source or 'the embedded model'}"):
             loaded = _load(source, checkpoint, **load_with)
@@ -151,6 +152,11 @@ def _check_flags(golden: Path | None, against: str | None, has_prompts: bool, ne
         raise typer.BadParameter("--text and --ids need --against: a golden file has its own prompts")
     if golden is None and against is None and needs_recording:
         raise typer.BadParameter("--html, --open and --tolerance need a recording: --golden or --against")
+
+
+def _is_default(ctx: typer.Context, parameter: str) -> bool:
+    source = ctx.get_parameter_source(parameter)
+    return source is not None and source.name == "DEFAULT"
 
 
 def _name(source: str | None) -> str | Path:
